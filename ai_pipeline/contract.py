@@ -1,0 +1,259 @@
+"""The contract between the node and a pipeline: plain frozen types, no DICOM object, no torch.
+
+Coordinates of every :class:`Region` are those that DICOM uses for SCOORD and for GSPS ``PIXEL``
+graphics (PS3.3 C.18.6.1.2 and C.10.5.1.2): ``(column, row)``, sub-pixel, ``(0.0, 0.0)`` at the top
+left corner of the top left pixel and ``(Columns, Rows)`` at the bottom right corner of the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Point = tuple[float, float]
+PixelArray = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 section 8): value, coding scheme designator (``SCT``, ``DCM`` …), meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class Decision(StrEnum):
+    """What a probability means at the model's operating threshold."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    INDETERMINATE = "indeterminate"
+
+
+class Origin(StrEnum):
+    """How a region was found; readers weigh a detector's box more than an activation's."""
+
+    DETECTOR = "detector"
+    ACTIVATION = "activation"
+    TEXT = "text"
+    MARK = "mark"
+
+
+class ImageKind(StrEnum):
+    """Derived pictures that a pipeline may hand back."""
+
+    ANNOTATED = "annotated"
+    CLEANED = "cleaned"
+    MASK = "mask"
+    HEATMAP = "heatmap"
+    DESPECKLED = "despeckled"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A place in a source image.
+
+    ``points``: for a box its two corners ``(left, top), (right, bottom)``; for a polygon its vertices,
+    not closed.
+    """
+
+    type: Literal["box", "polygon"]
+    points: tuple[Point, ...]
+    origin: Origin
+
+    def __post_init__(self) -> None:
+        wanted = 2 if self.type == "box" else 3
+        if len(self.points) < wanted or (self.type == "box" and len(self.points) != 2):
+            raise ValueError(f"a {self.type} of {len(self.points)} points")
+        left, top, right, bottom = self.bounds
+        if not (left < right and top < bottom):
+            raise ValueError(f"a {self.type} without area: {self.points}")
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """``(left, top, right, bottom)``."""
+        xs = [x for x, _ in self.points]
+        ys = [y for _, y in self.points]
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which model said it. ``sha256`` is of the weights, ``card_sha256`` of the card (thresholds, codes)."""
+
+    id: str
+    version: str
+    sha256: str
+    card_sha256: str
+    calibrated: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heatmap:
+    """Where a finding comes from: ``values`` float32 ``[rows, columns]``, 0 to 1, of the source image's size."""
+
+    values: npt.NDArray[np.float32]
+    method: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """One thing that a model says about one image.
+
+    ``probability`` 0 to 1 or None where the model gives none; ``frame`` 1-based as in DICOM, None for a
+    single-frame image; ``tracking_uid`` is left empty by pipelines and set by ``results``; ``site`` is the
+    body site (PS3.16 CID 4031 or SNOMED CT); ``shown`` False keeps a finding out of the top list
+    (it stays in the SR as text).
+    """
+
+    label: str
+    code: Code
+    probability: float | None
+    threshold: float | None
+    decision: Decision
+    source_uid: str
+    model: ModelRef
+    frame: int | None = None
+    regions: tuple[Region, ...] = ()
+    site: Code | None = None
+    evidence: Heatmap | None = None
+    tracking_uid: str = ""
+
+    def __post_init__(self) -> None:
+        if self.probability is not None and not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"probability {self.probability} is not between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class QualityNote:
+    """Something that a reader should know about how far to trust the result. Never holds PHI."""
+
+    name: str
+    text: str
+    source_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DerivedImage:
+    """A picture made from one source image.
+
+    ``frames``: ``[frames, rows, columns]`` or ``[frames, rows, columns, 3]`` in the source's stored type
+    (for ``cleaned``) or uint8 RGB (for pictures); may be a read-only ``numpy.memmap`` so that a cine need
+    not be in memory. ``verified`` is True only when a cleaned image was proven to hold no legible text.
+    ``photometric`` is MONOCHROME1, MONOCHROME2 or RGB.
+    """
+
+    kind: ImageKind
+    source_uid: str
+    frames: PixelArray
+    photometric: Literal["MONOCHROME1", "MONOCHROME2", "RGB"]
+    description: str
+    verified: bool = False
+    source_pixels_sha256: str | None = None
+    models: tuple[ModelRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The pipeline will look at these images; ``source_uids`` names which (others are passed over)."""
+
+    source_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The pipeline does not apply; ``reason`` is one sentence for a person, without PHI."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a pipeline may know of an image besides its pixels: decoded header values, no identity.
+
+    ``age_years`` is None where the header says nothing usable. ``attributes`` holds further header values
+    by DICOM keyword, as text.
+    """
+
+    modality: str
+    sop_class_uid: str
+    rows: int
+    columns: int
+    frames: int
+    photometric: str
+    bits_stored: int
+    body_part: str = ""
+    view_position: str = ""
+    laterality: str = ""
+    presentation_intent: str = ""
+    age_years: float | None = None
+    image_type: tuple[str, ...] = ()
+    burned_in_annotation: str = ""
+    lossy: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class SourceImage(Protocol):
+    """One image as a pipeline sees it; ``ai_pipeline.pixels`` makes it from DICOM, PNG or JPEG.
+
+    Frames are decoded when asked for. ``stored(i)`` gives the component samples after the node's one
+    decoder and one fixed YBR→RGB or palette→RGB step: ``[rows, columns]`` or ``[rows, columns, 3]``.
+    ``display(i)`` gives what a viewer shows: uint8, bright = dense (MONOCHROME2), after modality and VOI LUT,
+    ``[rows, columns]`` for grey and ``[rows, columns, 3]`` RGB for colour. ``i`` counts from 0.
+    Both raise ``ai_pipeline.pixels.PixelError``, which names the cause.
+    """
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def series_uid(self) -> str: ...
+    @property
+    def header(self) -> ImageHeader: ...
+    def stored(self, frame: int = 0) -> PixelArray: ...
+    def display(self, frame: int = 0) -> npt.NDArray[np.uint8]: ...
+
+
+class Progress(Protocol):
+    """Called with the share done, 0 to 1, and a word for a person; may raise to cancel the run."""
+
+    def __call__(self, share: float, what: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PipelineResult:
+    """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …)."""
+
+    findings: tuple[Finding, ...] = ()
+    images: tuple[DerivedImage, ...] = ()
+    quality: tuple[QualityNote, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    models: tuple[ModelRef, ...] = ()
+
+
+class Pipeline(Protocol):
+    """From images to findings. Constructed once per process; ``warm_up`` loads the models.
+
+    ``options`` come from the rule (for example ``clean = true``); unknown options are an error that
+    ``dicom-node check`` reports, so each pipeline names what it knows in ``options``.
+    """
+
+    name: str
+    version: str
+    options: Mapping[str, type]
+
+    def warm_up(self) -> None: ...
+    def models(self) -> tuple[ModelRef, ...]: ...
+    def accepts(self, images: Sequence[SourceImage]) -> Accept | Refuse: ...
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult: ...
+
+
+class CleaningFailed(Exception):
+    """Legible text may be left in the picture: nothing may leave as "cleaned". The text names no PHI."""
