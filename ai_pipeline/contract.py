@@ -108,8 +108,7 @@ class Finding:
 
     ``probability`` 0 to 1 or None where the model gives none; ``frame`` 1-based as in DICOM, None for a
     single-frame image; ``tracking_uid`` is left empty by pipelines and set by ``results``; ``site`` is the
-    body site (PS3.16 CID 4031 or SNOMED CT); ``shown`` False keeps a finding out of the top list
-    (it stays in the SR as text).
+    body site (PS3.16 CID 4031 or SNOMED CT).
     """
 
     label: str
