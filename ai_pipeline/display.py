@@ -1,0 +1,124 @@
+"""From stored samples to what a viewer shows: the grey pipeline of PS3.3 C.11 as one lookup table.
+
+Modality LUT, VOI LUT and photometric interpretation act on single values, so they are applied once to every
+value that a sample can take (at most 65,536) and then looked up: a 2,500 × 2,500 image costs one gather.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi
+
+from ai_pipeline.contract import PixelArray
+
+GreyPicture = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float64]
+
+# Shares of the histogram that are cut off where the header gives no window: a collimator edge or a hot pixel
+# must not squeeze the anatomy into a few grey levels.
+LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
+LARGEST_TABLE_BITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GreyDisplay:
+    """How the grey samples of one frame become uint8, bright = dense.
+
+    ``choice`` says where the window came from: ``"VOI LUT"``, ``"window"``, ``"full range"`` (8 bits and
+    fewer: the modality has already windowed them) or ``"percentiles"`` (more bits, no window in the header).
+    """
+
+    dataset: Dataset
+    choice: str
+
+    @staticmethod
+    def of(dataset: Dataset) -> GreyDisplay:
+        """``dataset`` holds the Modality LUT and VOI LUT attributes that are valid for the frame."""
+        if dataset.get("VOILUTSequence"):
+            return GreyDisplay(dataset, "VOI LUT")
+        if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+            return GreyDisplay(dataset, "window")
+        few_bits = int(dataset.get("BitsStored") or 16) <= 8
+        return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
+
+    def show(self, stored: PixelArray) -> GreyPicture:
+        """Return uint8 of the same shape; values of Pixel Padding do not shape the percentiles."""
+        if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > LARGEST_TABLE_BITS:
+            return self._to_grey(self._modality(stored), stored)
+        low, high = int(stored.min()), int(stored.max())
+        ramp = np.arange(low, high + 1, dtype=np.int32)
+        table = self._to_grey(self._modality(ramp), stored)
+        return cast(GreyPicture, np.take(table, stored.astype(np.int32) - low))
+
+    def _modality(self, values: PixelArray) -> PixelArray:
+        return cast(PixelArray, apply_modality_lut(values, self.dataset))
+
+    def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
+        shares = self._shares(values, stored)
+        if self.dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+            shares = 1.0 - shares
+        return cast(GreyPicture, np.rint(shares * 255.0).astype(np.uint8))
+
+    def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
+        """Return each value's place between black (0) and white (1)."""
+        if self.choice == "VOI LUT":
+            item = self.dataset.VOILUTSequence[0]
+            looked_up = apply_voi(np.rint(values).astype(np.int32), self.dataset)
+            return _clipped(looked_up / (2.0 ** int(item.LUTDescriptor[2]) - 1.0))
+        if self.choice == "window":
+            return _windowed(values, self.dataset)
+        if self.choice == "full range":
+            low, high = self._full_range()
+        else:
+            low, high = self._robust_range(stored)
+        if high <= low:
+            return np.zeros(values.shape)
+        return _clipped((values.astype(np.float64) - low) / (high - low))
+
+    def _full_range(self) -> tuple[float, float]:
+        bits = int(self.dataset.get("BitsStored") or 8)
+        signed = int(self.dataset.get("PixelRepresentation") or 0) == 1
+        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        low, high = self._modality(np.array(ends, dtype=np.int32))
+        return float(low), float(high)
+
+    def _robust_range(self, stored: PixelArray) -> tuple[float, float]:
+        samples = cast(Values, stored.ravel())
+        padding = self.dataset.get("PixelPaddingValue")
+        if isinstance(padding, int):
+            kept = samples[samples != padding]
+            samples = kept if kept.size else samples
+        ends = np.percentile(samples, [LOW_PERCENT, HIGH_PERCENT])
+        if ends[0] == ends[1]:
+            ends = np.array([samples.min(), samples.max()])
+        shown = self._modality(ends if stored.dtype.kind == "f" else np.rint(ends).astype(np.int32))
+        return float(min(shown)), float(max(shown))
+
+
+def _windowed(values: PixelArray, dataset: Dataset) -> Values:
+    """Apply the first window of the header (PS3.3 C.11.2.1.2 and C.11.2.1.3), output 0 to 1."""
+    centre, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    x = values.astype(np.float64)
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(-4.0 * (x - centre) / max(width, 1e-6)))
+    if function == "LINEAR":
+        centre, width = centre - 0.5, width - 1.0
+    if width <= 0:  # a threshold: LINEAR allows a Window Width of 1
+        return (x > centre).astype(np.float64)
+    return _clipped((x - centre) / width + 0.5)
+
+
+def _first(value: object) -> float:
+    if isinstance(value, (str, int, float)):
+        return float(value)
+    return float(cast("list[float]", value)[0])
+
+
+def _clipped(shares: Values) -> Values:
+    return np.clip(shares, 0.0, 1.0)

@@ -1,0 +1,333 @@
+"""The node's one decoder: DICOM, PNG or JPEG → :class:`ai_pipeline.contract.SourceImage`.
+
+Frames are decoded one at a time when asked for, from the file, so that a long cine never lies in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import uuid
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image, UnidentifiedImageError
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless, RLELossless
+
+from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.display import GreyDisplay
+from ai_pipeline.headers import HeaderError, picture_header, read_header
+
+Picture = npt.NDArray[np.uint8]
+
+
+class PixelError(Exception):
+    """The pixels cannot be had; the text is one sentence that names the cause, without PHI."""
+
+
+def open_dicom(path: Path) -> DicomImage:
+    """Read the header of a DICOM file (Part 10). Raises :class:`PixelError`; decodes nothing yet."""
+    with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
+        if not syntax:
+            raise PixelError("the file has no Transfer Syntax UID (0002,0010)")
+        header = read_header(dataset)
+    return DicomImage(path, dataset, header, syntax)
+
+
+def open_picture(path: Path, modality: str) -> PictureImage:
+    """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …).
+
+    The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
+    """
+    with _as_pixel_error("the file is not a readable picture"), Image.open(path) as picture:
+        lossy = picture.format in {"JPEG", "WEBP"}
+        samples = _picture_samples(picture)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
+    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy), samples)
+
+
+def open_image(path: Path, modality: str | None = None) -> DicomImage | PictureImage:
+    """Open whichever it is. A picture needs ``modality``; raises :class:`PixelError`."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    if start[128:] == b"DICM":
+        return open_dicom(path)
+    if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
+        if modality is None:
+            raise PixelError("a PNG or JPEG says nothing of its modality: give --modality US or DX")
+        return open_picture(path, modality)
+    raise PixelError("neither DICOM (Part 10) nor PNG nor JPEG")
+
+
+def pixels_sha256(image: DicomImage | PictureImage | Path) -> str:
+    """Return the hash of the decoded samples of all frames, whatever the transfer syntax.
+
+    Of little-endian samples before palette and LUTs, with the shape in front; one frame in memory at a time.
+    """
+    source = open_dicom(image) if isinstance(image, Path) else image
+    digest = hashlib.sha256()
+    for index in range(source.header.frames):
+        samples = source.decoded(index)
+        if index == 0:
+            digest.update(f"{source.header.frames}x{'x'.join(map(str, samples.shape))}".encode())
+        digest.update(np.ascontiguousarray(samples, samples.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def samples_photometric(header: ImageHeader) -> Literal["MONOCHROME1", "MONOCHROME2", "RGB"]:
+    """Return the photometric interpretation of what ``stored()`` gives."""
+    if header.photometric in {"MONOCHROME1", "MONOCHROME2"}:
+        return cast(Literal["MONOCHROME1", "MONOCHROME2"], header.photometric)
+    return "RGB"
+
+
+@dataclass(slots=True)
+class DicomImage:
+    """A DICOM image whose frames are decoded on demand (:class:`ai_pipeline.contract.SourceImage`).
+
+    Not for use by several threads at once: it keeps the frame decoded last.
+    """
+
+    path: Path
+    dataset: Dataset
+    header: ImageHeader
+    transfer_syntax: UID
+    _whole: Dataset | None = field(default=None, repr=False)
+    _last: tuple[int, PixelArray] | None = field(default=None, repr=False)
+
+    @property
+    def uid(self) -> str:
+        return str(self.dataset.get("SOPInstanceUID") or "")
+
+    @property
+    def series_uid(self) -> str:
+        return str(self.dataset.get("SeriesInstanceUID") or "")
+
+    def stored(self, frame: int = 0) -> PixelArray:
+        samples = self.decoded(frame)
+        if self.header.photometric != "PALETTE COLOR":
+            return samples
+        with _pydicom_may_warn(), _as_pixel_error("the colour palette is unusable"):
+            return _eight_bit_palette(np.asarray(apply_color_lut(samples, self.dataset)))
+
+    def display(self, frame: int = 0) -> Picture:
+        samples = self.stored(frame)
+        if samples.ndim == 3:
+            return colour_display(samples, self.header.bits_stored)
+        with _pydicom_may_warn(), _as_pixel_error("the grey LUTs of the header are unusable"):
+            return self.grey_display(frame).show(samples)
+
+    def grey_display(self, frame: int = 0) -> GreyDisplay:
+        """Return how frame ``frame`` is windowed; its ``choice`` says why."""
+        return GreyDisplay.of(_frame_attributes(self.dataset, frame))
+
+    def decoded(self, frame: int) -> PixelArray:
+        """Return the frame's samples, colour as RGB, palette indices not yet looked up."""
+        if not 0 <= frame < self.header.frames:
+            raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
+        if self._last is None or self._last[0] != frame:
+            self._last = (frame, self._decode(frame))
+        return self._last[1]
+
+    def _decode(self, frame: int) -> PixelArray:
+        with _pydicom_may_warn(), _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"):
+            samples = self._samples(frame)
+        if samples.shape[:2] != (self.header.rows, self.header.columns):
+            raise PixelError(
+                f"decoded {samples.shape[0]} × {samples.shape[1]} pixels, "
+                f"the header says {self.header.rows} × {self.header.columns}"
+            )
+        return _stored_bits(samples, self.dataset)
+
+    def _samples(self, frame: int) -> PixelArray:
+        plugin = _plugin(self.transfer_syntax)
+        # pydicom reads single frames straight from the file, but cannot inflate there.
+        if self._whole is None and self.transfer_syntax != DeflatedExplicitVRLittleEndian:
+            try:
+                return np.asarray(pixel_array(self.path, index=frame, decoding_plugin=plugin))
+            except (AttributeError, ValueError):
+                # ... and believes the transfer syntax: an implicit VR dataset under a JPEG syntax (seen in
+                # the field) is found out only by dcmread. A truly damaged object fails there again.
+                pass
+        if self._whole is None:
+            self._whole = pydicom.dcmread(self.path)
+        return np.asarray(pixel_array(self._whole, index=frame, decoding_plugin=plugin))
+
+
+@dataclass(frozen=True, slots=True)
+class PictureImage:
+    """A PNG or JPEG as a pipeline sees it."""
+
+    uid: str
+    series_uid: str
+    header: ImageHeader
+    samples: PixelArray
+
+    def stored(self, frame: int = 0) -> PixelArray:
+        return self.decoded(frame)
+
+    def decoded(self, frame: int) -> PixelArray:
+        if frame != 0:
+            raise PixelError(f"there is no frame {frame + 1} in a picture")
+        return self.samples
+
+    def display(self, frame: int = 0) -> Picture:
+        samples = self.decoded(frame)
+        if samples.ndim == 3:
+            return colour_display(samples, self.header.bits_stored)
+        return grey_range(samples, self.header.bits_stored)
+
+
+def colour_display(samples: PixelArray, bits_stored: int) -> Picture:
+    """Bring RGB samples of any depth to uint8."""
+    if samples.dtype == np.uint8:
+        return cast(Picture, samples)
+    numbers = cast(npt.NDArray[np.integer[Any]], samples)
+    return (numbers >> max(bits_stored - 8, 0)).astype(np.uint8)
+
+
+def grey_range(samples: PixelArray, bits_stored: int) -> Picture:
+    """Bring unsigned grey samples without a window to uint8."""
+    attributes = Dataset()
+    attributes.BitsStored = bits_stored
+    return GreyDisplay.of(attributes).show(samples)
+
+
+def _plugin(syntax: UID) -> str:
+    """Name the decoder for ``syntax``: one decoder per syntax, whatever else is installed (gdcm, Pillow)."""
+    if syntax in {JPEGLSLossless, JPEGLSNearLossless}:
+        return "pyjpegls"
+    if syntax == RLELossless:
+        return "pydicom"
+    return "pylibjpeg" if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian else ""
+
+
+def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
+    """Return the LUT attributes valid for a frame; enhanced objects keep them in functional groups."""
+    if "SharedFunctionalGroupsSequence" not in dataset:
+        return dataset
+    merged = Dataset()
+    merged.file_meta = dataset.file_meta
+    for keyword in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PixelPaddingValue"):
+        if keyword in dataset:
+            setattr(merged, keyword, dataset[keyword].value)
+    groups = [dataset.SharedFunctionalGroupsSequence[0]]
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    groups += [per_frame[frame]] if frame < len(per_frame) else []
+    for group in groups:
+        for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in (group.get(macro) or [])[:1]:
+                merged.update(item)
+    return merged
+
+
+def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
+    """Clear what lies above Bits Stored (old overlays, PS3.5 8.1.1) and extend the sign."""
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
+        return samples
+    signed = samples.dtype.kind == "i"
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    numbers = cast(npt.NDArray[np.integer[Any]], samples)
+    if low <= int(numbers.min()) and int(numbers.max()) <= high:
+        return samples
+    unused = allocated - stored
+    return (numbers << unused) >> unused
+
+
+def _eight_bit_palette(colours: PixelArray) -> PixelArray:
+    colours = colours[..., :3]
+    if colours.dtype == np.uint8:
+        return colours
+    # 16-bit entries hold the colour in their high byte (PS3.3 C.7.6.3.1.6), some makers in the low one.
+    numbers = cast(npt.NDArray[np.integer[Any]], colours)
+    return (numbers >> (8 if int(numbers.max()) > 255 else 0)).astype(np.uint8)
+
+
+def _picture_samples(picture: Image.Image) -> PixelArray:
+    if picture.mode in {"L", "I;16", "I;16B"}:
+        samples = np.asarray(picture)
+        return np.ascontiguousarray(samples, samples.dtype.newbyteorder("="))
+    if picture.mode in {"1", "LA"}:
+        return np.asarray(picture.convert("L"))
+    if picture.mode == "I":
+        return np.asarray(picture).astype(np.uint16)
+    return np.asarray(picture.convert("RGB"))
+
+
+# What pydicom and its decoders raise on damaged input (seen on its own damaged test files and by fuzzing).
+_DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, BytesLengthException, EOFError, HeaderError,
+    InvalidDicomError, LookupError, MemoryError, NotImplementedError, OSError, RuntimeError, TypeError,
+    UnidentifiedImageError, ValueError, struct.error, zlib.error, Image.DecompressionBombError, SyntaxError,
+)  # fmt: skip
+
+
+@contextmanager
+def _as_pixel_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except PixelError:
+        raise
+    except HeaderError as error:
+        raise PixelError(str(error)) from error
+    except _DAMAGE as error:
+        raise PixelError(f"{what}: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Say what the decoder said when it speaks of pixels; header values (PHI) are not repeated."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    about_pixels = (
+        "reshape",
+        "decode",
+        "Decode",
+        "Transfer Syntax",
+        "pixel data",
+        "Pixel Data",
+        "Offset Table",
+    )
+    if any(word in text for word in about_pixels):
+        return text[:200]
+    return type(error).__name__
+
+
+@contextmanager
+def _pydicom_may_warn() -> Iterator[None]:
+    """Let the deviations pass that are common in the field and do not change a pixel."""
+    with warnings.catch_warnings():
+        for message in (
+            "Expected explicit VR, but found implicit VR",
+            "Expected implicit VR, but found explicit VR",
+            r"Invalid value for VR",
+            r"The value length \(\d+\) exceeds the maximum length",
+            r"A value of .* for \(0028,0008\)",
+            "The .0028,0004. 'Photometric Interpretation' value is",
+            "The number of bytes of pixel data is sufficient to contain",
+            r"The pixel data is \d+ bytes long, which indicates it contains",
+            "The decoded RLE segment contains non-conformant padding",
+            r"\d+ frames have been found in the encapsulated pixel data",
+            "The number of items in .7FE0,0001.",
+            "Unknown encoding|Incorrect value for Specific Character Set|Value .* cannot be used as code ext",
+            "Failed to decode byte string",
+            "The number of bytes of compressed pixel data matches",
+            "The .0028,0101. 'Bits Stored' value|The .0028,0103.|A mismatch was found",
+        ):
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        yield
