@@ -1,0 +1,114 @@
+"""Numbered events: what an admin can look up, alert on and grep. No event holds PHI.
+
+1xxx associations · 2xxx inbox · 3xxx jobs · 4xxx results · 5xxx deliveries · 6xxx the node itself.
+``docs/admin.md`` lists all of them (tested). Fields are UIDs, AE titles, names of peers and rules, numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """``number`` never changes its meaning; ``text`` is one sentence for an admin."""
+
+    number: int
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened, at a time (UTC)."""
+
+    type: EventType
+    at: datetime
+    fields: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = " ".join(f"{key}={value}" for key, value in self.fields.items() if value not in (None, ""))
+        return f"[{self.type.number}] {self.type.text} {shown}".rstrip()
+
+
+LISTENER_STARTED = EventType(1000, _INFO, "listener started")
+ASSOCIATION_ACCEPTED = EventType(1001, _INFO, "association accepted")
+ASSOCIATION_RELEASED = EventType(1002, _INFO, "association released")
+ASSOCIATION_ABORTED = EventType(1003, _WARNING, "association aborted or lost")
+ASSOCIATION_REJECTED = EventType(1004, _WARNING, "association rejected")
+STORE_REFUSED = EventType(1005, _WARNING, "C-STORE refused")
+ECHOED = EventType(1006, _INFO, "C-ECHO answered")
+TLS_FAILED = EventType(1007, _WARNING, "TLS handshake failed")
+LISTENER_STOPPED = EventType(1008, _INFO, "listener stopped")
+
+OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")
+OBJECT_DUPLICATE = EventType(2002, _INFO, "object received again, unchanged")
+OBJECT_REVISED = EventType(2003, _WARNING, "object received again with another identity")
+OBJECT_CONFLICT = EventType(2004, _ERROR, "object conflicts with one received before")
+OBJECT_QUARANTINED = EventType(2005, _ERROR, "object quarantined: its content is faulty")
+OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processed")
+STUDY_RECEIVING = EventType(2010, _INFO, "study is being received")
+STUDY_COMPLETE = EventType(2011, _INFO, "study is complete")
+STUDY_REOPENED = EventType(2012, _WARNING, "late object reopened the study")
+STUDY_QUARANTINED = EventType(2013, _ERROR, "study quarantined: nothing is released until a person chooses")
+STUDY_RELEASED = EventType(2014, _WARNING, "a person released the study from quarantine")
+STUDY_MOVED = EventType(2015, _INFO, "study changed its state")
+RECOVERY_SCANNED = EventType(2020, _INFO, "spool scanned after start")
+SPOOL_PURGED = EventType(2021, _INFO, "spool purged of confirmed studies")
+
+JOB_QUEUED = EventType(3001, _INFO, "job queued")
+JOB_STARTED = EventType(3002, _INFO, "job started")
+JOB_SUCCEEDED = EventType(3003, _INFO, "job succeeded")
+JOB_NOT_APPLICABLE = EventType(3004, _INFO, "pipeline does not apply")
+JOB_RETRIED = EventType(3005, _WARNING, "job failed, will be tried again")
+JOB_FAILED = EventType(3006, _ERROR, "job failed for good")
+JOB_CANCELLED = EventType(3007, _WARNING, "job cancelled")
+JOB_HELD = EventType(3008, _WARNING, "job held by a limit of its rule")
+JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker taken over")
+NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
+WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
+WORKER_DIED = EventType(3021, _ERROR, "worker died and is restarted")
+
+RESULT_BUILT = EventType(4001, _INFO, "result object built")
+RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
+RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
+
+DELIVERY_SENT = EventType(5001, _INFO, "object sent")
+DELIVERY_CONFIRMED = EventType(5002, _INFO, "object confirmed in the destination")
+DELIVERY_RETRIED = EventType(5003, _WARNING, "delivery failed, will be tried again")
+DELIVERY_DEAD = EventType(5004, _ERROR, "delivery given up: a person must look")
+DELIVERY_WARNED = EventType(5005, _WARNING, "object stored with a warning status")
+DELIVERY_NARROWED = EventType(5006, _WARNING, "destination takes no such object: not sent")
+DELIVERY_BY_HAND = EventType(5007, _WARNING, "a person asked for a delivery again")
+
+NODE_STARTED = EventType(6001, _INFO, "node started")
+NODE_READY = EventType(6002, _INFO, "ready")
+NODE_STOPPING = EventType(6003, _INFO, "node is stopping")
+CHILD_DIED = EventType(6004, _ERROR, "a process of the node died and is restarted")
+SCHEDULER_TAKEN = EventType(6005, _INFO, "this process runs the timers now")
+DISK_LOW = EventType(6006, _ERROR, "free disk space is under the watermark")
+
+_LOGGER = logging.getLogger("dicom_node.events")
+
+
+def all_types() -> Iterator[EventType]:
+    """Every event type, by number; a number used twice is a defect that a test finds."""
+    types = [value for value in globals().values() if isinstance(value, EventType)]
+    return iter(sorted(types, key=lambda event: event.number))
+
+
+def by_number(number: int) -> EventType:
+    """The type of a stored event. Raises KeyError for a number that this version does not know."""
+    return {event.number: event for event in all_types()}[number]
+
+
+def happened(event_type: EventType, **fields: str | int | float | None) -> Event:
+    """Make an event of now and log it; who owns a database session stores it as well."""
+    event = Event(event_type, datetime.now(UTC), fields)
+    _LOGGER.log(event_type.level, "%s", event)
+    return event

@@ -1,0 +1,34 @@
+"""What the node can send, and what it takes each received object for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ResultKind(StrEnum):
+    """Kinds of result objects; the words of a peer's ``results`` setting."""
+
+    SR = "sr"
+    GSPS = "gsps"  # grayscale, or colour softcopy presentation state for colour images
+    SC = "sc"  # annotated picture
+    HEATMAP = "heatmap"  # heat map picture with colour bar
+    CLEANED = "cleaned"
+    SEG = "seg"  # mask of what was inpainted
+
+
+class ObjectRole(StrEnum):
+    """What a received object is to us (truth 7)."""
+
+    SOURCE = "source"  # may start a job
+    COMPANION = "companion"  # SR, PR, SEG, KO, secondary capture …: kept, never starts or reopens a job
+    OWN = "own"  # our own result come back: kept, never processed
+
+
+class Outcome(StrEnum):
+    """What became of one received object (truth 2)."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    REVISION = "revision"  # same pixels, other identity: results are issued again
+    CONFLICT = "conflict"  # same UID, other pixels or study; or two patients in one study
+    QUARANTINED = "quarantined"  # faulty content

@@ -1,0 +1,394 @@
+"""All settings: frozen once read, every mistake reported together (exit 78).
+
+Each field says its unit and its reason; ``docs/admin.md`` and ``config/node.toml`` are checked against
+this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
+``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
+from dicom_node.model.kinds import ResultKind
+
+AeTitle = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$")
+]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Words = tuple[str, ...]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NodeSettings(_Section):
+    """``[node]``: who we are and where we keep things."""
+
+    ae_title: AeTitle = "AINODE"
+    """Our AE title, called by modalities and used when we call a peer."""
+    data_dir: Path = Path("./var")
+    """Folder for spool, database, results and journal. A local disk, not a network share."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much goes to the log (standard error). No level logs patient data."""
+    station_name: str = "AINODE"
+    """Station name in result objects (0008,1010)."""
+
+
+class TlsSettings(_Section):
+    """``[listener.tls]``: DICOM TLS (PS3.15 B.12)."""
+
+    certificate: Path
+    """PEM file with our certificate and its chain."""
+    private_key: Path
+    """PEM file with its key."""
+    trusted: Path | None = None
+    """PEM file of CAs whose client certificates are accepted; set: a client certificate is required."""
+
+
+class ListenerSettings(_Section):
+    """``[listener]``: the C-STORE and C-ECHO service."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Port = 11112
+    """TCP port."""
+    tls: TlsSettings | None = None
+    """Certificates; absent: plain DICOM."""
+    maximum_associations: int = Field(100, ge=1, le=1000)
+    """Associations at the same time, over all peers; further ones are rejected for the moment."""
+    maximum_pdu_bytes: int = Field(131072, ge=0)
+    """Largest PDU we take, bytes; 128 KiB was fastest."""
+    acse_timeout_seconds: float = Field(30, gt=0)
+    """How long a peer may take to negotiate."""
+    network_timeout_seconds: float = Field(60, gt=0)
+    """How long an association may stand idle before we abort it."""
+    unknown_callers: Literal["refuse", "accept"] = "refuse"
+    """What an AE title gets that is no peer: refused, or accepted with the rights of a sender."""
+    echo_from: Literal["peers", "anyone"] = "anyone"
+    """Who may C-ECHO: helps the service engineer who sets up a new machine."""
+    check_called_ae: bool = True
+    """Refuse associations that call another AE title than ours."""
+    further_ae_titles: tuple[AeTitle, ...] = ()
+    """More AE titles that we answer to (rules can tell them apart)."""
+    further_storage_classes: Words = ()
+    """SOP Class UIDs accepted besides ultrasound, X-ray and secondary capture."""
+    event_driven: bool = True
+    """Wait for sockets instead of polling (less CPU, quicker); false: stock pynetdicom loops."""
+
+
+class SpoolSettings(_Section):
+    """``[spool]``: received objects on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+
+
+class AssemblySettings(_Section):
+    """``[assembly]``: when is a study complete."""
+
+    quiet_seconds: float = Field(5, ge=0)
+    """No object and no open association for this long, for CR and DX."""
+    quiet_seconds_us: float = Field(30, ge=0)
+    """The same for ultrasound, where the examination goes on between images."""
+
+
+class WorkerSettings(_Section):
+    """``[workers]``: processes that run the models."""
+
+    processes: int = Field(1, ge=0, le=64)
+    """Worker processes of this node; 0: this machine runs none."""
+    threads: int = Field(2, ge=1, le=128)
+    """CPU threads of one worker's inference."""
+    models_dir: Path | None = None
+    """Folder with your own model cards and weights, besides those shipped."""
+    time_limit_seconds: float = Field(600, gt=0)
+    """A job that takes longer is stopped and counts as failed once."""
+    lease_seconds: float = Field(15, gt=0)
+    """A worker that shows no life for this long loses its job to another."""
+    attempts: int = Field(3, ge=1)
+    """How often a job is tried before it fails for good."""
+    retry_seconds: float = Field(5, ge=0)
+    """Wait before the second attempt; doubles for each further one."""
+
+
+class OutboxSettings(_Section):
+    """``[outbox]``: delivery of results."""
+
+    retry_seconds: float = Field(2, gt=0)
+    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
+    retry_limit_seconds: float = Field(300, gt=0)
+    """Longest wait between two tries. A peer that is down is tried for ever."""
+    confirm_seconds: float = Field(1800, gt=0)
+    """An object that the peer does not show is asked for again this long, then sent again."""
+    refusals: int = Field(3, ge=1)
+    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+
+
+class PeerSettings(_Section):
+    """``[[peers]]``: a modality, a PACS, an Orthanc."""
+
+    name: Name
+    """Short name, used in rules and commands."""
+    ae_title: AeTitle
+    """Its AE title."""
+    host: str = ""
+    """Its address, for sending and (with check_address) for receiving."""
+    port: Port | None = None
+    """Its port; needed when it may receive over DIMSE."""
+    may: tuple[Literal["send", "receive"], ...] = ("send",)
+    """"send": may send to us. "receive": may get results."""
+    check_address: bool = False
+    """Refuse associations under this AE title from another address than host."""
+    maximum_associations: int = Field(20, ge=1)
+    """Associations of this peer at the same time."""
+    quiet_seconds: float | None = Field(None, ge=0)
+    """Overrides assembly.quiet_seconds for studies of this peer."""
+    assume_charset: str = ""
+    """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
+    transport: Literal["dimse", "orthanc", "dicomweb"] = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API or STOW-RS."""
+    url: str = ""
+    """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
+    username: str = ""
+    """For HTTP; better by ${VAR}."""
+    password: str = ""
+    """For HTTP; by ${VAR}, never in the file."""
+    tls: bool = False
+    """Call this peer with DICOM TLS, with the listener's certificate as ours."""
+    results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
+    """What it can show: sr, gsps, sc, heatmap, cleaned, seg."""
+    confirm: Literal["query", "none"] = "query"
+    """"query": ask until it shows the object. "none": its Success is all we get."""
+    query_ae_title: AeTitle | None = None
+    """Another AE title to query, where store and query are two AEs."""
+    query_host: str | None = None
+    """Another host to query."""
+    query_port: Port | None = None
+    """Another port to query."""
+    charset: Literal["utf8", "source"] = "utf8"
+    """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if "receive" not in self.may:
+            return self
+        if self.transport == "dimse" and (not self.host or self.port is None):
+            raise ValueError("a peer that may receive needs host and port")
+        if self.transport != "dimse" and not self.url:
+            raise ValueError(f"transport {self.transport} needs url")
+        return self
+
+
+class Conditions(_Section):
+    """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
+
+    modality: Words = ()
+    """Modality (0008,0060): one or a list."""
+    body_part: Words = ()
+    """Body Part Examined (0018,0015)."""
+    view: Words = ()
+    """View Position (0018,5101)."""
+    calling_ae: Words = ()
+    """AE title that sent the object."""
+    called_ae: Words = ()
+    """AE title of ours that it called."""
+    station: Words = ()
+    """Station Name (0008,1010)."""
+    study_description: Words = ()
+    """Study Description (0008,1030)."""
+    series_description: Words = ()
+    """Series Description (0008,103E)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class RuleSettings(_Section):
+    """``[[rules]]``: which pipeline for which study, and where its results go."""
+
+    name: Name
+    """Short name; results and events say it."""
+    when: Conditions = Conditions()
+    """Conditions on single images; empty: every image of a source class."""
+    pipeline: str
+    """ultrasound, chest_xray, or a pipeline of your own."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the pipeline, such as clean = true."""
+    send_to: tuple[Name, ...]
+    """Peers that get the results; each must be allowed to receive."""
+    priority: Literal["stat", "routine", "low"] = "routine"
+    """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
+    max_study_age_days: float = Field(7, ge=0)
+    """Older studies are held for a person (a migration must not start a million jobs). 0: no limit."""
+    daily_cap: int = Field(0, ge=0)
+    """Jobs a day per sending peer, further ones are held. 0: no limit."""
+    secondary_captures_from: tuple[Name, ...] = ()
+    """Peers whose secondary captures count as images (a frame grabber)."""
+    tell_pacs_refusals: bool = False
+    """Send a short report also when the pipeline does not apply."""
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    node: NodeSettings = NodeSettings()
+    listener: ListenerSettings = ListenerSettings()
+    spool: SpoolSettings = SpoolSettings()
+    assembly: AssemblySettings = AssemblySettings()
+    workers: WorkerSettings = WorkerSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    peers: tuple[PeerSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
+
+    def peer(self, name: str) -> PeerSettings:
+        """The peer of that name. Raises UnknownPeer."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        known = ", ".join(peer.name for peer in self.peers) or "none"
+        raise UnknownPeer(f"no peer is called {name!r}; configured: {known}")
+
+    def rule(self, name: str) -> RuleSettings | None:
+        """The rule of that name, None when it was taken out of the configuration."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database, SQLite under ``data_dir`` by default."""
+        return self.node.database_url or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+
+
+def load(files: Sequence[Path]) -> Settings:
+    """Read one or more TOML files (peers and rules may stand in files of their own).
+
+    Relative paths in them count from the current folder. Raises ConfigurationError with every mistake.
+    """
+    problems: list[ConfigProblem] = []
+    merged: dict[str, Any] = {}
+    for file in files:
+        _merge(merged, _read(file, problems), file, problems)
+    name = ", ".join(str(file) for file in files)
+    if problems:
+        raise ConfigurationError(problems)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(_problems(error, name)) from None
+    problems = list(_cross_checks(settings, name))
+    if problems:
+        raise ConfigurationError(problems)
+    return settings
+
+
+def _read(file: Path, problems: list[ConfigProblem]) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        return {key: _expand(value, f"{key}", file, problems) for key, value in tomllib.loads(text).items()}
+    except OSError as error:
+        problems.append(ConfigProblem(str(file), "file", "", f"cannot be read: {error.strerror}"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(ConfigProblem(str(file), "file", "", f"is not valid TOML: {error}"))
+    return {}
+
+
+_VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
+
+
+def _expand(value: Any, key: str, file: Path, problems: list[ConfigProblem]) -> Any:
+    if isinstance(value, dict):
+        return {name: _expand(item, f"{key}.{name}", file, problems) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{key}[{n}]", file, problems) for n, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        path, name, default = match.groups()
+        if path:
+            return _secret(Path(path), key, file, problems)
+        if name not in os.environ and default is None:
+            problems.append(
+                ConfigProblem(str(file), key, match.group(0), f"environment variable {name} is not set")
+            )
+        return os.environ.get(name, default or "")
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _secret(path: Path, key: str, file: Path, problems: list[ConfigProblem]) -> str:
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError):
+        problems.append(ConfigProblem(str(file), key, str(path), "this file cannot be read"))
+        return ""
+
+
+def _merge(into: dict[str, Any], data: dict[str, Any], file: Path, problems: list[ConfigProblem]) -> None:
+    for key, value in data.items():
+        if isinstance(value, list) and isinstance(into.get(key), list):
+            into[key] += value
+        elif key in into:
+            problems.append(ConfigProblem(str(file), key, "", "stands in another file already"))
+        else:
+            into[key] = value
+
+
+def _problems(error: ValidationError, file: str) -> list[ConfigProblem]:
+    found = []
+    for item in error.errors():
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(
+            "."
+        )
+        secret = place.rsplit(".", 1)[-1] == "password"
+        value = item.get("input")
+        shown = "" if secret or isinstance(value, dict | list) else repr(value)
+        remedy = "unknown key: look for a typing error" if item["type"] == "extra_forbidden" else item["msg"]
+        found.append(ConfigProblem(file, place or "file", shown, remedy.removeprefix("Value error, ")))
+    return found
+
+
+def _cross_checks(settings: Settings, file: str) -> Sequence[ConfigProblem]:
+    """What no single field can know: names that refer to each other, names used twice."""
+    problems: list[ConfigProblem] = []
+
+    def wrong(key: str, value: str, remedy: str) -> None:
+        problems.append(ConfigProblem(file, key, repr(value), remedy))
+
+    peers = {peer.name: peer for peer in settings.peers}
+    for key, names in (
+        ("peers", [peer.name for peer in settings.peers]),
+        ("rules", [rule.name for rule in settings.rules]),
+    ):
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            wrong(f"{key}.name", name, "is used twice; names are unique")
+    titles = [peer.ae_title for peer in settings.peers if "send" in peer.may]
+    for title in sorted({title for title in titles if titles.count(title) > 1}):
+        wrong("peers.ae_title", title, "two peers that may send bear this AE title")
+    for rule in settings.rules:
+        for name in rule.send_to:
+            if name not in peers:
+                wrong(
+                    f"rules.{rule.name}.send_to", name, f"no such peer; known: {', '.join(peers) or 'none'}"
+                )
+            elif "receive" not in peers[name].may:
+                wrong(f"rules.{rule.name}.send_to", name, 'this peer may not receive: add may = ["receive"]')
+        for name in rule.secondary_captures_from:
+            if name not in peers:
+                wrong(f"rules.{rule.name}.secondary_captures_from", name, "no such peer")
+    return problems

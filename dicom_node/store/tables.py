@@ -1,0 +1,273 @@
+"""The tables. Times are UTC; paths are relative to ``node.data_dir``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python, naive UTC in the database (SQLite keeps no zone)."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone cannot be stored")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _words(words: type[StrEnum]) -> Enum:
+    """A column of a closed set of words, without database enums: a new word needs no migration."""
+    return Enum(words, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        StudyState: _words(StudyState),
+        JobState: _words(JobState),
+        DeliveryState: _words(DeliveryState),
+        ObjectRole: _words(ObjectRole),
+        Outcome: _words(Outcome),
+        ResultKind: _words(ResultKind),
+        str: String(255),
+    }
+
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
+
+
+class Study(Base):
+    """One study as assembled here. ``study_instance_uid`` is NULL for a quarantined object without one."""
+
+    __tablename__ = "study"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
+    patient_id: Mapped[str] = mapped_column(default="")
+    issuer_of_patient_id: Mapped[str] = mapped_column(default="")
+    study_date: Mapped[str] = mapped_column(String(8), default="")
+    state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    revision: Mapped[int] = mapped_column(default=1)  # raised by late objects and changed demographics
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)  # when quiet; NULL when not receiving
+    priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
+
+    instances: Mapped[list[Instance]] = relationship(back_populates="study", order_by="Instance.id")
+    jobs: Mapped[list[Job]] = relationship(back_populates="study", order_by="Job.id")
+    results: Mapped[list[Result]] = relationship(back_populates="study", order_by="Result.id")
+
+
+class Instance(Base):
+    """The version of a SOP instance that counts now; every version received is a :class:`Reception`."""
+
+    __tablename__ = "instance"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    modality: Mapped[str] = mapped_column(String(16), default="")
+    role: Mapped[ObjectRole]
+    path: Mapped[str] = mapped_column(Text)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
+    identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
+    attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    received_at: Mapped[datetime]
+    revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
+
+    study: Mapped[Study] = relationship(back_populates="instances")
+
+
+class Reception(Base):
+    """Every object that was acknowledged, and what became of it. Append-only."""
+
+    __tablename__ = "reception"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
+    path: Mapped[str] = mapped_column(Text)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
+    outcome: Mapped[Outcome]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    association: Mapped[str] = mapped_column(String(64), index=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+
+
+class Association(Base):
+    """Associations as the listener's journal tells them; an open one holds back its studies."""
+
+    __tablename__ = "association"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    listener: Mapped[str] = mapped_column(String(64), index=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    address: Mapped[str]
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None] = mapped_column(index=True)
+    outcome: Mapped[str] = mapped_column(String(16), default="open")  # open released aborted lost
+    objects: Mapped[int] = mapped_column(default=0)
+
+
+class Job(Base):
+    """One rule's pipeline on one revision of a study: the lease table of the queue."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("study_id", "study_revision", "rule", name="uq_job_once_per_rule"),
+        Index("ix_job_claim", "state", "priority", "run_at"),
+    )
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    study_revision: Mapped[int]
+    rule: Mapped[str] = mapped_column(String(64))
+    pipeline: Mapped[str] = mapped_column(String(64))
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    destinations: Mapped[list[str]]
+    source_uids: Mapped[list[str]]  # SOP Instance UIDs that the rule matched, ordered
+    priority: Mapped[int] = mapped_column(default=0)
+    state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(default=0)  # also the fence: only this attempt may finish it
+    run_at: Mapped[datetime]
+    lease_owner: Mapped[str] = mapped_column(String(64), default="")
+    lease_until: Mapped[datetime | None] = mapped_column(index=True)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    share_done: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
+    doing: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    analysed_at: Mapped[datetime | None]  # drawn once, when the job first succeeds (truth 5)
+
+    study: Mapped[Study] = relationship(back_populates="jobs")
+
+
+class Result(Base):
+    """One object that the node built; its bytes are built once and only those are sent (truth 5)."""
+
+    __tablename__ = "result"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    kind: Mapped[ResultKind]
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    supersedes: Mapped[str] = mapped_column(String(64), default="")
+    created_at: Mapped[datetime]
+
+    study: Mapped[Study] = relationship(back_populates="results")
+    deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
+
+
+class Delivery(Base):
+    """One result × one destination: the outbox."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
+        Index("ix_delivery_due", "state", "next_at"),
+    )
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), index=True)
+    destination: Mapped[str] = mapped_column(String(64), index=True)
+    state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
+    attempts: Mapped[int] = mapped_column(default=0)
+    queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
+    next_at: Mapped[datetime]
+    lease_owner: Mapped[str] = mapped_column(String(64), default="")
+    lease_until: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]
+
+    result: Mapped[Result] = relationship(back_populates="deliveries")
+
+
+class EventRow(Base):
+    """What happened. Append-only; ``fields`` hold no PHI."""
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    number: Mapped[int] = mapped_column(index=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    fields: Mapped[dict[str, Any]]
+
+
+class Lease(Base):
+    """A named right that one process at a time holds, such as ``scheduler``."""
+
+    __tablename__ = "lease"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    until: Mapped[datetime]
+
+
+class Cursor(Base):
+    """How far a journal file has been read."""
+
+    __tablename__ = "cursor"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,42 @@
+"""Fixtures that every room's tests share; options ``--data`` and what skips without Debian's programs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Debian package -> a program by which it is recognised.
+PROGRAMS = {
+    "orthanc": "Orthanc",
+    "dcmtk": "storescu",
+    "dicom3tools": "dciodvfy",
+    "chromium": "chromium",
+    "default-jre-headless": "java",
+    "postgresql": "pg_ctlcluster",
+    "tesseract-ocr": "tesseract",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--data DIR``: the fetched image sets, ../shared/data beside the checkout by default."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser.addoption("--data", type=Path, default=default, help="folder with the public image sets")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    for mark in item.iter_markers("debian"):
+        for package in mark.args:
+            if shutil.which(PROGRAMS[package], path="/usr/sbin:/usr/bin:/bin:/usr/local/bin") is None:
+                pytest.skip(f"needs the Debian package {package}")
+    if item.get_closest_marker("data") and not item.config.getoption("--data").is_dir():
+        pytest.skip("needs the public image sets: --data DIR")
+
+
+@pytest.fixture(scope="session")
+def data(request: pytest.FixtureRequest) -> Path:
+    """The folder with the public image sets; the test is marked ``data``."""
+    folder: Path = request.config.getoption("--data")
+    return folder
