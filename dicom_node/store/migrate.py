@@ -1,0 +1,55 @@
+"""The schema's versions (alembic): ``upgrade`` brings a database up to date, ``check`` only looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from dicom_node.errors import DatabaseNotReady
+from dicom_node.store.database import Database
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade(database: Database) -> None:
+    """Create or bring the schema to this program's version. Raises DatabaseNotReady if it is newer."""
+    _refuse_newer(database)
+    config = _config()
+    with database.write() as session:
+        config.attributes["connection"] = session.connection()
+        command.upgrade(config, "head")
+
+
+def check(database: Database) -> None:
+    """Raise DatabaseNotReady unless the schema is of this program's version."""
+    _refuse_newer(database)
+    if current(database) != head():
+        raise DatabaseNotReady("the database is older than this program: run `dicom-node db upgrade`")
+
+
+def current(database: Database) -> str | None:
+    """The version of the database, None for an empty one."""
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def head() -> str | None:
+    """The version that this program needs."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _refuse_newer(database: Database) -> None:
+    found = current(database)
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise DatabaseNotReady(f"the database has version {found}, which is newer than this program")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config

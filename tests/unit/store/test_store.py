@@ -1,0 +1,172 @@
+"""The database: schema versions, compare-and-set moves, life-cycle laws."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import select, text
+
+from dicom_node.errors import DatabaseNotReady, IllegalTransition
+from dicom_node.model.lifecycle import (
+    DELIVERY,
+    END_STATES,
+    JOB,
+    STUDY,
+    DeliveryState,
+    JobState,
+    StudyState,
+    study_state,
+)
+from dicom_node.store import migrate
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Base, EventRow, Study
+from dicom_node.store.transitions import move_study
+
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
+    migrate.upgrade(database)
+    yield database
+    database.dispose()
+
+
+def a_study(database: Database, uid: str = "1.2.3") -> Study:
+    study = Study(study_instance_uid=uid, first_received_at=NOW, last_received_at=NOW)
+    with database.write() as session:
+        session.add(study)
+    return study
+
+
+def test_the_migrations_make_just_the_tables_of_the_program(database: Database) -> None:
+    with database.read() as session:
+        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_an_upgraded_database_passes_the_check_and_upgrades_again(database: Database) -> None:
+    migrate.check(database)
+    migrate.upgrade(database)
+    migrate.check(database)
+
+
+def test_an_empty_and_a_newer_database_are_refused(tmp_path: Path, database: Database) -> None:
+    empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(DatabaseNotReady, match="db upgrade"):
+        migrate.check(empty)
+    empty.dispose()
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseNotReady, match="newer"):
+        migrate.check(database)
+    with pytest.raises(DatabaseNotReady, match="newer"):
+        migrate.upgrade(database)
+
+
+def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(database: Database) -> None:
+    with database.read() as session:
+        assert session.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+        assert session.execute(text("PRAGMA synchronous")).scalar_one() == 2
+        assert session.execute(text("PRAGMA busy_timeout")).scalar_one() == 10_000
+
+
+def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) -> None:
+    a_study(database)
+    with database.read() as session:
+        assert session.scalars(select(Study)).one().first_received_at == NOW
+    with pytest.raises(Exception, match="without zone"), database.write() as session:
+        session.add(
+            Study(study_instance_uid="1.9", first_received_at=NOW.replace(tzinfo=None), last_received_at=NOW)
+        )
+
+
+def test_a_move_writes_its_event_in_the_same_transaction(database: Database) -> None:
+    study = a_study(database)
+    with database.write() as session:
+        assert move_study(session, session.get_one(Study, study.id), StudyState.COMPLETE)
+    with database.read() as session:
+        assert session.get_one(Study, study.id).state is StudyState.COMPLETE
+        event = session.scalars(select(EventRow)).one()
+        assert (event.number, event.fields["before"], event.fields["after"]) == (
+            2015,
+            "receiving",
+            "complete",
+        )
+
+
+def test_a_move_that_the_table_lacks_is_refused(database: Database) -> None:
+    study = a_study(database)
+    with (
+        pytest.raises(IllegalTransition, match="receiving cannot become delivered"),
+        database.write() as session,
+    ):
+        move_study(session, session.get_one(Study, study.id), StudyState.DELIVERED)
+
+
+def _complete(url: str, study_id: int, wins: multiprocessing.SimpleQueue[bool]) -> None:
+    database = Database(url)
+    with database.write() as session:
+        study = session.get_one(Study, study_id)
+        wins.put(study.state is StudyState.RECEIVING and move_study(session, study, StudyState.COMPLETE))
+    database.dispose()
+
+
+def test_of_many_processes_one_wins_a_move(database: Database) -> None:
+    study = a_study(database)
+    context = multiprocessing.get_context("spawn")
+    wins: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
+    url = database.url.render_as_string(hide_password=False)
+    racers = [context.Process(target=_complete, args=(url, study.id, wins)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert sorted(wins.get() for _ in racers) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("table", [STUDY, JOB, DELIVERY])
+def test_every_state_is_in_its_table_and_no_state_leads_to_itself(table: dict) -> None:
+    states = set(type(next(iter(table))))
+    assert set(table) == states
+    assert all(after <= states for after in table.values())
+    assert all(before not in after for before, after in table.items())
+
+
+def test_every_study_can_reach_an_end_from_every_state() -> None:
+    for start in StudyState:
+        seen, frontier = {start}, {start}
+        while frontier:
+            frontier = {after for state in frontier for after in STUDY[state]} - seen
+            seen |= frontier
+        assert seen & END_STATES
+
+
+@pytest.mark.parametrize(
+    ("jobs", "deliveries", "state"),
+    [
+        (["running", "failed"], [], "running"),
+        (["queued", "succeeded"], ["confirmed"], "queued"),
+        (["succeeded"], ["unconfirmed", "confirmed"], "delivering"),
+        (["failed"], ["pending"], "delivering"),  # the report "AI did not run" is on its way
+        (["failed"], ["confirmed"], "failed"),
+        (["succeeded"], ["dead", "confirmed"], "failed"),
+        (["succeeded", "not_applicable"], ["confirmed"], "delivered"),
+        (["not_applicable", "held"], [], "not_applicable"),
+        (["cancelled"], [], "cancelled"),
+        (["succeeded"], [], "delivered"),
+        ([], [], "not_applicable"),
+    ],
+)
+def test_a_study_stands_where_its_jobs_and_deliveries_stand(
+    jobs: list[str], deliveries: list[str], state: str
+) -> None:
+    found = study_state([JobState(job) for job in jobs], [DeliveryState(item) for item in deliveries])
+    assert found == StudyState(state)
