@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh Debian machine with git, make and Python 3.11: make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DATA ?= $(wildcard ../shared/data)
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
+	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/.test lint  ## everything: lint, types, all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; and the turnaround
+	$(BIN)/python benchmarks/receive.py
+	$(BIN)/python benchmarks/turnaround.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo 'Debian keeps venv apart: apt-get install python3-venv'; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[ai]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,27 @@
+"""Logging of every process of the node: standard error, UTC, and nothing that a library says of a patient."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+
+# Their messages quote values of the data set (names, dates): never in our logs. Ours are numbered events.
+_SILENT = ("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "orthanc_api_client", "urllib3", "httpx")
+
+
+def configure(level: str) -> None:
+    """Set up logging once, at the start of a process; ``level`` as in ``node.log_level``."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(processName)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    for name in ("apscheduler", "alembic", "rapidocr", "RapidOCR"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")  # pydicom warns with the value it found

@@ -1,0 +1,254 @@
+"""The composition root: the only place that knows every room. Start order, stop order, timers.
+
+One main process (index and assembly, couriers, timers), one listener process without database and models,
+and the worker processes. ``--role`` lets a site spread them over machines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from dicom_node import __version__, logs
+from dicom_node.errors import NodeError
+from dicom_node.events import (
+    DISK_LOW,
+    NODE_READY,
+    NODE_STARTED,
+    NODE_STOPPING,
+    RECOVERY_SCANNED,
+    SCHEDULER_TAKEN,
+    happened,
+)
+from dicom_node.inbox.assembly import Assembler
+from dicom_node.inbox.index import Indexer
+from dicom_node.inbox.purge import purge
+from dicom_node.inbox.spool import Spool
+from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.outbox.courier import Courier
+from dicom_node.processes import Child
+from dicom_node.scp.policy import Policy
+from dicom_node.settings import Settings
+from dicom_node.store import leases, migrate
+from dicom_node.store.database import Database
+
+_LOGGER = logging.getLogger(__name__)
+_OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
+_SCHEDULER_SECONDS = 15.0
+_GRACE_SECONDS = 30.0
+
+
+class Role(StrEnum):
+    """What this process and its children do."""
+
+    ALL = "all"
+    LISTENER = "listener"  # receive, index, assemble
+    WORKER = "worker"  # run models, deliver
+
+
+class AlreadyRunning(NodeError):
+    """Another node works on this data folder."""
+
+
+def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
+    """Run the node until SIGTERM or SIGINT; returns the exit status.
+
+    Raises DatabaseNotReady, AlreadyRunning and SpoolError before anything is accepted.
+    """
+    logs.configure(settings.node.log_level)
+    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _only_one(settings, role), _database(settings) as database:
+        node = _Node(settings, files, role, database)
+        node.start()
+        stop.wait()
+        node.stop()
+    return 0
+
+
+class _Node:
+    def __init__(self, settings: Settings, files: Sequence[Path], role: Role, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._owner = _owner(settings, role)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._waiting_for: set[str] = set()
+        self._address = ""
+        self._ready_lock = threading.Lock()
+        self._courier = Courier(database, settings)
+        self._queue = LeaseQueue(database, settings.workers)
+        self._scheduler = BackgroundScheduler(timezone="UTC")
+        self._is_scheduler = False
+        spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._indexer = Indexer(database, spool, settings)
+        self._assembler = Assembler(database, settings)
+        self._receives = role in (Role.ALL, Role.LISTENER)
+        self._works = role in (Role.ALL, Role.WORKER)
+        self._children = self._make_children(files)
+
+    def start(self) -> None:
+        """Recover, then run; "ready" is logged when every child says so."""
+        happened(NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
+        if self._receives:
+            Policy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
+            happened(RECOVERY_SCANNED, objects=self._indexer.run_once())
+        self._waiting_for = {child.name for child in self._children}
+        for child in self._children:
+            child.start()
+        if self._receives:
+            self._run("office", self._office)
+        if self._works:
+            self._run("outbox", lambda: self._courier.run_forever(self._stop))
+        self._start_timers()
+
+    def stop(self) -> None:
+        """Stop receiving first, then index what came, then let workers and couriers finish or hand back."""
+        happened(NODE_STOPPING)
+        listeners = [child for child in self._children if child.name == "listener"]
+        workers = [child for child in self._children if child.name != "listener"]
+        for child in listeners:
+            child.stop(_GRACE_SECONDS)
+        self._scheduler.shutdown(wait=False)
+        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in workers]
+        for stopper in stoppers:
+            stopper.start()
+        self._stop.set()
+        for thread in (*self._threads, *stoppers):
+            thread.join(_GRACE_SECONDS)
+        if self._is_scheduler:
+            leases.release(self._database, "scheduler", self._owner)
+
+    def _make_children(self, files: Sequence[Path]) -> list[Child]:
+        children = []
+        if self._receives:
+            command = ["-m", "dicom_node.scp", "--data-dir", str(self._settings.node.data_dir)]
+            children.append(Child("listener", command, lambda said: self._child_ready("listener", said)))
+        if self._works:
+            configs = [word for file in files for word in ("--config", str(file))]
+            for number in range(1, self._settings.workers.processes + 1):
+                name = f"worker-{number}"
+
+                def ready(said: Mapping[str, Any], name: str = name) -> None:
+                    self._child_ready(name, said)
+
+                children.append(Child(name, ["-m", "dicom_node.jobs", *configs], ready))
+        return children
+
+    def _child_ready(self, name: str, said: Mapping[str, Any]) -> None:
+        with self._ready_lock:
+            if "listening" in said:
+                self._address = ":".join(str(part) for part in said["listening"])
+            if name not in self._waiting_for:
+                return
+            self._waiting_for.remove(name)
+            if not self._waiting_for:
+                happened(
+                    NODE_READY,
+                    ae_title=self._settings.node.ae_title,
+                    dicom=self._address,
+                    workers=self._settings.workers.processes,
+                    database=self._database.url.render_as_string(hide_password=True),
+                )
+
+    def _run(self, name: str, loop: Callable[[], None]) -> None:
+        thread = threading.Thread(target=loop, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _office(self) -> None:
+        """Index what the listener spooled and close studies that are quiet; once more at the end."""
+        while True:
+            ending = self._stop.is_set()
+            try:
+                busy = self._indexer.run_once() + self._assembler.run_once()
+            except Exception:  # the loop must outlive a database that is away for a while
+                _LOGGER.exception("indexing failed, tried again")
+                busy = 0
+                self._stop.wait(1.0)
+            if ending:
+                return
+            if not busy:
+                self._stop.wait(_OFFICE_POLL_SECONDS)
+
+    def _start_timers(self) -> None:
+        timers: list[tuple[Callable[[], object], float]] = [(self._hold_scheduler, _SCHEDULER_SECONDS / 3)]
+        if self._works:
+            timers.append((self._when_scheduler(self._queue.reap), self._settings.workers.lease_seconds / 3))
+        if self._receives:
+            timers.append((self._watch_disk, 30.0))
+            timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
+        for function, seconds in timers:
+            self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
+        self._hold_scheduler()
+        self._scheduler.start()
+
+    def _hold_scheduler(self) -> None:
+        """Only one process of a site runs the timers that act on shared state."""
+        held = leases.acquire(self._database, "scheduler", self._owner, _SCHEDULER_SECONDS)
+        if held and not self._is_scheduler:
+            happened(SCHEDULER_TAKEN, owner=self._owner)
+        self._is_scheduler = held
+
+    def _when_scheduler(self, function: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            if self._is_scheduler:
+                function()
+
+        return run
+
+    def _watch_disk(self) -> None:
+        free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
+        if free < self._settings.spool.minimum_free_mib:
+            happened(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+@contextmanager
+def _only_one(settings: Settings, role: Role) -> Iterator[None]:
+    """One node per data folder and role; the kernel drops the lock when the process dies."""
+    path = settings.node.data_dir / f"{role}.lock"
+    with path.open("w", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"another node works on {settings.node.data_dir}: stop it, or set another node.data_dir"
+            ) from None
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Database]:
+    """The database, made or brought up to date first: one machine, one program, no separate step."""
+    database = Database(settings.database_url)
+    try:
+        if database.is_sqlite:
+            migrate.upgrade(database)
+        else:
+            migrate.check(database)  # shared with other machines: upgrades are a decision of the admin
+        yield database
+    finally:
+        database.dispose()
+
+
+def _owner(settings: Settings, role: Role) -> str:
+    """A name that is the same after a restart, so that a killed node takes its lease back at once."""
+    folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
+    return f"{socket.gethostname()[:40]}/{folder}/{role}"
