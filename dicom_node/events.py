@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+_DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ DELIVERY_DEAD = EventType(5004, _ERROR, "delivery given up: a person must look")
 DELIVERY_WARNED = EventType(5005, _WARNING, "object stored with a warning status")
 DELIVERY_NARROWED = EventType(5006, _WARNING, "destination takes no such object: not sent")
 DELIVERY_BY_HAND = EventType(5007, _WARNING, "a person asked for a delivery again")
+DELIVERY_STARTED = EventType(5008, _DEBUG, "object is being sent")
+DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "sent or not is unknown: the destination is asked")
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")

@@ -232,6 +232,7 @@ class Delivery(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
     attempts: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[int] = mapped_column(default=0)  # refused for reasons that waiting does not cure
     queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
     next_at: Mapped[datetime]
     lease_owner: Mapped[str] = mapped_column(String(64), default="")

@@ -266,6 +266,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("status", sa.String(length=32), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("refusals", sa.Integer(), nullable=False),
         sa.Column("queries", sa.Integer(), nullable=False),
         sa.Column("next_at", sa.DateTime(), nullable=False),
         sa.Column("lease_owner", sa.String(length=64), nullable=False),
