@@ -1,0 +1,114 @@
+"""The node is killed again and again, the PACS goes away: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from tests.modality import ultrasound
+from tests.node_lab import Node, in_background, running, store, wait_until
+from tests.wire.orthanc_lab import Orthanc, start_orthanc
+
+CONFIG = """
+[spool]
+minimum_free_mib = 1
+[assembly]
+quiet_seconds_us = 0.3
+[workers]
+lease_seconds = 3
+retry_seconds = 0.1
+attempts = 100
+[outbox]
+retry_seconds = 0.2
+retry_limit_seconds = 2
+[[peers]]
+name = "us1"
+ae_title = "US1"
+may = ["send"]
+[[peers]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {pacs}
+may = ["receive"]
+results = ["sr"]
+[[rules]]
+name = "ultrasound"
+when = {{ modality = "US" }}
+max_study_age_days = 0
+pipeline = "ultrasound"
+send_to = ["pacs"]
+"""
+
+
+def send_until_acknowledged(node: Node, images: list[Dataset], stop: threading.Event) -> None:
+    """What a modality does: it sends an object again until it gets Success."""
+    for image in images:
+        while not stop.is_set():
+            if store(node.port, [image], "US1") == [0x0000]:
+                break
+            time.sleep(0.1)
+
+
+def reports_in(pacs: Orthanc) -> Counter[str]:
+    """How many SRs the PACS holds, by Study Instance UID."""
+    found = (pacs.tags(instance) for instance in pacs.instances())
+    return Counter(tags["StudyInstanceUID"] for tags in found if tags["Modality"] == "SR")
+
+
+@pytest.mark.debian("orthanc")
+@pytest.mark.timeout(900)
+def test_thirty_kills_while_200_objects_arrive_lose_and_double_nothing(tmp_path: Path) -> None:
+    images = [ultrasound(f"kill{number:03d}") for number in range(200)]
+    chance = random.Random(20260102)
+    stop = threading.Event()
+    with start_orthanc(tmp_path / "orthanc", ae_title="ORTHANC") as pacs:
+        node = Node(tmp_path / "node", CONFIG.format(pacs=pacs.dicom_port))
+        with running(node):
+            senders = [
+                in_background(lambda part=images[k::4]: send_until_acknowledged(node, part, stop))
+                for k in range(4)
+            ]
+            try:
+                for _ in range(30):
+                    time.sleep(chance.uniform(0.1, 2.0))
+                    node.kill()
+                    node.start()
+                for sender in senders:
+                    sender.join(120)
+                    assert not sender.is_alive()
+            finally:
+                stop.set()
+            studies = node.wait_for(["delivered"], count=len(images), seconds=400)
+            assert Counter(study["state"] for study in studies.values()) == {"delivered": len(images)}
+            assert set(studies) == {image.StudyInstanceUID for image in images}
+            assert reports_in(pacs) == {image.StudyInstanceUID: 1 for image in images}
+
+
+@pytest.mark.debian("orthanc")
+@pytest.mark.timeout(400)
+def test_a_pacs_that_is_away_for_a_minute_gets_everything_when_it_is_back(tmp_path: Path) -> None:
+    images = [ultrasound(f"away{number}") for number in range(6)]
+    with start_orthanc(tmp_path / "orthanc", ae_title="ORTHANC") as pacs:
+        node = Node(tmp_path / "node", CONFIG.format(pacs=pacs.dicom_port))
+        with running(node):
+            assert store(node.port, images[:1], "US1") == [0x0000]
+            node.wait_for(["delivered"])
+            pacs.stop()
+            assert store(node.port, images[1:], "US1") == [0x0000] * 5
+            node.wait_for(["delivering"], count=5)
+            time.sleep(60)
+            assert Counter(study["state"] for study in node.studies().values()) == {
+                "delivered": 1,
+                "delivering": 5,
+            }
+            pacs.restart()
+            node.wait_for(["delivered"], count=6)
+            wait_until(lambda: len(reports_in(pacs)) == 6, 10, "six reports")
+            assert set(reports_in(pacs).values()) == {1}

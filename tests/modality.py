@@ -1,0 +1,75 @@
+"""Images as modalities make them, synthetic: no picture or patient of anybody."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.model.uids import derived_uid
+
+ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
+COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
+
+
+def ultrasound(
+    name: str, *, series: str = "1", number: int = 1, size: tuple[int, int] = (240, 180)
+) -> Dataset:
+    """A small colour ultrasound with a caption burned in; ``name`` makes study, patient and UIDs."""
+    width, height = size
+    rng = np.random.default_rng(abs(hash_of(name, series, str(number))) % 2**32)
+    speckle = rng.gamma(2.0, 22, (height // 2, width // 2)).clip(0, 200).astype("u1")
+    picture = Image.fromarray(speckle).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    drawing = ImageDraw.Draw(picture)
+    drawing.rectangle((0, 0, width, 26), fill=(0, 0, 0))
+    drawing.text((8, 4), "DEPTH 12 CM", fill=(255, 255, 0), font_size=16)
+    ds = _patient_and_study(name, "US", ULTRASOUND)
+    ds.SeriesInstanceUID = derived_uid("test", name, "series", series)
+    ds.SOPInstanceUID = derived_uid("test", name, "instance", series, str(number))
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.SeriesNumber, ds.InstanceNumber = int(series), number
+    ds.ImageType = ["ORIGINAL", "PRIMARY"]
+    ds.BodyPartExamined = "OVARY"
+    ds.PatientOrientation = ["R", "F"]
+    ds.LossyImageCompression = "00"
+    set_pixels(ds, np.asarray(picture), "RGB", 8)
+    return ds
+
+
+def hash_of(*parts: str) -> int:
+    """A number that is the same in every process (``hash`` is not)."""
+    return int(derived_uid(*parts).rsplit(".", 1)[1])
+
+
+def set_pixels(ds: Dataset, array: np.ndarray, photometric: str, stored: int) -> None:
+    """Native pixel data and the attributes that describe it (PS3.3 C.7.6.3)."""
+    ds.SamplesPerPixel = 3 if array.shape[-1] == 3 and array.ndim > 2 else 1
+    ds.PhotometricInterpretation = photometric
+    if ds.SamplesPerPixel == 3:
+        ds.PlanarConfiguration = 0
+    ds.Rows, ds.Columns = array.shape[-3:-1] if ds.SamplesPerPixel == 3 else array.shape[-2:]
+    ds.BitsAllocated, ds.BitsStored = array.dtype.itemsize * 8, stored
+    ds.HighBit, ds.PixelRepresentation = stored - 1, 0
+    data = array.tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
+
+
+def _patient_and_study(name: str, modality: str, sop_class: str) -> Dataset:
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID = sop_class
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SOPClassUID = sop_class
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20260102"
+    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "101500"
+    ds.AccessionNumber, ds.StudyID = "A" + name[-12:], "1"
+    ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = modality, "Test Maker", "Test Scanner"
+    ds.InstitutionName, ds.StationName = "Test Hospital", "TEST"
+    ds.ReferringPhysicianName, ds.StudyDescription = "Referrer^Test", "Test study"
+    ds.PatientName, ds.PatientID = f"Test^{name}", f"ID-{name}"
+    ds.PatientBirthDate, ds.PatientSex = "19700101", "F"
+    ds.StudyInstanceUID = derived_uid("test", name, "study")
+    return ds

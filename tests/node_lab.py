@@ -1,0 +1,170 @@
+"""A real node for tests: ``dicom-node serve`` as a process, with its own folder, ports and configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config
+
+_config.LOG_HANDLER_LEVEL = "none"
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Node:
+    """One ``dicom-node serve``, started and stopped at will on the same data folder."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.config = folder / "node.toml"
+        self.log = folder / "node.log"
+        folder.mkdir(parents=True, exist_ok=True)
+        head = f'[node]\ndata_dir = "{folder / "var"}"\n[listener]\nport = {self.port}\n'
+        self.config.write_text(head + config, encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, ready_seconds: float = 60) -> None:
+        """Start it and wait for "ready"."""
+        offset = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)],
+                stderr=log,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+        wait_until(lambda: "[6002] ready" in self._log_from(offset) or self._died(), ready_seconds, "ready")
+        assert not self._died(), self.log.read_text(encoding="utf-8")[-3000:]
+
+    def stop(self, seconds: float = 60) -> int:
+        """SIGTERM, as systemd would; returns the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """kill -9 of the node and everything it started, at the same moment."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the main process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def cli(self, *words: str) -> Any:
+        """Run ``dicom-node WORDS --config … --json`` and return what it prints."""
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run ``dicom-node WORDS --config …``."""
+        command = [sys.executable, "-m", "dicom_node", *words, "--config", str(self.config)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def studies(self) -> dict[str | None, dict[str, Any]]:
+        """``studies list --json`` by Study Instance UID."""
+        return {
+            study["study_instance_uid"]: study for study in self.cli("studies", "list", "--limit", "100000")
+        }
+
+    def wait_for(self, states: Sequence[str], count: int = 1, seconds: float = 120) -> dict[str | None, Any]:
+        """Wait until ``count`` studies stand in one of ``states``; returns all studies."""
+        found: dict[str | None, Any] = {}
+
+        def there() -> bool:
+            found.clear()
+            found.update(self.studies())
+            return sum(study["state"] in states for study in found.values()) >= count
+
+        wait_until(there, seconds, f"{count} studies {'/'.join(states)}", step=0.3, shown=lambda: str(found))
+        return found
+
+    def _log_from(self, offset: int) -> str:
+        with self.log.open("rb") as log:
+            log.seek(offset)
+            return log.read().decode("utf-8", "replace")
+
+    def _died(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+
+@contextmanager
+def running(node: Node) -> Iterator[Node]:
+    """Start the node; whatever happens, nothing of it is left behind."""
+    try:
+        node.start()
+        yield node
+    finally:
+        with contextlib.suppress(ProcessLookupError, AssertionError):
+            os.killpg(node.pid, signal.SIGKILL)
+
+
+def wait_until(
+    holds: Callable[[], bool],
+    seconds: float,
+    what: str,
+    step: float = 0.05,
+    shown: Callable[[], str] = lambda: "",
+) -> None:
+    """Poll until ``holds`` or fail, naming what was waited for."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what} {shown()}"
+        time.sleep(step)
+
+
+def store(
+    port: int, objects: Sequence[Path | Dataset], calling: str, called: str = "AINODE"
+) -> list[int | None]:
+    """C-STORE the objects on one association; the status of each, None where none came."""
+    datasets = [item if isinstance(item, Dataset) else dcmread(item) for item in objects]
+    ae = AE(ae_title=calling)
+    for sop_class, syntax in {(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets}:
+        ae.add_requested_context(sop_class, syntax)
+    association = ae.associate("127.0.0.1", port, ae_title=called)
+    if not association.is_established:
+        return [None] * len(datasets)
+    try:
+        statuses: list[int | None] = []
+        for ds in datasets:
+            try:
+                statuses.append(association.send_c_store(ds).get("Status"))
+            except (RuntimeError, ValueError):  # the association was cut under us
+                statuses.append(None)
+        return statuses
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def in_background(function: Callable[[], None]) -> threading.Thread:
+    """Run it beside the test."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
