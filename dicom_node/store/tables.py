@@ -115,6 +115,7 @@ class Instance(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
+    patient_sha256: Mapped[str] = mapped_column(String(64), default="")  # of Patient ID and its issuer
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     calling_ae: Mapped[str] = mapped_column(String(16))
     called_ae: Mapped[str] = mapped_column(String(16))
@@ -179,7 +180,8 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0)
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
     reason: Mapped[str] = mapped_column(Text, default="")
-    attempts: Mapped[int] = mapped_column(default=0)  # also the fence: only this attempt may finish it
+    attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
+    tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
