@@ -1,0 +1,152 @@
+"""A real Orthanc for tests: its own configuration, free ports of the loopback, storage under a test's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+class Orthanc:
+    """One Orthanc on fixed ports; it can be stopped, killed and started again on the same storage."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.ae_title: str = config["DicomAet"]
+        self.dicom_port: int = config["DicomPort"]
+        self.http_port: int = config["HttpPort"]
+        self.url = f"http://127.0.0.1:{self.http_port}"
+        self.log = folder / "orthanc.log"
+        self._config = folder / "orthanc.json"
+        self._config.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 30) -> None:
+        """Start it and wait until it answers."""
+        program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
+        assert program, "needs the Debian package orthanc"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "--verbose", str(self._config)], stdout=log, stderr=subprocess.STDOUT
+            )
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                self.get("/system")
+                return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self.stop()
+        raise AssertionError(f"Orthanc did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
+
+    def stop(self) -> None:
+        """Stop it; what it stored stays. Its ports refuse connections from now on."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop and start again on the same storage and ports."""
+        self.stop()
+        self.start()
+
+    def instances(self) -> list[str]:
+        """SOP Instance UIDs of all that it holds; a UID stands twice when it holds two copies."""
+        expanded = self.get("/instances?expand")
+        return sorted(item["MainDicomTags"]["SOPInstanceUID"] for item in expanded)
+
+    def fetch(self, sop_instance_uid: str) -> bytes:
+        """The stored Part 10 file. Raises LookupError when it holds no such object."""
+        return self.call("GET", f"/instances/{self.id_of(sop_instance_uid)}/file")
+
+    def id_of(self, sop_instance_uid: str) -> str:
+        """Orthanc's own identifier of an instance. Raises LookupError."""
+        found = json.loads(self.call("POST", "/tools/lookup", sop_instance_uid.encode()))
+        for item in found:
+            if item["Type"] == "Instance":
+                identifier: str = item["ID"]
+                return identifier
+        raise LookupError(f"Orthanc holds no {sop_instance_uid}")
+
+    def upload(self, data: bytes) -> dict[str, Any]:
+        """Store an object by REST, as a person does with the web page."""
+        answer: dict[str, Any] = json.loads(self.call("POST", "/instances", data))
+        return answer
+
+    def get(self, path: str) -> Any:
+        """GET and read the JSON."""
+        return json.loads(self.call("GET", path))
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """One REST call. Raises urllib's errors."""
+        request = urllib.request.Request(self.url + path, data=body, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            data: bytes = answer.read()
+            return data
+
+
+@contextmanager
+def start_orthanc(
+    folder: Path,
+    *,
+    ae_title: str = "ORTHANC",
+    modalities: Mapping[str, Sequence[Any]] | None = None,
+    lua: Sequence[Path] = (),
+    plugins: Sequence[Path] = (),
+    config: Mapping[str, Any] | None = None,
+) -> Iterator[Orthanc]:
+    """Run an Orthanc as long as the scope lasts.
+
+    ``modalities``: Orthanc's DicomModalities, name -> (AE title, host, port). ``lua``: script files.
+    ``plugins``: shared libraries, such as :data:`DICOMWEB`. ``config``: further keys of its configuration.
+    """
+    storage = str(folder / "storage")
+    settings: dict[str, Any] = {
+        "Name": ae_title,
+        "StorageDirectory": storage,
+        "IndexDirectory": storage,
+        "HttpPort": free_port(),
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAet": ae_title,
+        "DicomPort": free_port(),
+        "DicomCheckCalledAet": False,
+        "DicomModalities": {name: list(entry) for name, entry in (modalities or {}).items()},
+        "DicomAlwaysAllowFind": True,
+        "LuaScripts": [str(script) for script in lua],
+        "Plugins": [str(plugin) for plugin in plugins],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "Host": "127.0.0.1"},
+        **(config or {}),
+    }
+    orthanc = Orthanc(folder, settings)
+    try:
+        orthanc.start()
+        yield orthanc
+    finally:
+        orthanc.stop()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
