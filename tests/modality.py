@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from dicom_node.model.uids import derived_uid
 
 ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
-COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
+DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"
 
 
 def ultrasound(
@@ -18,22 +18,42 @@ def ultrasound(
 ) -> Dataset:
     """A small colour ultrasound with a caption burned in; ``name`` makes study, patient and UIDs."""
     width, height = size
-    rng = np.random.default_rng(abs(hash_of(name, series, str(number))) % 2**32)
+    rng = np.random.default_rng(hash_of(name, series, str(number)) % 2**32)
     speckle = rng.gamma(2.0, 22, (height // 2, width // 2)).clip(0, 200).astype("u1")
     picture = Image.fromarray(speckle).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     drawing = ImageDraw.Draw(picture)
     drawing.rectangle((0, 0, width, 26), fill=(0, 0, 0))
     drawing.text((8, 4), "DEPTH 12 CM", fill=(255, 255, 0), font_size=16)
-    ds = _patient_and_study(name, "US", ULTRASOUND)
-    ds.SeriesInstanceUID = derived_uid("test", name, "series", series)
-    ds.SOPInstanceUID = derived_uid("test", name, "instance", series, str(number))
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.SeriesNumber, ds.InstanceNumber = int(series), number
-    ds.ImageType = ["ORIGINAL", "PRIMARY"]
-    ds.BodyPartExamined = "OVARY"
+    return ultrasound_from(name, np.asarray(picture), series=series, number=number)
+
+
+def ultrasound_from(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) -> Dataset:
+    """A colour ultrasound of these RGB pixels."""
+    ds = _image(name, "US", ULTRASOUND, series, number)
+    ds.BodyPartExamined, ds.Laterality = "OVARY", "L"
     ds.PatientOrientation = ["R", "F"]
     ds.LossyImageCompression = "00"
-    set_pixels(ds, np.asarray(picture), "RGB", 8)
+    set_pixels(ds, pixels, "RGB", 8)
+    return ds
+
+
+def chest(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) -> Dataset:
+    """A frontal chest X-ray, DX For Presentation, of these 12-bit pixels (bright = dense)."""
+    ds = _image(name, "DX", DIGITAL_XRAY, series, number)
+    ds.PresentationIntentType = "FOR PRESENTATION"
+    ds.BodyPartExamined, ds.ViewPosition, ds.PatientOrientation = "CHEST", "PA", ["L", "F"]
+    ds.ImageLaterality, ds.PatientAge = "U", "055Y"
+    ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "US"
+    ds.PresentationLUTShape = "IDENTITY"
+    ds.WindowCenter, ds.WindowWidth = 2048, 4096
+    ds.ImagerPixelSpacing = [0.143, 0.143]
+    ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
+    ds.DetectorType, ds.PositionerType, ds.AcquisitionContextSequence = "DIRECT", "", []
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "51185008", "SCT", "Chest"
+    ds.AnatomicRegionSequence = [region]
+    set_pixels(ds, pixels, "MONOCHROME2", 12)
     return ds
 
 
@@ -56,7 +76,7 @@ def set_pixels(ds: Dataset, array: np.ndarray, photometric: str, stored: int) ->
     ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
 
 
-def _patient_and_study(name: str, modality: str, sop_class: str) -> Dataset:
+def _image(name: str, modality: str, sop_class: str, series: str, number: int) -> Dataset:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = sop_class
@@ -72,4 +92,9 @@ def _patient_and_study(name: str, modality: str, sop_class: str) -> Dataset:
     ds.PatientName, ds.PatientID = f"Test^{name}", f"ID-{name}"
     ds.PatientBirthDate, ds.PatientSex = "19700101", "F"
     ds.StudyInstanceUID = derived_uid("test", name, "study")
+    ds.SeriesInstanceUID = derived_uid("test", name, "series", series)
+    ds.SOPInstanceUID = derived_uid("test", name, "instance", series, str(number))
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.SeriesNumber, ds.InstanceNumber = int(series), number
+    ds.ImageType = ["ORIGINAL", "PRIMARY"]
     return ds
