@@ -1,4 +1,4 @@
-"""A real Orthanc for tests: its own configuration, free ports of the loopback, storage under a test's folder."""
+"""A real Orthanc for tests: own configuration, free ports of the loopback, storage in a test's folder."""
 
 from __future__ import annotations
 
@@ -61,6 +61,14 @@ class Orthanc:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """kill -9: at once (a clean stop takes Orthanc 3.5 s)."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
         self._process = None
 
     def restart(self) -> None:
@@ -141,7 +149,7 @@ def start_orthanc(
         orthanc.start()
         yield orthanc
     finally:
-        orthanc.stop()
+        orthanc.kill()
 
 
 def free_port() -> int:
