@@ -1,0 +1,266 @@
+"""The main job, with real parts: DCMTK sends, the node works, a real Orthanc holds what came back."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+
+from dicom_node.model.uids import derived_uid
+from tests.modality import ultrasound
+from tests.node_lab import Node, running, store, wait_until
+from tests.wire.orthanc_lab import Orthanc, start_orthanc
+
+pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(600)]
+
+CONFIG = """
+[spool]
+minimum_free_mib = 1
+[assembly]
+quiet_seconds = 0.5
+quiet_seconds_us = 0.5
+[[peers]]
+name = "modality"
+ae_title = "MODALITY"
+may = ["send"]
+[[peers]]
+name = "cleaner"
+ae_title = "CLEANER"
+may = ["send"]
+[[peers]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {pacs}
+may = ["send", "receive"]
+results = ["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]
+[[rules]]
+name = "ultrasound"
+when = {{ modality = "US" }}
+max_study_age_days = 0
+pipeline = "ultrasound"
+send_to = ["pacs"]
+[[rules]]
+name = "chest"
+when = {{ modality = ["CR", "DX"], calling_ae = "MODALITY" }}
+max_study_age_days = 0
+pipeline = "chest_xray"
+send_to = ["pacs"]
+[[rules]]
+name = "chest-clean"
+when = {{ modality = ["CR", "DX"], calling_ae = "CLEANER" }}
+max_study_age_days = 0
+pipeline = "chest_xray"
+options = {{ clean = true }}
+send_to = ["pacs"]
+"""
+
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+COLOUR_STATE = "1.2.840.10008.5.1.4.1.1.11.2"
+GREY_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node with its PACS."""
+
+    node: Node
+    pacs: Orthanc
+
+    def objects(self, study_uid: str) -> list[Dataset]:
+        """What the PACS holds of a study."""
+        held = (dcmread(io.BytesIO(self.pacs.fetch(uid))) for uid in self.pacs.instances())
+        return [ds for ds in held if study_uid == ds.StudyInstanceUID]
+
+    def end_of(self, study_uid: str) -> dict[str, object]:
+        """The study's row once it stands in an end state."""
+        ends = ("delivered", "not_applicable", "quarantined", "failed")
+        studies: dict[str | None, dict[str, object]] = {}
+
+        def ended() -> bool:
+            studies.update(self.node.studies())
+            return study_uid in studies and studies[study_uid]["state"] in ends
+
+        wait_until(ended, 120, f"end of study, log:\n{self.node.log.read_text()[-1500:]}", step=0.3)
+        return studies[study_uid]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
+        node = Node(folder / "node", CONFIG.format(pacs=pacs.dicom_port))
+        with running(node):
+            yield Site(node, pacs)
+
+
+def of_its_own(path: Path, name: str, folder: Path) -> Path:
+    """A copy with UIDs of its own, the pixels untouched: public files share Study UIDs between patients."""
+    ds = dcmread(path)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = derived_uid(name, "study"), derived_uid(name, "series")
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = derived_uid(name, "instance")
+    copy = folder / f"{name}.dcm"
+    ds.save_as(copy)
+    return copy
+
+
+def dcmsend(site: Site, calling: str, *paths: Path) -> None:
+    """Send as a modality would, in each file's own transfer syntax."""
+    done = subprocess.run(
+        ["dcmsend", "-aet", calling, "-aec", "AINODE", "127.0.0.1", str(site.node.port), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(site: Site, tmp_path: Path) -> None:
+    path = of_its_own(Path(str(get_testdata_file("examples_rgb_color.dcm"))), "us-rgb", tmp_path)
+    dcmsend(site, "MODALITY", path)
+    source = dcmread(path)
+    row = site.end_of(source.StudyInstanceUID)
+    assert row["state"] == "delivered", row
+    held = site.objects(source.StudyInstanceUID)
+    assert {SR, COLOUR_STATE} <= {ds.SOPClassUID for ds in held}
+    cleaned = [ds for ds in held if "clean" in ds.SeriesDescription.lower() and ds.Modality != "SEG"]
+    assert len(cleaned) == 1 and cleaned[0].BurnedInAnnotation == "NO"
+    for ds in held:
+        assert (ds.PatientID, ds.PatientName) == (source.PatientID, source.PatientName)
+        assert "AI" in ds.SeriesDescription.split()
+    assert {item["kind"] for item in row["results"]} >= {"sr", "gsps", "sc", "cleaned"}
+
+
+def test_a_study_sent_twice_makes_no_second_result(site: Site, tmp_path: Path) -> None:
+    image = ultrasound("twice")
+    assert store(site.node.port, [image], "MODALITY") == [0x0000]
+    site.end_of(image.StudyInstanceUID)
+    before = Counter(site.pacs.instances())
+    assert store(site.node.port, [image, image], "MODALITY") == [0x0000, 0x0000]
+    site.end_of(image.StudyInstanceUID)
+    assert Counter(site.pacs.instances()) == before
+    assert site.node.studies()[image.StudyInstanceUID]["revision"] == 1
+
+
+def test_results_that_come_back_to_the_node_start_nothing(site: Site) -> None:
+    image = ultrasound("return")
+    assert store(site.node.port, [image], "MODALITY") == [0x0000]
+    site.end_of(image.StudyInstanceUID)
+    results = site.objects(image.StudyInstanceUID)
+    jobs = len(site.node.cli("jobs", "list"))
+    assert set(store(site.node.port, results, "ORTHANC")) == {0x0000}
+    row = site.end_of(image.StudyInstanceUID)
+    assert row["state"] == "delivered" and row["revision"] == 1
+    assert len(site.node.cli("jobs", "list")) == jobs
+
+
+def test_a_late_image_makes_one_revision_whose_report_replaces_the_first(site: Site) -> None:
+    first, late = ultrasound("late", number=1), ultrasound("late", number=2)
+    assert store(site.node.port, [first], "MODALITY") == [0x0000]
+    site.end_of(first.StudyInstanceUID)
+    before = {ds.SOPInstanceUID: ds for ds in site.objects(first.StudyInstanceUID)}
+    assert store(site.node.port, [late], "MODALITY") == [0x0000]
+    row = site.end_of(first.StudyInstanceUID)
+    assert (row["state"], row["revision"]) == ("delivered", 2)
+    after = {ds.SOPInstanceUID: ds for ds in site.objects(first.StudyInstanceUID)}
+    assert set(before) < set(after)
+    [old] = [ds for ds in before.values() if ds.SOPClassUID == SR]
+    [new] = [ds for uid, ds in after.items() if ds.SOPClassUID == SR and uid not in before]
+    replaced = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert replaced.ReferencedSOPInstanceUID == old.SOPInstanceUID
+
+
+def test_two_patients_in_one_study_are_quarantined_and_nothing_is_released(site: Site) -> None:
+    one, other = ultrasound("mixed", number=1), ultrasound("mixed", number=2)
+    other.PatientID, other.PatientName = "ID-somebody-else", "Somebody^Else"
+    assert store(site.node.port, [one, other], "MODALITY") == [0x0000, 0x0000]
+    row = site.end_of(one.StudyInstanceUID)
+    assert row["state"] == "quarantined"
+    assert "patient" in str(row["reason"])
+    assert site.objects(one.StudyInstanceUID) == []
+
+
+def test_a_korean_name_comes_back_whole(site: Site) -> None:
+    image = ultrasound("korean")
+    image.PatientName = "Hong^Gildong=洪^吉洞=홍^길동"
+    assert store(site.node.port, [image], "MODALITY") == [0x0000]
+    assert site.end_of(image.StudyInstanceUID)["state"] == "delivered"
+    for ds in site.objects(image.StudyInstanceUID):
+        assert ds.PatientName == image.PatientName
+        assert ds.PatientName.phonetic == image.PatientName.phonetic
+
+
+def test_no_log_line_names_a_patient(site: Site) -> None:
+    image = ultrasound("secretname")
+    assert store(site.node.port, [image], "MODALITY") == [0x0000]
+    site.end_of(image.StudyInstanceUID)
+    log = site.node.log.read_text(encoding="utf-8")
+    assert image.StudyInstanceUID in log
+    assert "secretname" not in log and "19700101" not in log
+
+
+@pytest.mark.data
+def test_chest_x_rays_are_analysed_and_what_is_none_is_refused_with_a_reason(
+    site: Site, tmp_path: Path, data: Path
+) -> None:
+    files = data / "dicom" / "files"
+    refused = {
+        "leg": "pydicom-data__RG3_J2KI",
+        "dental": "fo-dicom__CR-ModalitySequenceLUT",
+        "spine1": "pydicom__6154",
+        "spine2": "pydicom__6247",
+        "spine3": "pydicom__6278",
+        "dog": "highdicom__dx_image",
+    }
+    sent = {
+        name: of_its_own(files / f"{stem}.dcm", name, tmp_path)
+        for name, stem in {"chest": "pydicom-data__RG1_J2KI", **refused}.items()
+    }
+    dcmsend(site, "MODALITY", *sent.values())
+    uids = {name: dcmread(path).StudyInstanceUID for name, path in sent.items()}
+    rows = {name: site.end_of(uid) for name, uid in uids.items()}
+    assert rows["chest"]["state"] == "delivered"
+    assert {SR, GREY_STATE} <= {ds.SOPClassUID for ds in site.objects(uids["chest"])}
+    for name in refused:
+        assert rows[name]["state"] == "not_applicable", name
+        assert rows[name]["reason"]
+        assert site.objects(uids[name]) == []
+
+
+@pytest.mark.data
+def test_public_files_of_three_patients_under_one_study_uid_are_a_conflict(site: Site, data: Path) -> None:
+    files = [
+        data / "dicom" / "files" / f"pydicom-data__{stem}.dcm"
+        for stem in ("RG1_J2KI", "RG3_J2KI", "US1_J2KI")
+    ]
+    dcmsend(site, "MODALITY", *files)
+    row = site.end_of(dcmread(files[0]).StudyInstanceUID)
+    assert row["state"] == "quarantined"
+
+
+@pytest.mark.data
+def test_a_name_in_the_pixels_of_a_chest_x_ray_comes_back_cleaned(
+    site: Site, tmp_path: Path, data: Path
+) -> None:
+    path = of_its_own(data / "dicom" / "files" / "presidio__0_ORIGINAL_compressed.dcm", "presidio", tmp_path)
+    dcmsend(site, "CLEANER", path)
+    source = dcmread(path)
+    row = site.end_of(source.StudyInstanceUID)
+    assert row["state"] == "delivered", row
+    [cleaned] = [
+        ds
+        for ds in site.objects(source.StudyInstanceUID)
+        if "clean" in ds.SeriesDescription.lower() and ds.Modality != "SEG"
+    ]
+    assert cleaned.BurnedInAnnotation == "NO"
+    assert cleaned.get("PatientIdentityRemoved") != "YES"
+    assert (cleaned.pixel_array != source.pixel_array).any()
