@@ -1,0 +1,78 @@
+"""The Part 10 header of a spooled object (PS3.10 7.1): who sent it stands in the file itself.
+
+So the spool alone tells, after any crash, what was received from whom (truth 1).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from datetime import datetime
+from pathlib import Path
+
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+
+from dicom_node.errors import SpoolError
+from dicom_node.model.spooled import Arrival
+from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
+
+# (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
+ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
+
+_PREAMBLE = bytes(128) + b"DICM"
+
+
+def encode_header(
+    arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> bytes:
+    """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
+    elements = b"".join(
+        (
+            _element(0x0001, b"OB", b"\0\1"),
+            _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+            _element(0x0003, b"UI", sop_instance_uid.encode("ascii")),
+            _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
+            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+            _element(0x0016, b"AE", arrival.calling_ae.encode("ascii")),
+            _element(0x0017, b"AE", arrival.calling_ae.encode("ascii")),
+            _element(0x0018, b"AE", arrival.called_ae.encode("ascii")),
+            _element(0x0100, b"UI", ARRIVAL_CREATOR_UID.encode("ascii")),
+            _element(0x0102, b"OB", _encode_arrival(arrival)),
+        )
+    )
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+def read_arrival(path: Path) -> Arrival:
+    """How the object in a spooled file came. Raises SpoolError when the file does not say so."""
+    try:
+        meta = read_file_meta_info(path)
+    except (OSError, InvalidDicomError, ValueError, struct.error) as error:
+        raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
+    if meta.get("PrivateInformationCreatorUID") != ARRIVAL_CREATOR_UID:
+        raise SpoolError(f"{path.name} was not written by the listener")
+    fields = json.loads(bytes(meta.PrivateInformation).rstrip(b" \0"))
+    return Arrival(**{**fields, "received_at": datetime.fromisoformat(fields["received_at"])})
+
+
+def _encode_arrival(arrival: Arrival) -> bytes:
+    fields = {
+        "association": arrival.association,
+        "calling_ae": arrival.calling_ae,
+        "called_ae": arrival.called_ae,
+        "address": arrival.address,
+        "priority": arrival.priority,
+        "received_at": arrival.received_at.isoformat(timespec="microseconds"),
+    }
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    """One element of group 0002 in Explicit VR Little Endian (PS3.5 7.1.2), padded to an even length."""
+    if len(value) % 2:
+        value += b"\0" if vr in (b"UI", b"OB") else b" "
+    if vr == b"OB":
+        return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value

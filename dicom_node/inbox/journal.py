@@ -1,0 +1,115 @@
+"""The journal: what the listener tells the node, since it writes no database (truth 1).
+
+Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names
+sort by time. Lines are not synced: what a power failure takes, the listener's restart makes void anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dicom_node.events import Event, by_number
+
+_FILE_BYTES = 16 * 2**20
+_READ_BYTES = 2**20
+
+
+class JournalWriter:
+    """Appends events; many threads may share one. Each line is one write, at once with the kernel."""
+
+    def __init__(self, folder: Path, listener_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._stem = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{listener_id}"
+        self._lock = threading.Lock()
+        self._number = 0
+        self._written = 0
+        self._file = self._next_file()
+        self._torn = False
+
+    def append(self, event: Event) -> None:
+        """Write one event. Raises OSError (disk full): then nothing of it counts."""
+        line = _encode(event)
+        with self._lock:
+            if self._written > _FILE_BYTES:
+                os.close(self._file)
+                self._file = self._next_file()
+            if self._torn:  # the disk was full: end the half line, so that it spoils no other
+                line = b"\n" + line
+            self._torn = True
+            written = os.write(self._file, line)
+            self._written += written
+            if written != len(line):
+                raise OSError("journal line written in part")
+            self._torn = False
+
+    def close(self) -> None:
+        """End the file."""
+        with self._lock:
+            os.close(self._file)
+
+    def _next_file(self) -> int:
+        self._number += 1
+        self._written = 0
+        path = f"{self._stem}-{self._number:05d}.jsonl"
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+
+class JournalReader:
+    """Reads what was appended since a cursor; the caller keeps the cursor with what it made of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
+        """Events after the cursor (file name to offset), oldest first, each with its new cursor entry.
+
+        At most 1 MiB per file and call: call again until nothing comes.
+        """
+        return [
+            (path.name, offset, event)
+            for path in self._files()
+            for offset, event in _events(path, cursor.get(path.name, 0))
+        ]
+
+    def remove_read(self, cursor: Mapping[str, int]) -> int:
+        """Delete files that are read to their end, except the newest (it may still grow)."""
+        removed = 0
+        for path in self._files()[:-1]:
+            if cursor.get(path.name, 0) >= path.stat().st_size:
+                path.unlink()
+                removed += 1
+        return removed
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.jsonl"))
+
+
+def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(_READ_BYTES)
+    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+        offset += len(line)
+        event = _decode(line)
+        if event is not None:
+            yield offset, event
+
+
+def _encode(event: Event) -> bytes:
+    line = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _decode(line: bytes) -> Event | None:
+    """None for a torn line and for an event of a newer version."""
+    try:
+        fields = json.loads(line)
+        number, at = fields.pop("event"), fields.pop("at")
+        return Event(by_number(number), datetime.fromisoformat(at), fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
