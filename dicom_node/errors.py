@@ -91,10 +91,22 @@ class UnknownPeer(NodeError):
     exit_code = ExitCode.NOT_FOUND
 
 
+class PeerUnreachable(NodeError):
+    """No association with a peer: it is down, refuses us, or its settings lack host or port."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
 class NotFound(NodeError):
     """No such study, job, delivery or model."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class NotAllowedNow(NodeError):
+    """A person asked for a step that the state of the study, job or delivery does not allow."""
+
+    exit_code = ExitCode.FAILED
 
 
 class DatabaseNotReady(NodeError):

@@ -7,10 +7,8 @@ this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken fr
 
 from __future__ import annotations
 
-import os
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
 from dicom_node.model.kinds import ResultKind
+from dicom_node.toml_files import TomlFiles
 
 AeTitle = Annotated[
     str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$")
@@ -279,116 +278,71 @@ def load(files: Sequence[Path]) -> Settings:
 
     Relative paths in them count from the current folder. Raises ConfigurationError with every mistake.
     """
-    problems: list[ConfigProblem] = []
-    merged: dict[str, Any] = {}
-    for file in files:
-        _merge(merged, _read(file, problems), file, problems)
-    name = ", ".join(str(file) for file in files)
-    if problems:
-        raise ConfigurationError(problems)
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigurationError(_problems(error, name)) from None
-    problems = list(_cross_checks(settings, name))
-    if problems:
+    settings, problems = examine(files)
+    if problems or settings is None:
         raise ConfigurationError(problems)
     return settings
 
 
-def _read(file: Path, problems: list[ConfigProblem]) -> dict[str, Any]:
+def examine(files: Sequence[Path]) -> tuple[Settings | None, list[ConfigProblem]]:
+    """The settings and every mistake in them; with mistakes, the settings are what is left without them.
+
+    None when nothing is left to examine.
+    """
+    read = TomlFiles.read(files)
     try:
-        text = file.read_text(encoding="utf-8")
-        return {key: _expand(value, f"{key}", file, problems) for key, value in tomllib.loads(text).items()}
-    except OSError as error:
-        problems.append(ConfigProblem(str(file), "file", "", f"cannot be read: {error.strerror}"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.append(ConfigProblem(str(file), "file", "", f"is not valid TOML: {error}"))
-    return {}
+        settings: Settings | None = Settings.model_validate(read.data)
+    except ValidationError as error:
+        _report(error, read)
+        settings = _what_is_left(read, error)
+    if settings is not None:
+        _cross_check(settings, read)
+    return settings, read.problems
 
 
-_VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
-
-
-def _expand(value: Any, key: str, file: Path, problems: list[ConfigProblem]) -> Any:
-    if isinstance(value, dict):
-        return {name: _expand(item, f"{key}.{name}", file, problems) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, f"{key}[{n}]", file, problems) for n, item in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        path, name, default = match.groups()
-        if path:
-            return _secret(Path(path), key, file, problems)
-        if name not in os.environ and default is None:
-            problems.append(
-                ConfigProblem(str(file), key, match.group(0), f"environment variable {name} is not set")
-            )
-        return os.environ.get(name, default or "")
-
-    return _VARIABLE.sub(replace, value)
-
-
-def _secret(path: Path, key: str, file: Path, problems: list[ConfigProblem]) -> str:
-    try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError):
-        problems.append(ConfigProblem(str(file), key, str(path), "this file cannot be read"))
-        return ""
-
-
-def _merge(into: dict[str, Any], data: dict[str, Any], file: Path, problems: list[ConfigProblem]) -> None:
-    for key, value in data.items():
-        if isinstance(value, list) and isinstance(into.get(key), list):
-            into[key] += value
-        elif key in into:
-            problems.append(ConfigProblem(str(file), key, "", "stands in another file already"))
-        else:
-            into[key] = value
-
-
-def _problems(error: ValidationError, file: str) -> list[ConfigProblem]:
-    found = []
+def _report(error: ValidationError, read: TomlFiles) -> None:
     for item in error.errors():
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(
-            "."
-        )
-        secret = place.rsplit(".", 1)[-1] == "password"
-        value = item.get("input")
+        place, value = item["loc"], item.get("input")
+        secret = bool(place) and place[-1] == "password"
         shown = "" if secret or isinstance(value, dict | list) else repr(value)
         remedy = "unknown key: look for a typing error" if item["type"] == "extra_forbidden" else item["msg"]
-        found.append(ConfigProblem(file, place or "file", shown, remedy.removeprefix("Value error, ")))
-    return found
+        read.add_unless_known(place, shown, remedy.removeprefix("Value error, "))
 
 
-def _cross_checks(settings: Settings, file: str) -> Sequence[ConfigProblem]:
+def _what_is_left(read: TomlFiles, error: ValidationError) -> Settings | None:
+    """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
+    keys = [item["loc"] for item in error.errors()]
+    tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
+    for places in (keys, tables):
+        with suppress(ValidationError):
+            return Settings.model_validate(read.without(places))
+    return None
+
+
+def _cross_check(settings: Settings, read: TomlFiles) -> None:
     """What no single field can know: names that refer to each other, names used twice."""
-    problems: list[ConfigProblem] = []
-
-    def wrong(key: str, value: str, remedy: str) -> None:
-        problems.append(ConfigProblem(file, key, repr(value), remedy))
-
-    peers = {peer.name: peer for peer in settings.peers}
-    for key, names in (
-        ("peers", [peer.name for peer in settings.peers]),
-        ("rules", [rule.name for rule in settings.rules]),
-    ):
+    for key in ("peers", "rules"):
+        names = read.names(key)
         for name in sorted({name for name in names if names.count(name) > 1}):
-            wrong(f"{key}.name", name, "is used twice; names are unique")
-    titles = [peer.ae_title for peer in settings.peers if "send" in peer.may]
+            read.add((key, "name"), repr(name), "is used twice; names are unique")
+    senders = [peer for peer in settings.peers if "send" in peer.may]
+    titles = [peer.ae_title for peer in senders]
     for title in sorted({title for title in titles if titles.count(title) > 1}):
-        wrong("peers.ae_title", title, "two peers that may send bear this AE title")
+        read.add(("peers", "ae_title"), repr(title), "two peers that may send bear this AE title")
     for rule in settings.rules:
-        for name in rule.send_to:
-            if name not in peers:
-                wrong(
-                    f"rules.{rule.name}.send_to", name, f"no such peer; known: {', '.join(peers) or 'none'}"
-                )
-            elif "receive" not in peers[name].may:
-                wrong(f"rules.{rule.name}.send_to", name, 'this peer may not receive: add may = ["receive"]')
-        for name in rule.secondary_captures_from:
-            if name not in peers:
-                wrong(f"rules.{rule.name}.secondary_captures_from", name, "no such peer")
-    return problems
+        _check_peers_of(rule, settings, read)
+
+
+def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
+    place = read.place_of("rules", rule.name)
+    named = read.names("peers")  # those that are faulty in another way are known all the same
+    may_receive = {peer.name: "receive" in peer.may for peer in settings.peers}
+    for name in rule.send_to:
+        if name not in named:
+            remedy = f"no such peer; known: {', '.join(named) or 'none'}"
+            read.add((*place, "send_to"), repr(name), remedy)
+        elif not may_receive.get(name, True):
+            read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
+    for name in rule.secondary_captures_from:
+        if name not in named:
+            read.add((*place, "secondary_captures_from"), repr(name), "no such peer")

@@ -1,0 +1,331 @@
+"""The read side: lists and details as JSON-ready dicts with stable keys (``docs/admin.md`` lists them).
+
+Console and command line show the same rows. ``patient_id`` is the only thing here that identifies a
+patient; events never hold it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from dicom_node import events
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.store.tables import Association, Delivery, EventRow, Instance, Job, Reception, Result, Study
+
+View = dict[str, Any]
+
+PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
+
+
+def list_studies(
+    session: Session,
+    *,
+    states: Iterable[StudyState] = (),
+    since: datetime | None = None,
+    limit: int | None = None,
+) -> list[View]:
+    """Studies, the one with the newest object first. ``since`` counts the last reception."""
+    chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
+    if wanted := tuple(states):
+        chosen = chosen.where(Study.state.in_(wanted))
+    if since is not None:
+        chosen = chosen.where(Study.last_received_at >= since)
+    return _study_views(session, chosen)
+
+
+def show_study(session: Session, study_instance_uid: str) -> View:
+    """One study with its jobs, receptions and events. Raises NotFound."""
+    found = session.scalar(select(Study).where(Study.study_instance_uid == study_instance_uid))
+    if found is None:
+        raise NotFound(f"no study has the UID {study_instance_uid}")
+    [view] = _study_views(session, select(Study).where(Study.id == found.id))
+    received = select(Reception).where(Reception.study_id == found.id).order_by(Reception.id)
+    return view | {
+        "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
+        "received": [_reception(row) for row in session.scalars(received)],
+        "events": list_events(session, study_instance_uid=study_instance_uid),
+    }
+
+
+def list_jobs(
+    session: Session,
+    *,
+    states: Iterable[JobState] = (),
+    study_instance_uid: str = "",
+    limit: int | None = None,
+) -> list[View]:
+    """Jobs, newest first."""
+    chosen = _jobs().limit(limit)
+    if wanted := tuple(states):
+        chosen = chosen.where(Job.state.in_(wanted))
+    if study_instance_uid:
+        chosen = chosen.where(Study.study_instance_uid == study_instance_uid)
+    return _job_views(session, chosen)
+
+
+def show_job(session: Session, job_id: int) -> View:
+    """One job with the images that its rule matched and what it built. Raises NotFound."""
+    found = _job_views(session, _jobs().where(Job.id == job_id))
+    if not found:
+        raise NotFound(f"no job has the number {job_id}")
+    row = session.get_one(Job, job_id)
+    return found[0] | {
+        "options": dict(row.options),
+        "source_uids": list(row.source_uids),
+        "results": [view for _, view in _results(session, Result.job_id == job_id)],
+    }
+
+
+def list_deliveries(
+    session: Session,
+    *,
+    states: Iterable[DeliveryState] = (),
+    destination: str = "",
+    study_instance_uid: str = "",
+    limit: int | None = None,
+) -> list[View]:
+    """The outbox: one row per result object and destination, newest first."""
+    chosen = (
+        select(Delivery, Result, Study.study_instance_uid)
+        .join(Result, Delivery.result_id == Result.id)
+        .join(Study, Result.study_id == Study.id)
+        .order_by(Delivery.id.desc())
+        .limit(limit)
+    )
+    if wanted := tuple(states):
+        chosen = chosen.where(Delivery.state.in_(wanted))
+    if destination:
+        chosen = chosen.where(Delivery.destination == destination)
+    if study_instance_uid:
+        chosen = chosen.where(Study.study_instance_uid == study_instance_uid)
+    return [_delivery(*row) for row in session.execute(chosen)]
+
+
+def list_events(
+    session: Session,
+    *,
+    study_instance_uid: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    numbers: Iterable[int] = (),
+    limit: int | None = None,
+) -> list[View]:
+    """What happened, oldest first; with ``limit`` the newest of them.
+
+    A study's events include those of the associations that brought its objects.
+    """
+    chosen = select(EventRow, Study.study_instance_uid).join(
+        Study, EventRow.study_id == Study.id, isouter=True
+    )
+    if study_instance_uid:
+        chosen = chosen.where(_concerns(session, study_instance_uid))
+    if since is not None:
+        chosen = chosen.where(EventRow.at >= since)
+    if until is not None:
+        chosen = chosen.where(EventRow.at < until)
+    if wanted := tuple(numbers):
+        chosen = chosen.where(EventRow.number.in_(wanted))
+    rows = session.execute(chosen.order_by(EventRow.at.desc(), EventRow.id.desc()).limit(limit)).all()
+    return [_event(row, uid) for row, uid in reversed(rows)]
+
+
+def list_associations(
+    session: Session, *, since: datetime | None = None, limit: int | None = None
+) -> list[View]:
+    """Associations as the listener told them, newest first; an open one has no ``closed_at``."""
+    chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)
+    if since is not None:
+        chosen = chosen.where(Association.opened_at >= since)
+    return [
+        {
+            "association": row.id,
+            "calling_ae": row.calling_ae,
+            "called_ae": row.called_ae,
+            "address": row.address,
+            "opened_at": _time(row.opened_at),
+            "closed_at": _time(row.closed_at),
+            "outcome": row.outcome,
+            "objects": row.objects,
+        }
+        for row in session.scalars(chosen)
+    ]
+
+
+def counts(session: Session) -> View:
+    """How many studies, jobs and deliveries stand in each state (states without any are left out)."""
+
+    def by_state(column: Any) -> dict[str, int]:
+        rows = session.execute(select(column, func.count()).group_by(column))
+        return {str(state): number for state, number in rows}
+
+    return {
+        "studies": by_state(Study.state),
+        "jobs": by_state(Job.state),
+        "deliveries": by_state(Delivery.state),
+    }
+
+
+def _study_views(session: Session, chosen: Select[Study]) -> list[View]:
+    """Four queries for any number of studies."""
+    rows = session.scalars(chosen).all()
+    ids = chosen.with_only_columns(Study.id).subquery()
+    of_study = select(ids.c.id).scalar_subquery()
+    images = session.execute(
+        select(Instance.study_id, Instance.modality, func.count())
+        .where(Instance.study_id.in_(of_study), Instance.role != ObjectRole.OWN)
+        .group_by(Instance.study_id, Instance.modality)
+        .order_by(Instance.modality)
+    ).all()
+    modalities: dict[int, list[str]] = defaultdict(list)
+    instances: dict[int, int] = defaultdict(int)
+    for study_id, modality, number in images:
+        instances[study_id] += number
+        if modality:
+            modalities[study_id].append(modality)
+    results: dict[int, list[View]] = defaultdict(list)
+    for study_id, result in _results(session, Result.study_id.in_(of_study)):
+        results[study_id].append(result)
+    return [
+        {
+            "study_instance_uid": row.study_instance_uid,
+            "state": row.state.value,
+            "reason": row.reason,
+            "patient_id": row.patient_id,
+            "modalities": modalities[row.id],
+            "instances": instances[row.id],
+            "revision": row.revision,
+            "priority": PRIORITIES.get(row.priority, str(row.priority)),
+            "study_date": row.study_date,
+            "first_received_at": _time(row.first_received_at),
+            "last_received_at": _time(row.last_received_at),
+            "results": results[row.id],
+        }
+        for row in rows
+    ]
+
+
+def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
+    """Results, in the order in which they were built, each with the id of its study."""
+    states: dict[int, dict[str, str]] = defaultdict(dict)
+    rows = select(Delivery.result_id, Delivery.destination, Delivery.state).join(Delivery.result)
+    for result_id, destination, state in session.execute(rows.where(which).order_by(Delivery.id)):
+        states[result_id][destination] = state.value
+    built = session.scalars(select(Result).where(which).order_by(Result.id))
+    return [(row.study_id, _result(row, states[row.id])) for row in built]
+
+
+def _result(result: Result, states: dict[str, str]) -> View:
+    return {
+        "kind": result.kind.value,
+        "sop_instance_uid": result.sop_instance_uid,
+        "sop_class_uid": result.sop_class_uid,
+        "series_instance_uid": result.series_instance_uid,
+        "supersedes": result.supersedes,
+        "deliveries": states,
+    }
+
+
+def _reception(row: Reception) -> View:
+    return {
+        "sop_instance_uid": row.sop_instance_uid,
+        "outcome": row.outcome.value,
+        "reason": row.reason,
+        "calling_ae": row.calling_ae,
+        "called_ae": row.called_ae,
+        "bytes": row.bytes,
+        "received_at": _time(row.received_at),
+        "association": row.association,
+        "path": row.path,
+    }
+
+
+def _jobs() -> Select[Job, str | None]:
+    return select(Job, Study.study_instance_uid).join(Study, Job.study_id == Study.id).order_by(Job.id.desc())
+
+
+def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
+    return [_job(*row) for row in session.execute(chosen)]
+
+
+def _job(row: Job, study_instance_uid: str | None) -> View:
+    return {
+        "job": row.id,
+        "study_instance_uid": study_instance_uid,
+        "revision": row.study_revision,
+        "rule": row.rule,
+        "pipeline": row.pipeline,
+        "state": row.state.value,
+        "reason": row.reason,
+        "priority": PRIORITIES.get(row.priority, str(row.priority)),
+        "attempts": row.attempts,
+        "sources": len(row.source_uids),
+        "destinations": list(row.destinations),
+        "share_done": row.share_done,
+        "doing": row.doing,
+        "created_at": _time(row.created_at),
+        "run_at": _time(row.run_at),
+        "started_at": _time(row.started_at),
+        "finished_at": _time(row.finished_at),
+    }
+
+
+def _delivery(row: Delivery, result: Result, study_instance_uid: str | None) -> View:
+    return {
+        "delivery": row.id,
+        "study_instance_uid": study_instance_uid,
+        "kind": result.kind.value,
+        "sop_instance_uid": result.sop_instance_uid,
+        "destination": row.destination,
+        "state": row.state.value,
+        "reason": row.reason,
+        "status": row.status,
+        "attempts": row.attempts,
+        "queries": row.queries,
+        "next_at": _time(row.next_at),
+        "sent_at": _time(row.sent_at),
+        "confirmed_at": _time(row.confirmed_at),
+    }
+
+
+def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
+    """The events of a study: its own, and those whose field ``association`` brought one of its objects."""
+    found = session.scalar(select(Study.id).where(Study.study_instance_uid == study_instance_uid))
+    if found is None:
+        raise NotFound(f"no study has the UID {study_instance_uid}")
+    brought = session.scalars(
+        select(Reception.association).where(Reception.study_id == found).distinct()
+    ).all()
+    field = EventRow.fields["association"].as_string()
+    return or_(EventRow.study_id == found, field.in_([name for name in brought if name]))
+
+
+def _event(row: EventRow, study_instance_uid: str | None) -> View:
+    try:
+        known = events.by_number(row.number)
+    except KeyError:  # written by a newer version
+        text, level = "event of another version", "info"
+    else:
+        text, level = known.text, _LEVELS[known.level]
+    return {
+        "at": _time(row.at),
+        "number": row.number,
+        "level": level,
+        "text": text,
+        "study_instance_uid": study_instance_uid,
+        "fields": dict(row.fields),
+    }
+
+
+_LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
