@@ -1,0 +1,41 @@
+"""The ends towards a PACS: DIMSE, Orthanc's REST API, DICOMweb, behind one small protocol."""
+
+from __future__ import annotations
+
+from dicom_node.scu.destination import (
+    Check,
+    Confirmation,
+    Destination,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+)
+from dicom_node.settings import PeerSettings, Settings
+
+__all__ = [
+    "Check",
+    "Confirmation",
+    "Destination",
+    "Outgoing",
+    "Presence",
+    "SendReport",
+    "SendStatus",
+    "open_destination",
+]
+
+
+def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
+    """The way to this peer, by its ``transport``. Opens no connection yet; for one thread."""
+    # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
+    if peer.transport == "orthanc":
+        from dicom_node.scu.orthanc import OrthancDestination
+
+        return OrthancDestination(peer, settings)
+    if peer.transport == "dicomweb":
+        from dicom_node.scu.dicomweb import DicomwebDestination
+
+        return DicomwebDestination(peer, settings)
+    from dicom_node.scu.dimse import DimseDestination
+
+    return DimseDestination(peer, settings)

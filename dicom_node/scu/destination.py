@@ -1,0 +1,88 @@
+"""What every way to a PACS looks like from the outbox: send, confirm, test. Statuses are data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One result object to be sent: a whole Part 10 file on disk.
+
+    ``path`` is absolute. ``sha256`` is that of the whole file.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    path: Path
+    sha256: str
+
+
+class SendStatus(StrEnum):
+    """What became of one object, and so what the outbox does next."""
+
+    STORED = "stored"
+    WARNED = "warned"  # stored, with a warning status
+    VERIFY = "verify"  # the destination says it has the object already: ask it
+    RETRY = "retry"  # waiting may cure it
+    UNREACHABLE = "unreachable"  # nothing was sent to anybody: the destination is away
+    REFUSED = "refused"  # waiting does not cure it
+    NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """Answer to one sent object: ``code`` is the DIMSE or HTTP status (to 32 characters), ``text`` why."""
+
+    status: SendStatus
+    code: str = ""
+    text: str = ""
+
+
+class Presence(StrEnum):
+    """What the destination says of an object when asked."""
+
+    FOUND = "found"
+    DIFFERENT = "different"  # another object bears this UID there
+    NOT_FOUND = "not found"
+    UNKNOWN = "unknown"  # could not be asked
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Answer to one question for an object."""
+
+    presence: Presence
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of ``dicom-node peers test``."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+class Destination(Protocol):
+    """One peer that may receive. Not shared between threads; nothing is kept open between calls."""
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send in this order; one report per object, in order. The peer's faults are reports, not errors."""
+        ...
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Ask whether the objects are there; one answer per object, in the same order."""
+        ...
+
+    def test(self) -> list[Check]:
+        """Try everything that delivery needs, without storing anything."""
+        ...

@@ -1,0 +1,124 @@
+"""DICOMweb destination: STOW-RS to store, QIDO-RS to confirm (PS3.18 10.5, 10.6), by dicomweb-client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import requests
+from dicomweb_client import DICOMwebClient
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, generate_uid
+
+from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, problem, status_of
+from dicom_node.scu.statuses import store_report
+from dicom_node.settings import PeerSettings, Settings
+
+_SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
+
+
+class DicomwebDestination:
+    """A DICOMweb server at a base URL such as https://host/dicom-web."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:  # noqa: ARG002 - one shape for all ends
+        session = requests.Session()
+        if peer.username:
+            session.auth = (peer.username, peer.password)
+        # Study Instance UIDs come from modalities, and some write components with leading zeros.
+        self._client = DICOMwebClient(
+            peer.url.rstrip("/"),
+            session=session,
+            permissive_uid=True,
+            timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+        )
+        # Retries belong to the outbox, which counts and shows them.
+        self._client.set_http_retry_params(retry=False)
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """One request per object, so that each has its own answer; when nobody is there the rest wait."""
+        reports: list[SendReport] = []
+        for item in objects:
+            if reports and reports[-1].status is SendStatus.UNREACHABLE:
+                reports.append(reports[-1])
+            else:
+                reports.append(self._store(item))
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Search for each object in its series."""
+        return [self._look(item) for item in objects]
+
+    def test(self) -> list[Check]:
+        """Search for an object that cannot exist: shows whether the server is there and lets us in."""
+        try:
+            self._client.search_for_instances(search_filters={"SOPInstanceUID": generate_uid()})
+        except requests.RequestException as error:
+            if status_of(error) != 404:
+                return [Check("QIDO-RS", False, problem(error).text)]
+        return [Check("QIDO-RS", True, "search answered")]
+
+    def _store(self, item: Outgoing) -> SendReport:
+        try:
+            answer = self._client.store_instances([dcmread(item.path)])
+        except requests.RequestException as error:
+            return _refused(error) or problem(error)
+        except (KeyError, ValueError):
+            return SendReport(SendStatus.VERIFY, "HTTP 200", "the answer cannot be read")
+        return _stored(answer)
+
+    def _look(self, item: Outgoing) -> Confirmation:
+        try:
+            answers = self._client.search_for_instances(
+                item.study_instance_uid,
+                item.series_instance_uid,
+                search_filters={"SOPInstanceUID": item.sop_instance_uid},
+            )
+        except requests.RequestException as error:
+            if status_of(error) == 404:
+                return Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
+            return Confirmation(Presence.UNKNOWN, f"query: {problem(error).text}")
+        for answer in answers:
+            if _value(answer, _SOP_INSTANCE) == item.sop_instance_uid:
+                return _same_class(item, _value(answer, _SOP_CLASS))
+        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+
+
+def _stored(answer: Dataset) -> SendReport:
+    """Read the Store Instances Response (PS3.18 I.2) to one object."""
+    for failed in answer.get("FailedSOPSequence") or ():
+        return _failure(failed)
+    for stored in answer.get("ReferencedSOPSequence") or ():
+        if warning := stored.get("WarningReason"):
+            return store_report(int(warning))
+    return SendReport(SendStatus.STORED, "HTTP 200", "stored")
+
+
+def _refused(error: requests.RequestException) -> SendReport | None:
+    """A 409 says in its body why each instance failed (PS3.18 10.5.3)."""
+    if error.response is None or status_of(error) != 409:
+        return None
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any server's idea of a body
+        for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
+            return _failure(failed)
+    return None
+
+
+def _failure(failed: Dataset) -> SendReport:
+    reason = failed.get("FailureReason")
+    if not reason:
+        return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
+    return store_report(int(reason))
+
+
+def _value(answer: dict[str, Any], tag: str) -> str:
+    values = answer.get(tag, {}).get("Value") or [""]
+    return str(values[0])
+
+
+def _same_class(item: Outgoing, sop_class: str) -> Confirmation:
+    if sop_class and sop_class != item.sop_class_uid:
+        return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
+    return Confirmation(Presence.FOUND)

@@ -1,0 +1,251 @@
+"""DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
+
+Files leave with the bytes that they have on disk where the peer accepts their transfer syntax. Explicit VR
+Little Endian is converted where it takes Implicit VR Little Endian only; compressed objects are never
+transcoded. Query and store may be two AEs.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, build_context
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
+from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.scu.statuses import store_report
+from dicom_node.settings import PeerSettings, Settings
+
+# pynetdicom logs data sets and identifiers, which name patients.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+# A path given to send_c_store is sent as it stands on disk, in pieces.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+_CONNECT_SECONDS = 10.0
+_NEGOTIATE_SECONDS = 30.0
+_ANSWER_SECONDS = 120.0  # a PACS that stores and indexes a 500 MB cine before it answers
+_MEDIUM_PRIORITY = 0
+_PENDING = (0xFF00, 0xFF01)
+_LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """No association: why, and whether the peer would take none of the presentation contexts."""
+
+    text: str
+    takes_nothing: bool = False
+
+
+class DimseDestination:
+    """A PACS that speaks DIMSE."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        self._peer = peer
+        self._settings = settings
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send all on one association; a peer that cuts it at one object is called again for the next."""
+        reports: list[SendReport] = []
+        while len(reports) < len(objects):
+            reports += self._send_on_one_association(objects[len(reports) :])
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
+        with self._associate(_find_contexts(), query=True) as association:
+            if isinstance(association, _Refusal):
+                return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
+            found: dict[str, str | None] = {}
+            unanswered: dict[str, str] = {}
+            for series in dict.fromkeys(item.series_instance_uid for item in objects):
+                group = [item for item in objects if item.series_instance_uid == series]
+                if problem := _find(association, group, found):
+                    unanswered[series] = problem
+        return [_confirmation(item, found, unanswered.get(item.series_instance_uid, "")) for item in objects]
+
+    def test(self) -> list[Check]:
+        """C-ECHO, which result classes are taken, and whether confirmation can be asked for."""
+        checks = [self.echo()]
+        if not checks[0].ok:
+            return checks
+        checks += self._check_classes()
+        if self._peer.confirm == "query":
+            with self._associate(_find_contexts(), query=True) as association:
+                ok = not isinstance(association, _Refusal)
+                text = association.text if isinstance(association, _Refusal) else "Study Root C-FIND accepted"
+                checks.append(Check("query", ok, text))
+        return checks
+
+    def echo(self) -> Check:
+        """C-ECHO (PS3.4 A)."""
+        began = time.monotonic()
+        with self._associate([build_context(Verification)]) as association:
+            if isinstance(association, _Refusal):
+                return Check("echo", False, association.text)
+            status = association.send_c_echo().get("Status")
+        took = f"{(time.monotonic() - began) * 1000:.0f} ms"
+        if status is None:
+            return Check("echo", False, "association lost before the answer")
+        return Check("echo", status == 0, f"status {status:04X}, {took}")
+
+    def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        with self._associate(_store_contexts(objects)) as association:
+            if isinstance(association, _Refusal):
+                status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
+                return [SendReport(status, "", association.text)] * len(objects)
+            reports: list[SendReport] = []
+            for item in objects:
+                reports.append(_store(association, item))
+                if not association.is_established:
+                    break
+        return reports
+
+    def _check_classes(self) -> list[Check]:
+        wanted = [(kind, uid) for kind in self._peer.results for uid in SOP_CLASSES[kind]]
+        contexts = [
+            build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
+        ]
+        with self._associate(contexts) as association:
+            if isinstance(association, _Refusal) and not association.takes_nothing:
+                return [Check("results", False, association.text)]
+            accepted = () if isinstance(association, _Refusal) else association.accepted_contexts
+            taken = {context.abstract_syntax for context in accepted}
+        return [
+            Check(
+                str(kind), uid in taken, f"{UID(uid).name}: {'accepted' if uid in taken else 'not accepted'}"
+            )
+            for kind, uid in wanted
+        ]
+
+    @contextmanager
+    def _associate(
+        self, contexts: list[PresentationContext], *, query: bool = False
+    ) -> Iterator[Association | _Refusal]:
+        peer = self._peer
+        host = (peer.query_host if query else None) or peer.host
+        port = (peer.query_port if query else None) or peer.port
+        called = (peer.query_ae_title if query else None) or peer.ae_title
+        if port is None:
+            yield _Refusal("no port configured")
+            return
+        ae = AE(ae_title=self._settings.node.ae_title)
+        ae.connection_timeout = _CONNECT_SECONDS
+        ae.acse_timeout = _NEGOTIATE_SECONDS
+        ae.dimse_timeout = ae.network_timeout = _ANSWER_SECONDS
+        try:
+            tls = (_tls_context(self._settings), host) if peer.tls else None
+            association = ae.associate(host, port, contexts, ae_title=called, tls_args=tls)
+        except OSError as error:  # unknown host name, unreadable certificate
+            yield _Refusal(f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}")
+            return
+        if not association.is_established:
+            yield _refusal(association, f"{called} at {host}:{port}")
+            return
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                association.release()
+
+
+def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
+    """One context per class and transfer syntax, so that the peer answers for each of them."""
+    wanted: dict[tuple[str, str], None] = {}
+    for item in objects:
+        plain = item.transfer_syntax_uid in _LITTLE_ENDIAN
+        for syntax in _LITTLE_ENDIAN if plain else (UID(item.transfer_syntax_uid),):
+            wanted[item.sop_class_uid, syntax] = None
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def _find_contexts() -> list[PresentationContext]:
+    return [build_context(StudyRootQueryRetrieveInformationModelFind, list(_LITTLE_ENDIAN))]
+
+
+def _store(association: Association, item: Outgoing) -> SendReport:
+    syntaxes = {
+        context.transfer_syntax[0]
+        for context in association.accepted_contexts
+        if context.abstract_syntax == item.sop_class_uid
+    }
+    if not syntaxes:
+        return SendReport(SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} is not accepted")
+    as_it_is = item.transfer_syntax_uid in syntaxes
+    if not as_it_is and item.transfer_syntax_uid not in _LITTLE_ENDIAN:
+        name = UID(item.transfer_syntax_uid).name
+        return SendReport(
+            SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} in {name} is not accepted"
+        )
+    try:
+        content = item.path if as_it_is else dcmread(item.path)
+        answer = association.send_c_store(content, priority=_MEDIUM_PRIORITY)
+    except RuntimeError:
+        return store_report(None)
+    except ValueError:
+        return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
+    return store_report(answer.get("Status"))
+
+
+def _find(association: Association, group: Sequence[Outgoing], found: dict[str, str | None]) -> str:
+    """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
+    question = Dataset()
+    question.QueryRetrieveLevel = "IMAGE"
+    question.StudyInstanceUID = group[0].study_instance_uid
+    question.SeriesInstanceUID = group[0].series_instance_uid
+    question.SOPInstanceUID = group[0].sop_instance_uid if len(group) == 1 else ""
+    question.SOPClassUID = ""
+    code = None
+    try:
+        for status, answer in association.send_c_find(question, StudyRootQueryRetrieveInformationModelFind):
+            code = status.get("Status")
+            if code in _PENDING and answer is not None and "SOPInstanceUID" in answer:
+                found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "") or None
+    except RuntimeError:  # an earlier question cost us the association
+        code = None
+    if code == 0:
+        return ""
+    return "query: association lost before the answer" if code is None else f"query: status {code:04X}"
+
+
+def _confirmation(item: Outgoing, found: dict[str, str | None], problem: str) -> Confirmation:
+    if item.sop_instance_uid in found:
+        sop_class = found[item.sop_instance_uid]
+        if sop_class is not None and sop_class != item.sop_class_uid:
+            return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
+        return Confirmation(Presence.FOUND)
+    if problem:
+        return Confirmation(Presence.UNKNOWN, problem)
+    return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+
+
+def _refusal(association: Association, whom: str) -> _Refusal:
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        return _Refusal(f"association rejected by {whom}: {primitive.reason_str}")
+    if association.rejected_contexts:
+        names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
+        return _Refusal(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
+    return _Refusal(f"no association with {whom}")
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    """Client side of PS3.15 B.12: the peer's certificate is checked, ours is shown."""
+    tls = settings.listener.tls
+    trusted = str(tls.trusted) if tls and tls.trusted else None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
+    if tls:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context

@@ -1,0 +1,34 @@
+"""Which SOP classes each kind of result may have: what ``peers test`` proposes to a PACS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydicom.uid import (
+    UID,
+    ColorSoftcopyPresentationStateStorage,
+    Comprehensive3DSRStorage,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+)
+
+from dicom_node.model.kinds import ResultKind
+
+SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
+    ResultKind.SR: (Comprehensive3DSRStorage,),
+    ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
+    ResultKind.SC: (SecondaryCaptureImageStorage,),
+    ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
+    ResultKind.CLEANED: (
+        UltrasoundImageStorage,
+        UltrasoundMultiFrameImageStorage,
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+    ),
+    ResultKind.SEG: (SegmentationStorage,),
+}

@@ -1,0 +1,113 @@
+"""Orthanc by its REST API. The only module that imports orthanc-rest-client (GPL-3.0).
+
+An upload that Orthanc answers with ``AlreadyStored`` proves nothing about the bytes that it holds, so
+confirmation fetches the stored file and compares it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import requests
+from apiron import Timeout
+from orthanc_rest_client import Orthanc
+from pydicom import dcmread
+from requests.auth import HTTPBasicAuth
+from urllib3.util.retry import Retry
+
+from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, problem
+from dicom_node.settings import PeerSettings, Settings
+
+_UPLOADED = {
+    "Success": SendReport(SendStatus.STORED, "Success", "stored"),
+    "AlreadyStored": SendReport(SendStatus.VERIFY, "AlreadyStored", "Orthanc has this UID already"),
+    "FilteredOut": SendReport(SendStatus.REFUSED, "FilteredOut", "a filter of this Orthanc rejects it"),
+}
+
+
+class OrthancDestination:
+    """An Orthanc at a URL such as http://host:8042."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:  # noqa: ARG002 - one shape for all ends
+        self._client = _client(peer)
+        # Retries belong to the outbox, which counts and shows them.
+        self._call: dict[str, Any] = {
+            "timeout_spec": Timeout(CONNECT_SECONDS, ANSWER_SECONDS),
+            "retry_spec": Retry(0),
+        }
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Upload one after the other; after the first that finds nobody, the rest are not tried."""
+        reports: list[SendReport] = []
+        for item in objects:
+            if reports and reports[-1].status is SendStatus.UNREACHABLE:
+                reports.append(reports[-1])
+            else:
+                reports.append(self._upload(item))
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Look each object up and compare what is stored with what we built."""
+        return [self._look(item) for item in objects]
+
+    def test(self) -> list[Check]:
+        """Is it there, and does it let us in?"""
+        try:
+            system = self._client.get_system(**self._call)
+        except requests.RequestException as error:
+            return [Check("REST", False, problem(error).text)]
+        text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
+        return [Check("REST", True, text)]
+
+    def _upload(self, item: Outgoing) -> SendReport:
+        try:
+            with item.path.open("rb") as file:
+                answer = self._client.add_instance(file, **self._call)
+        except requests.RequestException as error:
+            return problem(error)
+        status = str(answer.get("Status", "")) if isinstance(answer, dict) else ""
+        unknown = SendReport(SendStatus.RETRY, status[:32], "Orthanc did not store it")
+        return _UPLOADED.get(status, unknown)
+
+    def _look(self, item: Outgoing) -> Confirmation:
+        uid = {"SOPInstanceUID": item.sop_instance_uid}
+        query = {"Level": "Instance", "CaseSensitive": True, "Query": uid}
+        try:
+            found = self._client.find(query, **self._call)
+            if not found:
+                return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
+            if any(self._is_same(identifier, item) for identifier in found):
+                return Confirmation(Presence.FOUND)
+        except requests.RequestException as error:
+            return Confirmation(Presence.UNKNOWN, problem(error).text)
+        return Confirmation(Presence.DIFFERENT, "Orthanc holds another object under this UID")
+
+    def _is_same(self, identifier: str, item: Outgoing) -> bool:
+        """The same file; or, when it came another way (C-STORE writes its own header), the same data set."""
+        digest = hashlib.sha256()
+        for chunk in self._fetch(identifier):
+            digest.update(chunk)
+        if digest.hexdigest() == item.sha256:
+            return True
+        stored = dcmread(BytesIO(b"".join(self._fetch(identifier))))
+        return bool(stored == dcmread(item.path))
+
+    def _fetch(self, identifier: str) -> Iterator[bytes]:
+        # With a session of our own: the client would close its own before the stream is read.
+        with requests.Session() as session:
+            yield from self._client.get_instance_file(identifier, session=session, **self._call)
+
+
+def _client(peer: PeerSettings) -> Orthanc:
+    """A client of its own server: the library keeps the server's address in classes that all clients share,
+    so that of two Orthancs the last one opened would get everything."""
+    auth = HTTPBasicAuth(peer.username, peer.password) if peer.username else None
+    client = Orthanc(peer.url, auth=auth, warn_insecure=False)
+    for room in ("instances", "server"):
+        shared = getattr(client, room)
+        setattr(client, room, type(shared)(shared.__name__, (shared,), {"domain": peer.url}))
+    return client

@@ -1,0 +1,76 @@
+"""Status codes as data: what a C-STORE status (PS3.4 B.2.3, PS3.7 C) or an HTTP one means to the outbox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dicom_node.scu.destination import SendReport, SendStatus
+
+_S = SendStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    first: int
+    last: int
+    status: SendStatus
+    text: str
+
+
+# The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
+_STORE: tuple[_Meaning, ...] = (
+    _Meaning(0x0000, 0x0000, _S.STORED, "stored"),
+    _Meaning(0xB000, 0xB000, _S.WARNED, "stored, data elements coerced"),
+    _Meaning(0xB006, 0xB006, _S.WARNED, "stored, elements discarded"),
+    _Meaning(0xB007, 0xB007, _S.WARNED, "stored, data set does not match its SOP class"),
+    _Meaning(0x0001, 0x0001, _S.WARNED, "stored, with a warning"),
+    _Meaning(0x0107, 0x0107, _S.WARNED, "stored, attribute list warning"),
+    _Meaning(0x0116, 0x0116, _S.WARNED, "stored, attribute value out of range"),
+    _Meaning(0xB000, 0xBFFF, _S.WARNED, "stored, with a warning"),
+    _Meaning(0x0111, 0x0111, _S.VERIFY, "duplicate SOP instance"),
+    _Meaning(0x0110, 0x0110, _S.RETRY, "processing failure"),
+    _Meaning(0x0213, 0x0213, _S.RETRY, "resource limitation"),
+    _Meaning(0xFE00, 0xFE00, _S.RETRY, "cancelled by the destination"),
+    _Meaning(0xA700, 0xA7FF, _S.RETRY, "out of resources"),
+    _Meaning(0x0122, 0x0122, _S.REFUSED, "SOP class not supported"),
+    _Meaning(0x0124, 0x0124, _S.REFUSED, "not authorized"),
+    _Meaning(0xA900, 0xA9FF, _S.REFUSED, "data set does not match SOP class"),
+    _Meaning(0xC000, 0xCFFF, _S.REFUSED, "cannot understand"),
+)
+
+# HTTP statuses that waiting (or a person's hand on a configuration) cures without another try being harmful.
+_HTTP_RETRY = {
+    401: "user name or password not accepted",
+    403: "forbidden: is this user allowed to store?",
+    404: "not found: is the URL right?",
+    405: "no such service at this URL",
+    407: "a proxy wants a password",
+    408: "time-out",
+    421: "wrong server",
+    423: "locked",
+    425: "too early",
+    429: "too many requests",
+}
+
+
+def store_report(code: int | None) -> SendReport:
+    """The report for a C-STORE status; None: the answer had none (the association was cut off).
+
+    Error Comment (0000,0902) is left out on purpose: free text of the peer may name a patient.
+    """
+    if code is None:
+        return SendReport(_S.RETRY, "", "association lost before the answer")
+    for meaning in _STORE:
+        if meaning.first <= code <= meaning.last:
+            return SendReport(meaning.status, f"{code:04X}", meaning.text)
+    return SendReport(_S.REFUSED, f"{code:04X}", "failure")
+
+
+def http_report(code: int) -> SendReport:
+    """The report for an HTTP status of a failed request."""
+    shown = f"HTTP {code}"
+    if code in _HTTP_RETRY:
+        return SendReport(_S.RETRY, shown, _HTTP_RETRY[code])
+    if 400 <= code < 500:
+        return SendReport(_S.REFUSED, shown, "request refused")
+    return SendReport(_S.RETRY, shown, "the server has a problem")
