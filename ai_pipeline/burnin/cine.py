@@ -1,0 +1,210 @@
+"""Many frames: marks stand still, so they are looked for once; every frame is verified all the same.
+
+Reading each of 300 frames would take minutes. Text in any frame of a window shows in the window's brightest
+projection if it is light and in its darkest if it is dark; text that stands still shows best in the opposite
+one, because moving echoes fade from it. So a window of frames is read as projections, after cleaning; a frame
+with more drawn-looking pixels than its neighbours is read by itself as well.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
+from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.still import (
+    ROUNDS,
+    WIDER,
+    Plan,
+    Rendition,
+    apply_plan,
+    check_share,
+    find_residue,
+    grey_of,
+    is_residue,
+    plan_removal,
+    text_marks,
+)  # fmt: skip
+from ai_pipeline.burnin.text import TextBox, TextReader, high_contrast, paint
+from ai_pipeline.contract import CleaningFailed, PixelArray, Progress, SourceImage
+
+WINDOW = 16
+"""Frames that are read together; more is quicker and fades short-lived text (frames)."""
+LOOKED_AT = 3
+"""Frames, spread over the cine, in which the marks are looked for (frames)."""
+STILL = 24.0
+"""A drawing whose pixels differ by more between those frames is not standing still (mean grey levels)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanedCine:
+    """All frames cleaned and verified: ``frames`` and ``masks`` are memory-mapped, one mask per frame."""
+
+    frames: PixelArray
+    masks: PixelArray
+    marks: tuple[Mark, ...]
+    widened: int
+    blacked_out: int
+    read_alone: int
+
+
+def clean_cine(image: SourceImage, reader: TextReader, report: Progress, *, graphics: bool) -> CleanedCine:
+    """Clean every frame. Raises :class:`CleaningFailed` as for a still; memory is bounded by one window."""
+    count = image.header.frames
+    plan = _standing_plan(image, reader, graphics=graphics)
+    rendition = Rendition.of(image.stored(0), image.display(0))
+    first = image.stored(0)
+    frames = _on_disk((count, *first.shape), first.dtype)
+    masks = _on_disk((count, *first.shape[:2]), np.dtype(np.uint8))
+    marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
+    widened = blacked_out = read_alone = 0
+    for start in range(0, count, WINDOW):
+        report(start / count, f"frame {start + 1} of {count}")
+        window = _Window(image, range(start, min(start + WINDOW, count)), plan, rendition)
+        window.verify(reader)
+        for index, samples in window.cleaned():
+            frames[index] = samples
+            masks[index] = window.mask.astype(np.uint8) * 255
+        marks += window.marks
+        widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
+        read_alone += window.read_alone
+    return CleanedCine(frames, masks, tuple(marks), widened, blacked_out, read_alone)
+
+
+class _Window:
+    """Some consecutive frames, cleaned together: what has to go from one goes from all of them."""
+
+    def __init__(self, image: SourceImage, indices: range, plan: Plan, rendition: Rendition) -> None:
+        self._rendition = rendition
+        self._indices = indices
+        self._sources = [image.stored(index) for index in indices]
+        self._results = [apply_plan(source, plan, rendition.black) for source in self._sources]
+        self._banner = plan.banner
+        self.mask: Mask = plan.mask | plan.banner
+        self.marks: list[Mark] = []
+        self.widened = self.blacked_out = self.read_alone = 0
+
+    def cleaned(self) -> Iterator[tuple[int, PixelArray]]:
+        """Yield index and samples of each frame, once they are proven identical outside the mask."""
+        for index, source, result in zip(self._indices, self._sources, self._results, strict=True):
+            if not unchanged_outside(source, result, self.mask):
+                raise CleaningFailed(f"pixels outside the mask have changed in frame {index + 1}")
+            yield index, result
+
+    def verify(self, reader: TextReader) -> None:
+        """Read the projections and the frames that stand out until nothing legible is left."""
+        for attempt in range(ROUNDS + 1):
+            pictures = [self._rendition.show(result) for result in self._results]
+            residue = self._residue(pictures, reader)
+            if not residue:
+                return
+            if attempt == ROUNDS:
+                raise CleaningFailed("text is still found after filling, widening and blacking out")
+            self._remove(residue, pictures, attempt)
+
+    def _residue(self, pictures: list[Picture], reader: TextReader) -> list[TextBox]:
+        if len(pictures) == 1:
+            return find_residue(pictures[0], reader)
+        found: list[TextBox] = []
+        for projection in (np.maximum, np.minimum):
+            view = cast(Picture, projection.reduce(pictures))
+            found += [box for box in reader.find(view) if is_residue(view, box, reader)]
+        faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
+        found += [box for box in reader.find(faint, 0.6) if is_residue(faint, box, reader)]
+        for index in _standing_out(pictures, self.mask):
+            self.read_alone += 1
+            view = pictures[index]
+            found += [box for box in reader.find(view) if is_residue(view, box, reader)]
+        return found
+
+    def _remove(self, residue: list[TextBox], pictures: list[Picture], attempt: int) -> None:
+        more = paint(residue, self.mask.shape, WIDER * (attempt + 1))
+        self.mask = self.mask | more
+        check_share(self.mask & ~self._banner)
+        if attempt == ROUNDS - 1:
+            self.blacked_out += len(residue)
+            self._results = [black_out(result, more, self._rendition.black) for result in self._results]
+        else:
+            self.widened += len(residue)
+            self._results = [inpaint(result, more) for result in self._results]
+        for mark in text_marks(residue, self.mask.shape):
+            self.marks.append(replace(mark, frame=self._indices[_shown_in(pictures, mark)] + 1))
+
+
+def _standing_plan(image: SourceImage, reader: TextReader, *, graphics: bool) -> Plan:
+    """Look for marks in a few frames; text counts from any of them, drawings only where they stand still."""
+    count = image.header.frames
+    indices = sorted({round(i * (count - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
+    pictures = [image.display(index) for index in indices]
+    plans = [plan_removal(picture, image.header, reader, graphics=graphics) for picture in pictures]
+    banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
+    mask: Mask = np.zeros_like(banner)
+    marks: list[Mark] = []
+    greys = [
+        (picture if picture.ndim == 2 else picture.max(axis=2)).astype(np.float32) for picture in pictures
+    ]
+    unrest = np.max(greys, axis=0) - np.min(greys, axis=0)
+    for index, plan in zip(indices, plans, strict=True):
+        parts, labels = cv2.connectedComponents(plan.mask.astype(np.uint8), connectivity=8)
+        texts = _boxed([mark for mark in plan.marks if mark.kind is MarkKind.TEXT], mask.shape)
+        for part in range(1, parts):
+            own = labels == part
+            if bool((own & texts).any()) or float(unrest[own].mean()) <= STILL:
+                mask |= own
+        kept = [
+            mark
+            for mark in plan.marks
+            if mark.kind is MarkKind.BANNER or _boxed([mark], mask.shape)[mask].any()
+        ]
+        marks += [replace(mark, frame=index + 1) for mark in kept if not _among(mark, marks)]
+    check_share(mask & ~banner)
+    return Plan(banner, mask & ~banner, tuple(marks))
+
+
+def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:
+    """Return the frames with clearly more thin bright or dark pixels than the window's median frame."""
+    kernel = np.ones((7, 7), np.uint8)
+    counts = []
+    for picture in pictures:
+        grey = grey_of(picture)
+        drawn = (cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, kernel) > 100) | (
+            cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, kernel) > 100
+        )
+        counts.append(int((drawn & ~mask).sum()))
+    usual = float(np.median(counts))
+    return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
+
+
+def _shown_in(pictures: list[Picture], mark: Mark) -> int:
+    """Return the frame that differs most from the others within the mark: the one that shows it."""
+    left, top, right, bottom = mark.box
+    patches = np.stack([picture[top:bottom, left:right] for picture in pictures]).astype(np.float32)
+    unlike = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
+    return int(np.argmax(unlike)) if float(unlike.max()) > 2 * float(np.median(unlike)) + 4 else 0
+
+
+def _among(mark: Mark, marks: list[Mark]) -> bool:
+    """Tell whether a mark of that kind is already known at about that place."""
+    return any(
+        other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
+        for other in marks
+    )
+
+
+def _boxed(marks: list[Mark], shape: tuple[int, ...]) -> Mask:
+    mask: Mask = np.zeros(shape[:2], np.bool_)
+    for left, top, right, bottom in (mark.box for mark in marks):
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def _on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
+    """Return an array in an unnamed temporary file, gone with the last reference to it."""
+    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

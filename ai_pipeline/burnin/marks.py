@@ -1,0 +1,69 @@
+"""What burned-in annotation is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+Picture = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""``left, top, right, bottom`` in pixels; right and bottom are exclusive."""
+
+
+class MarkKind(StrEnum):
+    """The classes of burned-in annotation."""
+
+    TEXT = "text"
+    CALIPER = "caliper"
+    MARKER = "marker"
+    BANNER = "banner"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One burned-in mark. What a text says is never kept: it may be a name.
+
+    ``confidence`` 0 to 1 is the text detector's, None for graphics. ``frame`` (1-based) is the first frame
+    that shows the mark, None in a single-frame image.
+    """
+
+    kind: MarkKind
+    box: Box
+    confidence: float | None = None
+    frame: int | None = None
+
+
+def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
+    """Join marks of one kind and frame within ``reach`` pixels: a ruler is one mark, not 30 ticks."""
+    groups: list[Mark] = []
+    for mark in marks:
+        joined = mark
+        apart = []
+        for group in groups:
+            if (group.kind, group.frame) == (joined.kind, joined.frame) and _near(
+                group.box, joined.box, reach
+            ):
+                joined = _union(group, joined)
+            else:
+                apart.append(group)
+        groups = [*apart, joined]
+    if len(groups) < len(marks):
+        return merged(groups, reach)
+    return tuple(sorted(groups, key=lambda mark: (mark.frame or 0, mark.box[1], mark.box[0])))
+
+
+def _near(a: Box, b: Box, reach: int) -> bool:
+    return (
+        a[0] - reach < b[2] and b[0] - reach < a[2] and a[1] - reach < b[3] and b[1] - reach < a[3]
+    )  # fmt: skip
+
+
+def _union(a: Mark, b: Mark) -> Mark:
+    box = (min(a.box[0], b.box[0]), min(a.box[1], b.box[1]), max(a.box[2], b.box[2]), max(a.box[3], b.box[3]))
+    known = [mark.confidence for mark in (a, b) if mark.confidence is not None]
+    return replace(a, box=box, confidence=max(known) if known else None)
