@@ -1,0 +1,260 @@
+"""What is in a received object: read once, without its pixels in memory, judged before it is indexed."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from dicom_node.errors import DecodedDifferently, FaultyObject
+from dicom_node.inbox import text
+from dicom_node.inbox.pixeldata import PixelData, check_image, hash_pixel_data
+from dicom_node.model.identity import digest, patient_sha256
+from dicom_node.model.own import is_own_result
+from dicom_node.model.sopclasses import SOURCES
+
+# Attributes that results copy and that say whose examination it is: another value is another identity.
+IDENTITY = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+# What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
+ATTRIBUTES = (
+    "StudyDescription", "SeriesDescription", "StationName", "BodyPartExamined", "ProtocolName",
+    "ViewPosition", "ImageLaterality", "Laterality", "PresentationIntentType", "ImageType",
+    "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
+    "StudyDate",
+)  # fmt: skip
+_NUMBERS = ("Rows", "Columns", "BitsStored")
+_BULK_BYTES = 65536  # longer values are passed over: no header attribute is that long
+_LARGEST_INFLATED = 2**31  # bytes of a deflated data set; more is a bomb
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float, Double Float, Pixel Data
+# What pydicom raises on damaged headers (its own damaged test files and fuzzing).
+_DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
+    BytesLengthException, InvalidDicomError, OSError, OverflowError, RecursionError, TypeError, ValueError,
+    struct.error, zlib.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
+
+    With a fault the other fields hold what could be read (UIDs are empty or valid). ``attributes`` are texts
+    by DICOM keyword; ``assumed_charset`` is set where the object's own character set does not decode it.
+    """
+
+    transfer_syntax_uid: str = ""
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    modality: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    study_date: str = ""
+    pixels_sha256: str = ""
+    identity_sha256: str = ""
+    patient_sha256: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    assumed_charset: str = ""
+    own: bool = False
+    fault: str = ""
+
+
+def inspect(path: Path, assume_charset: str = "") -> Inspected:
+    """Read a Part 10 file. Raises OSError when the disk cannot, and nothing else: faults are told."""
+    try:
+        with path.open("rb") as file:
+            return _inspect(file, assume_charset)
+    except FaultyObject as error:
+        return Inspected(fault=str(error))
+    except _DAMAGE as error:
+        return Inspected(fault=f"not readable as DICOM ({_cause(error)})")
+
+
+def _inspect(file: BinaryIO, assume_charset: str) -> Inspected:
+    meta = _read_meta(file)
+    syntax = UID(_valid_uid(meta, "TransferSyntaxUID"))
+    known = Inspected(
+        transfer_syntax_uid=str(syntax)[:64],
+        sop_class_uid=_valid_uid(meta, "MediaStorageSOPClassUID"),
+        sop_instance_uid=_valid_uid(meta, "MediaStorageSOPInstanceUID"),
+    )
+    try:
+        dataset, pixels, complete = _read_body(file, syntax)
+    except FaultyObject as error:
+        return replace(known, fault=str(error))
+    except _DAMAGE as error:
+        return replace(known, fault=f"the data set is not readable ({_cause(error)})")
+    found = _Header(dataset, assume_charset).described(known)
+    try:
+        _check(dataset, meta, syntax, pixels, complete)
+        hashed = hash_pixel_data(pixels) if pixels else ""
+        return replace(found, pixels_sha256=hashed)
+    except FaultyObject as error:
+        return replace(found, fault=str(error))
+    except _DAMAGE as error:
+        return replace(found, fault=f"the header is damaged ({_cause(error)})")
+
+
+class _Header:
+    """Texts of one data set, decoded by its own character set or the one that the peer is known to use."""
+
+    def __init__(self, dataset: Dataset, assume_charset: str) -> None:
+        self._dataset = dataset
+        self._charset = text.named_charset(dataset)
+        self._assumed = tuple(assume_charset.split("\\")) if assume_charset else ()
+
+    def described(self, known: Inspected) -> Inspected:
+        """All that can be said; a text that cannot be decoded is the fault."""
+        dataset, fault, assumed = self._dataset, "", ""
+        identity = self._identity(self._charset)
+        if isinstance(identity, DecodedDifferently) and self._assumed:
+            assumed, identity = "\\".join(self._assumed), self._identity(self._assumed)
+            self._charset = self._assumed
+        if isinstance(identity, DecodedDifferently):
+            fault = f"{identity} is not text of the object's character set: set the peer's assume_charset"
+            identity = {}
+        patient_id, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
+        return replace(
+            known,
+            sop_class_uid=_valid_uid(dataset, "SOPClassUID"),
+            sop_instance_uid=_valid_uid(dataset, "SOPInstanceUID"),
+            study_instance_uid=_valid_uid(dataset, "StudyInstanceUID"),
+            series_instance_uid=_valid_uid(dataset, "SeriesInstanceUID"),
+            modality=self._readable("Modality")[:16],
+            patient_id=patient_id[:255],
+            issuer_of_patient_id=issuer[:255],
+            study_date=self._readable("StudyDate")[:8],
+            identity_sha256=digest(identity.values()),
+            patient_sha256=patient_sha256(patient_id, issuer),
+            attributes=self._attributes(),
+            assumed_charset=assumed,
+            own=is_own_result(dataset),
+            fault=fault,
+        )
+
+    def _identity(self, charset: tuple[str, ...]) -> dict[str, str] | DecodedDifferently:
+        try:
+            found = {keyword: text.strict_text(self._dataset, keyword, charset) for keyword in IDENTITY}
+        except DecodedDifferently as error:
+            return error
+        for keyword in (
+            "PatientName",
+            "ReferringPhysicianName",
+        ):  # trailing delimiters mean nothing (PS3.5 6.2)
+            groups = found[keyword].split("=")
+            found[keyword] = "=".join(group.rstrip("^ ") for group in groups).rstrip("=")
+        return found
+
+    def _attributes(self) -> dict[str, str]:
+        found = {keyword: self._readable(keyword) for keyword in ATTRIBUTES}
+        for keyword in _NUMBERS:
+            found[keyword] = str(_value(self._dataset, keyword) or "")
+        found["NumberOfFrames"] = self._readable("NumberOfFrames")
+        return {keyword: value for keyword, value in found.items() if value}
+
+    def _readable(self, keyword: str) -> str:
+        return text.readable_text(self._dataset, keyword, self._charset)
+
+
+def _check(dataset: Dataset, meta: Dataset, syntax: UID, pixels: PixelData | None, complete: bool) -> None:
+    """Raise FaultyObject for what makes an object unusable, the plainest cause first."""
+    for keyword, name in (
+        ("SOPClassUID", "SOP Class UID (0008,0016)"),
+        ("SOPInstanceUID", "SOP Instance UID (0008,0018)"),
+        ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
+        ("SeriesInstanceUID", "Series Instance UID (0020,000E)"),
+    ):
+        if not str(_value(dataset, keyword) or "").strip(" \0"):
+            raise FaultyObject(f"{name} is missing or empty")
+        if not _valid_uid(dataset, keyword):
+            raise FaultyObject(f"{name} is no UID")
+    # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
+    requested = _valid_uid(meta, "MediaStorageSOPClassUID")
+    if requested and requested != _valid_uid(dataset, "SOPClassUID"):
+        raise FaultyObject("SOP Class UID is another one than the C-STORE request said")
+    if not syntax.is_transfer_syntax:
+        raise FaultyObject(f"transfer syntax {syntax} is not known")
+    if not complete:
+        raise FaultyObject("the data set is truncated")
+    if pixels is None and _value(dataset, "Rows"):
+        raise FaultyObject("the image has no Pixel Data")
+    if str(dataset.SOPClassUID) in SOURCES:
+        check_image(dataset, syntax, pixels)
+
+
+def _read_meta(file: BinaryIO) -> Dataset:
+    """File Meta Information (PS3.10 7.1); leaves the file at the start of the data set."""
+    if file.read(132)[128:] != b"DICM":
+        raise FaultyObject("not DICOM: the prefix DICM is missing")
+    start = file.tell()
+    meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    length = _value(meta, "FileMetaInformationGroupLength")
+    if isinstance(length, int):
+        file.seek(start + 12 + length)
+    return meta
+
+
+def _read_body(file: BinaryIO, syntax: UID) -> tuple[Dataset, PixelData | None, bool]:
+    """The data set up to its Pixel Data, where that is, and whether all values are there in full."""
+    known = syntax.is_transfer_syntax
+    implicit = known and syntax.is_implicit_VR
+    little = not known or syntax.is_little_endian
+    if known and syntax.is_deflated:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        whole = inflate.decompress(file.read(), _LARGEST_INFLATED)
+        if not inflate.eof:
+            raise FaultyObject("the data set is truncated")
+        file = io.BytesIO(whole)
+    start = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(start)
+    end: int | None = start  # of the value seen last, as its length says; None where it has none
+    pixels: PixelData | None = None
+
+    def seen(tag: BaseTag, _vr: str | None, length: int) -> bool:
+        nonlocal end, pixels
+        end = None if length == 0xFFFFFFFF else file.tell() + length
+        if tag not in _PIXEL_DATA:
+            return False
+        pixels = PixelData(file, file.tell(), None if end is None else length, size, little)
+        return True
+
+    dataset = read_dataset(file, implicit, little, stop_when=seen, defer_size=_BULK_BYTES)
+    complete = end in (None, size) or (pixels is not None and end is not None and end <= size)
+    return dataset, pixels, complete
+
+
+def _valid_uid(dataset: Dataset, keyword: str) -> str:
+    value = str(_value(dataset, keyword) or "").strip(" \0")
+    return value if len(value) <= 64 and _UID.fullmatch(value) else ""
+
+
+def _value(dataset: Dataset, keyword: str) -> object:
+    """The value, None where its bytes do not fit its VR."""
+    try:
+        return cast(object, dataset.get(keyword))
+    except _DAMAGE:
+        return None
+
+
+def _cause(error: BaseException) -> str:
+    """The kind of damage (pydicom's own words quote values). A failing disk is no damage of the object."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    return type(error).__name__
