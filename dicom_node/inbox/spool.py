@@ -138,8 +138,6 @@ class IncomingObject:
         self._commits = commits
         # The header says when the last byte came, so it is written last, into the room left for it.
         self._header_length = len(header.encode_header(*described))
-        self.size = 0
-        """Bytes of the data set so far."""
         try:
             self._file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             os.lseek(self._file, self._header_length, os.SEEK_SET)
@@ -150,7 +148,6 @@ class IncomingObject:
         """Append bytes of the data set. Raises SpoolFull or SpoolError; then call ``abandon``."""
         self._free_space.check()
         rest = memoryview(data)
-        self.size += rest.nbytes
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]

@@ -1,0 +1,105 @@
+"""``python -m dicom_node.scp --data-dir DIR``: the listener process.
+
+Says ``{"listening": [host, port]}`` on standard output when it accepts; ends when standard input closes (the
+node died) or on SIGTERM, after giving associations a few seconds. SIGHUP reads the policy again; a changed
+``policy.json`` does the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from dicom_node import logs
+from dicom_node.errors import ExitCode, SpoolError
+from dicom_node.scp.listener import Listener
+from dicom_node.scp.policy import PolicyFile
+
+_LOGGER = logging.getLogger(__name__)
+_TEND_SECONDS = 1.0
+_GRACE_SECONDS = 5.0
+_LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dicom_node.scp", description="The node's listener.")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
+    data_dir: Path = parser.parse_args(arguments).data_dir
+    try:
+        logs.configure(PolicyFile(data_dir / "policy.json").current().log_level)
+        with _only_one(data_dir):
+            _serve(data_dir)
+    except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
+        print(f"listener cannot start: {error}", file=sys.stderr)
+        return ExitCode.UNAVAILABLE
+    return ExitCode.OK
+
+
+def _serve(data_dir: Path) -> None:
+    stop, look = threading.Event(), threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        stop.set()
+        look.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group: the node tells us
+    signal.signal(signal.SIGHUP, lambda *_: look.set())
+    _raise_file_limit()
+    listener = Listener(data_dir)
+    gc.collect()
+    gc.freeze()  # pynetdicom collects every 60 connections: not over all modules each time
+    host, port = listener.start()
+    print(json.dumps({"listening": [host, port]}), flush=True)
+    threading.Thread(target=_until_input_ends, args=(ask_to_stop,), daemon=True).start()
+    while not stop.is_set():
+        look.wait(_TEND_SECONDS)
+        look.clear()
+        listener.tend()
+    listener.stop(_GRACE_SECONDS)
+
+
+def _until_input_ends(ask_to_stop: Callable[[], None]) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    ask_to_stop()
+
+
+def _raise_file_limit() -> None:
+    """An association holds three files; a thousand of them are allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextlib.contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Two listeners would clear away each other's half-written objects. Waits for one that is ending."""
+    with (data_dir / "scp.lock").open("w") as lock:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise OSError(f"another listener works on {data_dir}") from None
+                time.sleep(0.05)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

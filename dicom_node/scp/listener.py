@@ -1,0 +1,208 @@
+"""The listening socket: takes connections, hands each to an association of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import ssl
+import threading
+import time
+import weakref
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pynetdicom import AE, _config
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
+
+from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
+from dicom_node.inbox.journal import JournalWriter
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.scp.association import NodeAssociation
+from dicom_node.scp.contexts import presentation_contexts
+from dicom_node.scp.policy import Policy, PolicyFile, TlsPolicy
+from dicom_node.scp.reactor import EventDrivenAssociation, WaitingSocket
+from dicom_node.scp.reception import Reception
+
+_LOGGER = logging.getLogger(__name__)
+
+# Connections that have not asked for an association yet, on top of the associations allowed.
+_WAITING_ROOM = 50
+_POLL_SECONDS = 0.25
+
+# pynetdicom logs association requests and identifiers in full: never in our logs.
+_config.LOG_HANDLER_LEVEL = "none"
+
+
+class Listener:
+    """The C-STORE and C-ECHO service of one data folder.
+
+    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``. Limits, peers, storage
+    classes and certificates follow the file while it runs; host, port and loops are those of its start.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._policy_file = PolicyFile(data_dir / "policy.json")
+        policy = self._policy_file.current()
+        self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        spool = Spool(data_dir / "spool", policy.minimum_free_bytes)
+        self._leftovers = spool.remove_leftovers()
+        journal = JournalWriter(data_dir / "journal", self._listener_id)
+        self._reception = Reception(self._policy_file, spool, journal, self._listener_id)
+        self._server = _make_server(policy, self._reception)
+        self._applied = policy
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="listener", daemon=True
+        )
+
+    def start(self) -> tuple[str, int]:
+        """Begin to accept; returns host and port. The event makes former associations void (truth 3)."""
+        host, port = self._server.server_address[:2]
+        self._reception.record(
+            happened(
+                LISTENER_STARTED,
+                listener=self._listener_id,
+                host=host,
+                port=port,
+                leftovers=self._leftovers,
+            )
+        )
+        self._thread.start()
+        return host, port
+
+    def tend(self) -> None:
+        """What is to be done about once a second: follow the policy, write what had to wait."""
+        policy = self._policy_file.current()
+        if policy != self._applied:
+            _apply(policy, self._server)
+            self._applied = policy
+        self._reception.write_out()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Accept nothing more, give associations ``grace_seconds`` to finish, abort the rest."""
+        self._server.stop_accepting()
+        self._thread.join()
+        end = time.monotonic() + grace_seconds
+        while self._server.associations() and time.monotonic() < end:
+            time.sleep(0.02)
+        aborting = [threading.Thread(target=one.abort, daemon=True) for one in self._server.associations()]
+        for thread in aborting:
+            thread.start()
+        for association in self._server.associations():
+            association.join(2.0)
+        self._reception.record(happened(LISTENER_STOPPED, listener=self._listener_id))
+
+
+class _Server(AssociationServer):  # type: ignore[misc]
+    """Accepts connections in one thread; nothing there waits for a peer."""
+
+    request_queue_size = 128
+
+    def __init__(self, *args: Any, reception: Reception, **options: Any) -> None:
+        self.reception = reception
+        self.most_connections = 0
+        self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
+        super().__init__(*args, **options)
+
+    def associations(self) -> list[NodeAssociation]:
+        """Those whose thread runs."""
+        return [one for one in self._running if one.is_alive()]
+
+    def add(self, association: NodeAssociation) -> None:
+        """Remember one that is about to start."""
+        self._running.add(association)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; with TLS the handshake is left to the association's thread."""
+        connection, address = self.socket.accept()
+        policy = self.reception.policy.current()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A peer that stops in the middle of a PDU must not hold a thread for ever.
+        connection.settimeout(min(policy.acse_timeout_seconds, policy.network_timeout_seconds))
+        if self.ssl_context is not None:
+            connection = self.ssl_context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's hook
+        """Close connections beyond all limits at once: they have not said yet what they want."""
+        return len(self.associations()) < self.most_connections
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; associations go on."""
+        # Not AssociationServer.shutdown: it expects to stand in a list that make_server does not write.
+        super(AssociationServer, self).shutdown()
+        self.server_close()
+
+
+class _Handler(RequestHandler):  # type: ignore[misc]
+    """Makes the association of one connection. The base class copies all contexts for each: 15 ms."""
+
+    event_driven = True
+
+    def _create_association(self) -> NodeAssociation:
+        kind = EventDrivenAssociation if self.event_driven else NodeAssociation
+        association = kind(self.ae, MODE_ACCEPTOR, self.server.reception)
+        association._server = self.server
+        association.name = f"AcceptorThread@{self.client_address[0]}"
+        socket_kind = WaitingSocket if self.event_driven else AssociationSocket
+        association.set_socket(socket_kind(association, client_socket=self.request))
+        acceptor = association.acceptor
+        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        acceptor.implementation_version_name = self.ae.implementation_version_name
+        acceptor.supported_contexts = self.server.contexts  # read only during negotiation
+        association.requestor.address_info = self.remote
+        self.server.add(association)
+        return association
+
+
+class _PollingHandler(_Handler):
+    event_driven = False
+
+
+def _make_server(policy: Policy, reception: Reception) -> _Server:
+    ae = AE(ae_title=policy.ae_titles[0])
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_associations = 2**31  # ours is the policy's limit, journalled and per peer
+    server: _Server = ae.make_server(
+        (policy.host, policy.port),
+        contexts=presentation_contexts(policy.further_storage_classes),
+        server_class=_Server,
+        request_handler=_Handler if policy.event_driven else _PollingHandler,
+        reception=reception,
+    )
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(server.server_close)
+        _apply(policy, server)
+        on_error.pop_all()
+    return server
+
+
+def _apply(policy: Policy, server: _Server) -> None:
+    """What a running listener takes from a new policy, for the associations to come."""
+    ae = server.ae
+    ae.maximum_pdu_size = policy.maximum_pdu_bytes
+    ae.acse_timeout, ae.network_timeout = policy.acse_timeout_seconds, policy.network_timeout_seconds
+    server.contexts = presentation_contexts(policy.further_storage_classes)
+    server.most_connections = policy.maximum_associations + _WAITING_ROOM
+    server.ssl_context = _ssl_context(policy.tls) if policy.tls else None
+
+
+def _ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
+    """BCP 195 (PS3.15 B.12): TLS 1.2 or newer; with CAs of our own, only clients that these certify."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.private_key)
+    if tls.trusted is not None:
+        context.load_verify_locations(tls.trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

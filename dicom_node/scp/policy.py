@@ -1,0 +1,224 @@
+"""AE policy: who may associate and do what. The listener reads it from ``policy.json`` (truth 1).
+
+The node writes the file whole and replaces it, so the listener needs neither settings nor database.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.scp import statuses
+from dicom_node.scp.contexts import VERIFICATION
+from dicom_node.scp.statuses import Rejection
+
+if TYPE_CHECKING:  # the listener starts without them
+    from dicom_node.settings import PeerSettings, Settings, TlsSettings
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPolicy:
+    """What one peer may do here; fields as in ``[[peers]]``."""
+
+    name: str
+    ae_title: str
+    host: str
+    may_send: bool
+    check_address: bool
+    maximum_associations: int
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """Paths of PEM files; with ``trusted`` a client certificate is required."""
+
+    certificate: str
+    private_key: str
+    trusted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What an A-ASSOCIATE-RQ asks for."""
+
+    calling_ae: str
+    called_ae: str
+    address: str
+    abstract_syntaxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What an accepted association may do; ``peer`` is its name, "" for an unknown caller."""
+
+    peer: str
+    may_send: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything that the listener needs to know."""
+
+    host: str
+    port: int
+    ae_titles: tuple[str, ...]
+    check_called_ae: bool
+    unknown_callers: str
+    echo_from: str
+    maximum_associations: int
+    maximum_pdu_bytes: int
+    acse_timeout_seconds: float
+    network_timeout_seconds: float
+    further_storage_classes: tuple[str, ...]
+    event_driven: bool
+    minimum_free_bytes: int
+    log_level: str
+    tls: TlsPolicy | None
+    peers: tuple[PeerPolicy, ...]
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Policy:
+        """The part of the configuration that concerns the listener."""
+        listener = settings.listener
+        return cls(
+            host=listener.host,
+            port=listener.port,
+            ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
+            check_called_ae=listener.check_called_ae,
+            unknown_callers=listener.unknown_callers,
+            echo_from=listener.echo_from,
+            maximum_associations=listener.maximum_associations,
+            maximum_pdu_bytes=listener.maximum_pdu_bytes,
+            acse_timeout_seconds=listener.acse_timeout_seconds,
+            network_timeout_seconds=listener.network_timeout_seconds,
+            further_storage_classes=listener.further_storage_classes,
+            event_driven=listener.event_driven,
+            minimum_free_bytes=settings.spool.minimum_free_mib * 2**20,
+            log_level=settings.node.log_level,
+            tls=_tls(listener.tls) if listener.tls else None,
+            peers=tuple(_peer(peer) for peer in settings.peers),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Policy:
+        """Read what ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
+        fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
+        for name in ("ae_titles", "further_storage_classes"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """Text of ``policy.json``."""
+        return json.dumps(asdict(self), indent=1)
+
+    def write(self, path: Path) -> None:
+        """Replace the file at once: a reader finds the old policy or the new one."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(self.to_json(), encoding="utf-8")
+        temporary.replace(path)
+
+    def decide(self, proposal: Proposal) -> Permission | Rejection:
+        """Whether this caller may associate, and what for. May ask the name service (``check_address``).
+
+        An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept".
+        """
+        if self.check_called_ae and proposal.called_ae not in self.ae_titles:
+            return statuses.CALLED_AE_NOT_RECOGNISED
+        peer = self._peer_of(proposal)
+        if peer is None:
+            return self._decide_unknown(proposal)
+        return Permission(peer.name, peer.may_send)
+
+    def has_room(self, permission: Permission, open_associations: Mapping[str, int]) -> bool:
+        """Whether one more association is within the limits; the mapping counts them by name of peer."""
+        if sum(open_associations.values()) >= self.maximum_associations:
+            return False
+        limits = {peer.name: peer.maximum_associations for peer in self.peers}
+        limit = limits.get(permission.peer, self.maximum_associations)
+        return open_associations.get(permission.peer, 0) < limit
+
+    def _decide_unknown(self, proposal: Proposal) -> Permission | Rejection:
+        if self.unknown_callers == "accept":
+            return Permission("", may_send=True)
+        only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
+        if self.echo_from == "anyone" and only_verifies:
+            return Permission("", may_send=False)
+        return statuses.CALLING_AE_NOT_RECOGNISED
+
+    def _peer_of(self, proposal: Proposal) -> PeerPolicy | None:
+        """The peer of this AE title (that may send, where several bear it) at an address of its own."""
+        titled = [peer for peer in self.peers if peer.ae_title.strip() == proposal.calling_ae.strip()]
+        for peer in sorted(titled, key=lambda peer: not peer.may_send):
+            if not peer.check_address or _is_address_of(proposal.address, peer.host):
+                return peer
+        return None
+
+
+class PolicyFile:
+    """``policy.json``, read again when it was replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._identity()
+        self._policy = Policy.from_json(path.read_text(encoding="utf-8"))
+
+    def current(self) -> Policy:
+        """The newest policy that can be read; a broken file leaves the one before in force."""
+        try:
+            identity = self._identity()
+            if identity != self._seen:
+                self._seen = identity
+                self._policy = Policy.from_json(self._path.read_text(encoding="utf-8"))
+                _LOGGER.info("policy read again")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)
+        return self._policy
+
+    def _identity(self) -> tuple[int, int, int]:
+        status = self._path.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _tls(tls: TlsSettings) -> TlsPolicy:
+    trusted = str(tls.trusted) if tls.trusted else None
+    return TlsPolicy(str(tls.certificate), str(tls.private_key), trusted)
+
+
+def _peer(peer: PeerSettings) -> PeerPolicy:
+    return PeerPolicy(
+        name=peer.name,
+        ae_title=peer.ae_title,
+        host=peer.host,
+        may_send="send" in peer.may,
+        check_address=peer.check_address,
+        maximum_associations=peer.maximum_associations,
+    )
+
+
+def _is_address_of(address: str, host: str) -> bool:
+    """Whether ``address`` (numeric) is one of ``host`` (a name or an address)."""
+    return _normal(address) in {_normal(one) for one in _addresses(host)}
+
+
+def _addresses(host: str) -> Iterable[str]:
+    try:
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
+    except OSError:
+        return []
+
+
+def _normal(address: str) -> str:
+    parsed = ipaddress.ip_address(address.split("%", 1)[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
