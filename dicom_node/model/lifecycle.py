@@ -78,7 +78,7 @@ JOB: Mapping[JobState, frozenset[JobState]] = {
 }
 
 DELIVERY: Mapping[DeliveryState, frozenset[DeliveryState]] = {
-    _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED}),
+    _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED, _D.DEAD}),
     _D.SENDING: frozenset({_D.PENDING, _D.UNCONFIRMED, _D.CONFIRMED, _D.DEAD, _D.CANCELLED}),
     _D.UNCONFIRMED: frozenset({_D.CONFIRMED, _D.PENDING, _D.DEAD}),
     _D.CONFIRMED: frozenset(),

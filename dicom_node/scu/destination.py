@@ -20,7 +20,6 @@ class Outgoing:
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
-    transfer_syntax_uid: str
     path: Path
     sha256: str
 

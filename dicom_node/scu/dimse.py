@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
+from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
@@ -25,6 +26,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Ver
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import store_report
+from dicom_node.scu.transport import CallingAE
 from dicom_node.settings import PeerSettings, Settings
 
 # pynetdicom logs data sets and identifiers, which name patients.
@@ -141,7 +143,7 @@ class DimseDestination:
         if port is None:
             yield _Refusal("no port configured")
             return
-        ae = AE(ae_title=self._settings.node.ae_title)
+        ae = CallingAE(ae_title=self._settings.node.ae_title)
         ae.connection_timeout = _CONNECT_SECONDS
         ae.acse_timeout = _NEGOTIATE_SECONDS
         ae.dimse_timeout = ae.network_timeout = _ANSWER_SECONDS
@@ -165,8 +167,8 @@ def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
     """One context per class and transfer syntax, so that the peer answers for each of them."""
     wanted: dict[tuple[str, str], None] = {}
     for item in objects:
-        plain = item.transfer_syntax_uid in _LITTLE_ENDIAN
-        for syntax in _LITTLE_ENDIAN if plain else (UID(item.transfer_syntax_uid),):
+        own = _transfer_syntax(item)
+        for syntax in _LITTLE_ENDIAN if own in _LITTLE_ENDIAN else (own,):
             wanted[item.sop_class_uid, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
 
@@ -183,12 +185,11 @@ def _store(association: Association, item: Outgoing) -> SendReport:
     }
     if not syntaxes:
         return SendReport(SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} is not accepted")
-    as_it_is = item.transfer_syntax_uid in syntaxes
-    if not as_it_is and item.transfer_syntax_uid not in _LITTLE_ENDIAN:
-        name = UID(item.transfer_syntax_uid).name
-        return SendReport(
-            SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} in {name} is not accepted"
-        )
+    own = _transfer_syntax(item)
+    as_it_is = own in syntaxes
+    if not as_it_is and own not in _LITTLE_ENDIAN:
+        kind = f"{UID(item.sop_class_uid).name} in {own.name}"
+        return SendReport(SendStatus.NARROWED, "", f"{kind} is not accepted")
     try:
         content = item.path if as_it_is else dcmread(item.path)
         answer = association.send_c_store(content, priority=_MEDIUM_PRIORITY)
@@ -197,6 +198,10 @@ def _store(association: Association, item: Outgoing) -> SendReport:
     except ValueError:
         return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
     return store_report(answer.get("Status"))
+
+
+def _transfer_syntax(item: Outgoing) -> UID:
+    return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
 def _find(association: Association, group: Sequence[Outgoing], found: dict[str, str | None]) -> str:

@@ -1,0 +1,54 @@
+"""What a person may do to deliveries."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.events import DELIVERY_BY_HAND
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store.tables import Delivery
+from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
+
+_S = DeliveryState
+
+
+def retry(session: Session, delivery_id: int) -> None:
+    """Send again what was given up or left out; try or ask now what waits.
+
+    Raises NotFound, and NotAllowedNow for what is being sent or is confirmed already.
+    """
+    delivery = session.get(Delivery, delivery_id)
+    if delivery is None:
+        raise NotFound(f"no delivery has the number {delivery_id}")
+    if delivery.state in (_S.SENDING, _S.CONFIRMED):
+        raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
+    if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
+        delivery.next_at = utc_now()
+        study = delivery.result.study_id
+        record(session, DELIVERY_BY_HAND, study, delivery=delivery_id, destination=delivery.destination)
+        return
+    move_delivery(
+        session,
+        delivery,
+        _S.PENDING,
+        DELIVERY_BY_HAND,
+        reason="",
+        refusals=0,
+        queries=0,
+        sent_at=None,
+        next_at=utc_now(),
+    )
+    settle_study(session, delivery.result.study_id)
+
+
+def retry_all(session: Session, destination: str | None = None) -> int:
+    """Send again everything that was given up (to one peer, or to all); returns how many."""
+    dead = select(Delivery.id).where(Delivery.state == _S.DEAD)
+    if destination is not None:
+        dead = dead.where(Delivery.destination == destination)
+    chosen = list(session.scalars(dead.order_by(Delivery.id)))
+    for delivery_id in chosen:
+        retry(session, delivery_id)
+    return len(chosen)

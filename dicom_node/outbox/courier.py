@@ -1,0 +1,121 @@
+"""The courier: looks what is due, and lets each destination work in a thread of its own.
+
+A PACS that is away or slow holds up nobody but itself. Nothing is kept in memory: another courier, or this
+one after kill -9, goes on from the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import uuid
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node import scu
+from dicom_node.outbox.by_hand import retry, retry_all
+from dicom_node.outbox.route import OpenDestination, Route, give_up_all
+from dicom_node.settings import Settings
+from dicom_node.store import deliveries
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import utc_now
+
+__all__ = ["Courier", "retry", "retry_all"]
+
+_POLL_SECONDS = 0.2  # one index look-up
+_DATABASE_AWAY_SECONDS = 1.0
+_GRACE_SECONDS = 20.0
+_LOGGER = logging.getLogger(__name__)
+
+
+class Courier:
+    """Delivers results. Any number of couriers, in any number of processes, may share one database.
+
+    ``lease_seconds``: how long after the death of a courier another one takes over what it was sending.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        open_destination: OpenDestination = scu.open_destination,
+        lease_seconds: float = 15.0,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._wake = threading.Event()
+        self._threads: dict[str, threading.Thread] = {}
+        owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._routes = {
+            peer.name: Route(
+                database,
+                settings,
+                peer,
+                owner=owner,
+                lease_seconds=lease_seconds,
+                open_destination=open_destination,
+            )
+            for peer in settings.peers
+            if "receive" in peer.may
+        }
+
+    def run_once(self) -> int:
+        """Work on what is due now, one study per destination, here and now; returns how many deliveries."""
+        with self._database.read() as session:
+            due = deliveries.due_destinations(session, utc_now())
+        return sum(self._work(destination) for destination in due)
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Deliver until told to stop, then let what is being sent come to its end (up to 20 s)."""
+        self._start_afresh()
+        while not stop.is_set():
+            try:
+                self._dispatch()
+            except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
+                _LOGGER.error("the outbox cannot be read (%s), tried again", type(error).__name__)
+                stop.wait(_DATABASE_AWAY_SECONDS)
+            self._wake.wait(_POLL_SECONDS)
+            self._wake.clear()
+        for thread in list(self._threads.values()):
+            thread.join(_GRACE_SECONDS)
+
+    def wake(self) -> None:
+        """Look now: something was put into the outbox. Without it, within 0.2 s."""
+        self._wake.set()
+
+    def _start_afresh(self) -> None:
+        """Waits of an earlier life do not count: the peers may be back."""
+        try:
+            with self._database.write() as session:
+                deliveries.hurry(session, utc_now())
+        except SQLAlchemyError as error:
+            _LOGGER.error("the outbox cannot be read (%s)", type(error).__name__)
+
+    def _dispatch(self) -> None:
+        with self._database.read() as session:
+            due = deliveries.due_destinations(session, utc_now())
+        for destination in due:
+            running = self._threads.get(destination)
+            if running is not None and running.is_alive():
+                continue
+            thread = threading.Thread(
+                target=self._work_in_thread, args=(destination,), name=f"to {destination}", daemon=True
+            )
+            self._threads[destination] = thread
+            thread.start()
+
+    def _work_in_thread(self, destination: str) -> None:
+        try:
+            while self._work(destination):
+                pass
+        except SQLAlchemyError as error:
+            _LOGGER.error("delivery to %s stopped (%s), tried again", destination, type(error).__name__)
+
+    def _work(self, destination: str) -> int:
+        route = self._routes.get(destination)
+        if route is None:
+            return give_up_all(self._database, self._settings, destination)
+        return route.run_once()

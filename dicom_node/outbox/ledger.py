@@ -1,0 +1,171 @@
+"""What an answer of a destination does to a delivery: every decision of the outbox, one transition each.
+
+Stored is not delivered: an object counts only when the destination shows it (truth 6). A delivery that was
+*acknowledged* has ``sent_at``; one that a killed process may or may not have sent has none, and is sent again
+as soon as the destination does not know it: the same UID and bytes twice are one object to a PACS.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node.events import (
+    DELIVERY_CONFIRMED,
+    DELIVERY_DEAD,
+    DELIVERY_IN_DOUBT,
+    DELIVERY_NARROWED,
+    DELIVERY_RETRIED,
+    DELIVERY_SENT,
+    DELIVERY_WARNED,
+    EventType,
+)
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
+from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.settings import OutboxSettings, PeerSettings
+from dicom_node.store.tables import Delivery
+from dicom_node.store.transitions import move_delivery
+
+NOT_ASKED = "not asked: the peer's profile says confirm = none"
+_NEVER_SHOWN = "acknowledged, but not shown for confirm_seconds"
+_DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
+_DONE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
+
+_S = DeliveryState
+
+
+class Ledger:
+    """Writes answers of one destination into the outbox table, within the caller's transaction."""
+
+    def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
+        self._session = session
+        self._peer = peer
+        self._settings = settings
+        self._now = now
+
+    def sent(self, delivery: Delivery, report: SendReport) -> None:
+        """Enter the answer to a C-STORE, an upload or a STOW-RS; narrowed objects go to :meth:`narrowed`."""
+        if report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
+            self._acknowledged(delivery, report)
+        elif report.status is SendStatus.REFUSED:
+            self._count_refusal(delivery, report.code, report.text)
+        else:
+            self._again(delivery, report.code, report.text)
+
+    def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
+        """The destination takes no such objects: left out with a warning (truth 13).
+
+        Where it takes none of the study's results at all, leaving all out would call "delivered" what nobody
+        will ever see: those are given up instead, for a person to look.
+        """
+        if takes_others:
+            self._move(delivery, _S.CANCELLED, DELIVERY_NARROWED, reason=report.text, **_DONE)
+        else:
+            text = f"{report.text}: it takes none of the results"
+            self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=text, **_DONE)
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:
+        """What no retry can cure."""
+        self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=reason, **_DONE)
+
+    def sender_lost(self, delivery: Delivery) -> None:
+        """A process died while it sent: nobody knows whether the object arrived."""
+        reason = "the sending process was lost"
+        if self._peer.confirm == "none":
+            self._move(delivery, _S.PENDING, DELIVERY_RETRIED, reason=reason, next_at=self._now, **_DONE)
+        else:
+            self._move(
+                delivery, _S.UNCONFIRMED, DELIVERY_IN_DOUBT, reason=reason, sent_at=None, queries=0, **_DONE
+            )
+
+    def asked(self, delivery: Delivery, answer: Confirmation) -> None:
+        """Enter the answer to a C-FIND, a look-up or a QIDO-RS."""
+        if answer.presence is Presence.FOUND:
+            self._confirmed(delivery, reason="", queries=delivery.queries + 1)
+        elif answer.presence is Presence.DIFFERENT:
+            self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=answer.text, **_DONE)
+        elif delivery.sent_at is None:
+            self._doubtful_missing(delivery, answer)
+        elif answer.presence is Presence.NOT_FOUND and self._confirmation_is_overdue(delivery):
+            self._count_refusal(delivery, delivery.status, _NEVER_SHOWN)
+        else:
+            self._ask_again(delivery, answer)
+
+    def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
+        event = {
+            SendStatus.STORED: DELIVERY_SENT,
+            SendStatus.WARNED: DELIVERY_WARNED,
+            SendStatus.VERIFY: DELIVERY_IN_DOUBT,
+        }[report.status]
+        self._move(
+            delivery,
+            _S.UNCONFIRMED,
+            event,
+            status=report.code,
+            reason="" if report.status is SendStatus.STORED else report.text,
+            sent_at=self._now,
+            queries=0,
+            next_at=self._now,
+        )
+        if self._peer.confirm == "none":
+            self._confirmed(delivery, reason=NOT_ASKED, queries=0)
+
+    def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+        self._move(
+            delivery,
+            _S.CONFIRMED,
+            DELIVERY_CONFIRMED,
+            reason=reason,
+            confirmed_at=self._now,
+            sent_at=delivery.sent_at or self._now,
+            queries=queries,
+            **_DONE,
+        )
+
+    def _again(self, delivery: Delivery, status: str, reason: str) -> None:
+        wait = wait_before_retry(delivery.attempts, self._settings)
+        self._move(
+            delivery,
+            _S.PENDING,
+            DELIVERY_RETRIED,
+            status=status,
+            reason=reason,
+            next_at=self._now + wait,
+            sent_at=None,
+            **_DONE,
+        )
+
+    def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
+        delivery.refusals += 1
+        self._session.flush()
+        if delivery.refusals >= self._settings.refusals:
+            self._move(delivery, _S.DEAD, DELIVERY_DEAD, status=status, reason=reason, **_DONE)
+        else:
+            self._again(delivery, status, reason)
+
+    def _doubtful_missing(self, delivery: Delivery, answer: Confirmation) -> None:
+        """Never acknowledged: no half hour of patience, it is sent (again) now."""
+        unanswered = answer.presence is Presence.UNKNOWN
+        if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
+            self._ask_again(delivery, answer)
+        else:
+            self._move(delivery, _S.PENDING, DELIVERY_RETRIED, reason=answer.text, next_at=self._now, **_DONE)
+
+    def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
+        delivery.queries += 1
+        delivery.reason = answer.text
+        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
+        delivery.lease_owner, delivery.lease_until = "", None
+        self._session.flush()
+
+    def _confirmation_is_overdue(self, delivery: Delivery) -> bool:
+        if delivery.sent_at is None:
+            return False
+        return self._now - delivery.sent_at > timedelta(seconds=self._settings.confirm_seconds)
+
+    def _move(self, delivery: Delivery, to: DeliveryState, event: EventType, **values: Any) -> None:
+        # The caller holds the lease and the row: nobody else can have moved it.
+        move_delivery(self._session, delivery, to, event, **values)

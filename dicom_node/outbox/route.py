@@ -1,0 +1,258 @@
+"""One destination's way: claim what is due of one study, send it, ask for it, write down the answers.
+
+What is claimed is leased and the lease renewed while the work lasts; when this process is killed the lease
+runs out and another round takes over. No transaction is open while the network is waited for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from dicom_node.events import DELIVERY_STARTED
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.outbox.ledger import Ledger
+from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.settings import PeerSettings, Settings
+from dicom_node.store import deliveries
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery
+from dicom_node.store.transitions import move_delivery, settle_study, utc_now
+
+OpenDestination = Callable[[PeerSettings, Settings], Destination]
+
+_BATCH = 32  # objects of one study on one association
+_STORED = frozenset({SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY})
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One leased delivery, free of the database session."""
+
+    delivery: int
+    attempts: int
+    study: int
+    object: Outgoing
+
+
+class Route:
+    """The way to one peer. One round at a time; other processes may work on the same peer."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        peer: PeerSettings,
+        *,
+        owner: str,
+        lease_seconds: float,
+        open_destination: OpenDestination,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._peer = peer
+        self._owner = owner
+        self._lease = timedelta(seconds=lease_seconds)
+        self._open = open_destination
+
+    def run_once(self) -> int:
+        """Send and confirm what is due of one study; returns how many deliveries were worked on."""
+        to_send, to_ask = self._claim()
+        held = [*to_send, *to_ask]
+        if not held:
+            return 0
+        with self._kept(held):
+            destination = self._open(self._peer, self._settings)
+            acknowledged = self._send(destination, to_send)
+            self._ask(destination, [*acknowledged, *to_ask])
+        return len(held)
+
+    def _claim(self) -> tuple[list[_Held], list[_Held]]:
+        """Lease what is due of one study: what is to be sent, and what is to be asked for."""
+        now = utc_now()
+        to_send, to_ask = [], []
+        with self._database.write() as session:
+            ledger = Ledger(session, self._peer, self._settings.outbox, now)
+            for delivery in deliveries.due_batch(session, self._peer.name, now, _BATCH):
+                if delivery.state is DeliveryState.SENDING:
+                    ledger.sender_lost(delivery)
+                if delivery.state is DeliveryState.PENDING:
+                    self._start(session, delivery)
+                    to_send.append(self._held(delivery))
+                elif delivery.state is DeliveryState.UNCONFIRMED:
+                    deliveries.hold(delivery, self._owner, now + self._lease)
+                    to_ask.append(self._held(delivery))
+        return to_send, to_ask
+
+    def _start(self, session: Session, delivery: Delivery) -> None:
+        move_delivery(
+            session,
+            delivery,
+            DeliveryState.SENDING,
+            DELIVERY_STARTED,
+            attempts=delivery.attempts + 1,
+            lease_owner=self._owner,
+            lease_until=utc_now() + self._lease,
+        )
+
+    def _held(self, delivery: Delivery) -> _Held:
+        result = delivery.result
+        outgoing = Outgoing(
+            sop_class_uid=result.sop_class_uid,
+            sop_instance_uid=result.sop_instance_uid,
+            study_instance_uid=result.study.study_instance_uid or "",
+            series_instance_uid=result.series_instance_uid,
+            path=self._settings.node.data_dir.resolve() / result.path,
+            sha256=result.sha256,
+        )
+        return _Held(delivery.id, delivery.attempts, result.study_id, outgoing)
+
+    def _send(self, destination: Destination, batch: Sequence[_Held]) -> list[_Held]:
+        """Send; returns those that the destination acknowledged and has not shown yet."""
+        whole = [held for held in batch if _is_whole(held.object)]
+        reports = dict(zip(whole, _sent(destination, [held.object for held in whole]), strict=True))
+        now = utc_now()
+        with self._database.write() as session:
+            ledger = Ledger(session, self._peer, self._settings.outbox, now)
+            rows = deliveries.held_by(session, self._owner, [held.delivery for held in batch])
+            narrowed = [held for held, report in reports.items() if report.status is SendStatus.NARROWED]
+            for held in batch:
+                row = rows.get(held.delivery)
+                if row is None or row.attempts != held.attempts:
+                    continue
+                if held not in reports:
+                    ledger.give_up(row, "the result file of the node is missing or damaged")
+                elif held not in narrowed:
+                    ledger.sent(row, reports[held])
+            self._narrow(session, ledger, {held: reports[held] for held in narrowed}, rows)
+            self._pace(session, reports)
+            _settle(session, batch)
+        return [
+            held
+            for held in whole
+            if held.delivery in rows and rows[held.delivery].state is DeliveryState.UNCONFIRMED
+        ]
+
+    def _narrow(
+        self, session: Session, ledger: Ledger, narrowed: dict[_Held, SendReport], rows: dict[int, Delivery]
+    ) -> None:
+        if not narrowed:
+            return
+        study = next(iter(narrowed)).study
+        ids = [held.delivery for held in narrowed]
+        others = deliveries.others_of_study(session, study, self._peer.name, but=ids)
+        takes_others = any(
+            other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD) for other in others
+        )
+        for held, report in narrowed.items():
+            if held.delivery in rows:
+                ledger.narrowed(rows[held.delivery], report, takes_others=takes_others)
+
+    def _pace(self, session: Session, reports: dict[_Held, SendReport]) -> None:
+        """When nobody answers, what else waits for the peer waits too; when somebody does again, it goes."""
+        if not reports:
+            return
+        attempts = max(held.attempts for held in reports)
+        if all(report.status is SendStatus.UNREACHABLE for report in reports.values()):
+            until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
+            deliveries.postpone(session, self._peer.name, until)
+        elif attempts > 1 and any(report.status in _STORED for report in reports.values()):
+            deliveries.hurry(session, utc_now(), self._peer.name)
+
+    def _ask(self, destination: Destination, batch: Sequence[_Held]) -> None:
+        if not batch:
+            return
+        answers = _asked(destination, [held.object for held in batch])
+        with self._database.write() as session:
+            ledger = Ledger(session, self._peer, self._settings.outbox, utc_now())
+            rows = deliveries.held_by(session, self._owner, [held.delivery for held in batch])
+            for held, answer in zip(batch, answers, strict=True):
+                row = rows.get(held.delivery)
+                if row is not None and row.state is DeliveryState.UNCONFIRMED:
+                    ledger.asked(row, answer)
+            _settle(session, batch)
+
+    @contextmanager
+    def _kept(self, batch: Sequence[_Held]) -> Iterator[None]:
+        """Renew the leases while the work lasts."""
+        done = threading.Event()
+        ids = [held.delivery for held in batch]
+
+        def renew() -> None:
+            while not done.wait(self._lease.total_seconds() / 3):
+                try:
+                    with self._database.write() as session:
+                        deliveries.renew(session, ids, self._owner, utc_now() + self._lease)
+                except SQLAlchemyError as error:  # next time; the lease bears one miss
+                    _LOGGER.error("a lease was not renewed (%s)", type(error).__name__)
+
+        keeper = threading.Thread(target=renew, name=f"lease of {self._peer.name}", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+
+
+def give_up_all(database: Database, settings: Settings, destination: str) -> int:
+    """Deliveries to a name that no longer stands in the configuration; returns how many were given up."""
+    peer = PeerSettings(name=destination, ae_title="UNKNOWN")
+    now = utc_now()
+    with database.write() as session:
+        ledger = Ledger(session, peer, settings.outbox, now)
+        batch = deliveries.due_batch(session, destination, now, _BATCH)
+        for delivery in batch:
+            ledger.give_up(delivery, "no peer of this name may receive: configure it, then retry")
+        for study in {delivery.result.study_id for delivery in batch}:
+            settle_study(session, study)
+    return len(batch)
+
+
+def _settle(session: Session, batch: Sequence[_Held]) -> None:
+    for study in {held.study for held in batch}:
+        settle_study(session, study)
+
+
+def _sent(destination: Destination, objects: Sequence[Outgoing]) -> list[SendReport]:
+    """Send; a defect of an end is a try that failed, written down like any other."""
+    if not objects:
+        return []
+    try:
+        return destination.send(objects)
+    except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
+        return [SendReport(SendStatus.RETRY, "", _defect(error))] * len(objects)
+
+
+def _asked(destination: Destination, objects: Sequence[Outgoing]) -> list[Confirmation]:
+    try:
+        return destination.confirm(objects)
+    except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
+        return [Confirmation(Presence.UNKNOWN, _defect(error))] * len(objects)
+
+
+def _defect(error: Exception) -> str:
+    """Log where, not what: the text of an exception may quote a data set."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _LOGGER.error("defect while delivering: %s\n%s", type(error).__name__, where)
+    return f"defect of the node: {type(error).__name__}"
+
+
+def _is_whole(item: Outgoing) -> bool:
+    """Is the file what we built? Only those bytes may leave (truth 5)."""
+    try:
+        with item.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+    except OSError:
+        return False

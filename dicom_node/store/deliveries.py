@@ -1,0 +1,122 @@
+"""The outbox table: what is due, who holds it, and the words for each step. When and why is the outbox's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import Session, contains_eager, joinedload
+
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.transitions import utc_now
+
+_S = DeliveryState
+
+
+def add(session: Session, result: Result, destination: str) -> Delivery:
+    """Put a result into the outbox for a peer, due now; once only, however often it is asked."""
+    found = session.scalar(
+        select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
+    )
+    if found is not None:
+        return found
+    delivery = Delivery(result=result, destination=destination, next_at=utc_now(), reason="", status="")
+    session.add(delivery)
+    session.flush()
+    return delivery
+
+
+def due_destinations(session: Session, now: datetime) -> list[str]:
+    """Peers for which something is to be done now."""
+    return list(session.scalars(select(Delivery.destination).where(_due(now)).distinct()))
+
+
+def due_batch(session: Session, destination: str, now: datetime, limit: int) -> list[Delivery]:
+    """The due deliveries of the one study that comes first: STAT studies, then the longest waiting."""
+    first = session.scalar(
+        select(Result.study_id)
+        .join(Delivery.result)
+        .join(Result.study)
+        .where(Delivery.destination == destination, _due(now))
+        .order_by(Study.priority.desc(), Delivery.next_at, Delivery.id)
+        .limit(1)
+    )
+    if first is None:
+        return []
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .join(Result.study)
+            .options(contains_eager(Delivery.result).contains_eager(Result.study))
+            .where(Delivery.destination == destination, Result.study_id == first, _due(now))
+            .order_by(Delivery.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=Delivery)
+        )
+    )
+
+
+def hold(delivery: Delivery, owner: str, until: datetime) -> None:
+    """Lease a delivery whose state does not change now: one that is to be confirmed."""
+    delivery.lease_owner, delivery.lease_until = owner, until
+
+
+def renew(session: Session, deliveries: Sequence[int], owner: str, until: datetime) -> None:
+    """Show that the owner is alive."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.id.in_(deliveries), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
+        .values(lease_until=until)
+    )
+
+
+def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
+    """Those of the deliveries that this owner still holds; the others were taken over."""
+    held = session.scalars(
+        select(Delivery)
+        .where(
+            Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None)
+        )
+        .options(joinedload(Delivery.result))
+        .with_for_update(of=Delivery)
+    )
+    return {delivery.id: delivery for delivery in held}
+
+
+def postpone(session: Session, destination: str, until: datetime) -> None:
+    """The peer is away: whatever waits for it need not be tried before this time."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.destination == destination, Delivery.state == _S.PENDING, Delivery.next_at < until)
+        .values(next_at=until)
+    )
+
+
+def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
+    """The peer is back (None: any may be): make due what waited for it. Refused objects keep their wait."""
+    waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
+    if destination is not None:
+        waiting.append(Delivery.destination == destination)
+    session.execute(update(Delivery).where(*waiting).values(next_at=now))
+
+
+def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
+    """Deliveries of the same study to the same peer, without these."""
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .where(Result.study_id == study_id, Delivery.destination == destination, Delivery.id.not_in(but))
+        )
+    )
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    """Pending or to be confirmed, and its time has come; or held by an owner that is gone."""
+    free = or_(Delivery.lease_until.is_(None), Delivery.lease_until < now)
+    waiting = and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), Delivery.next_at <= now, free)
+    lost = and_(Delivery.state == _S.SENDING, free)
+    return or_(waiting, lost)
