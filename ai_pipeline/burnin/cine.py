@@ -110,18 +110,19 @@ class _Window:
 
     def _residue(self, pictures: list[Picture], reader: TextReader) -> list[TextBox]:
         if len(pictures) == 1:
-            return find_residue(pictures[0], reader)
-        found: list[TextBox] = []
-        for projection in (np.maximum, np.minimum):
-            view = cast(Picture, projection.reduce(pictures))
-            found += [box for box in reader.find(view) if is_residue(view, box, reader)]
+            return find_residue(pictures[0], self.mask, reader)
+        brightest, darkest = (cast(Picture, reduce.reduce(pictures)) for reduce in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
-        found += [box for box in reader.find(faint, 0.6) if is_residue(faint, box, reader)]
-        for index in _standing_out(pictures, self.mask):
-            self.read_alone += 1
-            view = pictures[index]
-            found += [box for box in reader.find(view) if is_residue(view, box, reader)]
-        return found
+        views = [(brightest, 1.0), (darkest, 1.0), (faint, 0.6)]
+        alone = _standing_out(pictures, self.mask)
+        self.read_alone += len(alone)
+        views += [(pictures[index], 1.0) for index in alone]
+        return [
+            box
+            for view, scale in views
+            for box in reader.find(view, scale)
+            if is_residue(view, box, self.mask, reader)
+        ]
 
     def _remove(self, residue: list[TextBox], pictures: list[Picture], attempt: int) -> None:
         more = paint(residue, self.mask.shape, WIDER * (attempt + 1))

@@ -20,6 +20,8 @@ WIDER = 0.6
 """The same where text was still found after filling."""
 SURE_RESIDUE = 0.6
 """Detector's confidence from which something unreadable of a text's shape counts as text left over."""
+GENERATED = 0.95
+"""Share of a box that is filled pixels from which it cannot hold text of the source."""
 ROUNDS = 3
 """Attempts to get rid of what is still found; the last one blacks it out."""
 LARGEST_SHARE = 0.25
@@ -84,17 +86,23 @@ def plan_removal(picture: Picture, header: ImageHeader, reader: TextReader, *, g
 
     Raises :class:`CleaningFailed` when it is too much of the picture.
     """
-    boxes = [box for view, box in read_views(picture, reader) if reader.is_text(view, box)]
-    mask = paint(boxes, picture.shape, MARGIN)
-    banner: Mask = np.zeros(picture.shape[:2], np.bool_)
-    marks = list(text_marks(boxes, picture.shape))
+    shape = picture.shape
+    nothing: Mask = np.zeros(shape[:2], np.bool_)
+    banner, marks = find_banner(header, picture) if graphics else (nothing, ())
+    views = read_views(picture, reader)
+    sure = [box for view, box in views if looks_like_text(view, box)]
+    mask = paint(sure, shape, MARGIN)
+    # Reading costs ten times what finding does, so only what is neither sure nor already going is read.
+    open_ = [(view, box) for view, box in views if not covered(box, mask | banner)]
+    read = [box for view, box in open_ if reader.is_legible(view, box)]
+    mask |= paint(read, shape, MARGIN)
+    marks += tuple(mark for mark in text_marks(sure + read, shape) if not _inside(mark, banner))
     if graphics:
-        banner, banner_marks = find_banner(header, picture)
         drawn = find_graphics(picture, mask | banner)
-        mask = mask | drawn.mask
-        marks = [mark for mark in (*marks, *drawn.marks) if not _covered(mark, banner)] + list(banner_marks)
+        mask |= drawn.mask
+        marks += tuple(mark for mark in drawn.marks if not _inside(mark, banner))
     check_share(mask & ~banner)
-    return Plan(banner, mask & ~banner, tuple(marks))
+    return Plan(banner, mask & ~banner, marks)
 
 
 def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: TextReader) -> Cleaned:
@@ -106,7 +114,7 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: Text
     result = apply_plan(source, plan, rendition.black)
     marks, widened, blacked_out = plan.marks, 0, 0
     for attempt in range(ROUNDS + 1):
-        residue = find_residue(rendition.show(result), reader)
+        residue = find_residue(rendition.show(result), mask, reader)
         if not residue:
             break
         if attempt == ROUNDS:
@@ -132,14 +140,26 @@ def apply_plan(source: PixelArray, plan: Plan, black: float) -> PixelArray:
     return inpaint(bare, plan.mask) if plan.mask.any() else bare
 
 
-def find_residue(picture: Picture, reader: TextReader) -> list[TextBox]:
+def find_residue(picture: Picture, filled: Mask, reader: TextReader) -> list[TextBox]:
     """Read a cleaned picture at several sizes and contrasts; return the places where text is left."""
-    return [box for view, box in read_views(picture, reader) if is_residue(view, box, reader)]
+    return [box for view, box in read_views(picture, reader) if is_residue(view, box, filled, reader)]
 
 
-def is_residue(view: Picture, box: TextBox, reader: TextReader) -> bool:
-    """Tell whether a box in a cleaned picture is text: it can be read, or the detector is rather sure."""
+def is_residue(view: Picture, box: TextBox, filled: Mask, reader: TextReader) -> bool:
+    """Tell whether a box in a cleaned picture is text: it can be read, or the detector is rather sure.
+
+    What lies in ``filled`` pixels holds nothing of the source, whatever it may be read as.
+    """
+    if covered(box, filled):
+        return False
     return (looks_like_text(view, box) and box.confidence >= SURE_RESIDUE) or reader.is_legible(view, box)
+
+
+def covered(box: TextBox, mask: Mask) -> bool:
+    """Tell whether the box lies in the mask, but for its rim."""
+    left, top, right, bottom = box.box
+    inside = mask[max(top, 0) : bottom, max(left, 0) : right]
+    return not inside.size or float(inside.mean()) >= GENERATED
 
 
 def read_views(picture: Picture, reader: TextReader) -> list[tuple[Picture, TextBox]]:
@@ -172,7 +192,7 @@ def check_share(mask: Mask) -> None:
         )
 
 
-def _covered(mark: Mark, mask: Mask) -> bool:
+def _inside(mark: Mark, mask: Mask) -> bool:
     left, top, right, bottom = mark.box
     return bool(mask[top:bottom, left:right].mean() > 0.5)
 

@@ -20,13 +20,16 @@ DOUBTFUL_TEXT = 0.3
 LOW_SHARE = 0.08
 """Height of a line of text, at most, as a share of the picture's shorter side."""
 
-LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.8
-"""Mean confidence of the recogniser from which its reading counts as legible: a word, a single character
-(speckle is read as "1" or "-" now and then)."""
-TALL_SHARE, LEGIBLE_TALL = 0.2, 0.9
+LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.9
+"""Mean confidence of the recogniser from which its reading counts as legible: a word, a single character."""
+STROKES = frozenset("1lI|!i一丨")
+"""A single one of these is what a stroke of speckle or a grey bar is read as; it tells nobody anything."""
+TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
 """Taller than this share of the picture's shorter side a box is the echo picture itself, unless three
 characters and more are read in it with that confidence."""
 
+WIDEST_LINE = 32.0
+"""Heights above this add nothing to the margin of a mask (pixels)."""
 WORKING_SIDE = 736
 """Small pictures are enlarged to this shorter side: characters of 8 pixels are lost otherwise."""
 LARGEST_ENLARGEMENT = 3.0
@@ -46,12 +49,6 @@ class TextBox:
         left, top = np.floor(self.corners.min(axis=0)).astype(int)
         right, bottom = np.ceil(self.corners.max(axis=0)).astype(int)
         return int(left), int(top), int(right), int(bottom)
-
-    @property
-    def level(self) -> bool:
-        """Whether the line runs across rather than down the picture; a single letter counts as across."""
-        left, top, right, bottom = self.box
-        return bottom - top <= 1.5 * (right - left)
 
     @property
     def height(self) -> float:
@@ -115,32 +112,34 @@ class TextReader:
                 ]
         return found
 
-    def is_text(self, picture: Picture, box: TextBox) -> bool:
-        """Tell text from texture when looking for what to remove: in doubt it is text if it can be read."""
-        return looks_like_text(picture, box) or self.is_legible(picture, box)
-
     def is_legible(self, picture: Picture, box: TextBox) -> bool:
         """Tell whether characters can be read there, upright, upside down or along a vertical line."""
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
             return False
         tall = box.height > max(48.0, TALL_SHARE * min(picture.shape[:2]))
+        least = 3 if tall else 2 if _painted(crop) else 1
         upside_down = np.ascontiguousarray(crop[::-1, ::-1])
-        return any(_counts_as_text(*self._read(way), tall=tall) for way in (crop, upside_down))
+        return any(_counts_as_text(*self._read(way), least) for way in (crop, upside_down))
 
-    def _read(self, crop: Picture) -> tuple[int, float]:
-        """Return how many letters and digits are read, and the confidence."""
+    def _read(self, crop: Picture) -> tuple[str, float]:
+        """Return the letters and digits that are read, and the confidence. They never leave this module."""
         result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
         text, score = (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
-        return sum(character.isalnum() for character in text), score
+        return "".join(filter(str.isalnum, text)), score
 
 
-def _counts_as_text(characters: int, score: float, *, tall: bool) -> bool:
-    if tall:
-        return characters >= 3 and score >= LEGIBLE_TALL
-    if characters == 1:
-        return score >= LEGIBLE_SINGLE
-    return characters > 1 and score >= LEGIBLE
+def _counts_as_text(characters: str, score: float, least: int) -> bool:
+    if len(characters) < least:
+        return False
+    if len(characters) == 1:
+        return score >= LEGIBLE_SINGLE and characters not in STROKES
+    return score >= (LEGIBLE_TALL if least == 3 else LEGIBLE)
+
+
+def _painted(crop: Picture) -> bool:
+    """Tell whether colour fills the place, as flow does and letters do not: there a "2" is a vessel."""
+    return bool(((crop.max(axis=2) - crop.min(axis=2)) > 60).mean() > 0.35)
 
 
 def working_scale(picture: Picture) -> float:
@@ -149,9 +148,10 @@ def working_scale(picture: Picture) -> float:
 
 
 def looks_like_text(picture: Picture, box: TextBox) -> bool:
-    """Tell by its shape and confidence alone; scripts that the recogniser does not know count as well."""
+    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well."""
     low = box.height <= max(24.0, LOW_SHARE * min(picture.shape[:2]))
-    return box.confidence >= SURE_OF_TEXT and low and box.level
+    left, top, right, bottom = box.box
+    return box.confidence >= SURE_OF_TEXT and low and right - left >= 1.5 * (bottom - top)
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
@@ -160,7 +160,7 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
     for box in boxes:
         single = np.zeros(shape[:2], np.uint8)
         cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32)], 1)
-        reach = max(2, round(box.height * margin))
+        reach = max(2, round(min(box.height, WIDEST_LINE) * margin))
         left, top, right, bottom = _widened(box.box, reach + 1, shape)
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
         mask[top:bottom, left:right] |= cv2.dilate(single[top:bottom, left:right], kernel)
