@@ -109,6 +109,24 @@ class NotAllowedNow(NodeError):
     exit_code = ExitCode.FAILED
 
 
+class FaultyInput(NodeError):
+    """A file or folder that a person gave cannot be used."""
+
+    exit_code = ExitCode.DATA
+
+
+class DemoFailed(NodeError):
+    """A part of the demonstration does not start or does not end."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class ModelRefused(NodeError):
+    """A model card cannot be read, or its weights are not those that it names."""
+
+    exit_code = ExitCode.DATA
+
+
 class DatabaseNotReady(NodeError):
     """The schema is older or newer than this program."""
 

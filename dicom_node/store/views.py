@@ -41,17 +41,29 @@ def list_studies(
     return _study_views(session, chosen)
 
 
-def show_study(session: Session, study_instance_uid: str) -> View:
-    """One study with its jobs, receptions and events. Raises NotFound."""
-    found = session.scalar(select(Study).where(Study.study_instance_uid == study_instance_uid))
-    if found is None:
-        raise NotFound(f"no study has the UID {study_instance_uid}")
+def find_study(session: Session, uid: str) -> Study:
+    """The study with this Study Instance UID, or with the only one that ends so. Raises NotFound."""
+    exact = session.scalar(select(Study).where(Study.study_instance_uid == uid))
+    if exact is not None:
+        return exact
+    ending = Study.study_instance_uid.endswith(uid, autoescape=True)
+    found = session.scalars(select(Study).where(ending).limit(2)).all() if uid else []
+    if len(found) == 1:
+        return found[0]
+    raise NotFound(
+        f"{'several studies have' if found else 'no study has'} a UID that is or ends with {uid!r}"
+    )
+
+
+def show_study(session: Session, uid: str) -> View:
+    """One study (by UID or its ending) with its jobs, receptions and events. Raises NotFound."""
+    found = find_study(session, uid)
     [view] = _study_views(session, select(Study).where(Study.id == found.id))
     received = select(Reception).where(Reception.study_id == found.id).order_by(Reception.id)
     return view | {
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
         "received": [_reception(row) for row in session.scalars(received)],
-        "events": list_events(session, study_instance_uid=study_instance_uid),
+        "events": list_events(session, study_instance_uid=found.study_instance_uid or ""),
     }
 
 

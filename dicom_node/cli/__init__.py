@@ -1,0 +1,94 @@
+"""``dicom-node``: one file per verb. Verbs hold no logic and import what is heavy only when they run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from dicom_node.cli import (
+    check,
+    config,
+    db,
+    demo,
+    echo,
+    events,
+    jobs,
+    models,
+    outbox,
+    peers,
+    rules,
+    send,
+    serve,
+    studies,
+)
+from dicom_node.errors import ConfigurationError, ExitCode, NodeError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+app = typer.Typer(
+    name="dicom-node",
+    help="A DICOM node that runs AI on studies and returns the results to the PACS. Not for diagnostic use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for verb in (serve, check, echo, send, demo):
+    verb.register(app)
+for name, group in (
+    ("peers", peers.app),
+    ("rules", rules.app),
+    ("studies", studies.app),
+    ("jobs", jobs.app),
+    ("outbox", outbox.app),
+    ("events", events.app),
+    ("models", models.app),
+    ("config", config.app),
+    ("db", db.app),
+):
+    app.add_typer(group, name=name)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from dicom_node import __version__
+
+        typer.echo(f"dicom-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A DICOM node that runs AI on studies and returns the results to the PACS. Not for diagnostic use."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a verb; every error of the node becomes one clear message and its exit status."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
+    except ConfigurationError as error:
+        many = len(error.problems) > 1
+        typer.echo(
+            f"The configuration has {len(error.problems)} mistakes:" if many else "Configuration:", err=True
+        )
+        for problem in error.problems:
+            typer.echo(f"  {problem}", err=True)
+        return error.exit_code
+    except NodeError as error:
+        typer.echo(f"dicom-node: {error}", err=True)
+        return error.exit_code
+    except typer.TyperException as error:
+        error.show() if hasattr(error, "show") else typer.echo(str(error), err=True)
+        return ExitCode.USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED

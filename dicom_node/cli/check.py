@@ -1,0 +1,43 @@
+"""``dicom-node check``: every mistake of a configuration at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import typer
+
+from dicom_node.cli.options import Config, Json
+from dicom_node.cli.output import console, print_json
+from dicom_node.errors import ConfigurationError, ExitCode
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: dicom-node check --config node.toml")(check)
+
+
+def check(config: Config, as_json: Json = False) -> int:
+    """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
+
+    What may pass, such as a PACS that does not answer now, is a warning and changes no exit status.
+    """
+    from dicom_node import preflight
+
+    problems, tried = preflight.check(config)
+    if as_json:
+        print_json(
+            {
+                "problems": [dataclasses.asdict(problem) for problem in problems],
+                "checks": [dataclasses.asdict(line) for line in tried],
+            }
+        )
+        return ExitCode.CONFIG if problems else ExitCode.OK
+    screen = console()
+    for line in tried:
+        mark = "[green]ok[/green]     " if line.ok else "[yellow]warning[/yellow]"
+        screen.print(f"{mark} [bold]{line.subject}[/bold] ", end="")
+        screen.print(line.text, markup=False, soft_wrap=True)
+    if problems:
+        raise ConfigurationError(problems)
+    screen.print("The configuration is right.")
+    return ExitCode.OK

@@ -1,0 +1,82 @@
+"""``dicom-node demo``: the whole way, with real images, on this machine."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_node.cli.output import console
+from dicom_node.errors import ExitCode
+
+if TYPE_CHECKING:
+    from dicom_node.demo.performance import Shown
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: dicom-node demo --input my-dicom-files --out demo-output")(demo)
+
+
+def demo(
+    *,
+    own: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="DIR", exists=True, file_okay=False, help="Your own DICOM files."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")] = Path(
+        "demo-output"
+    ),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Public image sets; a chest X-ray is taken from cxr_nih."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
+    ] = False,
+) -> int:
+    """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
+    from dicom_node.demo import performance
+
+    screen = console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
+
+    def say(text: str) -> None:
+        screen.print(text, markup=False, soft_wrap=True)
+
+    shown = performance.perform(out, data=data, own=own, fresh=fresh, say=say)
+    for item in shown:
+        _print_study(item)
+    say(f"\nEverything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
+    return ExitCode.OK if all(item.ended_well for item in shown) else ExitCode.FAILED
+
+
+def _print_study(item: Shown) -> None:
+    screen = console()
+    screen.print(f"\n[bold]{item.folder.name}[/bold] {item.study.origin}")
+
+    def line(label: str, text: str) -> None:
+        screen.print(f"  {label:<10} {text}", markup=False, soft_wrap=True)
+
+    line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
+    present = [finding for finding in item.findings if finding["decision"] != "absent"]
+    for finding in present or []:
+        numbers = ", ".join(f"{name}: {value}" for name, value in finding["numbers"].items())
+        place = " with its place" if finding["region"] else ""
+        line(
+            "found", f"{finding['finding']} {finding['decision']}{place}{f' ({numbers})' if numbers else ''}"
+        )
+    if item.state == "delivered" and not present:
+        line("found", "nothing that the report calls present")
+    kinds = [result.kind for result in item.results]
+    back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
+    line("came back", f"{back}; the PACS holds {len(item.objects)} object(s) of the study")
+    if item.seconds_to_pacs is not None:
+        work = item.seconds_to_pacs - item.quiet_seconds
+        quiet = f"{item.quiet_seconds:g} s quiet time, {work:.1f} s work"
+        line("took", f"{item.seconds_to_pacs:.1f} s to the PACS: {quiet}")
+    for text in item.refused:
+        line("not sent", text)
+    line("files", f"{item.folder}/pacs")

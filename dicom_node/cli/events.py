@@ -1,0 +1,61 @@
+"""``dicom-node events``: what happened, and when."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config, Json, Limit, Since, StudyUid, limit_or_none, moment
+from dicom_node.cli.output import Column, Row, local, print_rows
+
+app = typer.Typer(no_args_is_help=True, help="Events: what happened, and when.")
+
+
+def _details(row: Row) -> str:
+    shown = {key: value for key, value in row["fields"].items() if value not in (None, "")}
+    return " ".join(f"{key}={value}" for key, value in shown.items())
+
+
+_COLUMNS: list[Column] = [
+    ("at", lambda row: local(row["at"])),
+    ("number", lambda row: row["number"]),
+    ("event", lambda row: row["text"]),
+    ("details", _details),
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Events: what happened, and when."""
+
+
+@app.command(
+    "list", epilog='Example ("what happened at 03:12?"): dicom-node events list --since 03:10 --until 03:15'
+)
+def list_events(
+    *,
+    config: Config,
+    study: StudyUid = "",
+    since: Since = "",
+    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Only before this time.")] = "",
+    number: Annotated[
+        list[int] | None, typer.Option("--number", help="Only with this number (docs/admin.md); repeatable.")
+    ] = None,
+    limit: Limit = 200,
+    as_json: Json = False,
+) -> None:
+    """List events, the oldest first; of more than --limit the newest."""
+    from dicom_node import services, settings
+    from dicom_node.store import views
+
+    with services.reading(settings.load(config)) as session:
+        rows = views.list_events(
+            session,
+            study_instance_uid=study,
+            since=moment(since),
+            until=moment(until),
+            numbers=number or (),
+            limit=limit_or_none(limit),
+        )
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No events.")

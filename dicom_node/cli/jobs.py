@@ -1,0 +1,85 @@
+"""``dicom-node jobs``: pipelines that ran, run, wait or were held."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none
+from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, short
+from dicom_node.model.lifecycle import JobState
+
+app = typer.Typer(no_args_is_help=True, help="Jobs: one rule's pipeline on one study.")
+
+Number = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job, as `jobs list` shows it.")]
+
+
+def _state(row: Row) -> str:
+    done = f" {row['share_done']:.0%}" if row["state"] == JobState.RUNNING else ""
+    return f"{row['state']}{done}"
+
+
+_COLUMNS: list[Column] = [
+    ("job", lambda row: row["job"]),
+    ("state", _state),
+    ("rule", lambda row: row["rule"]),
+    ("study", lambda row: short(row["study_instance_uid"])),
+    ("priority", lambda row: row["priority"]),
+    ("attempts", lambda row: row["attempts"]),
+    ("created", lambda row: local(row["created_at"])),
+    ("reason", lambda row: row["reason"] or row["doing"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node jobs list --state held --config node.toml")
+def list_jobs(
+    *,
+    config: Config,
+    state: Annotated[list[JobState] | None, typer.Option(help="Only in this state; repeatable.")] = None,
+    study: StudyUid = "",
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """List jobs, the newest first."""
+    from dicom_node import services, settings
+    from dicom_node.store import views
+
+    with services.reading(settings.load(config)) as session:
+        rows = views.list_jobs(
+            session, states=state or (), study_instance_uid=study, limit=limit_or_none(limit)
+        )
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No jobs.")
+
+
+@app.command(epilog="Example: dicom-node jobs show 17 --config node.toml")
+def show(job: Number, config: Config, as_json: Json = False) -> None:
+    """Show one job: its images, options, results."""
+    from dicom_node import services, settings
+    from dicom_node.store import views
+
+    with services.reading(settings.load(config)) as session:
+        row = views.show_job(session, job)
+    if as_json:
+        print_json(row)
+        return
+    results = [f"{result['kind']} {result['sop_instance_uid']}" for result in row["results"]]
+    print_details(row | {"results": results})
+
+
+@app.command(epilog="Example: dicom-node jobs retry 17 --config node.toml")
+def retry(job: Number, config: Config) -> None:
+    """Run a job that failed, was held or was cancelled."""
+    from dicom_node import services, settings
+
+    services.retry_job(settings.load(config), job)
+    typer.echo(f"Job {job} is queued.")
+
+
+@app.command(epilog="Example: dicom-node jobs cancel 17 --config node.toml")
+def cancel(job: Number, config: Config) -> None:
+    """Cancel a job; one that runs is stopped at its next step."""
+    from dicom_node import services, settings
+
+    services.cancel_job(settings.load(config), job)
+    typer.echo(f"Job {job} is cancelled, or will be at its next step.")

@@ -1,0 +1,57 @@
+"""Options that verbs share."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    list[Path],
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="DICOM_NODE_CONFIG",
+        metavar="FILE",
+        help="Configuration file; may be given more than once (peers and rules in files of their own).",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=0, help="At most this many rows; 0: all.")]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since",
+        metavar="WHEN",
+        help="Not older than: 2026-03-01, 2026-03-01T03:12, 03:12 (today), or 90s, 30m, 2h, 3d ago.",
+    ),
+]
+StudyUid = Annotated[str, typer.Option("--study", metavar="UID", help="Study Instance UID.")]
+
+_AGO = re.compile(r"(\d+)\s*([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(text: str, now: datetime | None = None) -> datetime | None:
+    """The time that a person means, UTC; times without a zone are of this machine's zone. "" is None."""
+    if not text:
+        return None
+    present = now or datetime.now(UTC)
+    if ago := _AGO.fullmatch(text.strip()):
+        return present - timedelta(**{_UNITS[ago.group(2)]: int(ago.group(1))})
+    if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text.strip()):
+        text = f"{present.astimezone():%Y-%m-%d}T{text.strip():0>5}"
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time: write 2026-03-01T03:12, 03:12, or 30m, 2h, 3d for a time ago"
+        ) from None
+
+
+def limit_or_none(limit: int) -> int | None:
+    """``--limit 0`` means all."""
+    return limit or None

@@ -1,0 +1,60 @@
+"""``dicom-node peers``: who is configured, and whether they answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node.cli.options import Config, Json
+from dicom_node.cli.output import Column, Row, print_rows
+from dicom_node.errors import ExitCode
+
+app = typer.Typer(no_args_is_help=True, help="Peers: modalities and PACS.")
+
+
+def _address(row: Row) -> str:
+    return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
+
+
+_COLUMNS: list[Column] = [
+    ("name", lambda row: row["name"]),
+    ("ae title", lambda row: row["ae_title"]),
+    ("may", lambda row: row["may"]),
+    ("address", _address),
+    ("transport", lambda row: row["transport"]),
+    ("results", lambda row: row["results"] if "receive" in row["may"] else "–"),
+    ("confirm", lambda row: row["confirm"] if "receive" in row["may"] else "–"),
+]
+
+_CHECKS: list[Column] = [
+    ("peer", lambda row: row["peer"]),
+    ("check", lambda row: row["check"]),
+    ("", lambda row: "ok" if row["ok"] else "FAILED"),
+    ("says", lambda row: row["text"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node peers list --config node.toml")
+def list_peers(config: Config, as_json: Json = False) -> None:
+    """List the configured peers; passwords are not shown."""
+    from dicom_node import settings
+
+    rows = [peer.model_dump(mode="json", exclude={"password"}) for peer in settings.load(config).peers]
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No peers are configured.")
+
+
+@app.command(epilog="Example: dicom-node peers test pacs --config node.toml")
+def test(
+    config: Config,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[PEER]...", help="Names; default: all that may receive.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Try everything that delivery to a peer needs, without storing anything."""
+    from dicom_node import services, settings
+
+    rows: list[dict[str, Any]] = services.test_peers(settings.load(config), names or ())
+    print_rows(rows, _CHECKS, as_json=as_json, none="No peer may receive.")
+    return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE

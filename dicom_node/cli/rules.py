@@ -1,0 +1,48 @@
+"""``dicom-node rules``: which rule would apply to these files, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config, Json
+from dicom_node.cli.output import Column, print_rows
+
+app = typer.Typer(no_args_is_help=True, help="Rules: which pipeline for which study.")
+
+_COLUMNS: list[Column] = [
+    ("file", lambda row: Path(row["file"]).name),
+    ("modality", lambda row: row["modality"]),
+    ("rule", lambda row: row["rule"] or "–"),
+    ("applies", lambda row: "yes" if row["applies"] else "no"),
+    ("pipeline", lambda row: row["pipeline"] if row["applies"] else "–"),
+    ("why", lambda row: row["reason"]),
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Rules: which pipeline for which study."""
+
+
+@app.command("try", epilog="Example: dicom-node rules try image.dcm --from us1 --config node.toml")
+def try_(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", exists=True, help="DICOM files, and folders of them.")
+    ],
+    config: Config,
+    sender: Annotated[
+        str, typer.Option("--from", metavar="PEER", help="As if this peer had sent them.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Say which rules would take these files, which not, and why. Nothing is sent or stored."""
+    from dicom_node import rehearsal, settings
+    from dicom_node.scu.modality import dicom_files
+
+    loaded = settings.load(config)
+    peer = loaded.peer(sender) if sender else None
+    rows = rehearsal.try_rules(loaded, dicom_files(files), peer)
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No files, or no rules are configured.")

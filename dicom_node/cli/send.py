@@ -1,0 +1,62 @@
+"""``dicom-node send``: send files to a peer, as a modality would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config
+from dicom_node.cli.output import console, print_json
+from dicom_node.errors import ExitCode
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: dicom-node send pacs study/ --config node.toml")(send)
+
+
+def send(
+    peer: Annotated[str, typer.Argument(metavar="PEER", help="Name of a configured peer.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", exists=True, help="DICOM files, and folders of them.")
+    ],
+    config: Config,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status of each file as JSON.")] = False,
+) -> int:
+    """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
+    from rich.progress import Progress
+
+    from dicom_node import settings
+    from dicom_node.scu import modality
+
+    loaded = settings.load(config)
+    callee = modality.Callee.of(loaded.peer(peer), loaded)
+    chosen = modality.dicom_files(files)
+    screen = console(stderr=True)
+    with Progress(console=screen, disable=not screen.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"to {peer}", total=len(chosen))
+
+        def shown(sent: modality.Sent) -> None:
+            progress.advance(task)
+            if not as_json:
+                progress.console.print(f"{sent.path}: {sent.text}", markup=False, soft_wrap=True)
+
+        reports = modality.send(callee, chosen, shown)
+    if as_json:
+        print_json(
+            [
+                {
+                    "file": str(sent.path),
+                    "sop_instance_uid": sent.sop_instance_uid,
+                    "stored": sent.stored,
+                    "status": None if sent.status is None else f"{sent.status:04X}",
+                    "text": sent.text,
+                }
+                for sent in reports
+            ]
+        )
+    failed = sum(not sent.stored for sent in reports)
+    screen.print(f"{len(reports) - failed} stored, {failed} not.")
+    return ExitCode.FAILED if failed else ExitCode.OK

@@ -1,0 +1,117 @@
+"""``dicom-node studies``: what was received, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
+from dicom_node.cli.output import Column, console, local, print_details, print_json, print_rows, short
+from dicom_node.model.lifecycle import StudyState
+
+app = typer.Typer(no_args_is_help=True, help="Studies: what was received, and what became of it.")
+
+Uid = Annotated[str, typer.Argument(metavar="UID", help="Study Instance UID, or the last figures of it.")]
+
+_COLUMNS: list[Column] = [
+    ("study", lambda row: short(row["study_instance_uid"], 20)),
+    ("state", lambda row: row["state"]),
+    ("patient", lambda row: row["patient_id"]),
+    ("modality", lambda row: row["modalities"]),
+    ("objects", lambda row: row["instances"]),
+    ("results", lambda row: results_in_words(row["results"])),
+    ("last received", lambda row: local(row["last_received_at"])),
+    ("reason", lambda row: row["reason"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node studies list --state failed --since 2h --config node.toml")
+def list_studies(
+    *,
+    config: Config,
+    state: Annotated[list[StudyState] | None, typer.Option(help="Only in this state; repeatable.")] = None,
+    since: Since = "",
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """List studies, the newest first."""
+    from dicom_node import services, settings
+    from dicom_node.store import views
+
+    with services.reading(settings.load(config)) as session:
+        rows = views.list_studies(
+            session, states=state or (), since=moment(since), limit=limit_or_none(limit)
+        )
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No studies.")
+
+
+@app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
+def show(uid: Uid, config: Config, as_json: Json = False) -> None:
+    """Show one study: objects received, jobs, results, what happened."""
+    from dicom_node import services, settings
+    from dicom_node.store import views
+
+    with services.reading(settings.load(config)) as session:
+        row = views.show_study(session, uid)
+    if as_json:
+        print_json(row)
+        return
+    parts = ("results", "jobs", "received", "events")
+    print_details({key: value for key, value in row.items() if key not in parts})
+    for part in parts:
+        _print_part(part, row[part])
+
+
+@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")
+def release(uid: Uid, config: Config) -> None:
+    """Let a study out of quarantine: what was received first counts, and is analysed."""
+    from dicom_node import services, settings
+
+    services.release_study(settings.load(config), uid)
+    typer.echo("Released: the study is assembled again and its rules are applied.")
+
+
+def results_in_words(results: list[dict[str, Any]]) -> str:
+    """ "2 sr: confirmed" for a table: how many of each kind, and the state of their deliveries."""
+    counted: dict[str, int] = {}
+    for result in results:
+        states = "/".join(sorted(set(result["deliveries"].values()))) or "kept"
+        key = f"{result['kind']} {states}"
+        counted[key] = counted.get(key, 0) + 1
+    return ", ".join(f"{number} {key}" if number > 1 else key for key, number in counted.items())
+
+
+_PARTS: Mapping[str, list[Column]] = {
+    "results": [
+        ("kind", lambda row: row["kind"]),
+        ("sop instance uid", lambda row: row["sop_instance_uid"]),
+        ("deliveries", lambda row: row["deliveries"] or "none"),
+    ],
+    "jobs": [
+        ("job", lambda row: row["job"]),
+        ("rule", lambda row: row["rule"]),
+        ("state", lambda row: row["state"]),
+        ("attempts", lambda row: row["attempts"]),
+        ("reason", lambda row: row["reason"]),
+    ],
+    "received": [
+        ("received", lambda row: local(row["received_at"])),
+        ("from", lambda row: row["calling_ae"]),
+        ("sop instance uid", lambda row: row["sop_instance_uid"]),
+        ("outcome", lambda row: row["outcome"]),
+        ("reason", lambda row: row["reason"]),
+    ],
+    "events": [
+        ("at", lambda row: local(row["at"])),
+        ("number", lambda row: row["number"]),
+        ("event", lambda row: row["text"]),
+    ],
+}
+
+
+def _print_part(name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        console().print(f"\n[bold]{name.capitalize()}[/bold]")
+        print_rows(rows, _PARTS[name], as_json=False, none="")

@@ -1,0 +1,191 @@
+"""The end of a modality: C-STORE of files as they lie on disk (``dicom-node send``, the demo).
+
+What the node itself sends goes through :mod:`dicom_node.scu.dimse`, which confirms and retries; here a
+person looks at every status.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID
+from pynetdicom import AE, _config, build_context
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node.errors import PeerUnreachable
+from dicom_node.scu.destination import SendStatus
+from dicom_node.scu.statuses import store_report
+from dicom_node.settings import PeerSettings, Settings
+
+_MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
+_TIMEOUT_SECONDS = 30.0
+_STORED = (SendStatus.STORED, SendStatus.WARNED)
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """Whom to call, and under which AE title of ours."""
+
+    ae_title: str
+    host: str
+    port: int
+    calling: str
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def of(cls, peer: PeerSettings, settings: Settings) -> Callee:
+        """The callee that a peer's settings describe. Raises PeerUnreachable without host or port."""
+        if not peer.host or peer.port is None:
+            raise PeerUnreachable(f"peer {peer.name} has no host and port: add both to its [[peers]]")
+        context = _tls_context(settings) if peer.tls else None
+        return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How the C-STORE of one file went; ``status`` is None when none came. ``at`` is UTC."""
+
+    path: Path
+    sop_instance_uid: str
+    status: int | None
+    text: str
+    at: datetime
+
+    @property
+    def stored(self) -> bool:
+        """Success or a warning: the peer has it (PS3.4 B.2.3)."""
+        return self.status is not None and store_report(self.status).status in _STORED
+
+
+def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None]) -> list[Sent]:
+    """C-STORE files, each in its own transfer syntax, bytes as they are; one association per 128 kinds.
+
+    Raises PeerUnreachable when no association comes about. A file that cannot be sent is reported, never
+    raised.
+    """
+    reports: list[Sent] = []
+
+    def report(sent: Sent) -> None:
+        reports.append(sent)
+        on_each(sent)
+
+    for contexts, batch in _batches(files, report):
+        with _Association(callee, contexts) as association:
+            for file in batch:
+                report(_send_one(association, file))
+    return reports
+
+
+def dicom_files(paths: Iterable[Path]) -> list[Path]:
+    """The files, and all files below the folders, by name."""
+    found: list[Path] = []
+    for path in paths:
+        found += sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    sop_class: UID
+    sop_instance: UID
+    syntax: UID
+
+
+class _Association:
+    """One association, released at the end."""
+
+    def __init__(self, callee: Callee, contexts: Sequence[PresentationContext]) -> None:
+        self._callee = callee
+        self._contexts = contexts
+
+    def __enter__(self) -> Association:
+        callee = self._callee
+        ae = AE(ae_title=callee.calling)
+        ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = _TIMEOUT_SECONDS
+        ae.requested_contexts = list(self._contexts)
+        tls = (callee.tls, callee.host) if callee.tls else None
+        self._association = ae.associate(
+            callee.host, callee.port, ae_title=callee.ae_title, max_pdu=131072, tls_args=tls
+        )
+        if not self._association.is_established:
+            raise PeerUnreachable(
+                f"{callee.ae_title} at {callee.host}:{callee.port} {_why(self._association)}"
+            )
+        return self._association
+
+    def __exit__(self, *_: object) -> None:
+        if self._association.is_established:
+            self._association.release()
+
+
+def _why(association: Association) -> str:
+    rejection = association.acceptor.primitive
+    if association.is_rejected and rejection is not None:
+        return f"refuses the association: {rejection.reason_str.lower()}"
+    if association.is_aborted:
+        return "cannot be reached, or cut the connection"
+    return "accepts nothing that was offered"
+
+
+def _batches(
+    files: Sequence[Path], report: Callable[[Sent], None]
+) -> Iterator[tuple[list[PresentationContext], list[_File]]]:
+    """Files with the contexts that they need, at most 128 on one association."""
+    wanted: dict[tuple[UID, UID], list[_File]] = {}
+    for path in files:
+        if (file := _read(path)) is None:
+            report(Sent(path, "", None, "no DICOM file (Part 10)", datetime.now(UTC)))
+        else:
+            wanted.setdefault((file.sop_class, file.syntax), []).append(file)
+    kinds = list(wanted)
+    for start in range(0, len(kinds), _MAXIMUM_CONTEXTS):
+        some = kinds[start : start + _MAXIMUM_CONTEXTS]
+        batch = [file for kind in some for file in wanted[kind]]
+        yield [build_context(*kind) for kind in some], sorted(batch, key=lambda file: files.index(file.path))
+
+
+def _read(path: Path) -> _File | None:
+    try:
+        meta = read_file_meta_info(path)
+        return _File(
+            path, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+        )
+    except (InvalidDicomError, OSError, AttributeError):
+        return None
+
+
+def _send_one(association: Association, file: _File) -> Sent:
+    _config.STORE_SEND_CHUNKED_DATASET = True  # the bytes of the file, not decoded and encoded again
+    try:
+        status = association.send_c_store(file.path, priority=0).get("Status")
+    except ValueError:
+        accepted = any(context.abstract_syntax == file.sop_class for context in association.accepted_contexts)
+        what = file.syntax.name if accepted else UID(file.sop_class).name
+        return _sent(file, None, f"the peer does not accept {what}")
+    except RuntimeError:
+        return _sent(file, None, "the association was cut")
+    if status is None:
+        return _sent(file, None, "no answer, or the association was aborted")
+    return _sent(file, int(status), f"{status:04X} {store_report(status).text}")
+
+
+def _sent(file: _File, status: int | None, text: str) -> Sent:
+    return Sent(file.path, str(file.sop_instance), status, text, datetime.now(UTC))
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    """DICOM TLS as a client (PS3.15 B.12), with the listener's certificate as ours."""
+    context = ssl.create_default_context()
+    if (tls := settings.listener.tls) is not None:
+        if tls.trusted:
+            context.load_verify_locations(tls.trusted)
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context

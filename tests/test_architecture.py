@@ -1,0 +1,257 @@
+"""Import direction, read from the sources: each room knows only its right-hand neighbour's front door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("dicom_node", "ai_pipeline")
+
+CELLAR = ("dicom_node", "dicom_node.model", "dicom_node.settings", "dicom_node.errors", "dicom_node.events")
+STORE = ("dicom_node.store",)
+LOGS = ("dicom_node.logs",)
+
+# Room -> what of our own it may import: a module, or everything below a package when it ends with ".*".
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "dicom_node.model": ("dicom_node",),
+    "dicom_node.errors": (),
+    "dicom_node.events": (),
+    "dicom_node.logs": (),
+    "dicom_node.toml_files": ("dicom_node.errors",),
+    "dicom_node.settings": ("dicom_node.errors", "dicom_node.model", "dicom_node.toml_files"),
+    "dicom_node.store": CELLAR,
+    "dicom_node.scp": (*CELLAR, *LOGS, "dicom_node.inbox.spool", "dicom_node.inbox.journal"),
+    "dicom_node.inbox": (*CELLAR, *STORE, "dicom_node.jobs", "ai_pipeline.pixels"),
+    "dicom_node.jobs": (*CELLAR, *STORE, *LOGS, "dicom_node.results", "ai_pipeline.*"),
+    "dicom_node.results": (*CELLAR, "ai_pipeline.contract", "ai_pipeline.render", "ai_pipeline.pixels"),
+    "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
+    "dicom_node.scu": CELLAR,
+    "ai_pipeline": ("ai_pipeline.*",),
+}
+# From outside one may look into every room; only these do.
+OUTSIDE = (
+    "dicom_node.node",
+    "dicom_node.cli",
+    "dicom_node.console",
+    "dicom_node.demo",
+    "dicom_node.services",
+    "dicom_node.preflight",
+    "dicom_node.rehearsal",
+    "dicom_node.conformance",
+    "dicom_node.sample",
+    "dicom_node.processes",
+    "dicom_node.__main__",
+)
+# Whole sub-packages of the cellar are open to those who may use them at all.
+OPEN = ("dicom_node.model", "dicom_node.store")
+
+# Library -> the modules (or packages) that may import it.
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "torch": ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.engine"),
+    "onnxruntime": ("ai_pipeline.engine", "ai_pipeline.burnin", "ai_pipeline.training"),
+    "orthanc_api_client": ("dicom_node.scu.orthanc",),
+    "dicomweb_client": ("dicom_node.scu.dicomweb", "dicom_node.scu.http"),
+    "highdicom": ("dicom_node.results",),
+    "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
+    "apscheduler": ("dicom_node.node",),
+    "typer": ("dicom_node.cli", "ai_pipeline.cli"),
+    "sqlalchemy": (
+        "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",
+        "dicom_node.services", "dicom_node.preflight", "dicom_node.console",
+    ),
+    "alembic": ("dicom_node.store",),
+}  # fmt: skip
+LAZY = (
+    "torch",
+    "onnxruntime",
+    "cv2",
+    "rapidocr",
+)  # imported inside functions, except in training and networks
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement. ``target`` is the most exact module that it names."""
+
+    module: str
+    target: str
+    lazy: bool
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str, source: str) -> Iterator[Import]:
+    tree = ast.parse(source)
+    inside = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(outer)
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: imports are absolute here"
+            base = node.module or ""
+            targets = [
+                f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names
+            ]
+        else:
+            continue
+        for target in targets:
+            yield Import(module, target, id(node) in inside, node.lineno)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def room_of(module: str) -> str:
+    names = [name for name in (*MAY_IMPORT, *OUTSIDE) if module == name or module.startswith(f"{name}.")]
+    return max(names, key=len, default="")
+
+
+def forbidden(found: Import) -> str:
+    """Why this import is not allowed, "" when it is."""
+    library = found.target.partition(".")[0]
+    if library in ONLY_IN and not _under(found.module, ONLY_IN[library]):
+        return f"{found}: {library} belongs in {', '.join(ONLY_IN[library])}"
+    if (
+        library in LAZY
+        and not found.lazy
+        and not _under(found.module, ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.burnin"))
+    ):
+        return f"{found}: {library} is imported inside the function that needs it"
+    if library not in PACKAGES:
+        return ""
+    room = room_of(found.module)
+    if not room:
+        return "" if found.module == "dicom_node" else f"{found.module} belongs to no room of this test"
+    if room in OUTSIDE or _under(found.target, (room,)):
+        return ""
+    for allowed in MAY_IMPORT[room]:
+        whole = allowed.removesuffix(".*") if allowed.endswith(".*") else allowed if allowed in OPEN else None
+        if found.target == allowed or (whole and _under(found.target, (whole,))):
+            return ""
+    return f"{found}: {room} may import {', '.join(MAY_IMPORT[room]) or 'nothing of ours'}"
+
+
+def _under(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_room_imports_only_what_it_may_know(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert [why for found in imports(module, source) if (why := forbidden(found))] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("dicom_node.scp.reception", "from dicom_node.store.tables import Study"),
+        ("dicom_node.scp.reception", "import sqlalchemy"),
+        ("dicom_node.scp.reception", "def f():\n    import torch"),
+        ("dicom_node.scp.reception", "from dicom_node.inbox.index import Indexer"),
+        ("dicom_node.inbox.index", "from dicom_node.scp.policy import Policy"),
+        ("dicom_node.inbox.index", "from dicom_node.results import build"),
+        ("dicom_node.results.sr", "from dicom_node.outbox import Courier"),
+        ("dicom_node.outbox.courier", "from dicom_node.scu.dimse import DimseDestination"),
+        ("dicom_node.outbox.courier", "import orthanc_api_client"),
+        ("dicom_node.scu.dimse", "from dicom_node.store.database import Database"),
+        ("dicom_node.jobs.run", "from dicom_node.results.sr import build_report"),
+        ("dicom_node.store.tables", "from dicom_node.inbox.spool import Spool"),
+        ("ai_pipeline.pixels", "from dicom_node.settings import Settings"),
+        ("ai_pipeline.engine", "import torch"),
+        ("dicom_node.cli.studies", "import sqlalchemy"),
+        ("dicom_node.attic", "import dicom_node.settings"),
+    ],
+)
+def test_a_wrong_import_would_be_found(module: str, source: str) -> None:
+    assert any(forbidden(found) for found in imports(module, source))
+
+
+def test_the_listener_starts_without_database_models_and_pixels() -> None:
+    heavy = [
+        "torch",
+        "onnxruntime",
+        "cv2",
+        "rapidocr",
+        "sqlalchemy",
+        "alembic",
+        "highdicom",
+        "ai_pipeline",
+        "pydantic",
+    ]
+    program = (
+        "import sys, dicom_node.scp.__main__\n"
+        f"print(*sorted(set({heavy!r}) & {{name.partition('.')[0] for name in sys.modules}}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("verb", ["--help", "studies list --help", "serve --help"])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    heavy = [
+        "torch",
+        "onnxruntime",
+        "cv2",
+        "rapidocr",
+        "sqlalchemy",
+        "highdicom",
+        "pynetdicom",
+        "pydicom",
+        "numpy",
+        "ai_pipeline",
+    ]
+    program = (
+        "import sys\nfrom dicom_node.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('LOADED', *sorted(set({heavy!r}) & {{name.partition('.')[0] for name in sys.modules}}))"
+    )
+    command = [sys.executable, "-c", program, *verb.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+def test_every_package_is_listed_in_pyproject() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "packages"
+    ]
+    found = {
+        name
+        for name, path in MODULES.items()
+        if path.name == "__init__.py" and "migrations" not in path.parts
+    }
+    assert found - set(listed) == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_can_be_read_in_one_sitting(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
