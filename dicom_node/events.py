@@ -71,6 +71,7 @@ JOB_CANCELLED = EventType(3007, _WARNING, "job cancelled")
 JOB_HELD = EventType(3008, _WARNING, "job held by a limit of its rule")
 JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker taken over")
 NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
+JOB_HANDED_BACK = EventType(3011, _INFO, "job handed back by a worker that stops")
 WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
 WORKER_DIED = EventType(3021, _ERROR, "worker died and is restarted")
 
@@ -87,6 +88,7 @@ DELIVERY_NARROWED = EventType(5006, _WARNING, "destination takes no such object:
 DELIVERY_BY_HAND = EventType(5007, _WARNING, "a person asked for a delivery again")
 DELIVERY_STARTED = EventType(5008, _DEBUG, "object is being sent")
 DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "sent or not is unknown: the destination is asked")
+DELIVERY_WITHDRAWN = EventType(5010, _WARNING, "delivery withdrawn: its study changed or stands in quarantine")
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")

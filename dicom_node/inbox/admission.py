@@ -1,0 +1,297 @@
+"""One received object → its rows: which version counts, what becomes of its study (truths 2, 3, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from dicom_node import jobs
+from dicom_node.events import (
+    OBJECT_CONFLICT,
+    OBJECT_DUPLICATE,
+    OBJECT_INDEXED,
+    OBJECT_QUARANTINED,
+    OBJECT_REVISED,
+    OWN_RESULT_RETURNED,
+    STUDY_RECEIVING,
+    STUDY_REOPENED,
+    EventType,
+)
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.judgement import Former, Judgement, judge
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import ObjectRole, Outcome
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.sopclasses import role_of
+from dicom_node.model.spooled import Arrival
+from dicom_node.settings import Settings
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Instance, Reception, Study
+from dicom_node.store.transitions import move_study, record
+
+_PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
+_EVENTS: dict[Outcome, EventType] = {
+    Outcome.NEW: OBJECT_INDEXED,
+    Outcome.DUPLICATE: OBJECT_DUPLICATE,
+    Outcome.REVISION: OBJECT_REVISED,
+    Outcome.CONFLICT: OBJECT_CONFLICT,
+    Outcome.QUARANTINED: OBJECT_QUARANTINED,
+}
+_LOOK_BACK = 3  # receptions that show how a sender uses associations
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A spooled file, how it came and what is in it. ``size`` in bytes, file header included."""
+
+    path: Path
+    arrival: Arrival
+    found: Inspected
+    size: int
+
+    @property
+    def spool_name(self) -> str:
+        """The name under which it was acknowledged."""
+        return self.path.stem
+
+
+class Admission:
+    """Admits objects, one after the other, within the caller's transaction."""
+
+    def __init__(self, spool: Spool, settings: Settings) -> None:
+        self._spool = spool
+        self._settings = settings
+        self._data_dir = settings.node.data_dir
+        self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
+        self._further = frozenset(settings.listener.further_storage_classes)
+        self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
+        self._same: dict[tuple[str, Path], bool | None] = {}
+
+    def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
+        """Decode what came again with other bytes, before the database is locked for writing."""
+        self._same.clear()
+        differing: list[tuple[str, Arrived]] = []
+        with database.read() as session:
+            for item in arrived:
+                former = intake.instance(session, item.found.sop_instance_uid)
+                if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
+                    differing.append((former.path, item))
+        for path, item in differing:
+            self._same_image(path, item)
+
+    def admit(self, session: Session, item: Arrived) -> Path:
+        """Write the object's rows; returns where its file belongs.
+
+        Raises IntegrityError when another process was quicker.
+        """
+        found = item.found
+        if found.fault:
+            study = self._study(session, item)
+            self._set_aside(session, study, item, Outcome.QUARANTINED, found.fault)
+            return self._spool.quarantine_place(item.path)
+        role = self._role(session, item)
+        former = intake.instance(session, found.sop_instance_uid)
+        study = self._study(session, item)
+        judgement = self._judge(session, study, item, role, former)
+        if judgement.outcome is Outcome.CONFLICT:
+            self._set_aside(session, study, item, Outcome.CONFLICT, judgement.reason)
+            if former is not None and former.study_id != study.id:
+                other = session.get_one(Study, former.study_id)
+                jobs.quarantine_study(session, other, judgement.reason)
+            return self._spool.quarantine_place(item.path)
+        place = self._place(item)
+        self._receive(session, study, item, role, judgement.outcome)
+        if former is None or judgement.outcome is Outcome.REVISION:
+            self._write_instance(session, study, item, role, former)
+        elif not former.path:  # purged: the new copy takes its place
+            former.path = self._relative(place)
+            former.transfer_syntax_uid = item.found.transfer_syntax_uid
+        self._write_reception(session, study, item, judgement, place)
+        own = role is ObjectRole.OWN and judgement.outcome is Outcome.NEW
+        self._tell(session, study, item, OWN_RESULT_RETURNED if own else _EVENTS[judgement.outcome])
+        return place
+
+    def _judge(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
+    ) -> Judgement:
+        if former is None:
+            others = set() if role is ObjectRole.OWN else intake.patients(session, study.id)
+            return judge(item.found, None, others, lambda: None)
+        before = Former(
+            session.get_one(Study, former.study_id).study_instance_uid or "",
+            former.pixels_sha256,
+            former.identity_sha256,
+        )
+        return judge(item.found, before, set(), lambda: self._same_image(former.path, item))
+
+    def _same_image(self, former_path: str, item: Arrived) -> bool | None:
+        """Whether both versions decode to the same samples; None when one does not decode or is purged."""
+        key = (former_path, item.path)
+        if key not in self._same:
+            former = self._data_dir / former_path
+            if not former.is_file():  # of the same batch: not moved yet
+                former = item.path.with_name(former.name)
+            self._same[key] = _same_pixels(former, item.path)
+        return self._same[key]
+
+    def _role(self, session: Session, item: Arrived) -> ObjectRole:
+        if item.found.own or intake.is_result(session, item.found.sop_instance_uid):
+            return ObjectRole.OWN
+        peer = self._peers.get(item.arrival.calling_ae)
+        grabber = peer is not None and peer.name in self._grabbers
+        return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
+
+    def _study(self, session: Session, item: Arrived) -> Study:
+        """The object's study; a new one for an object that names none, so that a person sees it."""
+        found, at = item.found, item.arrival.received_at
+        uid = found.study_instance_uid or None
+        study = intake.study(session, uid) if uid else None
+        if study is not None:
+            study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
+            return study
+        study = Study(
+            study_instance_uid=uid,
+            patient_id=found.patient_id,
+            issuer_of_patient_id=found.issuer_of_patient_id,
+            study_date=found.study_date,
+            state=StudyState.RECEIVING,
+            reason="",
+            revision=1,
+            first_received_at=at,
+            last_received_at=at,
+            due_at=at + timedelta(seconds=self._quiet_seconds(item)),
+            priority=_PRIORITY.get(item.arrival.priority, 0),
+        )
+        session.add(study)
+        session.flush()
+        record(session, STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
+        return study
+
+    def _receive(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
+    ) -> None:
+        """Let the study wait, or open it again; a companion waits with it, and opens nothing (truth 7)."""
+        if role is ObjectRole.OWN or outcome is Outcome.DUPLICATE:
+            return
+        study.last_received_at = max(study.last_received_at, item.arrival.received_at)
+        if study.state is StudyState.QUARANTINED:
+            return
+        if study.state is not StudyState.RECEIVING:
+            if role is not ObjectRole.SOURCE:
+                return
+            study.revision += 1
+        study.due_at = self._due_at(session, study, item)
+        session.flush()
+        if outcome is Outcome.REVISION:  # nothing more may leave with the old name on it
+            jobs.stop_study(session, study, "superseded: patient or study data changed")
+        if study.state is not StudyState.RECEIVING:
+            jobs.drop_waiting(session, study, f"superseded by revision {study.revision}")
+            move_study(session, study, StudyState.RECEIVING, event=STUDY_REOPENED)
+
+    def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
+        """Quiet time after this object; twice as long for a sender with an association for each image."""
+        seconds = self._quiet_seconds(item)
+        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
+        if len(last) > 1 and len(set(last)) == len(last):
+            seconds *= 2
+        due_at = item.arrival.received_at + timedelta(seconds=seconds)
+        return max(due_at, study.due_at) if study.due_at else due_at
+
+    def _quiet_seconds(self, item: Arrived) -> float:
+        peer = self._peers.get(item.arrival.calling_ae)
+        if peer is not None and peer.quiet_seconds is not None:
+            return peer.quiet_seconds
+        assembly = self._settings.assembly
+        return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
+
+    def _set_aside(
+        self, session: Session, study: Study, item: Arrived, outcome: Outcome, reason: str
+    ) -> None:
+        """The object does not count, and a person must look at its study."""
+        study.last_received_at = max(study.last_received_at, item.arrival.received_at)
+        self._write_reception(
+            session, study, item, Judgement(outcome, reason), self._spool.quarantine_place(item.path)
+        )
+        self._tell(session, study, item, _EVENTS[outcome], reason=reason)
+        jobs.quarantine_study(session, study, reason)
+
+    def _write_instance(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
+    ) -> None:
+        """Make this the version that counts; the study's patient is that of the newest version."""
+        found, arrival = item.found, item.arrival
+        row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
+        row.sop_class_uid, row.series_instance_uid = found.sop_class_uid, found.series_instance_uid
+        row.transfer_syntax_uid, row.modality, row.role = found.transfer_syntax_uid, found.modality, role
+        row.path, row.bytes = self._relative(self._place(item)), item.size
+        # The hash that became part of result UIDs stays: another transfer syntax is the same image.
+        row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
+        row.identity_sha256, row.patient_sha256 = found.identity_sha256, found.patient_sha256
+        row.attributes = _attributes(found)
+        row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
+        row.received_at, row.revision = arrival.received_at, study.revision
+        session.add(row)
+        if former is not None:
+            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
+            study.study_date = found.study_date
+        session.flush()
+
+    def _place(self, item: Arrived) -> Path:
+        return self._spool.place(item.path, item.found.study_instance_uid)
+
+    def _write_reception(
+        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
+    ) -> None:
+        session.add(
+            Reception(
+                spool_name=item.spool_name,
+                path=self._relative(place),
+                study_id=study.id,
+                sop_instance_uid=item.found.sop_instance_uid,
+                outcome=judgement.outcome,
+                reason=judgement.reason,
+                association=item.arrival.association,
+                calling_ae=item.arrival.calling_ae,
+                called_ae=item.arrival.called_ae,
+                bytes=item.size,
+                received_at=item.arrival.received_at,
+            )
+        )
+        session.flush()
+
+    def _tell(
+        self, session: Session, study: Study, item: Arrived, event: EventType, reason: str = ""
+    ) -> None:
+        record(
+            session,
+            event,
+            study.id,
+            study=study.study_instance_uid,
+            instance=item.found.sop_instance_uid,
+            association=item.arrival.association,
+            calling=item.arrival.calling_ae,
+            spool_name=item.spool_name if reason else "",
+            reason=reason,
+        )
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self._data_dir))
+
+
+def _attributes(found: Inspected) -> dict[str, str]:
+    assumed = {"AssumedCharacterSet": found.assumed_charset} if found.assumed_charset else {}
+    return {**found.attributes, **assumed}
+
+
+def _same_pixels(one: Path, other: Path) -> bool | None:
+    from ai_pipeline.pixels import PixelError, pixels_sha256  # numpy and decoders, seldom needed here
+
+    try:
+        return pixels_sha256(one) == pixels_sha256(other)
+    except PixelError:
+        return None

@@ -1,0 +1,51 @@
+"""When is a study complete: quiet, and no open association brings it objects (truth 3)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from dicom_node import jobs
+from dicom_node.events import STUDY_COMPLETE
+from dicom_node.inbox.judgement import TWO_PATIENTS
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.settings import Settings
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import move_study, utc_now
+
+# An association that is open but brought a study nothing for so long holds it no more: should the journal
+# lose the line that says how it ended, the study still comes to an end.
+_SILENCE = timedelta(hours=1)
+
+
+class Assembler:
+    """Closes studies that are quiet and gives them to the rules."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+
+    def run_once(self, now: datetime | None = None) -> int:
+        """Complete every due study, jobs included, in one transaction each; returns how many."""
+        now = now or utc_now()
+        done = 0
+        while self._complete_next(now):
+            done += 1
+        return done
+
+    def _complete_next(self, now: datetime) -> bool:
+        with self._database.read() as session:
+            if not intake.any_due(session, now, now - _SILENCE):
+                return False
+        with self._database.write() as session:
+            study = intake.next_due(session, now, now - _SILENCE)
+            if study is None:
+                return False
+            if len(intake.patients(session, study.id)) > 1:
+                jobs.quarantine_study(session, study, TWO_PATIENTS)
+                return True
+            study.due_at = None
+            session.flush()
+            move_study(session, study, StudyState.COMPLETE, event=STUDY_COMPLETE)
+            jobs.enqueue_study(session, study, self._settings)
+            return True

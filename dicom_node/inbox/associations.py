@@ -1,0 +1,110 @@
+"""The listener's journal → association rows and events: an open association holds its studies back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from dicom_node.events import (
+    ASSOCIATION_ABORTED,
+    ASSOCIATION_ACCEPTED,
+    ASSOCIATION_RELEASED,
+    LISTENER_STARTED,
+    LISTENER_STOPPED,
+    Event,
+)
+from dicom_node.inbox.journal import JournalReader
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Association
+from dicom_node.store.transitions import append, utc_now
+
+_ENDS = {ASSOCIATION_RELEASED: "released", ASSOCIATION_ABORTED: "aborted"}
+
+
+class JournalIngest:
+    """Brings journal lines into the database, each once: the cursor moves in the same transaction."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        self._reader = JournalReader(folder)
+        self._cursor: dict[str, int] | None = None
+
+    def run_once(self) -> int:
+        """Ingest what was appended since; returns the number of lines."""
+        if self._cursor is None:
+            self._cursor = self._read_cursor()
+            self._close_the_lost()
+        total, started = 0, False
+        while lines := self._reader.read(self._cursor):
+            moved = {name: offset for name, offset, _ in lines}
+            with self._database.write() as session:
+                for _, _, event in lines:
+                    _ingest(session, event)
+                for name, offset in moved.items():
+                    intake.move_cursor(session, name, offset)
+            self._cursor |= moved
+            total += len(lines)
+            started |= any(event.type is LISTENER_STARTED for _, _, event in lines)
+        if started:
+            self._close_the_lost()
+            self._clear_away()
+        return total
+
+    def _read_cursor(self) -> dict[str, int]:
+        """Of the files of this folder; listeners of other machines have folders of their own."""
+        with self._database.read() as session:
+            known = intake.cursors(session)
+        return {name: offset for name, offset in known.items() if (self._folder / name).exists()}
+
+    def _close_the_lost(self) -> None:
+        """One listener at a time writes here: a newer one means that the former are gone."""
+        listeners = [_listener(path) for path in sorted(self._folder.glob("*.jsonl"))]
+        former = set(listeners) - set(listeners[-1:])
+        if former:
+            with self._database.write() as session:
+                intake.lose_associations(session, former, utc_now())
+
+    def _clear_away(self) -> None:
+        assert self._cursor is not None
+        self._reader.remove_read(self._cursor)
+        gone = {name for name in self._cursor if not (self._folder / name).exists()}
+        if gone:
+            with self._database.write() as session:
+                intake.drop_cursors(session, gone)
+            self._cursor = {name: offset for name, offset in self._cursor.items() if name not in gone}
+
+
+def _ingest(session: Session, event: Event) -> None:
+    append(session, event)
+    association = str(event.fields.get("association", ""))
+    if event.type is ASSOCIATION_ACCEPTED:
+        session.merge(_opened(event, association))
+        session.flush()
+    elif event.type in _ENDS:
+        objects = int(event.fields.get("objects") or 0)
+        intake.close_association(session, association, event.at, _ENDS[event.type], objects)
+    elif event.type is LISTENER_STOPPED:
+        intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
+
+
+def _listener(path: Path) -> str:
+    """Which listener wrote a journal file: its name is time-listener-number."""
+    return path.stem.split("-", 1)[-1].rsplit("-", 1)[0]
+
+
+def _opened(event: Event, association: str) -> Association:
+    fields = event.fields
+    return Association(
+        id=association,
+        listener=str(fields.get("listener", "")),
+        calling_ae=str(fields.get("calling", ""))[:16],
+        called_ae=str(fields.get("called", ""))[:16],
+        address=str(fields.get("address", "")),
+        opened_at=event.at,
+        closed_at=None,
+        outcome="open",
+        objects=0,
+    )

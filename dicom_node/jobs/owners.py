@@ -1,0 +1,61 @@
+"""Who holds a lease: a name that tells other processes of the same machine whether its holder still lives.
+
+So a killed worker's job is taken over at once, not when its lease ends; on other machines the lease decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+from functools import cache
+from pathlib import Path
+
+
+def new_owner() -> str:
+    """A name for this process, unique for ever; at most 64 characters."""
+    return f"{_machine()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this machine that runs no more; False when it cannot be known."""
+    machine, _, rest = owner.partition("/")
+    pid = rest.partition("/")[0]
+    if machine != _machine() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return _is_zombie(int(pid))
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return False
+    return fields.split()[0] == "Z"
+
+
+@cache
+def _machine() -> str:
+    """This boot of this machine and its process name space: containers may share a host name."""
+    parts = [socket.gethostname()]
+    for read in (_boot_id, _pid_namespace):
+        try:
+            parts.append(read())
+        except OSError:  # not Linux: leases alone decide, because the name holds the process id of one boot
+            parts.append(secrets.token_hex(8))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+
+
+def _pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())

@@ -1,0 +1,289 @@
+"""The queue: a small protocol, and its lease table in the node's own database.
+
+Delivery is at least once: a worker that dies loses its lease and another takes the job over. So a job's
+effects are idempotent (derived UIDs) and its end is fenced by the number of its attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
+from dicom_node.events import (
+    JOB_CANCELLED,
+    JOB_FAILED,
+    JOB_HANDED_BACK,
+    JOB_HELD,
+    JOB_NOT_APPLICABLE,
+    JOB_QUEUED,
+    JOB_RETRIED,
+    JOB_STARTED,
+    JOB_SUCCEEDED,
+    JOB_TAKEN_OVER,
+    EventType,
+)
+from dicom_node.jobs import owners
+from dicom_node.model.lifecycle import JobState
+from dicom_node.settings import WorkerSettings
+from dicom_node.store import queue as table
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Job
+from dicom_node.store.transitions import move_job, record, settle_study, utc_now
+
+_LONGEST_WAIT = timedelta(hours=1)
+_ENDS: Mapping[JobState, EventType] = {
+    JobState.SUCCEEDED: JOB_SUCCEEDED,
+    JobState.NOT_APPLICABLE: JOB_NOT_APPLICABLE,
+    JobState.FAILED: JOB_FAILED,
+    JobState.CANCELLED: JOB_CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
+
+    ``tries`` counts this one; ``gives_up``: the last try was lost with its worker, so this one only tells
+    that the job failed (``reason``). ``was_accepted``: a former try got so far that the pipeline accepted.
+    """
+
+    id: int
+    owner: str
+    attempt: int
+    tries: int
+    study_id: int
+    study_revision: int
+    rule: str
+    pipeline: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    destinations: tuple[str, ...] = ()
+    source_uids: tuple[str, ...] = ()
+    gives_up: bool = False
+    was_accepted: bool = False
+    reason: str = ""
+    analysed_at: datetime | None = None
+
+
+class JobQueue(Protocol):
+    """What the node asks of a queue; the contract tests hold for every implementation.
+
+    Functions with a ``session`` act in the caller's transaction, the others in one of their own.
+    """
+
+    def enqueue(self, session: Session, job: Job) -> None:
+        """Add a job; it exists when the caller's transaction commits."""
+
+    def claim(self, owner: str) -> ClaimedJob | None:
+        """Take the job that comes first, STAT before others; None when there is none."""
+
+    def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
+        """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
+
+    def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
+        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
+
+    def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
+        """Put it back, to be tried again. Raises LeaseLost."""
+
+    def hand_back(self, job: ClaimedJob) -> None:
+        """Put it back for others at once; this try does not count. Raises LeaseLost."""
+
+    def fail(self, job: ClaimedJob, reason: str) -> None:
+        """End it as failed. Raises LeaseLost."""
+
+    def cancel(self, job_id: int) -> None:
+        """A person wants it stopped: at once while it waits, else at its next heartbeat."""
+
+    def reap(self) -> int:
+        """Take back the jobs of workers that are gone; returns how many."""
+
+
+def enqueue(session: Session, job: Job) -> None:
+    """Add a job to the lease table, with its event."""
+    session.add(job)
+    session.flush()
+    held = job.state is JobState.HELD
+    record(
+        session,
+        JOB_HELD if held else JOB_QUEUED,
+        job.study_id,
+        job=job.id,
+        rule=job.rule,
+        pipeline=job.pipeline,
+        images=len(job.source_uids),
+        reason=job.reason,
+    )
+
+
+class LeaseQueue:
+    """The queue in the node's database: state, lease and fence are columns of the job table."""
+
+    def __init__(self, database: Database, workers: WorkerSettings) -> None:
+        self._database = database
+        self._lease = timedelta(seconds=workers.lease_seconds)
+        self._attempts = workers.attempts
+        self._retry_seconds = workers.retry_seconds
+
+    def enqueue(self, session: Session, job: Job) -> None:
+        enqueue(session, job)
+
+    def claim(self, owner: str) -> ClaimedJob | None:
+        now = utc_now()
+        with self._database.read() as session:  # no writing transaction while there is nothing to do
+            if table.next_free(session, now) is None and not self._lost(session, now):
+                return None
+        with self._database.write() as session:
+            self._take_back(session, now)
+            job = table.next_free(session, now, lock=True)
+            if job is None:
+                return None
+            before = job.tries
+            was_accepted = job.share_done > 0
+            taken = move_job(
+                session,
+                job,
+                JobState.RUNNING,
+                JOB_STARTED,
+                attempts=job.attempts + 1,
+                tries=before + 1,
+                lease_owner=owner,
+                lease_until=now + self._lease,
+                started_at=now,
+            )
+            if not taken:
+                return None
+            settle_study(session, job.study_id)
+            return _claimed(job, gives_up=before >= self._attempts, was_accepted=was_accepted)
+
+    def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
+        until = utc_now() + self._lease
+        with self._database.write() as session:
+            cancelled = table.beat(
+                session, job.id, job.owner, job.attempt, until=until, share=share, doing=doing
+            )
+        if cancelled is None:
+            raise LeaseLost(f"job {job.id} is another worker's now")
+        if cancelled:
+            raise JobCancelled(f"job {job.id} is to be stopped")
+
+    def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
+        row = self._held(session, job)
+        if row.cancel_requested and state is not JobState.CANCELLED:
+            raise JobCancelled(f"job {job.id} is to be stopped")
+        # What a person or a newer revision gave as reason for the cancellation stays.
+        reason = row.reason if state is JobState.CANCELLED and row.cancel_requested else reason
+        values = {"reason": reason, "finished_at": utc_now(), "lease_until": None, "cancel_requested": False}
+        if state is JobState.SUCCEEDED:
+            values["share_done"] = 1.0
+        if not move_job(session, row, state, _ENDS[state], **values):
+            raise LeaseLost(f"job {job.id} is another worker's now")
+        return row
+
+    def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
+        self._put_back(job, JOB_RETRIED, run_at=when, reason=reason)
+
+    def hand_back(self, job: ClaimedJob) -> None:
+        self._put_back(job, JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
+
+    def fail(self, job: ClaimedJob, reason: str) -> None:
+        with self._database.write() as session:
+            self.complete_if_owner(session, job, JobState.FAILED, reason)
+            settle_study(session, job.study_id)
+
+    def cancel(self, job_id: int) -> None:
+        with self._database.write() as session:
+            cancel(session, job_id)
+
+    def reap(self) -> int:
+        now = utc_now()
+        with self._database.read() as session:
+            if not self._lost(session, now):
+                return 0
+        with self._database.write() as session:
+            return self._take_back(session, now)
+
+    def retry_delay(self, tries: int) -> timedelta:
+        """Wait before the next attempt: doubles with each."""
+        return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), _LONGEST_WAIT)
+
+    def is_last_try(self, job: ClaimedJob) -> bool:
+        """Whether a failure of this attempt is for good."""
+        return job.tries >= self._attempts
+
+    def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:
+        with self._database.write() as session:
+            row = self._held(session, job)
+            if row.cancel_requested:
+                self.complete_if_owner(session, job, JobState.CANCELLED)
+            elif not move_job(session, row, JobState.QUEUED, event, lease_until=None, **values):
+                raise LeaseLost(f"job {job.id} is another worker's now")
+            settle_study(session, job.study_id)
+
+    def _held(self, session: Session, job: ClaimedJob) -> Job:
+        row = table.held(session, job.id, job.owner, job.attempt)
+        if row is None:
+            raise LeaseLost(f"job {job.id} is another worker's now")
+        return row
+
+    def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
+        """Running jobs whose lease has ended, or whose worker on this machine is dead."""
+        return [
+            job
+            for job in table.running(session, lock=lock)
+            if job.lease_until is None or job.lease_until < now or owners.is_dead(job.lease_owner)
+        ]
+
+    def _take_back(self, session: Session, now: datetime) -> int:
+        lost = self._lost(session, now, lock=True)
+        for job in lost:
+            if job.cancel_requested:
+                move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, finished_at=now, lease_until=None)
+            elif job.tries > self._attempts:
+                reason = f"{job.tries} workers were lost with this job"
+                move_job(session, job, JobState.FAILED, JOB_FAILED, reason=reason, finished_at=now)
+            else:
+                reason = "its worker was lost"
+                move_job(session, job, JobState.QUEUED, JOB_TAKEN_OVER, reason=reason, lease_until=None)
+            settle_study(session, job.study_id)
+        return len(lost)
+
+
+def cancel(session: Session, job_id: int) -> None:
+    """Cancel what waits; ask what runs to stop. Raises NotFound, NotAllowedNow."""
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise NotFound(f"no job has the number {job_id}")
+    reason = "cancelled by a person"
+    if job.state is JobState.RUNNING:
+        job.cancel_requested, job.reason = True, reason
+        session.flush()
+        return
+    if job.state not in (JobState.QUEUED, JobState.HELD):
+        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
+    move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+    settle_study(session, job.study_id)
+
+
+def _claimed(job: Job, *, gives_up: bool, was_accepted: bool) -> ClaimedJob:
+    return ClaimedJob(
+        id=job.id,
+        owner=job.lease_owner,
+        attempt=job.attempts,
+        tries=job.tries,
+        study_id=job.study_id,
+        study_revision=job.study_revision,
+        rule=job.rule,
+        pipeline=job.pipeline,
+        options=dict(job.options),
+        destinations=tuple(job.destinations),
+        source_uids=tuple(job.source_uids),
+        gives_up=gives_up,
+        was_accepted=was_accepted,
+        reason=job.reason,
+        analysed_at=job.analysed_at,
+    )

@@ -1,0 +1,167 @@
+"""Which rule takes which image, and why. Pure decisions, the same for the node and for ``rules try``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from fnmatch import fnmatchcase
+
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.sopclasses import SECONDARY_CAPTURES
+from dicom_node.settings import Conditions, RuleSettings
+
+# A rule's condition → where the image says it: a field of ImageFacts, or a keyword of its attributes.
+_ASKED = {
+    "modality": "modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+    "calling_ae": "calling_ae",
+    "called_ae": "called_ae",
+    "station": "StationName",
+    "study_description": "StudyDescription",
+    "series_description": "SeriesDescription",
+}
+_WITHOUT_PHI = frozenset({"modality", "body_part", "view", "calling_ae", "called_ae"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What rules may ask of one image. ``sender`` is the name of the peer that sent it, "" for none.
+
+    ``attributes`` are texts by DICOM keyword, as the index keeps them.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    modality: str
+    role: ObjectRole
+    calling_ae: str = ""
+    called_ae: str = ""
+    sender: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """What rules may ask of a study. ``jobs_today`` counts jobs by (rule, calling AE title)."""
+
+    study_date: str
+    today: date
+    jobs_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDecision:
+    """A rule that takes images of a study. ``held_reason`` says which limit stops the job, "" for none."""
+
+    rule: RuleSettings
+    source_uids: tuple[str, ...]
+    held_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Whether a rule takes an image, and the first condition that failed."""
+
+    rule: str
+    pipeline: str
+    applies: bool
+    reason: str
+
+
+def decide(
+    rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
+) -> list[RuleDecision]:
+    """Every rule that takes at least one image, with these images in the order of the examination."""
+    decisions = []
+    ordered = sorted(images, key=_order)
+    for rule in rules:
+        taken = [image for image in ordered if not mismatch(rule, image)]
+        if taken:
+            uids = tuple(image.sop_instance_uid for image in taken)
+            decisions.append(RuleDecision(rule, uids, _held(rule, study, taken)))
+    return decisions
+
+
+def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanation]:
+    """For each rule whether it takes this image and why not, in the order of the configuration."""
+    found = []
+    for rule in rules:
+        reason = mismatch(rule, image)
+        found.append(Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold"))
+    return found
+
+
+def mismatch(rule: RuleSettings, image: ImageFacts) -> str:
+    """The first condition of the rule that the image fails, as a sentence; "" when it takes the image.
+
+    Says header values only where they are no free text.
+    """
+    if image.role is ObjectRole.OWN:
+        return "it is a result of this node"
+    if image.sop_class_uid in SECONDARY_CAPTURES:
+        if image.sender not in rule.secondary_captures_from:
+            return "it is a secondary capture, and secondary_captures_from does not name its sender"
+    elif image.role is not ObjectRole.SOURCE:
+        return "its SOP class is no ultrasound or X-ray image"
+    for name in Conditions.model_fields:
+        patterns: Sequence[str] = getattr(rule.when, name)
+        values = _values(image, name)
+        if patterns and not any(_matches(pattern, value) for pattern in patterns for value in values):
+            return _sentence(name, patterns, values)
+    return ""
+
+
+def _values(image: ImageFacts, condition: str) -> list[str]:
+    asked = _ASKED[condition]
+    value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+    return [part.strip() for part in value.split("\\")]
+
+
+def _matches(pattern: str, value: str) -> bool:
+    """Shell patterns, without case; ``[`` is a plain character, because descriptions have brackets."""
+    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
+
+
+def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
+    name = condition.replace("_", " ")
+    wanted = " or ".join(patterns)
+    if not any(values):
+        return f"{name} is empty, not {wanted}"
+    shown = f" {'/'.join(values)}" if condition in _WITHOUT_PHI else ""
+    return f"{name}{shown} does not match {wanted}"
+
+
+def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -> str:
+    age = _age_days(study)
+    if rule.max_study_age_days and age is not None and age > rule.max_study_age_days:
+        return f"the study is {age} days old, rule {rule.name} takes {rule.max_study_age_days:g}"
+    sender = images[0].calling_ae
+    if rule.daily_cap and study.jobs_today.get((rule.name, sender), 0) >= rule.daily_cap:
+        return f"rule {rule.name} had its {rule.daily_cap} jobs of today from {sender}"
+    return ""
+
+
+def _age_days(study: StudyFacts) -> int | None:
+    """None for a study without a usable date: nothing says that it is old."""
+    try:
+        taken = datetime.strptime(study.study_date[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
+    return (study.today - taken).days
+
+
+def _order(image: ImageFacts) -> tuple[int, int, str]:
+    return (
+        _number(image.attributes.get("SeriesNumber", "")),
+        _number(image.attributes.get("InstanceNumber", "")),
+        image.sop_instance_uid,
+    )
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0

@@ -1,0 +1,124 @@
+"""The jobs of a study: made when it is complete, dropped when it changes, stopped by a conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, time
+
+from sqlalchemy.orm import Session
+
+from dicom_node.events import DELIVERY_WITHDRAWN, JOB_CANCELLED, NO_RULE, STUDY_QUARANTINED
+from dicom_node.jobs.queue import enqueue
+from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.settings import RuleSettings, Settings
+from dicom_node.store import intake, queue
+from dicom_node.store.tables import Instance, Job, Study
+from dicom_node.store.transitions import move_delivery, move_job, move_study, record, utc_now
+
+WITHDRAWN = "withdrawn: "  # how the reason of such a delivery begins; it goes out when it is wanted again
+_RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
+
+
+def enqueue_study(session: Session, study: Study, settings: Settings) -> None:
+    """Make the jobs of a complete study and move it to queued, or not_applicable with the reason."""
+    sources = intake.sources(session, study.id)
+    if not sources:
+        _not_applicable(session, study, "no image that a rule could match")
+        return
+    facts = [image_facts(source, settings) for source in sources]
+    decisions = decide(settings.rules, _study_facts(session, study, settings.rules), facts)
+    if not decisions:
+        _not_applicable(session, study, "no rule applies")
+        return
+    for decision in decisions:
+        _add(session, study, decision)
+    if all(decision.held_reason for decision in decisions):
+        reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
+        move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)
+        return
+    move_study(session, study, StudyState.QUEUED)
+
+
+def drop_waiting(session: Session, study: Study, reason: str) -> None:
+    """Cancel what did not start yet: a newer revision will do it."""
+    for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
+        move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+
+
+def stop_study(session: Session, study: Study, reason: str) -> None:
+    """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop."""
+    drop_waiting(session, study, reason)
+    for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
+        job.cancel_requested = True
+        job.reason = reason
+    for delivery in intake.pending_deliveries(session, study.id):
+        withdrawn = f"{WITHDRAWN}{reason}"
+        move_delivery(session, delivery, DeliveryState.CANCELLED, DELIVERY_WITHDRAWN, reason=withdrawn)
+    session.flush()
+
+
+def quarantine_study(session: Session, study: Study, reason: str) -> None:
+    """Nothing of the study is released until a person chooses (truth 2)."""
+    if study.state is StudyState.QUARANTINED:
+        if reason not in study.reason:
+            study.reason = f"{study.reason}; {reason}"[:2000]
+            session.flush()
+        return
+    study.due_at = None
+    session.flush()
+    stop_study(session, study, "the study stands in quarantine")
+    move_study(session, study, StudyState.QUARANTINED, reason=reason, event=STUDY_QUARANTINED)
+
+
+def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
+    """What rules may ask of an indexed image."""
+    senders = {peer.ae_title: peer.name for peer in settings.peers if "send" in peer.may}
+    return ImageFacts(
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        modality=instance.modality,
+        role=instance.role,
+        calling_ae=instance.calling_ae,
+        called_ae=instance.called_ae,
+        sender=senders.get(instance.calling_ae, ""),
+        attributes=instance.attributes,
+    )
+
+
+def _study_facts(session: Session, study: Study, rules: Sequence[RuleSettings]) -> StudyFacts:
+    now = utc_now()
+    capped = [rule.name for rule in rules if rule.daily_cap]
+    midnight = datetime.combine(now.date(), time(), UTC)
+    counted = queue.jobs_by_sender(session, capped, midnight) if capped else {}
+    return StudyFacts(study.study_date, now.date(), counted)
+
+
+def _add(session: Session, study: Study, decision: RuleDecision) -> None:
+    rule, now = decision.rule, utc_now()
+    job = Job(
+        study_id=study.id,
+        study_revision=study.revision,
+        rule=rule.name,
+        pipeline=rule.pipeline,
+        options=dict(rule.options),
+        destinations=list(rule.send_to),
+        source_uids=list(decision.source_uids),
+        priority=_priority(study, rule),
+        state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+        reason=decision.held_reason,
+        run_at=now,
+        created_at=now,
+    )
+    enqueue(session, job)
+
+
+def _priority(study: Study, rule: RuleSettings) -> int:
+    """STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does."""
+    wanted = (study.priority, _RULE_PRIORITY[rule.priority])
+    return 1 if 1 in wanted else min(wanted)
+
+
+def _not_applicable(session: Session, study: Study, reason: str) -> None:
+    record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
+    move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)

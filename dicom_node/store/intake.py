@@ -1,0 +1,131 @@
+"""What the index asks: receptions, instances, studies, associations. When and why is the inbox's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.store.tables import Association, Cursor, Delivery, Instance, Reception, Result, Study
+
+
+def reception(session: Session, spool_name: str) -> Reception | None:
+    """What became of a spooled file, if it was indexed."""
+    return session.scalar(select(Reception).where(Reception.spool_name == spool_name))
+
+
+def instance(session: Session, sop_instance_uid: str) -> Instance | None:
+    """The version of this SOP instance that counts."""
+    return session.scalar(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid))
+
+
+def study(session: Session, study_instance_uid: str) -> Study | None:
+    """The study, locked against other indexers until the transaction ends."""
+    return session.scalar(
+        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
+    )
+
+
+def is_result(session: Session, sop_instance_uid: str) -> bool:
+    """Whether this node built an object of that UID."""
+    return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
+
+
+def patients(session: Session, study_id: int) -> set[str]:
+    """Whose images stand in the study now (hashes); own results do not count."""
+    chosen = select(Instance.patient_sha256).where(
+        Instance.study_id == study_id, Instance.role != ObjectRole.OWN
+    )
+    return set(session.scalars(chosen.distinct()))
+
+
+def last_associations(session: Session, study_id: int, number: int) -> list[str]:
+    """Associations of the study's last receptions, one for each reception."""
+    chosen = select(Reception.association).where(Reception.study_id == study_id)
+    return list(session.scalars(chosen.order_by(Reception.id.desc()).limit(number)))
+
+
+def pending_deliveries(session: Session, study_id: int) -> Sequence[Delivery]:
+    """Results of the study that were not sent yet."""
+    chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
+    return session.scalars(chosen.where(Delivery.state == DeliveryState.PENDING)).all()
+
+
+def next_due(session: Session, now: datetime, silent_since: datetime) -> Study | None:
+    """A study that is quiet: its time has come and no association that brings it objects is open.
+
+    STAT first. An open association that brought nothing after ``silent_since`` holds a study no more.
+    """
+    return session.scalar(
+        select(Study)
+        .where(_is_due(now), ~_is_held(silent_since))
+        .order_by(Study.priority.desc(), Study.due_at, Study.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def any_due(session: Session, now: datetime, silent_since: datetime) -> bool:
+    """Whether ``next_due`` would find one: worth a writing transaction."""
+    return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since)))))
+
+
+def close_association(session: Session, association: str, at: datetime, outcome: str, objects: int) -> None:
+    """The association ended."""
+    session.execute(
+        update(Association)
+        .where(Association.id == association, Association.closed_at.is_(None))
+        .values(closed_at=at, outcome=outcome, objects=objects)
+    )
+
+
+def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
+    """These listeners are gone, and with them their open associations."""
+    session.execute(
+        update(Association)
+        .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
+        .values(closed_at=at, outcome="lost")
+    )
+
+
+def cursors(session: Session) -> dict[str, int]:
+    """How far each journal file was read."""
+    return {row.name: row.offset for row in session.scalars(select(Cursor))}
+
+
+def move_cursor(session: Session, name: str, offset: int) -> None:
+    """Remember how far a journal file was read."""
+    session.merge(Cursor(name=name, offset=offset))
+
+
+def drop_cursors(session: Session, names: Collection[str]) -> None:
+    """These journal files are gone."""
+    session.execute(delete(Cursor).where(Cursor.name.in_(names)))
+
+
+def sources(session: Session, study_id: int) -> Sequence[Instance]:
+    """Images of a study that may start a job and whose files are still here."""
+    chosen = select(Instance).where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
+    return session.scalars(chosen.where(Instance.path != "").order_by(Instance.id)).all()
+
+
+def count_instances(session: Session, study_id: int) -> int:
+    """Objects of a study, own results included."""
+    return session.scalar(select(func.count()).where(Instance.study_id == study_id)) or 0
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    return (Study.state == StudyState.RECEIVING) & (Study.due_at <= now)
+
+
+def _is_held(silent_since: datetime) -> ColumnElement[bool]:
+    return exists().where(
+        Reception.study_id == Study.id,
+        Reception.received_at > silent_since,
+        Association.id == Reception.association,
+        Association.closed_at.is_(None),
+    )

@@ -1,0 +1,83 @@
+"""The lease table of the queue, in SQL: what is free, what is lost, what a study has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.tables import Instance, Job
+
+
+def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
+    """Jobs of a study in these states, whatever their revision."""
+    return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
+
+
+def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) -> dict[tuple[str, str], int]:
+    """How many jobs of these rules were let through since then, by (rule, calling AE title)."""
+    made = (
+        select(Job.id, Job.rule, Instance.calling_ae)
+        .join(Instance, Instance.study_id == Job.study_id)
+        .where(Job.rule.in_(rules), Job.created_at >= since, Job.state != JobState.HELD)
+        .distinct()
+    )
+    return dict(Counter((rule, sender) for _, rule, sender in session.execute(made)))
+
+
+def next_free(session: Session, now: datetime, *, lock: bool = False) -> Job | None:
+    """The job that a worker should take: STAT first, then the longest waiting; None when there is none."""
+    chosen = select(Job).where(_is_free(now)).order_by(Job.priority.desc(), Job.run_at, Job.id).limit(1)
+    if lock:
+        chosen = chosen.with_for_update(skip_locked=True)
+    return session.scalar(chosen)
+
+
+def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
+    """Jobs that some worker holds."""
+    chosen = select(Job).where(Job.state == JobState.RUNNING)
+    if lock:
+        chosen = chosen.with_for_update(skip_locked=True)
+    return session.scalars(chosen).all()
+
+
+def beat(
+    session: Session, job_id: int, owner: str, attempt: int, *, until: datetime, share: float, doing: str
+) -> bool | None:
+    """Renew the lease of this attempt; whether a person wants it to stop, None when it is another's."""
+    changed = session.execute(
+        update(Job)
+        .where(_is_held(job_id, owner, attempt))
+        .values(lease_until=until, share_done=share, doing=doing[:255])
+    )
+    if not getattr(changed, "rowcount", 0):
+        return None
+    return session.scalar(select(Job.cancel_requested).where(Job.id == job_id))
+
+
+def held(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
+    """The job, locked, if this attempt of this owner still holds it."""
+    chosen = select(Job).where(_is_held(job_id, owner, attempt)).with_for_update()
+    return session.scalar(chosen.execution_options(populate_existing=True))
+
+
+def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
+    return (
+        (Job.id == job_id)
+        & (Job.state == JobState.RUNNING)
+        & (Job.attempts == attempt)
+        & (Job.lease_owner == owner)
+    )
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    """Queued and due; not while an older revision of the same rule and study still runs."""
+    other = aliased(Job)
+    same_work_runs = exists().where(
+        other.study_id == Job.study_id, other.rule == Job.rule, other.state == JobState.RUNNING
+    )
+    return (Job.state == JobState.QUEUED) & (Job.run_at <= now) & ~same_work_runs
