@@ -73,7 +73,7 @@ class Courier:
         self._start_afresh()
         while not stop.is_set():
             try:
-                self._dispatch()
+                self._dispatch(stop)
             except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
                 _LOGGER.error("the outbox cannot be read (%s), tried again", type(error).__name__)
                 stop.wait(_DATABASE_AWAY_SECONDS)
@@ -94,7 +94,7 @@ class Courier:
         except SQLAlchemyError as error:
             _LOGGER.error("the outbox cannot be read (%s)", type(error).__name__)
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, stop: threading.Event) -> None:
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         for destination in due:
@@ -102,14 +102,14 @@ class Courier:
             if running is not None and running.is_alive():
                 continue
             thread = threading.Thread(
-                target=self._work_in_thread, args=(destination,), name=f"to {destination}", daemon=True
+                target=self._work_in_thread, args=(destination, stop), name=f"to {destination}", daemon=True
             )
             self._threads[destination] = thread
             thread.start()
 
-    def _work_in_thread(self, destination: str) -> None:
+    def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
         try:
-            while self._work(destination):
+            while self._work(destination) and not stop.is_set():
                 pass
         except SQLAlchemyError as error:
             _LOGGER.error("delivery to %s stopped (%s), tried again", destination, type(error).__name__)

@@ -110,8 +110,9 @@ class DimseDestination:
                 return [SendReport(status, "", association.text)] * len(objects)
             reports: list[SendReport] = []
             for item in objects:
-                reports.append(_store(association, item))
-                if not association.is_established:
+                report = _store(association, item)
+                reports.append(report)
+                if report == store_report(None):
                     break
         return reports
 
@@ -192,12 +193,14 @@ def _store(association: Association, item: Outgoing) -> SendReport:
         return SendReport(SendStatus.NARROWED, "", f"{kind} is not accepted")
     try:
         content = item.path if as_it_is else dcmread(item.path)
-        answer = association.send_c_store(content, priority=_MEDIUM_PRIORITY)
-    except RuntimeError:
-        return store_report(None)
+        status = association.send_c_store(content, priority=_MEDIUM_PRIORITY).get("Status")
+    except RuntimeError:  # cut since the last object
+        status = None
     except ValueError:
         return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
-    return store_report(answer.get("Status"))
+    if status is None:
+        association.abort()  # pynetdicom notices a cut late, and would wait for an answer to the next object
+    return store_report(status)
 
 
 def _transfer_syntax(item: Outgoing) -> UID:
@@ -220,9 +223,10 @@ def _find(association: Association, group: Sequence[Outgoing], found: dict[str, 
                 found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "") or None
     except RuntimeError:  # an earlier question cost us the association
         code = None
-    if code == 0:
-        return ""
-    return "query: association lost before the answer" if code is None else f"query: status {code:04X}"
+    if code is None:
+        association.abort()
+        return "query: association lost before the answer"
+    return "" if code == 0 else f"query: status {code:04X}"
 
 
 def _confirmation(item: Outgoing, found: dict[str, str | None], problem: str) -> Confirmation:

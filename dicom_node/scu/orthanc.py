@@ -15,6 +15,8 @@ import requests
 from apiron import Timeout
 from orthanc_rest_client import Orthanc
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
@@ -94,12 +96,17 @@ class OrthancDestination:
         if digest.hexdigest() == item.sha256:
             return True
         stored = dcmread(BytesIO(b"".join(self._fetch(identifier))))
-        return bool(stored == dcmread(item.path))
+        return _values(stored) == _values(dcmread(item.path))
 
     def _fetch(self, identifier: str) -> Iterator[bytes]:
         # With a session of our own: the client would close its own before the stream is read.
         with requests.Session() as session:
             yield from self._client.get_instance_file(identifier, session=session, **self._call)
+
+
+def _values(ds: Dataset) -> dict[BaseTag, object]:
+    """Values without VRs: an object that came as Implicit VR cannot tell OB from OW."""
+    return {element.tag: element.value for element in ds}
 
 
 def _client(peer: PeerSettings) -> Orthanc:

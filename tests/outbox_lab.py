@@ -1,0 +1,182 @@
+"""An outbox for tests: real tables, real Part 10 files, any peers."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+from sqlalchemy import select
+
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.outbox import Courier
+from dicom_node.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
+from dicom_node.store import deliveries, migrate
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
+from dicom_node.store.transitions import utc_now
+
+SOP_CLASSES = {
+    ResultKind.SR: Comprehensive3DSRStorage,
+    ResultKind.GSPS: GrayscaleSoftcopyPresentationStateStorage,
+    ResultKind.SC: SecondaryCaptureImageStorage,
+}
+THREE_FACES = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
+
+
+class Outbox:
+    """A node's database and results folder with nothing else of the node."""
+
+    def __init__(self, folder: Path, peers: Sequence[PeerSettings], **outbox: Any) -> None:
+        self.settings = Settings(
+            node=NodeSettings(data_dir=folder),
+            outbox=OutboxSettings(**{"retry_seconds": 0.2, "retry_limit_seconds": 0.5, **outbox}),
+            peers=tuple(peers),
+        )
+        self.database = Database(self.settings.database_url)
+        migrate.upgrade(self.database)
+
+    def courier(self, **options: Any) -> Courier:
+        """A courier of its own on this outbox."""
+        return Courier(self.database, self.settings, **options)
+
+    def add_study(
+        self, destinations: Sequence[str], kinds: Sequence[ResultKind] = THREE_FACES, pixels: int = 256
+    ) -> list[str]:
+        """A study whose job has succeeded with these results; returns their SOP Instance UIDs."""
+        now, uid = utc_now(), generate_uid()
+        study = Study(
+            study_instance_uid=uid, first_received_at=now, last_received_at=now, state=StudyState.RUNNING
+        )
+        job = Job(
+            study=study,
+            study_revision=1,
+            rule="a rule",
+            pipeline="a pipeline",
+            destinations=list(destinations),
+            source_uids=[],
+            state=JobState.SUCCEEDED,
+            run_at=now,
+            created_at=now,
+        )
+        with self.database.write() as session:
+            session.add_all([study, job])
+            session.flush()
+            results = [self._result(study, job, kind, pixels) for kind in kinds]
+            session.add_all(results)
+            session.flush()
+            for result in results:
+                for destination in destinations:
+                    deliveries.add(session, result, destination)
+            study.state = StudyState.DELIVERING
+        return [result.sop_instance_uid for result in results]
+
+    def run_until(self, *states: str, seconds: float = 20, courier: Courier | None = None) -> None:
+        """Run a courier, round by round, until every delivery stands in one of these states."""
+        courier = courier or self.courier()
+        end = time.monotonic() + seconds
+        while not set(self.states()) <= set(states):
+            assert time.monotonic() < end, f"not within {seconds} s: {self.rows()}"
+            if not courier.run_once():
+                time.sleep(0.02)
+
+    def wait_until(self, *states: str, seconds: float = 20) -> None:
+        """Wait for a courier that runs elsewhere."""
+        end = time.monotonic() + seconds
+        while not set(self.states()) <= set(states):
+            assert time.monotonic() < end, f"not within {seconds} s: {self.rows()}"
+            time.sleep(0.05)
+
+    def states(self) -> Counter[str]:
+        """How many deliveries stand in each state."""
+        with self.database.read() as session:
+            return Counter(str(state) for state in session.scalars(select(Delivery.state)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All deliveries, in short."""
+        with self.database.read() as session:
+            return [
+                {
+                    "id": row.id,
+                    "destination": row.destination,
+                    "state": str(row.state),
+                    "status": row.status,
+                    "reason": row.reason,
+                    "attempts": row.attempts,
+                    "refusals": row.refusals,
+                    "queries": row.queries,
+                }
+                for row in session.scalars(select(Delivery).order_by(Delivery.id))
+            ]
+
+    def study_states(self) -> list[str]:
+        """States of all studies."""
+        with self.database.read() as session:
+            return [str(state) for state in session.scalars(select(Study.state).order_by(Study.id))]
+
+    def numbers(self) -> Counter[int]:
+        """How many events of each number happened."""
+        with self.database.read() as session:
+            return Counter(session.scalars(select(EventRow.number)))
+
+    def file_of(self, sop_instance_uid: str) -> Path:
+        """The result file of an object."""
+        with self.database.read() as session:
+            path = session.scalar(select(Result.path).where(Result.sop_instance_uid == sop_instance_uid))
+        return self.settings.node.data_dir / str(path)
+
+    def _result(self, study: Study, job: Job, kind: ResultKind, pixels: int) -> Result:
+        ds = a_result(SOP_CLASSES[kind], str(study.study_instance_uid), pixels)
+        path = Path("results") / f"{ds.SOPInstanceUID}.dcm"
+        whole = self.settings.node.data_dir / path
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        dcmwrite(whole, ds, enforce_file_format=True)
+        data = whole.read_bytes()
+        return Result(
+            study_id=study.id,
+            job_id=job.id,
+            kind=kind,
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            sop_class_uid=str(ds.SOPClassUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            path=str(path),
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            created_at=utc_now(),
+        )
+
+
+def a_result(sop_class: UID, study_instance_uid: str, pixels: int) -> Dataset:
+    """An object that any PACS stores: identifying attributes, for an image ``pixels`` squared."""
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study_instance_uid, generate_uid()
+    ds.PatientName, ds.PatientID = "Probe^Ä", "P1"
+    ds.StudyDate = ds.StudyTime = ds.StudyID = ds.AccessionNumber = ds.PatientBirthDate = ds.PatientSex = ""
+    ds.SeriesNumber, ds.InstanceNumber = 9001, 1
+    ds.Modality = {Comprehensive3DSRStorage: "SR", SecondaryCaptureImageStorage: "OT"}.get(sop_class, "PR")
+    if sop_class == SecondaryCaptureImageStorage:
+        ds.ConversionType = "WSD"
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.Rows = ds.Columns = pixels
+        ds.BitsAllocated = ds.BitsStored = 8
+        ds.HighBit, ds.PixelRepresentation = 7, 0
+        ds.PixelData = bytes(pixels * pixels)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds

@@ -1,0 +1,121 @@
+"""A PACS on a real socket that answers as a test wants: any status, no answer, an index that lags."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
+from dicom_node.settings import PeerSettings
+
+_config.LOG_HANDLER_LEVEL = "none"
+
+ABORT = -1  # as a status: cut the association instead of answering
+
+
+@dataclass
+class Pacs:
+    """What it does can be changed while it runs.
+
+    ``answer``: from the SOP Instance UID and how often it came to a C-STORE status or :data:`ABORT`.
+    ``shows``: whether C-FIND lists a stored object. Both are called on the PACS's threads.
+    """
+
+    port: int
+    ae_title: str = "PACS"
+    answer: Callable[[str, int], int] = lambda uid, times: 0x0000
+    shows: Callable[[str, int], bool] = lambda uid, questions: True
+    received: list[str] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    syntaxes: dict[str, str] = field(default_factory=dict)
+    questions: list[str] = field(default_factory=list)
+    associations: int = 0
+    _series: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+
+    def peer(self, name: str = "pacs", **settings: object) -> PeerSettings:
+        """The settings with which the node knows it."""
+        known: dict[str, object] = {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
+        return PeerSettings.model_validate({"name": name, "may": ("receive",), **known, **settings})
+
+    def _on_store(self, event: evt.Event) -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        self.received.append(uid)
+        status = self.answer(uid, self.received.count(uid))
+        if status == ABORT:
+            event.assoc.abort()
+            return 0xA700
+        if status < 0xA000 or (status >= 0xB000 and status < 0xC000):
+            ds = event.dataset
+            self.stored[uid] = event.request.DataSet.getvalue()
+            self.syntaxes[uid] = str(event.context.transfer_syntax)
+            self._series[uid] = (str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID), str(ds.SOPClassUID))
+        return status
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        asked = event.identifier
+        for uid, (series, study, sop_class) in list(self._series.items()):
+            if (series, study) != (asked.SeriesInstanceUID, asked.StudyInstanceUID):
+                continue
+            if asked.SOPInstanceUID and asked.SOPInstanceUID != uid:
+                continue
+            self.questions.append(uid)
+            if self.shows(uid, self.questions.count(uid)):
+                found = Dataset()
+                found.QueryRetrieveLevel = "IMAGE"
+                found.StudyInstanceUID, found.SeriesInstanceUID = study, series
+                found.SOPInstanceUID, found.SOPClassUID = uid, sop_class
+                yield 0xFF00, found
+        yield 0x0000, None
+
+    def _on_association(self, event: evt.Event) -> None:
+        self.associations += 1
+
+
+@contextmanager
+def run_pacs(
+    pacs: Pacs,
+    *,
+    classes: Sequence[UID] | None = None,
+    syntaxes: Sequence[UID] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+    finds: bool = True,
+) -> Iterator[Pacs]:
+    """Serve as long as the scope lasts; ``classes``: only these are taken."""
+    ae = AE(ae_title=pacs.ae_title)
+    ae.maximum_associations = 50
+    ae.require_called_aet = True
+    known = [context.abstract_syntax for context in AllStoragePresentationContexts]
+    for sop_class in classes if classes is not None else known:
+        ae.add_supported_context(sop_class, list(syntaxes))
+    if finds:
+        ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    ae.add_supported_context(Verification)
+    handlers = [
+        (evt.EVT_C_STORE, pacs._on_store),
+        (evt.EVT_C_FIND, pacs._on_find),
+        (evt.EVT_ACCEPTED, pacs._on_association),
+    ]
+    server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=handlers)
+    try:
+        yield pacs
+    finally:
+        server.shutdown()
+        for thread in threading.enumerate():
+            if thread.name.startswith("AcceptorThread"):
+                with contextlib.suppress(RuntimeError):
+                    thread.join(5)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
