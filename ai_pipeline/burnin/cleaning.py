@@ -26,8 +26,8 @@ from ai_pipeline.contract import (
 from ai_pipeline.pixels import samples_photometric
 
 DESCRIPTION = "burned-in annotation inpainted, not for measurement"
-REACH = 0.015
-"""Marks nearer to each other than this share of the longer side are told as one."""
+TEXT_REACH, DRAWN_REACH = 0.015, 0.05
+"""Marks nearer to each other than this share of the longer side are told as one: lines, a ruler's ticks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +79,7 @@ def clean(
         timings = {}
     timings["total"] = time.perf_counter() - began
     report(1.0, "cleaned and verified")
-    reach = max(2, round(REACH * max(image.header.rows, image.header.columns)))
-    told = merged(marks, reach)
+    told = _told(marks, max(image.header.rows, image.header.columns))
     return CleaningResult(
         DerivedImage(
             kind=ImageKind.CLEANED, frames=frames, photometric=samples_photometric(image.header),
@@ -94,6 +93,12 @@ def clean(
         _notes(image.header, image.uid, told, masks, counts),
         timings,
     )  # fmt: skip
+
+
+def _told(marks: tuple[Mark, ...], side: int) -> tuple[Mark, ...]:
+    texts = [mark for mark in marks if mark.kind is MarkKind.TEXT]
+    drawn = [mark for mark in marks if mark.kind is not MarkKind.TEXT]
+    return merged(texts, max(2, round(TEXT_REACH * side))) + merged(drawn, max(2, round(DRAWN_REACH * side)))
 
 
 def _notes(

@@ -10,7 +10,7 @@ import numpy as np
 from ai_pipeline.burnin.banner import find_banner
 from ai_pipeline.burnin.graphics import find_graphics
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture
 from ai_pipeline.burnin.text import TextBox, TextReader, high_contrast, looks_like_text, paint
 from ai_pipeline.contract import CleaningFailed, ImageHeader, PixelArray
 
@@ -20,6 +20,8 @@ WIDER = 0.6
 """The same where text was still found after filling."""
 SURE_RESIDUE = 0.6
 """Detector's confidence from which something unreadable of a text's shape counts as text left over."""
+CONTEXT = 96
+"""Room around a changed place that is read again with it (pixels)."""
 GENERATED = 0.95
 """Share of a box that is filled pixels from which it cannot hold text of the source."""
 ROUNDS = 3
@@ -113,8 +115,9 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: Text
     mask = plan.mask | plan.banner
     result = apply_plan(source, plan, rendition.black)
     marks, widened, blacked_out = plan.marks, 0, 0
+    changed: Box | None = None
     for attempt in range(ROUNDS + 1):
-        residue = find_residue(rendition.show(result), mask, reader)
+        residue = find_residue(rendition.show(result), mask, reader, changed)
         if not residue:
             break
         if attempt == ROUNDS:
@@ -125,6 +128,7 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: Text
         result = black_out(result, more, rendition.black) if last else inpaint(result, more)
         marks += text_marks(residue, source.shape)
         mask = mask | more
+        changed = _surroundings(more)
         widened += len(residue) * (not last)
         blacked_out += len(residue) * last
     if not unchanged_outside(source, result, mask):
@@ -140,9 +144,15 @@ def apply_plan(source: PixelArray, plan: Plan, black: float) -> PixelArray:
     return inpaint(bare, plan.mask) if plan.mask.any() else bare
 
 
-def find_residue(picture: Picture, filled: Mask, reader: TextReader) -> list[TextBox]:
-    """Read a cleaned picture at several sizes and contrasts; return the places where text is left."""
-    return [box for view, box in read_views(picture, reader) if is_residue(view, box, filled, reader)]
+def find_residue(
+    picture: Picture, filled: Mask, reader: TextReader, within: Box | None = None
+) -> list[TextBox]:
+    """Read a cleaned picture at several sizes and contrasts; return the places where text is left.
+
+    ``within``: only there; the rest was read before and has not changed since.
+    """
+    views = read_views(picture, reader, within)
+    return [box for view, box in views if is_residue(view, box, filled, reader)]
 
 
 def is_residue(view: Picture, box: TextBox, filled: Mask, reader: TextReader) -> bool:
@@ -162,13 +172,15 @@ def covered(box: TextBox, mask: Mask) -> bool:
     return not inside.size or float(inside.mean()) >= GENERATED
 
 
-def read_views(picture: Picture, reader: TextReader) -> list[tuple[Picture, TextBox]]:
+def read_views(
+    picture: Picture, reader: TextReader, within: Box | None = None
+) -> list[tuple[Picture, TextBox]]:
     """Find what looks like text as shown, with faint contrast raised and, if large, reduced."""
-    found = [(picture, box) for box in reader.find(picture)]
+    found = [(picture, box) for box in reader.find(picture, 1.0, within)]
     contrasty = high_contrast(picture)
-    found += [(contrasty, box) for box in reader.find(contrasty, 0.6)]
+    found += [(contrasty, box) for box in reader.find(contrasty, 0.6, within)]
     if min(picture.shape[:2]) >= LARGE_PICTURE:
-        found += [(picture, box) for box in reader.find(picture, 0.35)]
+        found += [(picture, box) for box in reader.find(picture, 0.35, within)]
     return found
 
 
@@ -190,6 +202,15 @@ def check_share(mask: Mask) -> None:
         raise CleaningFailed(
             f"{share:.0%} of the picture would be filled, at most {LARGEST_SHARE:.0%} may be"
         )
+
+
+def _surroundings(mask: Mask) -> Box:
+    """Return the part of the picture that holds the mask, with room for a word around it."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        max(0, int(columns[0]) - CONTEXT), max(0, int(rows[0]) - CONTEXT),
+        min(mask.shape[1], int(columns[-1]) + CONTEXT), min(mask.shape[0], int(rows[-1]) + CONTEXT),
+    )  # fmt: skip
 
 
 def _inside(mark: Mark, mask: Mask) -> bool:

@@ -68,6 +68,7 @@ class TextReader:
         from rapidocr import RapidOCR
 
         cores = threads or min(len(os.sched_getaffinity(0)), 4)
+        detector, recogniser = model_files()
         self._ocr = RapidOCR(
             params={
                 "Global.log_level": "critical",  # rapidocr logs to stderr, and may log what it read
@@ -75,6 +76,8 @@ class TextReader:
                 "Global.text_score": 0.0,
                 "Global.min_side_len": 32,
                 "Global.max_side_len": 8192,  # scaling is decided here, not there
+                "Det.model_path": str(detector),  # with a path given rapidocr never downloads
+                "Rec.model_path": str(recogniser),
                 "Det.limit_side_len": 32,
                 "Det.box_thresh": DOUBTFUL_TEXT,
                 "EngineConfig.onnxruntime.intra_op_num_threads": cores,
@@ -89,17 +92,20 @@ class TextReader:
         self.find(blank)
         self._read(_three_channels(blank))
 
-    def find(self, picture: Picture, scale: float = 1.0) -> list[TextBox]:
-        """Return all places that the detector takes for text.
+    def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
+        """Return all places that the detector takes for text, in the whole picture or ``within`` a part.
 
         ``scale`` multiplies the working size (see :func:`working_scale`): < 1 finds large text, > 1 small.
         """
         factor = working_scale(picture) * scale
-        rows, columns = picture.shape[:2]
+        left, top, right, bottom = within or (0, 0, picture.shape[1], picture.shape[0])
+        part = picture[top:bottom, left:right]
+        rows, columns = part.shape[:2]
         size = (max(32, round(columns * factor)), max(32, round(rows * factor)))
         way = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
-        resized = _three_channels(cv2.resize(picture, size, interpolation=way))
+        resized = _three_channels(cv2.resize(np.ascontiguousarray(part), size, interpolation=way))
         stretch = np.array([columns / size[0], rows / size[1]], np.float32)
+        origin = np.array([left, top], np.float32)
         found = []
         for rows_cut, columns_cut in product(_cuts(size[1]), _cuts(size[0])):
             tile = np.ascontiguousarray(resized[rows_cut, columns_cut])
@@ -107,7 +113,7 @@ class TextReader:
             corner = np.array([columns_cut.start, rows_cut.start], np.float32)
             if result.boxes is not None:
                 found += [
-                    TextBox((np.asarray(corners, np.float32) + corner) * stretch, float(confidence))
+                    TextBox((np.asarray(corners, np.float32) + corner) * stretch + origin, float(confidence))
                     for corners, confidence in zip(result.boxes, result.scores, strict=True)
                 ]
         return found
