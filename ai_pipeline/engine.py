@@ -1,0 +1,125 @@
+"""Inference: arrays in, arrays out, whatever runs the network.
+
+ONNX Runtime is the default (imports in 0.2 s, needs no torch). ``torch`` (training, GPU) and ``openvino``
+run the same file where they are installed; a test holds the backends equal on every shipped model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.registry import Card, CardError, Weights, read
+
+Floats = npt.NDArray[np.float32]
+Backend = Literal["onnxruntime", "torch", "openvino"]
+
+
+class Engine(Protocol):
+    """One loaded network. Call it with float32 ``[N, channels, size, size]``; outputs come back by name."""
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]: ...
+
+
+def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int = 0) -> Engine:
+    """The network of ``card`` that plays ``role``, loaded once per process and warmed up.
+
+    ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when the weights
+    are missing, altered or unusable, ImportError when the backend is not installed.
+    """
+    if card.input is None or not card.labels:
+        raise CardError(f"{card.path.name}: input and labels must be given for a network")
+    shape = (1, card.input.channels, card.input.size, card.input.size)
+    return _loaded(
+        card.file(role), backend, threads or usable_cores(), shape, card.architecture, len(card.labels)
+    )
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on (its affinity mask, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=16)
+def _loaded(
+    weights: Weights, backend: Backend, threads: int, shape: tuple[int, ...], architecture: str, labels: int
+) -> Engine:
+    # The bytes that were hashed are the bytes that are run: the file is read once.
+    data = read(weights)
+    if backend == "onnxruntime":
+        engine: Engine = OnnxRuntime(data, threads)
+    elif backend == "torch":
+        engine = Torch(data, architecture, labels, shape[-1], threads)
+    else:
+        engine = OpenVino(data, threads)
+    engine(np.zeros(shape, np.float32))
+    return engine
+
+
+class OnnxRuntime:
+    """An ONNX file on ONNX Runtime's CPU provider."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Idle threads must not spin: workers, listener and decoder share the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        return dict(zip(self._outputs, self._session.run(None, {self._input: images}), strict=True))
+
+
+class Torch:
+    """The parameters of an ONNX file in the torch network that the file was exported from."""
+
+    def __init__(self, data: bytes, architecture: str, labels: int, size: int, threads: int) -> None:
+        import onnx
+        import torch
+        from onnx import numpy_helper
+
+        from ai_pipeline.networks import efficientnet
+
+        if architecture != efficientnet.NAME:
+            raise CardError(f"the torch backend does not know the architecture {architecture!r}")
+        torch.set_num_threads(threads)
+        arrays = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in onnx.load_model_from_string(data).graph.initializer
+        }
+        self._torch = torch
+        self._outputs = efficientnet.OUTPUTS
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._network = efficientnet.from_arrays(arrays, labels, size).to(self._device)
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        with self._torch.inference_mode():
+            outputs = self._network(self._torch.from_numpy(images).to(self._device))
+        return {name: value.cpu().numpy() for name, value in zip(self._outputs, outputs, strict=True)}
+
+
+class OpenVino:
+    """An ONNX file on OpenVINO's CPU plugin."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(data, b"")
+        self._model: Any = core.compile_model(
+            model, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        )
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        outputs = self._model([images])
+        return {port.get_any_name(): np.asarray(value, np.float32) for port, value in outputs.items()}

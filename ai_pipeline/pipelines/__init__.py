@@ -1,0 +1,30 @@
+"""The pipelines by the name that rules and ``--pipeline`` use. Nothing heavy is imported until one is made."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from ai_pipeline.contract import Pipeline
+
+PIPELINES = {
+    "chest_xray": "ai_pipeline.pipelines.chest_xray:ChestXray",
+    "ultrasound": "ai_pipeline.pipelines.ultrasound:Ultrasound",
+}
+
+
+def create(name: str, *, models_dir: Path | None = None) -> Pipeline:
+    """The pipeline called ``name``; its models are loaded by ``warm_up`` or on first use.
+
+    Raises KeyError naming the pipelines that there are.
+    """
+    return cast(Pipeline, pipeline_class(name)(models_dir=models_dir))
+
+
+def pipeline_class(name: str) -> type:
+    """The class called ``name``: its ``version`` and ``options`` can be read without loading a model."""
+    if name not in PIPELINES:
+        raise KeyError(f"no pipeline is called {name!r}: choose from {', '.join(sorted(PIPELINES))}")
+    module, _, attribute = PIPELINES[name].partition(":")
+    return cast(type, getattr(import_module(module), attribute))
