@@ -67,8 +67,12 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if isinstance(msg, StoreRequest) and self.visit is not None:
             self._answer(msg, self.reception.finish(self.visit, msg))
             return
+        if not isinstance(msg, C_ECHO):
+            _LOGGER.warning("%s was not negotiated: association aborted", type(msg).__name__)
+            self.abort()
+            return
         super()._serve_request(msg, context_id)
-        if isinstance(msg, C_ECHO) and self.visit is not None and self.is_established:
+        if self.visit is not None and self.is_established:
             self.reception.echoed(self.visit)
 
     def _answer(self, request: StoreRequest, status: Status) -> None:
