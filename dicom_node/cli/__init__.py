@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from dicom_node import logs
 from dicom_node.cli import (
     check,
     config,
@@ -70,6 +71,7 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a verb; every error of the node becomes one clear message and its exit status."""
+    logs.configure("error")  # a verb says what it has to say itself; `serve` sets its own level
     sys.exit(_run(arguments))
 
 

@@ -137,15 +137,15 @@ class EmbeddedPacs:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._index = {path.stem: _keys(path) for path in sorted(self._folder.glob("*.dcm"))}
-        ae = AE(ae_title=AE_TITLE)
+        self._ae = ae = AE(ae_title=AE_TITLE)
         ae.add_supported_context(Verification)
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
         syntaxes = [syntax.uid for syntax in TRANSFER_SYNTAXES]
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, syntaxes)
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
-        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        self.port: int = self._server.socket.getsockname()[1]
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.port: int = server.socket.getsockname()[1]
 
     def fetch(self, study_instance_uid: str) -> list[bytes]:
         with self._lock:
@@ -155,7 +155,7 @@ class EmbeddedPacs:
         return [(self._folder / f"{uid}.dcm").read_bytes() for uid in uids]
 
     def stop(self) -> None:
-        self._server.shutdown()
+        self._ae.shutdown()
 
     def _store(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)

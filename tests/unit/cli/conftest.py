@@ -1,0 +1,176 @@
+"""A data folder with a database in which everything that a list can show happened once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node import cli
+from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
+from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.store import migrate
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, EventRow, Instance, Job, Reception, Result, Study
+
+NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
+DELIVERED, BROKEN, CONFLICT = "1.2.840.99.1", "1.2.840.99.2", "1.2.840.99.3"
+
+CONFIG = """
+[node]
+data_dir = "{folder}/var"
+[listener]
+port = {port}
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs}
+may = ["receive"]
+[[peers]]
+name = "us1"
+ae_title = "US1"
+[[rules]]
+name = "ultrasound"
+when = {{ modality = "US", calling_ae = "US1" }}
+max_study_age_days = 0
+pipeline = "ultrasound"
+send_to = ["pacs"]
+[[rules]]
+name = "chest"
+when = {{ modality = ["CR", "DX"], body_part = "CHEST" }}
+pipeline = "chest_xray"
+send_to = ["pacs"]
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a verb printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a verb in this process."""
+
+    def run(*words: object) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return Ran(int(end.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A configuration file; nothing runs, no database yet."""
+    path = tmp_path / "node.toml"
+    path.write_text(CONFIG.format(folder=tmp_path, port=11112, pacs=4242), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def filled(site: Path) -> Path:
+    """The same with three studies: delivered, failed with a dead delivery, in quarantine."""
+    database = Database(f"sqlite:///{site.parent / 'var' / 'node.db'}")
+    migrate.upgrade(database)
+    with database.write() as session:
+        studies = [
+            a_study(DELIVERED, StudyState.DELIVERED, NOW),
+            a_study(
+                BROKEN, StudyState.FAILED, NOW - timedelta(hours=1), reason="the PACS refuses the report"
+            ),
+            a_study(CONFLICT, StudyState.QUARANTINED, NOW - timedelta(days=2), reason="two patients"),
+        ]
+        session.add_all(studies)
+        session.flush()
+        for study in studies:
+            session.add_all(received(study))
+        for study, state in ((studies[0], DeliveryState.CONFIRMED), (studies[1], DeliveryState.DEAD)):
+            job = a_job(study, JobState.SUCCEEDED)
+            session.add(job)
+            session.flush()
+            results = [a_result(study, job, kind) for kind in (ResultKind.SR, ResultKind.SC)]
+            session.add_all(results)
+            session.flush()
+            session.add_all(
+                Delivery(result_id=r.id, destination="pacs", state=state, next_at=NOW) for r in results
+            )
+        session.add(a_job(studies[1], JobState.FAILED, rule="chest", reason="decoder: truncated"))
+        session.add(event(ASSOCIATION_ACCEPTED.number, NOW, association="a-1"))
+        session.add(event(ASSOCIATION_ACCEPTED.number, NOW, association="a-9"))
+        session.add(event(JOB_FAILED.number, NOW + timedelta(seconds=5), studies[1].id, job=3))
+        session.add(event(9999, NOW + timedelta(seconds=6)))
+    database.dispose()
+    return site
+
+
+def a_study(uid: str, state: StudyState, at: datetime, reason: str = "") -> Study:
+    return Study(
+        study_instance_uid=uid,
+        patient_id="P1",
+        study_date="20260102",
+        state=state,
+        reason=reason,
+        first_received_at=at,
+        last_received_at=at,
+    )
+
+
+def received(study: Study) -> list[Any]:
+    number = study.study_instance_uid[-1] if study.study_instance_uid else "0"
+    rows: list[Any] = []
+    for series, (modality, role) in enumerate((("US", ObjectRole.SOURCE), ("SR", ObjectRole.OWN))):
+        uid = f"1.2.3.{number}.{series}"
+        rows.append(
+            Instance(
+                study_id=study.id, sop_instance_uid=uid, sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
+                series_instance_uid="1.2", transfer_syntax_uid="1.2.840.10008.1.2.1", modality=modality,
+                role=role, path="x", bytes=1, identity_sha256="", attributes={}, calling_ae="US1",
+                called_ae="AINODE", received_at=NOW,
+            )
+        )  # fmt: skip
+        rows.append(
+            Reception(
+                spool_name=uid, path="x", study_id=study.id, sop_instance_uid=uid, outcome=Outcome.NEW,
+                association=f"a-{number}", calling_ae="US1", called_ae="AINODE", bytes=1, received_at=NOW,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def a_job(study: Study, state: JobState, rule: str = "ultrasound", reason: str = "") -> Job:
+    return Job(
+        study_id=study.id, study_revision=1, rule=rule, pipeline=rule, destinations=["pacs"],
+        source_uids=["1.2.3"], state=state, reason=reason, attempts=1, run_at=NOW, created_at=NOW,
+    )  # fmt: skip
+
+
+def a_result(study: Study, job: Job, kind: ResultKind) -> Result:
+    return Result(
+        study_id=study.id, job_id=job.id, kind=kind, sop_instance_uid=f"2.25.{job.id}.{kind}",
+        sop_class_uid="1.2", series_instance_uid="1.3", path="x", sha256="", bytes=1, created_at=NOW,
+    )  # fmt: skip
+
+
+def event(number: int, at: datetime, study_id: int | None = None, **fields: Any) -> EventRow:
+    return EventRow(at=at, number=number, study_id=study_id, fields=fields)

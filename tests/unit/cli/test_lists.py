@@ -1,0 +1,166 @@
+"""Lists, details and what a person may do: ``studies``, ``jobs``, ``outbox``, ``events``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dicom_node.cli.options import moment
+from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, Run
+
+LISTS = ("studies", "jobs", "outbox", "events")
+
+
+def test_studies_list_has_the_keys_that_others_build_on(run: Run, filled: Path) -> None:
+    rows = run("studies", "list", "--config", filled, "--json").json
+    assert [row["study_instance_uid"] for row in rows] == [DELIVERED, BROKEN, CONFLICT]
+    first = rows[0]
+    assert first["state"] == "delivered"
+    assert first["reason"] == ""
+    assert first["patient_id"] == "P1"
+    assert first["modalities"] == ["US"], "own results that came back do not count"
+    assert first["instances"] == 1
+    assert first["revision"] == 1
+    assert first["last_received_at"] == "2026-01-02T03:12:00.000Z"
+    assert [(r["kind"], r["sop_instance_uid"], r["deliveries"]) for r in first["results"]] == [
+        ("sr", "2.25.1.sr", {"pacs": "confirmed"}),
+        ("sc", "2.25.1.sc", {"pacs": "confirmed"}),
+    ]
+
+
+def test_studies_are_filtered_by_state_and_time(run: Run, filled: Path) -> None:
+    def uids(*options: str) -> list[str]:
+        rows = run("studies", "list", "--config", filled, "--json", *options).json
+        return [row["study_instance_uid"] for row in rows]
+
+    assert uids("--state", "failed") == [BROKEN]
+    assert uids("--state", "failed", "--state", "quarantined") == [BROKEN, CONFLICT]
+    assert uids("--since", "2026-01-02T00:00Z") == [DELIVERED, BROKEN]
+    assert uids("--limit", "1") == [DELIVERED]
+    assert len(uids("--limit", "0")) == 3
+
+
+@pytest.mark.parametrize("group", LISTS)
+def test_tables_can_be_read_at_100_columns(run: Run, filled: Path, group: str) -> None:
+    printed = run(group, "list", "--config", filled)
+    assert printed.status == 0
+    lines = printed.out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) >= 3
+
+
+@pytest.mark.parametrize("group", LISTS)
+def test_an_empty_list_is_an_empty_array(run: Run, site: Path, group: str) -> None:
+    assert run("db", "upgrade", "--config", site).status == 0
+    assert run(group, "list", "--config", site, "--json").json == []
+    assert run(group, "list", "--config", site).out == ""
+
+
+def test_a_list_makes_no_database(run: Run, site: Path) -> None:
+    printed = run("studies", "list", "--config", site)
+    assert printed.status == 78
+    assert "start `dicom-node serve`" in printed.err
+    assert not (site.parent / "var").exists()
+
+
+def test_a_study_is_shown_with_all_that_happened(run: Run, filled: Path) -> None:
+    row = run("studies", "show", BROKEN, "--config", filled, "--json").json
+    assert [job["rule"] for job in row["jobs"]] == ["chest", "ultrasound"]
+    assert {item["outcome"] for item in row["received"]} == {"new"}
+    assert [event["number"] for event in row["events"]] == [3006]
+    text = run("studies", "show", BROKEN, "--config", filled).out
+    for expected in ("decoder: truncated", "the PACS refuses it", "2.25.2.sr", "job failed for good"):
+        assert expected in text
+
+
+def test_the_last_figures_of_a_uid_find_its_study(run: Run, filled: Path) -> None:
+    assert run("studies", "show", "99.2", "--config", filled, "--json").json["study_instance_uid"] == BROKEN
+    ambiguous = run("studies", "show", "", "--config", filled)
+    assert (ambiguous.status, ambiguous.out) == (66, "")
+    assert run("studies", "show", "1.2.3.4", "--config", filled).status == 66
+
+
+def test_a_study_events_include_those_of_its_associations(run: Run, filled: Path) -> None:
+    rows = run("events", "list", "--study", DELIVERED, "--config", filled, "--json").json
+    assert [(row["number"], row["fields"]) for row in rows] == [(1001, {"association": "a-1"})]
+
+
+def test_events_answer_what_happened_at_a_time(run: Run, filled: Path) -> None:
+    rows = run(
+        "events", "list", "--since", "2026-01-02T03:12:04Z", "--until", "2026-01-02T03:12:06Z",
+        "--config", filled, "--json",
+    ).json  # fmt: skip
+    assert [(row["number"], row["text"], row["level"]) for row in rows] == [
+        (3006, "job failed for good", "error")
+    ]
+    assert rows[0]["study_instance_uid"] == BROKEN
+    assert len(run("events", "list", "--number", "1001", "--config", filled, "--json").json) == 2
+
+
+def test_an_event_of_a_newer_version_is_listed_too(run: Run, filled: Path) -> None:
+    [row] = run("events", "list", "--number", "9999", "--config", filled, "--json").json
+    assert row["text"] == "event of another version"
+
+
+def test_the_newest_events_are_kept_when_there_are_too_many(run: Run, filled: Path) -> None:
+    rows = run("events", "list", "--limit", "2", "--config", filled, "--json").json
+    assert [row["number"] for row in rows] == [3006, 9999]
+
+
+def test_a_failed_job_is_retried_and_cancelled_by_hand(run: Run, filled: Path) -> None:
+    assert run("jobs", "retry", 3, "--config", filled).status == 0
+    shown = run("jobs", "show", 3, "--config", filled, "--json").json
+    assert (shown["state"], shown["reason"]) == ("queued", "")
+    study = run("studies", "show", BROKEN, "--config", filled, "--json").json
+    assert study["state"] == "queued"
+    again = run("jobs", "retry", 3, "--config", filled)
+    assert (again.status, again.err) == (1, "dicom-node: job 3 is queued: it cannot be queued again\n")
+    assert run("jobs", "cancel", 3, "--config", filled).status == 0
+    assert run("jobs", "list", "--state", "cancelled", "--config", filled, "--json").json[0]["job"] == 3
+    assert run("jobs", "cancel", 99, "--config", filled).status == 66
+
+
+def test_dead_letters_are_sent_again_by_hand(run: Run, filled: Path) -> None:
+    dead = run("outbox", "list", "--state", "dead", "--config", filled, "--json").json
+    assert [row["destination"] for row in dead] == ["pacs", "pacs"]
+    assert run("outbox", "retry", dead[0]["delivery"], "--config", filled).status == 0
+    assert "1 delivery" in run("outbox", "retry", "--dead", "--config", filled).out
+    assert run("outbox", "list", "--state", "dead", "--config", filled, "--json").json == []
+    assert run("outbox", "retry", "--config", filled).status == 64
+    assert run("outbox", "retry", 999, "--config", filled).status == 66
+
+
+def test_a_study_is_released_from_quarantine(run: Run, filled: Path) -> None:
+    assert run("studies", "release", CONFLICT, "--config", filled).status == 0
+    row = run("studies", "show", CONFLICT, "--config", filled, "--json").json
+    assert row["state"] == "receiving"
+    assert run("studies", "release", CONFLICT, "--config", filled).status == 1
+
+
+NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", NOON - timedelta(seconds=90)),
+        ("30m", NOON - timedelta(minutes=30)),
+        ("2h", NOON - timedelta(hours=2)),
+        ("3d", NOON - timedelta(days=3)),
+        ("2026-01-02T03:12Z", datetime(2026, 1, 2, 3, 12, tzinfo=UTC)),
+        ("2026-01-02T03:12+02:00", datetime(2026, 1, 2, 1, 12, tzinfo=UTC)),
+        ("2026-01-02", datetime(2026, 1, 2).astimezone(UTC)),
+        ("3:12", NOON.astimezone().replace(hour=3, minute=12).astimezone(UTC)),
+        ("", None),
+    ],
+)
+def test_times_are_understood_as_people_write_them(text: str, expected: datetime | None) -> None:
+    assert moment(text, NOON) == expected
+
+
+def test_what_is_no_time_is_a_usage_error(run: Run, filled: Path) -> None:
+    printed = run("events", "list", "--since", "yesterday", "--config", filled)
+    assert printed.status == 64
+    assert "is no time" in printed.err

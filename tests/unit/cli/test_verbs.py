@@ -1,0 +1,203 @@
+"""The other verbs, with real sockets where they call somebody."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import examples
+
+from dicom_node import errors
+from dicom_node.cli import INTERRUPTED
+from dicom_node.demo.pacs import EmbeddedPacs
+from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
+from dicom_node.errors import ExitCode, NodeError
+from tests.unit.cli.conftest import CONFIG, Run
+
+US = examples.get_path("rgb_color")
+CINE = examples.get_path("ybr_color")
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    running = EmbeddedPacs(tmp_path / "pacs")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def site_with_pacs(tmp_path: Path, pacs: EmbeddedPacs) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(CONFIG.format(folder=tmp_path, port=11112, pacs=pacs.port), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def chest(tmp_path: Path) -> Path:
+    dataset = chest_radiograph(
+        chest_phantom(), view="PA", sex="F", age_years=50, description="phantom", exposed="20200102030405"
+    )
+    path = tmp_path / "chest.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_echo_says_whether_a_peer_answers(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
+    assert run("echo", "pacs", "--config", site_with_pacs).status == 0
+    pacs.stop()
+    silent = run("echo", "pacs", "--config", site_with_pacs)
+    assert silent.status == ExitCode.UNAVAILABLE
+    assert "127.0.0.1" in silent.err
+    unknown = run("echo", "ris", "--config", site_with_pacs)
+    assert (unknown.status, "configured: pacs, us1" in unknown.err) == (ExitCode.NOT_FOUND, True)
+    assert run("echo", "us1", "--config", site_with_pacs).status == ExitCode.UNAVAILABLE
+
+
+def test_send_keeps_each_file_as_it_is(
+    run: Run, site_with_pacs: Path, pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "to-send"
+    folder.mkdir()
+    for path in (US, CINE):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "notes.txt").write_text("no DICOM", encoding="utf-8")
+    printed = run("send", "pacs", folder, "--config", site_with_pacs, "--json")
+    assert printed.status == ExitCode.FAILED, "one file is no DICOM"
+    rows = {Path(row["file"]).name: row for row in printed.json}
+    assert rows["notes.txt"]["text"] == "no DICOM file (Part 10)"
+    assert {rows[path.name]["status"] for path in (US, CINE)} == {"0000"}
+    for path in (US, CINE):
+        [held] = [data for data in held_by(pacs) if rows[path.name]["sop_instance_uid"].encode() in data]
+        assert path.read_bytes()[-10000:] == held[-10000:], "data set, bit for bit"
+
+
+def held_by(pacs: EmbeddedPacs) -> list[bytes]:
+    return [path.read_bytes() for path in pacs._folder.glob("*.dcm")]
+
+
+def test_send_without_a_peer_that_listens_ends_with_69(run: Run, site: Path) -> None:
+    printed = run("send", "pacs", US, "--config", site)
+    assert (printed.status, printed.out) == (ExitCode.UNAVAILABLE, "")
+    assert printed.err.startswith("dicom-node: PACS at 127.0.0.1:4242")
+
+
+def test_peers_are_listed_without_their_passwords(run: Run, site_with_pacs: Path) -> None:
+    text = site_with_pacs.read_text(encoding="utf-8")
+    site_with_pacs.write_text(text.replace('may = ["receive"]', 'may = ["receive"]\npassword = "hunter2"'))
+    printed = run("peers", "list", "--config", site_with_pacs, "--json")
+    assert [row["name"] for row in printed.json] == ["pacs", "us1"]
+    assert "hunter2" not in printed.out
+    assert "hunter2" not in run("peers", "list", "--config", site_with_pacs).out
+
+
+def test_peers_test_tries_what_delivery_needs(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
+    printed = run("peers", "test", "--config", site_with_pacs, "--json")
+    assert printed.status == 0, printed.out
+    assert {row["check"] for row in printed.json} >= {"echo", "query", "sr", "gsps"}
+    pacs.stop()
+    assert run("peers", "test", "pacs", "--config", site_with_pacs).status == ExitCode.UNAVAILABLE
+
+
+def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, chest: Path) -> None:
+    def told(*options: object) -> dict[str, tuple[bool, str]]:
+        rows = run("rules", "try", *options, "--config", site, "--json").json
+        return {row["rule"]: (row["applies"], row["reason"]) for row in rows}
+
+    us = told(US, "--from", "us1")
+    assert us["ultrasound"] == (True, "all conditions hold")
+    assert us["chest"] == (False, "modality US does not match CR or DX")
+    assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
+    applies, reason = told(chest)["chest"]
+    assert applies
+    assert reason.startswith("held: the study is") and "takes 7" in reason
+
+
+def test_rules_try_says_what_would_be_quarantined(run: Run, site: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(US.read_bytes()[:5000])
+    [row] = run("rules", "try", broken, "--config", site, "--json").json
+    assert row["reason"].startswith("quarantined: ")
+    assert not row["applies"]
+
+
+def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    text = site.read_text(encoding="utf-8").replace("port = 11112", f"port = {pacs.port}\ncolour = 1")
+    text = text.replace('pipeline = "chest_xray"', 'pipeline = "chest_xray"\noptions = { heatmap = 1 }')
+    text = text.replace('pipeline = "ultrasound"', 'pipeline = "ultrasnd"')
+    text += '[listener.tls]\ncertificate = "none.pem"\nprivate_key = "none.key"\n'
+    text = text.replace('ae_title = "US1"', 'ae_title = "US1"\nassume_charset = "latin"')
+    site.write_text(text, encoding="utf-8")
+    printed = run("check", "--config", site)
+    assert printed.status == 78
+    for expected in (
+        "listener.colour",
+        f"listener.port = 127.0.0.1:{pacs.port}: cannot be listened on",
+        "listener.tls.certificate = none.pem",
+        "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; there are: chest_xray, ultrasound",
+        "rules.chest.options.heatmap = 1: chest_xray has no such option; it has:",
+        "peers.us1.assume_charset = 'latin'",
+    ):
+        assert expected in printed.err
+    assert "warning peer pacs" in printed.out, "a PACS that is away is no mistake"
+
+
+def test_check_refuses_a_data_folder_that_cannot_be(run: Run, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file", encoding="utf-8")
+    printed = run("check", "--config", site)
+    assert printed.status == 78
+    assert "node.data_dir" in printed.err
+
+
+def test_check_refuses_a_network_file_system(run: Run, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dicom_node import preflight
+
+    monkeypatch.setattr(preflight, "NETWORK_FILE_SYSTEMS", {file_system_of(site)})
+    printed = run("check", "--config", site)
+    assert printed.status == 78
+    assert "is on a network file system" in printed.err
+
+
+def file_system_of(path: Path) -> str:
+    done = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True)
+    return {"ext2/ext3": "ext4", "overlayfs": "overlay"}.get(done.stdout.strip(), done.stdout.strip())
+
+
+def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
+    folder = Path(__file__).resolve().parents[3] / "config"
+    for name in ("node", "peers", "rules"):
+        assert run("config", "sample", name).out == (folder / f"{name}.toml").read_text(encoding="utf-8")
+    assert run("config", "sample").out == (folder / "node.toml").read_text(encoding="utf-8")
+
+
+def test_configuration_files_come_from_the_environment_too(
+    run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOM_NODE_CONFIG", str(filled))
+    assert len(run("studies", "list", "--json").json) == 3
+
+
+def test_an_unknown_option_ends_with_64(run: Run) -> None:
+    assert run("studies", "list", "--colour").status == ExitCode.USAGE
+    assert run("fly").status == ExitCode.USAGE
+    assert run("studies", "list").status == ExitCode.USAGE, "no configuration was given"
+
+
+def test_every_error_has_an_exit_code_of_its_kind() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, NodeError)]
+    assert all(isinstance(kind.exit_code, ExitCode) and kind.exit_code != ExitCode.OK for kind in kinds)
+    assert INTERRUPTED == 130
+
+
+def test_help_is_quick() -> None:
+    command = [sys.executable, "-m", "dicom_node", "--help"]
+    subprocess.run(command, capture_output=True, check=True)
+    seconds = []
+    for _ in range(3):
+        begun = time.monotonic()
+        subprocess.run(command, capture_output=True, check=True)
+        seconds.append(time.monotonic() - begun)
+    assert min(seconds) < 1.0
