@@ -1,0 +1,282 @@
+"""``ai-pipeline``: run the pipelines on files, without the node.
+
+Exit codes: 0 every input was handled (refusals included), 2 wrong usage, 65 an input could not be read or a
+model's weights are missing or altered.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ai_pipeline.contract import Pipeline, Progress, SourceImage
+    from ai_pipeline.report import Folder, Record
+
+EXIT_DATA = 65  # EX_DATAERR of sysexits.h
+AUTO = {
+    "US": "ultrasound", "IVUS": "ultrasound", "CR": "chest_xray", "DX": "chest_xray", "DR": "chest_xray",
+}  # fmt: skip
+"""Which pipeline ``--pipeline auto`` takes for a modality."""
+
+app = typer.Typer(
+    name="ai-pipeline", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use.",
+)  # fmt: skip
+models_app = typer.Typer(no_args_is_help=True, help="The model cards and their weights.")
+app.add_typer(models_app, name="models")
+
+
+@app.command(
+    epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json",
+)
+def run(  # noqa: PLR0917 - typer passes them by name
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files.")],
+    pipeline: Annotated[str, typer.Option(help="ultrasound, chest_xray or auto (by modality).")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
+    modality: Annotated[
+        str | None, typer.Option(help="Modality of PNG and JPEG files, which say none: US or DX.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
+    ] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
+) -> None:
+    """Run a pipeline on files and write findings and pictures."""
+    from ai_pipeline.pipelines import PIPELINES
+    from ai_pipeline.registry import CardError
+    from ai_pipeline.report import Folder
+
+    if pipeline not in {*PIPELINES, "auto"}:
+        raise typer.BadParameter(
+            f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
+        )
+    runner = _Runner(pipeline, Folder(out), modality, _options(option or []), models_dir)
+    unreadable = False
+    try:
+        with _progress(len(files)) as report_for:
+            for number, file in enumerate(files):
+                told, readable = runner.handle(file, report_for(number, file))
+                unreadable |= not readable
+                if as_json:
+                    print(json.dumps(told), flush=True)
+                else:
+                    _print_table(told)
+    except CardError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_DATA) from error
+    raise typer.Exit(EXIT_DATA if unreadable else 0)
+
+
+@models_app.command("list")
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
+) -> None:
+    """List the model cards: what each is for and under which licence."""
+    from ai_pipeline.registry import CardError, cards
+
+    try:
+        rows = [
+            {
+                "id": card.id, "version": card.version, "task": card.task, "architecture": card.architecture,
+                "licence": card.licence, "calibrated": card.calibrated,
+                "weights": [{"file": str(w.path.name), "sha256": w.sha256} for w in card.weights],
+            }
+            for card in cards(models_dir)
+        ]  # fmt: skip
+    except CardError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_DATA) from error
+    if as_json:
+        print(json.dumps(rows))
+        return
+    _print_rows(["id", "version", "task", "licence"], rows)
+
+
+@models_app.command("verify")
+def verify_models(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
+) -> None:
+    """Check every file of weights against the SHA-256 of its card. Exit code 65 if one is wrong."""
+    from ai_pipeline.registry import CardError, cards, verify
+
+    rows: list[dict[str, Any]] = []
+    try:
+        for card in cards(models_dir):
+            rows.append({"id": card.id, "version": card.version, "ok": True, "problem": ""})
+            try:
+                verify(card)
+            except CardError as error:
+                rows[-1] |= {"ok": False, "problem": str(error)}
+    except CardError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_DATA) from error
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        _print_rows(["id", "version", "ok", "problem"], rows)
+    raise typer.Exit(0 if all(row["ok"] for row in rows) else EXIT_DATA)
+
+
+def main() -> None:
+    """Entry point of the command ``ai-pipeline``."""
+    _mount_training()
+    app()
+
+
+def _mount_training() -> None:
+    """Add ``train`` and ``evaluate``; their module imports torch only when one of them runs."""
+    from ai_pipeline.training.commands import evaluate_app, train_app
+
+    app.add_typer(train_app, name="train")
+    app.add_typer(evaluate_app, name="evaluate")
+
+
+class _Runner:
+    """Handles one input after another; each pipeline is made once."""
+
+    def __init__(
+        self, pipeline: str, folder: Folder, modality: str | None, options: Mapping[str, object],
+        models_dir: Path | None,
+    ) -> None:  # fmt: skip
+        self._asked = pipeline
+        self._folder = folder
+        self._modality = modality
+        self._options = options
+        self._models_dir = models_dir
+        self._made: dict[str, Pipeline] = {}
+
+    def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
+        """Return the record of an input and whether it could be read."""
+        from ai_pipeline.contract import CleaningFailed, Refuse
+        from ai_pipeline.pixels import PixelError, open_image
+        from ai_pipeline.report import findings_of, quality_of, record, seconds_of
+
+        told = record(str(file), self._asked, "")
+        try:
+            image = open_image(file, self._modality)
+            pipeline = self._pipeline(image)
+            if pipeline is None:
+                told["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"
+                return told, True
+            told |= {"pipeline": pipeline.name, "version": pipeline.version}
+            verdict = pipeline.accepts([image])
+            if isinstance(verdict, Refuse) and not self._options.get("any_modality"):
+                told["reason"] = verdict.reason
+                return told, True
+            told["accepted"] = True
+            result = pipeline.run([image], report, self._options)
+            told |= {"findings": findings_of(result), "images": self._folder.pictures(file, image, result)}
+            told |= {"quality": quality_of(result), "seconds": seconds_of(result.timings)}
+        except CleaningFailed as failure:
+            told["reason"] = f"no cleaned picture: {failure}"
+        except PixelError as error:
+            told |= {"accepted": False, "reason": str(error)}
+            return told, False
+        except OSError as error:
+            told |= {"accepted": False, "reason": f"not readable: {error.strerror or type(error).__name__}"}
+            return told, False
+        return told, True
+
+    def _pipeline(self, image: SourceImage) -> Pipeline | None:
+        from ai_pipeline.pipelines import create
+
+        name = AUTO.get(image.header.modality) if self._asked == "auto" else self._asked
+        if name is None:
+            return None
+        if name not in self._made:
+            pipeline = create(name, models_dir=self._models_dir)
+            unknown = sorted(set(self._options) - set(pipeline.options))
+            if unknown:
+                known = ", ".join(sorted(pipeline.options)) or "none"
+                raise typer.BadParameter(
+                    f"{name} knows no option {', '.join(unknown)} (it knows: {known})", param_hint="--option"
+                )
+            self._made[name] = pipeline
+        return self._made[name]
+
+
+def _options(pairs: Sequence[str]) -> dict[str, object]:
+    """Read NAME=VALUE; values are TOML scalars, as in a rule of the node."""
+    import tomllib
+
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            options |= tomllib.loads(f"{name} = {value}") if equals else {name: True}
+        except tomllib.TOMLDecodeError as error:
+            raise typer.BadParameter(f"{pair}: not NAME=VALUE", param_hint="--option") from error
+    return options
+
+
+@contextmanager
+def _progress(count: int) -> Iterator[Any]:
+    """Yield a maker of progress reports: a bar on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _number, _file: lambda _share, _what: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=count)
+
+        def report_for(number: int, file: Path) -> Progress:
+            def report(share: float, what: str) -> None:
+                bar.update(task, completed=number + share, description=f"{file.name}: {what}")
+
+            return report
+
+        yield report_for
+
+
+def _print_table(told: Record) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    head = f"{told['file']}  {told['pipeline']} {told['version']}".strip()
+    if not told["accepted"]:
+        console.print(f"{head}\n  not analysed: {told['reason']}", markup=False, highlight=False)
+        return
+    table = Table(title=head, title_justify="left")
+    for column in ("finding", "probability", "decision", "place"):
+        table.add_column(column)
+    for finding in told["findings"]:
+        probability = finding["probability"]
+        places = "; ".join(_place(region["points"]) for region in finding["regions"])
+        table.add_row(
+            finding["label"], "" if probability is None else f"{probability:.2f}", finding["decision"], places
+        )
+    console.print(table)
+    lines = [f"{image['kind']}: {image['path']}" for image in told["images"]]
+    lines += [f"{note['name']}: {note['text']}" for note in told["quality"]]
+    lines += [told["reason"]] if told["reason"] else []
+    console.print("\n".join([*lines, "Not for diagnostic use."]), markup=False, highlight=False)
+
+
+def _place(points: Sequence[Sequence[float]]) -> str:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return f"{min(xs):.0f},{min(ys):.0f} to {max(xs):.0f},{max(ys):.0f}"
+
+
+def _print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)
