@@ -83,12 +83,17 @@ def heatmap_overlay(display: Picture, heatmap: Heatmap, title: str, legend: Sequ
 
 
 def label_text(finding: Finding) -> str:
-    """Say what a box shows: the finding and how sure the model is, in per cent only if calibrated."""
+    """Say what a box shows: the finding and how sure the model is, in per cent only if calibrated.
+
+    ``AI: Cardiomegaly 83 %``, of an uncalibrated model ``AI: Cardiomegaly score 0.83``. Presentation states
+    say it in the same words.
+    """
+    doubt = " (indeterminate)" if finding.decision is Decision.INDETERMINATE else ""
     if finding.probability is None:
-        return f"AI: {finding.label}"
+        return f"AI: {finding.label}{doubt}"
     if finding.model.calibrated:
-        return f"AI: {finding.label} {finding.probability * 100:.0f} %"
-    return f"AI: {finding.label} {finding.probability:.2f}"
+        return f"AI: {finding.label}{doubt} {finding.probability * 100:.0f} %"
+    return f"AI: {finding.label}{doubt} score {finding.probability:.2f}"
 
 
 def legend_of(findings: Sequence[Finding]) -> list[str]:

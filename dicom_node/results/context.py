@@ -1,0 +1,72 @@
+"""What a result is built from and what comes out: plain frozen types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from ai_pipeline.contract import ModelRef, SourceImage
+from dicom_node.model.kinds import ResultKind
+
+
+def _nothing_exists(_uid: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class ResultContext:
+    """One job's frozen circumstances.
+
+    ``analysed_at`` is aware and drawn once per job: every time in every object is this one. ``kinds`` is the
+    union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the source.
+    ``supersedes`` is the SOP Instance UID of the report that the new one replaces and ``supersedes_series``
+    its Series Instance UID (empty: the series into which the new report goes). ``exists`` tells of a
+    SOP Instance UID whether that object was built before; then it is named, not built again (truth 5).
+    """
+
+    pipeline: str
+    pipeline_version: str
+    rule: str
+    models: tuple[ModelRef, ...]
+    analysed_at: datetime
+    kinds: frozenset[ResultKind]
+    options: Mapping[str, object] = field(default_factory=dict)
+    station_name: str = ""
+    charset: Literal["utf8", "source"] = "utf8"
+    supersedes: str = ""
+    supersedes_series: str = ""
+    exists: Callable[[str], bool] = _nothing_exists
+
+    def __post_init__(self) -> None:
+        if self.analysed_at.tzinfo is None:
+            raise ValueError("analysed_at needs a time zone")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceObject:
+    """One image that was analysed, with the file it came in (Part 10).
+
+    ``pixels_sha256`` and ``identity_sha256`` (of patient and study attributes) become part of every UID.
+    ``assume_charset`` is the Specific Character Set to take where the file names none or a wrong one.
+    """
+
+    image: SourceImage
+    path: Path
+    pixels_sha256: str
+    identity_sha256: str
+    assume_charset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltObject:
+    """One result: ``data`` is the whole Part 10 file, None when ``exists`` said that it is there already."""
+
+    kind: ResultKind
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    supersedes: str
+    data: bytes | None = field(repr=False)

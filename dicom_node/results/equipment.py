@@ -1,0 +1,97 @@
+"""Who made a result: General Equipment, Contributing Equipment and the observer of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from highdicom import ContributingEquipment
+from highdicom.sr import (
+    AlgorithmIdentification,
+    DeviceObserverIdentifyingAttributes,
+    ObservationContext,
+    ObserverContext,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from ai_pipeline.contract import Finding, ModelRef
+from dicom_node.model.own import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.results.concepts import PROCESSING_EQUIPMENT
+from dicom_node.results.context import ResultContext
+from dicom_node.results.identity import BUILDER_VERSION, model_device_uid, observer_uid
+from dicom_node.results.times import dicom_datetime
+
+_HIGHDICOM: Final = "highdicom"
+
+
+def general_equipment(context: ResultContext) -> dict[str, Any]:
+    """Arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": software_versions(context),
+        "device_serial_number": context.station_name[:64] or "none",
+    }
+
+
+def software_versions(context: ResultContext) -> list[str]:
+    """The builder's version, not the release: everything in a result follows from its identity."""
+    return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
+
+
+def contributing_equipment(context: ResultContext, offset: str) -> list[ContributingEquipment]:
+    """One item for the node, by which it knows its results again, and one a model (IHE AIR 6.5.3.1)."""
+    node = _item(context, offset, MODEL_NAME, software_versions(context), "AI node: built this object")
+    node.DeviceUID = DEVICE_UID
+    items = [node]
+    for model in context.models:
+        item = _item(context, offset, model.id[:64], [model.version[:64]], "AI model: inference")
+        item.DeviceUID = model_device_uid(model)
+        items.append(item)
+    return items
+
+
+def freeze(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    """Give highdicom's own item our time: it stamps the present one, so two builds would differ."""
+    for item in dataset.ContributingEquipmentSequence:
+        if item.get("ManufacturerModelName") == _HIGHDICOM:
+            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
+
+
+def observation_context(context: ResultContext) -> ObservationContext:
+    """TID 1001 with a device observer (TID 1004): no person has looked at this."""
+    device = DeviceObserverIdentifyingAttributes(
+        uid=observer_uid(context),
+        name=context.station_name or MODEL_NAME,
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=context.station_name or "none",
+    )
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=codes.DCM.Device, observer_identifying_attributes=device
+        )
+    )
+
+
+def algorithm(model: ModelRef, findings: Sequence[Finding] = ()) -> AlgorithmIdentification:
+    """TID 4019 with the weights and the operating threshold of the finding."""
+    parameters = [f"weights sha256 {model.sha256}", f"card sha256 {model.card_sha256}"]
+    if len(findings) == 1 and findings[0].threshold is not None:
+        parameters.append(f"operating threshold {findings[0].threshold:.4g}")
+    return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
+
+
+def _item(
+    context: ResultContext, offset: str, name: str, versions: list[str], what: str
+) -> ContributingEquipment:
+    return ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=PROCESSING_EQUIPMENT,
+        manufacturer_model_name=name,
+        software_versions=versions,
+        station_name=context.station_name[:16] or None,
+        contribution_datetime=dicom_datetime(context.analysed_at, offset),
+        contribution_description=what,
+    )

@@ -1,0 +1,268 @@
+"""The gate: no object leaves that is not what it should be. It reads the bytes that would be sent.
+
+Every check names the attribute and the rule; values are not repeated (they may be PHI).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import pydicom
+from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
+    check_required_attributes,
+    get_iod_module_map,
+    get_sop_class_iod_map,
+)
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
+
+from dicom_node.errors import ResultRefused
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.own import is_own_result
+from dicom_node.results.context import ResultContext
+from dicom_node.results.source import Source, identity_keywords
+from dicom_node.results.text import quiet_pydicom
+
+_UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
+_PICTURES: Final = frozenset({ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED})
+# Attributes of Type 1 at the root of what we build: present and with a value.
+_TYPE_1: Final = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber",
+    "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "ContributingEquipmentSequence",
+    "SpecificCharacterSet", "SeriesDescription",
+)  # fmt: skip
+_TYPE_1_OF_KIND: Final = {
+    ResultKind.SR: (
+        "CompletionFlag", "VerificationFlag", "PreliminaryFlag", "ContentDate", "ContentTime", "ValueType",
+        "ConceptNameCodeSequence", "ContentTemplateSequence", "ContentSequence",
+        "CurrentRequestedProcedureEvidenceSequence",
+    ),
+    ResultKind.GSPS: (
+        "ContentLabel", "PresentationCreationDate", "PresentationCreationTime", "ReferencedSeriesSequence",
+        "DisplayedAreaSelectionSequence", "GraphicAnnotationSequence", "GraphicLayerSequence",
+    ),
+    ResultKind.SEG: ("SegmentSequence", "ReferencedSeriesSequence", "PixelData"),
+}  # fmt: skip
+_TYPE_1_OF_PICTURES: Final = (
+    "ConversionType", "ImageType", "DerivationDescription", "SourceImageSequence", "BurnedInAnnotation",
+    "Rows", "Columns", "PixelData",
+)  # fmt: skip
+
+# Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
+# were wanted at once; highdicom's constructors and the checks below stand for them.
+_NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-frame-functional-groups"})
+
+
+def release(
+    data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
+) -> None:
+    """Raise :class:`~dicom_node.errors.ResultRefused` with all that is wrong with these bytes."""
+    with quiet_pydicom():
+        read = pydicom.dcmread(io.BytesIO(data), force=False)
+        problems = [
+            *_same_as_built(read, built),
+            *_complete(read, kind),
+            *_uids(read, sources),
+            *_of_this_patient(read, sources[0]),
+            *_series(read, sources),
+            *_marked_as_ours(read, kind),
+            *_references(read, context, sources),
+            *_graphics(read, sources),
+            *(_picture(read) if kind in _PICTURES else ()),
+        ]
+    if problems:
+        raise ResultRefused(f"{kind} result not released: " + "; ".join(problems))
+
+
+def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
+    """What is read back is what was built: text that the character set cannot hold would show here."""
+    if read.file_meta.get("MediaStorageSOPInstanceUID") != read.get("SOPInstanceUID"):
+        yield "the file meta information names another object"
+    for element in built:
+        if element.keyword == "PixelData":
+            continue
+        if element.tag not in read or not _equal(read[element.tag].value, element.value):
+            yield f"{element.keyword} is encoded differently from what was built"
+
+
+def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    wanted = _TYPE_1 + (_TYPE_1_OF_PICTURES if kind in _PICTURES else _TYPE_1_OF_KIND[kind])
+    for keyword in wanted:
+        if keyword not in read or read[keyword].value in (None, "", []):
+            yield f"{keyword} (Type 1) is missing"
+    iod = get_sop_class_iod_map().get(str(read.get("SOPClassUID")))
+    if iod is None:
+        yield "its SOP class has no IOD that is known here"
+        return
+    for module in get_iod_module_map()[iod]:
+        if module["usage"] == "M" and module["key"] not in _NOT_BY_TABLE:
+            try:
+                check_required_attributes(read, module["key"], check_optional_sequences=False)
+            except AttributeError as error:
+                yield f"{error} (module {module['key']})"
+
+
+def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        value = str(read.get(keyword) or "")
+        if len(value) > 64 or not _UID.fullmatch(value):
+            yield f"{keyword} is no UID"
+        if keyword != "StudyInstanceUID" and value in theirs | {sources[0].study_uid}:
+            yield f"{keyword} is one of the source"
+    tracking = [str(item.UID) for item in _items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
+    if len(set(tracking)) < len(tracking):
+        yield "a Tracking Unique Identifier stands in two groups: viewers show only the first"
+
+
+def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
+    for keyword in identity_keywords():
+        theirs, ours = source.header.get(keyword), read.get(keyword)
+        if keyword in source.header and source.header[keyword].VR == "SQ":
+            continue  # compared with what was built; unsound optional ones are left out on purpose
+        if not _equal(ours or "", theirs or ""):
+            yield f"{keyword} is not that of the source"
+    if not _equal(read.get("TimezoneOffsetFromUTC") or "", source.header.get("TimezoneOffsetFromUTC") or ""):
+        yield "TimezoneOffsetFromUTC is not that of the source"
+
+
+def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    if int(read.get("SeriesNumber") or 0) < 9000:
+        yield "SeriesNumber is below 9000"
+    if not re.search(r"\bAI\b", str(read.get("SeriesDescription") or "")):
+        yield "SeriesDescription does not say AI"
+    if read.get("PatientIdentityRemoved") == "YES":
+        yield "PatientIdentityRemoved must never be YES"
+    if any(source.study_uid != str(read.get("StudyInstanceUID")) for source in sources):
+        yield "it lies in another study than its sources"
+
+
+def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    if not is_own_result(read):
+        yield "Contributing Equipment does not bear our Device UID"
+    if kind is ResultKind.SR:
+        if read.get("VerificationFlag") != "UNVERIFIED":
+            yield "an AI report must be UNVERIFIED"
+        if read.get("PreliminaryFlag") != "PRELIMINARY":
+            yield "an AI report must be PRELIMINARY"
+
+
+def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
+    known = {source.uid: source for source in sources}
+    for item in _items(read):
+        uid = str(item.get("ReferencedSOPInstanceUID") or "")
+        if not uid or uid == context.supersedes:
+            continue
+        source = known.get(uid)
+        if source is None:
+            if not _copied(read, item):
+                yield "it refers to an object that is no source of this job"
+            continue
+        if item.get("ReferencedSOPClassUID") != source.sop_class_uid:
+            yield "a reference names another SOP class than the source has"
+        if any(not 1 <= number <= source.frames for number in _numbers(item.get("ReferencedFrameNumber"))):
+            yield "a reference names a frame that the source has not"
+
+
+def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    """SCOORD and PIXEL graphics: closed, with an area, inside the image."""
+    known = {source.uid: source for source in sources}
+    for item in _items(read):
+        if item.get("ValueType") == "SCOORD":
+            images = [
+                ref
+                for child in item.get("ContentSequence") or []
+                for ref in child.get("ReferencedSOPSequence") or []
+            ]
+            if len(images) != 1:
+                yield "a region is not SELECTED FROM exactly one image"
+            yield from _inside(item, images, known)
+        for graphic in item.get("GraphicObjectSequence") or []:
+            yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known)
+
+
+def _inside(graphic: Dataset, images: Sequence[Dataset], known: dict[str, Source]) -> Iterator[str]:
+    data = [float(number) for number in graphic.get("GraphicData") or []]
+    points = list(zip(data[::2], data[1::2], strict=False))
+    if len(points) < 4 or len(data) % 2 or points[0] != points[-1]:
+        yield "a polyline is not closed"
+        return
+    for image in images:
+        source = known.get(str(image.get("ReferencedSOPInstanceUID") or ""))
+        if source is None:
+            yield "a region lies on an object that is no source"
+        elif any(not (0 <= x <= source.columns and 0 <= y <= source.rows) for x, y in points):
+            yield "a region reaches out of its image"
+
+
+def _picture(read: Dataset) -> Iterator[str]:
+    cleaned = "clean" in str(read.get("SeriesDescription")).lower()
+    if read.get("BurnedInAnnotation") != ("NO" if cleaned else "YES"):
+        yield "BurnedInAnnotation is NO on cleaned images and YES on all others"
+    if list(read.get("ImageType") or []) != ["DERIVED", "SECONDARY"]:
+        yield "ImageType is not DERIVED\\SECONDARY"
+    frames = int(read.get("NumberOfFrames") or 1)
+    samples = frames * read.Rows * read.Columns * read.SamplesPerPixel
+    size = samples * read.BitsAllocated // 8
+    if len(read.PixelData) != size + size % 2:
+        yield "PixelData has not the length that Rows, Columns and frames say"
+
+
+def _items(dataset: Dataset) -> Iterator[Dataset]:
+    yield dataset
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _items(item)
+
+
+def _copied(read: Dataset, item: Dataset) -> bool:
+    """References inside what was copied from the source (Referenced Study Sequence …) are the source's."""
+    return any(
+        item is inner
+        for keyword in (*identity_keywords(), "ReferencedRequestSequence")
+        for outer in _sequence(read, keyword)
+        for inner in _items(outer)
+    )
+
+
+def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    if keyword not in dataset or dataset[keyword].VR != "SQ":
+        return ()
+    items: Sequence[Dataset] = dataset[keyword].value
+    return items
+
+
+def _tracks(item: Dataset) -> bool:
+    names = item.get("ConceptNameCodeSequence") or []
+    return bool(names) and names[0].get("CodeValue") == "112040"
+
+
+def _numbers(value: Any) -> list[int]:
+    if value in (None, ""):
+        return []
+    return [int(value)] if isinstance(value, (int, str)) else [int(one) for one in value]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Compare values as text, item by item; bytes by their hash; a lone value and a list of it are equal."""
+    return bool(_plain(one) == _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    if value is None or (isinstance(value, (str, list)) and len(value) == 0):
+        return ""
+    if isinstance(value, Dataset):
+        return {str(element.tag): _plain(element.value) for element in value}
+    if isinstance(value, bytes):
+        return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
+    if isinstance(value, (int, float)):
+        return f"{float(value):.6g}"
+    if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
+        return str(value).rstrip(" \0")
+    values = [_plain(one) for one in value]
+    return values[0] if len(values) == 1 else values

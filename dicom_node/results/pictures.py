@@ -1,0 +1,99 @@
+"""Secondary captures with the result drawn in, for viewers that show no reports and presentation states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from highdicom.sc import SCImage
+from pydicom.dataset import Dataset
+
+from ai_pipeline.contract import Decision, Finding, Origin
+from ai_pipeline.pixels import PixelError
+from ai_pipeline.render import PLACE_IS_APPROXIMATE, annotate, heatmap_overlay
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.context import ResultContext
+from dicom_node.results.derivation import (
+    copy_present,
+    describe_derivation,
+    orientation_for_highdicom,
+    set_orientation,
+)
+from dicom_node.results.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.marks import marks_of, ranked, tracked
+from dicom_node.results.presentation import NOTHING_FOUND
+from dicom_node.results.source import Source
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A picture and what is to be said of it; ``frame`` and ``number`` count from 1."""
+
+    kind: ResultKind
+    pixels: Picture
+    frame: int
+    number: int
+    what: str
+
+
+def build_annotated(context: ResultContext, source: Source, findings: Sequence[Finding], uid: str) -> Dataset:
+    """The image with boxes, names and probabilities; of a cine the frame with the first finding."""
+    marks = marks_of(context, source, findings)
+    frame = next((mark.finding.frame for mark in marks if mark.finding.frame), 1)
+    shown = [mark for mark in marks if (mark.finding.frame or 1) == frame]
+    words = [mark.text for mark in shown if mark.region is None] if marks else [NOTHING_FOUND]
+    if any(mark.region is not None and mark.region.origin is Origin.ACTIVATION for mark in shown):
+        words.append(PLACE_IS_APPROXIMATE)
+    pixels = annotate(
+        source.given.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
+    )
+    drawn = _Drawn(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
+    return _picture(context, source, drawn, uid)
+
+
+def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings that are worth a heat map: not absent, and with one."""
+    return [f for f in ranked(findings) if f.evidence is not None and f.decision is not Decision.ABSENT]
+
+
+def build_heatmap(context: ResultContext, source: Source, finding: Finding, uid: str, place: int) -> Dataset:
+    """The image under the heat map of one finding, with a colour bar; ``place`` is its rank, from 1."""
+    assert finding.evidence is not None
+    frame = finding.frame or 1
+    display = source.given.image.display(frame - 1)
+    pixels = heatmap_overlay(display, finding.evidence, finding.label, legend=[disclaimer(context)])
+    what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
+    return _picture(context, source, _Drawn(ResultKind.HEATMAP, pixels, frame, place, what), uid)
+
+
+def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
+    """The image, black where it does not decode, with the words that the AI did not run, and why."""
+    try:
+        display = source.given.image.display(0)
+    except PixelError:
+        display = np.zeros((source.rows, source.columns), np.uint8)
+    pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
+    return _picture(context, source, _Drawn(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
+
+
+def _picture(context: ResultContext, source: Source, drawn: _Drawn, uid: str) -> Dataset:
+    picture = SCImage.from_ref_dataset(
+        source.stand_in,
+        drawn.pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=orientation_for_highdicom(source),
+        **header_arguments(context, drawn.kind, source, uid, drawn.number),
+    )
+    what = f"{drawn.what} {disclaimer(context)}"[:1024]
+    describe_derivation(picture, source, what, frames=(drawn.frame,))
+    picture.BurnedInAnnotation = "YES"
+    set_orientation(picture, source)
+    if drawn.pixels.shape[:2] == (source.rows, source.columns):
+        copy_present(picture, source, "PixelSpacing", "PixelAspectRatio")
+    return complete(picture, context, drawn.kind, [source])

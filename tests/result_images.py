@@ -1,0 +1,158 @@
+"""Synthetic source images, as a modality would send them, and results on them as a pipeline would give them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from ai_pipeline.contract import (
+    Code,
+    Decision,
+    Finding,
+    ModelRef,
+    Origin,
+    PixelArray,
+    Region,
+)
+from ai_pipeline.pixels import open_dicom
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.uids import derived_uid
+from dicom_node.results import ResultContext, SourceObject
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+CR, DX, US, US_MULTI_FRAME, US_RETIRED = (STORAGE + end for end in ("1", "1.1", "6.1", "3.1", "6"))
+ANALYSED_AT = datetime(2025, 1, 2, 10, 16, 30, tzinfo=UTC)
+CARDIOMEGALY = Code("8186001", "SCT", "Cardiomegaly")
+NODULE = Code("27925004", "SCT", "Nodule")
+EFFUSION = Code("60046008", "SCT", "Pleural effusion")
+MASS = Code("4147007", "SCT", "Mass")
+LUNG = Code("39607008", "SCT", "Lung structure")
+CALIBRATED = ModelRef("chest-lite0", "1", "a" * 64, "b" * 64, calibrated=True)
+UNCALIBRATED = ModelRef("breast-lite0", "2", "c" * 64, "d" * 64)
+
+
+def write_image(path: Path, sop_class_uid: str, pixels: PixelArray, **attributes: Any) -> Path:
+    """Write a Part 10 file with the given samples (``[frames,] rows, columns[, 3]``); attributes override."""
+    modality = {CR: "CR", DX: "DX"}.get(sop_class_uid, "US")
+    name = path.stem
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class_uid, derived_uid("test", name)
+    dataset.StudyInstanceUID = derived_uid("test study", name)
+    dataset.SeriesInstanceUID = derived_uid("test series", name)
+    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = dataset.AcquisitionDate = "20250102"
+    dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.AcquisitionTime = "101500"
+    dataset.TimezoneOffsetFromUTC = "+0100"
+    dataset.Modality, dataset.Manufacturer = modality, "Scanner Maker"
+    dataset.ManufacturerModelName, dataset.InstitutionName = "Scanner 1", "Hospital"
+    dataset.PatientName, dataset.PatientID = f"Test^{modality}", f"PID-{modality}"
+    dataset.IssuerOfPatientID = "HOSPITAL"
+    dataset.PatientBirthDate, dataset.PatientSex = "19700101", "F"
+    dataset.AccessionNumber, dataset.StudyID = f"ACC{modality}", "1"
+    dataset.ReferringPhysicianName, dataset.StudyDescription = "Referrer^Ann", f"{modality} study"
+    dataset.SeriesNumber, dataset.InstanceNumber = 1, 1
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    if modality == "US":
+        dataset.BodyPartExamined, dataset.Laterality = "BREAST", "L"
+        dataset.BurnedInAnnotation, dataset.LossyImageCompression = "YES", "00"
+        dataset.SequenceOfUltrasoundRegions = [_region(pixels)]
+    else:
+        dataset.BodyPartExamined, dataset.ViewPosition = "CHEST", "PA"
+        dataset.PatientOrientation = ["L", "F"]
+        dataset.ImagerPixelSpacing = [0.2, 0.2]
+        dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
+        dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
+        dataset.PresentationIntentType = "FOR PRESENTATION"
+    _set_pixels(dataset, pixels)
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def grey_image(rows: int = 256, columns: int = 224) -> PixelArray:
+    """A 12-bit phantom: waves and a bright spot."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    waves = 1800 + 900 * np.sin(x / 33.0) + 500 * np.cos(y / 43.0)
+    spot = 700 * np.exp(-(((x - columns * 0.4) / 15.0) ** 2 + ((y - rows * 0.4) / 15.0) ** 2))
+    return np.asarray((waves + spot).clip(0, 4095).astype(np.uint16))
+
+
+def speckle(rows: int = 120, columns: int = 160, frames: int = 0, colour: bool = True) -> PixelArray:
+    """Ultrasound-like speckle, RGB unless told otherwise; ``frames`` 0 gives a still."""
+    shape = (max(frames, 1), rows, columns)
+    grey = np.random.default_rng(0).gamma(2.0, 28, shape).clip(0, 255).astype(np.uint8)
+    image = np.repeat(grey[..., None], 3, axis=-1) if colour else grey
+    return image if frames else image[0]
+
+
+def source(path: Path, **given: Any) -> SourceObject:
+    """The file as ``results.build`` takes it."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return SourceObject(**{
+        "image": open_dicom(path), "path": path, "pixels_sha256": digest, "identity_sha256": "i", **given
+    })  # fmt: skip
+
+
+def context(
+    *models: ModelRef, kinds: Sequence[ResultKind] = tuple(ResultKind), **given: Any
+) -> ResultContext:
+    """Circumstances of a job."""
+    return ResultContext(**{
+        "pipeline": "chest_xray", "pipeline_version": "1.0", "rule": "chest", "models": models or (CALIBRATED,),
+        "analysed_at": ANALYSED_AT, "kinds": frozenset(kinds), "station_name": "AINODE", **given,
+    })  # fmt: skip
+
+
+def finding(
+    code: Code, probability: float | None, source_uid: str, *boxes: tuple[float, float, float, float], **given: Any
+) -> Finding:
+    """A finding with boxes ``(left, top, right, bottom)``."""
+    regions = tuple(Region("box", (box[:2], box[2:]), Origin.ACTIVATION) for box in boxes)
+    return Finding(**{
+        "label": code.meaning, "code": code, "probability": probability, "threshold": 0.41,
+        "decision": Decision.PRESENT, "source_uid": source_uid, "model": CALIBRATED, "regions": regions, **given,
+    })  # fmt: skip
+
+
+def _region(pixels: PixelArray) -> Dataset:
+    rows, columns = pixels.shape[-3:-1] if pixels.shape[-1] == 3 else pixels.shape[-2:]
+    region = Dataset()
+    region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = 1, 1, 0
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, 20
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = columns - 1, rows - 1
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+    region.PhysicalDeltaX = region.PhysicalDeltaY = 0.01
+    return region
+
+
+def _set_pixels(dataset: Dataset, pixels: PixelArray) -> None:
+    colour = pixels.shape[-1] == 3
+    image = pixels.shape[:-1] if colour else pixels.shape
+    dataset.SamplesPerPixel = 3 if colour else 1
+    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        dataset.PlanarConfiguration = 0
+    if len(image) == 3:
+        dataset.NumberOfFrames = image[0]
+        dataset.FrameTime = 40
+        dataset.FrameIncrementPointer = 0x00181063
+    dataset.Rows, dataset.Columns = image[-2:]
+    wide = pixels.dtype.itemsize > 1
+    dataset.BitsAllocated, dataset.BitsStored = (16, 12) if wide else (8, 8)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    dataset["PixelData"].VR = "OW" if wide else "OB"
