@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import shutil
@@ -21,7 +22,7 @@ DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 class Orthanc:
     """One Orthanc on fixed ports; it can be stopped, killed and started again on the same storage."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], user: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.ae_title: str = config["DicomAet"]
         self.dicom_port: int = config["DicomPort"]
@@ -30,6 +31,7 @@ class Orthanc:
         self.log = folder / "orthanc.log"
         self._config = folder / "orthanc.json"
         self._config.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        self._headers = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float = 30) -> None:
@@ -105,7 +107,7 @@ class Orthanc:
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """One REST call. Raises urllib's errors."""
-        request = urllib.request.Request(self.url + path, data=body, method=method)
+        request = urllib.request.Request(self.url + path, data=body, method=method, headers=self._headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
             data: bytes = answer.read()
             return data
@@ -120,11 +122,13 @@ def start_orthanc(
     lua: Sequence[Path] = (),
     plugins: Sequence[Path] = (),
     config: Mapping[str, Any] | None = None,
+    user: str = "",
 ) -> Iterator[Orthanc]:
     """Run an Orthanc as long as the scope lasts.
 
     ``modalities``: Orthanc's DicomModalities, name -> (AE title, host, port). ``lua``: script files.
     ``plugins``: shared libraries, such as :data:`DICOMWEB`. ``config``: further keys of its configuration.
+    ``user``: "name:password" for the calls of this class.
     """
     storage = str(folder / "storage")
     settings: dict[str, Any] = {
@@ -144,7 +148,7 @@ def start_orthanc(
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "Host": "127.0.0.1"},
         **(config or {}),
     }
-    orthanc = Orthanc(folder, settings)
+    orthanc = Orthanc(folder, settings, user)
     try:
         orthanc.start()
         yield orthanc
