@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -78,7 +79,8 @@ class Inspected:
 def inspect(path: Path, assume_charset: str = "") -> Inspected:
     """Read a Part 10 file. Raises OSError when the disk cannot, and nothing else: faults are told."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values; what matters is judged here
             return _inspect(file, assume_charset)
     except FaultyObject as error:
         return Inspected(fault=str(error))

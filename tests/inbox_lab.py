@@ -1,0 +1,201 @@
+"""A reception without a network: real spool files, a real journal, a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom.dsutils import encode
+from sqlalchemy import select
+
+from dicom_node.events import (
+    ASSOCIATION_ACCEPTED,
+    ASSOCIATION_RELEASED,
+    LISTENER_STARTED,
+    Event,
+    EventType,
+)
+from dicom_node.inbox.assembly import Assembler
+from dicom_node.inbox.index import Indexer
+from dicom_node.inbox.journal import JournalWriter
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.spooled import Arrival
+from dicom_node.settings import Settings
+from dicom_node.store import migrate
+from dicom_node.store.database import Database
+from dicom_node.store.tables import EventRow, Instance, Job, Reception, Study
+
+CONFIG: dict[str, Any] = {
+    "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},
+    "peers": [
+        {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
+        {"name": "quick", "ae_title": "QUICK", "may": ["send"], "quiet_seconds": 1},
+        {"name": "latin", "ae_title": "LATIN", "may": ["send"], "assume_charset": "ISO_IR 100"},
+        {"name": "grabber", "ae_title": "GRABBER", "may": ["send"]},
+        {
+            "name": "pacs",
+            "ae_title": "PACS",
+            "host": "127.0.0.1",
+            "port": 4242,
+            "may": ["receive"],
+            "results": ["sr", "sc", "cleaned"],
+        },
+    ],
+    "rules": [
+        {
+            "name": "ultrasound",
+            "when": {"modality": "US"},
+            "max_study_age_days": 0,
+            "pipeline": "ultrasound",
+            "send_to": ["pacs"],
+        },
+        {
+            "name": "grabbed",
+            "when": {"calling_ae": "GRABBER"},
+            "max_study_age_days": 0,
+            "pipeline": "ultrasound",
+            "send_to": ["pacs"],
+            "secondary_captures_from": ["grabber"],
+        },
+    ],
+}
+
+
+@dataclass
+class Inbox:
+    """A node's inbox in a folder; ``later`` and ``settle`` move its clock, which tests cannot wait for."""
+
+    folder: Path
+    config: Mapping[str, Any] = field(default_factory=lambda: CONFIG)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        node = {"data_dir": self.folder, "database_url": self.url}
+        self.settings = Settings.model_validate({**self.config, "node": node})
+        self.database = Database(self.settings.database_url)
+        migrate.upgrade(self.database)
+        self.spool = Spool(self.folder / "spool", minimum_free_bytes=0)
+        self.journal = JournalWriter(self.folder / "journal", "listener1")
+        self.reopen()
+
+    def reopen(self) -> None:
+        """As after a restart of the node."""
+        self.indexer = Indexer(self.database, self.spool, self.settings)
+        self.assembler = Assembler(self.database, self.settings)
+
+    def close(self) -> None:
+        self.journal.close()
+        self.database.dispose()
+
+    def receive(
+        self, *objects: Dataset, calling: str = "MODALITY", association: str = "", priority: int = 0
+    ) -> list[str]:
+        """Spool objects as the listener does; returns their spool names."""
+        return [
+            self.receive_bytes(
+                encoded(ds),
+                str(ds.SOPClassUID),
+                str(ds.SOPInstanceUID),
+                str(ds.file_meta.TransferSyntaxUID),
+                calling=calling,
+                association=association,
+                priority=priority,
+            )
+            for ds in objects
+        ]
+
+    def receive_bytes(
+        self,
+        data: bytes,
+        sop_class: str,
+        uid: str,
+        syntax: str,
+        *,
+        calling: str = "MODALITY",
+        association: str = "",
+        priority: int = 0,
+    ) -> str:
+        """Spool a data set as it is."""
+        arrival = Arrival(association, calling, "AINODE", "127.0.0.1", priority, datetime.now(UTC))
+        return self.spool.store(arrival, sop_class, uid, syntax, [data])
+
+    def tell(self, event: EventType, association: str = "", **fields: str | int) -> None:
+        """A journal line of the listener."""
+        known = {
+            "association": association,
+            "listener": "listener1",
+            "calling": "MODALITY",
+            "called": "AINODE",
+        }
+        self.journal.append(Event(event, datetime.now(UTC), {**known, "address": "127.0.0.1", **fields}))
+
+    def opened(self, association: str) -> None:
+        self.tell(ASSOCIATION_ACCEPTED, association)
+
+    def released(self, association: str) -> None:
+        self.tell(ASSOCIATION_RELEASED, association, objects=1)
+
+    def listener_restarted(self) -> None:
+        self.journal.close()
+        self.journal = JournalWriter(self.folder / "journal", "listener2")
+        self.tell(LISTENER_STARTED, listener="listener2")
+
+    def index(self) -> int:
+        return self.indexer.run_once()
+
+    def assemble(self, seconds: float = 0.0) -> int:
+        """Assemble as if so many seconds had passed."""
+        return self.assembler.run_once(datetime.now(UTC) + timedelta(seconds=seconds))
+
+    def settle(self) -> None:
+        """Index, and let every quiet time pass."""
+        self.index()
+        self.assemble(seconds=300)
+
+    def study(self, uid: str | None) -> Study:
+        with self.database.read() as session:
+            study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one()
+            session.expunge(study)
+            return study
+
+    def instance(self, uid: str) -> Instance:
+        with self.database.read() as session:
+            row = session.scalars(select(Instance).where(Instance.sop_instance_uid == uid)).one()
+            session.expunge(row)
+            return row
+
+    def outcomes(self) -> list[str]:
+        """What became of each object, in the order of reception."""
+        with self.database.read() as session:
+            return [row.outcome.value for row in session.scalars(select(Reception).order_by(Reception.id))]
+
+    def jobs(self) -> list[Job]:
+        with self.database.read() as session:
+            rows = list(session.scalars(select(Job).order_by(Job.id)))
+            for row in rows:
+                session.expunge(row)
+            return rows
+
+    def events(self) -> list[EventRow]:
+        with self.database.read() as session:
+            rows = list(session.scalars(select(EventRow).order_by(EventRow.id)))
+            for row in rows:
+                session.expunge(row)
+            return rows
+
+    def file_of(self, uid: str) -> Dataset:
+        """The spooled version that counts."""
+        return dcmread(self.folder / self.instance(uid).path)
+
+
+def encoded(ds: Dataset) -> bytes:
+    """The data set alone, as it travels."""
+    syntax = ds.file_meta.TransferSyntaxUID
+    data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+    assert data is not None
+    return data

@@ -1,0 +1,88 @@
+"""Objects that stand beside images in a study, and changed copies."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    BasicTextSRStorage,
+    KeyObjectSelectionDocumentStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+
+from dicom_node.model.own import DEVICE_UID
+from dicom_node.model.uids import derived_uid
+from tests.modality import chest
+
+
+def changed(ds: Dataset, **values: Any) -> Dataset:
+    """A copy with other values."""
+    copy = deepcopy(ds)
+    for keyword, value in values.items():
+        setattr(copy, keyword, value)
+    return copy
+
+
+def in_syntax(ds: Dataset, syntax: str) -> Dataset:
+    """The same image in another transfer syntax."""
+    copy = deepcopy(ds)
+    if syntax == RLELossless:
+        copy.compress(RLELossless, generate_instance_uid=False)
+        return copy
+    copy.file_meta.TransferSyntaxUID = syntax
+    if not copy.file_meta.TransferSyntaxUID.is_little_endian:
+        copy.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+    return copy
+
+
+def small_xray(name: str) -> Dataset:
+    rng = np.random.default_rng(7)
+    return chest(name, rng.integers(0, 4096, (40, 31), np.uint16))
+
+
+def report(image: Dataset) -> Dataset:
+    return _beside(image, BasicTextSRStorage, "SR")
+
+
+def key_object(image: Dataset) -> Dataset:
+    return _beside(image, KeyObjectSelectionDocumentStorage, "KO")
+
+
+def secondary_capture(image: Dataset) -> Dataset:
+    capture = _beside(image, SecondaryCaptureImageStorage, "OT")
+    for keyword in (
+        "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns",
+        "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    ):  # fmt: skip
+        setattr(capture, keyword, image[keyword].value)
+    capture.add(deepcopy(image["PixelData"]))
+    return capture
+
+
+def own_result(image: Dataset) -> Dataset:
+    """A result of this product, come back from the PACS."""
+    result = secondary_capture(image)
+    result.SOPInstanceUID = derived_uid("own", image.SOPInstanceUID)
+    equipment = Dataset()
+    equipment.DeviceUID = DEVICE_UID
+    result.ContributingEquipmentSequence = [equipment]
+    return result
+
+
+def _beside(image: Dataset, sop_class: str, modality: str) -> Dataset:
+    ds = Dataset()
+    ds.file_meta = deepcopy(image.file_meta)
+    ds.file_meta.MediaStorageSOPClassUID = sop_class
+    for keyword in (
+        "SpecificCharacterSet", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "PatientName",
+        "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "ReferringPhysicianName",
+    ):  # fmt: skip
+        ds[keyword] = deepcopy(image[keyword])
+    ds.SOPClassUID, ds.Modality = sop_class, modality
+    ds.SOPInstanceUID = derived_uid("beside", modality, image.SOPInstanceUID)
+    ds.SeriesInstanceUID = derived_uid("beside series", modality, image.SeriesInstanceUID)
+    return ds
