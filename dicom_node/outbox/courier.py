@@ -24,7 +24,7 @@ from dicom_node.store.transitions import utc_now
 
 __all__ = ["Courier", "retry", "retry_all"]
 
-_POLL_SECONDS = 0.2  # one index look-up
+_POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
 _GRACE_SECONDS = 20.0
 _LOGGER = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Courier:
             thread.join(_GRACE_SECONDS)
 
     def wake(self) -> None:
-        """Look now: something was put into the outbox. Without it, within 0.2 s."""
+        """Look now: something was put into the outbox. Without it, within 0.05 s."""
         self._wake.set()
 
     def _start_afresh(self) -> None:
