@@ -8,13 +8,12 @@ from pydicom.uid import (
     UID,
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
     GrayscaleSoftcopyPresentationStateStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
-    UltrasoundImageStorage,
-    UltrasoundMultiFrameImageStorage,
 )
 
 from dicom_node.model.kinds import ResultKind
@@ -25,10 +24,10 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.SC: (SecondaryCaptureImageStorage,),
     ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
     ResultKind.CLEANED: (
-        UltrasoundImageStorage,
-        UltrasoundMultiFrameImageStorage,
-        ComputedRadiographyImageStorage,
-        DigitalXRayImageStorageForPresentation,
+        SecondaryCaptureImageStorage,
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+        MultiFrameTrueColorSecondaryCaptureImageStorage,
     ),
     ResultKind.SEG: (SegmentationStorage,),
 }

@@ -96,9 +96,7 @@ def filled(site: Path) -> Path:
     with database.write() as session:
         studies = [
             a_study(DELIVERED, StudyState.DELIVERED, NOW),
-            a_study(
-                BROKEN, StudyState.FAILED, NOW - timedelta(hours=1), reason="the PACS refuses the report"
-            ),
+            a_study(BROKEN, StudyState.FAILED, NOW - timedelta(hours=1), reason="the PACS refuses it"),
             a_study(CONFLICT, StudyState.QUARANTINED, NOW - timedelta(days=2), reason="two patients"),
         ]
         session.add_all(studies)

@@ -51,6 +51,19 @@ def test_tables_can_be_read_at_100_columns(run: Run, filled: Path, group: str) -
     assert len(lines) >= 3
 
 
+@pytest.mark.parametrize(
+    "verb",
+    ["studies list", f"studies show {BROKEN}", "jobs list", "jobs show 1", "outbox list", "events list",
+     "peers list", "models list", "models verify"],
+)  # fmt: skip
+def test_every_key_is_in_the_admin_guide(run: Run, filled: Path, verb: str) -> None:
+    admin = (Path(__file__).resolve().parents[3] / "docs" / "admin.md").read_text(encoding="utf-8")
+    printed = run(*verb.split(), "--config", filled, "--json").json
+    keys = set().union(*printed) if isinstance(printed, list) else set(printed)
+    assert keys, verb
+    assert [key for key in sorted(keys) if f"`{key}`" not in admin] == []
+
+
 @pytest.mark.parametrize("group", LISTS)
 def test_an_empty_list_is_an_empty_array(run: Run, site: Path, group: str) -> None:
     assert run("db", "upgrade", "--config", site).status == 0

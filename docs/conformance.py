@@ -1,0 +1,318 @@
+"""The DICOM conformance statement, from the tables that the program itself uses (layout of PS3.2 Annex A)."""
+# ruff: noqa: E501 - the lines are those of the document
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from generate import table
+from pydicom.uid import UID
+
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.own import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.model.sopclasses import SECONDARY_CAPTURES
+from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.results.concepts import (
+    AI_RESULT,
+    BURNED_IN,
+    CERTAINTY,
+    FINDINGS,
+    NO_FINDING,
+    NOT_RUN,
+    SCHEME,
+)
+from dicom_node.results.envelope import SERIES_NUMBERS
+from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
+from dicom_node.scp.statuses import REJECTIONS, STATUSES
+from dicom_node.scu.kinds import SOP_CLASSES
+from dicom_node.settings import ListenerSettings, OutboxSettings
+
+_KINDS = {
+    ResultKind.SR: "report of findings (TID 1500)",
+    ResultKind.GSPS: "overlay of findings on the source image",
+    ResultKind.SC: "picture with findings drawn on it",
+    ResultKind.HEATMAP: "heat map of a finding with a colour bar",
+    ResultKind.CLEANED: "source image without burned-in text, verified",
+    ResultKind.SEG: "mask of what was removed",
+}
+_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+def conformance_statement(version: str) -> str:
+    """The whole document."""
+    parts = (_overview, _introduction, _networking, _media, _transformation, _security, _annexes)
+    body = "\n".join(part(version) for part in parts)
+    return f"# DICOM conformance statement\n\n{_COVER.format(version=version)}\n{body}"
+
+
+_COVER = """\
+Product: DICOM AI Node, version {version}. Written by `python docs/generate.py` from the tables that the program
+uses: what stands here is what it does. Layout: PS3.2. **Not for diagnostic use.**
+"""
+
+
+def _overview(_version: str) -> str:
+    rows = [("**Verification**", "", "")]
+    rows.append((UID(VERIFICATION).name, "Yes", "Yes"))
+    rows.append(("**Storage**", "", ""))
+    sent = {str(uid) for classes in SOP_CLASSES.values() for uid in classes}
+    for item in STORAGE_CLASSES:
+        rows.append((item.name, "Yes" if item.uid in sent else "No", "Yes"))
+    rows += [(UID(uid).name, "Yes", "No") for uid in sorted(sent - {item.uid for item in STORAGE_CLASSES})]
+    rows += [("**Query/Retrieve**", "", ""), (UID(_FIND).name, "Yes", "No")]
+    services = table(("SOP class", "user (SCU)", "provider (SCP)"), rows)
+    return f"""\
+## 1 Overview
+
+The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
+presentation state, secondary captures, segmentation) to configured destinations. It is no archive: it answers no
+query, and takes over no storage commitment.
+
+{services}
+Results may also be sent by DICOMweb (STOW-RS, confirmed by QIDO-RS, PS3.18) or by the REST API of Orthanc; see 3.5.
+No media storage.
+"""
+
+
+def _introduction(_version: str) -> str:
+    return """\
+## 2 Introduction
+
+For those who connect the node to modalities, PACS and other systems. Conformance to this statement does not by
+itself assure interoperability: test with your own systems (`dicom-node peers test`, `dicom-node rules try`).
+
+Terms and abbreviations are those of PS3. "Peer" is a configured remote application entity (`[[peers]]`).
+"""
+
+
+def _networking(version: str) -> str:
+    return "\n".join(
+        ("## 3 Networking\n", _model(), _storage_scp(), _storage_scu(), _interfaces(), _web(version))
+    )
+
+
+def _model() -> str:
+    return f"""\
+### 3.1 Implementation model
+
+One application entity, `node.ae_title` (default AINODE), both receives and sends; `listener.further_ae_titles` adds
+titles under which it receives.
+
+1. A modality or PACS opens an association and sends images. Each is answered when it is on stable storage.
+2. When no association holds the study and a quiet time has passed, its rules are applied.
+3. Results are sent on associations that the node opens; then the destination is queried until it shows them.
+
+Implementation Class UID: `{IMPLEMENTATION_CLASS_UID}`; Implementation Version Name: `{IMPLEMENTATION_VERSION_NAME}`.
+Maximum PDU size offered: {ListenerSettings().maximum_pdu_bytes} bytes (`listener.maximum_pdu_bytes`). No asynchronous
+operations window, no role selection, no extended negotiation, no user identity negotiation.
+"""
+
+
+def _storage_scp() -> str:
+    images = [item for item in STORAGE_CLASSES if item.kind is ClassKind.IMAGE]
+    others = [item for item in STORAGE_CLASSES if item.kind is not ClassKind.IMAGE]
+    classes = table(
+        ("SOP class", "UID", "taken for"),
+        [(item.name, item.uid, _use(item.uid)) for item in images]
+        + [(item.name, item.uid, "kept with its study, starts nothing") for item in others],
+    )
+    syntaxes = table(
+        ("preference", "transfer syntax", "UID", "kind"),
+        [(number, item.name, item.uid, item.kind) for number, item in enumerate(TRANSFER_SYNTAXES, start=1)],
+    )
+    statuses = table(
+        ("status", "category", "meaning", "when", "reference"),
+        [(f"{item.code:04X}", item.category, item.meaning, item.when, item.reference) for item in STATUSES],
+    )
+    rejections = table(
+        ("result", "source", "reason", "meaning"),
+        [(item.result, item.source, item.reason, item.meaning) for item in REJECTIONS],
+    )
+    listener = ListenerSettings()
+    return f"""\
+### 3.2 Association acceptance: Verification SCP and Storage SCP
+
+Associations are accepted from configured peers that may send (`may = ["send"]`) and that call one of our AE titles
+(`check_called_ae`); C-ECHO from {listener.echo_from} (`echo_from`). At most {listener.maximum_associations}
+associations at the same time, and `maximum_associations` of each peer. Negotiation may take
+{listener.acse_timeout_seconds:g} s; an idle association is aborted after {listener.network_timeout_seconds:g} s.
+
+Each storage class below is accepted with each transfer syntax below, in any number of presentation contexts. Of
+several transfer syntaxes in one context the first of this list that was offered is taken: what we can decode
+without loss comes before what has lost something already. Further classes: `listener.further_storage_classes`.
+
+#### SOP classes
+
+{classes}
+#### Transfer syntaxes, in order of preference
+
+{syntaxes}
+Objects are kept bit for bit as they came (Level 2, full; PS3.4 B.4.1); no element is coerced, so no warning status is
+returned. Success means that the object is on stable storage (file and directory entry synced). Content is not judged
+while it is received: an object with faulty content is acknowledged and then put in quarantine. The same SOP Instance
+UID again is acknowledged; nothing received is ever overwritten.
+
+#### C-STORE statuses
+
+{statuses}
+#### Association rejections
+
+{rejections}
+"""
+
+
+def _use(uid: str) -> str:
+    if uid in SECONDARY_CAPTURES:
+        return "analysis where a rule names its sender (`secondary_captures_from`), else kept"
+    return "analysis, by rule"
+
+
+def _storage_scu() -> str:
+    rows = [
+        (f"`{kind}`", _KINDS[kind], UID(uid).name, uid, SERIES_NUMBERS[kind])
+        for kind, uids in SOP_CLASSES.items()
+        for uid in uids
+    ]
+    results = table(("kind", "what it is", "SOP class", "UID", "Series Number"), rows)
+    outbox = OutboxSettings()
+    return f"""\
+### 3.3 Association initiation: Storage SCU, Query SCU, Verification SCU
+
+#### Storage SCU
+
+Sent to peers that may receive, as far as their `results` name the kind:
+
+{results}
+One presentation context per class and transfer syntax: Explicit VR Little Endian and Implicit VR Little Endian.
+Objects are built once; a repetition sends the same bytes under the same SOP Instance UID.
+
+{_answers(outbox)}
+#### Query SCU
+
+After Success the destination is asked (Study Root, IMAGE level: Study, Series and SOP Instance UID; SOP Class UID is
+requested) until it shows the object. What is not shown within {outbox.confirm_seconds / 60:g} minutes is sent again.
+Query AE, host and port may differ from those of storage; `confirm = "none"` takes Success as the end.
+
+#### Verification SCU
+
+`dicom-node echo`, `dicom-node peers test` and `dicom-node check`.
+
+Storage commitment is neither requested nor provided: a proposed context of the Storage Commitment Push Model is
+rejected (abstract syntax not supported).
+"""
+
+
+def _answers(outbox: OutboxSettings) -> str:
+    rows: Sequence[tuple[str, str]] = (
+        ("0000", "confirmed by query"),
+        ("B000, B006, B007 and other warnings", "stored; a warning event; confirmed by query"),
+        ("0111 (duplicate SOP instance)", "verified by query"),
+        (
+            "A7xx, 0110, 0213, abort, no answer",
+            f"tried again, after {outbox.retry_seconds:g} s at first, for ever",
+        ),
+        (
+            "0122, 0124, A9xx, Cxxx and other failures",
+            f"given up after {outbox.refusals} refusals: a person must look",
+        ),
+        ("no accepted presentation context", "not sent to this destination; a warning event"),
+    )
+    return table(("answer of the destination", "what the node does"), rows)
+
+
+def _interfaces() -> str:
+    return """\
+### 3.4 Network interfaces and configuration
+
+TCP/IP (IPv4, IPv6). Default port 11112 (`listener.port`), registered for DICOM. AE titles, hosts and ports of peers
+are configured (`docs/admin.md`); none is discovered.
+"""
+
+
+def _web(_version: str) -> str:
+    return """\
+### 3.5 Web services as a client
+
+With `transport = "dicomweb"`: STOW-RS (`POST …/studies/{study}`, `application/dicom`), confirmed by QIDO-RS
+(`GET …/studies/{study}/series/{series}/instances`). With `transport = "orthanc"`: `POST /instances`, confirmed by
+`POST /tools/lookup` and comparison with what is stored. HTTP basic authentication and TLS. No web service is provided.
+"""
+
+
+def _media(_version: str) -> str:
+    return "## 4 Media interchange\n\nNone.\n"
+
+
+def _transformation(_version: str) -> str:
+    return """\
+## 5 Support of character sets
+
+All character sets of PS3.3 C.12.1.1.2 are read, with and without code extensions. Text that its character set does
+not decode is not replaced: the object is decoded with the `assume_charset` of its peer, or put in quarantine. Results
+are written in ISO_IR 192 (UTF-8), or in the character set of the source (`charset = "source"`).
+"""
+
+
+def _security(_version: str) -> str:
+    return """\
+## 6 Security
+
+* Secure transport: DICOM over TLS (PS3.15 B.12) for receiving (`[listener.tls]`, with client certificates when
+  `trusted` is set) and sending (`tls = true`).
+* Association level: calling and called AE title, optionally the address of the caller, permissions and limits per
+  peer.
+* Cleaning of burned-in text is no de-identification by PS3.15 Annex E: attributes that identify the patient are
+  kept, and Patient Identity Removed (0012,0062) is never set to YES.
+"""
+
+
+def _annexes(_version: str) -> str:
+    codes = table(
+        ("value", "scheme", "meaning"),
+        [(code.value, code.scheme_designator, code.meaning) for code in _PRIVATE_CODES],
+    )
+    return f"""\
+## 7 Annexes
+
+### 7.1 Created SOP instances
+
+All results: patient and study attributes as in the source image, to the letter; a series of their own, numbered from
+{min(SERIES_NUMBERS.values())}, whose description begins with "AI"; times are those of the analysis and never change;
+Manufacturer `{MANUFACTURER}`, Manufacturer's Model Name `{MODEL_NAME}`. UIDs are derived (UUIDv5 under 2.25) from all
+that shaped the object: the same images and models give the same UIDs.
+
+Contributing Equipment Sequence (0018,A001) names the node and each model with purpose (109102, DCM, "Processing
+Equipment"); the node's own Device UID (0018,1002) is `{DEVICE_UID}`. By it results that come back are recognised and
+start nothing.
+
+| object | what it holds |
+| --- | --- |
+| Comprehensive 3D SR | TID 1500: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, decision, probability; UNVERIFIED, COMPLETE. "Nothing found" and "AI did not run" are reports too |
+| Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
+| Secondary capture | picture, RGB, with findings drawn on it; Burned In Annotation YES |
+| Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement" |
+| Segmentation | BINARY mask of what was removed |
+
+Finding's probability: (111012, DCM, "{CERTAINTY.meaning}") in % from calibrated models only; any other number is
+called a score.
+
+### 7.2 Private attributes
+
+None in results. Objects in the spool hold (0002,0100) and (0002,0102) Private Information in their File Meta
+Information: how the object came.
+
+### 7.3 Coded terminology
+
+SNOMED CT, DCM, RadLex and UCUM, as the model cards name them with their source. Private codes, coding scheme designator
+`{SCHEME}`:
+
+{codes}
+Names of scores and certainties of single findings are codes of the same scheme, made from the finding's own code.
+
+### 7.4 Greyscale consistency
+
+Not claimed: the node displays nothing.
+"""
+
+
+_PRIVATE_CODES = (AI_RESULT, FINDINGS, NO_FINDING, NOT_RUN, BURNED_IN)

@@ -1,0 +1,194 @@
+"""Writes what documentation can be written by the program itself.
+
+``python docs/generate.py`` renews ``docs/conformance.md`` and the marked parts of ``docs/admin.md``;
+``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.main import get_command
+
+from dicom_node import __version__, events
+from dicom_node.cli import INTERRUPTED, app
+from dicom_node.errors import ExitCode, NodeError
+from dicom_node.model.lifecycle import DELIVERY, END_STATES, JOB, STUDY
+from dicom_node.sample import toml_value
+from dicom_node.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+
+DOCS = Path(__file__).resolve().parent
+_EXIT_MEANINGS: Mapping[int, str] = {
+    ExitCode.OK: "done; for `serve`: stopped in order",
+    ExitCode.FAILED: "done in part, or the state of the thing does not allow it",
+    ExitCode.USAGE: "wrong use: unknown verb or option, missing argument",
+    ExitCode.DATA: "a file is not what it should be (no DICOM, weights that are not those of the card)",
+    ExitCode.NOT_FOUND: "no such peer, study, job, delivery",
+    ExitCode.UNAVAILABLE: "a peer does not answer",
+    ExitCode.SOFTWARE: "a defect of the node, or something that it cannot cure by itself",
+    ExitCode.CANNOT_CREATE: "a file or folder cannot be made",
+    ExitCode.CONFIG: "the configuration has mistakes, or the database is not of this version",
+    INTERRUPTED: "Ctrl-C",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Renew the files, or with ``--check`` compare them."""
+    stale = [path for path, text in documents().items() if path.read_text(encoding="utf-8") != text]
+    if "--check" in arguments:
+        for path in stale:
+            print(f"{path.name} is out of date: python docs/generate.py")
+        return 1 if stale else 0
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def documents() -> dict[Path, str]:
+    """Each generated document as it should be."""
+    from conformance import conformance_statement  # beside this file
+
+    admin = DOCS / "admin.md"
+    return {
+        admin: with_parts(admin.read_text(encoding="utf-8"), PARTS),
+        DOCS / "conformance.md": conformance_statement(__version__),
+    }
+
+
+def with_parts(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """The text with what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` written anew."""
+    for name, write in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"the text has no part {name}")
+        text = pattern.sub(_inserted(write()), text)
+    return text
+
+
+def _inserted(part: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: f"{match[1]}{part}{match[2]}"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def settings_part() -> str:
+    """Every key with type, default and sentence, section by section."""
+    parts = []
+    sections: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Settings.model_fields.items():
+        if name not in ("peers", "rules") and isinstance(field.annotation, type):
+            sections.append((f"[{name}]", field.annotation))
+            if name == "listener":
+                sections.append(("[listener.tls]", TlsSettings))
+    sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
+    for title, model in sections:
+        rows = [_setting(name, field) for name, field in model.model_fields.items()]
+        parts.append(f"#### `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")
+    return "\n".join(parts)
+
+
+def _setting(name: str, field: FieldInfo) -> tuple[str, str, str]:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined:
+        shown = "required"
+    elif default is None or isinstance(default, BaseModel):
+        shown = "not set"
+    else:
+        shown = f"`{toml_value(default)}`"
+    return f"`{name}`", shown, " ".join((field.description or "").split())
+
+
+def events_part() -> str:
+    """Every event."""
+    rows = [
+        (event.number, logging.getLevelName(event.level).lower(), event.text) for event in events.all_types()
+    ]
+    return table(("number", "level", "what happened"), rows)
+
+
+def exit_codes_part() -> str:
+    """Every exit status, with the errors that end with it."""
+    rows = []
+    for code in (*ExitCode, INTERRUPTED):
+        names = sorted(f"`{kind.__name__}`" for kind in _kinds(NodeError) if kind.exit_code == code)
+        rows.append((int(code), _EXIT_MEANINGS[code], ", ".join(names)))
+    return table(("status", "meaning", "errors of the program"), rows)
+
+
+def _kinds(kind: type[NodeError]) -> Iterator[type[NodeError]]:
+    for child in kind.__subclasses__():
+        if child.__module__ == "dicom_node.errors":
+            yield child
+            yield from _kinds(child)
+
+
+def verbs_part() -> str:
+    """Every verb with its options and an example, as ``--help`` tells them."""
+    return "\n".join(_verb(path, command) for path, command in verbs())
+
+
+def verbs() -> list[tuple[str, Any]]:
+    """Every verb, as it is typed, with its command."""
+    return list(_walk("dicom-node", get_command(app)))
+
+
+def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    children = getattr(command, "commands", None)
+    if not children:
+        yield path, command
+    for name, child in (children or {}).items():
+        yield from _walk(f"{path} {name}", child)
+
+
+def _verb(path: str, command: Any) -> str:
+    rows = []
+    for parameter in command.params:
+        if parameter.name in ("help", "config"):
+            continue
+        is_argument = parameter.param_type_name == "argument"
+        name = parameter.metavar if is_argument else ", ".join(parameter.opts)
+        rows.append((f"`{name}`", (parameter.help or "").strip()))
+    example = (command.epilog or "").strip()
+    text = " ".join((command.help or "").split())
+    return f"#### `{path}`\n\n{text}\n\n{table(('', ''), rows) + chr(10) if rows else ''}{example}\n"
+
+
+def states_part() -> str:
+    """The three life cycles."""
+    parts = []
+    for title, cycle in (("Study", STUDY), ("Job", JOB), ("Delivery", DELIVERY)):
+        rows = [
+            (
+                f"`{state}`{' (end)' if state in END_STATES else ''}",
+                ", ".join(f"`{to}`" for to in sorted(following)) or "nothing",
+            )
+            for state, following in cycle.items()
+        ]
+        parts.append(f"{title}:\n\n{table(('state', 'may become'), rows)}")
+    return "\n".join(parts)
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "settings": settings_part,
+    "verbs": verbs_part,
+    "states": states_part,
+    "events": events_part,
+    "exit codes": exit_codes_part,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

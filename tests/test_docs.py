@@ -1,0 +1,111 @@
+"""What is not in the documentation does not exist: settings, events, exit statuses, verbs, list keys."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from typer.main import get_command
+
+from dicom_node import cli, events, sample
+from dicom_node.errors import ExitCode
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from dicom_node.scp.statuses import STATUSES
+from dicom_node.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+ADMIN = (ROOT / "docs" / "admin.md").read_text(encoding="utf-8")
+CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+
+
+def sections() -> list[type[BaseModel]]:
+    inner = [field.annotation for field in Settings.model_fields.values()]
+    named = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [*named, TlsSettings, PeerSettings, RuleSettings, Conditions]
+
+
+SETTINGS = [(section, key) for section in sections() for key in section.model_fields]
+
+
+def verbs(path: str, command: object) -> list[str]:
+    children = getattr(command, "commands", None)
+    if not children:
+        return [path]
+    return [verb for name, child in children.items() for verb in verbs(f"{path} {name}", child)]
+
+
+@pytest.mark.parametrize(("section", "key"), SETTINGS, ids=lambda value: getattr(value, "__name__", value))
+def test_every_setting_has_a_sentence_in_the_admin_guide(section: type[BaseModel], key: str) -> None:
+    sentence = " ".join((section.model_fields[key].description or "").split())
+    assert sentence, f"{section.__name__}.{key} has no docstring"
+    assert f"| `{key}` |" in ADMIN
+    assert sentence.replace("|", "\\|") in ADMIN
+
+
+@pytest.mark.parametrize(("section", "key"), SETTINGS, ids=lambda value: getattr(value, "__name__", value))
+def test_every_setting_stands_in_a_sample_file(section: type[BaseModel], key: str) -> None:
+    files = "".join(make() for make in sample.FILES.values())
+    is_table = key == "tls" and section is not PeerSettings
+    pattern = rf"^#?\s*\[listener\.{key}\]" if is_table else rf"^#?\s*{key} = "
+    assert re.search(pattern, files, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sample.FILES)
+def test_the_sample_files_are_those_that_the_program_prints(name: str) -> None:
+    assert (ROOT / "config" / f"{name}.toml").read_text(encoding="utf-8") == sample.FILES[name]()
+
+
+def test_every_event_is_listed_once_with_its_number() -> None:
+    numbers = [event.number for event in events.all_types()]
+    assert len(set(numbers)) == len(numbers)
+    for event in events.all_types():
+        assert ADMIN.count(f"| {event.number} |") == 1, event
+        assert event.text in ADMIN
+
+
+def test_every_event_that_the_program_knows_is_used() -> None:
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "dicom_node").rglob("*.py")}
+    code = "".join(text for path, text in sources.items() if path.name != "events.py")
+    names = [name for name, value in vars(events).items() if isinstance(value, events.EventType)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
+@pytest.mark.parametrize("status", [*ExitCode, cli.INTERRUPTED])
+def test_every_exit_status_is_explained(status: int) -> None:
+    assert f"| {int(status)} |" in ADMIN
+
+
+@pytest.mark.parametrize("verb", verbs("dicom-node", get_command(cli.app)))
+def test_every_verb_is_in_the_admin_guide_with_an_example(verb: str) -> None:
+    _, _, text = ADMIN.partition(f"#### `{verb}`\n")
+    assert re.search(rf"Example[^\n]*: {verb}\b", text.partition("\n####")[0])
+
+
+def test_every_state_is_explained() -> None:
+    for state in (*StudyState, *JobState, *DeliveryState):
+        assert f"`{state}`" in ADMIN
+
+
+def test_the_conformance_statement_names_all_that_is_accepted() -> None:
+    for item in (*STORAGE_CLASSES, *TRANSFER_SYNTAXES):
+        assert f"| {item.name} | {item.uid} |" in CONFORMANCE
+    for status in STATUSES:
+        assert f"| {status.code:04X} |" in CONFORMANCE
+
+
+def test_generated_documents_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_documents_name_files_that_are_there() -> None:
+    for document in ("admin.md", "conformance.md"):
+        text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:docs|config|tests|orthanc)/[\w./-]+)`", text):
+            assert (ROOT / name).exists(), f"{document} names {name}"
