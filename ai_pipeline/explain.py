@@ -90,7 +90,7 @@ class BoxTemplates:
         return buffer.getvalue()
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """The box for ``label``, in source coordinates and inside the image; None without templates for it."""
+        """The box for ``label``, in source coordinates, inside the image; None without templates."""
         rows = self.labels == label
         if not rows.any():
             return None

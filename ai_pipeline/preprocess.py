@@ -68,13 +68,13 @@ def enlarge(reduced: Grey, size: int) -> Grey:
 
 
 def normalise(images: npt.NDArray[np.uint8], mean: float, scale: float) -> npt.NDArray[np.float32]:
-    """``[N, size, size]`` uint8 → ``[N, 3, size, size]`` float32, ``(value - mean) / scale``, three equal channels."""
+    """``[N, size, size]`` uint8 → float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, three times."""
     values = (images.astype(np.float32) - np.float32(mean)) / np.float32(scale)
     return np.ascontiguousarray(np.broadcast_to(values[:, None], (len(images), 3, *images.shape[1:])))
 
 
 def prepare(image: Grey, chain: Chain, size: int) -> tuple[Grey, Affine]:
-    """``image`` as the network sees it, ``[size, size]`` uint8, and the map from source to model coordinates."""
+    """``image`` as the network sees it, ``[size, size]`` uint8, and the map source → model coordinates."""
     reduced, affine = reduce(image, chain)
     factor = size / chain.side
     model = Affine(affine.a * factor, 0.0, affine.c * factor, 0.0, affine.e * factor, affine.f * factor)

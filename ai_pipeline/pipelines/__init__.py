@@ -1,4 +1,4 @@
-"""The pipelines by the name that rules and ``--pipeline`` use. Nothing heavy is imported until one is made."""
+"""The pipelines by the name that rules and ``--pipeline`` use. Nothing heavy is imported before."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ import numpy.typing as npt
 from ai_pipeline.classifier import Analysis, Classifier, decide
 from ai_pipeline.contract import (
     Accept,
+    CleaningFailed,
     Decision,
+    DerivedImage,
     Finding,
     ImageHeader,
     ModelRef,
@@ -32,11 +34,13 @@ from ai_pipeline.explain import heatmap
 from ai_pipeline.registry import find
 
 MODEL = "chest-efficientnet-lite0"
+CLEANER = "ultrasound-burnin-baseline"
 YOUNGEST = 16.0  # years; no younger patient is in the training data
 SMALLEST = 128  # pixels a side; the network's own resolution
 MODALITIES = frozenset({"CR", "DX", "DR"})
 CHEST = frozenset({"CHEST", "THORAX", "LUNG", "LUNGS", "CHEST PA", "CHEST AP", "CHEST_PA", "CHEST_AP"})
 FRONTAL = frozenset({"", "AP", "PA"})  # of the View Positions (0018,5101) that PS3.3 C.8.1.1 names
+BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
 KEPT = 4  # analyses remembered between accepts() and run()
 
 
@@ -44,12 +48,13 @@ class ChestXray:
     """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`).
 
     Options: ``heatmaps`` (default true) hands back the activation map of every finding that is present;
-    ``all_labels`` (default false) reports also the labels whose test figures do not support them.
+    ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
+    (default false) hands back the picture without the text burned into it, where that can be verified.
     """
 
     name = "chest_xray"
     version = "1.0"
-    options: Mapping[str, type] = MappingProxyType({"heatmaps": bool, "all_labels": bool})
+    options: Mapping[str, type] = MappingProxyType({"heatmaps": bool, "all_labels": bool, "clean": bool})
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
@@ -61,7 +66,8 @@ class ChestXray:
         self._model()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return (find(MODEL, self._models_dir).ref,)
+        card = self._classifier.card if self._classifier else find(MODEL, self._models_dir)
+        return (card.ref,)
 
     def accepts(self, images: Sequence[SourceImage]) -> Accept | Refuse:
         """Choose the images that are frontal chest X-rays of adults; decodes those whose header allows it.
@@ -86,7 +92,10 @@ class ChestXray:
         """Analyse ``images`` (those that ``accepts`` named). May raise ``ai_pipeline.pixels.PixelError``."""
         seconds = {"decode": 0.0, "model": 0.0, "explain": 0.0}
         findings: list[Finding] = []
+        pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
+        models = self.models()
+        cleaner = self._cleaner(options)
         for number, image in enumerate(images):
             report(number / len(images), "chest X-ray")
             analysis, spent = self._analysis(image)
@@ -96,24 +105,28 @@ class ChestXray:
             seconds["explain"] += time.perf_counter() - explaining
             for stage, value in spent.items():
                 seconds[stage] += value
+            if cleaner is not None:
+                cleaning = time.perf_counter()
+                cleaned, told = _cleaned(image, cleaner, report)
+                pictures += cleaned
+                notes += told
+                seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
         if any(finding.regions for finding in findings):
-            notes.append(
-                QualityNote(
-                    "box",
-                    "The box comes from class activation: an approximate place, not a contour or a measurement.",
-                )
-            )
+            notes.append(QualityNote("box", BOX_NOTE))
         report(1.0, "chest X-ray")
         # What accepts() has decoded and analysed already counts too: it is the time this image took.
         seconds["total"] = sum(seconds.values())
-        return PipelineResult(
-            findings=tuple(findings), quality=tuple(notes), timings=seconds, models=self.models()
-        )
+        if cleaner is not None:
+            models += (cleaner,)
+        return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models)
 
     def _model(self) -> Classifier:
         if self._classifier is None:
             self._classifier = Classifier.of(MODEL, self._models_dir)
         return self._classifier
+
+    def _cleaner(self, options: Mapping[str, object]) -> ModelRef | None:
+        return find(CLEANER, self._models_dir).ref if options.get("clean", False) else None
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysis, _ = self._analysis(image)
@@ -168,6 +181,18 @@ class ChestXray:
         return found
 
 
+def _cleaned(
+    image: SourceImage, cleaner: ModelRef, report: Progress
+) -> tuple[tuple[DerivedImage, ...], tuple[QualityNote, ...]]:
+    from ai_pipeline.burnin.cleaning import clean  # loads the text networks: only where a rule asks for it
+
+    try:
+        result = clean(image, report, models=(cleaner,))
+    except CleaningFailed as failure:
+        return (), (QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid),)
+    return (result.image, result.mask), result.notes
+
+
 def _refused_by_header(header: ImageHeader) -> str | None:
     reasons = (
         (header.modality not in MODALITIES, f"modality {header.modality or 'unknown'} is not CR or DX"),
@@ -196,9 +221,7 @@ def _refused_by_header(header: ImageHeader) -> str | None:
 def _notes(image: SourceImage) -> list[QualityNote]:
     notes: list[QualityNote] = []
     if image.header.age_years is None:
-        notes.append(
-            QualityNote("age", "The patient's age is not known: the model is for adults.", image.uid)
-        )
+        notes.append(QualityNote("age", "The patient's age is unknown: the model is for adults.", image.uid))
     if not image.header.body_part:
         notes.append(
             QualityNote("body_part", "Body Part Examined is empty: judged by the pixels alone.", image.uid)

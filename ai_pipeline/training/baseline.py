@@ -26,20 +26,18 @@ def hog_scores(
     train_pixels: npt.NDArray[np.uint8],
     pixels: npt.NDArray[np.uint8],
     cache: Path,
-    alpha: float = ALPHA,
-    width: float = WIDTH,
 ) -> Floats:
     """Scores ``[N, labels]`` of reduced images ``pixels`` by kernel ridge on HOG, taught like the network.
 
     Trained on ``train`` only, hard and soft labels both; kept in the folder ``cache`` by what went in.
     """
-    digest = hashlib.sha256(train_pixels.tobytes() + pixels.tobytes() + f"{alpha} {width}".encode())
+    digest = hashlib.sha256(train_pixels.tobytes() + pixels.tobytes() + f"{ALPHA} {WIDTH}".encode())
     kept = cache / f"hog-{digest.hexdigest()[:16]}.npy"
     if kept.exists():
         return np.asarray(np.load(kept))
     scaler = StandardScaler()
     known = scaler.fit_transform(hog(train_pixels))
-    model = KernelRidge(alpha=alpha, kernel="rbf", gamma=width / known.shape[1])
+    model = KernelRidge(alpha=ALPHA, kernel="rbf", gamma=WIDTH / known.shape[1])
     hard, soft = label_matrix(train), soft_matrix(train)
     target = np.where(np.isnan(soft), hard, (hard + SOFT_WEIGHT * soft) / (1 + SOFT_WEIGHT))
     model.fit(known, target - target.mean(0))
@@ -51,14 +49,7 @@ def hog_scores(
 
 def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
     """HOG of ``[N, side, side]``: cells of 16 pixels, blocks of 2 × 2 cells, 9 directions."""
-    return np.stack(
-        [
-            describe(
-                image, orientations=9, pixels_per_cell=(16, 16), cells_per_block=(2, 2), block_norm="L2-Hys"
-            )
-            for image in pixels
-        ]
-    )
+    return np.stack([describe(image, pixels_per_cell=(16, 16), cells_per_block=(2, 2)) for image in pixels])
 
 
 def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
@@ -32,7 +31,7 @@ def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
     findings. Between the two it is indeterminate.
     """
     slope, intercept = platt(truth, logit)
-    probability = 1 / (1 + np.exp(-(slope * logit + intercept)))
+    probability = _logistic(slope * logit + intercept)
     false_rate, true_rate, cuts = roc_curve(truth, probability, drop_intermediate=False)
     youden = int(np.argmax(true_rate - false_rate))
     specific = int(np.flatnonzero(false_rate <= 1 - SPECIFICITY)[-1])
@@ -45,9 +44,11 @@ def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
     """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is kept positive."""
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if slope <= 0:  # no better than chance on validation: leave the order, correct the level only
-        slope = 1.0
-        intercept = float(
-            brentq(lambda shift: np.mean(1 / (1 + np.exp(-(logit + shift)))) - truth.mean(), -30, 30)
-        )
+    if slope <= 0:  # no better than chance on validation: say the rate to everyone, keep the order
+        rate = float(truth.mean())
+        return 0.01, float(np.log(rate / (1 - rate)))
     return slope, intercept
+
+
+def _logistic(value: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-value)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
@@ -63,7 +63,7 @@ class Recipe:
     stretch: float = 0.05
     contrast: float = 0.2
     threads: int = 2
-    chain: Chain = Chain()
+    chain: Chain = field(default_factory=Chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,7 @@ def fit(data: Path, out: Path, recipe: Recipe, *, resume: bool = False, report: 
     cv2.setNumThreads(1)
     images = _adults(data)
     pixels = reduced_images(images, recipe.chain, out / "cache", report)
-    train = np.flatnonzero([image.split == "train" for image in images])
-    validation = np.flatnonzero([image.split == "val" for image in images])
-    run = _Run(recipe, images, pixels, train, validation, out)
+    run = _Run(recipe, images, pixels, out)
     if resume:
         run.load()
     run.train(report)
@@ -135,9 +133,7 @@ def finish(data: Path, out: Path, trained: Trained) -> Path:
     described = {
         "images": len(learned),
         "patients": len({images[row].patient for row in learned}),
-        "recipe": {
-            key: value for key, value in asdict(recipe).items() if key != "chain" and value is not None
-        },
+        "recipe": {k: v for k, v in asdict(recipe).items() if k != "chain" and v is not None},
         "chosen_iteration": int(best["iteration"]),
         "validation_auc_within_sources": round(best["validation_auc"], 4),
         "validation_images": len(rows),
@@ -156,9 +152,8 @@ def augment(
     angle = np.deg2rad(random.uniform(-recipe.rotation, recipe.rotation))
     zoom = size / side * (1 + random.uniform(-recipe.scale, recipe.scale))
     wide, high = zoom * (1 + random.uniform(-recipe.stretch, recipe.stretch, 2))
-    turn = np.array(
-        [[np.cos(angle) * wide, -np.sin(angle) * high], [np.sin(angle) * wide, np.cos(angle) * high]]
-    )
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos * wide, -sin * high], [sin * wide, cos * high]])
     centre = np.full(2, (size - 1) / 2) + random.uniform(-recipe.shift, recipe.shift, 2) * size
     offset = centre - turn @ np.full(2, (side - 1) / 2)
     moved = cv2.warpAffine(image, np.column_stack([turn, offset]), (size, size), flags=cv2.INTER_CUBIC)
@@ -205,13 +200,12 @@ class _Run:
         recipe: Recipe,
         images: tuple[ChestImage, ...],
         pixels: npt.NDArray[np.uint8],
-        train: npt.NDArray[np.intp],
-        validation: npt.NDArray[np.intp],
         out: Path,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out = recipe, out
-        self.train_rows, self.validation_rows = train, validation
+        self.train_rows = train = np.flatnonzero([image.split == "train" for image in images])
+        self.validation_rows = np.flatnonzero([image.split == "val" for image in images])
         self.pixels, self.images = pixels, images
         self.hard, self.soft = label_matrix(images), soft_matrix(images)
         weight = np.where(self.hard[train].any(1), recipe.finding_weight, 1.0)

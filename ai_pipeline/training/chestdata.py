@@ -40,7 +40,7 @@ SETS = ("cxr_nih", "cxr_nih_more")
 YOUNGEST = 16  # years; the model is for adults
 
 
-class DataMissing(Exception):
+class DataMissing(OSError):
     """The folder does not hold the public image sets that training and evaluation need."""
 
 

@@ -6,7 +6,7 @@ Everything is fixed (weights, images, bootstrap draw), so two runs print the sam
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,18 @@ def evaluate_chest(
     threads: int = 0,
     report: Report = lambda _share, _what: None,
 ) -> dict[str, Any]:
-    """Metrics of the shipped chest model on ``split`` (``test`` or ``val``); every interval is 95 %, by patient.
+    """Metrics of the shipped chest model on ``split`` (``test`` or ``val``); intervals are 95 %, by patient.
 
     The main figures are those of ``cxr_nih``; ``cxr_nih_more`` is reported by source beside them. ``cache``
     keeps reduced images and the baseline between runs. Raises ``DataMissing`` or ``CardError``.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        return _evaluate(data, split, models_dir, cache or Path(scratch), threads, report)
+        classifier = Classifier(find(ID, models_dir), threads=threads)
+        return _evaluate(data, split, classifier, cache or Path(scratch), report)
 
 
-def _evaluate(
-    data: Path, split: str, models_dir: Path | None, cache: Path, threads: int, report: Report
-) -> dict[str, Any]:
+def _evaluate(data: Path, split: str, classifier: Classifier, cache: Path, report: Report) -> dict[str, Any]:
     cv2.setNumThreads(1)
-    classifier = Classifier(find(ID, models_dir), threads=threads)
     everything = chest_images(data)
     asked = tuple(image for image in everything if image.split == split)
     train = tuple(image for image in everything if image.split == "train" and image.age >= YOUNGEST)
@@ -95,7 +93,7 @@ def _evaluate(
 def _compared(
     classifier: Classifier, images: Sequence[ChestImage], logits: Floats, baselines: dict[str, Floats]
 ) -> dict[str, Any]:
-    rows = np.flatnonzero([image.source.startswith("cxr_nih/") for image in images])
+    rows = _rows(image.source.startswith("cxr_nih/") for image in images)
     inside = [images[row] for row in rows]
     truth, score = label_matrix(inside), logits[rows]
     weights = metrics.patient_weights([image.patient for image in inside])
@@ -146,7 +144,7 @@ def _label(
 def _by_source(images: Sequence[ChestImage], logits: Floats) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for source in sorted({image.source for image in images}):
-        inside = np.flatnonzero([image.source == source and image.age >= YOUNGEST for image in images])
+        inside = _rows(image.source == source and image.age >= YOUNGEST for image in images)
         truth = label_matrix([images[row] for row in inside])
         counted = [label for label in range(len(LABELS)) if truth[:, label].sum() >= ENOUGH]
         weights = metrics.patient_weights([images[row].patient for row in inside])
@@ -168,7 +166,7 @@ def _by_source(images: Sequence[ChestImage], logits: Floats) -> list[dict[str, A
 
 
 def _calibration(classifier: Classifier, images: Sequence[ChestImage], logits: Floats) -> dict[str, Any]:
-    adults = np.flatnonzero([image.age >= YOUNGEST for image in images])
+    adults = _rows(image.age >= YOUNGEST for image in images)
     truth = label_matrix([images[row] for row in adults])
     chance = np.array(
         [
@@ -196,11 +194,13 @@ def _gate(data: Path, classifier: Classifier, distances: npt.NDArray[np.float32]
     assert gate is not None  # a Classifier has a gate
     refused = {"nih_chests": round(float((distances > gate.threshold).mean()), 4)}
     for folder in (*OTHER_CHESTS, *FOREIGN):
-        paths = sorted(
-            path for path in (data / folder).rglob("*") if path.suffix in {".jpg", ".png", ".jpeg"}
-        )
+        paths = sorted(path for path in (data / folder).rglob("*") if path.suffix in {".jpg", ".png"})
         if paths:
             chosen = paths[:: max(1, len(paths) // 100)]
             found = [classifier.analyse(read_grey(path)).distance for path in chosen]
             refused[folder] = round(float(np.mean(np.array(found) > gate.threshold)), 4)
     return {"threshold": gate.threshold, "refused": refused}
+
+
+def _rows(chosen: Iterable[bool]) -> list[int]:
+    return [index for index, yes in enumerate(chosen) if yes]

@@ -31,7 +31,7 @@ OPERATING = (
 
 
 def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
-    """Write ``network`` as ONNX with a free batch size: input ``images``, outputs ``logits``, ``features``, ``places``.
+    """Write ``network`` as ONNX: input ``images`` with a free batch size, outputs as ``OUTPUTS`` names them.
 
     The batch normalisations are folded in (``network`` is changed), the parameters keep their names.
     """
@@ -70,7 +70,7 @@ def write_card(
 ) -> Path:
     """Write the card into ``folder``, beside the weights that are already there; labels and codes are kept.
 
-    Test figures of older weights are dropped and no label is supported until ``ai-pipeline evaluate`` says so.
+    Test figures of older weights are dropped; no label is supported until ``ai-pipeline evaluate`` says so.
     """
     card = tomlkit.parse((SHIPPED / f"{ID}.toml").read_text())
     for weights in card["weights"]:
@@ -109,8 +109,8 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     main = result["cxr_nih"]
     metrics = tomlkit.table()
     metrics["set"] = (
-        f"cxr_nih {result['split']}: {main['images']} images of {main['patients']} patients; [value, low, high], "
-        "95 % by bootstrap over patients"
+        f"cxr_nih {result['split']}: {main['images']} images of {main['patients']} patients; "
+        "[value, low, high], 95 % by bootstrap over patients"
     )
     metrics["mean_auc"] = main["mean_auc"]
     metrics["mean_auc_labels"] = main["labels_counted"]

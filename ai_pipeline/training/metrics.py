@@ -1,4 +1,4 @@
-"""Figures that a sceptic accepts: AUC with bootstrap intervals by patient, paired differences, calibration."""
+"""Figures that a sceptic accepts: AUC with intervals by patient, paired differences, calibration."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def mean_auc(truth: Floats, score: Floats, labels: Sequence[int]) -> float:
 
 def resampled_mean_auc(truth: Floats, score: Floats, labels: Sequence[int], weights: Floats) -> Floats:
     """Mean AUC over ``labels`` under each row of ``weights``."""
-    return np.mean([resampled_auc(truth[:, k], score[:, k], weights) for k in labels], axis=0)
+    return np.asarray(np.mean([resampled_auc(truth[:, k], score[:, k], weights) for k in labels], axis=0))
 
 
 def average_precision(truth: Floats, score: Floats) -> float:

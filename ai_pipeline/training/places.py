@@ -52,9 +52,9 @@ def fit_places(
     targets = np.stack([_covered(box, cells) for box in boxes])
     usual = {int(label): targets[labels == label].mean(0) for label in np.unique(labels)}
     priors = {label: np.log(_spread_out(boxes, label, cells) + LEAST) for label in usual}
-    weight, trust = _fit(
-        standard, [files.index(box.file) for box in boxes], labels, targets, priors, recipe.seed
-    )
+    rows = [files.index(box.file) for box in boxes]
+    torch.manual_seed(recipe.seed)
+    weight, trust = _fit(standard[rows], labels, targets, priors)
     with torch.no_grad():
         network.place.weight[:, :, 0, 0] = weight / spread
         shift = torch.einsum("kc,chw->khw", weight / spread, centre)
@@ -65,14 +65,11 @@ def fit_places(
 
 def _fit(
     standard: Tensor,
-    rows: list[int],
     labels: npt.NDArray[np.int64],
     targets: npt.NDArray[np.float32],
     priors: dict[int, npt.NDArray[np.float32]],
-    seed: int,
 ) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(seed)
-    inputs, which = standard[rows].flatten(2), torch.from_numpy(labels)
+    inputs, which = standard.flatten(2), torch.from_numpy(labels)
     wanted = torch.from_numpy(targets).flatten(1)
     prior = torch.from_numpy(np.stack([priors[int(label)] for label in labels])).float().flatten(1)
     shared = torch.zeros(standard.shape[1], requires_grad=True)
@@ -111,7 +108,7 @@ def _covered(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
 
 def _spread_out(boxes: tuple[TruthBox, ...], label: int, cells: int) -> npt.NDArray[np.float32]:
     """The share of the label's boxes that cover each cell."""
-    return np.mean([_mask(box, cells) for box in boxes if box.label == LABELS[label]], axis=0)
+    return np.asarray(np.mean([_mask(box, cells) for box in boxes if box.label == LABELS[label]], axis=0))
 
 
 def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:

@@ -1,0 +1,213 @@
+"""The chest X-ray pipeline: what it takes, what it refuses and why, and where its findings lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ai_pipeline.contract import Accept, Decision, ImageHeader, Origin, PixelArray, Refuse
+from ai_pipeline.pipelines import create, pipeline_class
+from ai_pipeline.pipelines.chest_xray import ChestXray
+from ai_pipeline.pixels import open_dicom, open_image
+
+CHEST = ImageHeader(
+    modality="DX",
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+    rows=512,
+    columns=512,
+    frames=1,
+    photometric="MONOCHROME2",
+    bits_stored=8,
+    body_part="CHEST",
+    view_position="PA",
+    presentation_intent="FOR PRESENTATION",
+    age_years=50.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image in memory."""
+
+    pixels: npt.NDArray[np.uint8]
+    header: ImageHeader = field(default=CHEST)
+    uid: str = "1.2.3"
+    series_uid: str = "1.2"
+
+    def stored(self, frame: int = 0) -> PixelArray:
+        return self.pixels
+
+    def display(self, frame: int = 0) -> npt.NDArray[np.uint8]:
+        return self.pixels
+
+
+@pytest.fixture(scope="module")
+def chest() -> ChestXray:
+    pipeline = ChestXray()
+    pipeline.warm_up()
+    return pipeline
+
+
+def quiet(share: float, what: str) -> None:
+    """A progress report that nobody reads."""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"modality": "CT"}, "modality CT"),
+        ({"body_part": "KNEE"}, "Body Part Examined is KNEE"),
+        ({"view_position": "LL"}, "View Position LL is not frontal"),
+        ({"age_years": 9.0}, "younger than 16"),
+        ({"presentation_intent": "FOR PROCESSING"}, "for processing"),
+        ({"rows": 64, "columns": 64}, "64 × 64 pixels"),
+        ({"frames": 12}, "12 frames"),
+    ],
+)
+def test_the_header_alone_refuses_with_a_reason(
+    chest: ChestXray, change: dict[str, object], reason: str
+) -> None:
+    header = replace(CHEST, **change)  # type: ignore[arg-type]
+    answer = chest.accepts([Shown(np.zeros((512, 512), np.uint8), header)])
+
+    assert isinstance(answer, Refuse)
+    assert reason in answer.reason
+
+
+@pytest.mark.parametrize("kind", ["noise", "black", "gradient", "text"])
+def test_what_is_no_chest_is_refused_by_its_pixels(chest: ChestXray, kind: str) -> None:
+    random = np.random.default_rng(3)
+    pictures = {
+        "noise": random.integers(0, 256, (512, 512)),
+        "black": np.zeros((512, 512)),
+        "gradient": np.tile(np.linspace(0, 255, 512), (512, 1)),
+        "text": cv2.putText(np.zeros((512, 512), np.uint8), "SCOUT", (40, 250), 0, 3, 255, 5),
+    }
+
+    answer = chest.accepts([Shown(np.asarray(pictures[kind], np.uint8))])
+
+    assert isinstance(answer, Refuse)
+    assert "do not look like" in answer.reason
+
+
+@pytest.mark.data
+def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passed_over(
+    chest: ChestXray, data: Path
+) -> None:
+    pixels = _nih(data)
+    raw = Shown(pixels, replace(CHEST, presentation_intent="FOR PROCESSING"), uid="1.2.3.1")
+
+    assert chest.accepts([raw, Shown(pixels, uid="1.2.3.2")]) == Accept(("1.2.3.2",))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["pydicom-data__RG1_J2KI", "presidio__0_ORIGINAL_compressed"])
+def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name: str) -> None:
+    image = open_dicom(data / "dicom" / "files" / f"{name}.dcm")
+
+    assert chest.accepts([image]) == Accept((image.uid,))
+    result = chest.run([image], quiet, {})
+
+    present = [finding for finding in result.findings if finding.decision is Decision.PRESENT]
+    assert present
+    for finding in present:
+        (region,) = finding.regions
+        left, top, right, bottom = region.bounds
+        assert region.origin is Origin.ACTIVATION
+        assert 0 <= left < right <= image.header.columns
+        assert 0 <= top < bottom <= image.header.rows
+        assert finding.evidence is not None
+        assert finding.evidence.values.shape == (image.header.rows, image.header.columns)
+    assert {"decode", "model", "total"} <= result.timings.keys()
+    assert "box" in {note.name for note in result.quality}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pydicom-data__RG3_J2KI",
+        "fo-dicom__CR-ModalitySequenceLUT",
+        "pydicom__6154",
+        "pydicom__6247",
+        "pydicom__6278",
+        "highdicom__dx_image",
+    ],
+)
+def test_legs_teeth_necks_and_dogs_are_refused(chest: ChestXray, data: Path, name: str) -> None:
+    answer = chest.accepts([open_dicom(data / "dicom" / "files" / f"{name}.dcm")])
+
+    assert isinstance(answer, Refuse)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name", ["pydicom-data__RG3_J2KI", "fo-dicom__CR-ModalitySequenceLUT", "highdicom__dx_image"]
+)
+def test_their_pixels_alone_would_be_refused_too(chest: ChestXray, data: Path, name: str) -> None:
+    picture = open_dicom(data / "dicom" / "files" / f"{name}.dcm").display()
+
+    assert isinstance(chest.accepts([Shown(picture)]), Refuse)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("folder", ["us_ovarian", "us_fetal_head", "us_breast"])
+def test_ultrasound_is_refused_by_its_pixels(chest: ChestXray, data: Path, folder: str) -> None:
+    paths = sorted((data / folder / "images").iterdir())[::40]
+    refused = [isinstance(chest.accepts([Shown(open_image(path, "DX").display())]), Refuse) for path in paths]
+
+    assert np.mean(refused) >= 0.95
+
+
+@pytest.mark.data
+def test_a_finding_is_the_same_whatever_the_size_of_the_picture(chest: ChestXray, data: Path) -> None:
+    pixels = _nih(data)
+    plain = chest.run([Shown(pixels)], quiet, {"heatmaps": False}).findings
+    large = cv2.resize(pixels, (2000, 2000), interpolation=cv2.INTER_CUBIC)
+    again = chest.run([Shown(large)], quiet, {"heatmaps": False}).findings
+
+    for one, other in zip(plain, again, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=0.05)
+
+
+@pytest.mark.data
+def test_boxes_scale_with_the_picture(chest: ChestXray, data: Path) -> None:
+    pixels = _nih(data)
+    doubled = cv2.resize(pixels, (1024, 1024), interpolation=cv2.INTER_NEAREST)
+
+    def boxes(picture: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
+        found = chest.run([Shown(picture)], quiet, {"all_labels": True}).findings
+        return {finding.label: np.array(finding.regions[0].bounds) for finding in found if finding.regions}
+
+    small, large = boxes(pixels), boxes(doubled)
+
+    assert small
+    for label in small.keys() & large.keys():
+        np.testing.assert_allclose(large[label], small[label] * 2, atol=1.0)
+
+
+@pytest.mark.data
+def test_unsupported_labels_are_reported_only_on_request(chest: ChestXray, data: Path) -> None:
+    image = Shown(_nih(data))
+    supported = {label.name for label in chest._model().card.labels if label.supported}
+
+    assert {finding.label for finding in chest.run([image], quiet, {}).findings} == supported
+    assert len(chest.run([image], quiet, {"all_labels": True}).findings) == 14
+
+
+def test_unknown_pipelines_are_named_together_with_those_there_are() -> None:
+    with pytest.raises(KeyError, match="chest_xray"):
+        pipeline_class("mammography")
+    assert create("chest_xray").name == "chest_xray"
+
+
+def _nih(data: Path) -> npt.NDArray[np.uint8]:
+    """An image with cardiomegaly in both label and box."""
+    picture = cv2.imread(str(data / "cxr_nih" / "images" / "00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    return np.asarray(picture, np.uint8)
