@@ -1,0 +1,70 @@
+"""``python -m dicom_node.jobs --config FILE``: one worker process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import stat
+import sys
+import threading
+from pathlib import Path
+
+from dicom_node import logs, settings
+from dicom_node.errors import NodeError
+from dicom_node.store.database import Database
+
+
+def main() -> int:
+    """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
+    parser = argparse.ArgumentParser(prog="python -m dicom_node.jobs", description="One worker of the node.")
+    parser.add_argument("--config", type=Path, action="append", required=True, help="as for dicom-node serve")
+    arguments = parser.parse_args()
+    try:
+        loaded = settings.load(arguments.config)
+    except NodeError as error:
+        sys.stderr.write(f"{error}\n")
+        return int(error.exit_code)
+    logs.configure(loaded.node.log_level)
+    _limit_threads(loaded.workers.threads)
+    from dicom_node.jobs.worker import Worker  # after the thread limit, which libraries read when imported
+
+    database = Database(loaded.database_url)
+    try:
+        worker = Worker(loaded, database)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stopping.set())
+        _watch_parent(worker.stopping)
+        worker.run_forever()
+    finally:
+        database.dispose()
+    return 0
+
+
+def _limit_threads(threads: int) -> None:
+    """Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ.setdefault(name, str(threads))
+    cores = sorted(os.sched_getaffinity(0))
+    if threads < len(cores):
+        first = os.getpid() % len(cores)
+        os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in range(threads)})
+
+
+def _watch_parent(stopping: threading.Event) -> None:
+    """Standard input is a pipe that closes when the node dies, however it dies."""
+    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        return
+
+    def watch() -> None:
+        while os.read(
+            sys.stdin.fileno(), 4096
+        ):  # not sys.stdin: its lock would trouble the interpreter's end
+            pass
+        stopping.set()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

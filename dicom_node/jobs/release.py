@@ -1,0 +1,238 @@
+"""Results leave a job: files first, then one transaction with rows, deliveries and the job's end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import exists, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult
+from dicom_node import results
+from dicom_node.errors import UnknownPeer
+from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS
+from dicom_node.jobs.images import JobImages
+from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.studies import WITHDRAWN
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState, JobState
+from dicom_node.results import BuiltObject, ResultContext
+from dicom_node.settings import PeerSettings, Settings
+from dicom_node.store import deliveries
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, Job, Result
+from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
+
+_ROUNDS = 5  # another worker may release the same object at the same moment; once is enough in practice
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A built object on disk under a temporary name; ``final`` is where it belongs."""
+
+    temporary: Path
+    final: Path
+    sha256: str
+    size: int
+
+
+class Releaser:
+    """Builds the result objects of a job and releases them, all or none."""
+
+    def __init__(self, database: Database, settings: Settings, queue: LeaseQueue) -> None:
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+
+    def check_destinations(self, job: ClaimedJob) -> None:
+        """Raise UnknownPeer when a destination of the job was taken out of the configuration."""
+        for name in job.destinations:
+            self._settings.peer(name)
+
+    def release(self, job: ClaimedJob, pipeline: Pipeline, images: JobImages, result: PipelineResult) -> None:
+        """Release what the pipeline found. Raises ResultRefused, LeaseLost, JobCancelled, PixelError."""
+        analysed_at = job.analysed_at or utc_now()
+        context = self._context(job, pipeline, result.models or pipeline.models(), analysed_at)
+        built = results.build(context, images.readable, result)
+        self._release(job, JobState.SUCCEEDED, "", built, analysed_at)
+
+    def release_failure(
+        self, job: ClaimedJob, pipeline: Pipeline, images: JobImages, state: JobState, reason: str
+    ) -> None:
+        """Release a short report that the AI did not run. Raises as ``release``."""
+        context = self._context(job, pipeline, pipeline.models(), utc_now())
+        built = results.build_failure(context, images.all, reason)
+        self._release(job, state, reason, built, None)
+
+    def end(self, job: ClaimedJob, state: JobState, reason: str = "") -> None:
+        """End a job without results. Raises LeaseLost."""
+        with self._database.write() as session:
+            self._queue.complete_if_owner(session, job, state, reason)
+            settle_study(session, job.study_id)
+
+    def _release(
+        self,
+        job: ClaimedJob,
+        state: JobState,
+        reason: str,
+        built: Sequence[BuiltObject],
+        analysed_at: datetime | None,
+    ) -> None:
+        with self._written(built) as files:
+            for _ in range(_ROUNDS):
+                with contextlib.suppress(IntegrityError), self._database.write() as session:
+                    row = self._queue.complete_if_owner(session, job, state, reason)
+                    row.analysed_at = row.analysed_at or analysed_at
+                    known = self._known(session, built)
+                    for item in built:
+                        stored = known.get(item.sop_instance_uid) or self._add(session, job, item, files)
+                        self._deliver(session, job, stored)
+                    settle_study(session, job.study_id)
+                    session.flush()
+                    # Last before the commit: should it fail, the next try writes the files anew.
+                    _put_in_place([file for uid, file in files.items() if uid not in known])
+                    return
+        raise RuntimeError("results of this job are being released by another worker again and again")
+
+    def _known(self, session: Session, built: Sequence[BuiltObject]) -> dict[str, Result]:
+        """Objects that exist: they are looked up, never built again (truth 5)."""
+        uids = [item.sop_instance_uid for item in built]
+        found = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)))
+        known = {row.sop_instance_uid: row for row in found}
+        for row in known.values():
+            record(session, RESULT_EXISTS, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
+        return known
+
+    def _add(
+        self, session: Session, job: ClaimedJob, item: BuiltObject, files: Mapping[str, _File]
+    ) -> Result:
+        """The row of a new object. Raises IntegrityError when another worker was quicker."""
+        file = files[item.sop_instance_uid]
+        row = Result(
+            study_id=job.study_id,
+            job_id=job.id,
+            kind=item.kind,
+            sop_instance_uid=item.sop_instance_uid,
+            sop_class_uid=item.sop_class_uid,
+            series_instance_uid=item.series_instance_uid,
+            path=str(file.final.relative_to(self._settings.node.data_dir)),
+            sha256=file.sha256,
+            bytes=file.size,
+            supersedes=item.supersedes,
+            created_at=utc_now(),
+        )
+        session.add(row)
+        session.flush()
+        record(
+            session, RESULT_BUILT, job.study_id,
+            job=job.id, kind=row.kind.value, instance=row.sop_instance_uid, supersedes=row.supersedes,
+        )  # fmt: skip
+        return row
+
+    def _deliver(self, session: Session, job: ClaimedJob, result: Result) -> None:
+        for peer in self._peers(job):
+            if result.kind not in peer.results:
+                continue
+            delivery = deliveries.add(session, result, peer.name)
+            withdrawn = delivery.reason.startswith(WITHDRAWN)
+            if delivery.state is DeliveryState.CANCELLED and withdrawn:
+                wanted = {"reason": "wanted again", "next_at": utc_now(), "lease_until": None}
+                move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)
+
+    @contextlib.contextmanager
+    def _written(self, built: Sequence[BuiltObject]) -> Iterator[dict[str, _File]]:
+        """The bytes of new objects, durable under temporary names; what is not put in place goes away."""
+        folder = self._settings.node.data_dir / "results"
+        files: dict[str, _File] = {}
+        try:
+            for item in built:
+                if item.data is not None:
+                    files[item.sop_instance_uid] = _write(folder, item.sop_instance_uid, item.data)
+            yield files
+        finally:
+            for file in files.values():
+                file.temporary.unlink(missing_ok=True)
+
+    def _context(
+        self, job: ClaimedJob, pipeline: Pipeline, models: tuple[ModelRef, ...], analysed_at: datetime
+    ) -> ResultContext:
+        peers = self._peers(job)
+        former, series = self._former_report(job)
+        charset: Literal["utf8", "source"] = (
+            "source" if any(peer.charset == "source" for peer in peers) else "utf8"
+        )
+        return ResultContext(
+            pipeline=pipeline.name,
+            pipeline_version=pipeline.version,
+            rule=job.rule,
+            models=models,
+            analysed_at=analysed_at,
+            kinds=frozenset(kind for peer in peers for kind in peer.results),
+            options=job.options,
+            station_name=self._settings.node.station_name,
+            charset=charset,
+            supersedes=former,
+            supersedes_series=series,
+            exists=self._exists(),
+        )
+
+    def _exists(self) -> Callable[[str], bool]:
+        def exists_already(uid: str) -> bool:
+            with self._database.read() as session:
+                return bool(session.scalar(select(exists().where(Result.sop_instance_uid == uid))))
+
+        return exists_already
+
+    def _former_report(self, job: ClaimedJob) -> tuple[str, str]:
+        """SOP and Series Instance UID of the newest report of this rule on the study that may have left."""
+        left = exists().where(Delivery.result_id == Result.id, Delivery.state != DeliveryState.CANCELLED)
+        chosen = (
+            select(Result.sop_instance_uid, Result.series_instance_uid)
+            .join(Job, Job.id == Result.job_id)
+            .where(Result.study_id == job.study_id, Result.kind == ResultKind.SR, Job.rule == job.rule, left)
+            .order_by(Result.id.desc())
+            .limit(1)
+        )
+        with self._database.read() as session:
+            row = session.execute(chosen).first()
+        return (row[0], row[1]) if row else ("", "")
+
+    def _peers(self, job: ClaimedJob) -> list[PeerSettings]:
+        found = []
+        for name in job.destinations:
+            with contextlib.suppress(UnknownPeer):  # check_destinations told it at the start
+                found.append(self._settings.peer(name))
+        return found
+
+
+def _write(folder: Path, uid: str, data: bytes) -> _File:
+    digest = hashlib.sha256(uid.encode("ascii")).hexdigest()
+    place = folder / digest[:2]
+    place.mkdir(parents=True, exist_ok=True)
+    temporary = place / f".{uid}.{os.getpid()}"
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return _File(temporary, place / f"{uid}.dcm", hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _put_in_place(files: Sequence[_File]) -> None:
+    """Rename into place; durable before the rows are."""
+    for file in files:
+        file.temporary.replace(file.final)
+    folders = {file.final.parent for file in files}
+    for folder in folders | {folder.parent for folder in folders}:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

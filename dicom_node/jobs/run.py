@@ -1,0 +1,200 @@
+"""One job: images → pipeline → results → one transaction that releases them (truths 5, 6 and 9)."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from ai_pipeline.contract import Accept, CleaningFailed, Pipeline, PipelineResult, QualityNote, Refuse
+from ai_pipeline.pixels import PixelError
+from dicom_node.errors import (
+    DecodedDifferently,
+    JobCancelled,
+    LeaseLost,
+    NodeError,
+    ResultRefused,
+    UnknownPeer,
+)
+from dicom_node.events import RESULT_REFUSED
+from dicom_node.jobs.images import JobImages, open_images
+from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.release import Releaser
+from dicom_node.model.lifecycle import JobState
+from dicom_node.settings import Settings
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class HandedBack(NodeError):
+    """The worker stops: others do this job, and this try does not count."""
+
+
+class NoSuchPipeline(NodeError):
+    """A rule names a pipeline that this program does not have."""
+
+
+class Report(Protocol):
+    """What the worker gives to a job: progress goes out by it, and by it the job is stopped.
+
+    Calling it may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached.
+    """
+
+    def __call__(self, share: float, what: str) -> None: ...
+    def checkpoint(self, share: float, what: str) -> None:
+        """The same, and written down before it returns."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far this attempt got: what is told to the PACS when it fails depends on it."""
+
+    job: ClaimedJob
+    accepted: bool = False
+    pipeline: Pipeline | None = None
+    images: JobImages = field(default_factory=JobImages)
+
+
+class _Failed(Exception):
+    """The job fails for good: a further attempt would find the same."""
+
+
+_FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
+
+
+class Runner:
+    """Runs claimed jobs of this process. ``pipelines`` gives a pipeline by its name, loaded once."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        queue: LeaseQueue,
+        pipelines: Callable[[str], Pipeline],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+        self._pipelines = pipelines
+        self._releaser = Releaser(database, settings, queue)
+
+    def run(self, job: ClaimedJob, report: Report) -> None:
+        """Bring a job to an end, put it back, or lose it. Raises only what the database raises."""
+        attempt = _Attempt(job, accepted=job.was_accepted)
+        try:
+            try:
+                self._end(attempt, report)
+            except JobCancelled:
+                self._releaser.end(job, JobState.CANCELLED)
+        except LeaseLost as lost:
+            _LOGGER.warning("%s", lost)
+
+    def _end(self, attempt: _Attempt, report: Report) -> None:
+        job = attempt.job
+        try:
+            self._try(attempt, report)
+        except (LeaseLost, JobCancelled):
+            raise
+        except HandedBack:
+            self._queue.hand_back(job)
+        except _FINAL as failure:
+            self._fail(attempt, _sentence(failure))
+        except ResultRefused as refused:
+            with self._database.write() as session:
+                record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
+            self._fail(attempt, f"a result was refused: {refused}")
+        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, and told)
+            reason = _sentence(error)
+            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
+            if self._queue.is_last_try(job):
+                self._fail(attempt, reason)
+            else:
+                self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
+
+    def _try(self, attempt: _Attempt, report: Report) -> None:
+        job = attempt.job
+        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
+        self._releaser.check_destinations(job)
+        report(0.0, "reading")
+        attempt.images = images = open_images(self._database, self._settings, job)
+        if job.gives_up:
+            raise _Failed(f"given up after {job.tries - 1} tries: {job.reason or 'its worker was lost'}")
+        if not images.readable:
+            attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
+            raise _Failed("; ".join(dict.fromkeys(images.faults.values())) or "there is no image any more")
+        verdict = self._accepts(attempt, pipeline)
+        if isinstance(verdict, Refuse):
+            self._refuse(attempt, verdict.reason)
+            return
+        attempt.accepted = True
+        attempt.images = images = attempt.images.only(verdict.source_uids)
+        report.checkpoint(0.01, "analysing")
+        result = self._run(attempt, pipeline, report)
+        report(0.95, "building results")
+        self._releaser.release(job, pipeline, attempt.images, result)
+
+    def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
+        """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
+        try:
+            return pipeline.accepts([source.image for source in attempt.images.readable])
+        except PixelError:
+            attempt.accepted = True
+            attempt.images = attempt.images.without_undecodable()
+            return pipeline.accepts([source.image for source in attempt.images.readable])
+
+    def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
+        options = attempt.job.options
+        try:
+            result = pipeline.run([source.image for source in attempt.images.readable], report, options)
+        except PixelError:
+            attempt.images = attempt.images.without_undecodable()
+            result = pipeline.run([source.image for source in attempt.images.readable], report, options)
+        notes = [QualityNote("not_analysed", reason, uid) for uid, reason in attempt.images.faults.items()]
+        return replace(result, quality=(*result.quality, *notes)) if notes else result
+
+    def _refuse(self, attempt: _Attempt, reason: str) -> None:
+        """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""
+        rule = self._settings.rule(attempt.job.rule)
+        if rule is not None and rule.tell_pacs_refusals:
+            self._tell(attempt, JobState.NOT_APPLICABLE, reason)
+        else:
+            self._releaser.end(attempt.job, JobState.NOT_APPLICABLE, reason)
+
+    def _fail(self, attempt: _Attempt, reason: str) -> None:
+        """For good: an accepted study gets a report that says so, unless it had a result before."""
+        if attempt.accepted and attempt.job.analysed_at is None:
+            self._tell(attempt, JobState.FAILED, reason)
+        else:
+            self._releaser.end(attempt.job, JobState.FAILED, reason)
+
+    def _tell(self, attempt: _Attempt, state: JobState, reason: str) -> None:
+        try:
+            if attempt.pipeline is None or not attempt.images.all:
+                self._releaser.end(attempt.job, state, reason)
+                return
+            self._releaser.release_failure(attempt.job, attempt.pipeline, attempt.images, state, reason)
+        except (LeaseLost, JobCancelled):
+            raise
+        except Exception as error:  # noqa: BLE001  (the job must come to its end, even if nobody can be told)
+            _LOGGER.error("job %s: the PACS cannot be told: %s", attempt.job.id, _where(error))
+            self._releaser.end(attempt.job, state, reason)
+
+
+def _sentence(error: BaseException) -> str:
+    """Why, for a person. Only errors of our own speak for themselves: others quote header values."""
+    if isinstance(error, DecodedDifferently):
+        return f"a text of the object cannot be decoded ({error})"
+    if isinstance(error, (NodeError, PixelError, CleaningFailed, _Failed)):
+        return str(error)
+    return f"{type(error).__name__} in the pipeline"
+
+
+def _where(error: BaseException) -> str:
+    """Type and place of an error, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}"

@@ -1,0 +1,130 @@
+"""A worker process: loads the pipelines once, then claims and runs jobs until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import Pipeline
+from dicom_node.errors import JobCancelled, LeaseLost, NodeError
+from dicom_node.events import WORKER_READY
+from dicom_node.jobs.owners import new_owner
+from dicom_node.jobs.pulse import Pulse
+from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.run import HandedBack, NoSuchPipeline, Runner
+from dicom_node.model.lifecycle import JobState
+from dicom_node.settings import Settings
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, settle_study, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_POLL_SECONDS = 0.05  # one indexed look at the database: 0.4 ms
+_FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
+_GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is left behind
+_PAUSE_SECONDS = 1.0  # when the database is away
+
+
+class Worker:
+    """Runs jobs of the queue, one at a time."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._owner = new_owner()
+        self._queue = LeaseQueue(database, settings.workers)
+        self._pipelines: dict[str, Pipeline] = {}
+        self._runner = Runner(database, settings, self._queue, self._pipeline)
+        self.stopping = threading.Event()
+        """Set by SIGTERM, and when the node that started this worker is gone."""
+
+    def run_forever(self) -> None:
+        """Warm up, say that it is ready, and work until ``stopping`` is set."""
+        self.warm_up()
+        self._say_ready()
+        while not self.stopping.is_set():
+            try:
+                if not self.run_once():
+                    self.stopping.wait(_POLL_SECONDS)
+            except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
+                _LOGGER.error("the database does not answer: %s", type(error).__name__)
+                self.stopping.wait(_PAUSE_SECONDS)
+
+    def run_once(self) -> bool:
+        """Claim and run one job; False when there is none."""
+        job = self._queue.claim(self._owner)
+        if job is None:
+            return False
+        workers = self._settings.workers
+        pulse = Pulse(
+            self._queue,
+            job,
+            interval=min(1.0, workers.lease_seconds / 4),
+            limit=workers.time_limit_seconds,
+            grace=_GRACE_SECONDS,
+            stopping=self.stopping,
+            finish=_FINISH_SECONDS,
+            abandon=self._abandon,
+        )
+        with pulse:
+            self._runner.run(job, pulse)
+        return True
+
+    def warm_up(self) -> None:
+        """Load every pipeline that a rule names; one that cannot be loaded fails only its own jobs."""
+        started = time.monotonic()
+        for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
+            try:
+                self._pipeline(name)
+            except Exception as error:  # noqa: BLE001  (whatever a model's loading raises)
+                _LOGGER.error("pipeline %s cannot be loaded: %s", name, error)
+        _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
+
+    def _pipeline(self, name: str) -> Pipeline:
+        if name not in self._pipelines:
+            try:
+                pipeline = pipelines.create(name, models_dir=self._settings.workers.models_dir)
+            except KeyError as error:
+                raise NoSuchPipeline(str(error.args[0])) from None
+            pipeline.warm_up()
+            self._pipelines[name] = pipeline
+        return self._pipelines[name]
+
+    def _say_ready(self) -> None:
+        """One JSON line for the node that started us, and the event for everybody."""
+        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
+            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(json.dumps({"ready": True, "owner": self._owner}) + "\n")
+            sys.stdout.flush()
+
+    def _abandon(self, job: ClaimedJob, stop: NodeError) -> None:
+        """The job hangs in code that cannot be stopped: settle it and end this process, others go on."""
+        _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
+        try:
+            with contextlib.suppress(LeaseLost):
+                self._settle(job, stop)
+        except (NodeError, SQLAlchemyError) as error:
+            _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
+        finally:
+            os._exit(1)
+
+    def _settle(self, job: ClaimedJob, stop: NodeError) -> None:
+        if isinstance(stop, JobCancelled):
+            with self._database.write() as session:
+                self._queue.complete_if_owner(session, job, JobState.CANCELLED)
+                settle_study(session, job.study_id)
+        elif isinstance(stop, HandedBack):
+            self._queue.hand_back(job)
+        elif not isinstance(stop, LeaseLost):
+            # After the last try the next claim gives up, and tells the PACS.
+            wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()
+            self._queue.retry_at(job, utc_now() + wait, str(stop))
