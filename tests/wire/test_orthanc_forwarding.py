@@ -1,0 +1,205 @@
+"""An existing Orthanc with our script: images go to the node, results come back and stay."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    generate_uid,
+)
+
+from dicom_node.model.own import DEVICE_UID
+from tests.outbox_lab import Outbox, a_result
+from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.wire.orthanc_lab import Orthanc, start_orthanc
+
+pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk")]
+
+FOLDER = Path(__file__).resolve().parents[2] / "orthanc"
+
+
+@pytest.fixture
+def node() -> Iterator[Pacs]:
+    """A storage SCP in the place of the node."""
+    with run_pacs(Pacs(free_port(), ae_title="AINODE")) as node:
+        yield node
+
+
+@contextmanager
+def existing_orthanc(
+    folder: Path, node_port: int, *, retry_seconds: int = 1, further_script: str = ""
+) -> Iterator[Orthanc]:
+    """An Orthanc with our configuration and script; ports, folders and the pace of retries are the test's."""
+    config = json.loads((FOLDER / "orthanc.json").read_text(encoding="utf-8"))
+    for key in ("StorageDirectory", "IndexDirectory", "DicomPort", "HttpPort", "LuaScripts"):
+        del config[key]
+    config["DicomModalities"]["ainode"]["Port"] = node_port
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "forward-to-node.lua"
+    text = (FOLDER / script.name).read_text(encoding="utf-8")
+    script.write_text(
+        text.replace("RETRY_SECONDS = 30", f"RETRY_SECONDS = {retry_seconds}"), encoding="utf-8"
+    )
+    with start_orthanc(folder, lua=[script], config=config) as orthanc:
+        yield orthanc
+
+
+def storescu(orthanc: Orthanc, file: Path, calling: str = "US1") -> None:
+    command = [
+        "storescu",
+        "--required",
+        "-aet",
+        calling,
+        "-aec",
+        orthanc.ae_title,
+        "127.0.0.1",
+        str(orthanc.dicom_port),
+    ]
+    subprocess.run([*command, str(file)], check=True)
+
+
+def an_object(folder: Path, sop_class: UID, **attributes: Any) -> Path:
+    ds = a_result(sop_class, generate_uid(), 16)
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    path = folder / f"{ds.SOPInstanceUID}.dcm"
+    dcmwrite(path, ds, enforce_file_format=True)
+    return path
+
+
+def of_our_equipment() -> dict[str, Any]:
+    item = Dataset()
+    item.Manufacturer, item.DeviceUID = "DICOM AI Node project", DEVICE_UID
+    return {"ContributingEquipmentSequence": [item]}
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def mark_of(orthanc: Orthanc, sop_instance_uid: str) -> str | None:
+    """The metadata that the script wrote."""
+    metadata = orthanc.get(f"/instances/{orthanc.id_of(sop_instance_uid)}/metadata?expand")
+    mark: str | None = metadata.get("AiNode")
+    return mark
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        UltrasoundImageStorage,
+        UltrasoundMultiFrameImageStorage,
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+    ],
+)
+def test_ultrasound_and_x_ray_go_to_the_node(tmp_path: Path, node: Pacs, sop_class: UID) -> None:
+    with existing_orthanc(tmp_path, node.port) as pacs:
+        file = an_object(tmp_path, sop_class)
+        storescu(pacs, file)
+        wait_for(lambda: node.received == [file.stem])
+        wait_for(lambda: mark_of(pacs, file.stem) == "forwarded")
+
+
+def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Path, node: Pacs) -> None:
+    with existing_orthanc(tmp_path, node.port) as pacs:
+        image = an_object(tmp_path, UltrasoundImageStorage)
+        storescu(pacs, image)
+        wait_for(lambda: node.received == [image.stem])
+        peer = Pacs(pacs.dicom_port, ae_title=pacs.ae_title).peer()
+        outbox = Outbox(tmp_path / "node", [peer])
+        results = outbox.add_study(["pacs"])
+        outbox.run_until("confirmed")
+        cleaned_by_dimse = an_object(tmp_path, UltrasoundImageStorage)
+        storescu(pacs, cleaned_by_dimse, calling="AINODE")
+        cleaned_by_rest = an_object(tmp_path, UltrasoundImageStorage, **of_our_equipment())
+        pacs.upload(cleaned_by_rest.read_bytes())
+        time.sleep(1)
+        pacs.get("/system")
+        another = an_object(tmp_path, UltrasoundImageStorage)
+        storescu(pacs, another)
+        wait_for(lambda: another.stem in node.received)
+        assert node.received == [image.stem, another.stem]
+        for uid in (*results, cleaned_by_dimse.stem, cleaned_by_rest.stem):
+            assert mark_of(pacs, uid) == "result"
+
+
+@pytest.mark.parametrize(
+    "sop_class", [CTImageStorage, Comprehensive3DSRStorage, SecondaryCaptureImageStorage]
+)
+def test_other_objects_stay(tmp_path: Path, node: Pacs, sop_class: UID) -> None:
+    with existing_orthanc(tmp_path, node.port) as pacs:
+        other, image = an_object(tmp_path, sop_class), an_object(tmp_path, UltrasoundImageStorage)
+        storescu(pacs, other)
+        storescu(pacs, image)
+        wait_for(lambda: image.stem in node.received)
+        time.sleep(0.5)
+        assert node.received == [image.stem]
+        assert mark_of(pacs, other.stem) is None
+
+
+def test_what_the_node_did_not_take_is_forwarded_when_it_is_back(tmp_path: Path) -> None:
+    node = Pacs(free_port(), ae_title="AINODE")
+    with existing_orthanc(tmp_path, node.port) as pacs:
+        files = [an_object(tmp_path, UltrasoundImageStorage) for _ in range(3)]
+        for file in files:
+            storescu(pacs, file)
+        time.sleep(1.5)
+        assert [mark_of(pacs, file.stem) for file in files] == ["waiting"] * 3
+        with run_pacs(node):
+            # Any HTTP request is the clock: here the questions of the test.
+            wait_for(lambda: [mark_of(pacs, file.stem) for file in files] == ["forwarded"] * 3)
+        assert sorted(node.stored) == sorted(file.stem for file in files)
+
+
+def test_what_waited_is_forwarded_after_a_crash_of_orthanc(tmp_path: Path) -> None:
+    node = Pacs(free_port(), ae_title="AINODE")
+    with existing_orthanc(tmp_path, node.port) as pacs:
+        file = an_object(tmp_path, DigitalXRayImageStorageForPresentation)
+        storescu(pacs, file)
+        wait_for(lambda: mark_of(pacs, file.stem) == "waiting")
+        pacs.kill()
+        with run_pacs(node):
+            pacs.start()
+            wait_for(lambda: mark_of(pacs, file.stem) == "forwarded")
+        assert list(node.stored) == [file.stem]
+
+
+def test_the_script_knows_our_device_uid() -> None:
+    script = (FOLDER / "forward-to-node.lua").read_text(encoding="utf-8")
+    assert f"'{DEVICE_UID}'" in script
+
+
+def test_a_script_of_the_site_keeps_its_functions(tmp_path: Path, node: Pacs) -> None:
+    theirs = """
+    function OnStoredInstance(instance) print('their script ran') end
+    function IncomingHttpRequestFilter(method, uri) return uri ~= '/patients' end
+    """
+    with existing_orthanc(tmp_path, node.port, further_script=theirs) as pacs:
+        file = an_object(tmp_path, UltrasoundImageStorage)
+        storescu(pacs, file)
+        wait_for(lambda: node.received == [file.stem])
+        assert "their script ran" in pacs.log.read_text(encoding="utf-8")
+        with pytest.raises(urllib.error.HTTPError):
+            pacs.get("/patients")
