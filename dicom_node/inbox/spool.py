@@ -198,8 +198,8 @@ class _FreeSpace:
         """Raises SpoolFull while free space is under the minimum."""
         now = time.monotonic()
         if now - self._asked_at > _FREE_SPACE_SECONDS:
-            self._asked_at = now
             self._free = shutil.disk_usage(self._folder).free
+            self._asked_at = now  # after the answer: other threads must not read the old one as new
         if self._free < self._minimum:
             raise SpoolFull(
                 f"{self._free // 2**20} MiB free, spool.minimum_free_mib asks for {self._minimum // 2**20}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,6 +109,43 @@ def test_under_the_watermark_nothing_is_taken(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", minimum_free_bytes=2**62)
     with pytest.raises(SpoolFull, match="minimum_free_mib"):
         store(spool)
+    assert everything_in(tmp_path) == []
+
+
+def test_threads_that_begin_at_once_do_not_take_an_unknown_space_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_usage, together = shutil.disk_usage, threading.Barrier(4)
+
+    def slow(folder: Path) -> object:
+        time.sleep(0.05)
+        return disk_usage(folder)
+
+    monkeypatch.setattr(shutil, "disk_usage", slow)
+    spool, names = Spool(tmp_path / "spool", minimum_free_bytes=1), []
+
+    def begin() -> None:
+        together.wait()
+        names.append(store(spool))
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names) == 4
+
+
+def test_an_object_that_brings_the_disk_under_the_watermark_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", minimum_free_bytes=1)
+    incoming = spool.open(arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT)
+    monkeypatch.setattr("dicom_node.inbox.spool._FREE_SPACE_SECONDS", 0.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(SpoolFull):
+        incoming.write(DATA_SET)
+    incoming.abandon()
     assert everything_in(tmp_path) == []
 
 

@@ -1,0 +1,182 @@
+"""Storage SCPs to measure, each started fresh in a folder of its own on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from benchmarks.sender import associate
+from dicom_node.scp.policy import Policy
+from dicom_node.settings import Settings
+
+# pynetdicom as its documentation writes a storage SCP; only the limit of 10 associations is raised, or it
+# would refuse senders, and its logging is off as for ours.
+_DOCUMENTED = """
+import sys
+from pathlib import Path
+from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+_config.LOG_HANDLER_LEVEL = "none"
+folder, port = Path(sys.argv[1]), int(sys.argv[2])
+def handle_store(event):
+    ds = event.dataset
+    ds.file_meta = event.file_meta
+    ds.save_as(folder / ds.SOPInstanceUID, enforce_file_format=True)
+    return 0x0000
+ae = AE(ae_title="AINODE")
+ae.maximum_associations = 100
+ae.supported_contexts = AllStoragePresentationContexts
+ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, handle_store)])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """``start`` gets a folder and a port and returns the process."""
+
+    name: str
+    durable: str
+    start: Callable[[Path, int], subprocess.Popen[bytes]]
+    program: str = ""
+    """Of Debian; "" for Python's."""
+    stalls: bool = False
+    """Sends responses in two pieces with Nagle on."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it can be started here."""
+        return not self.program or _which(self.program) is not None
+
+
+@dataclass(slots=True)
+class Running:
+    """A receiver that accepts associations."""
+
+    address: tuple[str, int]
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the process and its children, ended or not."""
+        times = self.process.cpu_times()
+        total = times.user + times.system + times.children_user + times.children_system
+        for child in self.process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one = child.cpu_times()
+                total += one.user + one.system
+        return float(total)
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the process."""
+        return int(self.process.memory_info().rss)
+
+    def settle(self) -> None:
+        """Let forked children end and be counted: storescp reaps them when the next connection comes."""
+        time.sleep(0.3)
+        with contextlib.suppress(OSError):
+            socket.create_connection(self.address, timeout=5).close()
+        time.sleep(0.3)
+
+
+@contextlib.contextmanager
+def running(receiver: Receiver, folder: Path, sop_class: str) -> Iterator[Running]:
+    """Start it, wait until it accepts, and end it; its folder is emptied."""
+    folder.mkdir(parents=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = receiver.start(folder, port)
+    try:
+        _wait_until_accepting(process, port, sop_class)
+        yield Running(("127.0.0.1", port), psutil.Process(process.pid))
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_accepting(process: subprocess.Popen[bytes], port: int, sop_class: str) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            associate(("127.0.0.1", port), [(sop_class, ["1.2.840.10008.1.2.1"])]).release()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("the receiver does not accept associations") from None
+            time.sleep(0.05)
+
+
+def _start(*command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _node(folder: Path, port: int, event_driven: bool = True) -> subprocess.Popen[bytes]:
+    tables = {
+        "listener": {"port": port, "event_driven": event_driven},
+        "spool": {"minimum_free_mib": 1},
+        "peers": [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 100}],
+    }
+    policy = Policy.from_settings(Settings.model_validate(tables))
+    replace(policy, log_level="error").write(folder / "policy.json")
+    return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
+
+
+def _node_with_stock_loops(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    return _node(folder, port, event_driven=False)
+
+
+def _documented(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    return _start(sys.executable, "-c", _DOCUMENTED, str(folder), str(port))
+
+
+def _storescp(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    return _start(_path("storescp"), "--fork", "-od", str(folder), "--max-pdu", "131072", str(port))
+
+
+def _orthanc(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    config = {
+        "Name": "bench",
+        "StorageDirectory": str(folder / "storage"),
+        "SyncStorageArea": False,
+        "HttpServerEnabled": False,
+        "DicomAet": "AINODE",
+        "DicomPort": port,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomThreadsCount": 32,
+        "Plugins": [],
+    }
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return _start(_path("Orthanc"), str(path))
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path="/usr/sbin:/usr/bin:/usr/local/bin")
+
+
+def _path(program: str) -> str:
+    path = _which(program)
+    assert path is not None
+    return path
+
+
+NODE = Receiver("this node", "yes", _node)
+STOCK = Receiver("this node, pynetdicom's loops", "yes", _node_with_stock_loops)
+DOCUMENTED = Receiver("pynetdicom as documented", "no", _documented)
+STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
+ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
+RECEIVERS = (NODE, STOCK, DOCUMENTED, STORESCP, ORTHANC)
