@@ -20,8 +20,8 @@ def configure(level: str) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _SILENT:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # By the handler: libraries that are imported later (pydicom) set the level of their logger themselves.
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in _SILENT)
     for name in ("apscheduler", "alembic", "rapidocr", "RapidOCR"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.simplefilter("ignore")  # pydicom warns with the value it found

@@ -1,0 +1,22 @@
+"""The log: events are there, and nothing that a library says of a patient."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_no_library_speaks_of_patients_even_when_it_is_imported_late() -> None:
+    program = """
+import logging
+from dicom_node import logs
+logs.configure("debug")
+import pydicom, pynetdicom  # sets the level of its loggers while it is imported
+logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
+logging.getLogger("pynetdicom.events").error("(0010,0010) Doe^Jane")
+logging.getLogger("dicom_node.events").info("[6002] ready")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Doe" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "ready" in line]
+    assert line.split()[0].endswith("Z"), "UTC"
