@@ -55,9 +55,8 @@ def existing_orthanc(
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "forward-to-node.lua"
     text = (FOLDER / script.name).read_text(encoding="utf-8")
-    script.write_text(
-        text.replace("RETRY_SECONDS = 30", f"RETRY_SECONDS = {retry_seconds}"), encoding="utf-8"
-    )
+    text = text.replace("RETRY_SECONDS = 30", f"RETRY_SECONDS = {retry_seconds}")
+    script.write_text(f"{further_script}\n{text}", encoding="utf-8")
     with start_orthanc(folder, lua=[script], config=config) as orthanc:
         yield orthanc
 
