@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,8 +68,8 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a verb in this process."""
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run a verb in this process; its logging is undone at the end."""
 
     def run(*words: object) -> Ran:
         capsys.readouterr()
@@ -77,7 +78,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         printed = capsys.readouterr()
         return Ran(int(end.value.code or 0), printed.out, printed.err)
 
-    return run
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield run
+    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture
