@@ -104,7 +104,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One model. ``details`` keeps the descriptive tables (training, metrics …) as read from the file."""
+    """One model. ``details`` keeps the descriptive tables (calibration, training, metrics) as read."""
 
     id: str
     version: str
@@ -225,7 +225,7 @@ class _Table:
 def _card(table: _Table, sha256: str) -> Card:
     labels = tuple(_label(row) for row in table.tables("labels"))
     known = {"id", "version", "task", "architecture", "licence", "intended_use", "limits"}
-    parts = {"weights", "input", "labels", "gate", "calibration"}
+    parts = {"weights", "input", "labels", "gate"}
     return Card(
         id=table.get("id", str),
         version=table.get("version", str),

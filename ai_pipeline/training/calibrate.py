@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
 Floats = npt.NDArray[np.floating]
-SPECIFICITY = 0.85
+SPECIFICITY = 0.90
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
     """Platt scaling, then two thresholds, all from validation images.
 
     Below Youden's J the finding is absent. It is present only where the specificity on validation is also
-    at least .85: eight labels at Youden's specificity of about .65 would give a healthy chest three false
+    at least .90: eight labels at Youden's specificity of about .65 would give a healthy chest three false
     findings. Between the two it is indeterminate.
     """
     slope, intercept = platt(truth, logit)

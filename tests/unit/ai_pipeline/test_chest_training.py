@@ -76,7 +76,7 @@ def test_present_is_called_with_the_promised_specificity() -> None:
     point = operating_point(truth, logit)
 
     called = 1 / (1 + np.exp(-(point.slope * logit + point.intercept))) >= point.threshold
-    assert metrics.specificity(truth, called) >= 0.85
+    assert metrics.specificity(truth, called) >= 0.90
 
 
 def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
