@@ -17,8 +17,8 @@ OPENING = """# Models
 
 No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
-name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of a
-shipped one replaces it. `ai-pipeline models list` and `models verify` show what is there and if it is intact.
+name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of
+a shipped one replaces it. `ai-pipeline models list` and `models verify` show what is there and if it is intact.
 """
 
 
@@ -56,7 +56,7 @@ def _classifier(card: Card, metrics: Mapping[str, Any]) -> list[str]:
         "### Findings",
         "",
         "A label is reported only when its test images hold at least 15 positives and the lower end of the",
-        "interval of its AUC is above .5; the others are measured here and hidden unless `all_labels` is set.",
+        "interval of its AUC is above .5; the others are measured here, hidden unless `all_labels` is set.",
         "",
         "| label | code | place | reported | present from | absent below | box |",
         "|---|---|---|---|---|---|---|",
