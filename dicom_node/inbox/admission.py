@@ -120,7 +120,8 @@ class Admission:
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
     ) -> Judgement:
         if former is None:
-            others = set() if role is ObjectRole.OWN else intake.patients(session, study.id)
+            received = (ObjectRole.SOURCE, ObjectRole.COMPANION)
+            others = set() if role is ObjectRole.OWN else intake.patients(session, study.id, received)
             return judge(item.found, None, others, lambda: None)
         before = Former(
             session.get_one(Study, former.study_id).study_instance_uid or "",

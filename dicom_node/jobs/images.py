@@ -22,7 +22,7 @@ class NotInSpool(NodeError):
 
 @dataclass(frozen=True, slots=True)
 class JobImages:
-    """``all``: their headers can be read, in the order of the job. ``faults``: why one is left out, by UID."""
+    """``all``: their headers can be read, in the job's order. ``faults``: why one is left out, by UID."""
 
     all: tuple[SourceObject, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)

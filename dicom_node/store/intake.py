@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.store.tables import Association, Cursor, Delivery, Instance, Reception, Result, Study
+from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.store.tables import Association, Cursor, Delivery, Instance, Job, Reception, Result, Study
 
 
 def reception(session: Session, spool_name: str) -> Reception | None:
@@ -35,11 +35,9 @@ def is_result(session: Session, sop_instance_uid: str) -> bool:
     return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
 
 
-def patients(session: Session, study_id: int) -> set[str]:
-    """Whose images stand in the study now (hashes); own results do not count."""
-    chosen = select(Instance.patient_sha256).where(
-        Instance.study_id == study_id, Instance.role != ObjectRole.OWN
-    )
+def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> set[str]:
+    """Whose objects of these roles stand in the study now (hashes)."""
+    chosen = select(Instance.patient_sha256).where(Instance.study_id == study_id, Instance.role.in_(roles))
     return set(session.scalars(chosen.distinct()))
 
 
@@ -116,6 +114,43 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
 def count_instances(session: Session, study_id: int) -> int:
     """Objects of a study, own results included."""
     return session.scalar(select(func.count()).where(Instance.study_id == study_id)) or 0
+
+
+def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
+    """Ended studies whose files may go: nothing happened to them since, and every result is confirmed."""
+    unfinished = (
+        exists()
+        .where(Result.study_id == Study.id, Delivery.result_id == Result.id)
+        .where(Delivery.state.not_in((DeliveryState.CONFIRMED, DeliveryState.CANCELLED)))
+    )
+    fresh = (
+        exists()
+        .where(Result.study_id == Study.id, Delivery.result_id == Result.id)
+        .where(Delivery.confirmed_at >= before)
+    )
+    working = (
+        exists()
+        .where(Job.study_id == Study.id)
+        .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
+    )
+    files = exists().where(Reception.study_id == Study.id, Reception.path != "")
+    ended = END_STATES - {StudyState.QUARANTINED}
+    chosen = select(Study.id).where(
+        Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
+    )
+    return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
+
+
+def forget_files(session: Session, study_id: int) -> list[str]:
+    """Empty the paths of a study's objects; returns what they were."""
+    chosen = select(Reception).where(Reception.study_id == study_id, Reception.path != "")
+    receptions = session.scalars(chosen).all()
+    paths = [row.path for row in receptions]
+    for row in receptions:
+        row.path = ""
+    session.execute(update(Instance).where(Instance.study_id == study_id).values(path=""))
+    session.flush()
+    return paths
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:

@@ -1,0 +1,209 @@
+"""A study is complete when it is quiet and no open association holds it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from dicom_node import jobs
+from dicom_node.errors import NotAllowedNow
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.store.tables import Study
+from tests.inbox_lab import Inbox
+from tests.modality import chest, ultrasound
+from tests.unit.inbox.objects import changed, secondary_capture
+
+
+def state(inbox: Inbox, uid: str) -> StudyState:
+    return inbox.study(uid).state
+
+
+def quiet(inbox: Inbox, uid: str) -> float:
+    """Seconds from the last object until the study is due."""
+    study = inbox.study(uid)
+    assert study.due_at is not None
+    return (study.due_at - study.last_received_at).total_seconds()
+
+
+@pytest.mark.parametrize(("calling", "seconds"), [("MODALITY", 30), ("QUICK", 1)])
+def test_an_ultrasound_waits_for_its_quiet_time_or_that_of_the_peer(
+    inbox: Inbox, calling: str, seconds: float
+) -> None:
+    image = ultrasound("quiet")
+    inbox.receive(image, calling=calling)
+    inbox.index()
+    assert quiet(inbox, image.StudyInstanceUID) == seconds
+    assert inbox.assemble(seconds - 1) == 0
+    assert state(inbox, image.StudyInstanceUID) is StudyState.RECEIVING
+    assert inbox.assemble(seconds + 0.1) == 1
+    assert state(inbox, image.StudyInstanceUID) is StudyState.QUEUED
+    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED]
+
+
+def test_an_x_ray_waits_less(inbox: Inbox) -> None:
+    image = chest("quiet", np.zeros((32, 32), np.uint16))
+    inbox.receive(image)
+    inbox.index()
+    assert quiet(inbox, image.StudyInstanceUID) == 5
+
+
+def test_each_further_image_begins_the_quiet_time_anew(inbox: Inbox) -> None:
+    first, second = (ultrasound("anew", number=number) for number in (1, 2))
+    inbox.receive(first, association="a1")
+    inbox.index()
+    due = inbox.study(first.StudyInstanceUID).due_at
+    inbox.receive(second, association="a1")
+    inbox.index()
+    assert due is not None
+    assert inbox.study(first.StudyInstanceUID).due_at > due  # type: ignore[operator]
+
+
+def test_a_sender_with_an_association_for_each_image_gets_twice_the_time(inbox: Inbox) -> None:
+    images = [ultrasound("single", number=number) for number in (1, 2, 3)]
+    for number, image in enumerate(images):
+        inbox.receive(image, association=f"a{number}")
+        inbox.index()
+    assert quiet(inbox, images[0].StudyInstanceUID) == 60
+
+
+def test_an_open_association_holds_the_study_until_it_is_released(inbox: Inbox) -> None:
+    image = ultrasound("held")
+    inbox.opened("a1")
+    inbox.receive(image, association="a1")
+    inbox.index()
+    assert inbox.assemble(600) == 0
+    inbox.released("a1")
+    inbox.index()
+    assert inbox.assemble(600) == 1
+
+
+def test_an_open_association_holds_only_the_studies_that_it_brought(inbox: Inbox) -> None:
+    inbox.opened("a1")
+    one, other = ultrasound("one"), ultrasound("other")
+    inbox.receive(one, association="a1")
+    inbox.receive(other, association="a2")
+    inbox.index()
+    inbox.assemble(600)
+    assert state(inbox, one.StudyInstanceUID) is StudyState.RECEIVING
+    assert state(inbox, other.StudyInstanceUID) is StudyState.QUEUED
+
+
+def test_associations_of_a_listener_that_died_hold_nothing(inbox: Inbox) -> None:
+    image = ultrasound("lost")
+    inbox.opened("a1")
+    inbox.receive(image, association="a1")
+    inbox.index()
+    inbox.listener_restarted()
+    inbox.index()
+    assert inbox.assemble(600) == 1
+
+
+def test_a_node_that_was_down_closes_what_its_dead_listener_left_open(inbox: Inbox) -> None:
+    image = ultrasound("lost")
+    inbox.opened("a1")
+    inbox.receive(image, association="a1")
+    inbox.listener_restarted()
+    inbox.reopen()
+    inbox.index()
+    assert inbox.assemble(600) == 1
+
+
+def test_an_association_whose_end_was_never_told_holds_a_study_for_an_hour(inbox: Inbox) -> None:
+    image = ultrasound("untold")
+    inbox.opened("a1")
+    inbox.receive(image, association="a1")
+    inbox.index()
+    assert inbox.assemble(3000) == 0
+    assert inbox.assemble(3700) == 1
+
+
+def test_a_journal_line_is_ingested_once_over_restarts(inbox: Inbox) -> None:
+    inbox.opened("a1")
+    inbox.index()
+    inbox.reopen()
+    inbox.released("a1")
+    inbox.index()
+    assert [row.number for row in inbox.events()] == [1001, 1002]
+
+
+def test_a_companion_prolongs_the_wait_but_its_study_alone_starts_nothing(inbox: Inbox) -> None:
+    capture = secondary_capture(ultrasound("companion"))
+    inbox.receive(capture)
+    inbox.settle()
+    assert state(inbox, capture.StudyInstanceUID) is StudyState.NOT_APPLICABLE
+    inbox.receive(ultrasound("companion"))
+    inbox.settle()
+    study = inbox.study(capture.StudyInstanceUID)
+    assert (study.state, study.revision) == (StudyState.QUEUED, 2)
+
+
+def test_a_study_that_no_rule_takes_is_not_applicable(inbox: Inbox) -> None:
+    image = chest("no rule", np.zeros((32, 32), np.uint16))
+    inbox.receive(image)
+    inbox.settle()
+    study = inbox.study(image.StudyInstanceUID)
+    assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, "no rule applies")
+
+
+def test_a_released_study_goes_on_with_the_versions_received_first(inbox: Inbox) -> None:
+    one, other = (ultrasound("release", number=number) for number in (1, 2))
+    inbox.receive(one)
+    inbox.receive(changed(other, PatientID="SOMEBODY-ELSE"))
+    inbox.settle()
+    study = inbox.study(one.StudyInstanceUID)
+    assert study.state is StudyState.QUARANTINED
+    with inbox.database.write() as session:
+        jobs.release_study(session, study.id)
+    inbox.settle()
+    study = inbox.study(one.StudyInstanceUID)
+    assert (study.state, study.patient_id) == (StudyState.QUEUED, one.PatientID)
+    assert [job.source_uids for job in inbox.jobs()] == [[one.SOPInstanceUID]]
+    with pytest.raises(NotAllowedNow), inbox.database.write() as session:
+        jobs.release_study(session, study.id)
+
+
+def test_a_released_study_of_two_patients_releases_only_the_one_it_names(inbox: Inbox) -> None:
+    images = [ultrasound("partly", number=number) for number in (1, 2)]
+    inbox.receive(*images)
+    inbox.settle()
+    inbox.receive(changed(images[0], PatientID="THE-RIGHT-ONE"))
+    inbox.settle()
+    study = inbox.study(images[0].StudyInstanceUID)
+    assert study.state is StudyState.QUARANTINED
+    with inbox.database.write() as session:
+        jobs.release_study(session, study.id)
+    inbox.settle()
+    study = inbox.study(images[0].StudyInstanceUID)
+    assert (study.state, study.patient_id) == (StudyState.QUEUED, "THE-RIGHT-ONE")
+    assert inbox.jobs()[-1].source_uids == [images[0].SOPInstanceUID]
+
+
+def test_a_late_image_in_quarantine_stays_there_and_is_kept(inbox: Inbox) -> None:
+    one, other, third = (ultrasound("stays", number=number) for number in (1, 2, 3))
+    inbox.receive(one, changed(other, PatientID="SOMEBODY-ELSE"))
+    inbox.settle()
+    inbox.receive(third)
+    inbox.settle()
+    assert state(inbox, one.StudyInstanceUID) is StudyState.QUARANTINED
+    assert inbox.instance(third.SOPInstanceUID).path
+
+
+def test_stat_studies_are_assembled_first(inbox: Inbox) -> None:
+    routine, urgent = ultrasound("routine"), ultrasound("urgent")
+    inbox.receive(routine)
+    inbox.receive(urgent, priority=1)
+    inbox.settle()
+    with inbox.database.read() as session:
+        queued = [session.get_one(Study, job.study_id).study_instance_uid for job in inbox.jobs()]
+    assert queued == [urgent.StudyInstanceUID, routine.StudyInstanceUID]
+
+
+def test_times_in_the_database_are_those_of_the_acknowledgement(inbox: Inbox) -> None:
+    image = ultrasound("times")
+    before = datetime.now().astimezone()
+    inbox.receive(image)
+    inbox.index()
+    study = inbox.study(image.StudyInstanceUID)
+    assert before <= study.first_received_at <= before + timedelta(seconds=5)
