@@ -18,7 +18,7 @@ OPENING = """# Models
 No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
 name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of
-a shipped one replaces it. `ai-pipeline models list` and `models verify` say what is there and if it is intact.
+a shipped one replaces it. `ai-pipeline models list` and `models verify` say what is there and whether intact.
 """
 
 
