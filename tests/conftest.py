@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.postgres_lab import Postgres
 
 # Debian package -> a program by which it is recognised.
 PROGRAMS = {
@@ -43,3 +48,18 @@ def data(request: pytest.FixtureRequest) -> Path:
     """The folder with the public image sets; the test is marked ``data``."""
     folder: Path = request.config.getoption("--data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; the test is marked ``debian("postgresql")``."""
+    from tests.postgres_lab import start_postgres
+
+    with start_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """SQLAlchemy URL of an empty database; the test is marked ``debian("postgresql")``."""
+    return postgres.new_database()

@@ -1,0 +1,63 @@
+"""A PostgreSQL server of the tests' own, with Debian's programs, in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from tests.node_lab import free_port
+
+_UNSAFE = ["-c", "fsync=off", "-c", "synchronous_commit=off"]  # it is thrown away
+_NUMBERS = count(1)
+
+
+class Postgres:
+    """A running server; ``new_database`` gives each test one of its own."""
+
+    def __init__(self, port: int) -> None:
+        self._server = f"host=127.0.0.1 port={port} user=node"
+        self._port = port
+
+    def new_database(self) -> str:
+        """Create an empty database and return its SQLAlchemy URL."""
+        name = f"test{next(_NUMBERS)}"
+        with psycopg.connect(f"{self._server} dbname=postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://node@127.0.0.1:{self._port}/{name}"
+
+
+@contextmanager
+def start_postgres() -> Iterator[Postgres]:
+    """initdb, start, and stop at the end; as user ``postgres`` when we are root (the server refuses root)."""
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    folder = Path(tempfile.mkdtemp(prefix="node-postgres-"))
+    as_user: list[str] = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    port = free_port()
+
+    def run(program: str, *words: str) -> None:
+        done = subprocess.run(
+            [*as_user, str(programs / program), "-D", str(folder / "data"), *words],
+            capture_output=True, text=True, timeout=120, check=False, cwd=folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("initdb", "-U", "node", "-A", "trust", "-E", "UTF8", "--no-locale")
+    server = " ".join([f"-p {port}", "-h 127.0.0.1", f"-k {folder}", *_UNSAFE])
+    # pg_ctl's server would keep our pipes open: its log goes to a file.
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", server, "start")
+    try:
+        yield Postgres(port)
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)

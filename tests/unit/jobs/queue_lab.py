@@ -1,0 +1,89 @@
+"""Studies and jobs made directly, and a worker process that only sleeps: to try the queue alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+
+from dicom_node.jobs.owners import new_owner
+from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.settings import WorkerSettings
+from dicom_node.store.database import Database
+from dicom_node.store.tables import EventRow, Job, Study
+from dicom_node.store.transitions import settle_study, utc_now
+
+WORKERS = WorkerSettings(lease_seconds=2, attempts=3, retry_seconds=0)
+
+
+def add_study(database: Database, name: str = "1") -> int:
+    now = utc_now()
+    study = Study(
+        study_instance_uid=f"1.2.{name}", state=StudyState.QUEUED, first_received_at=now, last_received_at=now
+    )
+    with database.write() as session:
+        session.add(study)
+    return study.id
+
+
+def add_job(
+    database: Database,
+    study_id: int,
+    rule: str = "rule",
+    *,
+    priority: int = 0,
+    late: float = 0.0,
+    state: JobState = JobState.QUEUED,
+    revision: int = 1,
+) -> int:
+    """Enqueue a job that is due ``late`` seconds from now."""
+    now = utc_now()
+    job = Job(
+        study_id=study_id, study_revision=revision, rule=rule, pipeline="ultrasound", destinations=["pacs"],
+        source_uids=["1.2.3"], priority=priority, state=state, run_at=now + timedelta(seconds=late),
+        created_at=now,
+    )  # fmt: skip
+    with database.write() as session:
+        LeaseQueue(database, WORKERS).enqueue(session, job)
+        return job.id
+
+
+def job_row(database: Database, job_id: int) -> Job:
+    with database.read() as session:
+        row = session.get_one(Job, job_id)
+        session.expunge(row)
+        return row
+
+
+def study_state(database: Database, study_id: int) -> StudyState:
+    with database.read() as session:
+        return session.get_one(Study, study_id).state
+
+
+def event_numbers(database: Database) -> list[int]:
+    with database.read() as session:
+        return [row.number for row in session.query(EventRow).order_by(EventRow.id)]
+
+
+def work(url: str, seconds: float) -> None:
+    """Claim, sleep, complete, for ever; prints the number of each job that it completes."""
+    database = Database(url)
+    queue = LeaseQueue(database, WORKERS)
+    owner = new_owner()
+    print("ready", flush=True)
+    while True:
+        job = queue.claim(owner)
+        if job is None:
+            time.sleep(0.02)
+            continue
+        print(f"claimed {job.id}", flush=True)
+        time.sleep(seconds)
+        with database.write() as session:
+            queue.complete_if_owner(session, job, JobState.SUCCEEDED)
+            settle_study(session, job.study_id)
+        print(f"completed {job.id}", flush=True)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], float(sys.argv[2]))
