@@ -90,7 +90,7 @@ def _everything(settings: Settings) -> Found:
     yield from _check_listener(settings)
     yield from _check_tls(settings)
     for rule in settings.rules:
-        yield from _check_rule(rule)
+        yield from _check_rule(rule, settings)
     yield from _check_models(settings)
     for peer in settings.peers:
         yield from _check_peer(peer, settings)
@@ -218,7 +218,7 @@ def _check_tls(settings: Settings) -> Found:
     yield Passed("TLS", True, "certificate and private key belong together")
 
 
-def _check_rule(rule: RuleSettings) -> Found:
+def _check_rule(rule: RuleSettings, settings: Settings) -> Found:
     key = f"rules.{rule.name}"
     if rule.pipeline not in PIPELINES:
         known = ", ".join(sorted(PIPELINES))
@@ -227,31 +227,27 @@ def _check_rule(rule: RuleSettings) -> Found:
     try:
         known_options = pipeline_class(rule.pipeline).options  # type: ignore[attr-defined]
     except ImportError as error:
-        yield (
-            f"{key}.pipeline",
-            repr(rule.pipeline),
-            f"{error.name} is not installed: pip install 'dicom-ai-node[ai]', or let other machines run it",
-        )
+        if settings.workers.processes:
+            remedy = f"{error.name} is not installed: pip install 'dicom-ai-node[ai]'"
+            yield f"{key}.pipeline", repr(rule.pipeline), remedy
+        else:
+            yield Passed(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
         return
     for option, value in rule.options.items():
         if option not in known_options:
             known = ", ".join(sorted(known_options)) or "none"
-            yield (
-                f"{key}.options.{option}",
-                repr(value),
-                f"{rule.pipeline} has no such option; it has: {known}",
-            )
+            remedy = f"{rule.pipeline} has no such option; it has: {known}"
+            yield f"{key}.options.{option}", repr(value), remedy
         elif not isinstance(value, known_options[option]):
             wanted = known_options[option].__name__
-            yield (
-                f"{key}.options.{option}",
-                repr(value),
-                f"must be {wanted}, as `ai-pipeline run --help` says",
-            )
+            yield f"{key}.options.{option}", repr(value), f"must be {wanted}"
 
 
 def _check_models(settings: Settings) -> Found:
-    if settings.workers.processes and importlib.util.find_spec("onnxruntime") is None:
+    if not settings.workers.processes:
+        yield Passed("models", True, "this machine runs none (workers.processes = 0)")
+        return
+    if importlib.util.find_spec("onnxruntime") is None:
         yield (
             "workers.processes",
             str(settings.workers.processes),

@@ -62,7 +62,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "highdicom": ("dicom_node.results",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
     "apscheduler": ("dicom_node.node",),
-    "typer": ("dicom_node.cli", "ai_pipeline.cli"),
+    "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.training.commands"),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",
         "dicom_node.services", "dicom_node.preflight", "dicom_node.console",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,14 +62,11 @@ def _print_study(item: Shown) -> None:
         screen.print(f"  {label:<10} {text}", markup=False, soft_wrap=True)
 
     line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
-    present = [finding for finding in item.findings if finding["decision"] != "absent"]
-    for finding in present or []:
-        numbers = ", ".join(f"{name}: {value}" for name, value in finding["numbers"].items())
-        place = " with its place" if finding["region"] else ""
-        line(
-            "found", f"{finding['finding']} {finding['decision']}{place}{f' ({numbers})' if numbers else ''}"
-        )
-    if item.state == "delivered" and not present:
+    told = [finding for finding in item.findings if finding["decision"] != "absent"]
+    for name, decision in dict.fromkeys((finding["finding"], finding["decision"]) for finding in told):
+        same = [f for f in told if (f["finding"], f["decision"]) == (name, decision)]
+        line("found", _in_words(name, decision, same))
+    if item.state == "delivered" and not told:
         line("found", "nothing that the report calls present")
     kinds = [result.kind for result in item.results]
     back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
@@ -77,6 +75,18 @@ def _print_study(item: Shown) -> None:
         work = item.seconds_to_pacs - item.quiet_seconds
         quiet = f"{item.quiet_seconds:g} s quiet time, {work:.1f} s work"
         line("took", f"{item.seconds_to_pacs:.1f} s to the PACS: {quiet}")
+    if item.known_before:
+        line("again", "the node knew these objects: nothing was made or sent a second time")
     for text in item.refused:
         line("not sent", text)
     line("files", f"{item.folder}/pacs")
+
+
+def _in_words(name: str, decision: str, same: Sequence[Mapping[str, Any]]) -> str:
+    """One finding, or how many of its kind, with the numbers of the first."""
+    many = f"{len(same)} × " if len(same) > 1 else ""
+    placed = sum(bool(finding["region"]) for finding in same)
+    where = f", {placed} with their place" if many else ", with its place"
+    numbers = ", ".join(f"{label} {value}" for label, value in same[0]["numbers"].items())
+    shown = f" ({'first: ' if many else ''}{numbers})" if numbers else ""
+    return f"{many}{name} {decision}{where if placed else ''}{shown}".replace(" {ratio}", "")

@@ -7,21 +7,16 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, Since, StudyUid, limit_or_none, moment
-from dicom_node.cli.output import Column, Row, local, print_rows
+from dicom_node.cli.output import Column, details, local, print_rows
 
 app = typer.Typer(no_args_is_help=True, help="Events: what happened, and when.")
-
-
-def _details(row: Row) -> str:
-    shown = {key: value for key, value in row["fields"].items() if value not in (None, "")}
-    return " ".join(f"{key}={value}" for key, value in shown.items())
 
 
 _COLUMNS: list[Column] = [
     ("at", lambda row: local(row["at"])),
     ("number", lambda row: row["number"]),
     ("event", lambda row: row["text"]),
-    ("details", _details),
+    ("details", details),
 ]
 
 

@@ -20,15 +20,19 @@ def _state(row: Row) -> str:
     return f"{row['state']}{done}"
 
 
+def _doing(row: Row) -> str:
+    return str(row["doing"]) if row["state"] == JobState.RUNNING else ""
+
+
 _COLUMNS: list[Column] = [
     ("job", lambda row: row["job"]),
     ("state", _state),
     ("rule", lambda row: row["rule"]),
-    ("study", lambda row: short(row["study_instance_uid"])),
+    ("study", lambda row: short(row["study_instance_uid"], 20)),
     ("priority", lambda row: row["priority"]),
-    ("attempts", lambda row: row["attempts"]),
+    ("tries", lambda row: row["attempts"]),
     ("created", lambda row: local(row["created_at"])),
-    ("reason", lambda row: row["reason"] or row["doing"]),
+    ("reason", lambda row: row["reason"] or _doing(row)),
 ]
 
 

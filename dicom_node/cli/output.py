@@ -14,8 +14,11 @@ from rich.table import Table
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], object]]
 
-# Columns that are never broken over lines: what a person copies or reads as one word.
-_WHOLE = frozenset({"study", "model", "job", "delivery", "state", "at", "number", "name", "peer", "created"})
+# Columns that may be broken over lines; all others are words that a person reads or copies whole.
+_FLEXIBLE = frozenset(
+    {"reason", "details", "why", "says", "patient", "results", "file", "address", "task", "licence"}
+    | {"architecture"}
+)
 _PLAIN_WIDTH = 100  # of a table that goes to a file or a pipe
 
 
@@ -42,7 +45,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool,
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, _ in columns:
-        table.add_column(heading, overflow="fold", no_wrap=heading in _WHOLE)
+        table.add_column(heading, overflow="fold", no_wrap=heading not in _FLEXIBLE)
     for row in rows:
         table.add_row(*(_text(value(row)) for _, value in columns))
     console().print(table)
@@ -60,10 +63,12 @@ def print_details(row: Row, labels: Mapping[str, str] | None = None) -> None:
 
 
 def local(iso: str | None) -> str:
-    """A UTC time of a view in this machine's zone, for a person."""
+    """A UTC time of a view in this machine's zone, for a person; the year where it is another one."""
     if not iso:
         return ""
-    return f"{datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M:%S}"
+    moment = datetime.fromisoformat(iso).astimezone()
+    this_year = moment.year == datetime.now().astimezone().year
+    return f"{moment:%m-%d %H:%M:%S}" if this_year else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def short(uid: str | None, length: int = 26) -> str:
@@ -71,6 +76,14 @@ def short(uid: str | None, length: int = 26) -> str:
     if not uid:
         return "–"
     return uid if len(uid) <= length else "…" + uid[1 - length :]
+
+
+def details(event: Row) -> str:
+    """The fields of an event in words; its study is told elsewhere in the list."""
+    told = {key: value for key, value in event["fields"].items() if value not in (None, "")}
+    for known in ("study", "listener"):  # the association's own name begins with its listener's
+        told.pop(known, None)
+    return " ".join(f"{key}={value}" for key, value in told.items())
 
 
 def _text(value: object) -> str:

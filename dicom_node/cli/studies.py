@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
-from dicom_node.cli.output import Column, console, local, print_details, print_json, print_rows, short
+from dicom_node.cli.output import (
+    Column,
+    console,
+    details,
+    local,
+    print_details,
+    print_json,
+    print_rows,
+    short,
+)
 from dicom_node.model.lifecycle import StudyState
 
 app = typer.Typer(no_args_is_help=True, help="Studies: what was received, and what became of it.")
@@ -22,7 +31,7 @@ _COLUMNS: list[Column] = [
     ("modality", lambda row: row["modalities"]),
     ("objects", lambda row: row["instances"]),
     ("results", lambda row: results_in_words(row["results"])),
-    ("last received", lambda row: local(row["last_received_at"])),
+    ("received", lambda row: local(row["last_received_at"])),
     ("reason", lambda row: row["reason"]),
 ]
 
@@ -74,13 +83,9 @@ def release(uid: Uid, config: Config) -> None:
 
 
 def results_in_words(results: list[dict[str, Any]]) -> str:
-    """ "2 sr: confirmed" for a table: how many of each kind, and the state of their deliveries."""
-    counted: dict[str, int] = {}
-    for result in results:
-        states = "/".join(sorted(set(result["deliveries"].values()))) or "kept"
-        key = f"{result['kind']} {states}"
-        counted[key] = counted.get(key, 0) + 1
-    return ", ".join(f"{number} {key}" if number > 1 else key for key, number in counted.items())
+    """ "4 confirmed, 1 dead" for a table: how many results stand how."""
+    states = ["/".join(sorted(set(result["deliveries"].values()))) or "kept here" for result in results]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 _PARTS: Mapping[str, list[Column]] = {
@@ -107,6 +112,7 @@ _PARTS: Mapping[str, list[Column]] = {
         ("at", lambda row: local(row["at"])),
         ("number", lambda row: row["number"]),
         ("event", lambda row: row["text"]),
+        ("details", details),
     ],
 }
 

@@ -40,6 +40,7 @@ class Shown:
     findings: list[dict[str, Any]] = field(default_factory=list)
     seconds_to_pacs: float | None = None
     quiet_seconds: float = stage.QUIET_SECONDS
+    known_before: bool = False
     refused: tuple[str, ...] = ()
 
     @property
@@ -95,6 +96,7 @@ def write_summary(out: Path, shown: Sequence[Shown]) -> None:
             "objects": [{"kind": r.kind, "sop_instance_uid": r.sop_instance_uid} for r in item.results],
             "seconds_to_pacs": item.seconds_to_pacs,
             "quiet_seconds": item.quiet_seconds,
+            "known_before": item.known_before,
         }
         for item in shown
     ]
@@ -114,12 +116,22 @@ def _show(study: DemoStudy, folder: Path, node: Node, archive: Pacs, say: Say) -
     if not stored:
         return Shown(study, folder, "refused", "; ".join(refused), ())
     view = _wait(study, stored, begun, node)
+    known = all(item["outcome"] == "duplicate" for item in _received_since(view, begun))
     kinds = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
     objects = tuple(returned.write(folder, archive.fetch(study.study_instance_uid), kinds))
     reports = [item.path for item in objects if item.kind == "sr"]
     found = [finding for path in reports for finding in returned.findings(path)]
-    seconds = _seconds_to_pacs(view, node)
-    return Shown(study, folder, view["state"], view["reason"], objects, found, seconds, refused=refused)
+    return Shown(
+        study,
+        folder,
+        view["state"],
+        view["reason"],
+        objects,
+        found,
+        _seconds_to_pacs(view, node),
+        known_before=known,
+        refused=refused,
+    )
 
 
 def _wait(study: DemoStudy, stored: set[str], begun: datetime, node: Node) -> views.View:
@@ -132,15 +144,15 @@ def _wait(study: DemoStudy, stored: set[str], begun: datetime, node: Node) -> vi
                 view = views.show_study(session, study.study_instance_uid)
         except NotFound:  # not indexed yet
             view = {"received": [], "state": ""}
-        indexed = {
-            item["sop_instance_uid"]
-            for item in view["received"]
-            if datetime.fromisoformat(item["received_at"]) >= begun
-        }
+        indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
         if stored <= indexed and view["state"] in END_STATES:
             return view
         time.sleep(_POLL_SECONDS)
     raise DemoFailed(f"a study takes longer than {_STUDY_SECONDS:.0f} s: see {node.log}")
+
+
+def _received_since(view: views.View, begun: datetime) -> list[views.View]:
+    return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 
 
 def _seconds_to_pacs(view: views.View, node: Node) -> float | None:

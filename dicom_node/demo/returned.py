@@ -67,23 +67,22 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
         if item.ValueType == "NUM" and item.get("MeasuredValueSequence")
     }
     region = next((item for item in items if item.ValueType == "SCOORD"), None)
-    found = []
-    for item in items:
-        value = item.ConceptCodeSequence[0].CodeValue if item.ValueType == "CODE" else ""
-        if value not in _DECISIONS:
-            continue
-        name = _meaning(item)
-        own = {label: number for label, number in numbers.items() if name in label or len(numbers) == 1}
-        points = [float(value) for value in region.GraphicData] if region is not None else []
-        found.append(
-            {
-                "finding": name,
-                "decision": _DECISIONS[value],
-                "numbers": own,
-                "region": list(zip(points[::2], points[1::2], strict=True)),
-            }
-        )
-    return found
+    points = [float(value) for value in region.GraphicData] if region is not None else []
+    decided = [
+        (_meaning(item), _DECISIONS[item.ConceptCodeSequence[0].CodeValue])
+        for item in items
+        if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeValue in _DECISIONS
+    ]
+    return [
+        {
+            "finding": name,
+            "decision": decision,
+            # A summary group decides on many findings; its numbers bear their names.
+            "numbers": {key: value for key, value in numbers.items() if len(decided) == 1 or name in key},
+            "region": list(zip(points[::2], points[1::2], strict=True)),
+        }
+        for name, decision in decided
+    ]
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:
