@@ -114,8 +114,8 @@ def running(node: Node) -> Iterator[Node]:
         node.start()
         yield node
     finally:
-        with contextlib.suppress(ProcessLookupError, AssertionError):
-            os.killpg(node.pid, signal.SIGKILL)
+        with contextlib.suppress(AssertionError):  # it was never started
+            node.kill()
 
 
 def wait_until(

@@ -102,10 +102,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(node, pacs)
 
 
-def of_its_own(path: Path, name: str, folder: Path) -> Path:
-    """A copy with UIDs of its own, the pixels untouched: public files share Study UIDs between patients."""
+def of_its_own(path: Path, name: str, folder: Path, study: str = "") -> Path:
+    """A copy with UIDs of its own, the pixels untouched; ``study``: several copies share this study."""
     ds = dcmread(path)
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = derived_uid(name, "study"), derived_uid(name, "series")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        delattr(ds, keyword)  # unread: one of the public files has an invalid UID
+    ds.StudyInstanceUID = derived_uid(study or name, "study")
+    ds.SeriesInstanceUID = derived_uid(name, "series")
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = derived_uid(name, "instance")
     copy = folder / f"{name}.dcm"
     ds.save_as(copy)
@@ -237,14 +240,15 @@ def test_chest_x_rays_are_analysed_and_what_is_none_is_refused_with_a_reason(
 
 
 @pytest.mark.data
-def test_public_files_of_three_patients_under_one_study_uid_are_a_conflict(site: Site, data: Path) -> None:
+def test_three_patients_under_one_study_uid_are_a_conflict(site: Site, tmp_path: Path, data: Path) -> None:
     files = [
-        data / "dicom" / "files" / f"pydicom-data__{stem}.dcm"
+        of_its_own(data / "dicom" / "files" / f"pydicom-data__{stem}.dcm", stem, tmp_path, study="shared")
         for stem in ("RG1_J2KI", "RG3_J2KI", "US1_J2KI")
     ]
     dcmsend(site, "MODALITY", *files)
-    row = site.end_of(dcmread(files[0]).StudyInstanceUID)
-    assert row["state"] == "quarantined"
+    uid = dcmread(files[0]).StudyInstanceUID
+    assert site.end_of(uid)["state"] == "quarantined"
+    assert site.objects(uid) == []
 
 
 @pytest.mark.data
