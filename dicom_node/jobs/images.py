@@ -37,14 +37,16 @@ class JobImages:
         kept = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
         return JobImages(kept, self.faults)
 
-    def without_undecodable(self) -> JobImages:
-        """Decode everything and leave out what does not.
+    def without_undecodable(self, raised: PixelError) -> JobImages:
+        """Decode everything and leave out what does not. Raises PixelError when nothing is left.
 
-        Raises PixelError when nothing is left, and when all decode.
+        And what the pipeline ``raised``, when all decode.
         """
         faults = {source.image.uid: fault for source in self.readable if (fault := _fault(source))}
-        if len(faults) in (0, len(self.readable)):
-            raise PixelError("; ".join(dict.fromkeys(faults.values())) or "the pixels cannot be had")
+        if not faults:
+            raise raised
+        if len(faults) == len(self.readable):
+            raise PixelError("; ".join(dict.fromkeys(faults.values())))
         return JobImages(self.all, {**self.faults, **faults})
 
 

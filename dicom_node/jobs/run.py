@@ -141,20 +141,24 @@ class Runner:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
         try:
             return pipeline.accepts([source.image for source in attempt.images.readable])
-        except PixelError:
+        except PixelError as error:
             attempt.accepted = True
-            attempt.images = attempt.images.without_undecodable()
+            attempt.images = attempt.images.without_undecodable(error)
             return pipeline.accepts([source.image for source in attempt.images.readable])
 
     def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
         options = attempt.job.options
         try:
             result = pipeline.run([source.image for source in attempt.images.readable], report, options)
-        except PixelError:
-            attempt.images = attempt.images.without_undecodable()
+        except PixelError as error:
+            attempt.images = attempt.images.without_undecodable(error)
             result = pipeline.run([source.image for source in attempt.images.readable], report, options)
-        notes = [QualityNote("not_analysed", reason, uid) for uid, reason in attempt.images.faults.items()]
-        return replace(result, quality=(*result.quality, *notes)) if notes else result
+        faults = attempt.images.faults
+        if not faults:
+            return result
+        reasons = "; ".join(dict.fromkeys(faults.values()))
+        note = QualityNote("not_analysed", f"{len(faults)} of the images not analysed: {reasons}")
+        return replace(result, quality=(*result.quality, note))
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
         """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""

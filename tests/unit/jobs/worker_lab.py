@@ -1,0 +1,125 @@
+"""Pipelines that do as told, put beside the real ones, and a node without a network that runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import (
+    Accept,
+    CleaningFailed,
+    Code,
+    Decision,
+    Finding,
+    ModelRef,
+    Origin,
+    PipelineResult,
+    Progress,
+    Refuse,
+    Region,
+    SourceImage,
+)
+from ai_pipeline.pixels import PixelError
+from dicom_node.jobs.worker import Worker
+from dicom_node.settings import Settings
+from dicom_node.store.database import Database
+
+MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
+
+
+class Obedient:
+    """Does what the rule's option ``do`` says; ``log`` is a file that counts its runs."""
+
+    name = "obedient"
+    version = "1"
+    options: Mapping[str, type] = {"do": str, "log": str}
+
+    def __init__(self, *, models_dir: Path | None = None) -> None:
+        self._models_dir = models_dir
+
+    def warm_up(self) -> None:
+        pass
+
+    def models(self) -> tuple[ModelRef, ...]:
+        return (MODEL,)
+
+    def accepts(self, images: Sequence[SourceImage]) -> Accept | Refuse:
+        if all(image.header.body_part == "LEG" for image in images):
+            return Refuse("a leg")
+        return Accept(tuple(image.uid for image in images))
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        if log := options.get("log"):
+            with Path(str(log)).open("a") as file:
+                file.write("run\n")
+        getattr(self, str(options.get("do", "find")).replace("-", "_"))(images, report)
+        return PipelineResult(tuple(self._finding(image) for image in images), models=(MODEL,))
+
+    def find(self, images: Sequence[SourceImage], _report: Progress) -> None:
+        for image in images:
+            image.stored()
+
+    def sleep(self, _images: Sequence[SourceImage], report: Progress) -> None:
+        for step in range(100):
+            report(step / 100, "sleeping")
+            time.sleep(0.1)
+
+    def hang(self, _images: Sequence[SourceImage], _report: Progress) -> None:
+        time.sleep(1000)
+
+    def stumble(self, _images: Sequence[SourceImage], _report: Progress) -> None:
+        raise RuntimeError("Secret^Name is in this text")
+
+    def not_decode(self, _images: Sequence[SourceImage], _report: Progress) -> None:
+        raise PixelError("the pixels do not decode")
+
+    def not_clean(self, _images: Sequence[SourceImage], _report: Progress) -> None:
+        raise CleaningFailed("text may be left")
+
+    def die(self, _images: Sequence[SourceImage], _report: Progress) -> None:
+        os._exit(7)
+
+    def _finding(self, image: SourceImage) -> Finding:
+        region = Region("box", ((10.0, 10.0), (30.0, 25.0)), Origin.DETECTOR)
+        code = Code("BURNED_IN_MARK", "99TEST", "Mark")
+        return Finding("Mark", code, 0.75, 0.5, Decision.PRESENT, image.uid, MODEL, regions=(region,))
+
+
+def register() -> None:
+    """Make the pipeline known to this process."""
+    pipelines.PIPELINES["obedient"] = "tests.unit.jobs.worker_lab:Obedient"
+
+
+def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> dict[str, Any]:
+    """One rule with the pipeline, one PACS; ``workers`` are settings of that section."""
+    return {
+        "assembly": {"quiet_seconds": 0, "quiet_seconds_us": 0},
+        "workers": {"retry_seconds": 0, **workers},
+        "peers": [
+            {"name": "modality", "ae_title": "MODALITY", "may": ["send"]},
+            {
+                "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 4242, "may": ["receive"],
+                "results": ["sr", "sc"],
+            },
+        ],
+        "rules": [
+            {
+                "name": "rule", "pipeline": "obedient", "send_to": ["pacs"], "max_study_age_days": 0,
+                "options": {"do": do, "log": str(log or "")},
+            }
+        ],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    register()
+    settings = Settings.model_validate(json.loads(sys.argv[1]))
+    Worker(settings, Database(settings.database_url)).run_forever()
