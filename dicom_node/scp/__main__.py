@@ -15,11 +15,11 @@ import json
 import logging
 import os
 import resource
+import select
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dicom_node import logs
@@ -49,33 +49,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(data_dir: Path) -> None:
-    stop, look = threading.Event(), threading.Event()
-
-    def ask_to_stop(*_: object) -> None:
-        stop.set()
-        look.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group: the node tells us
-    signal.signal(signal.SIGHUP, lambda *_: look.set())
+    signals = _signals()
     _raise_file_limit()
     listener = Listener(data_dir)
     gc.collect()
     gc.freeze()  # pynetdicom collects every 60 connections: not over all modules each time
     host, port = listener.start()
     print(json.dumps({"listening": [host, port]}), flush=True)
-    threading.Thread(target=_until_input_ends, args=(ask_to_stop,), daemon=True).start()
-    while not stop.is_set():
-        look.wait(_TEND_SECONDS)
-        look.clear()
+    while not _told_to_stop(signals):
         listener.tend()
     listener.stop(_GRACE_SECONDS)
 
 
-def _until_input_ends(ask_to_stop: Callable[[], None]) -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    ask_to_stop()
+def _signals() -> int:
+    """A file that tells each signal as one byte; the handlers do nothing, so they can disturb nothing."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer)
+    # ^C goes to the whole group of processes, but it is the node that tells us when to stop.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _told_to_stop(signals: int) -> bool:
+    """Wait a while; whether SIGTERM came, or the node closed our standard input by dying."""
+    stdin = sys.stdin.fileno()
+    ready, _, _ = select.select([signals, stdin], [], [], _TEND_SECONDS)
+    if signals in ready and signal.SIGTERM in os.read(signals, 64):
+        return True
+    return stdin in ready and not os.read(stdin, 4096)
 
 
 def _raise_file_limit() -> None:

@@ -40,6 +40,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.visit: Visit | None = None
         self.acse = _Admission(self)
         self.dimse = SpoolingProvider(self)
+        self.dul.daemon = True  # a stuck peer must not keep the process from ending
 
     def run_reactor(self) -> None:
         """The association's thread: from the TLS handshake to the last event in the journal."""

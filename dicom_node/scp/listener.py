@@ -75,7 +75,12 @@ class Listener:
         return host, port
 
     def tend(self) -> None:
-        """What is to be done about once a second: follow the policy, write what had to wait."""
+        """What is to be done about once a second: follow the policy, write what had to wait.
+
+        Raises RuntimeError when nothing is accepted any more: the process is to end and be started again.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that accepts connections ended")
         policy = self._policy_file.current()
         if policy != self._applied:
             _apply(policy, self._server)
