@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
 from ai_pipeline.contract import ImageHeader, PixelArray
@@ -30,6 +31,8 @@ from ai_pipeline.display import GreyDisplay
 from ai_pipeline.headers import HeaderError, picture_header, read_header
 
 Picture = npt.NDArray[np.uint8]
+MOST_PADDING = 0.05
+"""Bytes after the last frame that are taken for padding, as a share of the frames."""
 
 
 class PixelError(Exception):
@@ -44,6 +47,7 @@ def open_dicom(path: Path) -> DicomImage:
         if not syntax:
             raise PixelError("the file has no Transfer Syntax UID (0002,0010)")
         header = read_header(dataset)
+        _check_length(path, dataset, syntax)
     return DicomImage(path, dataset, header, syntax)
 
 
@@ -205,6 +209,20 @@ def grey_range(samples: PixelArray, bits_stored: int) -> Picture:
     attributes = Dataset()
     attributes.BitsStored = bits_stored
     return GreyDisplay.of(attributes).show(samples)
+
+
+def _check_length(path: Path, dataset: Dataset, syntax: UID) -> None:
+    """Refuse uncompressed pixels that are many more than the header describes: one of the two is wrong.
+
+    Too few are found when decoding; some padding after the last frame is common.
+    """
+    if syntax.is_compressed:
+        return
+    pixels = pydicom.dcmread(path, specific_tags=["PixelData"], defer_size=1024)
+    element = pixels.get_item("PixelData", keep_deferred=True)
+    length, expected = getattr(element, "length", None), get_expected_length(dataset)
+    if length is not None and length > expected * (1 + MOST_PADDING):
+        raise PixelError(f"the pixel data are {length} bytes, the header describes {expected}")
 
 
 def _plugin(syntax: UID) -> str:

@@ -187,7 +187,7 @@ def _shown_in(pictures: list[Picture], mark: Mark) -> int:
     left, top, right, bottom = mark.box
     patches = np.stack([picture[top:bottom, left:right] for picture in pictures]).astype(np.float32)
     unlike = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
-    return int(np.argmax(unlike)) if float(unlike.max()) > 2 * float(np.median(unlike)) + 4 else 0
+    return int(np.argmax(unlike)) if float(unlike.max()) > 1.5 * float(np.median(unlike)) + 2 else 0
 
 
 def _among(mark: Mark, marks: list[Mark]) -> bool:

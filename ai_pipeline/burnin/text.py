@@ -20,6 +20,8 @@ DOUBTFUL_TEXT = 0.3
 LOW_SHARE = 0.08
 """Height of a line of text, at most, as a share of the picture's shorter side."""
 
+SMALLEST_LINE = 6.0
+"""Height from which an unreadable box may be a line of text: letters of 4 pixels are speckle (pixels)."""
 LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.9
 """Mean confidence of the recogniser from which its reading counts as legible: a word, a single character."""
 STROKES = frozenset("1lI|!i一丨")
@@ -157,7 +159,8 @@ def looks_like_text(picture: Picture, box: TextBox) -> bool:
     """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well."""
     low = box.height <= max(24.0, LOW_SHARE * min(picture.shape[:2]))
     left, top, right, bottom = box.box
-    return box.confidence >= SURE_OF_TEXT and low and right - left >= 1.5 * (bottom - top)
+    wide = right - left >= 1.5 * (bottom - top)
+    return box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:

@@ -1,0 +1,150 @@
+"""Synthetic pictures with known burned-in annotation, and images made of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.display import GreyDisplay
+from ai_pipeline.pixels import colour_display
+
+Picture = npt.NDArray[np.uint8]
+KOREAN_FONT = Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
+NAME = "KIM^MINJUN 1970-01-02"
+
+
+@dataclass(slots=True)
+class ArrayImage:
+    """A source image made of samples in memory, ``[frames, rows, columns(, 3)]``."""
+
+    frames: PixelArray
+    modality: str = "US"
+    photometric: str = "MONOCHROME2"
+    bits_stored: int = 8
+    attributes: dict[str, str] = field(default_factory=dict)
+    uid: str = "1.2.3"
+    series_uid: str = "1.2"
+
+    @property
+    def header(self) -> ImageHeader:
+        frames, rows, columns = self.frames.shape[:3]
+        return ImageHeader(
+            modality=self.modality, sop_class_uid="", rows=rows, columns=columns, frames=frames,
+            photometric=self.photometric, bits_stored=self.bits_stored, attributes=self.attributes,
+        )  # fmt: skip
+
+    def stored(self, frame: int = 0) -> PixelArray:
+        return self.frames[frame]
+
+    def display(self, frame: int = 0) -> Picture:
+        samples = self.frames[frame]
+        if samples.ndim == 3:
+            return colour_display(samples, self.bits_stored)
+        header = Dataset()
+        header.BitsStored, header.PhotometricInterpretation = self.bits_stored, self.photometric
+        header.PixelRepresentation = int(samples.dtype.kind == "i")
+        return GreyDisplay.of(header).show(samples)
+
+
+def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
+    """A fan of speckle on black, ``[rows, columns]``, without any mark."""
+    rows, columns = size
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:rows, 0:columns].astype(np.float64)
+    depth = np.hypot(x - columns / 2, y + rows * 0.1)
+    angle = np.arctan2(x - columns / 2, y + rows * 0.1)
+    inside = (np.abs(angle) < 0.6) & (depth > rows * 0.2) & (depth < rows * 1.0)
+    speckle = generator.rayleigh(42.0, size)
+    blurred = np.asarray(
+        Image.fromarray(speckle.astype(np.float32)).resize((columns // 2, rows // 2)).resize((columns, rows))
+    )
+    tissue = np.clip((40 + 0.4 * blurred) * (1.0 - 0.5 * depth / rows) + 10, 0, 200)
+    return np.where(inside, tissue, 0).astype(np.uint8)
+
+
+def flow(picture: Picture) -> tuple[Picture, npt.NDArray[np.bool_]]:
+    """The picture in RGB with a vessel of colour flow in it, and where the flow is."""
+    colour = np.repeat(picture[:, :, None], 3, axis=2)
+    rows, columns = picture.shape
+    y, x = np.mgrid[0:rows, 0:columns]
+    vessel = ((x - columns * 0.5) / 70) ** 2 + ((y - rows * 0.55) / 22) ** 2 < 1
+    shade = (np.sin(x / 9.0) * 40 + 170).astype(np.uint8)
+    colour[vessel] = np.stack([shade, shade // 4, np.zeros_like(shade)], axis=2)[vessel]
+    blue = vessel & (x > columns * 0.55)
+    colour[blue] = np.stack([np.zeros_like(shade), shade // 4, shade], axis=2)[blue]
+    return colour, vessel
+
+
+def burn(
+    picture: Picture,
+    text: str = NAME,
+    place: tuple[int, int] = (12, 10),
+    colour: int | tuple[int, int, int] = 255,
+    size: int = 18,
+    *,
+    upside_down: bool = False,
+    font_file: Path | None = None,
+) -> Picture:
+    """Write ``text`` into a copy of the picture, as a scanner would."""
+    font = ImageFont.truetype(str(font_file), size) if font_file else ImageFont.load_default(size)
+    image = Image.fromarray(picture)
+    if upside_down:
+        image = image.rotate(180)
+    ImageDraw.Draw(image).text(place, text, fill=colour, font=font)
+    return np.asarray(image.rotate(180) if upside_down else image).copy()
+
+
+def burned_box(picture: Picture, burned: Picture) -> tuple[slice, slice]:
+    """Where ``burn`` has changed the picture."""
+    changed = (picture != burned) if picture.ndim == 2 else (picture != burned).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def silent(share: float, what: str) -> None:
+    """A progress report that nobody reads."""
+
+
+def write_dicom(
+    path: Path, samples: PixelArray, syntax: str = ExplicitVRLittleEndian, **attributes: Any
+) -> Path:
+    """Write ``[frames, rows, columns(, 3)]`` as a Part 10 file; attributes override."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.3.1", generate_uid()
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "Secret^Name", "SECRETID", "US"
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = samples.shape[:3]
+    dataset.SamplesPerPixel = 3 if samples.ndim == 4 else 1
+    dataset.PhotometricInterpretation = "RGB" if samples.ndim == 4 else "MONOCHROME2"
+    if samples.ndim == 4:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = dataset.BitsStored = samples.dtype.itemsize * 8
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(samples.dtype.kind == "i")
+    dataset.add_new("PixelData", "OW" if dataset.BitsAllocated > 8 else "OB", samples.tobytes())
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    if syntax != ExplicitVRLittleEndian:
+        dataset.compress(syntax)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def cine(count: int, seed: int = 5, size: tuple[int, int] = (240, 320)) -> list[Picture]:
+    """Frames whose speckle moves."""
+    return [echo(seed + index, size) for index in range(count)]
+
+
+def stacked(frames: Sequence[Picture]) -> PixelArray:
+    """The frames as one array."""
+    return np.stack(frames)

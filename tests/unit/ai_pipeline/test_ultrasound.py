@@ -1,0 +1,147 @@
+"""The ultrasound pipeline and the command line around it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from ai_pipeline import registry
+from ai_pipeline.cli import app
+from ai_pipeline.contract import Accept, CleaningFailed, Decision, ImageKind, Refuse
+from ai_pipeline.pipelines import create
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
+
+
+def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() -> None:
+    image = ArrayImage(burn(echo())[None])
+    pipeline = create("ultrasound")
+    assert pipeline.accepts([image]) == Accept(("1.2.3",))
+    result = pipeline.run([image], silent, {})
+    assert [picture.kind for picture in result.images] == [ImageKind.CLEANED, ImageKind.MASK]
+    assert result.images[0].verified
+    assert {finding.decision for finding in result.findings} == {Decision.PRESENT}
+    assert all(finding.frame is None and finding.regions for finding in result.findings)
+    assert result.models == pipeline.models()
+
+
+def test_nothing_found_is_said() -> None:
+    result = create("ultrasound").run([ArrayImage(echo(3)[None])], silent, {})
+    assert [finding.decision for finding in result.findings] == [Decision.ABSENT]
+
+
+def test_without_clean_only_the_findings_come_back() -> None:
+    result = create("ultrasound").run([ArrayImage(burn(echo())[None])], silent, {"clean": False})
+    assert result.images == ()
+    assert result.findings
+
+
+def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
+    page = np.full((360, 480), 255, np.uint8)
+    for line in range(0, 360, 20):
+        page = burn(page, "PATIENT REPORT " * 4, (0, line), 0, 17)
+    good, bad = ArrayImage(echo(3)[None], uid="1.2.3"), ArrayImage(page[None], uid="1.2.4")
+    pipeline = create("ultrasound")
+    result = pipeline.run([good, bad], silent, {})
+    assert {picture.source_uid for picture in result.images} == {"1.2.3"}
+    assert [note.source_uid for note in result.quality if note.name == "cleaning_failed"] == ["1.2.4"]
+    with pytest.raises(CleaningFailed):
+        pipeline.run([bad], silent, {})
+
+
+def test_a_cine_says_in_which_frame() -> None:
+    frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(6)]
+    result = create("ultrasound").run([ArrayImage(stacked(frames))], silent, {})
+    assert {finding.frame for finding in result.findings} == {1}
+
+
+def test_other_modalities_are_refused_unless_asked_for() -> None:
+    pipeline = create("ultrasound")
+    image = ArrayImage(echo()[None], modality="CT")
+    assert pipeline.accepts([image]) == Refuse("modality CT is not ultrasound")
+    assert isinstance(pipeline.accepts([image], {"any_modality": True}), Accept)  # type: ignore[call-arg]
+
+
+def test_the_card_names_the_networks_that_run() -> None:
+    card = registry.find("ultrasound-burnin-baseline")
+    registry.verify(card)
+    assert "aseline" in " ".join(card.limits)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> CliRunner:
+    return CliRunner()
+
+
+def test_the_command_prints_one_record_per_input_and_writes_pictures(run: CliRunner, tmp_path: Path) -> None:
+    still = write_dicom(tmp_path / "still.dcm", burn(echo())[None])
+    Image.fromarray(echo(3)).save(tmp_path / "plain.png")
+    ct = write_dicom(tmp_path / "ct.dcm", echo()[None], Modality="CT")
+    files = [str(still), str(tmp_path / "plain.png"), str(ct)]
+    result = run.invoke(app, ["run", *files, "--modality", "US", "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["accepted"] for record in records] == [True, True, False]
+    assert records[2]["reason"] == "no pipeline for modality CT"
+    first = records[0]
+    assert {"decode", "model", "total"} <= set(first["seconds"])
+    assert first["findings"][0]["regions"][0]["type"] == "box"
+    assert first["findings"][0]["code"]["scheme"] == "99AINODE"
+    kinds = {image["kind"]: Path(image["path"]) for image in first["images"]}
+    assert set(kinds) == {"cleaned", "mask", "annotated"}
+    cleaned = np.asarray(Image.open(kinds["cleaned"]))
+    assert cleaned.shape == (360, 480)
+    assert "Secret" not in result.output and "KIM" not in result.output
+
+
+def test_an_unreadable_input_is_exit_65_and_the_others_are_done(run: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("hello")
+    good = write_dicom(tmp_path / "still.dcm", echo(3)[None])
+    files = [str(tmp_path / "letter.txt"), str(tmp_path / "none.dcm"), str(good)]
+    result = run.invoke(app, ["run", *files, "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 65
+    assert [json.loads(line)["accepted"] for line in result.stdout.splitlines()] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--pipeline", "none"], ["--option", "speed=1"], ["--option", "clean=="]]
+)
+def test_wrong_usage_is_exit_2(run: CliRunner, tmp_path: Path, arguments: list[str]) -> None:
+    file = write_dicom(tmp_path / "still.dcm", echo(3)[None])
+    assert run.invoke(app, ["run", str(file), *arguments]).exit_code == 2
+
+
+def test_the_command_prints_a_table_for_people(run: CliRunner, tmp_path: Path) -> None:
+    file = write_dicom(tmp_path / "still.dcm", burn(echo())[None])
+    result = run.invoke(app, ["run", str(file), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0
+    assert "Burned-in text" in result.output
+    assert "Not for diagnostic use" in result.output
+
+
+def test_a_cine_is_written_frame_by_frame(run: CliRunner, tmp_path: Path) -> None:
+    file = write_dicom(tmp_path / "cine.dcm", stacked(cine(3)))
+    result = run.invoke(app, ["run", str(file), "--out", str(tmp_path / "out"), "--json"])
+    image = next(entry for entry in json.loads(result.stdout)["images"] if entry["kind"] == "cleaned")
+    assert image["frames"] == 3
+    assert len(list(Path(image["path"]).glob("*.png"))) == 3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from ai_pipeline import cli\n"
+        "sys.argv = ['ai-pipeline', '--help']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'cv2', 'onnxruntime', 'rapidocr', 'pydicom'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run" in done.stdout
