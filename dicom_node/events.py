@@ -87,7 +87,9 @@ DELIVERY_NARROWED = EventType(5006, _WARNING, "destination takes no such object:
 DELIVERY_BY_HAND = EventType(5007, _WARNING, "a person asked for a delivery again")
 DELIVERY_STARTED = EventType(5008, _DEBUG, "object is being sent")
 DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "sent or not is unknown: the destination is asked")
-DELIVERY_WITHDRAWN = EventType(5010, _WARNING, "delivery withdrawn: its study changed or stands in quarantine")
+DELIVERY_WITHDRAWN = EventType(
+    5010, _WARNING, "delivery withdrawn: its study changed or stands in quarantine"
+)
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")

@@ -129,20 +129,18 @@ FILES = {"node": node_toml, "peers": peers_toml, "rules": rules_toml}
 
 def toml_value(value: object) -> str:
     """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Enum):
-        return json.dumps(value.value)
-    if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, Path):
-        return json.dumps(f"./{value}" if not value.is_absolute() else str(value))
     if isinstance(value, Mapping):
         inside = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Path):
+        value = str(value) if value.is_absolute() else f"./{value}"
+    elif isinstance(value, Enum):
+        value = value.value
+    return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
