@@ -34,25 +34,15 @@ def main() -> int:
         worker = Worker(loaded, database)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stopping.set())
-        _watch_parent(worker.stopping)
+        watch_parent(worker.stopping)
         worker.run_forever()
     finally:
         database.dispose()
     return 0
 
 
-def _limit_threads(threads: int) -> None:
-    """Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
-        os.environ.setdefault(name, str(threads))
-    cores = sorted(os.sched_getaffinity(0))
-    if threads < len(cores):
-        first = os.getpid() % len(cores)
-        os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in range(threads)})
-
-
-def _watch_parent(stopping: threading.Event) -> None:
-    """Standard input is a pipe that closes when the node dies, however it dies."""
+def watch_parent(stopping: threading.Event) -> None:
+    """Stop when standard input closes: it is a pipe from the node, which closes however the node dies."""
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
 
@@ -64,6 +54,16 @@ def _watch_parent(stopping: threading.Event) -> None:
         stopping.set()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _limit_threads(threads: int) -> None:
+    """Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ.setdefault(name, str(threads))
+    cores = sorted(os.sched_getaffinity(0))
+    if threads < len(cores):
+        first = os.getpid() % len(cores)
+        os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in range(threads)})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05  # one indexed look at the database: 0.4 ms
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
 _GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is left behind
+_TELL_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
 _PAUSE_SECONDS = 1.0  # when the database is away
 
 
@@ -68,7 +69,9 @@ class Worker:
             self._queue,
             job,
             interval=min(1.0, workers.lease_seconds / 4),
-            limit=workers.time_limit_seconds,
+            limit=max(workers.time_limit_seconds, _TELL_SECONDS)
+            if job.gives_up
+            else workers.time_limit_seconds,
             grace=_GRACE_SECONDS,
             stopping=self.stopping,
             finish=_FINISH_SECONDS,
@@ -124,6 +127,8 @@ class Worker:
                 settle_study(session, job.study_id)
         elif isinstance(stop, HandedBack):
             self._queue.hand_back(job)
+        elif job.gives_up:
+            self._queue.fail(job, str(stop))
         elif not isinstance(stop, LeaseLost):
             # After the last try the next claim gives up, and tells the PACS.
             wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.pixels import PixelError
+from dicom_node.jobs import worker as worker_module
+from dicom_node.jobs.__main__ import watch_parent
 from dicom_node.jobs.worker import Worker
 from dicom_node.settings import Settings
 from dicom_node.store.database import Database
@@ -121,5 +124,9 @@ def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> 
 
 if __name__ == "__main__":
     register()
+    worker_module._GRACE_SECONDS = worker_module._FINISH_SECONDS = 0.5
     settings = Settings.model_validate(json.loads(sys.argv[1]))
-    Worker(settings, Database(settings.database_url)).run_forever()
+    worker = Worker(settings, Database(settings.database_url))
+    signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
+    watch_parent(worker.stopping)
+    worker.run_forever()

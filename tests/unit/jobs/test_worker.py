@@ -1,0 +1,132 @@
+"""Worker processes: ready when warm, stopped cleanly, and no way of dying loses a job."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dicom_node import jobs
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.store.tables import Job, Result
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.jobs.worker_lab import configuration
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@contextmanager
+def node_with(tmp_path: Path, do: str, **workers: object) -> Iterator[Inbox]:
+    """A node without a network that has one study to analyse."""
+    node = Inbox(tmp_path / "var", configuration(do, tmp_path / "runs", **workers))
+    node.receive(ultrasound(do))
+    node.settle()
+    yield node
+    node.close()
+
+
+@contextmanager
+def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
+    """A worker process, waited for until it says that it is ready."""
+    config = node.settings.model_dump_json()
+    command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", config]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line and json.loads(line)["ready"] is True
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.03)
+
+
+def the_job(node: Inbox) -> Job:
+    return node.jobs()[-1]
+
+
+def in_state(node: Inbox, state: JobState) -> Callable[[], bool]:
+    return lambda: the_job(node).state is state
+
+
+def test_a_worker_runs_what_is_queued_and_says_in_an_event_that_it_is_ready(tmp_path: Path) -> None:
+    with node_with(tmp_path, "find") as node, worker_of(node) as worker:
+        wait_until(in_state(node, JobState.SUCCEEDED))
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        assert 3020 in {row.number for row in node.events()}
+
+
+def test_sigterm_hands_a_long_job_back_uncounted(tmp_path: Path) -> None:
+    with node_with(tmp_path, "sleep") as node, worker_of(node) as worker:
+        wait_until(lambda: the_job(node).share_done > 0)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        job = the_job(node)
+        assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
+
+
+def test_a_worker_ends_when_its_node_is_gone(tmp_path: Path) -> None:
+    with node_with(tmp_path, "sleep") as node, worker_of(node) as worker:
+        wait_until(lambda: the_job(node).share_done > 0)
+        assert worker.stdin is not None
+        worker.stdin.close()  # what the kernel does when the node is killed
+        assert worker.wait(20) == 0
+        assert the_job(node).state is JobState.QUEUED
+
+
+def test_a_person_stops_a_running_job(tmp_path: Path) -> None:
+    with node_with(tmp_path, "sleep") as node, worker_of(node):
+        wait_until(lambda: the_job(node).share_done > 0)
+        with node.database.write() as session:
+            jobs.cancel(session, the_job(node).id)
+        wait_until(in_state(node, JobState.CANCELLED))
+        assert the_job(node).reason == "cancelled by a person"
+
+
+def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(tmp_path: Path) -> None:
+    with node_with(tmp_path, "sleep", lease_seconds=600) as node:
+        with worker_of(node) as victim:
+            wait_until(in_state(node, JobState.RUNNING))
+            victim.kill()
+            victim.wait()
+        with node.database.write() as session:
+            session.get_one(Job, the_job(node).id).options = {"do": "find"}
+        with worker_of(node):
+            wait_until(in_state(node, JobState.SUCCEEDED))
+        assert the_job(node).attempts == 2
+
+
+@pytest.mark.parametrize(("do", "reason"), [("hang", "took longer than 1 s"), ("die", "its worker was lost")])
+def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(
+    tmp_path: Path, do: str, reason: str
+) -> None:
+    with node_with(tmp_path, do, attempts=2, time_limit_seconds=1) as node:
+        for _ in range(2):
+            with worker_of(node) as worker:
+                worker.wait(20)  # as if the node restarted it each time
+        with worker_of(node):
+            wait_until(in_state(node, JobState.FAILED))
+        job = the_job(node)
+        assert reason in job.reason
+        assert (tmp_path / "runs").read_text().count("run") == 2
+        assert node.study(ultrasound(do).StudyInstanceUID).state is StudyState.DELIVERING
+        with node.database.read() as session:
+            assert ResultKind.SR in {row.kind for row in session.query(Result)}
