@@ -23,7 +23,7 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicom_node import __version__, logs
-from dicom_node.errors import NodeError
+from dicom_node.errors import ExitCode, NodeError
 from dicom_node.events import (
     DISK_LOW,
     NODE_READY,
@@ -62,6 +62,8 @@ class Role(StrEnum):
 class AlreadyRunning(NodeError):
     """Another node works on this data folder."""
 
+    exit_code = ExitCode.UNAVAILABLE
+
 
 def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; returns the exit status.
@@ -70,15 +72,13 @@ def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> i
     """
     logs.configure(settings.node.log_level)
     settings.node.data_dir.mkdir(parents=True, exist_ok=True)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signals = _signals()
     with _only_one(settings, role), _database(settings) as database:
         node = _Node(settings, files, role, database)
         node.start()
-        stop.wait()
+        os.read(signals, 1)  # until a signal comes
         node.stop()
-    return 0
+    return ExitCode.OK
 
 
 class _Node:
@@ -216,6 +216,16 @@ class _Node:
         free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
         if free < self._settings.spool.minimum_free_mib:
             happened(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+def _signals() -> int:
+    """A file that tells each signal as one byte; the handlers do nothing, so they can disturb nothing."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    return reader
 
 
 @contextmanager
