@@ -119,9 +119,11 @@ class Admission:
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
     ) -> Judgement:
+        if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
+            return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
             received = (ObjectRole.SOURCE, ObjectRole.COMPANION)
-            others = set() if role is ObjectRole.OWN else intake.patients(session, study.id, received)
+            others = intake.patients(session, study.id, received)
             return judge(item.found, None, others, lambda: None)
         before = Former(
             session.get_one(Study, former.study_id).study_instance_uid or "",
@@ -188,7 +190,9 @@ class Admission:
             study.revision += 1
         study.due_at = self._due_at(session, study, item)
         session.flush()
-        if outcome is Outcome.REVISION:  # nothing more may leave with the old name on it
+        if (
+            outcome is Outcome.REVISION and role is ObjectRole.SOURCE
+        ):  # nothing more may leave with the old name on it
             jobs.stop_study(session, study, "superseded: patient or study data changed")
         if study.state is not StudyState.RECEIVING:
             jobs.drop_waiting(session, study, f"superseded by revision {study.revision}")
@@ -237,7 +241,7 @@ class Admission:
         row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
         row.received_at, row.revision = arrival.received_at, study.revision
         session.add(row)
-        if former is not None:
+        if former is not None and role is ObjectRole.SOURCE:
             study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
             study.study_date = found.study_date
         session.flush()

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import SpoolError
+from dicom_node.errors import NodeError, SpoolError
 from dicom_node.inbox.admission import Admission, Arrived
 from dicom_node.inbox.associations import JournalIngest
 from dicom_node.inbox.inspection import Inspected, inspect
@@ -100,6 +100,10 @@ class Indexer:
                 place = self._admission.admit(session, item)
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
+            return None
+        except (NodeError, DataError) as error:  # ours to mend; the other files must go on
+            _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
+            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
             return None
         return _Placed(item.path, place)
 

@@ -28,9 +28,9 @@ def strict_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str:
     """The value as text. Raises DecodedDifferently when its bytes are not of that character set."""
     raw = _raw(dataset, keyword)
     if isinstance(raw, str):
-        return raw.strip(_PADDING)
+        return _tidy(raw)
     try:
-        return decode(raw, charset).strip(_PADDING)
+        return _tidy(decode(raw, charset))
     except (UnicodeError, LookupError):
         raise DecodedDifferently(keyword) from None
 
@@ -42,7 +42,7 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
     except DecodedDifferently:
         raw = _raw(dataset, keyword)
         assert isinstance(raw, bytes)
-        return raw.decode("utf-8", "replace").strip(_PADDING)
+        return _tidy(raw.decode("utf-8", "replace"))
 
 
 def named_charset(dataset: Dataset) -> tuple[str, ...]:
@@ -58,6 +58,11 @@ def decode(raw: bytes, charset: Sequence[str]) -> str:
     if b"\x1b" not in raw:
         return raw.decode(encodings[0])
     return "".join(_decode_part(part, encodings) for part in _PARTS.findall(raw))
+
+
+def _tidy(value: str) -> str:
+    """Without padding; NUL means nothing in text, and PostgreSQL keeps none."""
+    return value.replace("\0", "").strip()
 
 
 def _decode_part(part: bytes, encodings: Sequence[str]) -> str:

@@ -402,3 +402,34 @@ def test_chest_pixels_of_the_modality_lab_are_sound(inbox: Inbox) -> None:
     inbox.receive(chest("cxr", np.zeros((64, 48), np.uint16)))
     inbox.index()
     assert inbox.outcomes() == ["new"]
+
+
+def test_an_own_result_that_a_pacs_changed_on_its_way_back_is_no_conflict(inbox: Inbox) -> None:
+    image = ultrasound("one")
+    result = own_result(image)
+    inbox.receive(image, result)
+    inbox.settle()
+    inbox.receive(changed(result, PixelData=bytes(len(result.PixelData)), PatientID="COERCED"))
+    inbox.settle()
+    study = inbox.study(image.StudyInstanceUID)
+    assert (study.state, study.revision, study.patient_id) == (StudyState.QUEUED, 1, image.PatientID)
+
+
+@pytest.mark.debian("postgresql")
+def test_the_index_works_on_postgresql_too(tmp_path: Path, postgres_url: str) -> None:
+    inbox = Inbox(tmp_path / "var", url=postgres_url)
+    image, late = (ultrasound("postgres", number=number) for number in (1, 2))
+    inbox.opened("a1")
+    inbox.receive(image, image, own_result(image), report(image), association="a1")
+    inbox.index()
+    assert inbox.assemble(300) == 0
+    inbox.released("a1")
+    inbox.settle()
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
+    inbox.receive(late, changed(image, PatientName="Corrected^Name"))
+    inbox.settle()
+    inbox.receive(changed(image, PixelData=bytes(len(image.PixelData))))
+    inbox.index()
+    assert inbox.outcomes() == ["new", "duplicate", "new", "new", "new", "revision", "conflict"]
+    assert [job.state.value for job in inbox.jobs()] == ["cancelled", "cancelled"]
+    inbox.close()
