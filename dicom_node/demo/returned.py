@@ -77,12 +77,18 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
         {
             "finding": name,
             "decision": decision,
-            # A summary group decides on many findings; its numbers bear their names.
-            "numbers": {key: value for key, value in numbers.items() if len(decided) == 1 or name in key},
+            "numbers": _numbers_of(place, len(decided), numbers),
             "region": list(zip(points[::2], points[1::2], strict=True)),
         }
-        for name, decision in decided
+        for place, (name, decision) in enumerate(decided)
     ]
+
+
+def _numbers_of(place: int, decided: int, numbers: Mapping[str, str]) -> dict[str, str]:
+    """All numbers of a group on one finding; of a summary on several the one at the finding's place."""
+    if decided == 1:
+        return dict(numbers)
+    return dict([list(numbers.items())[place]]) if len(numbers) == decided else {}
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:
