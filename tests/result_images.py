@@ -1,4 +1,4 @@
-"""Synthetic source images, as a modality would send them, and results on them as a pipeline would give them."""
+"""Synthetic source images, as a modality would send them, and findings as a pipeline would give them."""
 
 from __future__ import annotations
 
@@ -101,30 +101,50 @@ def speckle(rows: int = 120, columns: int = 160, frames: int = 0, colour: bool =
 def source(path: Path, **given: Any) -> SourceObject:
     """The file as ``results.build`` takes it."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return SourceObject(**{
-        "image": open_dicom(path), "path": path, "pixels_sha256": digest, "identity_sha256": "i", **given
-    })  # fmt: skip
+    usual: dict[str, Any] = {
+        "image": open_dicom(path),
+        "path": path,
+        "pixels_sha256": digest,
+        "identity_sha256": "identity",
+    }
+    return SourceObject(**{**usual, **given})
 
 
 def context(
     *models: ModelRef, kinds: Sequence[ResultKind] = tuple(ResultKind), **given: Any
 ) -> ResultContext:
     """Circumstances of a job."""
-    return ResultContext(**{
-        "pipeline": "chest_xray", "pipeline_version": "1.0", "rule": "chest", "models": models or (CALIBRATED,),
-        "analysed_at": ANALYSED_AT, "kinds": frozenset(kinds), "station_name": "AINODE", **given,
-    })  # fmt: skip
+    usual: dict[str, Any] = {
+        "pipeline": "chest_xray",
+        "pipeline_version": "1.0",
+        "rule": "chest",
+        "models": models or (CALIBRATED,),
+        "analysed_at": ANALYSED_AT,
+        "kinds": frozenset(kinds),
+        "station_name": "AINODE",
+    }
+    return ResultContext(**{**usual, **given})
 
 
 def finding(
-    code: Code, probability: float | None, source_uid: str, *boxes: tuple[float, float, float, float], **given: Any
+    code: Code,
+    probability: float | None,
+    source_uid: str,
+    *boxes: tuple[float, float, float, float],
+    **given: Any,
 ) -> Finding:
     """A finding with boxes ``(left, top, right, bottom)``."""
-    regions = tuple(Region("box", (box[:2], box[2:]), Origin.ACTIVATION) for box in boxes)
-    return Finding(**{
-        "label": code.meaning, "code": code, "probability": probability, "threshold": 0.41,
-        "decision": Decision.PRESENT, "source_uid": source_uid, "model": CALIBRATED, "regions": regions, **given,
-    })  # fmt: skip
+    usual: dict[str, Any] = {
+        "label": code.meaning,
+        "code": code,
+        "probability": probability,
+        "threshold": 0.41,
+        "decision": Decision.PRESENT,
+        "source_uid": source_uid,
+        "model": CALIBRATED,
+        "regions": tuple(Region("box", (box[:2], box[2:]), Origin.ACTIVATION) for box in boxes),
+    }
+    return Finding(**{**usual, **given})
 
 
 def _region(pixels: PixelArray) -> Dataset:

@@ -23,6 +23,7 @@ from dicom_node.results.concepts import PIXEL_MASK
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
     copy_present,
+    copy_spacing,
     describe_derivation,
     orientation_for_highdicom,
     set_orientation,
@@ -39,10 +40,6 @@ _GREY_DISPLAY: Final = (
 _CINE: Final = (
     "CineRate", "RecommendedDisplayFrameRate", "FrameDelay", "ActualFrameDuration", "StartTrim", "StopTrim",
     "PreferredPlaybackSequencing",
-)  # fmt: skip
-_GEOMETRY: Final = (
-    "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription", "PixelAspectRatio",
-    "SequenceOfUltrasoundRegions",
 )  # fmt: skip
 
 
@@ -71,7 +68,8 @@ def build_cleaned(context: ResultContext, source: Source, image: DerivedImage, u
     )
     picture.BurnedInAnnotation = "NO"
     set_orientation(picture, source)
-    copy_present(picture, source, *_GEOMETRY)
+    copy_spacing(picture, source)
+    copy_present(picture, source, "SequenceOfUltrasoundRegions")
     return complete(picture, context, ResultKind.CLEANED, [source])
 
 

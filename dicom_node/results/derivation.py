@@ -59,6 +59,15 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
             picture[keyword] = deepcopy(source.header[keyword])
 
 
+def copy_spacing(picture: Dataset, source: Source) -> None:
+    """Pixel Spacing and Pixel Aspect Ratio of the source. A spacing of 0 (seen in CR) is none."""
+    spacing = source.header.get("PixelSpacing") or ()
+    if len(spacing) == 2 and all(float(one) > 0 for one in spacing):
+        keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
+        copy_present(picture, source, *keywords)
+    copy_present(picture, source, "PixelAspectRatio")
+
+
 def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid

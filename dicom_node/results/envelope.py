@@ -18,7 +18,7 @@ from dicom_node.results.context import ResultContext
 from dicom_node.results.equipment import contributing_equipment, freeze, general_equipment
 from dicom_node.results.identity import series_uid
 from dicom_node.results.source import Source, identity_keywords
-from dicom_node.results.text import quiet_pydicom
+from dicom_node.results.text import can_hold, quiet_pydicom
 from dicom_node.results.times import dicom_date, dicom_time
 
 UTF8: Final = "ISO_IR 192"
@@ -40,6 +40,12 @@ _SERIES_NAMES: Final = {
     ResultKind.SEG: "AI mask of removed text",
 }
 _WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
+_REFERENCE: Final = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
+_CODES: Final = (
+    ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+    ("LongCodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+    ("URNCodeValue", "CodeMeaning"),
+)
 # Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
 _UNPAIRED: Final = frozenset(
     {
@@ -116,16 +122,9 @@ def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
     Text that the source's set cannot hold (a label of a model card) makes it ISO_IR 192 again: never "?".
     """
     named = source.header.get("SpecificCharacterSet")
-    if context.charset == "source" and named:
-        try:
-            return _written(dataset, named)
-        except UnicodeError:
-            pass
-    return _written(dataset, UTF8)
-
-
-def _written(dataset: Dataset, charset: str | list[str]) -> bytes:
-    dataset.SpecificCharacterSet = charset
+    dataset.SpecificCharacterSet = UTF8
+    if context.charset == "source" and named and can_hold(named, dataset):
+        dataset.SpecificCharacterSet = named
     buffer = io.BytesIO()
     with quiet_pydicom():
         dataset.save_as(buffer, enforce_file_format=True)
@@ -140,8 +139,10 @@ def _copy_identity(dataset: Dataset, source: Source) -> None:
     for keyword in (*identity_keywords(), "TimezoneOffsetFromUTC"):
         if keyword in source.header:
             element = deepcopy(source.header[keyword])
-            if element.VR == "SQ" and not _sound(keyword, element.value):
-                continue
+            if element.VR == "SQ":
+                element.value = sound(keyword, element.value)
+                if not element.value:
+                    continue
             dataset[keyword] = element
     for name in dataset:
         if name.VR == "PN" and name.value:
@@ -149,17 +150,22 @@ def _copy_identity(dataset: Dataset, source: Source) -> None:
             name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
 
 
-def _sound(keyword: str, items: Sequence[Dataset]) -> bool:
-    """Whether an optional sequence of the source is fit to be repeated: codes complete, references whole."""
-    if keyword.startswith("Referenced"):
-        wanted = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
-        return bool(items) and all(item.get(word) for item in items for word in wanted)
+def sound(keyword: str, items: Sequence[Dataset]) -> list[Dataset]:
+    """Copies of the items of an optional sequence that are fit to be repeated; none if one is not.
+
+    Codes must be complete (no attribute of theirs may be empty, PS3.3 8.8), references whole.
+    """
+    copies = [deepcopy(item) for item in items]
     if keyword.endswith("CodeSequence"):
-        values = ("CodeValue", "LongCodeValue", "URNCodeValue")
-        return bool(items) and all(
-            any(item.get(word) for word in values) and item.get("CodeMeaning") for item in items
-        )
-    return bool(items)
+        for item in copies:
+            for element in list(item):
+                if element.value in (None, "", []):
+                    del item[element.tag]
+        wanted: tuple[tuple[str, ...], ...] = _CODES
+    else:
+        wanted = (_REFERENCE,) if keyword.startswith("Referenced") else ((),)
+    whole = all(any(all(word in item for word in one) for one in wanted) for item in copies)
+    return copies if whole else []
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> None:

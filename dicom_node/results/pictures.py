@@ -16,7 +16,7 @@ from ai_pipeline.render import PLACE_IS_APPROXIMATE, annotate, heatmap_overlay
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
-    copy_present,
+    copy_spacing,
     describe_derivation,
     orientation_for_highdicom,
     set_orientation,
@@ -48,6 +48,8 @@ def build_annotated(context: ResultContext, source: Source, findings: Sequence[F
     words = [mark.text for mark in shown if mark.region is None] if marks else [NOTHING_FOUND]
     if any(mark.region is not None and mark.region.origin is Origin.ACTIVATION for mark in shown):
         words.append(PLACE_IS_APPROXIMATE)
+    if source.frames > 1:
+        words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
         source.given.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
     )
@@ -95,5 +97,5 @@ def _picture(context: ResultContext, source: Source, drawn: _Drawn, uid: str) ->
     picture.BurnedInAnnotation = "YES"
     set_orientation(picture, source)
     if drawn.pixels.shape[:2] == (source.rows, source.columns):
-        copy_present(picture, source, "PixelSpacing", "PixelAspectRatio")
+        copy_spacing(picture, source)
     return complete(picture, context, drawn.kind, [source])

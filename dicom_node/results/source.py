@@ -16,6 +16,7 @@ from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results
 from pydicom.dataset import Dataset
 
 from dicom_node.errors import ResultRefused
+from dicom_node.model.sopclasses import SECONDARY_CAPTURES
 from dicom_node.results.context import SourceObject
 from dicom_node.results.text import read_header
 
@@ -63,6 +64,12 @@ _SUCCESSORS: Final = {_STORAGE + "6": _STORAGE + "6.1", _STORAGE + "3": _STORAGE
 _US_MULTI_FRAME: Final = _STORAGE + "3.1"
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"
 _SC_MULTI_FRAME: Final = _STORAGE + "7.4"
+# highdicom takes the modality of the image library from the class: a grabbed ultrasound is ultrasound there.
+_OF_MODALITY: Final = {
+    "US": (_STORAGE + "6.1", _US_MULTI_FRAME),
+    "CR": (_STORAGE + "1", ""),
+    "DX": (_STORAGE + "1.1", ""),
+}
 
 
 @cache
@@ -160,7 +167,7 @@ def _read(given: SourceObject) -> Source:
 
 def _stand_in(header: Dataset, frames: int) -> Dataset:
     stand_in = Dataset()
-    stand_in.SOPClassUID = _class_for_highdicom(str(header.SOPClassUID), frames)
+    stand_in.SOPClassUID = _class_for_highdicom(header, frames)
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
         setattr(stand_in, keyword, header[keyword].value)
     for keyword in (
@@ -182,11 +189,13 @@ def _stand_in(header: Dataset, frames: int) -> Dataset:
     return stand_in
 
 
-def _class_for_highdicom(sop_class_uid: str, frames: int) -> str:
+def _class_for_highdicom(header: Dataset, frames: int) -> str:
+    sop_class_uid = str(header.SOPClassUID)
     known: dict[str, Any] = get_sop_class_iod_map()
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
-    if found not in known or known[found] not in get_iod_module_map():
-        return _SC_MULTI_FRAME if frames > 1 else _SECONDARY_CAPTURE
+    if found in SECONDARY_CAPTURES or known.get(found) not in get_iod_module_map():
+        still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
+        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _SECONDARY_CAPTURE)
     if frames > 1 and not is_attribute_in_iod("NumberOfFrames", found):
         # Cines under the single-frame class are common in old ultrasound.
         return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME

@@ -32,7 +32,7 @@ from ai_pipeline.contract import Decision, Finding, PipelineResult, QualityNote
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import concepts
 from dicom_node.results.context import ResultContext
-from dicom_node.results.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.envelope import complete, disclaimer, header_arguments, sound
 from dicom_node.results.equipment import algorithm, observation_context
 from dicom_node.results.identity import series_uid, tracking_uid
 from dicom_node.results.marks import Mark, check_frame, marks_of, of_source, outline, ranked
@@ -253,5 +253,6 @@ def _request(source: Source, attributes: Dataset) -> Dataset:
     item.FillerOrderNumberImagingServiceRequest = ""
     item.RequestedProcedureID = attributes.get("RequestedProcedureID")
     item.RequestedProcedureDescription = attributes.get("RequestedProcedureDescription")
-    item.RequestedProcedureCodeSequence = attributes.get("RequestedProcedureCodeSequence") or []
+    keyword = "RequestedProcedureCodeSequence"
+    item.RequestedProcedureCodeSequence = sound(keyword, attributes.get(keyword) or [])
     return item

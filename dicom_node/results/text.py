@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pydicom
 from pydicom import config
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -59,10 +59,39 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Keep pydicom's warnings about values out of the log: they quote the value, which may be PHI."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"pydicom\.")
-        warnings.filterwarnings("ignore", category=UserWarning)
-        yield
+    before = config.logger.disabled
+    config.logger.disabled = True  # it logs what it warns of as well
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        config.logger.disabled = before
+
+
+def can_hold(charset: str | list[str], dataset: Dataset) -> bool:
+    """Whether a character set has every text of a dataset; pydicom would write "?" for what it lacks."""
+    encodings = convert_encodings(charset)
+    before = config.settings.writing_validation_mode
+    config.settings.writing_validation_mode = config.RAISE
+    try:
+        for text in _texts(dataset):
+            encode_string(text, encodings)
+    except UnicodeError:
+        return False
+    finally:
+        config.settings.writing_validation_mode = before
+    return True
+
+
+def _texts(dataset: Dataset) -> Iterator[str]:
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _texts(item)
+        elif element.VR in _TEXT and element.value:
+            values = element.value if element.VM > 1 else [element.value]
+            yield from (part for value in values for part in str(value).split("="))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,190 @@
+"""What a PACS gets, judged by the programs of others: dciodvfy, DCMTK, PixelMed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom.data
+import pytest
+
+from ai_pipeline.contract import (
+    Decision,
+    DerivedImage,
+    Heatmap,
+    ImageKind,
+    PipelineResult,
+    QualityNote,
+)
+from dicom_node import results
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results import BuiltObject, SourceObject
+from tests.result_images import (
+    CALIBRATED,
+    CARDIOMEGALY,
+    CR,
+    DX,
+    EFFUSION,
+    LUNG,
+    MASS,
+    NODULE,
+    UNCALIBRATED,
+    US,
+    US_MULTI_FRAME,
+    US_RETIRED,
+    context,
+    finding,
+    grey_image,
+    source,
+    speckle,
+    write_image,
+)
+
+pytestmark = pytest.mark.debian("dicom3tools", "dcmtk", "default-jre-headless")
+
+# PixelMed needs these limits lifted under JDK 17; its exit code is not the verdict.
+PIXELMED = [
+    "java", "-Xmx1g", *(f"-Djdk.xml.xpath{limit}Limit=0" for limit in ("ExprGrp", "ExprOp", "TotalOp")),
+    "-cp", os.environ.get("PIXELMED_JAR", "/usr/share/java/pixelmed.jar"),
+    "com.pixelmed.validate.DicomSRValidator",
+]  # fmt: skip
+SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
+SOURCES = (
+    "cr", "monochrome1", "dx_signed", "us", "us_cine", "us_grey_cine", "us_retired", "examples_palette",
+    "examples_rgb_color", "examples_ybr_color",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source and all that is built from it."""
+
+    source: SourceObject
+    objects: dict[ResultKind, Path]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    """Every kind of result on every kind of source, built once."""
+    folder = tmp_path_factory.mktemp("judged")
+    made = {}
+    for name in SOURCES:
+        one = source(_source_file(folder, name))
+        objects = results.build(context(CALIBRATED, UNCALIBRATED), [one], everything(one))
+        made[name] = Case(one, dict(_written(folder, name, objects)))
+    return made
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_dciodvfy_finds_no_error(cases: dict[str, Case], name: str) -> None:
+    for path in cases[name].objects.values():
+        text = _run(["dciodvfy", "-new", str(path)])
+        assert [line for line in text.splitlines() if line.startswith("Error")] == [], path.name
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_dcmtk_reads_the_report_and_passes_the_presentation_state(cases: dict[str, Case], name: str) -> None:
+    objects = cases[name].objects
+    assert "Test passed" in _run(["dcmpschk", str(objects[ResultKind.GSPS])])
+    text = _run(["dsrdump", str(objects[ResultKind.SR])])
+    assert "Imaging Measurement Report" in text
+    assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]
+    for path in objects.values():
+        assert _run(["dcmftest", str(path)]).startswith("yes")
+
+
+@pytest.mark.parametrize("name", ["us_cine"])
+def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], name: str) -> None:
+    _judge_by_pixelmed(cases[name].objects[ResultKind.SR])
+
+
+def test_the_report_of_a_failure_and_that_of_nothing_found_pass_too(
+    cases: dict[str, Case], tmp_path: Path
+) -> None:
+    one = cases["monochrome1"].source
+    objects = [
+        *results.build_failure(context(), [one], "the model file is missing"),
+        *results.build(context(kinds=[ResultKind.SR, ResultKind.GSPS]), [one], PipelineResult()),
+    ]
+    assert [o.kind for o in objects] == [ResultKind.SR, ResultKind.SC, ResultKind.SR, ResultKind.GSPS]
+    for number, one_object in enumerate(objects):
+        ((_, path),) = _written(tmp_path, str(number), [one_object])
+        text = _run(["dciodvfy", "-new", str(path)])
+        assert [line for line in text.splitlines() if line.startswith("Error")] == []
+        if one_object.kind is ResultKind.SR:
+            _judge_by_pixelmed(path)
+
+
+def everything(one: SourceObject) -> PipelineResult:
+    """Findings of every decision, with and without a place, calibrated and not; cleaned image and mask."""
+    header, uid = one.image.header, one.image.uid
+    width, height = header.columns, header.rows
+    frame = min(3, header.frames) if header.frames > 1 else None
+
+    def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+        return (left * width, top * height, right * width, bottom * height)
+
+    heat = np.linspace(0, 1, width * height, dtype=np.float32).reshape(height, width)
+    findings = (
+        finding(NODULE, 0.45, uid, box(0.1, 0.1, 0.2, 0.2), box(0.5, 0.5, 1, 1),
+                decision=Decision.INDETERMINATE, frame=frame),
+        finding(CARDIOMEGALY, 0.83, uid, box(0.2, 0.3, 0.7, 0.8), site=LUNG, frame=frame,
+                evidence=Heatmap(heat, "class activation")),
+        finding(EFFUSION, 0.05, uid, decision=Decision.ABSENT),
+        finding(MASS, 0.7, uid, model=UNCALIBRATED),
+        finding(MASS, 0.77, uid, box(0.4, 0.4, 0.6, 0.6), model=UNCALIBRATED, frame=1 if frame else None),
+    )  # fmt: skip
+    frames = np.stack([one.image.stored(index) for index in range(header.frames)])
+    mask = np.zeros(frames.shape[:3], np.uint8)
+    mask[:, 5:20, 5:60] = 255
+    frames[mask > 0] = 0
+    photometric = "RGB" if frames.ndim == 4 else header.photometric
+    cleaned = DerivedImage(ImageKind.CLEANED, uid, frames, photometric, "Navier-Stokes.", verified=True)  # type: ignore[arg-type]
+    masked = DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "mask")
+    return PipelineResult(
+        findings=findings,
+        images=(cleaned, masked),
+        quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
+    )
+
+
+def _source_file(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.dcm"
+    if name.startswith("examples_"):
+        return Path(shutil.copy(SHIPPED / path.name, path))
+    grey = grey_image()
+    sop_class, pixels, attributes = {
+        "cr": (CR, grey, {}),
+        "monochrome1": (CR, grey, {"PhotometricInterpretation": "MONOCHROME1"}),
+        "dx_signed": (DX, grey.astype(np.int16), {}),
+        "us": (US, speckle(), {}),
+        "us_cine": (US_MULTI_FRAME, speckle(frames=4), {}),
+        "us_grey_cine": (US_MULTI_FRAME, speckle(121, 161, frames=3, colour=False), {}),
+        "us_retired": (US_RETIRED, speckle(), {}),
+    }[name]
+    return write_image(path, sop_class, pixels, **attributes)
+
+
+def _written(folder: Path, name: str, objects: list[BuiltObject]) -> Iterator[tuple[ResultKind, Path]]:
+    for one in objects:
+        assert one.data is not None
+        path = folder / f"{name}-{one.kind}.dcm"
+        path.write_bytes(one.data)
+        yield one.kind, path
+
+
+def _judge_by_pixelmed(path: Path) -> None:
+    text = _run([*PIXELMED, str(path)])
+    assert "Found Root Template TID_1500" in text
+    assert "IOD validation complete" in text
+    assert [line for line in text.splitlines() if line.startswith("Error")] == []
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    return (done.stdout + done.stderr).decode("utf-8", "replace")

@@ -1,0 +1,313 @@
+"""One finding, three faces; and what the pictures keep of their source (truths 8 to 10)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from ai_pipeline.contract import (
+    Decision,
+    DerivedImage,
+    Heatmap,
+    ImageKind,
+    PipelineResult,
+)
+from dicom_node import results
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results import BuiltObject, ResultContext, SourceObject
+from tests.result_images import (
+    CARDIOMEGALY,
+    CR,
+    DX,
+    EFFUSION,
+    NODULE,
+    UNCALIBRATED,
+    US,
+    US_MULTI_FRAME,
+    context,
+    finding,
+    grey_image,
+    source,
+    speckle,
+    write_image,
+)
+
+BOX = (50.5, 60.25, 150.0, 170.0)
+
+
+@pytest.fixture
+def cr(tmp_path: Path) -> SourceObject:
+    return source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+
+
+@pytest.fixture
+def cine(tmp_path: Path) -> SourceObject:
+    return source(write_image(tmp_path / "us.dcm", US_MULTI_FRAME, speckle(frames=5), CineRate=25))
+
+
+def one(kind: ResultKind, ctx: ResultContext, image: SourceObject, result: PipelineResult) -> Dataset:
+    built = [each for each in results.build(ctx, [image], result) if each.kind is kind]
+    assert len(built) == 1
+    return read(built[0])
+
+
+def read(built: BuiltObject) -> Dataset:
+    assert built.data is not None
+    return pydicom.dcmread(io.BytesIO(built.data))
+
+
+def found(*findings: object) -> PipelineResult:
+    return PipelineResult(findings=tuple(findings))  # type: ignore[arg-type]
+
+
+def items(item: Dataset) -> Iterator[Dataset]:
+    yield item
+    for child in item.get("ContentSequence") or []:
+        yield from items(child)
+
+
+def groups(report: Dataset) -> list[Dataset]:
+    return [item for item in items(report) if _name(item) == "Measurement Group"]
+
+
+def _name(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence") or []
+    return str(names[0].CodeMeaning) if names else ""
+
+
+def values(item: Dataset, value_type: str) -> dict[str, Dataset]:
+    return {_name(child): child for child in item.ContentSequence if child.ValueType == value_type}
+
+
+def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracking_uids(
+    cr: SourceObject,
+) -> None:
+    uid = cr.image.uid
+    result = found(
+        finding(NODULE, 0.6, uid, (10, 10, 40, 40), (60, 60, 90, 90)), finding(CARDIOMEGALY, 0.8, uid, BOX)
+    )
+    report, state = (one(kind, context(), cr, result) for kind in (ResultKind.SR, ResultKind.GSPS))
+    in_report = {
+        str(values(group, "UIDREF")["Tracking Unique Identifier"].UID): list(region.GraphicData)
+        for group in groups(report)
+        for region in values(group, "SCOORD").values()
+    }
+    in_state = {
+        str(graphic.TrackingUID): list(graphic.GraphicData)
+        for annotation in state.GraphicAnnotationSequence
+        for graphic in annotation.get("GraphicObjectSequence") or []
+    }
+    assert in_report == in_state
+    assert len(in_report) == 3
+    assert [50.5, 60.25, 150.0, 60.25, 150.0, 170.0, 50.5, 170.0, 50.5, 60.25] in in_report.values()
+
+
+def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObject) -> None:
+    """OHIF shows of a group only each NUM's concept, value and unit, and the finding site."""
+    uid = cr.image.uid
+    calibrated = groups(one(ResultKind.SR, context(), cr, found(finding(CARDIOMEGALY, 0.834, uid, BOX))))[0]
+    numbers = values(calibrated, "NUM")
+    assert list(numbers) == ["AI Cardiomegaly certainty", "Certainty of Finding"]
+    for number in numbers.values():
+        measured = number.MeasuredValueSequence[0]
+        assert float(measured.NumericValue) == 83.4
+        assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+
+
+def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
+    uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
+    report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))
+    numbers = values(groups(report)[0], "NUM")
+    assert list(numbers) == ["AI Nodule score"]
+    measured = numbers["AI Nodule score"].MeasuredValueSequence[0]
+    assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "{ratio}"
+    assert "111012" not in str(report)
+
+
+def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject) -> None:
+    uid = cr.image.uid
+    report = one(
+        ResultKind.SR,
+        context(),
+        cr,
+        found(
+            finding(EFFUSION, 0.02, uid, decision=Decision.ABSENT),
+            finding(NODULE, 0.5, uid, (1, 1, 9, 9), decision=Decision.INDETERMINATE),
+            finding(CARDIOMEGALY, 0.6, uid, BOX),
+        ),
+    )
+    said = [
+        (name, code.ConceptCodeSequence[0].CodeMeaning)
+        for group in groups(report)
+        for name, code in values(group, "CODE").items()
+        if name in {"Cardiomegaly", "Nodule", "Pleural effusion"}
+    ]
+    assert said == [("Cardiomegaly", "Present"), ("Nodule", "Indeterminate"), ("Pleural effusion", "Absent")]
+
+
+def test_nothing_found_is_said(cr: SourceObject) -> None:
+    report = one(ResultKind.SR, context(), cr, PipelineResult())
+    (group,) = groups(report)
+    assert (
+        values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "No finding reported by AI"
+    )
+    assert "not for diagnostic use, model chest-lite0 version 1" in values(group, "TEXT")["Comment"].TextValue
+    assert "no finding" in str(one(ResultKind.GSPS, context(), cr, PipelineResult()))
+
+
+def test_the_report_is_of_nobody_and_tells_the_request(cr: SourceObject) -> None:
+    report = one(ResultKind.SR, context(), cr, PipelineResult())
+    assert (report.CompletionFlag, report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
+    assert report.PreliminaryFlag == "PRELIMINARY"
+    assert report.ReferencedRequestSequence[0].AccessionNumber == report.AccessionNumber == "ACCCR"
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+
+
+def test_a_failure_says_so_with_its_reason_even_where_pixels_do_not_decode(tmp_path: Path) -> None:
+    broken = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), PixelData=b"\0\0"))
+    kinds = [ResultKind.SR, ResultKind.SC]
+    report, picture = map(read, results.build_failure(context(kinds=kinds), [broken], "pixels are damaged"))
+    (group,) = groups(report)
+    assert values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
+    texts = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"]
+    assert "AI did not run: pixels are damaged" in texts
+    assert picture.pixel_array.max() > 0
+
+
+def test_times_are_those_of_the_analysis_in_the_zone_of_the_source(cr: SourceObject) -> None:
+    for built in results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX))):
+        dataset = read(built)
+        assert dataset.InstanceCreationTime == "111630.000000"
+        assert dataset.TimezoneOffsetFromUTC == "+0100"
+        assert ("ContentDate" in dataset) == (built.kind is not ResultKind.GSPS)
+        stamps = {item.get("ContributionDateTime") for item in dataset.ContributingEquipmentSequence[1:]}
+        assert stamps == {"20250102111630.000000"}
+
+
+def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Path) -> None:
+    path = write_image(
+        tmp_path / "dx.dcm", DX, grey_image(), PhotometricInterpretation="MONOCHROME1", RescaleSlope=2,
+        RescaleIntercept=-5, WindowCenter=[100, 2000], WindowWidth=[50, 0.5],
+    )  # fmt: skip
+    state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
+    assert state.PresentationLUTShape == "INVERSE"
+    assert (state.RescaleSlope, state.RescaleIntercept) == (2, -5)
+    assert state.SoftcopyVOILUTSequence[0].WindowCenter == [100, 2000]
+
+
+def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [4, 0, 12]
+    table.add_new("LUTData", "US", [0, 1000, 3000, 4095])
+    path = write_image(
+        tmp_path / "dx.dcm", DX, grey_image(), VOILUTSequence=[table], WindowCenter=None, WindowWidth=None
+    )
+    state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
+    lut = state.SoftcopyVOILUTSequence[0].VOILUTSequence[0]
+    assert list(lut.LUTDescriptor) == [4, 0, 12]
+    assert np.frombuffer(lut.LUTData, "<u2").tolist() == [0, 1000, 3000, 4095]
+
+
+def test_boxes_in_a_cine_name_their_frame_in_both_faces(cine: SourceObject) -> None:
+    uid = cine.image.uid
+    result = found(
+        finding(NODULE, 0.6, uid, (10, 10, 40, 40), frame=4),
+        finding(NODULE, 0.5, uid, (10, 10, 40, 40), frame=2),
+    )
+    report, state = (one(kind, context(), cine, result) for kind in (ResultKind.SR, ResultKind.GSPS))
+    frames = [
+        region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber
+        for group in groups(report)
+        for region in values(group, "SCOORD").values()
+    ]
+    assert frames == [4, 2]
+    assert [
+        a.ReferencedImageSequence[0].ReferencedFrameNumber for a in state.GraphicAnnotationSequence[:2]
+    ] == frames
+
+
+def test_the_picture_of_a_cine_is_the_frame_of_the_first_finding(cine: SourceObject) -> None:
+    result = found(finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=4))
+    picture = one(ResultKind.SC, context(), cine, result)
+    assert picture.SourceImageSequence[0].ReferencedFrameNumber == 4
+    assert picture.BurnedInAnnotation == "YES"
+    assert "NumberOfFrames" not in picture
+    changed = (picture.pixel_array != cine.image.display(3)).any(axis=-1)
+    assert changed[10:40, 10:40].any()
+    assert not changed[15:35, 15:35].any()
+
+
+def test_a_cleaned_cine_keeps_time_regions_and_every_sample(cine: SourceObject, tmp_path: Path) -> None:
+    frames = np.memmap(tmp_path / "frames", np.uint8, "w+", shape=(5, 120, 160, 3))
+    frames[:] = np.stack([cine.image.stored(index) for index in range(5)])
+    frames[:, 5:20, 5:60] = 0
+    image = DerivedImage(ImageKind.CLEANED, cine.image.uid, frames, "RGB", "x", verified=True)
+    cleaned = one(ResultKind.CLEANED, context(), cine, PipelineResult(images=(image,)))
+    assert np.array_equal(cleaned.pixel_array, frames)
+    assert (cleaned.FrameTime, cleaned.CineRate, cleaned.NumberOfFrames) == (40, 25, 5)
+    assert cleaned.SequenceOfUltrasoundRegions == pydicom.dcmread(cine.path).SequenceOfUltrasoundRegions
+    assert (cleaned.Modality, cleaned.BurnedInAnnotation) == ("US", "NO")
+    assert "inpainted, not for measurement" in cleaned.DerivationDescription.lower()
+    assert "inpainted, not for measurement" in cleaned.SeriesDescription
+    assert cleaned.DerivationCodeSequence[0].CodeValue == "113047"
+    assert "PatientIdentityRemoved" not in cleaned
+
+
+def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path) -> None:
+    pixels = (grey_image().astype(np.int16) - 2048).astype(np.int16)
+    dx = source(write_image(tmp_path / "dx.dcm", DX, pixels, PixelSpacing=[0.14, 0.14], RescaleSlope=0.5))
+    image = DerivedImage(ImageKind.CLEANED, dx.image.uid, pixels, "MONOCHROME2", "x", verified=True)
+    cleaned = one(ResultKind.CLEANED, context(), dx, PipelineResult(images=(image,)))
+    assert np.array_equal(cleaned.pixel_array, pixels)
+    assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
+    assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
+
+
+def test_a_cleaned_image_takes_the_place_of_an_empty_picture(tmp_path: Path) -> None:
+    us = source(write_image(tmp_path / "us.dcm", US, speckle()))
+    image = DerivedImage(ImageKind.CLEANED, us.image.uid, speckle(), "RGB", "x", verified=True)
+    kinds = {o.kind for o in results.build(context(), [us], PipelineResult(images=(image,)))}
+    assert kinds == {ResultKind.SR, ResultKind.GSPS, ResultKind.CLEANED}
+
+
+def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 12.5}
+    lossy["LossyImageCompressionMethod"] = "ISO_10918_1"
+    us = source(write_image(tmp_path / "us.dcm", US, speckle(), **lossy))
+    image = DerivedImage(ImageKind.CLEANED, us.image.uid, speckle(), "RGB", "x", verified=True)
+    result = PipelineResult(images=(image,), findings=(finding(NODULE, 0.5, us.image.uid, (9, 9, 40, 40)),))
+    for kind in (ResultKind.CLEANED, ResultKind.SC):
+        picture = one(kind, context(), us, result)
+        assert {word: picture.get(word) for word in lossy} == lossy
+
+
+def test_a_de_identified_source_does_not_make_us_claim_de_identification(tmp_path: Path) -> None:
+    us = source(write_image(tmp_path / "us.dcm", US, speckle(), PatientIdentityRemoved="YES"))
+    for built in results.build(context(), [us], PipelineResult()):
+        assert "PatientIdentityRemoved" not in read(built)
+
+
+def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObject) -> None:
+    mask = np.zeros((5, 120, 160), np.uint8)
+    image = DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask")
+    kinds = [ResultKind.SEG]
+    assert results.build(context(kinds=kinds), [cine], PipelineResult(images=(image,))) == []
+    mask[1, 5:20, 5:60] = 255
+    seg = one(ResultKind.SEG, context(kinds=kinds), cine, PipelineResult(images=(image,)))
+    assert np.array_equal(seg.pixel_array, mask[1] > 0)
+    assert seg.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
+
+
+def test_a_heat_map_is_a_picture_of_its_own(cr: SourceObject) -> None:
+    heat = Heatmap(np.ones((256, 224), np.float32), "class activation")
+    result = found(finding(CARDIOMEGALY, 0.8, cr.image.uid, BOX, evidence=heat))
+    picture = one(ResultKind.HEATMAP, context(), cr, result)
+    assert picture.SeriesNumber == 9004
+    assert "class activation" in picture.DerivationDescription
+    assert picture.pixel_array.shape == (256, 224, 3)

@@ -1,0 +1,169 @@
+"""The gate refuses what must not leave."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from ai_pipeline.contract import DerivedImage, ImageKind, Origin, PipelineResult, Region
+from dicom_node import results
+from dicom_node.errors import ResultRefused
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results import gate
+from dicom_node.results.source import read_sources
+from dicom_node.results.text import quiet_pydicom
+from tests.result_images import (
+    CARDIOMEGALY,
+    CR,
+    NODULE,
+    US_MULTI_FRAME,
+    context,
+    finding,
+    grey_image,
+    source,
+    speckle,
+    write_image,
+)
+
+
+def _wrong_patient(ds: Dataset) -> None:
+    ds.PatientID = "another"
+
+
+def _wrong_name(ds: Dataset) -> None:
+    ds.PatientName = "Else^Someone"
+
+
+def _source_series(ds: Dataset) -> None:
+    ds.SeriesInstanceUID = (
+        ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID
+    )
+
+
+def _no_uid(ds: Dataset) -> None:
+    ds.SeriesInstanceUID = "1.02.3"
+
+
+def _verified(ds: Dataset) -> None:
+    ds.VerificationFlag = "VERIFIED"
+
+
+def _not_ours(ds: Dataset) -> None:
+    del ds.ContributingEquipmentSequence[:]
+
+
+def _identity_removed(ds: Dataset) -> None:
+    ds.PatientIdentityRemoved = "YES"
+
+
+def _no_evidence(ds: Dataset) -> None:
+    del ds.CurrentRequestedProcedureEvidenceSequence
+
+
+def _unsaid(ds: Dataset) -> None:
+    ds.SeriesDescription = "Result"
+
+
+def _scoords(item: Dataset) -> list[Dataset]:
+    found = [item] if item.get("ValueType") == "SCOORD" else []
+    return found + [one for child in item.get("ContentSequence") or [] for one in _scoords(child)]
+
+
+def _outside(ds: Dataset) -> None:
+    region = _scoords(ds)[0]
+    region.GraphicData = [0, 0, 9000, 0, 9000, 9000, 0, 0]
+
+
+def _open(ds: Dataset) -> None:
+    region = _scoords(ds)[0]
+    region.GraphicData = list(region.GraphicData)[:-2]
+
+
+def _unknown_image(ds: Dataset) -> None:
+    _scoords(ds)[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+BREAKS: dict[str, Callable[[Dataset], None]] = {
+    "PatientID is not that of the source": _wrong_patient,
+    "PatientName is not that of the source": _wrong_name,
+    "SeriesInstanceUID is one of the source": _source_series,
+    "SeriesInstanceUID is no UID": _no_uid,
+    "must be UNVERIFIED": _verified,
+    "Device UID": _not_ours,
+    "PatientIdentityRemoved": _identity_removed,
+    "CurrentRequestedProcedureEvidenceSequence": _no_evidence,
+    "does not say AI": _unsaid,
+    "reaches out of its image": _outside,
+    "not closed": _open,
+    "no source of this job": _unknown_image,
+}
+
+
+@pytest.mark.parametrize("said", BREAKS)
+def test_a_report_with_this_fault_does_not_leave(tmp_path: Path, said: str) -> None:
+    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+    ctx = context(kinds=[ResultKind.SR])
+    found = PipelineResult(findings=(finding(CARDIOMEGALY, 0.83, one.image.uid, (50, 60, 150, 170)),))
+    data = results.build(ctx, [one], found)[0].data
+    assert data is not None
+    report = pydicom.dcmread(io.BytesIO(data))
+    gate.release(data, report, ctx, ResultKind.SR, read_sources([one]))
+    with quiet_pydicom():
+        BREAKS[said](report)
+    buffer = io.BytesIO()
+    with quiet_pydicom():
+        report.save_as(buffer)
+    with pytest.raises(ResultRefused, match=said):
+        gate.release(buffer.getvalue(), report, ctx, ResultKind.SR, read_sources([one]))
+
+
+def test_the_message_of_the_gate_holds_no_name(tmp_path: Path) -> None:
+    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+    ctx = context(kinds=[ResultKind.SR])
+    data = results.build(ctx, [one], PipelineResult())[0].data
+    assert data is not None
+    report = pydicom.dcmread(io.BytesIO(data))
+    report.PatientName = "Else^Someone"
+    with pytest.raises(ResultRefused) as caught:
+        gate.release(data, report, ctx, ResultKind.SR, read_sources([one]))
+    assert "Else" not in str(caught.value)
+    assert "Test" not in str(caught.value)
+
+
+def test_a_cleaned_image_that_was_not_verified_does_not_leave(tmp_path: Path) -> None:
+    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+    image = DerivedImage(ImageKind.CLEANED, one.image.uid, grey_image(), "MONOCHROME2", "x", verified=False)
+    with pytest.raises(ResultRefused, match="not verified"):
+        results.build(context(), [one], PipelineResult(images=(image,)))
+
+
+def test_a_cleaned_image_of_another_size_does_not_leave(tmp_path: Path) -> None:
+    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+    smaller = np.ascontiguousarray(grey_image()[1:])
+    image = DerivedImage(ImageKind.CLEANED, one.image.uid, smaller, "MONOCHROME2", "x", verified=True)
+    with pytest.raises(ResultRefused, match="its source"):
+        results.build(context(), [one], PipelineResult(images=(image,)))
+
+
+def test_a_finding_on_no_source_or_no_frame_does_not_leave(tmp_path: Path) -> None:
+    one = source(write_image(tmp_path / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
+    for wrong in (
+        finding(NODULE, 0.5, "1.2.3", (1, 1, 9, 9)),
+        finding(NODULE, 0.5, one.image.uid, (1, 1, 9, 9), frame=4),
+    ):
+        with pytest.raises(ResultRefused):
+            results.build(context(), [one], PipelineResult(findings=(wrong,)))
+
+
+def test_a_region_outside_its_image_does_not_leave(tmp_path: Path) -> None:
+    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
+    far = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
+    lost = finding(NODULE, 0.5, one.image.uid, regions=(far,))
+    with pytest.raises(ResultRefused, match="outside"):
+        results.build(context(), [one], PipelineResult(findings=(lost,)))
