@@ -190,9 +190,8 @@ class Admission:
             study.revision += 1
         study.due_at = self._due_at(session, study, item)
         session.flush()
-        if (
-            outcome is Outcome.REVISION and role is ObjectRole.SOURCE
-        ):  # nothing more may leave with the old name on it
+        if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
+            # Nothing more may leave with the old name on it.
             jobs.stop_study(session, study, "superseded: patient or study data changed")
         if study.state is not StudyState.RECEIVING:
             jobs.drop_waiting(session, study, f"superseded by revision {study.revision}")

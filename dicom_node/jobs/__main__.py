@@ -25,7 +25,7 @@ def main() -> int:
     except NodeError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)
-    logs.configure(loaded.node.log_level)
+    logs.configure(loaded.node.log_level, f"worker {os.getpid()}")
     _limit_threads(loaded.workers.threads)
     from dicom_node.jobs.worker import Worker  # after the thread limit, which libraries read when imported
 

@@ -15,22 +15,31 @@ from pathlib import Path
 
 def new_owner() -> str:
     """A name for this process, unique for ever; at most 64 characters."""
-    return f"{_machine()}/{os.getpid()}/{secrets.token_hex(4)}"
+    return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str) -> bool:
     """Whether the owner was a process of this machine that runs no more; False when it cannot be known."""
-    machine, _, rest = owner.partition("/")
-    pid = rest.partition("/")[0]
-    if machine != _machine() or not pid.isdigit():
+    return _runs_no_more(owner, 1)
+
+
+def is_dead_with_its_node(owner: str) -> bool:
+    """Whether the process that started the owner is gone as well: the node was killed, and not by the job."""
+    return _runs_no_more(owner, 1) and _runs_no_more(owner, 2)
+
+
+def _runs_no_more(owner: str, place: int) -> bool:
+    parts = owner.split("/")
+    if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
         return False
+    pid = int(parts[place])
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return _is_zombie(int(pid))
+    return _is_zombie(pid)
 
 
 def _is_zombie(pid: int) -> bool:

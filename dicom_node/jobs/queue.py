@@ -35,6 +35,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import Job
 from dicom_node.store.transitions import move_job, record, settle_study, utc_now
 
+_LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
 _LONGEST_WAIT = timedelta(hours=1)
 _ENDS: Mapping[JobState, EventType] = {
     JobState.SUCCEEDED: JOB_SUCCEEDED,
@@ -247,10 +248,18 @@ class LeaseQueue:
                 reason = f"{job.tries} workers were lost with this job"
                 move_job(session, job, JobState.FAILED, JOB_FAILED, reason=reason, finished_at=now)
             else:
-                reason = "its worker was lost"
-                move_job(session, job, JobState.QUEUED, JOB_TAKEN_OVER, reason=reason, lease_until=None)
+                values = {"reason": "its worker was lost", "lease_until": None, "tries": self._counted(job)}
+                move_job(session, job, JobState.QUEUED, JOB_TAKEN_OVER, **values)
             settle_study(session, job.study_id)
         return len(lost)
+
+    def _counted(self, job: Job) -> int:
+        """Tries, without one that ended with the whole node: a power cut is not the job's fault.
+
+        Within limits: a job may also be what brings the node down.
+        """
+        blameless = owners.is_dead_with_its_node(job.lease_owner)
+        return job.tries - 1 if blameless and job.attempts < _LOSSES * self._attempts else job.tries
 
 
 def cancel(session: Session, job_id: int) -> None:

@@ -40,7 +40,7 @@ def complete(database: Database, queue: JobQueue, job: ClaimedJob) -> None:
         settle_study(session, job.study_id)
 
 
-def claimed(queue: JobQueue, owner: str = "elsewhere/1/x") -> ClaimedJob:
+def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
     job = queue.claim(owner)
     assert job is not None
     return job
@@ -123,9 +123,9 @@ def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_n
     database: Database, queue: JobQueue
 ) -> None:
     number = add_job(database, add_study(database))
-    lost = claimed(queue, "elsewhere/1/a")
+    lost = claimed(queue, "elsewhere/1/1/a")
     let_lease_end(database, number)
-    taken = claimed(queue, "elsewhere/2/b")
+    taken = claimed(queue, "elsewhere/2/1/b")
     assert (taken.id, taken.attempt) == (number, 2)
     for call in (
         lambda: complete(database, queue, lost),
@@ -153,18 +153,31 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
 ) -> None:
     add_job(database, add_study(database))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        owner = f"{new_owner().partition('/')[0]}/{process.pid}/abc"
+        owner = f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc"
         claimed(queue, owner)
         assert not is_dead(owner)
         assert queue.reap() == 0
         process.kill()
     assert is_dead(owner)
     assert queue.reap() == 1
-    assert claimed(queue).attempt == 2
+    job = claimed(queue)
+    assert (job.attempt, job.tries) == (2, 2)
+
+
+def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: JobQueue) -> None:
+    add_job(database, add_study(database))
+    processes = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]
+    for process in processes:
+        process.wait()
+    worker, node = (process.pid for process in processes)
+    for attempt in range(1, 10):
+        job = claimed(queue, f"{new_owner().partition('/')[0]}/{worker}/{node}/abc")
+        assert (job.attempt, job.tries, job.gives_up) == (attempt, 1, False)
+        assert queue.reap() == 1
 
 
 def test_a_process_of_another_machine_is_never_taken_for_dead() -> None:
-    assert not is_dead("another-machine/999999/abc")
+    assert not is_dead("another-machine/999999/999998/abc")
     assert not is_dead(new_owner())
     assert len(new_owner()) <= 64
 
@@ -285,7 +298,7 @@ def test_many_claimers_at_once_get_each_job_once(database: Database, queue: JobQ
     got: list[int] = []
 
     def take() -> None:
-        while (job := queue.claim("elsewhere/1/x")) is not None:
+        while (job := queue.claim("elsewhere/1/1/x")) is not None:
             got.append(job.id)
 
     threads = [threading.Thread(target=take) for _ in range(4)]
