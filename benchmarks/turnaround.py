@@ -18,7 +18,9 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -104,9 +106,16 @@ def measure(images: list[Dataset]) -> tuple[list[float], list[str]]:
             assert store(node.port, [image], "MODALITY") == [0x0000]
             study = node.wait_for(END, count=number + 1)[image.StudyInstanceUID]
             if number:
-                seconds.append(float(study["seconds_to_confirmed"]))
+                seconds.append(seconds_to_confirmed(node, study))
                 states.append(study["state"])
     return seconds, states
+
+
+def seconds_to_confirmed(node: Node, study: dict[str, Any]) -> float:
+    """From the last acknowledgement to the last confirmation, by the node's own records."""
+    rows = node.cli("outbox", "list", "--study", study["study_instance_uid"], "--limit", "0")
+    last = max(datetime.fromisoformat(row["confirmed_at"]) for row in rows)
+    return (last - datetime.fromisoformat(study["last_received_at"])).total_seconds()
 
 
 def chests(data: Path, count: int) -> Iterator[Dataset]:

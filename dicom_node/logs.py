@@ -11,11 +11,14 @@ import warnings
 _SILENT = ("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "orthanc_api_client", "urllib3", "httpx")
 
 
-def configure(level: str) -> None:
-    """Set up logging once, at the start of a process; ``level`` as in ``node.log_level``."""
+def configure(level: str, process: str) -> None:
+    """Set up logging once, at the start of a process.
+
+    ``level`` as in ``node.log_level``; ``process`` stands in every line: all processes share one stream.
+    """
     handler = logging.StreamHandler(sys.stderr)
     formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(processName)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+        f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

@@ -17,20 +17,24 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__, logs
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.events import (
+    CHILD_DIED,
     DISK_LOW,
     NODE_READY,
     NODE_STARTED,
     NODE_STOPPING,
     RECOVERY_SCANNED,
     SCHEDULER_TAKEN,
+    EventType,
     happened,
 )
 from dicom_node.inbox.assembly import Assembler
@@ -39,11 +43,13 @@ from dicom_node.inbox.purge import purge
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.outbox.courier import Courier
+from dicom_node.preflight import network_file_system
 from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
 from dicom_node.store import leases, migrate
 from dicom_node.store.database import Database
+from dicom_node.store.transitions import append
 
 _LOGGER = logging.getLogger(__name__)
 _OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
@@ -65,12 +71,18 @@ class AlreadyRunning(NodeError):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class UnsafeFolder(NodeError):
+    """The data folder cannot keep what is acknowledged."""
+
+    exit_code = ExitCode.CONFIG
+
+
 def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; returns the exit status.
 
     Raises DatabaseNotReady, AlreadyRunning and SpoolError before anything is accepted.
     """
-    logs.configure(settings.node.log_level)
+    logs.configure(settings.node.log_level, "node")
     settings.node.data_dir.mkdir(parents=True, exist_ok=True)
     signals = _signals()
     with _only_one(settings, role), _database(settings) as database:
@@ -104,10 +116,10 @@ class _Node:
 
     def start(self) -> None:
         """Recover, then run; "ready" is logged when every child says so."""
-        happened(NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
+        self._say(NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         if self._receives:
             Policy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
-            happened(RECOVERY_SCANNED, objects=self._indexer.run_once())
+            self._say(RECOVERY_SCANNED, objects=self._indexer.run_once())
         self._waiting_for = {child.name for child in self._children}
         for child in self._children:
             child.start()
@@ -119,7 +131,7 @@ class _Node:
 
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and couriers finish or hand back."""
-        happened(NODE_STOPPING)
+        self._say(NODE_STOPPING)
         listeners = [child for child in self._children if child.name == "listener"]
         workers = [child for child in self._children if child.name != "listener"]
         for child in listeners:
@@ -135,20 +147,17 @@ class _Node:
             leases.release(self._database, "scheduler", self._owner)
 
     def _make_children(self, files: Sequence[Path]) -> list[Child]:
-        children = []
+        commands: dict[str, list[str]] = {}
         if self._receives:
-            command = ["-m", "dicom_node.scp", "--data-dir", str(self._settings.node.data_dir)]
-            children.append(Child("listener", command, lambda said: self._child_ready("listener", said)))
+            commands["listener"] = ["-m", "dicom_node.scp", "--data-dir", str(self._settings.node.data_dir)]
         if self._works:
             configs = [word for file in files for word in ("--config", str(file))]
             for number in range(1, self._settings.workers.processes + 1):
-                name = f"worker-{number}"
-
-                def ready(said: Mapping[str, Any], name: str = name) -> None:
-                    self._child_ready(name, said)
-
-                children.append(Child(name, ["-m", "dicom_node.jobs", *configs], ready))
-        return children
+                commands[f"worker-{number}"] = ["-m", "dicom_node.jobs", *configs]
+        return [
+            Child(name, command, partial(self._child_ready, name), partial(self._child_died, name))
+            for name, command in commands.items()
+        ]
 
     def _child_ready(self, name: str, said: Mapping[str, Any]) -> None:
         with self._ready_lock:
@@ -158,13 +167,25 @@ class _Node:
                 return
             self._waiting_for.remove(name)
             if not self._waiting_for:
-                happened(
+                self._say(
                     NODE_READY,
                     ae_title=self._settings.node.ae_title,
                     dicom=self._address,
                     workers=self._settings.workers.processes,
                     database=self._database.url.render_as_string(hide_password=True),
                 )
+
+    def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
+        self._say(CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
+
+    def _say(self, event_type: EventType, **fields: str | int | float) -> None:
+        """Log an event of the node itself and keep it; a database that is away must not stop the node."""
+        event = happened(event_type, **fields)
+        try:
+            with self._database.write() as session:
+                append(session, event)
+        except SQLAlchemyError as error:
+            _LOGGER.error("event %s is only in the log: %s", event_type.number, type(error).__name__)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
         thread = threading.Thread(target=loop, name=name, daemon=True)
@@ -202,7 +223,7 @@ class _Node:
         """Only one process of a site runs the timers that act on shared state."""
         held = leases.acquire(self._database, "scheduler", self._owner, _SCHEDULER_SECONDS)
         if held and not self._is_scheduler:
-            happened(SCHEDULER_TAKEN, owner=self._owner)
+            self._say(SCHEDULER_TAKEN, owner=self._owner)
         self._is_scheduler = held
 
     def _when_scheduler(self, function: Callable[[], object]) -> Callable[[], None]:
@@ -215,7 +236,7 @@ class _Node:
     def _watch_disk(self) -> None:
         free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
         if free < self._settings.spool.minimum_free_mib:
-            happened(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+            self._say(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
 
 
 def _signals() -> int:
@@ -248,6 +269,12 @@ def _only_one(settings: Settings, role: Role) -> Iterator[None]:
 def _database(settings: Settings) -> Iterator[Database]:
     """The database, made or brought up to date first: one machine, one program, no separate step."""
     database = Database(settings.database_url)
+    network = network_file_system(settings.node.data_dir) if database.is_sqlite else ""
+    if network:
+        raise UnsafeFolder(
+            f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
+            "node.data_dir, or PostgreSQL by node.database_url"
+        )
     try:
         if database.is_sqlite:
             migrate.upgrade(database)

@@ -15,22 +15,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dicom_node.events import CHILD_DIED, happened
-
 _LOGGER = logging.getLogger(__name__)
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
 
 
 class Child:
-    """One process that the node keeps alive. ``command`` are arguments of the Python interpreter."""
+    """One process that the node keeps alive.
+
+    ``command``: arguments of the Python interpreter. ``on_ready`` gets what it says when it is ready,
+    ``on_death`` its exit status and the seconds until it is started again.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], on_ready: Callable[[Mapping[str, Any]], None]
+        self,
+        name: str,
+        command: Sequence[str],
+        on_ready: Callable[[Mapping[str, Any]], None],
+        on_death: Callable[[int, float], None],
     ) -> None:
         self.name = name
         self._command = [sys.executable, *command]
         self._on_ready = on_ready
+        self._on_death = on_death
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=f"keep-{name}", daemon=True)
@@ -66,7 +73,7 @@ class Child:
                 return
             if time.monotonic() - started > _STEADY:
                 wait = _FIRST_WAIT
-            happened(CHILD_DIED, process=self.name, status=status, again_in_seconds=wait)
+            self._on_death(status, wait)
             self._stopping.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 

@@ -71,7 +71,7 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a verb; every error of the node becomes one clear message and its exit status."""
-    logs.configure("error")  # a verb says what it has to say itself; `serve` sets its own level
+    logs.configure("error", "dicom-node")  # a verb says what it has to say itself; `serve` sets its own level
     sys.exit(_run(arguments))
 
 
