@@ -30,6 +30,8 @@ def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
     at least .90: eight labels at Youden's specificity of about .65 would give a healthy chest three false
     findings. Between the two it is indeterminate.
     """
+    if truth.min() == truth.max():  # nothing to learn from: such a label is never called
+        return OperatingPoint(1.0, 0.0, 1.0, 1.0)
     slope, intercept = platt(truth, logit)
     probability = _logistic(slope * logit + intercept)
     false_rate, true_rate, cuts = roc_curve(truth, probability, drop_intermediate=False)

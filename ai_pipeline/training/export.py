@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import tomlkit
 import torch
 
@@ -51,6 +52,20 @@ def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    _strip(path)
+
+
+def _strip(path: Path) -> None:
+    """Drop the exporter's notes: they name this machine's folders and make equal networks differ in bytes."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    graph.name = ID
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def fit_gate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ pytest.importorskip("sklearn")
 
 from sklearn.metrics import roc_auc_score
 
+from ai_pipeline import registry
+from ai_pipeline.classifier import Classifier
 from ai_pipeline.registry import Chain, find
 from ai_pipeline.training import chest, metrics
 from ai_pipeline.training.calibrate import operating_point, platt
@@ -138,6 +141,21 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(data: Path, tmp
 
 
 @pytest.mark.data
+def test_training_leaves_a_folder_of_models_that_runs(data: Path, tmp_path: Path) -> None:
+    small, out = _subset(data, tmp_path / "data", per_split=40), tmp_path / "out"
+
+    card = registry.load(chest.train(small, out, iterations=2, seed=3))
+
+    registry.verify(card)
+    assert card.path.parent == out
+    assert not any(label.supported for label in card.labels)  # until it is evaluated
+    analysis = Classifier(card).analyse(np.zeros((300, 200), np.uint8))
+    assert analysis.logits.shape == (len(LABELS),)
+    onnx = card.file("classifier").path.read_bytes()
+    assert b"site-packages" not in onnx, "the exporter's notes name this machine's folders"
+
+
+@pytest.mark.data
 def test_the_evaluation_prints_the_figures_of_the_card(data: Path, tmp_path: Path) -> None:
     result = evaluate_chest(data, "test", cache=tmp_path)
     card = find("chest-efficientnet-lite0").details["metrics"]
@@ -148,3 +166,23 @@ def test_the_evaluation_prints_the_figures_of_the_card(data: Path, tmp_path: Pat
         assert row["auc"] == pytest.approx(card["labels"][row["label"]]["auc"], abs=0.01)
     assert result["boxes"]["pointing"]["difference"][0] > 0
     assert result["gate"]["refused"]["nih_chests"] <= 0.05
+
+
+def _subset(data: Path, folder: Path, per_split: int) -> Path:
+    """The first images of each split, in the same layout."""
+    for name in ("cxr_nih", "cxr_nih_more"):
+        (folder / name).mkdir(parents=True)
+        with (data / name / "manifest.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        chosen = [
+            row for split in ("train", "val") for row in [r for r in rows if r["split"] == split][:per_split]
+        ]
+        with (folder / name / "manifest.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(chosen)
+        for pictures in {Path(row["file"]).parent for row in rows}:
+            (folder / name / pictures).symlink_to(data / name / pictures)
+    with (data / "cxr_nih" / "boxes.csv").open() as file:
+        (folder / "cxr_nih" / "boxes.csv").write_text("".join(line for line in list(file)[:60]))
+    return folder
