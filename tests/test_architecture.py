@@ -65,7 +65,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.training.commands"),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",
-        "dicom_node.services", "dicom_node.preflight", "dicom_node.console",
+        "dicom_node.services", "dicom_node.preflight", "dicom_node.console", "dicom_node.node",
     ),
     "alembic": ("dicom_node.store",),
 }  # fmt: skip
