@@ -136,7 +136,8 @@ class LeaseQueue:
     def claim(self, owner: str) -> ClaimedJob | None:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
-            if table.next_free(session, now) is None and not self._lost(session, now):
+            free, runs = table.is_anything(session, now)
+            if not free and not (runs and self._lost(session, now)):
                 return None
         with self._database.write() as session:
             self._take_back(session, now)

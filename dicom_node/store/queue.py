@@ -37,6 +37,13 @@ def next_free(session: Session, now: datetime, *, lock: bool = False) -> Job | N
     return session.scalar(chosen)
 
 
+def is_anything(session: Session, now: datetime) -> tuple[bool, bool]:
+    """Whether a job is free, and whether any runs: one look, 20 times a second and worker."""
+    runs = exists().where(Job.state == JobState.RUNNING)
+    row = session.execute(select(exists().where(_is_free(now)), runs)).one()
+    return bool(row[0]), bool(row[1])
+
+
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
     """Jobs that some worker holds."""
     chosen = select(Job).where(Job.state == JobState.RUNNING)
