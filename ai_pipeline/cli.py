@@ -36,7 +36,7 @@ app.add_typer(models_app, name="models")
 @app.command(
     epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json",
 )
-def run(  # noqa: PLR0917 - typer passes them by name
+def run(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files.")],
     pipeline: Annotated[str, typer.Option(help="ultrasound, chest_xray or auto (by modality).")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),

@@ -96,7 +96,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heatmap:
-    """Where a finding comes from: ``values`` float32 ``[rows, columns]``, 0 to 1, of the source image's size."""
+    """Where a finding comes from: ``values`` float32 ``[rows, columns]`` of the source image, 0 to 1."""
 
     values: npt.NDArray[np.float32]
     method: str
