@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.headers import ultrasound_regions
 
@@ -30,7 +30,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
     outside = np.ones((rows, columns), np.bool_)
     for left, top, right, bottom in regions:
         outside[top:bottom, left:right] = False
-    grey = picture if picture.ndim == 2 else picture.max(axis=2)
+    grey = brightest(picture)
     written = outside & (grey > BLACK)
     if not written.any() or written.mean() > LARGEST_SHARE:
         return nothing, ()

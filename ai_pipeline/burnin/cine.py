@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest
 from ai_pipeline.burnin.still import (
     ROUNDS,
     WIDER,
@@ -26,7 +26,6 @@ from ai_pipeline.burnin.still import (
     apply_plan,
     check_share,
     find_residue,
-    grey_of,
     is_residue,
     plan_removal,
     text_marks,
@@ -111,9 +110,9 @@ class _Window:
     def _residue(self, pictures: list[Picture], reader: TextReader) -> list[TextBox]:
         if len(pictures) == 1:
             return find_residue(pictures[0], self.mask, reader)
-        brightest, darkest = (cast(Picture, reduce.reduce(pictures)) for reduce in (np.maximum, np.minimum))
+        light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
-        views = [(brightest, 1.0), (darkest, 1.0), (faint, 0.6)]
+        views = [(light, 1.0), (dark, 1.0), (faint, 0.6)]
         alone = _standing_out(pictures, self.mask)
         self.read_alone += len(alone)
         views += [(pictures[index], 1.0) for index in alone]
@@ -147,9 +146,7 @@ def _standing_plan(image: SourceImage, reader: TextReader, *, graphics: bool) ->
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)
     marks: list[Mark] = []
-    greys = [
-        (picture if picture.ndim == 2 else picture.max(axis=2)).astype(np.float32) for picture in pictures
-    ]
+    greys = [brightest(picture).astype(np.float32) for picture in pictures]
     unrest = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
         parts, labels = cv2.connectedComponents(plan.mask.astype(np.uint8), connectivity=8)
@@ -173,7 +170,7 @@ def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:
     kernel = np.ones((7, 7), np.uint8)
     counts = []
     for picture in pictures:
-        grey = grey_of(picture)
+        grey = brightest(picture)
         drawn = (cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, kernel) > 100) | (
             cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, kernel) > 100
         )

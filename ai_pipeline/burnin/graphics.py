@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest
 
 MIN_CHROMA = 45
 """Difference of the channels from which a pixel is coloured (grey levels; tinted greys stay below)."""
@@ -46,7 +46,7 @@ class Graphics:
 
 def find_graphics(picture: Picture, ignore: Mask) -> Graphics:
     """Find drawings in an ultrasound picture; ``ignore`` is text that is already known."""
-    grey = picture if picture.ndim == 2 else picture.max(axis=2)
+    grey = brightest(picture)
     known = ignore.astype(np.uint8)
     sector = _sector(grey, known)
     found = [_outside(grey, known, sector)]
@@ -177,7 +177,8 @@ def _flow(picture: Picture, known: Flags) -> Flags:
 
 
 def _chroma(picture: Picture) -> Picture:
-    return np.asarray(picture.max(axis=2) - picture.min(axis=2), np.uint8)
+    darkest = np.minimum(np.minimum(picture[..., 0], picture[..., 1]), picture[..., 2])
+    return brightest(picture) - darkest
 
 
 def _crosses(grey: Picture, known: Flags) -> tuple[Flags, MarkKind]:

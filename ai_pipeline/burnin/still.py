@@ -10,7 +10,7 @@ import numpy as np
 from ai_pipeline.burnin.banner import find_banner
 from ai_pipeline.burnin.graphics import find_graphics
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest
 from ai_pipeline.burnin.text import TextBox, TextReader, high_contrast, looks_like_text, paint
 from ai_pipeline.contract import CleaningFailed, ImageHeader, PixelArray
 
@@ -64,7 +64,7 @@ class Rendition:
     def of(stored: PixelArray, display: Picture) -> Rendition:
         if stored.dtype == np.uint8 and stored.ndim == 3:
             return Rendition(0, None, 0.0)
-        darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(grey_of(display)))]
+        darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
         if stored.ndim == 3 or stored.dtype.kind not in "iu":
             return Rendition(0, None, float(cast(Any, darkest.min())))
         values, first = np.unique(stored, return_index=True)
@@ -216,11 +216,6 @@ def _surroundings(mask: Mask) -> Box:
 def _inside(mark: Mark, mask: Mask) -> bool:
     left, top, right, bottom = mark.box
     return bool(mask[top:bottom, left:right].mean() > 0.5)
-
-
-def grey_of(picture: Picture) -> Picture:
-    """Return the brightest channel of a picture, or the picture if it is grey."""
-    return picture if picture.ndim == 2 else np.asarray(picture.max(axis=2), np.uint8)
 
 
 def _stretched(samples: PixelArray) -> Picture:

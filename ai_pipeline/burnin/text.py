@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.marks import Box, Mask, Picture
+from ai_pipeline.burnin.marks import Box, Mask, Picture, brightest
 
 # A detector box is text without further proof when it is this sure and this low; else it must be readable.
 SURE_OF_TEXT = 0.5
@@ -178,7 +178,7 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
 
 def high_contrast(picture: Picture) -> Picture:
     """Return a grey rendition in which faint text stands out: brightest channel, local equalisation."""
-    grey = picture if picture.ndim == 2 else picture.max(axis=2)
+    grey = brightest(picture)
     clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8))
     return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
 
