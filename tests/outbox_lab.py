@@ -41,9 +41,11 @@ THREE_FACES = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
 class Outbox:
     """A node's database and results folder with nothing else of the node."""
 
-    def __init__(self, folder: Path, peers: Sequence[PeerSettings], **outbox: Any) -> None:
+    def __init__(
+        self, folder: Path, peers: Sequence[PeerSettings], *, database_url: str = "", **outbox: Any
+    ) -> None:
         self.settings = Settings(
-            node=NodeSettings(data_dir=folder),
+            node=NodeSettings(data_dir=folder, database_url=database_url),
             outbox=OutboxSettings(**{"retry_seconds": 0.2, "retry_limit_seconds": 0.5, **outbox}),
             peers=tuple(peers),
         )
@@ -90,7 +92,7 @@ class Outbox:
         courier = courier or self.courier()
         end = time.monotonic() + seconds
         while not set(self.states()) <= set(states):
-            assert time.monotonic() < end, f"not within {seconds} s: {self.rows()}"
+            assert time.monotonic() < end, f"not within {seconds} s: {self.states()} {self.rows()[:3]}"
             if not courier.run_once():
                 time.sleep(0.02)
 
@@ -98,7 +100,7 @@ class Outbox:
         """Wait for a courier that runs elsewhere."""
         end = time.monotonic() + seconds
         while not set(self.states()) <= set(states):
-            assert time.monotonic() < end, f"not within {seconds} s: {self.rows()}"
+            assert time.monotonic() < end, f"not within {seconds} s: {self.states()} {self.rows()[:3]}"
             time.sleep(0.05)
 
     def states(self) -> Counter[str]:

@@ -107,7 +107,9 @@ def settle_study(session: Session, study_id: int) -> None:
     Whoever ends a job or a delivery calls this in the same transaction. A study that is being received or
     stands in quarantine is left alone: assembly or a person moves it.
     """
-    study = session.get_one(Study, study_id, populate_existing=True, with_for_update=True)
+    # FOR NO KEY UPDATE: events of the same study, appended by others at the same time, hold KEY SHARE on it.
+    lock = {"key_share": True}
+    study = session.get_one(Study, study_id, populate_existing=True, with_for_update=lock)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
         return
     jobs = session.execute(
