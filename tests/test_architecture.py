@@ -57,7 +57,7 @@ OPEN = ("dicom_node.model", "dicom_node.store")
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.engine"),
     "onnxruntime": ("ai_pipeline.engine", "ai_pipeline.burnin", "ai_pipeline.training"),
-    "orthanc_api_client": ("dicom_node.scu.orthanc",),
+    "orthanc_rest_client": ("dicom_node.scu.orthanc",),
     "dicomweb_client": ("dicom_node.scu.dicomweb", "dicom_node.scu.http"),
     "highdicom": ("dicom_node.results",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
@@ -174,7 +174,7 @@ def test_a_room_imports_only_what_it_may_know(module: str) -> None:
         ("dicom_node.inbox.index", "from dicom_node.results import build"),
         ("dicom_node.results.sr", "from dicom_node.outbox import Courier"),
         ("dicom_node.outbox.courier", "from dicom_node.scu.dimse import DimseDestination"),
-        ("dicom_node.outbox.courier", "import orthanc_api_client"),
+        ("dicom_node.outbox.courier", "import orthanc_rest_client"),
         ("dicom_node.scu.dimse", "from dicom_node.store.database import Database"),
         ("dicom_node.jobs.run", "from dicom_node.results.sr import build_report"),
         ("dicom_node.store.tables", "from dicom_node.inbox.spool import Spool"),

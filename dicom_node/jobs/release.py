@@ -21,7 +21,6 @@ from dicom_node.errors import UnknownPeer
 from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS
 from dicom_node.jobs.images import JobImages
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
-from dicom_node.jobs.studies import WITHDRAWN
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.results import BuiltObject, ResultContext
@@ -142,7 +141,7 @@ class Releaser:
             if result.kind not in peer.results:
                 continue
             delivery = deliveries.add(session, result, peer.name)
-            withdrawn = delivery.reason.startswith(WITHDRAWN)
+            withdrawn = delivery.reason.startswith(deliveries.WITHDRAWN)
             if delivery.state is DeliveryState.CANCELLED and withdrawn:
                 wanted = {"reason": "wanted again", "next_at": utc_now(), "lease_until": None}
                 move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)

@@ -13,10 +13,10 @@ from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.settings import RuleSettings, Settings
 from dicom_node.store import intake, queue
+from dicom_node.store.deliveries import WITHDRAWN
 from dicom_node.store.tables import Instance, Job, Study
 from dicom_node.store.transitions import move_delivery, move_job, move_study, record, utc_now
 
-WITHDRAWN = "withdrawn: "  # how the reason of such a delivery begins; it goes out when it is wanted again
 _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 
 

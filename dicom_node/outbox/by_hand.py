@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_BY_HAND
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store.tables import Delivery
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
 
 _S = DeliveryState
@@ -17,13 +17,15 @@ _S = DeliveryState
 def retry(session: Session, delivery_id: int) -> None:
     """Send again what was given up or left out; try or ask now what waits.
 
-    Raises NotFound, and NotAllowedNow for what is being sent or is confirmed already.
+    Raises NotFound, and NotAllowedNow for what is being sent, is confirmed, or stands in quarantine.
     """
     delivery = session.get(Delivery, delivery_id)
     if delivery is None:
         raise NotFound(f"no delivery has the number {delivery_id}")
     if delivery.state in (_S.SENDING, _S.CONFIRMED):
         raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
+    if delivery.result.study.state is StudyState.QUARANTINED:
+        raise NotAllowedNow(f"delivery {delivery_id}: its study stands in quarantine, release that first")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at = utc_now()
         study = delivery.result.study_id
@@ -44,8 +46,9 @@ def retry(session: Session, delivery_id: int) -> None:
 
 
 def retry_all(session: Session, destination: str | None = None) -> int:
-    """Send again everything that was given up (to one peer, or to all); returns how many."""
-    dead = select(Delivery.id).where(Delivery.state == _S.DEAD)
+    """Send again what was given up (to one peer, or to all), but of quarantined studies; returns how many."""
+    dead = select(Delivery.id).join(Delivery.result).join(Result.study).where(Delivery.state == _S.DEAD)
+    dead = dead.where(Study.state != StudyState.QUARANTINED)
     if destination is not None:
         dead = dead.where(Delivery.destination == destination)
     chosen = list(session.scalars(dead.order_by(Delivery.id)))

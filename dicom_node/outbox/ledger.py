@@ -20,12 +20,14 @@ from dicom_node.events import (
     DELIVERY_RETRIED,
     DELIVERY_SENT,
     DELIVERY_WARNED,
+    DELIVERY_WITHDRAWN,
     EventType,
 )
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.settings import OutboxSettings, PeerSettings
+from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery
 
@@ -66,6 +68,11 @@ class Ledger:
         else:
             text = f"{report.text}: it takes none of the results"
             self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=text, **_DONE)
+
+    def withdraw(self, delivery: Delivery) -> None:
+        """A conflict came while it waited: nothing of a quarantined study leaves (truth 2)."""
+        reason = f"{deliveries.WITHDRAWN}the study stands in quarantine"
+        self._move(delivery, _S.CANCELLED, DELIVERY_WITHDRAWN, reason=reason, **_DONE)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """What no retry can cure."""

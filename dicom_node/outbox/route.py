@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.events import DELIVERY_STARTED
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
@@ -87,7 +87,9 @@ class Route:
             for delivery in deliveries.due_batch(session, self._peer.name, now, _BATCH):
                 if delivery.state is DeliveryState.SENDING:
                     ledger.sender_lost(delivery)
-                if delivery.state is DeliveryState.PENDING:
+                if delivery.state is DeliveryState.PENDING and _is_quarantined(delivery):
+                    ledger.withdraw(delivery)
+                elif delivery.state is DeliveryState.PENDING:
                     self._start(session, delivery)
                     to_send.append(self._held(delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
@@ -218,6 +220,10 @@ def give_up_all(database: Database, settings: Settings, destination: str) -> int
         for study in {delivery.result.study_id for delivery in batch}:
             settle_study(session, study)
     return len(batch)
+
+
+def _is_quarantined(delivery: Delivery) -> bool:
+    return delivery.result.study.state is StudyState.QUARANTINED
 
 
 def _settle(session: Session, batch: Sequence[_Held]) -> None:

@@ -15,13 +15,14 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import AE, _config, build_context
+from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.errors import PeerUnreachable
 from dicom_node.scu.destination import SendStatus
 from dicom_node.scu.statuses import store_report
+from dicom_node.scu.transport import CallingAE
 from dicom_node.settings import PeerSettings, Settings
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
@@ -108,7 +109,7 @@ class _Association:
 
     def __enter__(self) -> Association:
         callee = self._callee
-        ae = AE(ae_title=callee.calling)
+        ae = CallingAE(ae_title=callee.calling)
         ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = _TIMEOUT_SECONDS
         ae.requested_contexts = list(self._contexts)
         tls = (callee.tls, callee.host) if callee.tls else None

@@ -12,6 +12,8 @@ from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now
 
+WITHDRAWN = "withdrawn: "  # how the reason of such a delivery begins; it goes out when it is wanted again
+
 _S = DeliveryState
 
 

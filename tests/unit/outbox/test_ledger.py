@@ -11,18 +11,18 @@ import pytest
 
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.outbox import retry, retry_all
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.settings import PeerSettings
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Delivery, Result
+from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.outbox_lab import Outbox
 
 NOW = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
-PEER = PeerSettings(name="pacs", ae_title="PACS")
+PEER = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
 S = DeliveryState
 
 
@@ -158,6 +158,27 @@ def test_retry_all_of_a_peer_leaves_the_others_dead(outbox: Outbox) -> None:
         session.flush()
         assert retry_all(session, "other") == 1
     assert outbox.states() == {"dead": 1, "pending": 1}
+
+
+def quarantine(outbox: Outbox) -> None:
+    with outbox.database.write() as session:
+        session.get_one(Study, 1).state = StudyState.QUARANTINED
+
+
+def test_nothing_of_a_quarantined_study_leaves(outbox: Outbox) -> None:
+    quarantine(outbox)
+    outbox.courier().run_once()
+    assert outbox.states() == {"cancelled": 1}
+    assert outbox.rows()[0]["reason"].startswith(deliveries.WITHDRAWN)
+
+
+def test_a_person_releases_a_quarantined_study_before_its_deliveries(outbox: Outbox) -> None:
+    put(outbox, state=S.DEAD)
+    quarantine(outbox)
+    with outbox.database.write() as session:
+        assert retry_all(session) == 0
+        with pytest.raises(NotAllowedNow, match="quarantine"):
+            retry(session, 1)
 
 
 def test_stat_studies_go_first(outbox: Outbox) -> None:
