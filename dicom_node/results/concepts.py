@@ -22,6 +22,7 @@ PRESENT: Final = DicomCode("52101004", "SCT", "Present")
 ABSENT: Final = DicomCode("2667000", "SCT", "Absent")
 INDETERMINATE: Final = DicomCode("82334004", "SCT", "Indeterminate")
 
+QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")
 COMMENT: Final = DicomCode("121106", "DCM", "Comment")
 SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
 PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from highdicom import ContributingEquipment
@@ -75,11 +74,11 @@ def observation_context(context: ResultContext) -> ObservationContext:
     )
 
 
-def algorithm(model: ModelRef, findings: Sequence[Finding] = ()) -> AlgorithmIdentification:
-    """TID 4019 with the weights and the operating threshold of the finding."""
+def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
+    """TID 4019 with the weights and, for a finding, the operating threshold of its label."""
     parameters = [f"weights sha256 {model.sha256}", f"card sha256 {model.card_sha256}"]
-    if len(findings) == 1 and findings[0].threshold is not None:
-        parameters.append(f"operating threshold {findings[0].threshold:.4g}")
+    if finding is not None and finding.threshold is not None:
+        parameters.append(f"operating threshold {finding.threshold:.4g}")
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
 
 

@@ -143,12 +143,25 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
         ),
     )
     said = [
-        (name, code.ConceptCodeSequence[0].CodeMeaning)
-        for group in groups(report)
-        for name, code in values(group, "CODE").items()
-        if name in {"Cardiomegaly", "Nodule", "Pleural effusion"}
+        (_name(item), item.ConceptCodeSequence[0].CodeMeaning)
+        for item in items(report)
+        if _name(item) in {"Cardiomegaly", "Nodule", "Pleural effusion"}
     ]
     assert said == [("Cardiomegaly", "Present"), ("Nodule", "Indeterminate"), ("Pleural effusion", "Absent")]
+
+
+def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
+    """OHIF 3.13 stops loading a report at a measurement group without coordinates and draws no box."""
+    uid = cr.image.uid
+    nowhere = finding(CARDIOMEGALY, 0.6, uid)
+    boxed = one(ResultKind.SR, context(), cr, found(nowhere, finding(NODULE, 0.7, uid, BOX)))
+    assert [list(values(group, "SCOORD")) for group in groups(boxed)] == [["Image Region"]]
+    (said,) = (item for item in items(boxed) if _name(item) == "Cardiomegaly")
+    assert next(_name(item) for item in said.ContentSequence if item.ValueType == "NUM") == (
+        "AI Cardiomegaly certainty"
+    )
+    alone = one(ResultKind.SR, context(), cr, found(nowhere))
+    assert [g.ContentTemplateSequence[0].TemplateIdentifier for g in groups(alone)] == ["1501", "1501"]
 
 
 def test_nothing_found_is_said(cr: SourceObject) -> None:
