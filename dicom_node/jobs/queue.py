@@ -141,7 +141,7 @@ class LeaseQueue:
                 return None
         with self._database.write() as session:
             self._take_back(session, now)
-            job = table.next_free(session, now, lock=True)
+            job = table.next_free(session, now)
             if job is None:
                 return None
             before = job.tries

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ObjectRole
@@ -109,11 +109,6 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
     """Images of a study that may start a job and whose files are still here."""
     chosen = select(Instance).where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
     return session.scalars(chosen.where(Instance.path != "").order_by(Instance.id)).all()
-
-
-def count_instances(session: Session, study_id: int) -> int:
-    """Objects of a study, own results included."""
-    return session.scalar(select(func.count()).where(Instance.study_id == study_id)) or 0
 
 
 def purgeable(session: Session, before: datetime, limit: int) -> list[int]:

@@ -29,12 +29,10 @@ def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) ->
     return dict(Counter((rule, sender) for _, rule, sender in session.execute(made)))
 
 
-def next_free(session: Session, now: datetime, *, lock: bool = False) -> Job | None:
-    """The job that a worker should take: STAT first, then the longest waiting; None when there is none."""
+def next_free(session: Session, now: datetime) -> Job | None:
+    """The job that a worker should take, locked: STAT first, then the longest waiting; None without any."""
     chosen = select(Job).where(_is_free(now)).order_by(Job.priority.desc(), Job.run_at, Job.id).limit(1)
-    if lock:
-        chosen = chosen.with_for_update(skip_locked=True)
-    return session.scalar(chosen)
+    return session.scalar(chosen.with_for_update(skip_locked=True))
 
 
 def is_anything(session: Session, now: datetime) -> tuple[bool, bool]:
