@@ -9,7 +9,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 from pydicom.sr.coding import Code as DicomCode
 
-from ai_pipeline.contract import Code, Finding
+from ai_pipeline.contract import Code, Decision, Finding
 
 # Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
 SCHEME: Final = "99AINODE"
@@ -55,9 +55,10 @@ def value_of(finding: Finding) -> DicomCode:
     "AI Cardiomegaly certainty" names the finding and says whose opinion it is (truth 10).
     """
     word = "certainty" if finding.model.calibrated else "score"
+    doubt = finding.decision is Decision.INDETERMINATE
     code = finding.code
-    value = f"{word[0].upper()}-{code.scheme}-{code.value}"
+    value = f"{word[0].upper()}{'I' if doubt else ''}-{code.scheme}-{code.value}"
     if len(value) > 16:  # VR SH
-        value = f"{word[0].upper()}-{hashlib.sha256(value.encode()).hexdigest()[:14]}"
-    name = finding.label[: 64 - len(f"AI  {word}")]
-    return DicomCode(value, SCHEME, f"AI {name} {word}")
+        value = f"{value.split('-', maxsplit=1)[0]}-{hashlib.sha256(value.encode()).hexdigest()[:13]}"
+    ending = f" (indeterminate) {word}" if doubt else f" {word}"
+    return DicomCode(value, SCHEME, f"AI {finding.label[: 61 - len(ending)]}{ending}")

@@ -28,6 +28,7 @@ from dicom_node.results.source import Source, identity_keywords
 from dicom_node.results.text import quiet_pydicom
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
+_PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
 _PICTURES: Final = frozenset({ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED})
 # Attributes of Type 1 at the root of what we build: present and with a value.
 _TYPE_1: Final = (
@@ -45,11 +46,11 @@ _TYPE_1_OF_KIND: Final = {
         "ContentLabel", "PresentationCreationDate", "PresentationCreationTime", "ReferencedSeriesSequence",
         "DisplayedAreaSelectionSequence", "GraphicAnnotationSequence", "GraphicLayerSequence",
     ),
-    ResultKind.SEG: ("SegmentSequence", "ReferencedSeriesSequence", "PixelData"),
+    ResultKind.SEG: ("SegmentSequence", "ReferencedSeriesSequence"),
 }  # fmt: skip
 _TYPE_1_OF_PICTURES: Final = (
     "ConversionType", "ImageType", "DerivationDescription", "SourceImageSequence", "BurnedInAnnotation",
-    "Rows", "Columns", "PixelData",
+    "Rows", "Columns",
 )  # fmt: skip
 
 # Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
@@ -61,8 +62,10 @@ def release(
     data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> None:
     """Raise :class:`~dicom_node.errors.ResultRefused` with all that is wrong with these bytes."""
+    buffer = io.BytesIO(data)  # shares the bytes: a cine is not copied
     with quiet_pydicom():
-        read = pydicom.dcmread(io.BytesIO(data), force=False)
+        read = pydicom.dcmread(buffer, stop_before_pixels=True)
+        pixel_bytes = _pixel_bytes(data, buffer.tell())
         problems = [
             *_same_as_built(read, built),
             *_complete(read, kind),
@@ -73,6 +76,7 @@ def release(
             *_references(read, context, sources),
             *_graphics(read, sources),
             *(_picture(read) if kind in _PICTURES else ()),
+            *(_pixels(read, pixel_bytes) if kind in _PICTURES | {ResultKind.SEG} else ()),
         ]
     if problems:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(problems))
@@ -205,11 +209,23 @@ def _picture(read: Dataset) -> Iterator[str]:
         yield "BurnedInAnnotation is NO on cleaned images and YES on all others"
     if list(read.get("ImageType") or []) != ["DERIVED", "SECONDARY"]:
         yield "ImageType is not DERIVED\\SECONDARY"
+
+
+def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
+    """Pixel Data of the length that the Image Pixel module says (PS3.5 8.1.1: padded to an even one)."""
     frames = int(read.get("NumberOfFrames") or 1)
-    samples = frames * read.Rows * read.Columns * read.SamplesPerPixel
-    size = samples * read.BitsAllocated // 8
-    if len(read.PixelData) != size + size % 2:
+    bits = frames * int(read.Rows) * int(read.Columns) * int(read.SamplesPerPixel) * int(read.BitsAllocated)
+    size = (bits + 7) // 8
+    if pixel_bytes != size + size % 2:
         yield "PixelData has not the length that Rows, Columns and frames say"
+
+
+def _pixel_bytes(data: bytes, position: int) -> int | None:
+    """Length of the Pixel Data that begins at ``position``, None unless it reaches just to the end."""
+    if data[position : position + 4] != _PIXEL_DATA_TAG:
+        return None
+    length = int.from_bytes(data[position + 8 : position + 12], "little")
+    return length if position + 12 + length == len(data) else None
 
 
 def _items(dataset: Dataset) -> Iterator[Dataset]:

@@ -49,7 +49,7 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
                 raise
             named = tuple(assume_charset.split("\\"))
             header = _decoded(dataset, keywords, _Charset.of(named))
-    if any(named):
+    if _Charset.of(named).known:
         header.SpecificCharacterSet = list(named) if len(named) > 1 else named[0]
     header.file_meta = dataset.file_meta
     header.set_original_encoding(*dataset.original_encoding)
@@ -98,18 +98,18 @@ def _texts(dataset: Dataset) -> Iterator[str]:
 class _Charset:
     encodings: tuple[str, ...]
     ascii_first: bool
+    known: bool
 
     @classmethod
     def of(cls, terms: tuple[str, ...]) -> _Charset:
+        """Of the values of (0008,0005). A set that DICOM does not know is good for ASCII only."""
         with config.strict_reading():
             try:
                 encodings = convert_encodings(list(terms) if terms else None)
-            except (LookupError, ValueError) as error:
-                raise DecodedDifferently(
-                    "Specific Character Set (0008,0005) names no set that DICOM knows: set assume_charset "
-                    "for this peer"
-                ) from error
-        return cls(tuple(encodings), not terms or terms[0] in {"", "ISO_IR 6", "ISO 2022 IR 6"})
+            except (LookupError, ValueError):
+                return cls(("ascii",), ascii_first=True, known=False)
+        ascii_first = not terms or terms[0] in {"", "ISO_IR 6", "ISO 2022 IR 6"}
+        return cls(tuple(encodings), ascii_first, known=any(terms))
 
     def decode(self, value: bytes, vr: str, where: str) -> str:
         try:

@@ -164,6 +164,13 @@ def test_text_that_is_not_in_the_named_set_is_refused_not_replaced(tmp_path: Pat
             assert str(read(one).PatientName) == "Buc^Jérôme"
 
 
+def test_an_unknown_character_set_does_no_harm_to_plain_text(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "cr.dcm", CR, grey_image())
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999"))
+    for one in built(context(charset="source"), source(path)):
+        assert (read(one).PatientName, read(one).SpecificCharacterSet) == ("Test^CR", "ISO_IR 192")
+
+
 def test_a_label_that_the_source_charset_lacks_makes_the_object_utf8(tmp_path: Path) -> None:
     one = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), SpecificCharacterSet="ISO_IR 100"))
     named = finding(replace(CARDIOMEGALY, meaning="심장비대"), 0.8, one.image.uid, (5, 5, 50, 50))
