@@ -169,8 +169,8 @@ class _Runner:
                 told["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"
                 return told, True
             told |= {"pipeline": pipeline.name, "version": pipeline.version}
-            verdict = pipeline.accepts([image])
-            if isinstance(verdict, Refuse) and not self._options.get("any_modality"):
+            verdict = pipeline.accepts([image], self._options)
+            if isinstance(verdict, Refuse):
                 told["reason"] = verdict.reason
                 return told, True
             told["accepted"] = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -154,7 +155,6 @@ class DerivedImage:
     photometric: Literal["MONOCHROME1", "MONOCHROME2", "RGB"]
     description: str
     verified: bool = False
-    source_pixels_sha256: str | None = None
     models: tuple[ModelRef, ...] = ()
 
 
@@ -239,16 +239,20 @@ class Pipeline(Protocol):
     """From images to findings. Constructed once per process; ``warm_up`` loads the models.
 
     ``options`` come from the rule (for example ``clean = true``); unknown options are an error that
-    ``dicom-node check`` reports, so each pipeline names what it knows in ``options``.
+    ``dicom-node check`` reports, so each pipeline names what it knows in ``options``. ``per_image``: an
+    image's result does not depend on the others, so the node may ask for each as it arrives.
     """
 
     name: str
     version: str
     options: Mapping[str, type]
+    per_image: bool
 
     def warm_up(self) -> None: ...
     def models(self) -> tuple[ModelRef, ...]: ...
-    def accepts(self, images: Sequence[SourceImage]) -> Accept | Refuse: ...
+    def accepts(
+        self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
+    ) -> Accept | Refuse: ...
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult: ...

@@ -17,8 +17,9 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config
+from pynetdicom import _config
 
+from dicom_node.scu.transport import CallingAE
 from tests.wire.orthanc_lab import free_port
 
 _config.LOG_HANDLER_LEVEL = "none"
@@ -137,7 +138,7 @@ def store(
 ) -> list[int | None]:
     """C-STORE the objects on one association; the status of each, None where none came."""
     datasets = [item if isinstance(item, Dataset) else dcmread(item) for item in objects]
-    ae = AE(ae_title=calling)
+    ae = CallingAE(ae_title=calling)
     for sop_class, syntax in {(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets}:
         ae.add_requested_context(sop_class, syntax)
     association = ae.associate("127.0.0.1", port, ae_title=called)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest
+from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest, contrast
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.headers import ultrasound_regions
 
@@ -35,7 +35,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
     if not written.any() or written.mean() > LARGEST_SHARE:
         return nothing, ()
     mask = cv2.dilate(written.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_) & outside
-    return mask, tuple(Mark(MarkKind.BANNER, box) for box in _blocks(mask))
+    return mask, tuple(Mark(MarkKind.BANNER, box, contrast(picture, written, box)) for box in _blocks(mask))
 
 
 def _blocks(mask: Mask) -> list[tuple[int, int, int, int]]:

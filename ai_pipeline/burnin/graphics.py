@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest
+from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest, contrast
 
 MIN_CHROMA = 45
 """Difference of the channels from which a pixel is coloured (grey levels; tinted greys stay below)."""
@@ -57,7 +57,8 @@ def find_graphics(picture: Picture, ignore: Mask) -> Graphics:
     marks: list[Mark] = []
     for flags, kind in found:
         fresh = flags & ~cv2.dilate(mask, np.ones((3, 3), np.uint8)) & 1
-        marks += [Mark(kind, box) for box in _component_boxes(fresh)]
+        drawn = fresh.astype(np.bool_)
+        marks += [Mark(kind, box, contrast(picture, drawn, box)) for box in _component_boxes(fresh)]
         mask |= flags
     # Two pixels more: the soft edge and the ringing of lossy compression belong to the drawing.
     return Graphics(cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.bool_), tuple(marks))

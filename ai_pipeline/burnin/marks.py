@@ -28,13 +28,13 @@ class MarkKind(StrEnum):
 class Mark:
     """One burned-in mark. What a text says is never kept: it may be a name.
 
-    ``confidence`` 0 to 1 is the text detector's, None for graphics. ``frame`` (1-based) is the first frame
-    that shows the mark, None in a single-frame image.
+    ``confidence`` 0 to 1: of a text the detector's, of a drawing its :func:`contrast`. ``frame`` (1-based) is
+    the first frame that shows the mark, None in a single-frame image.
     """
 
     kind: MarkKind
     box: Box
-    confidence: float | None = None
+    confidence: float
     frame: int | None = None
 
 
@@ -44,6 +44,21 @@ def brightest(picture: Picture) -> Picture:
         return picture
     # Channel by channel: max(axis=2) takes five times as long.
     return np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2])
+
+
+def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
+    """How far a drawing stands out: its mean against that around it, in its strongest channel, 0 to 1.
+
+    ``drawn`` are the pixels of all drawings; those within ``box`` are this one's.
+    """
+    left, top, right, bottom = box
+    around = slice(max(top - 3, 0), bottom + 3), slice(max(left - 3, 0), right + 3)
+    own = drawn[around]
+    pixels = picture[around].reshape(own.size, -1).astype(np.float32)
+    if own.all() or not own.any():
+        return 0.0
+    inside, outside = pixels[own.ravel()].mean(axis=0), pixels[~own.ravel()].mean(axis=0)
+    return float(np.abs(inside - outside).max() / 255.0)
 
 
 def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
@@ -73,5 +88,4 @@ def _near(a: Box, b: Box, reach: int) -> bool:
 
 def _union(a: Mark, b: Mark) -> Mark:
     box = (min(a.box[0], b.box[0]), min(a.box[1], b.box[1]), max(a.box[2], b.box[2]), max(a.box[3], b.box[3]))
-    known = [mark.confidence for mark in (a, b) if mark.confidence is not None]
-    return replace(a, box=box, confidence=max(known) if known else None)
+    return replace(a, box=box, confidence=max(a.confidence, b.confidence))

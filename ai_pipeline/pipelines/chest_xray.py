@@ -55,6 +55,7 @@ class ChestXray:
     name = "chest_xray"
     version = "1.0"
     options: Mapping[str, type] = MappingProxyType({"heatmaps": bool, "all_labels": bool, "clean": bool})
+    per_image = True
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
@@ -69,7 +70,11 @@ class ChestXray:
         card = self._classifier.card if self._classifier else find(MODEL, self._models_dir)
         return (card.ref,)
 
-    def accepts(self, images: Sequence[SourceImage]) -> Accept | Refuse:
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (no option widens the scope)
+    ) -> Accept | Refuse:
         """Choose the images that are frontal chest X-rays of adults; decodes those whose header allows it.
 
         Of one exposure sent both for processing and for presentation only the latter is taken.

@@ -59,6 +59,7 @@ class Ultrasound:
     name = "ultrasound"
     version = "1.0"
     options: Mapping[str, type] = MappingProxyType({"clean": bool, "any_modality": bool})
+    per_image = True
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
@@ -124,7 +125,7 @@ class Ultrasound:
                 label=LABELS[mark.kind],
                 code=BURNED_IN,
                 probability=mark.confidence,
-                threshold=DOUBTFUL_TEXT if mark.confidence is not None else None,
+                threshold=DOUBTFUL_TEXT if mark.kind is MarkKind.TEXT else None,
                 decision=Decision.PRESENT,
                 source_uid=image.uid,
                 model=model,

@@ -19,6 +19,8 @@ from dicom_node.errors import (
     UnknownPeer,
 )
 from dicom_node.events import RESULT_REFUSED
+from dicom_node.jobs.analyse import analyse, forget
+from dicom_node.jobs.analyses import Analyses
 from dicom_node.jobs.images import JobImages, open_images
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.release import Releaser
@@ -28,6 +30,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
+_ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done; a job that has any was accepted (ClaimedJob.was_accepted)
 
 
 class HandedBack(NodeError):
@@ -67,7 +70,10 @@ _FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, 
 
 
 class Runner:
-    """Runs claimed jobs of this process. ``pipelines`` gives a pipeline by its name, loaded once."""
+    """Runs claimed jobs of this process.
+
+    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses`` is what was asked ahead.
+    """
 
     def __init__(
         self,
@@ -75,11 +81,13 @@ class Runner:
         settings: Settings,
         queue: LeaseQueue,
         pipelines: Callable[[str], Pipeline],
+        analyses: Analyses,
     ) -> None:
         self._database = database
         self._settings = settings
         self._queue = queue
         self._pipelines = pipelines
+        self._analyses = analyses
         self._releaser = Releaser(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Report) -> None:
@@ -132,27 +140,32 @@ class Runner:
             return
         attempt.accepted = True
         attempt.images = images = attempt.images.only(verdict.source_uids)
-        report.checkpoint(0.01, "analysing")
+        report.checkpoint(_ACCEPTED, "analysing")
         result = self._run(attempt, pipeline, report)
-        report(0.95, "building results")
+        report(_ANALYSED, "building results")
         self._releaser.release(job, pipeline, attempt.images, result)
+        forget(pipeline, attempt.images.readable, job.options, self._analyses)
 
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
         try:
-            return pipeline.accepts([source.image for source in attempt.images.readable])
+            return pipeline.accepts([source.image for source in attempt.images.readable], attempt.job.options)
         except PixelError as error:
             attempt.accepted = True
             attempt.images = attempt.images.without_undecodable(error)
-            return pipeline.accepts([source.image for source in attempt.images.readable])
+            return pipeline.accepts([source.image for source in attempt.images.readable], attempt.job.options)
 
     def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
         options = attempt.job.options
+
+        def progress(share: float, what: str) -> None:
+            report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
+
         try:
-            result = pipeline.run([source.image for source in attempt.images.readable], report, options)
+            result = analyse(pipeline, attempt.images.readable, options, progress, self._analyses)
         except PixelError as error:
             attempt.images = attempt.images.without_undecodable(error)
-            result = pipeline.run([source.image for source in attempt.images.readable], report, options)
+            result = analyse(pipeline, attempt.images.readable, options, progress, self._analyses)
         faults = attempt.images.faults
         if not faults:
             return result

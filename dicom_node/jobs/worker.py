@@ -17,6 +17,8 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import Pipeline
 from dicom_node.errors import JobCancelled, LeaseLost, NodeError
 from dicom_node.events import WORKER_READY
+from dicom_node.jobs.ahead import Ahead
+from dicom_node.jobs.analyses import Analyses
 from dicom_node.jobs.owners import new_owner
 from dicom_node.jobs.pulse import Pulse
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
@@ -43,9 +45,11 @@ class Worker:
         self._owner = new_owner()
         self._queue = LeaseQueue(database, settings.workers)
         self._pipelines: dict[str, Pipeline] = {}
-        self._runner = Runner(database, settings, self._queue, self._pipeline)
         self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this worker is gone."""
+        analyses = Analyses(settings.node.data_dir / "analyses")
+        self._runner = Runner(database, settings, self._queue, self._pipeline, analyses)
+        self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping)
 
     def run_forever(self) -> None:
         """Warm up, say that it is ready, and work until ``stopping`` is set."""
@@ -53,7 +57,7 @@ class Worker:
         self._say_ready()
         while not self.stopping.is_set():
             try:
-                if not self.run_once():
+                if not self.run_once() and not self._ahead.run_once():
                     self.stopping.wait(_POLL_SECONDS)
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
                 _LOGGER.error("the database does not answer: %s", type(error).__name__)

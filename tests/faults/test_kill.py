@@ -58,8 +58,12 @@ def send_until_acknowledged(node: Node, images: list[Dataset], stop: threading.E
 
 def reports_in(pacs: Orthanc) -> Counter[str]:
     """How many SRs the PACS holds, by Study Instance UID."""
-    found = (pacs.tags(instance) for instance in pacs.instances())
-    return Counter(tags["StudyInstanceUID"] for tags in found if tags["Modality"] == "SR")
+    studies = {item["ID"]: item["MainDicomTags"]["StudyInstanceUID"] for item in pacs.get("/studies?expand")}
+    found: Counter[str] = Counter()
+    for series in pacs.get("/series?expand"):
+        if series["MainDicomTags"]["Modality"] == "SR":
+            found[studies[series["ParentStudy"]]] += len(series["Instances"])
+    return found
 
 
 @pytest.mark.debian("orthanc")

@@ -196,6 +196,6 @@ def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> No
 
 
 def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
-    ticks = [Mark(MarkKind.MARKER, (10, y, 14, y + 2)) for y in range(0, 100, 10)]
+    ticks = [Mark(MarkKind.MARKER, (10, y, 14, y + 2), y / 100) for y in range(0, 100, 10)]
     text = Mark(MarkKind.TEXT, (12, 5, 40, 15), 0.9)
-    assert merged([*ticks, text], 12) == (Mark(MarkKind.MARKER, (10, 0, 14, 92)), text)
+    assert merged([*ticks, text], 12) == (Mark(MarkKind.MARKER, (10, 0, 14, 92), 0.9), text)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ai_pipeline import pipelines
@@ -42,6 +43,7 @@ class Obedient:
     name = "obedient"
     version = "1"
     options: Mapping[str, type] = {"do": str, "log": str}
+    per_image = True
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
@@ -52,7 +54,9 @@ class Obedient:
     def models(self) -> tuple[ModelRef, ...]:
         return (MODEL,)
 
-    def accepts(self, images: Sequence[SourceImage]) -> Accept | Refuse:
+    def accepts(
+        self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
+    ) -> Accept | Refuse:
         if all(image.header.body_part == "LEG" for image in images):
             return Refuse("a leg")
         return Accept(tuple(image.uid for image in images))

@@ -1,0 +1,195 @@
+"""What a pipeline said of single images, kept on disk until the study's job uses it (truth 3).
+
+One folder per analysis: ``result.json`` and one ``.npy`` per array, which are mapped, not read, so that a
+cine need not fit into memory. Written under another name and renamed, so that a half-written one is never
+seen. Losing them costs time only: they are not synced, and a job that finds none analyses again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_pipeline.contract import (
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    Heatmap,
+    ImageKind,
+    ModelRef,
+    Origin,
+    Pipeline,
+    PipelineResult,
+    QualityNote,
+    Region,
+)
+
+_RESULT = "result.json"
+KEEP_SECONDS = 86_400.0
+"""An analysis that no job has used for so long belongs to a study that nobody wants."""
+
+
+def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, pixels_sha256: str) -> str:
+    """Name of an analysis: all that shapes it. ``spool_name`` is that of this version of the image."""
+    models = [asdict(model) for model in pipeline.models()]
+    shaped_by = [pipeline.name, pipeline.version, models, dict(options), spool_name, pixels_sha256]
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def merged(results: Sequence[PipelineResult]) -> PipelineResult:
+    """The results of single images as one; seconds are added up."""
+    timings: dict[str, float] = {}
+    for result in results:
+        for stage, seconds in result.timings.items():
+            timings[stage] = timings.get(stage, 0.0) + seconds
+    return PipelineResult(
+        findings=tuple(finding for result in results for finding in result.findings),
+        images=tuple(image for result in results for image in result.images),
+        quality=tuple(dict.fromkeys(note for result in results for note in result.quality)),
+        timings=timings,
+        models=tuple(dict.fromkeys(model for result in results for model in result.models)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Analyses:
+    """The analyses of one node, in ``folder``."""
+
+    folder: Path
+
+    def get(self, key: str) -> PipelineResult | None:
+        """The analysis of that name, None when there is none (or none that can be read)."""
+        try:
+            return _read(self.folder / key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, key: str, result: PipelineResult) -> None:
+        """Keep an analysis; one that is there already stays."""
+        draft = self.folder / f".{key}.{os.getpid()}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            _write(draft, result)
+            if not (self.folder / key).exists():
+                draft.rename(self.folder / key)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def claim(self, key: str) -> bool:
+        """Whether this worker shall make the analysis: nobody else has begun it, and it is not there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / key).exists():
+            return False
+        try:
+            (self.folder / f"{key}.claim").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def drop(self, key: str) -> None:
+        """Forget an analysis that was used."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+        (self.folder / f"{key}.claim").unlink(missing_ok=True)
+
+    def forget_old(self) -> None:
+        """Delete what no job has used for a day."""
+        before = time.time() - KEEP_SECONDS
+        for entry in self.folder.iterdir() if self.folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):  # dropped meanwhile, by us or another worker
+                if entry.stat().st_mtime < before:
+                    self.drop(entry.name.removesuffix(".claim"))
+
+
+def _write(folder: Path, result: PipelineResult) -> None:
+    arrays: list[np.ndarray] = []
+
+    def store(array: np.ndarray) -> int:
+        np.save(folder / f"{len(arrays)}.npy", array, allow_pickle=False)
+        arrays.append(array)
+        return len(arrays) - 1
+
+    kept = {
+        "findings": [
+            {
+                **asdict(replace(finding, evidence=None)),
+                "evidence": finding.evidence
+                and {"values": store(finding.evidence.values), "method": finding.evidence.method},
+            }
+            for finding in result.findings
+        ],
+        "images": [
+            {
+                "kind": image.kind,
+                "source_uid": image.source_uid,
+                "frames": store(image.frames),
+                "photometric": image.photometric,
+                "description": image.description,
+                "verified": image.verified,
+                "models": [asdict(model) for model in image.models],
+            }
+            for image in result.images
+        ],
+        "quality": [asdict(note) for note in result.quality],
+        "timings": dict(result.timings),
+        "models": [asdict(model) for model in result.models],
+    }
+    (folder / _RESULT).write_text(json.dumps(kept), encoding="utf-8")
+
+
+def _read(folder: Path) -> PipelineResult:
+    kept: dict[str, Any] = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+
+    def array(number: int) -> Any:
+        return np.load(folder / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+
+    return PipelineResult(
+        findings=tuple(
+            _finding(item, item["evidence"] and array(item["evidence"]["values"]))
+            for item in kept["findings"]
+        ),
+        images=tuple(
+            DerivedImage(
+                **{
+                    **item,
+                    "kind": ImageKind(item["kind"]),
+                    "frames": array(item["frames"]),
+                    "models": tuple(ModelRef(**model) for model in item["models"]),
+                }
+            )
+            for item in kept["images"]
+        ),
+        quality=tuple(QualityNote(**item) for item in kept["quality"]),
+        timings=kept["timings"],
+        models=tuple(ModelRef(**item) for item in kept["models"]),
+    )
+
+
+def _finding(item: dict[str, Any], values: Any) -> Finding:
+    return Finding(
+        **{
+            **item,
+            "code": Code(**item["code"]),
+            "decision": Decision(item["decision"]),
+            "model": ModelRef(**item["model"]),
+            "regions": tuple(_region(region) for region in item["regions"]),
+            "site": item["site"] and Code(**item["site"]),
+            "evidence": item["evidence"] and Heatmap(values, item["evidence"]["method"]),
+        }
+    )
+
+
+def _region(item: dict[str, Any]) -> Region:
+    points = tuple((x, y) for x, y in item["points"])
+    return Region(item["type"], points, Origin(item["origin"]))
