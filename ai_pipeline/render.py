@@ -5,6 +5,7 @@ Pillow and its built-in scalable font only: this runs where no model is installe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -27,6 +28,8 @@ LETTER_SHARE = 0.026
 """Height of letters as a share of the picture's shorter side."""
 SMALLEST_LETTERS, LARGEST_LETTERS = 9, 72
 """Letter sizes in pixels: less is not readable, more hides the picture."""
+MOST_LABELS = 6
+"""Boxes that bear a label each; of more the legend tells how many there are."""
 ROOM_FOR_LEGEND = 140
 """Shorter side below which there is room for "AI" only (pixels)."""
 LARGEST_LEGEND = 0.35
@@ -48,20 +51,26 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
     """Return RGB of the size of ``display`` with the regions of what is not absent, and a legend.
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``. ``legend``: lines at the foot, the most
-    important last; without any, :func:`legend_of` of the findings. A label is drawn once where many boxes
-    bear the same one and there is no room.
+    important last; without any, :func:`legend_of` of the findings. Many boxes bear no label each, which would
+    hide the picture: the legend counts them.
     """
     canvas = _Canvas.of(display)
-    for finding in findings:
-        if finding.decision is Decision.ABSENT:
-            continue
-        for region in finding.regions:
-            canvas.outline(region.bounds if region.type == "box" else None, region.points)
-    for finding in findings:
-        if finding.decision is not Decision.ABSENT:
-            for region in finding.regions:
-                canvas.label(label_text(finding), region.bounds)
-    canvas.legend(list(legend) or legend_of(findings))
+    placed = [
+        (finding, region)
+        for finding in findings
+        if finding.decision is not Decision.ABSENT
+        for region in finding.regions
+    ]
+    for _, region in placed:
+        canvas.outline(region.bounds if region.type == "box" else None, region.points)
+    lines = list(legend) or legend_of(findings)
+    if len(placed) <= MOST_LABELS:
+        for finding, region in placed:
+            canvas.label(label_text(finding), region.bounds)
+    else:
+        counts = Counter(finding.label for finding, _ in placed)
+        lines = ["AI: " + ", ".join(f"{count} × {label}" for label, count in counts.items()), *lines]
+    canvas.legend(lines)
     return canvas.result()
 
 

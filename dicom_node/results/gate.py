@@ -112,11 +112,12 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+    # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
         value = str(read.get(keyword) or "")
         if len(value) > 64 or not _UID.fullmatch(value):
             yield f"{keyword} is no UID"
-        if keyword != "StudyInstanceUID" and value in theirs | {sources[0].study_uid}:
+        if value in theirs | {sources[0].study_uid}:
             yield f"{keyword} is one of the source"
     tracking = [str(item.UID) for item in _items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
     if len(set(tracking)) < len(tracking):
