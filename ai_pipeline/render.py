@@ -69,7 +69,7 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
             canvas.label(label_text(finding), region.bounds)
     else:
         counts = Counter(finding.label for finding, _ in placed)
-        lines = ["AI: " + ", ".join(f"{count} × {label}" for label, count in counts.items()), *lines]
+        lines = ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items()), *lines]
     canvas.legend(lines)
     return canvas.result()
 
@@ -253,5 +253,5 @@ def _coloured(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _printable(text: str) -> str:
     """Return ``text`` in the characters that the built-in font has (Latin-1)."""
-    plain = text.replace("–", "-").replace("—", "-").replace("≥", ">=").replace("≤", "<=")
+    plain = text.replace("–", "-").replace("—", "-").replace("≥", ">=").replace("≤", "<=").replace("×", "x")
     return plain.encode("latin-1", "replace").decode("latin-1")

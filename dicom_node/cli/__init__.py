@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -72,7 +73,12 @@ def _options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a verb; every error of the node becomes one clear message and its exit status."""
     logs.configure("error", "dicom-node")  # a verb says what it has to say itself; `serve` sets its own level
-    sys.exit(_run(arguments))
+    status = _run(arguments)
+    if status == INTERRUPTED:
+        # All is cleaned up; threads of an association that was cut would wait for their peer.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _run(arguments: list[str] | None) -> int:

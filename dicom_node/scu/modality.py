@@ -101,7 +101,7 @@ class _File:
 
 
 class _Association:
-    """One association, released at the end."""
+    """One association, released at the end, aborted when something went wrong."""
 
     def __init__(self, callee: Callee, contexts: Sequence[PresentationContext]) -> None:
         self._callee = callee
@@ -122,9 +122,13 @@ class _Association:
             )
         return self._association
 
-    def __exit__(self, *_: object) -> None:
-        if self._association.is_established:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._association.is_established:
+            return
+        if kind is None:
             self._association.release()
+        else:  # Ctrl-C while an answer is on its way: a release would wait for its own in vain
+            self._association.abort()
 
 
 def _why(association: Association) -> str:

@@ -10,7 +10,7 @@ def test_no_library_speaks_of_patients_even_when_it_is_imported_late() -> None:
     program = """
 import logging
 from dicom_node import logs
-logs.configure("debug")
+logs.configure("debug", "test")
 import pydicom, pynetdicom  # sets the level of its loggers while it is imported
 logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
 logging.getLogger("pynetdicom.events").error("(0010,0010) Doe^Jane")
