@@ -28,9 +28,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 class Node:
     """One ``dicom-node serve``, started and stopped at will on the same data folder."""
 
-    def __init__(self, folder: Path, config: str) -> None:
+    def __init__(self, folder: Path, config: str, port: int = 0) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = port or free_port()
         self.config = folder / "node.toml"
         self.log = folder / "node.log"
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, problem, status_of
+from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, one_by_one, problem, status_of
 from dicom_node.scu.statuses import store_report
 from dicom_node.settings import PeerSettings, Settings
 
@@ -39,13 +39,7 @@ class DicomwebDestination:
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """One request per object, so that each has its own answer; when nobody is there the rest wait."""
-        reports: list[SendReport] = []
-        for item in objects:
-            if reports and reports[-1].status is SendStatus.UNREACHABLE:
-                reports.append(reports[-1])
-            else:
-                reports.append(self._store(item))
-        return reports
+        return one_by_one(objects, self._store)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Search for each object in its series."""

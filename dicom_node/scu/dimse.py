@@ -8,7 +8,6 @@ transcoded. Query and store may be two AEs.
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Ver
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import store_report
-from dicom_node.scu.transport import CallingAE
+from dicom_node.scu.transport import CallingAE, client_tls
 from dicom_node.settings import PeerSettings, Settings
 
 # pynetdicom logs data sets and identifiers, which name patients.
@@ -149,7 +148,7 @@ class DimseDestination:
         ae.acse_timeout = _NEGOTIATE_SECONDS
         ae.dimse_timeout = ae.network_timeout = _ANSWER_SECONDS
         try:
-            tls = (_tls_context(self._settings), host) if peer.tls else None
+            tls = (client_tls(self._settings), host) if peer.tls else None
             association = ae.associate(host, port, contexts, ae_title=called, tls_args=tls)
         except OSError as error:  # unknown host name, unreadable certificate
             yield _Refusal(f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}")
@@ -248,13 +247,3 @@ def _refusal(association: Association, whom: str) -> _Refusal:
         names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
         return _Refusal(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
     return _Refusal(f"no association with {whom}")
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    """Client side of PS3.15 B.12: the peer's certificate is checked, ours is shown."""
-    tls = settings.listener.tls
-    trusted = str(tls.trusted) if tls and tls.trusted else None
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
-    if tls:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    return context

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import requests
 
-from dicom_node.scu.destination import SendReport, SendStatus
+from dicom_node.scu.destination import Outgoing, SendReport, SendStatus
 from dicom_node.scu.statuses import http_report
 
 # To connect, and to answer: a server may store and index a 500 MB cine before it answers.
@@ -26,3 +28,12 @@ def problem(error: requests.RequestException) -> SendReport:
     if isinstance(error, requests.JSONDecodeError):
         return SendReport(SendStatus.RETRY, "", "the answer is not JSON: is the URL right?")
     return SendReport(SendStatus.UNREACHABLE, "", "no connection")
+
+
+def one_by_one(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
+    """Send each object for itself; after the first that finds nobody, the rest are not tried."""
+    reports: list[SendReport] = []
+    for item in objects:
+        unreachable = bool(reports) and reports[-1].status is SendStatus.UNREACHABLE
+        reports.append(reports[-1] if unreachable else send(item))
+    return reports

@@ -22,7 +22,7 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node.errors import PeerUnreachable
 from dicom_node.scu.destination import SendStatus
 from dicom_node.scu.statuses import store_report
-from dicom_node.scu.transport import CallingAE
+from dicom_node.scu.transport import CallingAE, client_tls
 from dicom_node.settings import PeerSettings, Settings
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
@@ -45,7 +45,7 @@ class Callee:
         """The callee that a peer's settings describe. Raises PeerUnreachable without host or port."""
         if not peer.host or peer.port is None:
             raise PeerUnreachable(f"peer {peer.name} has no host and port: add both to its [[peers]]")
-        context = _tls_context(settings) if peer.tls else None
+        context = client_tls(settings) if peer.tls else None
         return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context)
 
 
@@ -184,13 +184,3 @@ def _send_one(association: Association, file: _File) -> Sent:
 
 def _sent(file: _File, status: int | None, text: str) -> Sent:
     return Sent(file.path, str(file.sop_instance), status, text, datetime.now(UTC))
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    """DICOM TLS as a client (PS3.15 B.12), with the listener's certificate as ours."""
-    context = ssl.create_default_context()
-    if (tls := settings.listener.tls) is not None:
-        if tls.trusted:
-            context.load_verify_locations(tls.trusted)
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    return context

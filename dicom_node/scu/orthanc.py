@@ -21,7 +21,7 @@ from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, problem
+from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, one_by_one, problem
 from dicom_node.settings import PeerSettings, Settings
 
 _UPLOADED = {
@@ -44,13 +44,7 @@ class OrthancDestination:
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Upload one after the other; after the first that finds nobody, the rest are not tried."""
-        reports: list[SendReport] = []
-        for item in objects:
-            if reports and reports[-1].status is SendStatus.UNREACHABLE:
-                reports.append(reports[-1])
-            else:
-                reports.append(self._upload(item))
-        return reports
+        return one_by_one(objects, self._upload)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Look each object up and compare what is stored with what we built."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from ssl import SSLContext
+import ssl
 from typing import Any
 
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from dicom_node.settings import Settings
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
@@ -22,7 +24,7 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     """
 
     def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: tuple[SSLContext, str] | None
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
         connection = _PromptSocket(assoc, address=address)
         connection.tls_args = tls_args
@@ -71,3 +73,13 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
         super()._shutdown_socket()
         if last is not None:
             last.close()
+
+
+def client_tls(settings: Settings) -> ssl.SSLContext:
+    """Client side of PS3.15 B.12: the peer's certificate is checked, ours is shown."""
+    tls = settings.listener.tls
+    trusted = str(tls.trusted) if tls and tls.trusted else None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
+    if tls:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
