@@ -10,6 +10,7 @@ import typer
 
 from dicom_node import logs
 from dicom_node.cli import (
+    associations,
     check,
     config,
     db,
@@ -46,6 +47,7 @@ for name, group in (
     ("jobs", jobs.app),
     ("outbox", outbox.app),
     ("events", events.app),
+    ("associations", associations.app),
     ("models", models.app),
     ("config", config.app),
     ("db", db.app),

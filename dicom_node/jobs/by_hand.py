@@ -17,6 +17,9 @@ from dicom_node.store.transitions import move_job, move_study, settle_study, utc
 
 __all__ = ["cancel", "release_study", "retry"]
 
+# Weaker than FOR UPDATE: an event that others write about the study (foreign key) does not wait for it.
+_FOR_UPDATE = {"key_share": True}
+
 
 def retry(session: Session, job_id: int) -> None:
     """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
@@ -25,7 +28,7 @@ def retry(session: Session, job_id: int) -> None:
         raise NotFound(f"no job has the number {job_id}")
     if job.state is JobState.RUNNING or JobState.QUEUED not in JOB[job.state]:
         raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
-    study = session.get_one(Study, job.study_id, with_for_update=True)
+    study = session.get_one(Study, job.study_id, with_for_update=_FOR_UPDATE)
     if job.study_revision != study.revision or study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
         raise NotAllowedNow(
             f"job {job_id} is of revision {job.study_revision}; its study is {study.state}, "
@@ -45,7 +48,7 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
     Of two patients the one whom the study names counts; images of the other start nothing. Faulty and
     conflicting objects never count. Raises NotFound, NotAllowedNow.
     """
-    study = session.get(Study, study_id, with_for_update=True)
+    study = session.get(Study, study_id, with_for_update=_FOR_UPDATE)
     if study is None:
         raise NotFound(f"no study has the number {study_id}")
     if study.state is not StudyState.QUARANTINED:

@@ -18,7 +18,7 @@ from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, EventRow, Instance, Job, Reception, Result, Study
+from dicom_node.store.tables import Association, Delivery, EventRow, Instance, Job, Reception, Result, Study
 
 NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
 DELIVERED, BROKEN, CONFLICT = "1.2.840.99.1", "1.2.840.99.2", "1.2.840.99.3"
@@ -118,12 +118,34 @@ def filled(site: Path) -> Path:
                 Delivery(result_id=r.id, destination="pacs", state=state, next_at=NOW) for r in results
             )
         session.add(a_job(studies[1], JobState.FAILED, rule="chest", reason="decoder: truncated"))
+        session.add_all(
+            [
+                an_association("a-1", NOW - timedelta(minutes=5), closed_at=NOW, objects=2),
+                an_association("a-2", NOW),
+            ]
+        )
         session.add(event(ASSOCIATION_ACCEPTED.number, NOW, association="a-1"))
         session.add(event(ASSOCIATION_ACCEPTED.number, NOW, association="a-9"))
         session.add(event(JOB_FAILED.number, NOW + timedelta(seconds=5), studies[1].id, job=3))
         session.add(event(9999, NOW + timedelta(seconds=6)))
     database.dispose()
     return site
+
+
+def an_association(
+    name: str, opened_at: datetime, closed_at: datetime | None = None, objects: int = 0
+) -> Association:
+    return Association(
+        id=name,
+        listener="listener-1",
+        calling_ae="US1",
+        called_ae="AINODE",
+        address="192.0.2.21",
+        opened_at=opened_at,
+        closed_at=closed_at,
+        outcome="released" if closed_at else "open",
+        objects=objects,
+    )
 
 
 def a_study(uid: str, state: StudyState, at: datetime, reason: str = "") -> Study:

@@ -10,7 +10,7 @@ import pytest
 from dicom_node.cli.options import moment
 from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, Run
 
-LISTS = ("studies", "jobs", "outbox", "events")
+LISTS = ("associations", "studies", "jobs", "outbox", "events")
 
 
 def test_studies_list_has_the_keys_that_others_build_on(run: Run, filled: Path) -> None:
@@ -54,6 +54,7 @@ def test_tables_can_be_read_at_100_columns(run: Run, filled: Path, group: str) -
 @pytest.mark.parametrize(
     "verb",
     ["studies list", f"studies show {BROKEN}", "jobs list", "jobs show 1", "outbox list", "events list",
+     "associations list",
      "peers list", "models list", "models verify"],
 )  # fmt: skip
 def test_every_key_is_in_the_admin_guide(run: Run, filled: Path, verb: str) -> None:
@@ -177,3 +178,14 @@ def test_what_is_no_time_is_a_usage_error(run: Run, filled: Path) -> None:
     printed = run("events", "list", "--since", "yesterday", "--config", filled)
     assert printed.status == 64
     assert "is no time" in printed.err
+
+
+def test_associations_are_listed_with_what_came_of_them(run: Run, filled: Path) -> None:
+    rows = run("associations", "list", "--config", filled, "--json").json
+    assert [(row["association"], row["outcome"], row["objects"]) for row in rows] == [
+        ("a-2", "open", 0),
+        ("a-1", "released", 2),
+    ]
+    assert rows[0]["closed_at"] is None
+    since = run("associations", "list", "--since", "2026-01-02T03:12:00Z", "--config", filled, "--json").json
+    assert [row["association"] for row in since] == ["a-2"]
