@@ -198,8 +198,9 @@ class _Node:
             ending = self._stop.is_set()
             try:
                 busy = self._indexer.run_once() + self._assembler.run_once()
-            except Exception:  # the loop must outlive a database that is away for a while
-                _LOGGER.exception("indexing failed, tried again")
+            except Exception as error:  # noqa: BLE001  (the loop must outlive a database that is away)
+                # Without the error's text: a database error quotes what it was to write.
+                _LOGGER.error("indexing failed, tried again: %s", type(error).__name__)
                 busy = 0
                 self._stop.wait(1.0)
             if ending:

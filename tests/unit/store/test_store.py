@@ -11,6 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from dicom_node.errors import DatabaseNotReady, IllegalTransition
 from dicom_node.model.lifecycle import (
@@ -170,3 +171,21 @@ def test_a_study_stands_where_its_jobs_and_deliveries_stand(
 ) -> None:
     found = study_state([JobState(job) for job in jobs], [DeliveryState(item) for item in deliveries])
     assert found == StudyState(state)
+
+
+def test_a_database_error_does_not_quote_the_patient(database: Database) -> None:
+    def write_twice() -> None:
+        with database.write() as session:
+            for _ in range(2):
+                session.add(
+                    Study(
+                        study_instance_uid="1",
+                        patient_id="SECRET",
+                        first_received_at=NOW,
+                        last_received_at=NOW,
+                    )
+                )
+
+    with pytest.raises(IntegrityError) as caught:
+        write_twice()
+    assert "SECRET" not in str(caught.value)
