@@ -45,7 +45,7 @@ from tests.result_images import (
     write_image,
 )
 
-pytestmark = pytest.mark.debian("dicom3tools", "dcmtk", "default-jre-headless")
+pytestmark = pytest.mark.debian("dicom3tools", "dcmtk", "pixelmed-apps", "default-jre-headless")
 
 # PixelMed needs these limits lifted under JDK 17; its exit code is not the verdict.
 PIXELMED = [

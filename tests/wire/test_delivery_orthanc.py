@@ -20,15 +20,13 @@ from tests.outbox_lab import THREE_FACES, Outbox
 from tests.pacs_lab import free_port
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 
-pytestmark = pytest.mark.debian("orthanc")
+pytestmark = pytest.mark.debian("orthanc", "orthanc-dicomweb")
 
 TRANSPORTS = ("dimse", "orthanc", "dicomweb")
 
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    if not DICOMWEB.exists():
-        pytest.skip("needs the Debian package orthanc-dicomweb")
     with start_orthanc(tmp_path_factory.mktemp("orthanc"), plugins=[DICOMWEB]) as orthanc:
         yield orthanc
 
