@@ -16,7 +16,7 @@ FRAMES = 66
 FETAL = 3
 BREAST_PLAIN = 2
 YELLOW_ABOVE = 30  # manifest's yellow_overlay_px: pixels on the original, larger frame
-# Seen on a contact sheet of all 27 us_breast test frames: the only ones with a label or caliper in the picture.
+# Seen on a contact sheet of all 27 us_breast test frames: the only ones with text inside the picture.
 BREAST_LABELLED = ("benign_244.png", "benign_306.png", "benign_362.png", "normal_25.png")
 
 Row = dict[str, str]
