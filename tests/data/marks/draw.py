@@ -7,8 +7,9 @@ shows frame 12 of frames.csv enlarged, with a coordinate grid, and on demand the
 A shape file is `{"objects": [...]}` with one object per mark:
   class   text, caliper, marker, scale or logo
   colour  yellow, white, cyan, green or other
-  one of  box [l, t, r, b], polygon [[x, y], ...], line [[x, y], ...] with width (3): where the mark is, in
-          pixels of the frame, right and bottom exclusive for a box
+  one of  box [l, t, r, b], boxes [[l, t, r, b], ...] (a ruler's ticks), polygon [[x, y], ...],
+          line [[x, y], ...] with width (3): where the mark is, in pixels of the frame, right and bottom
+          exclusive for a box
   any of  bright, dark (255 - bright), tophat, bottomhat, yellow, cyan, green, blue, red: the threshold
           (0-255) that parts mark from picture inside the shape; several mean "one of them"; none means the
           whole shape
@@ -120,7 +121,7 @@ def shapes(frame: dict[str, str]) -> list[Shape]:
     path = shape_file(frame)
     if not path.exists():
         return []
-    known = {"class", "colour", "box", "polygon", "line", "width", "grow", "drop", "note", *INKS}
+    known = {"class", "colour", "box", "boxes", "polygon", "line", "width", "grow", "drop", "note", *INKS}
     objects: list[Shape] = json.loads(path.read_text())["objects"]
     for shape in objects:
         unknown = set(shape) - known
@@ -163,9 +164,9 @@ def enlarged(
 
 def _inside(size: tuple[int, ...], shape: Shape) -> Mask:
     canvas = np.zeros(size, np.uint8)
-    if "box" in shape:
-        left, top, right, bottom = shape["box"]
-        canvas[max(top, 0) : bottom, max(left, 0) : right] = 1
+    if "box" in shape or "boxes" in shape:
+        for left, top, right, bottom in shape.get("boxes", []) or [shape["box"]]:
+            canvas[max(top, 0) : bottom, max(left, 0) : right] = 1
     elif "polygon" in shape:
         cv2.fillPoly(canvas, [np.array(shape["polygon"], np.int32)], 1)
     else:
