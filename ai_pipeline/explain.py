@@ -19,7 +19,7 @@ from ai_pipeline.contract import Heatmap, Origin, Region
 from ai_pipeline.preprocess import Affine
 
 Floats = npt.NDArray[np.float32]
-METHOD = "place head on feature maps"
+METHOD = "likely place, learned from radiologists' boxes"
 
 
 @dataclass(frozen=True, slots=True)

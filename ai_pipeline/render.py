@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.contract import Decision, Finding, Heatmap
+from ai_pipeline.contract import Decision, Finding
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -36,6 +36,8 @@ LARGEST_LEGEND = 0.35
 """Share of the picture's height that the legend may take; further lines are dropped, the last one never."""
 MOST_OPAQUE = 0.6
 """Opacity of the heat map where it is 1; the picture must stay visible below."""
+MEDIUM_GREY = 128
+"""What the colour bar is drawn over: where the map is 0 it adds no colour, so black there would mislead."""
 
 # matplotlib's "inferno" (CC0), every tenth: perceptually uniform, readable in grey.
 INFERNO = np.array(
@@ -74,20 +76,22 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
     return canvas.result()
 
 
-def heatmap_overlay(display: Picture, heatmap: Heatmap, title: str, legend: Sequence[str] = ()) -> Picture:
-    """Return RGB of the size of ``display`` under the heat map, with a colour bar from 0 to 1.
+def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
+    """Return RGB of the size of ``display`` under the heat map of ``finding``, with a colour bar from 0 to 1.
 
-    Raises ValueError when the heat map has another size.
+    Above stands what was found, below what the colours mean, then ``legend`` (by default the model and the
+    warning). Raises ValueError when the finding has no heat map or one of another size.
     """
-    if heatmap.values.shape != display.shape[:2]:
-        raise ValueError(f"a heat map of {heatmap.values.shape} over a picture of {display.shape[:2]}")
-    values = np.clip(heatmap.values.astype(np.float64), 0.0, 1.0)
-    opacity = (MOST_OPAQUE * values)[..., None]
-    mixed = (1.0 - opacity) * _rgb(display) + opacity * _coloured(values)
-    canvas = _Canvas.of(np.asarray(np.rint(mixed), np.uint8))
+    evidence = finding.evidence
+    if evidence is None or evidence.values.shape != display.shape[:2]:
+        size = "none" if evidence is None else f"one of {evidence.values.shape}"
+        raise ValueError(f"a heat map over a picture of {display.shape[:2]} is asked for, there is {size}")
+    values = np.clip(evidence.values.astype(np.float64), 0.0, 1.0)
+    canvas = _Canvas.of(_under_colours(_rgb(display), values))
     canvas.colour_bar()
-    canvas.heading(f"AI: {title} ({heatmap.method})")
-    canvas.legend(list(legend) or [NOT_FOR_DIAGNOSIS])
+    canvas.heading(label_text(finding))
+    warning = list(legend) or [_models([finding]), NOT_FOR_DIAGNOSIS]
+    canvas.legend([f"Colours: {evidence.method}; 1 = peak; no outline", *warning])
     return canvas.result()
 
 
@@ -113,8 +117,7 @@ def legend_of(findings: Sequence[Finding]) -> list[str]:
         lines = ["AI: nothing found"]
     if any(region.origin == "activation" for finding in shown for region in finding.regions):
         lines.append(PLACE_IS_APPROXIMATE)
-    models = sorted({f"{finding.model.id} {finding.model.version}" for finding in findings})
-    return [*lines, *([f"Model: {', '.join(models)}"] if models else []), NOT_FOR_DIAGNOSIS]
+    return [*lines, *([_models(findings)] if findings else []), NOT_FOR_DIAGNOSIS]
 
 
 @dataclass(slots=True)
@@ -190,13 +193,14 @@ class _Canvas:
             self._write(line, 0, self.image.height - height * (len(kept) - number), WHITE)
 
     def colour_bar(self) -> None:
-        """Draw the scale at the right edge: 1 at the top, 0 at the bottom."""
+        """Draw the scale at the right edge: 1 at the top, 0 at the bottom, as it looks over medium grey."""
         width = max(3, self.image.width // 40)
         height = max(8, int(0.45 * self.image.height))
         left = self.image.width - width - 2
         top = (self.image.height - height) // 2
-        bar = _coloured(np.linspace(1.0, 0.0, height)[:, None].repeat(width, axis=1))
-        self.image.paste(Image.fromarray(np.asarray(np.rint(bar), np.uint8)), (left, top))
+        scale = np.linspace(1.0, 0.0, height)[:, None].repeat(width, axis=1)
+        grey = np.full((height, width, 3), MEDIUM_GREY, np.uint8)
+        self.image.paste(Image.fromarray(_under_colours(grey, scale)), (left, top))
         self.draw.rectangle((left - 1, top - 1, left + width, top + height), outline=WHITE)
         if not self.small:
             for value in (1.0, 0.5, 0.0):
@@ -241,8 +245,19 @@ class _Canvas:
         return left, top, right, bottom
 
 
+def _models(findings: Sequence[Finding]) -> str:
+    names = sorted({f"{finding.model.id} {finding.model.version}" for finding in findings})
+    return f"Model: {', '.join(names)}"
+
+
 def _rgb(display: Picture) -> Picture:
     return display if display.ndim == 3 else np.repeat(display[:, :, None], 3, axis=2)
+
+
+def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
+    """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
+    opacity = (MOST_OPAQUE * values)[..., None]
+    return np.asarray(np.rint((1.0 - opacity) * picture + opacity * _coloured(values)), np.uint8)
 
 
 def _coloured(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

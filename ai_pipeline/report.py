@@ -43,9 +43,7 @@ class Folder:
         written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
         for finding in shown:
             if finding.evidence is not None:
-                picture = heatmap_overlay(
-                    image.display((finding.frame or 1) - 1), finding.evidence, finding.label
-                )
+                picture = heatmap_overlay(image.display((finding.frame or 1) - 1), finding)
                 name = f"{stem}.heatmap-{_plain(finding.label)}"
                 written.append(self._png(name, ImageKind.HEATMAP, picture))
         return written

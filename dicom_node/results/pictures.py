@@ -67,7 +67,7 @@ def build_heatmap(context: ResultContext, source: Source, finding: Finding, uid:
     assert finding.evidence is not None
     frame = finding.frame or 1
     display = source.given.image.display(frame - 1)
-    pixels = heatmap_overlay(display, finding.evidence, finding.label, legend=[disclaimer(context)])
+    pixels = heatmap_overlay(display, finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
     return _picture(context, source, _Drawn(ResultKind.HEATMAP, pixels, frame, place, what), uid)
 

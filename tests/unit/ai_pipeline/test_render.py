@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from ai_pipeline.contract import Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
-from ai_pipeline.render import YELLOW, annotate, heatmap_overlay, label_text, legend_of
+from ai_pipeline.render import MEDIUM_GREY, YELLOW, _Canvas, annotate, heatmap_overlay, label_text, legend_of
 
 MODEL = ModelRef("model", "1", "0" * 64, "1" * 64, calibrated=True)
 
@@ -17,6 +20,10 @@ def finding(*boxes: tuple[float, float, float, float], decision: Decision = Deci
     return Finding("Cardiomegaly", code, 0.83, 0.4, decision, "1.2", MODEL, regions=regions)
 
 
+def with_heatmap(values: npt.NDArray[np.float32]) -> Finding:
+    return replace(finding(), evidence=Heatmap(values, "CAM"))
+
+
 @pytest.mark.parametrize("shape", [(60, 80), (240, 320, 3), (1760, 2140), (3, 3), (40, 3000)])
 def test_the_drawing_has_the_size_of_the_picture(shape: tuple[int, ...]) -> None:
     display = np.full(shape, 90, np.uint8)
@@ -25,7 +32,7 @@ def test_the_drawing_has_the_size_of_the_picture(shape: tuple[int, ...]) -> None
     assert drawn.shape == (rows, columns, 3)
     assert drawn.dtype == np.uint8
     values = np.linspace(0, 1, rows * columns, dtype=np.float32).reshape(rows, columns)
-    assert heatmap_overlay(display, Heatmap(values, "CAM"), "Cardiomegaly").shape == (rows, columns, 3)
+    assert heatmap_overlay(display, with_heatmap(values)).shape == (rows, columns, 3)
 
 
 def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
@@ -56,11 +63,34 @@ def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
     display = np.full((400, 400), 100, np.uint8)
     values = np.zeros((400, 400), np.float32)
     values[150:250, 100:200] = 1.0
-    drawn = heatmap_overlay(display, Heatmap(values, "CAM"), "Nodule")
+    drawn = heatmap_overlay(display, with_heatmap(values))
     assert not np.array_equal(drawn[200, 150], (100, 100, 100))
     assert np.array_equal(drawn[300, 150], (100, 100, 100))
 
 
-def test_a_heat_map_of_another_size_is_refused() -> None:
+def test_the_colour_bar_shows_the_colours_as_they_look_over_grey() -> None:
+    values = np.tile(np.linspace(1.0, 0.0, 400, dtype=np.float32)[:, None], (1, 400))
+    drawn = heatmap_overlay(np.full((400, 400), MEDIUM_GREY, np.uint8), with_heatmap(values))
+
+    for share in (0.25, 0.5, 0.75):  # of the way from 1 to 0; the bar is 45 % of the picture's height
+        in_bar, in_picture = drawn[110 + round(share * 179), 392], drawn[round(share * 399), 200]
+        np.testing.assert_allclose(in_bar.astype(int), in_picture.astype(int), atol=2)
+
+
+def test_the_heat_map_says_finding_scale_model_and_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(_Canvas, "_write", lambda self, text, *place: said.append(text))
+    heatmap_overlay(np.zeros((900, 900), np.uint8), with_heatmap(np.zeros((900, 900), np.float32)))
+
+    assert said[:4] == ["1.0", "0.5", "0.0", "AI: Cardiomegaly 83 %"]
+    assert said[4:] == [
+        "Colours: CAM; 1 = peak; no outline",
+        "Model: model 1",
+        "AI result - not for diagnostic use",
+    ]
+
+
+@pytest.mark.parametrize("asked", [finding(), with_heatmap(np.zeros((5, 5), np.float32))])
+def test_a_missing_heat_map_or_one_of_another_size_is_refused(asked: Finding) -> None:
     with pytest.raises(ValueError, match="heat map"):
-        heatmap_overlay(np.zeros((10, 10), np.uint8), Heatmap(np.zeros((5, 5), np.float32), "CAM"), "Nodule")
+        heatmap_overlay(np.zeros((10, 10), np.uint8), asked)
