@@ -1,16 +1,14 @@
-"""The public chest X-ray images as one table: files, labels, soft labels, patients, splits, sources.
+"""Chest X-ray images as one table: files, labels, soft labels, patients, splits, sources.
 
-Folder layout under ``data`` (see docs/training.md): ``cxr_nih/`` and ``cxr_nih_more/``, each with a
-``manifest.csv``; soft labels in ``cxr_nih/chexnet_preds.csv.gz``; boxes in ``cxr_nih/boxes.csv``.
+``--data`` names one of three things, told apart by what is there (docs/training.md): the public sets of this
+project (``cxr_nih/manifest.csv`` …), the full NIH download (``Data_Entry_2017.csv``), or a manifest of one's
+own, as a CSV file or as a folder with ``manifest.csv``.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,86 +17,69 @@ import numpy.typing as npt
 
 from ai_pipeline.preprocess import reduce
 from ai_pipeline.registry import Chain
+from ai_pipeline.training.chesttypes import LABELS, YOUNGEST, ChestImage, ChestSet, DataMissing, TruthBox
+from ai_pipeline.training.manifests import SETS, listed_set, public_sets
+from ai_pipeline.training.nihdownload import is_download, nih_download
 
-LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-SETS = ("cxr_nih", "cxr_nih_more")
-YOUNGEST = 16  # years; the model is for adults
-
-
-class DataMissing(OSError):
-    """The folder does not hold the public image sets that training and evaluation need."""
+__all__ = [
+    "LABELS",
+    "SETS",
+    "YOUNGEST",
+    "ChestImage",
+    "ChestSet",
+    "DataMissing",
+    "TruthBox",
+    "boxes_of",
+    "chest_images",
+    "chest_set",
+    "label_matrix",
+    "read_grey",
+    "reduced_images",
+    "soft_matrix",
+    "truth_boxes",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class ChestImage:
-    """One row: where the file is and what is known about it. ``soft`` is a teacher's probabilities."""
+def chest_set(data: Path) -> ChestSet:
+    """The images that ``data`` names, children included.
 
-    path: Path
-    labels: tuple[int, ...]
-    soft: tuple[float, ...] | None
-    patient: str
-    split: str
-    source: str
-    repository: str
-    age: float
-    sex: str
-    view: str
-
-
-@dataclass(frozen=True, slots=True)
-class TruthBox:
-    """A radiologist's box in corner coordinates of the file (PNG or JPEG as published in the set)."""
-
-    file: str
-    label: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-    split: str
+    Raises DataMissing when it is none of the three things above, or incomplete.
+    """
+    if data.is_file():
+        return listed_set(data)
+    if is_download(data):
+        return nih_download(data)
+    if (data / "manifest.csv").is_file():
+        return listed_set(data / "manifest.csv")
+    return public_sets(data)
 
 
 def chest_images(data: Path) -> tuple[ChestImage, ...]:
-    """All frontal chest images of NIH origin under ``data``, in manifest order, children included.
+    """All images of ``data`` with all 14 labels, as training needs them.
 
-    Raises DataMissing when a manifest is not there.
+    Raises DataMissing as :func:`chest_set` does, and when a manifest lacks a label.
     """
-    soft = _soft_labels(data / SETS[0] / "chexnet_preds.csv.gz")
-    return tuple(
-        _image(data / name, row, soft.get(row["nih_name"])) for name in SETS for row in _rows(data / name)
-    )
+    found = chest_set(data)
+    missing = [label for label in LABELS if label not in found.labels]
+    if missing:
+        raise DataMissing(f"{data} says nothing of {', '.join(missing)}: training needs all 14 labels")
+    return found.images
 
 
 def truth_boxes(data: Path) -> tuple[TruthBox, ...]:
-    """The lesion boxes of ``cxr_nih``."""
-    with (data / "cxr_nih" / "boxes.csv").open(newline="") as file:
-        return tuple(
-            TruthBox(
-                row["file"],
-                row["label"],
-                float(row["x"]),
-                float(row["y"]),
-                float(row["x"]) + float(row["w"]),
-                float(row["y"]) + float(row["h"]),
-                row["split"],
-            )
-            for row in csv.DictReader(file)
-        )
+    """The lesion boxes of ``data``; none where it has none."""
+    return chest_set(data).boxes
+
+
+def boxes_of(
+    data: Path, images: Sequence[ChestImage]
+) -> tuple[tuple[tuple[int, float, float, float, float], ...], ...]:
+    """For each of ``images`` its boxes: label number, left, top, right, bottom as shares of the side."""
+    found: dict[Path, list[tuple[int, float, float, float, float]]] = {}
+    for box in truth_boxes(data):
+        corners = (box.left / box.side, box.top / box.side, box.right / box.side, box.bottom / box.side)
+        found.setdefault(box.path, []).append((LABELS.index(box.label), *corners))
+    return tuple(tuple(found.get(image.path, ())) for image in images)
 
 
 def read_grey(path: Path) -> npt.NDArray[np.uint8]:
@@ -118,8 +99,9 @@ def reduced_images(
     """All ``images`` through the chain, ``[N, side, side]`` uint8, kept in the folder ``cache``.
 
     The file is named after the chain and the list of files, so a change of either makes a new one.
+    Raises DataMissing when a file is not there or no image.
     """
-    names = "\n".join(f"{image.path.parent.name}/{image.path.name}" for image in images)
+    names = "\n".join(_name(image.path) for image in images)
     digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
     kept = cache / f"reduced-{digest}.npy"
     if kept.exists():
@@ -146,36 +128,9 @@ def soft_matrix(images: Sequence[ChestImage]) -> npt.NDArray[np.float32]:
     return np.array([image.soft or unknown for image in images], np.float32)
 
 
-def _image(folder: Path, row: dict[str, str], soft: tuple[float, ...] | None) -> ChestImage:
-    return ChestImage(
-        path=folder / row["file"],
-        labels=tuple(int(row[label]) for label in LABELS),
-        soft=soft,
-        patient=row["patient_id"],
-        split=row["split"],
-        source=f"{folder.name}/{Path(row['file']).parent.name}",
-        repository=row["source_repo"],
-        age=float(row["age"]),
-        sex=row["sex"],
-        view=row["view"],
-    )
-
-
-def _rows(folder: Path) -> list[dict[str, str]]:
-    manifest = folder / "manifest.csv"
-    if not manifest.exists():
-        raise DataMissing(
-            f"{manifest} is missing: --data must name a folder laid out as docs/training.md says"
-        )
-    with manifest.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
-    if not path.exists():
-        return {}
-    with gzip.open(path, "rt", newline="") as file:
-        return {
-            row["nih_name"]: tuple(float(row[f"prob_{label}"]) for label in LABELS)
-            for row in csv.DictReader(file)
-        }
+def _name(path: Path) -> str:
+    """A file as the cache knows it: folder, name and bytes, since two sets may hold the same names."""
+    try:
+        return f"{path.parent.name}/{path.name} {path.stat().st_size}"
+    except FileNotFoundError as error:
+        raise DataMissing(f"{path} is missing: its manifest names it") from error

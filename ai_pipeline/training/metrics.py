@@ -1,8 +1,12 @@
-"""Figures that a sceptic accepts: AUC with intervals by patient, paired differences, calibration."""
+"""Figures that a sceptic accepts: AUC with intervals by patient, paired differences, precision and recall.
+
+Resampled figures take ``weights [resamples, N]`` of :func:`patient_weights`: how often each image counts.
+Every one of them is the same sum as its plain figure, so that both can be held equal in tests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +15,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 Floats = npt.NDArray[np.floating]
 Texts = npt.NDArray[np.str_]
+Called = npt.NDArray[np.bool_]
 RESAMPLES = 2000
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
+BLOCK = 4_000_000  # weights that are worked on at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,30 @@ class Interval:
         return [round(self.value, 4), round(self.low, 4), round(self.high, 4)]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """One label inside one source: the smallest set of images in which an AUC is fair."""
+
+    source: str
+    label: int
+    rows: npt.NDArray[np.intp]
+
+
 def patient_weights(patients: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
     """``[resamples, N]``: how often each image counts when patients are drawn with replacement."""
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     random = np.random.default_rng(seed)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return drawn[:, index].astype(np.float64)
+    return drawn[:, index].astype(np.float32)
+
+
+def interval(value: float, resampled: Floats) -> Interval:
+    """``value`` with the 2.5 and 97.5 percentiles of ``resampled`` (NaN left out)."""
+    known = resampled[~np.isnan(resampled)]
+    if not len(known):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.percentile(known, (2.5, 97.5))
+    return Interval(value, float(low), float(high))
 
 
 def auc(truth: Floats, score: Floats) -> float:
@@ -45,34 +69,9 @@ def auc(truth: Floats, score: Floats) -> float:
 def resampled_auc(truth: Floats, score: Floats, weights: Floats) -> Floats:
     """The AUC under each row of ``weights``; NaN where a resample holds one class only.
 
-    The weighted AUC is a sum over pairs of a positive and a negative image, which for a few hundred images
-    is one matrix product for all resamples (a test holds it equal to scikit-learn's).
+    Counts, for every positive, the negatives that score lower, ties half (tests: equal to scikit-learn's).
     """
-    positive, negative = truth > 0, truth <= 0
-    wins = np.sign(score[positive][:, None] - score[negative][None, :]) / 2 + 0.5
-    above, below = weights[:, positive], weights[:, negative]
-    total = above.sum(1) * below.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(((above @ wins) * below).sum(1) / total)
-
-
-def interval(value: float, resampled: Floats) -> Interval:
-    """``value`` with the 2.5 and 97.5 percentiles of ``resampled`` (NaN left out)."""
-    known = resampled[~np.isnan(resampled)]
-    if not len(known):
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.percentile(known, (2.5, 97.5))
-    return Interval(value, float(low), float(high))
-
-
-def mean_auc(truth: Floats, score: Floats, labels: Sequence[int]) -> float:
-    """Mean AUC over the columns ``labels``."""
-    return float(np.mean([auc(truth[:, label], score[:, label]) for label in labels]))
-
-
-def resampled_mean_auc(truth: Floats, score: Floats, labels: Sequence[int], weights: Floats) -> Floats:
-    """Mean AUC over ``labels`` under each row of ``weights``."""
-    return np.asarray(np.mean([resampled_auc(truth[:, k], score[:, k], weights) for k in labels], axis=0))
+    return _in_blocks(lambda part: _auc_of(*_by_score(truth, score, part)), weights)
 
 
 def average_precision(truth: Floats, score: Floats) -> float:
@@ -80,14 +79,115 @@ def average_precision(truth: Floats, score: Floats) -> float:
     return float(average_precision_score(truth, score)) if truth.any() else float("nan")
 
 
-def sensitivity(truth: Floats, called: npt.NDArray[np.bool_]) -> float:
+def resampled_average_precision(truth: Floats, score: Floats, weights: Floats) -> Floats:
+    """The average precision under each row of ``weights``; NaN where a resample has no positive."""
+    return _in_blocks(lambda part: _precision_of(*_by_score(truth, score, part)), weights)
+
+
+def mean_auc(truth: Floats, score: Floats, labels: Sequence[int]) -> float:
+    """Mean AUC over the columns ``labels``; NaN without any."""
+    found = [auc(truth[:, label], score[:, label]) for label in labels]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def resampled_mean_auc(truth: Floats, score: Floats, labels: Sequence[int], weights: Floats) -> Floats:
+    """Mean AUC over ``labels`` under each row of ``weights``."""
+    found = [resampled_auc(truth[:, k], score[:, k], weights) for k in labels]
+    return np.asarray(np.mean(found, axis=0)) if found else np.full(len(weights), np.nan)
+
+
+def paired_difference(
+    truth: Floats, score_a: Floats, score_b: Floats, labels: Sequence[int], patients: Sequence[str]
+) -> Interval:
+    """Mean AUC of ``score_a`` minus that of ``score_b`` on the same images, over the columns ``labels``.
+
+    Both are measured on every resample of the patients, so what the two share cancels out.
+    """
+    weights = patient_weights(patients)
+    value = mean_auc(truth, score_a, labels) - mean_auc(truth, score_b, labels)
+    resampled = [resampled_mean_auc(truth, score, labels, weights) for score in (score_a, score_b)]
+    return interval(value, resampled[0] - resampled[1])
+
+
+def within_source_auc(
+    truth: Floats,
+    score: Floats,
+    sources: Texts,
+    fewest: int = 10,
+    left_out: Collection[tuple[str, int]] = (),
+) -> float:
+    """Mean of the AUCs of every label in every source with at least ``fewest`` positives and negatives.
+
+    AUCs are taken inside a source because the source itself predicts the label. ``left_out`` names pairs of
+    source and label that are no result. NaN when nothing is left.
+    """
+    return _mean_of_cells(truth, score, cells(truth, sources, fewest, left_out))
+
+
+def within_source_interval(
+    truth: Floats,
+    score: Floats,
+    sources: Texts,
+    patients: Sequence[str],
+    fewest: int = 10,
+    left_out: Collection[tuple[str, int]] = (),
+) -> Interval:
+    """:func:`within_source_auc` with its interval; a patient is drawn with all images of all sources."""
+    found = cells(truth, sources, fewest, left_out)
+    resampled = _resampled_cells(truth, score, found, patient_weights(patients))
+    return interval(_mean_of_cells(truth, score, found), resampled)
+
+
+def within_source_difference(
+    truth: Floats,
+    score_a: Floats,
+    score_b: Floats,
+    sources: Texts,
+    patients: Sequence[str],
+    fewest: int = 10,
+    left_out: Collection[tuple[str, int]] = (),
+) -> Interval:
+    """Paired difference of the means of within-source AUCs, ``score_a`` minus ``score_b``."""
+    found, weights = cells(truth, sources, fewest, left_out), patient_weights(patients)
+    value = _mean_of_cells(truth, score_a, found) - _mean_of_cells(truth, score_b, found)
+    resampled = [_resampled_cells(truth, score, found, weights) for score in (score_a, score_b)]
+    return interval(value, resampled[0] - resampled[1])
+
+
+def cells(
+    truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]] = ()
+) -> tuple[Cell, ...]:
+    """Every label in every source that has at least ``fewest`` positives and as many negatives of it."""
+    return tuple(_cells(truth, np.asarray(sources), fewest, left_out))
+
+
+def sensitivity(truth: Floats, called: Called) -> float:
     """Share of positives that are called; NaN without positives."""
     return float(called[truth > 0].mean()) if (truth > 0).any() else float("nan")
 
 
-def specificity(truth: Floats, called: npt.NDArray[np.bool_]) -> float:
+def specificity(truth: Floats, called: Called) -> float:
     """Share of negatives that are not called; NaN without negatives."""
     return float((~called[truth <= 0]).mean()) if (truth <= 0).any() else float("nan")
+
+
+def share(hits: npt.NDArray[np.bool_] | Floats, among: Called, weights: Floats) -> Interval:
+    """Share of the images ``among`` that are ``hits``, with its interval; NaN when there are none."""
+    if not among.any():
+        return Interval(float("nan"), float("nan"), float("nan"))
+    inside = weights[:, among]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        resampled = (inside @ hits[among].astype(np.float64)) / inside.sum(1)
+    return interval(float(hits[among].mean()), resampled)
+
+
+def ratio(above: Floats, below: Floats, weights: Floats) -> Interval:
+    """``sum(above) / sum(below)`` of counts per image, with its interval; NaN when ``below`` is all zero."""
+    if not below.any():
+        return Interval(float("nan"), float("nan"), float("nan"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        resampled = (weights @ above) / (weights @ below)
+    return interval(float(above.sum() / below.sum()), resampled)
 
 
 def brier(truth: Floats, probability: Floats) -> float:
@@ -103,16 +203,55 @@ def calibration_error(truth: Floats, probability: Floats, bins: int = 10) -> flo
     return float(np.sum(gaps) / len(order))
 
 
-def within_source_auc(truth: Floats, score: Floats, sources: Texts, fewest: int = 10) -> float:
-    """Mean of the AUCs of every label in every source with at least ``fewest`` positives and negatives.
-
-    AUCs are taken inside a source because the source itself predicts the label. NaN when nothing is left.
-    """
-    found: list[float] = []
+def _cells(
+    truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]]
+) -> Iterator[Cell]:
     for source in np.unique(sources):
-        inside = sources == source
+        rows = np.flatnonzero(sources == source)
         for label in range(truth.shape[1]):
-            column = truth[inside, label]
-            if min(column.sum(), (1 - column).sum()) >= fewest:
-                found.append(auc(column, score[inside, label]))
-    return float(np.mean(found)) if found else float("nan")
+            positives = truth[rows, label].sum()
+            if min(positives, len(rows) - positives) >= fewest and (str(source), label) not in left_out:
+                yield Cell(str(source), label, rows)
+
+
+def _mean_of_cells(truth: Floats, score: Floats, found: Sequence[Cell]) -> float:
+    values = [auc(truth[cell.rows, cell.label], score[cell.rows, cell.label]) for cell in found]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _resampled_cells(truth: Floats, score: Floats, found: Sequence[Cell], weights: Floats) -> Floats:
+    values = [
+        resampled_auc(truth[cell.rows, cell.label], score[cell.rows, cell.label], weights[:, cell.rows])
+        for cell in found
+    ]
+    return np.asarray(np.mean(values, axis=0)) if values else np.full(len(weights), np.nan)
+
+
+def _in_blocks(figure: Callable[[Floats], Floats], weights: Floats) -> Floats:
+    step = max(1, BLOCK // weights.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.concatenate([figure(weights[i : i + step]) for i in range(0, len(weights), step)])
+
+
+def _by_score(truth: Floats, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weights of positives and of negatives at each distinct score, rising: ``[resamples, scores]`` each."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    sorted_weights = weights[:, order].astype(np.float64)
+    positive = truth[order] > 0
+    return (
+        np.add.reduceat(sorted_weights * positive, starts, axis=1),
+        np.add.reduceat(sorted_weights * ~positive, starts, axis=1),
+    )
+
+
+def _auc_of(positive: Floats, negative: Floats) -> Floats:
+    below = np.cumsum(negative, axis=1) - negative / 2
+    return np.asarray((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
+
+
+def _precision_of(positive: Floats, negative: Floats) -> Floats:
+    true = np.cumsum(positive[:, ::-1], axis=1)
+    called = true + np.cumsum(negative[:, ::-1], axis=1)
+    precision = np.where(called > 0, true / called, 0.0)
+    return np.asarray((positive[:, ::-1] * precision).sum(1) / positive.sum(1))
