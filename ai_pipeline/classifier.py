@@ -5,31 +5,36 @@ Used by the pipeline and by ``ai-pipeline evaluate``, so that what is measured i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import Decision, Region
+from ai_pipeline.contract import Decision, Heatmap, Region
 from ai_pipeline.engine import Backend, load
-from ai_pipeline.explain import Activation, BoxTemplates, activation
+from ai_pipeline.explain import Activation, BoxTemplates, activation, heatmap
 from ai_pipeline.gate import FeatureGate
-from ai_pipeline.preprocess import Affine, normalise, prepare
+from ai_pipeline.inputs import network_input
+from ai_pipeline.preprocess import Affine
 from ai_pipeline.registry import Card, CardError, Input, Label, find, read
 
 Floats = npt.NDArray[np.float32]
+CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
     """All that the network says about one image of ``rows`` × ``columns``.
 
-    ``logits [labels]``, ``places [labels, h, w]``; ``distance`` to the domain of the training images.
+    ``logits [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the
+    domain of the training images, NaN where the card has no gate.
     """
 
     logits: Floats
-    places: Floats
+    places: Floats | None
     distance: float
     to_model: Affine
     rows: int
@@ -40,13 +45,14 @@ class Classifier:
     """The classifier of one card. Raises CardError when the card or its weights are not usable."""
 
     def __init__(self, card: Card, backend: Backend = "onnxruntime", threads: int = 0) -> None:
-        if card.input is None or card.gate is None:
-            raise CardError(f"{card.path.name}: a classifier's card needs input and gate")
+        if card.input is None or not card.labels or card.outputs.kind == "detections":
+            raise CardError(
+                f"{card.path.name}: {card.name} is no classifier: it needs input, labels and scores"
+            )
         self.card = card
         self._input: Input = card.input
-        self._gate = FeatureGate.from_bytes(read(card.file(card.gate.role)))
-        self._threshold = card.gate.threshold
-        self._templates = BoxTemplates.from_bytes(read(card.file("boxes")))
+        self._gate = FeatureGate.from_bytes(read(card.file(card.gate.role))) if card.gate else None
+        self._templates = BoxTemplates.from_bytes(read(card.file("boxes"))) if card.plays("boxes") else None
         self._engine = load(card, "classifier", backend, threads)
 
     @staticmethod
@@ -56,34 +62,76 @@ class Classifier:
 
     def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size."""
-        prepared, to_model = prepare(image, self._input.chain, self._input.size)
-        outputs = self._engine(normalise(prepared[None], self._input.mean, self._input.scale))
-        distance = float(self._gate.distance(outputs["features"].mean((2, 3)))[0])
+        values, to_model = network_input(image, self._input)
+        outputs = self._engine(values)
+        distance = float("nan")
+        if self._gate is not None:
+            distance = float(self._gate.distance(self._output(outputs, "features").mean((2, 3)))[0])
+        places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
         rows, columns = image.shape
-        return Analysis(outputs["logits"][0], outputs["places"][0], distance, to_model, rows, columns)
+        return Analysis(self._logits(outputs), places, distance, to_model, rows, columns)
 
     def in_domain(self, found: Analysis) -> bool:
-        """True when the image looks like those that the model was made for."""
-        return found.distance <= self._threshold
+        """True when the image looks like those that the model was made for, or no gate can tell."""
+        return self.card.gate is None or found.distance <= self.card.gate.threshold
 
     def probability(self, found: Analysis, label: int) -> float:
         """The calibrated probability of the card's label number ``label``."""
         return probability(self.card.labels[label], float(found.logits[label]))
 
-    def activation(self, found: Analysis, label: int) -> Activation:
-        """Where the evidence for label number ``label`` lies."""
-        return activation(found.places[label], self._input.size, found.to_model, found.rows, found.columns)
+    def activation(self, found: Analysis, label: int) -> Activation | None:
+        """Where the evidence for label number ``label`` lies; None where the network cannot say."""
+        class_activation = self.card.outputs.place_kind == "activation"
+        if found.places is None or not (class_activation or self.card.labels[label].box):
+            return None
+        places = found.places[label]
+        if class_activation:  # evidence against the label counts as none
+            places = np.log(np.maximum(places, 0.0) + 1e-6 * max(float(np.abs(places).max()), 1e-6))
+        return activation(places, self._input.size, found.to_model, found.rows, found.columns)
+
+    def heatmap(self, found: Activation) -> Heatmap:
+        """``found`` as a picture of the source image's size, with the name of the method."""
+        drawn = heatmap(found)
+        class_activation = self.card.outputs.place_kind == "activation"
+        return replace(drawn, method="class activation") if class_activation else drawn
 
     def box(self, found: Activation, label: int) -> Region | None:
         """One box for label number ``label``, in source coordinates; None where the card gives none."""
-        if not self.card.labels[label].box:
+        if self._templates is None or not self.card.labels[label].box:
             return None
         return self._templates.box(found, label)
+
+    def _logits(self, outputs: Mapping[str, Floats]) -> Floats:
+        scores: Floats = self._output(outputs, "scores")[0]
+        if scores.shape != (len(self.card.labels),):
+            raise CardError(
+                f"{self.card.name}: the network's scores have the shape {scores.shape}, "
+                f"the card has {len(self.card.labels)} labels"
+            )
+        if self.card.outputs.kind == "logits":
+            return scores
+        chance = np.clip(scores.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
+        return np.asarray(np.log(chance / (1.0 - chance)), np.float32)
+
+    def _output(self, outputs: Mapping[str, Floats], part: Literal["scores", "features"]) -> Floats:
+        name = self.card.outputs.scores if part == "scores" else self.card.outputs.features
+        if name not in outputs:
+            known = ", ".join(sorted(outputs))
+            raise CardError(
+                f"{self.card.name}: the network has no output {name!r} (it has {known}): "
+                f"name the {part} in the card's [outputs]"
+            )
+        return outputs[name]
 
 
 def probability(label: Label, logit: float) -> float:
     """A logit as a probability by the card's calibration."""
-    return float(1.0 / (1.0 + np.exp(-(label.slope * logit + label.intercept))))
+    value = float(1.0 / (1.0 + np.exp(-(label.slope * logit + label.intercept))))
+    point = label.operating_point
+    if point is None:
+        return value
+    # torchxrayvision's op_norm: two straight lines that meet in (operating point, .5).
+    return value / (2.0 * point) if value < point else 1.0 - (1.0 - value) / (2.0 * (1.0 - point))
 
 
 def decide(label: Label, value: float) -> Decision:

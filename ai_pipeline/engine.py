@@ -18,6 +18,8 @@ from ai_pipeline.registry import Card, CardError, Weights, read
 
 Floats = npt.NDArray[np.float32]
 Backend = Literal["onnxruntime", "torch", "openvino"]
+ONNX, SAFETENSORS = ".onnx", ".safetensors"
+FORMATS = (ONNX, SAFETENSORS)
 
 
 class Engine(Protocol):
@@ -29,17 +31,24 @@ class Engine(Protocol):
 def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int = 0) -> Engine:
     """The network of ``card`` that plays ``role``, loaded once per process and warmed up.
 
-    ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when the weights
-    are missing, altered or unusable, ImportError when the backend is not installed.
+    An ONNX file needs no more; safetensors hold parameters alone, so torch runs them in an architecture that
+    this project knows (:mod:`ai_pipeline.networks`), whatever ``backend`` says. Anything else is refused: a
+    pickle is code. ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when
+    the weights are missing, altered or unusable, ImportError when the backend is not installed.
     """
     if card.input is None or not card.labels:
         raise CardError(f"{card.path.name}: input and labels must be given for a network")
-    shape = (1, card.input.channels, card.input.size, card.input.size)
+    weights = card.file(role)
+    if weights.path.suffix not in FORMATS:
+        raise CardError(
+            f"{weights.path.name} is not run: only ONNX and safetensors are; make one with "
+            "`ai-pipeline models convert`"
+        )
     return _loaded(
-        card.file(role),
-        backend=backend,
+        weights,
+        backend="torch" if weights.path.suffix == SAFETENSORS else backend,
         threads=threads or usable_cores(),
-        shape=shape,
+        shape=(1, card.input.channels, card.input.size, card.input.size),
         architecture=card.architecture,
         labels=len(card.labels),
     )
@@ -65,11 +74,24 @@ def _loaded(
     if backend == "onnxruntime":
         engine: Engine = OnnxRuntime(data, threads)
     elif backend == "torch":
-        engine = Torch(data, architecture, labels, shape[-1], threads)
+        arrays = _parameters(data, weights.path.suffix)
+        engine = Torch(arrays, architecture, labels, shape[1], shape[-1], threads)
     else:
         engine = OpenVino(data, threads)
     engine(np.zeros(shape, np.float32))
     return engine
+
+
+def _parameters(data: bytes, suffix: str) -> dict[str, Floats]:
+    if suffix == SAFETENSORS:
+        from safetensors.numpy import load as load_safetensors
+
+        return load_safetensors(data)
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_model_from_string(data).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 class OnnxRuntime:
@@ -92,26 +114,29 @@ class OnnxRuntime:
 
 
 class Torch:
-    """The parameters of an ONNX file in the torch network that the file was exported from."""
+    """Parameters by name in the torch network that they belong to (:mod:`ai_pipeline.networks`)."""
 
-    def __init__(self, data: bytes, architecture: str, labels: int, size: int, threads: int) -> None:
-        import onnx
+    def __init__(
+        self,
+        arrays: Mapping[str, Floats],
+        architecture: str,
+        labels: int,
+        channels: int,
+        size: int,
+        threads: int,
+    ) -> None:
         import torch
-        from onnx import numpy_helper
 
-        from ai_pipeline.networks import efficientnet
+        from ai_pipeline.networks.architectures import NotThisNetwork, from_arrays
 
-        if architecture != efficientnet.NAME:
-            raise CardError(f"the torch backend does not know the architecture {architecture!r}")
         torch.set_num_threads(threads)
-        arrays = {
-            tensor.name: numpy_helper.to_array(tensor)
-            for tensor in onnx.load_model_from_string(data).graph.initializer
-        }
         self._torch = torch
-        self._outputs = efficientnet.OUTPUTS
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._network = efficientnet.from_arrays(arrays, labels, size).to(self._device)
+        try:
+            network, self._outputs = from_arrays(architecture, arrays, labels, channels, size)
+        except NotThisNetwork as error:
+            raise CardError(str(error)) from error
+        self._network: Any = network.to(self._device)
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         with self._torch.inference_mode():
