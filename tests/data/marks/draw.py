@@ -74,8 +74,12 @@ def main() -> None:
 
 
 def make(data: Path) -> None:
-    """Write <set>__<stem>.png for every frame that has a shape file, and objects.csv for them all."""
+    """Write <set>__<stem>.png for every frame that has a shape file, and objects.csv for them all.
+
+    Raises ValueError, after everything else is written, when a drawn object holds no pixel past its threshold.
+    """
     rows: list[dict[str, str | int]] = []
+    empty: list[str] = []
     for frame in frames():
         if not shape_file(frame).exists():
             continue
@@ -84,7 +88,8 @@ def make(data: Path) -> None:
         for number, shape in enumerate(shapes(frame), 1):
             found = ink(image, shape)
             if not found.any():
-                raise ValueError(f"{shape_file(frame).name}: object {number} has no pixels")
+                empty.append(f"{name(frame)} {number}")
+                continue
             mask[found] = CLASSES[shape["class"]]
             rows.append(_row(frame, number, shape, found))
         cv2.imwrite(str(HERE / f"{name(frame)}.png"), mask, [cv2.IMWRITE_PNG_COMPRESSION, 9])
@@ -92,6 +97,8 @@ def make(data: Path) -> None:
         writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    if empty:
+        raise ValueError(f"no pixels in the object of {', '.join(empty)}")
 
 
 def frames() -> list[dict[str, str]]:
