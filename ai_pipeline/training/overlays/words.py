@@ -1,0 +1,170 @@
+"""What scanners write: invented names, numbers, dates, settings, measurements. Nobody real is meant."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+Random = np.random.Generator
+
+VOCABULARY: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
+NAME_FORMS = (
+    "korean",
+    "last, first",
+    "LAST FIRST",
+    "LAST^FIRST",
+    "first last",
+    "F. Last",
+    "Last, First I.",
+    "MRS LAST",
+)
+DATE_FORMS = ("d.m.y", "m/d/y", "y-m-d", "ymd", "d Mon y", "d-MON-yy", "y/m/d", "d/m/yy")
+
+
+def one(random: Random, choices: Sequence[str]) -> str:
+    return choices[int(random.integers(len(choices)))]
+
+
+def name(random: Random, form: str) -> str:
+    """A person's name in one of the forms of :data:`NAME_FORMS`."""
+    if form == "korean":
+        return one(random, VOCABULARY["korean_surnames"]) + one(random, VOCABULARY["korean_given"])
+    last, first = one(random, VOCABULARY["surnames"]), one(random, VOCABULARY["given_names"])
+    initial = chr(ord("A") + int(random.integers(26)))
+    return {
+        "last, first": f"{last}, {first}",
+        "LAST FIRST": f"{last} {first}".upper(),
+        "LAST^FIRST": f"{last}^{first}".upper(),
+        "first last": f"{first} {last}",
+        "F. Last": f"{initial}. {last}",
+        "Last, First I.": f"{last}, {first} {initial}.",
+        "MRS LAST": f"{one(random, ('MRS', 'MS', 'Frau', 'Mme'))} {last.upper()}",
+    }[form]
+
+
+def date(random: Random, form: str, first_year: int = 1940, last_year: int = 2025) -> str:
+    """A date in one of the forms of :data:`DATE_FORMS`."""
+    year = int(random.integers(first_year, last_year + 1))
+    month, day = int(random.integers(1, 13)), int(random.integers(1, 29))
+    month_name = VOCABULARY["months"][month - 1]
+    return {
+        "d.m.y": f"{day:02}.{month:02}.{year}",
+        "m/d/y": f"{month:02}/{day:02}/{year}",
+        "y-m-d": f"{year}-{month:02}-{day:02}",
+        "ymd": f"{year}{month:02}{day:02}",
+        "d Mon y": f"{day} {month_name} {year}",
+        "d-MON-yy": f"{day:02}-{month_name.upper()}-{year % 100:02}",
+        "y/m/d": f"{year}/{month:02}/{day:02}",
+        "d/m/yy": f"{day}/{month}/{year % 100:02}",
+    }[form]
+
+
+def time(random: Random) -> str:
+    hour, minute, second = (int(random.integers(top)) for top in (24, 60, 60))
+    forms = (
+        f"{hour:02}:{minute:02}:{second:02}",
+        f"{hour:02}:{minute:02}",
+        f"{(hour - 1) % 12 + 1}:{minute:02}:{second:02} {'AM' if hour < 12 else 'PM'}",
+    )
+    return one(random, forms)
+
+
+def identifier(random: Random) -> str:
+    """A patient's or an examination's number."""
+    number = int(random.integers(10_000, 10**8))
+    letter = chr(ord("A") + int(random.integers(26)))
+    forms = (
+        f"{number:08}",
+        f"{letter}{number:07}",
+        f"{number % 10**6:06}-{number % 97:02}",
+        f"ID {number:07}",
+        f"MRN{number:08}",
+        f"ID: {letter}{number % 10**5:05}",
+        f"{number % 10**6:06}-{1 + number % 4}{number % 10**6:06}",
+        f"Acc# {number % 10**7}",
+    )
+    return one(random, forms)
+
+
+def settings(random: Random, lines: int) -> list[str]:
+    """Lines about the machine's settings as they stand beside a picture."""
+    ten, hundred = (int(random.integers(1, top)) for top in (10, 100))
+    forms = [
+        f"FR {hundred} Hz",
+        f"{hundred}Hz",
+        f"Gn {hundred}",
+        f"G {hundred}%",
+        f"C{ten} / M{ten}",
+        f"P{ten} / E{ten}",
+        f"FF{ten} / E{ten}",
+        "SRI II 4 / CRI 3",
+        f"2D {hundred}%",
+        f"DR {hundred}",
+        f"PRF {ten}.2 kHz",
+        "WMF Low",
+        f"{ten + 2}.{ten}cm",
+        f"D {ten + 4} cm",
+        f"Har-mid {ten}.0",
+        f"Pwr {hundred} %",
+        "Frq mid",
+        f"Persist {ten}",
+        f"{ten}.{hundred // 10}MHz",
+        "THI",
+        "Zoom",
+        f"Z {1 + ten / 10:.1f}",
+        "AO 100%",
+        f"Map {chr(64 + ten)}",
+        "CF",
+        "Gen",
+        f"L{ten + 4}-{ten}",
+        f"RAB{ten}-6-D",
+        f"C{ten}-1",
+        f"Qual norm B{hundred}°",
+        "SA / RA",
+        "P Low",
+        "Res",
+    ]
+    return [str(form) for form in random.permutation(forms)[:lines]]
+
+
+def acoustic_output(random: Random) -> str:
+    first, second = random.integers(0, 20, 2) / 10
+    forms = (f"MI {first:.1f}", f"TIs {first:.1f}", f"TIb {second:.1f}", f"MI:{first:.1f} TIs:{second:.1f}")
+    return one(random, forms)
+
+
+def measurement(random: Random) -> str:
+    """One measured value with its label and unit."""
+    value, index = float(random.uniform(0.1, 30)), int(random.integers(1, 5))
+    unit = one(random, ("cm", "mm", " cm", " mm", "cm", "ml", "cm²", " cm/s"))
+    quantity = one(random, VOCABULARY["quantities"])
+    weeks = f"{int(random.integers(5, 41))}w{int(random.integers(7))}d"
+    forms = (
+        f"{index} {quantity} {value:.2f}{unit}",
+        f"{quantity} {value:.2f}{unit}",
+        f"{quantity}: {value:.1f}{unit}",
+        f"+ {quantity} {value:.2f}{unit}",
+        f"{index}: {value:.2f}{unit}",
+        f"{value:.1f} mm",
+        f"{quantity} {value:.2f}cm {weeks}",
+        f"GA {weeks}",
+        f"EFW {int(value * 100)}g",
+        f"RI 0.{index}{index}",
+    )
+    return one(random, forms)
+
+
+def site(random: Random) -> str:
+    return one(random, VOCABULARY["sites"])
+
+
+def hospital(random: Random, korean: bool) -> str:
+    return one(random, VOCABULARY["korean_hospitals"] if korean else VOCABULARY["hospitals"])
+
+
+def maker(random: Random) -> str:
+    suffix = one(random, ("", " E8", " S10", " V730", " 7", " EPIQ", " X8"))
+    return one(random, VOCABULARY["makers"]) + suffix
