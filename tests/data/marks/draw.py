@@ -76,7 +76,7 @@ def main() -> None:
 def make(data: Path) -> None:
     """Write <set>__<stem>.png for every frame that has a shape file, and objects.csv for them all.
 
-    Raises ValueError, after everything else is written, when a drawn object holds no pixel past its threshold.
+    Raises ValueError, once all else is written, when a drawn object holds no pixel past its threshold.
     """
     rows: list[dict[str, str | int]] = []
     empty: list[str] = []
