@@ -139,6 +139,40 @@ class QualityNote:
     source_uid: str | None = None
 
 
+class RefusedBy(StrEnum):
+    """The gate that an image did not pass."""
+
+    HEADER = "header"
+    PIXELS = "pixels"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An image that ``accepts`` passed over, and the model that it was meant for. Counted, never shown."""
+
+    source_uid: str
+    model: ModelRef
+    by: RefusedBy
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a classifier says of one image: the calibrated probability (0 to 1) of every label of its card.
+
+    Also of labels that are not reported: the node counts them to notice drift, and never shows them for a
+    patient. One per image and model; ``mended``: the image was turned or inverted before it was analysed.
+    """
+
+    source_uid: str
+    model: ModelRef
+    values: Mapping[str, float]
+    mended: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(0.0 <= value <= 1.0 for value in self.values.values()):
+            raise ValueError("a probability is not between 0 and 1")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DerivedImage:
     """A picture made from one source image.
@@ -160,16 +194,24 @@ class DerivedImage:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline will look at these images; ``source_uids`` names which (others are passed over)."""
+    """The pipeline will look at these images; ``source_uids`` names which (others are passed over).
+
+    ``refused`` tells the node of those others, for its counts; pipelines whose cards have labels fill it.
+    """
 
     source_uids: tuple[str, ...]
+    refused: tuple[Refusal, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The pipeline does not apply; ``reason`` is one sentence for a person, without PHI."""
+    """The pipeline does not apply; ``reason`` is one sentence for a person, without PHI.
+
+    ``refused`` as in :class:`Accept`.
+    """
 
     reason: str
+    refused: tuple[Refusal, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +268,17 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineResult:
-    """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …)."""
+    """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
+
+    ``scores`` are for the node's counts, from pipelines whose cards have labels.
+    """
 
     findings: tuple[Finding, ...] = ()
     images: tuple[DerivedImage, ...] = ()
     quality: tuple[QualityNote, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     models: tuple[ModelRef, ...] = ()
+    scores: tuple[Scores, ...] = ()
 
 
 class Pipeline(Protocol):

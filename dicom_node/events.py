@@ -73,6 +73,7 @@ JOB_TAKEN_OVER = EventType(3009, _WARNING, "job of a lost worker taken over")
 NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
 JOB_HANDED_BACK = EventType(3011, _INFO, "job handed back by a worker that stops")
 WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
+SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
 
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")

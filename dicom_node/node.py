@@ -41,6 +41,7 @@ from dicom_node.inbox.assembly import Assembler
 from dicom_node.inbox.index import Indexer
 from dicom_node.inbox.purge import purge
 from dicom_node.inbox.spool import Spool
+from dicom_node.jobs.drift import forget_old, tell_drift
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.outbox.courier import Courier
 from dicom_node.preflight import network_file_system
@@ -209,7 +210,11 @@ class _Node:
                 self._stop.wait(_OFFICE_POLL_SECONDS)
 
     def _start_timers(self) -> None:
-        timers: list[tuple[Callable[[], object], float]] = [(self._hold_scheduler, _SCHEDULER_SECONDS / 3)]
+        timers: list[tuple[Callable[[], object], float]] = [
+            (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
+            (self._when_scheduler(lambda: tell_drift(self._database, self._settings)), 3600.0),
+            (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
+        ]
         if self._works:
             timers.append((self._when_scheduler(self._queue.reap), self._settings.workers.lease_seconds / 3))
         if self._receives:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import DatabaseNotReady, ModelRefused
+from dicom_node.model.kinds import Counted
 from dicom_node.settings import Settings
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
@@ -22,6 +24,10 @@ from dicom_node.store.views import find_study
 
 if TYPE_CHECKING:
     from ai_pipeline.registry import Card
+    from dicom_node.jobs.drift import Drift
+
+OTHER = "other"
+"""What stands for all senders that are no configured peers."""
 
 
 @contextmanager
@@ -139,16 +145,77 @@ def models(settings: Settings) -> list[dict[str, Any]]:
 def verify_models(settings: Settings) -> list[dict[str, Any]]:
     """Whether the weights of each model have the SHA-256 of its card. Raises ModelRefused."""
     from ai_pipeline import registry
+    from ai_pipeline.reference import reference_of
 
     rows = []
     for card in _cards(settings):
         try:
             registry.verify(card)
+            reference_of(card)
             text, ok = "weights are those of the card", True
         except registry.CardError as error:
             text, ok = str(error), False
         rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
     return rows
+
+
+def model_drift(settings: Settings, since: datetime | None = None, peer: str = "") -> list[dict[str, Any]]:
+    """How each model's scores and refusals of each sender compare with its card's reference.
+
+    From the day (UTC) of ``since`` on, by default the last ``drift.window_days``. ``peer``: a name or an AE
+    title, or "other" for all that are no configured peers. Raises UnknownPeer, ModelRefused.
+    """
+    from ai_pipeline.registry import CardError
+    from dicom_node.jobs import drift
+    from dicom_node.store.transitions import utc_now
+
+    day = drift.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
+    with reading(settings) as session:
+        try:
+            found = drift.drift(session, settings.workers.models_dir, day)
+        except CardError as error:
+            raise ModelRefused(str(error)) from None
+    rows = [_drift_row(item, day) for item in found]
+    if not peer:
+        return rows
+    title = next((known.ae_title for known in settings.peers if known.name == peer), peer)
+    chosen = [row for row in rows if row["calling_ae"] == title]
+    if not chosen and title not in {OTHER, *(known.ae_title for known in settings.peers)}:
+        settings.peer(peer)
+    return chosen
+
+
+def _drift_row(item: Drift, since: date) -> dict[str, Any]:
+    reference = item.reference
+    return {
+        "model": item.model.id,
+        "version": item.model.version,
+        "card_sha256": item.model.card_sha256,
+        "calling_ae": item.calling_ae or OTHER,
+        "since": since.isoformat(),
+        "verdict": item.verdict.value,
+        "note": item.note,
+        **{outcome.value: item.images.get(outcome, 0) for outcome in Counted},
+        "refusal_rate": _rounded(item.refusal_rate),
+        "reference": reference
+        and {"set": reference.set, "images": reference.images, "refused": reference.refused},
+        "scores": [
+            {
+                "label": label.label,
+                "images": label.images,
+                "psi": None if label.index is None else round(label.index, 3),
+                "by_chance": None if label.by_chance is None else round(label.by_chance, 3),
+                "verdict": label.verdict.value,
+                # Of few images they would come near to telling single scores.
+                "bins": None if label.index is None else list(label.counts),
+            }
+            for label in item.labels
+        ],
+    }
+
+
+def _rounded(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [round(value, 4) for value in values]
 
 
 def _cards(settings: Settings) -> Sequence[Card]:

@@ -124,6 +124,15 @@ class WorkerSettings(_Section):
     """Wait before the second attempt; doubles for each further one."""
 
 
+class DriftSettings(_Section):
+    """``[drift]``: counts of what models say, to notice that images or machines have changed."""
+
+    window_days: int = Field(30, ge=1)
+    """Days that are judged: by `models drift` unless it is told otherwise, and before event 3021."""
+    keep_days: int = Field(400, ge=1)
+    """How long counts are kept: a year can be compared with the one before."""
+
+
 class OutboxSettings(_Section):
     """``[outbox]``: delivery of results."""
 
@@ -251,6 +260,7 @@ class Settings(_Section):
     spool: SpoolSettings = SpoolSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
+    drift: DriftSettings = DriftSettings()
     outbox: OutboxSettings = OutboxSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()

@@ -27,7 +27,10 @@ from ai_pipeline.contract import (
     PipelineResult,
     Progress,
     QualityNote,
+    Refusal,
     Refuse,
+    RefusedBy,
+    Scores,
     SourceImage,
 )
 from ai_pipeline.explain import heatmap
@@ -81,15 +84,20 @@ class ChestXray:
         """
         taken: list[str] = []
         reasons: list[str] = []
+        refused: list[Refusal] = []
         for image in images:
-            reason = _refused_by_header(image.header) or self._refused_by_pixels(image)
+            by_header = _refused_by_header(image.header)
+            reason = by_header or self._refused_by_pixels(image)
             if reason is None:
                 taken.append(image.uid)
-            elif reason not in reasons:
+                continue
+            gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
+            refused.append(Refusal(image.uid, self._model().card.ref, gate))
+            if reason not in reasons:
                 reasons.append(reason)
         if taken:
-            return Accept(tuple(taken))
-        return Refuse("; ".join(reasons) if reasons else "there is no image")
+            return Accept(tuple(taken), tuple(refused))
+        return Refuse("; ".join(reasons) if reasons else "there is no image", tuple(refused))
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -99,6 +107,7 @@ class ChestXray:
         findings: list[Finding] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
+        scores: list[Scores] = []
         models = self.models()
         cleaner = self._cleaner(options)
         for number, image in enumerate(images):
@@ -107,6 +116,7 @@ class ChestXray:
             explaining = time.perf_counter()
             findings += self._findings(image, analysis, options)
             notes += _notes(image)
+            scores.append(self._scores(image, analysis))
             seconds["explain"] += time.perf_counter() - explaining
             for stage, value in spent.items():
                 seconds[stage] += value
@@ -123,7 +133,7 @@ class ChestXray:
         seconds["total"] = sum(seconds.values())
         if cleaner is not None:
             models += (cleaner,)
-        return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models)
+        return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models, tuple(scores))
 
     def _model(self) -> Classifier:
         if self._classifier is None:
@@ -153,6 +163,12 @@ class ChestXray:
         while len(self._seen) > KEPT:
             self._seen.popitem(last=False)
         return analysis, spent
+
+    def _scores(self, image: SourceImage, analysis: Analysis) -> Scores:
+        model = self._model()
+        labels = enumerate(model.card.labels)
+        values = {label.name: model.probability(analysis, index) for index, label in labels}
+        return Scores(image.uid, model.card.ref, values)
 
     def _findings(
         self, image: SourceImage, analysis: Analysis, options: Mapping[str, object]

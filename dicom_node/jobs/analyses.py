@@ -33,6 +33,7 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
     Region,
+    Scores,
 )
 
 _RESULT = "result.json"
@@ -59,6 +60,7 @@ def merged(results: Sequence[PipelineResult]) -> PipelineResult:
         quality=tuple(dict.fromkeys(note for result in results for note in result.quality)),
         timings=timings,
         models=tuple(dict.fromkeys(model for result in results for model in result.models)),
+        scores=tuple(score for result in results for score in result.scores),
     )
 
 
@@ -144,6 +146,15 @@ def _write(folder: Path, result: PipelineResult) -> None:
         "quality": [asdict(note) for note in result.quality],
         "timings": dict(result.timings),
         "models": [asdict(model) for model in result.models],
+        "scores": [
+            {
+                "source_uid": score.source_uid,
+                "model": asdict(score.model),
+                "values": dict(score.values),
+                "mended": score.mended,
+            }
+            for score in result.scores
+        ],
     }
     (folder / _RESULT).write_text(json.dumps(kept), encoding="utf-8")
 
@@ -173,6 +184,7 @@ def _read(folder: Path) -> PipelineResult:
         quality=tuple(QualityNote(**item) for item in kept["quality"]),
         timings=kept["timings"],
         models=tuple(ModelRef(**item) for item in kept["models"]),
+        scores=tuple(Scores(**{**item, "model": ModelRef(**item["model"])}) for item in kept["scores"]),
     )
 
 

@@ -15,12 +15,13 @@ from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult
+from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
 from dicom_node import results
 from dicom_node.errors import UnknownPeer
 from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS
 from dicom_node.jobs.images import JobImages
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.tally import Tallies, Tally
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.results import BuiltObject, ResultContext
@@ -50,31 +51,53 @@ class Releaser:
         self._database = database
         self._settings = settings
         self._queue = queue
+        self._tallies = Tallies(settings.workers.models_dir)
 
     def check_destinations(self, job: ClaimedJob) -> None:
         """Raise UnknownPeer when a destination of the job was taken out of the configuration."""
         for name in job.destinations:
             self._settings.peer(name)
 
-    def release(self, job: ClaimedJob, pipeline: Pipeline, images: JobImages, result: PipelineResult) -> None:
-        """Release what the pipeline found. Raises ResultRefused, LeaseLost, JobCancelled, PixelError."""
+    def release(
+        self,
+        job: ClaimedJob,
+        pipeline: Pipeline,
+        images: JobImages,
+        result: PipelineResult,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Release what the pipeline found, and count it and what it ``refused``.
+
+        Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
+        """
         analysed_at = job.analysed_at or utc_now()
         context = self._context(job, pipeline, result.models or pipeline.models(), analysed_at)
         built = results.build(context, images.readable, result)
-        self._release(job, JobState.SUCCEEDED, "", built, analysed_at)
+        tally = self._tallies.of(result.scores, refused)
+        self._release(job, JobState.SUCCEEDED, "", built, analysed_at, tally)
 
     def release_failure(
-        self, job: ClaimedJob, pipeline: Pipeline, images: JobImages, state: JobState, reason: str
+        self,
+        job: ClaimedJob,
+        pipeline: Pipeline,
+        images: JobImages,
+        state: JobState,
+        reason: str,
+        refused: Sequence[Refusal] = (),
     ) -> None:
         """Release a short report that the AI did not run. Raises as ``release``."""
         context = self._context(job, pipeline, pipeline.models(), utc_now())
         built = results.build_failure(context, images.all, reason)
-        self._release(job, state, reason, built, None)
+        self._release(job, state, reason, built, None, self._tallies.of((), refused))
 
-    def end(self, job: ClaimedJob, state: JobState, reason: str = "") -> None:
+    def end(
+        self, job: ClaimedJob, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()
+    ) -> None:
         """End a job without results. Raises LeaseLost."""
+        tally = self._tallies.of((), refused)
         with self._database.write() as session:
             self._queue.complete_if_owner(session, job, state, reason)
+            tally.count(session, self._settings)
             settle_study(session, job.study_id)
 
     def _release(
@@ -84,6 +107,7 @@ class Releaser:
         reason: str,
         built: Sequence[BuiltObject],
         analysed_at: datetime | None,
+        tally: Tally,
     ) -> None:
         with self._written(built) as files:
             for _ in range(_ROUNDS):
@@ -94,6 +118,7 @@ class Releaser:
                     for item in built:
                         stored = known.get(item.sop_instance_uid) or self._add(session, job, item, files)
                         self._deliver(session, job, stored)
+                    tally.count(session, self._settings)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ai_pipeline.contract import Accept, CleaningFailed, Pipeline, PipelineResult, QualityNote, Refuse
+from ai_pipeline.contract import (
+    Accept,
+    CleaningFailed,
+    Pipeline,
+    PipelineResult,
+    QualityNote,
+    Refusal,
+    Refuse,
+)
 from ai_pipeline.pixels import PixelError
 from dicom_node.errors import (
     DecodedDifferently,
@@ -60,6 +68,7 @@ class _Attempt:
     accepted: bool = False
     pipeline: Pipeline | None = None
     images: JobImages = field(default_factory=JobImages)
+    refused: tuple[Refusal, ...] = ()  # counted when the job ends and the pipeline has spoken
 
 
 class _Failed(Exception):
@@ -135,6 +144,7 @@ class Runner:
             attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
             raise _Failed("; ".join(dict.fromkeys(images.faults.values())) or "there is no image any more")
         verdict = self._accepts(attempt, pipeline)
+        attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
             self._refuse(attempt, verdict.reason)
             return
@@ -143,7 +153,7 @@ class Runner:
         report.checkpoint(_ACCEPTED, "analysing")
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
-        self._releaser.release(job, pipeline, attempt.images, result)
+        self._releaser.release(job, pipeline, attempt.images, result, attempt.refused)
         forget(pipeline, attempt.images.readable, job.options, self._analyses)
 
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
@@ -179,7 +189,7 @@ class Runner:
         if rule is not None and rule.tell_pacs_refusals:
             self._tell(attempt, JobState.NOT_APPLICABLE, reason)
         else:
-            self._releaser.end(attempt.job, JobState.NOT_APPLICABLE, reason)
+            self._releaser.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
 
     def _fail(self, attempt: _Attempt, reason: str) -> None:
         """For good: an accepted study gets a report that says so, unless it had a result before."""
@@ -189,16 +199,17 @@ class Runner:
             self._releaser.end(attempt.job, JobState.FAILED, reason)
 
     def _tell(self, attempt: _Attempt, state: JobState, reason: str) -> None:
+        job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         try:
             if attempt.pipeline is None or not attempt.images.all:
-                self._releaser.end(attempt.job, state, reason)
+                self._releaser.end(job, state, reason, refused)
                 return
-            self._releaser.release_failure(attempt.job, attempt.pipeline, attempt.images, state, reason)
+            self._releaser.release_failure(job, attempt.pipeline, attempt.images, state, reason, refused)
         except (LeaseLost, JobCancelled):
             raise
         except Exception as error:  # noqa: BLE001  (the job must come to its end, even if nobody can be told)
-            _LOGGER.error("job %s: the PACS cannot be told: %s", attempt.job.id, _where(error))
-            self._releaser.end(attempt.job, state, reason)
+            _LOGGER.error("job %s: the PACS cannot be told: %s", job.id, _where(error))
+            self._releaser.end(job, state, reason, refused)
 
 
 def _sentence(error: BaseException) -> str:

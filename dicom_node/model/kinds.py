@@ -32,3 +32,12 @@ class Outcome(StrEnum):
     REVISION = "revision"  # same pixels, other identity: results are issued again
     CONFLICT = "conflict"  # same UID, other pixels or study; or two patients in one study
     QUARANTINED = "quarantined"  # faulty content
+
+
+class Counted(StrEnum):
+    """What a model made of an image, as it is counted. ``MENDED`` images are ``ANALYSED`` ones too."""
+
+    ANALYSED = "analysed"
+    MENDED = "mended"  # turned or inverted before it was analysed
+    REFUSED_HEADER = "refused_header"
+    REFUSED_PIXELS = "refused_pixels"

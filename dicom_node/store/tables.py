@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
+from dicom_node.model.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 
 
@@ -68,6 +68,7 @@ class Base(DeclarativeBase):
         ObjectRole: _words(ObjectRole),
         Outcome: _words(Outcome),
         ResultKind: _words(ResultKind),
+        Counted: _words(Counted),
         str: String(255),
     }
 
@@ -274,3 +275,40 @@ class Cursor(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     offset: Mapped[int] = mapped_column(BigInteger)
+
+
+class CountedImage(Base):
+    """An image that stands in the counts of a model card: each is counted once, however often analysed."""
+
+    __tablename__ = "counted_image"
+
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
+    day: Mapped[date] = mapped_column(index=True)
+
+
+class ImageCount(Base):
+    """How many images of a sender a model analysed or refused on one day (UTC). Nothing of a patient."""
+
+    __tablename__ = "image_count"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
+    outcome: Mapped[Counted] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[str]
+    images: Mapped[int]
+
+
+class ScoreCount(Base):
+    """How many of them got a score in this tenth of the card's reference, label by label."""
+
+    __tablename__ = "score_count"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
+    images: Mapped[int]
