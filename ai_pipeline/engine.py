@@ -70,20 +70,20 @@ def _loaded(
     labels: int,
 ) -> Engine:
     # The bytes that were hashed are the bytes that are run: the file is read once.
-    data = read(weights)
     if backend == "onnxruntime":
-        engine: Engine = OnnxRuntime(data, threads)
+        engine: Engine = OnnxRuntime(read(weights), threads)
     elif backend == "torch":
-        arrays = _parameters(data, weights.path.suffix)
-        engine = Torch(arrays, architecture, labels, shape[1], shape[-1], threads)
+        engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
     else:
-        engine = OpenVino(data, threads)
+        engine = OpenVino(read(weights), threads)
     engine(np.zeros(shape, np.float32))
     return engine
 
 
-def _parameters(data: bytes, suffix: str) -> dict[str, Floats]:
-    if suffix == SAFETENSORS:
+def parameters(weights: Weights) -> dict[str, Floats]:
+    """The parameters of an ONNX or safetensors file by name. CardError when it is missing or altered."""
+    data = read(weights)
+    if weights.path.suffix == SAFETENSORS:
         from safetensors.numpy import load as load_safetensors
 
         return load_safetensors(data)

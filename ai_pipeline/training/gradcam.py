@@ -1,9 +1,8 @@
 """Grad-CAM (Selvaraju et al., ICCV 2017) in torch, for any network that has feature maps.
 
-The shipped classifiers need no gradient at run time: after global average pooling and a linear head the map
-is the head's weights on the exported feature maps (:func:`ai_pipeline.explain.class_activation`), and a test
-holds both equal. This module is for every other network, and for the checks in
-:mod:`ai_pipeline.training.saliency`.
+After global average pooling and a linear head no gradient is needed: the map is the head's weights on the
+feature maps (class activation, Zhou et al., CVPR 2016), and a test holds both equal on the shipped model.
+This module is for every other network, and for the checks in :mod:`ai_pipeline.training.saliency`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,15 @@ from torch import Tensor, nn
 
 def grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None = None) -> Tensor:
     """Where ``network`` sees class number ``label``: ``[N, h, w]``, 0 and up, in the grid of ``layer``.
+
+    What speaks against the class is cut off, so that the map of an image without any sign of it is 0
+    everywhere; :func:`signed_grad_cam`, which says what the parameters are, keeps it.
+    """
+    return torch.relu(signed_grad_cam(network, images, label, layer))
+
+
+def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None = None) -> Tensor:
+    """Feature maps weighted by the mean gradient of the class's score, not cut off at 0: ``[N, h, w]``.
 
     ``images``: what the network takes, ``[N, C, H, W]``, any size. ``layer``: the path of the module whose
     output ``[N, K, h, w]`` is weighted, as ``named_modules`` writes it (``"features.denseblock4"``); without
@@ -34,7 +42,7 @@ def grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None =
     if gradient is None:
         raise ValueError(f"the score of class {label} does not depend on {name!r}")
     weights = gradient.mean((2, 3), keepdim=True)
-    return torch.relu((weights * kept.detach()).sum(1))
+    return (weights * kept.detach()).sum(1)
 
 
 def last_feature_maps(network: nn.Module, images: Tensor) -> str:
