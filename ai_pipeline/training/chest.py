@@ -1,69 +1,52 @@
-"""``ai-pipeline train chest``: fine-tune EfficientNet-Lite0 on the public NIH images.
+"""``ai-pipeline train chest``: fine-tune EfficientNet-Lite0 on chest X-rays as an experiment file says.
 
 Seeded and capped by iterations, never by seconds: two runs of one machine with one thread count give the
-same numbers. Every batch draws its random numbers from ``(seed, iteration)``, so an interrupted run that
-is resumed sees the same batches as one that was not.
+same numbers, also when one was interrupted. A GPU is used when there is one (bfloat16, channels last).
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, smooth_l1_loss
 
-from ai_pipeline.networks.efficientnet import PlacedClassifier, pretrained_on_imagenet
+from ai_pipeline.networks.efficientnet import (
+    FINE_CHANNELS,
+    MIDDLE_CHANNELS,
+    PlacedClassifier,
+    pretrained_on_imagenet,
+)
 from ai_pipeline.preprocess import enlarge, normalise
-from ai_pipeline.registry import Chain
-from ai_pipeline.training.calibrate import operating_point
+from ai_pipeline.training.batches import HEADER, MEAN, SCALE, Batch, Place, Targets, stream
 from ai_pipeline.training.chestdata import (
     LABELS,
     YOUNGEST,
     ChestImage,
     chest_images,
-    label_matrix,
     reduced_images,
-    soft_matrix,
+    truth_boxes,
 )
-from ai_pipeline.training.export import ID, export_onnx, fit_gate, write_card
+from ai_pipeline.training.experiment import Experiment, ExperimentError, Loss
 from ai_pipeline.training.metrics import within_source_auc
-from ai_pipeline.training.places import fit_places
+from ai_pipeline.training.places import BOX_SIDE
 
 Report = Callable[[float, str], None]
-GATE_IMAGES = 2000  # of the train split, for the gate's directions
-MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that shapes a run. Angles in degrees, shift and scale as a share of the image's side."""
-
-    size: int = 160
-    batch: int = 32
-    epochs: float = 5.0
-    iterations: int | None = None
-    seed: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    warm_up: float = 0.2
-    soft_weight: float = 0.7
-    finding_weight: float = 1.5
-    ema: float = 0.995
-    rotation: float = 5.0
-    shift: float = 0.06
-    scale: float = 0.12
-    stretch: float = 0.05
-    contrast: float = 0.2
-    threads: int = 2
-    chain: Chain = field(default_factory=Chain)
+def silent(_share: float, _what: str) -> None:
+    """No report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,96 +55,7 @@ class Trained:
 
     network: PlacedClassifier
     history: tuple[dict[str, float], ...]
-    recipe: Recipe
-
-
-def fit(data: Path, out: Path, recipe: Recipe, *, resume: bool = False, report: Report) -> Trained:
-    """Train on the train split, choose the checkpoint on the validation split, never look at the test split.
-
-    ``out`` receives ``checkpoint.pt`` (resumable), ``best.pt``, ``history.json`` and the image cache.
-    """
-    torch.set_num_threads(recipe.threads)
-    cv2.setNumThreads(1)
-    images = _adults(data)
-    pixels = reduced_images(images, recipe.chain, out / "cache", report)
-    run = _Run(recipe, images, pixels, out)
-    if resume:
-        run.load()
-    run.train(report)
-    network = PlacedClassifier(len(LABELS), recipe.size)
-    network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
-    return Trained(network.eval(), tuple(run.history), recipe)
-
-
-def train(
-    data: Path,
-    out: Path,
-    *,
-    epochs: float = 5.0,
-    iterations: int | None = None,
-    seed: int = 1,
-    threads: int = 2,
-    resume: bool = False,
-    report: Report = lambda _share, _what: None,
-) -> Path:
-    """Train, export and calibrate; returns the card, which with its weights makes ``out`` a models folder.
-
-    ``data``: the folder that docs/training.md describes. ``iterations`` overrides ``epochs``. Raises
-    ``DataMissing`` when image sets are missing, ValueError when ``resume`` meets another recipe.
-    """
-    recipe = Recipe(epochs=epochs, iterations=iterations, seed=seed, threads=threads)
-    return finish(data, out, fit(data, out, recipe, resume=resume, report=report))
-
-
-def finish(data: Path, out: Path, trained: Trained) -> Path:
-    """Export the chosen network and read calibration, thresholds and gate off the validation split."""
-    network, recipe = trained.network, trained.recipe
-    places = fit_places(network, data, recipe, MEAN, SCALE)
-    images = _adults(data)
-    pixels = reduced_images(images, recipe.chain, out / "cache")
-    rows = np.flatnonzero([image.split == "val" for image in images])
-    learned = np.flatnonzero([image.split == "train" for image in images])
-    sample = np.random.default_rng(recipe.seed).choice(learned, min(GATE_IMAGES, len(learned)), replace=False)
-    truth = label_matrix([images[row] for row in rows])
-    outputs = infer(network, pixels[rows], recipe.size)
-    gate, threshold = fit_gate(infer(network, pixels[sample], recipe.size).pooled, outputs.pooled)
-    points = tuple(operating_point(truth[:, k], outputs.logits[:, k]) for k in range(len(LABELS)))
-    export_onnx(network, recipe.size, out / f"{ID}.onnx")
-    (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
-    (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
-    best = max(trained.history, key=lambda entry: entry["validation_auc"])
-    described = {
-        "images": len(learned),
-        "patients": len({images[row].patient for row in learned}),
-        "recipe": {k: v for k, v in asdict(recipe).items() if k != "chain" and v is not None},
-        "chosen_iteration": int(best["iteration"]),
-        "validation_auc_within_sources": round(best["validation_auc"], 4),
-        "validation_images": len(rows),
-    }
-    return write_card(out, points, threshold, truth.mean(0), described)
-
-
-def augment(
-    image: npt.NDArray[np.uint8], recipe: Recipe, random: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    """One randomly moved, turned (at most ``rotation`` degrees) and re-windowed copy at the network's size.
-
-    No flips: a flip changes the heart's side, and with it what situs and cardiomegaly look like.
-    """
-    side, size = image.shape[0], recipe.size
-    angle = np.deg2rad(random.uniform(-recipe.rotation, recipe.rotation))
-    zoom = size / side * (1 + random.uniform(-recipe.scale, recipe.scale))
-    wide, high = zoom * (1 + random.uniform(-recipe.stretch, recipe.stretch, 2))
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.array([[cos * wide, -sin * high], [sin * wide, cos * high]])
-    centre = np.full(2, (size - 1) / 2) + random.uniform(-recipe.shift, recipe.shift, 2) * size
-    offset = centre - turn @ np.full(2, (side - 1) / 2)
-    moved = cv2.warpAffine(image, np.column_stack([turn, offset]), (size, size), flags=cv2.INTER_CUBIC)
-    gain = 1 + random.uniform(-recipe.contrast, recipe.contrast)
-    gamma = 2 ** random.uniform(-recipe.contrast * 2, recipe.contrast * 2)
-    bias = random.uniform(-recipe.contrast, recipe.contrast) * 100
-    levels = 255.0 * (np.arange(256) / 255.0) ** gamma * gain + bias
-    return np.asarray(np.clip(levels, 0, 255).astype(np.uint8)[moved])
+    experiment: Experiment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,133 +66,201 @@ class Outputs:
     pooled: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """The adults' images of the train and validation splits, reduced: what every part of a run looks at."""
+
+    images: tuple[ChestImage, ...]
+    pixels: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
+        """Read ``data``; raises DataMissing. ``cache`` keeps the reduced images between runs."""
+        cv2.setNumThreads(1)
+        images = tuple(
+            image for image in chest_images(data) if image.age >= YOUNGEST and image.split != "test"
+        )
+        return Material(images, reduced_images(images, experiment.chain, cache, report))
+
+    def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
+        """Which images are of ``split``, and of files with at least ``smallest`` pixels a side."""
+        found = [row for row, image in enumerate(self.images) if image.split == split]
+        return np.array(
+            [row for row in found if not smallest or _side(self.images[row]) >= smallest], np.intp
+        )
+
+    @property
+    def sources(self) -> npt.NDArray[np.str_]:
+        return np.array([image.source for image in self.images])
+
+
+def fit(
+    data: Path,
+    out: Path,
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    threads: int = 0,
+    cache: Path | None = None,
+    report: Report = silent,
+) -> Trained:
+    """Train on the train split, choose the checkpoint on the validation split, never look at the test split.
+
+    ``out`` receives ``checkpoint.pt`` (resumable), ``best.pt``, ``history.json`` and ``validation.npz``
+    (names, logits). ``cache`` (default: a folder in ``out``) keeps reduced images. Raises ``DataMissing``, or
+    ExperimentError when ``resume`` meets another experiment.
+    """
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    material = Material.gather(data, experiment, cache or out / "cache", report)
+    targets = Targets.of(material.images, _boxes(data, material.images))
+    run = Run(experiment, material, targets, out)
+    if resume:
+        run.load()
+    run.train(report)
+    network = PlacedClassifier(len(LABELS), experiment.size)
+    network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
+    return Trained(network.eval(), tuple(run.history), experiment)
+
+
 def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> Outputs:
     """Run reduced images ``[N, side, side]`` through ``network`` as at run time."""
     network.eval()
+    device = next(network.parameters()).device
     logits: list[npt.NDArray[np.float32]] = []
     pooled: list[npt.NDArray[np.float32]] = []
     with torch.inference_mode():
         for start in range(0, len(pixels), 64):
             batch = np.stack([enlarge(image, size) for image in pixels[start : start + 64]])
-            inputs = torch.from_numpy(normalise(batch, MEAN, SCALE))
+            inputs = torch.from_numpy(normalise(batch, MEAN, SCALE)).to(device)
             said, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
-            logits.append(said.numpy())
-            pooled.append(features.mean((2, 3)).numpy())
+            logits.append(said.cpu().numpy())
+            pooled.append(features.mean((2, 3)).cpu().numpy())
     return Outputs(np.concatenate(logits), np.concatenate(pooled))
 
 
-def _adults(data: Path) -> tuple[ChestImage, ...]:
-    """The train and validation images of patients of 16 years and over."""
-    return tuple(image for image in chest_images(data) if image.age >= YOUNGEST and image.split != "test")
+class Tasks(nn.Module):
+    """The network with the heads that only training needs: teacher's log-odds, header, place of the boxes."""
+
+    def __init__(self, network: PlacedClassifier) -> None:
+        super().__init__()
+        self.network = network
+        self.teacher = nn.Linear(network.head.in_features, len(LABELS))
+        self.header = nn.Linear(network.head.in_features, len(HEADER))
+        self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + len(LABELS), len(LABELS), 1)
+
+    def forward(self, images: Tensor) -> Said:
+        """Everything that the loss may ask for."""
+        features, middle = self.network.maps(images)
+        pooled = self.network.dropout(features.mean((2, 3)))
+        return Said(self.network.head(pooled), self.teacher(pooled), self.header(pooled), self.place(middle))
+
+    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
+        """The network with one head: its own plus ``share`` of the teacher's, each in units of its spread.
+
+        ``pooled [N, C]``: features of the images on which the spreads are taken.
+        """
+        features = torch.from_numpy(pooled)
+        network = copy.deepcopy(self.network)
+        own, taught = network.head, self.teacher
+        with torch.no_grad():
+            spreads = [head(features).std(0).clamp(min=1e-6) for head in (own, taught)]
+            for name in ("weight", "bias"):
+                parts = [
+                    getattr(head, name).T / spread
+                    for head, spread in zip((own, taught), spreads, strict=True)
+                ]
+                getattr(network.head, name).copy_((parts[0] + share * parts[1]).T)
+        return network
 
 
-class _Run:
+class Said(NamedTuple):
+    """Of B images: ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``,
+    ``places [B, labels, c, c]``."""
+
+    logits: Tensor
+    teacher: Tensor
+    header: Tensor
+    places: Tensor
+
+
+def loss_of(said: Said, batch: Batch, weights: Loss) -> Tensor:
+    """The weighted sum of what the experiment's ``[loss]`` names."""
+    logits, teacher, header, places = (part.float() for part in said)
+    loss = weights.hard * binary_cross_entropy_with_logits(logits, batch.hard)
+    if weights.soft:
+        taught = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
+        loss = loss + weights.soft * taught.mean()
+    if weights.teacher:
+        away = smooth_l1_loss(teacher, batch.odds, reduction="none") * batch.taught
+        loss = loss + weights.teacher * away.mean()
+    if weights.header:
+        age = smooth_l1_loss(header[:, 0], batch.header[:, 0])
+        loss = loss + weights.header * (
+            age + binary_cross_entropy_with_logits(header[:, 1:], batch.header[:, 1:])
+        )
+    if weights.boxes and len(batch.placed):
+        here = log_softmax(places[batch.placed, batch.placed_label].flatten(1), 1)
+        share = len(batch.placed) / len(batch.images)
+        loss = loss - weights.boxes * share * (batch.place.flatten(1) * here).sum(1).mean()
+    return loss
+
+
+class Run:
     """The state of one training run: network, its moving average, optimiser, schedule, history."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        images: tuple[ChestImage, ...],
-        pixels: npt.NDArray[np.uint8],
-        out: Path,
-    ) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.out = recipe, out
-        self.train_rows = train = np.flatnonzero([image.split == "train" for image in images])
-        self.validation_rows = np.flatnonzero([image.split == "val" for image in images])
-        self.pixels, self.images = pixels, images
-        self.hard, self.soft = label_matrix(images), soft_matrix(images)
-        weight = np.where(self.hard[train].any(1), recipe.finding_weight, 1.0)
-        self.odds = weight / weight.sum()
-        self.per_epoch = len(train) // recipe.batch
-        self.last = recipe.iterations or round(recipe.epochs * self.per_epoch)
-        network = pretrained_on_imagenet(len(LABELS), recipe.size)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.network)
+    def __init__(self, experiment: Experiment, material: Material, targets: Targets, out: Path) -> None:
+        torch.manual_seed(experiment.seed)
+        self.experiment, self.material, self.targets, self.out = experiment, material, targets, out
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        made = experiment.schedule
+        self.learned = material.rows("train", experiment.images.smallest)
+        self.validated = material.rows("val")
+        self.per_epoch = max(1, len(self.learned) // made.batch)
+        self.last = made.iterations or round(made.epochs * self.per_epoch)
+        self.tasks = Tasks(_initial(experiment)).to(self.device)
+        self.tasks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.tasks)
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+            self.tasks.parameters(), made.learning_rate, weight_decay=made.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, recipe.learning_rate, total_steps=self.last, pct_start=recipe.warm_up
+            self.optimiser, made.learning_rate, total_steps=self.last, pct_start=made.warm_up
         )
+        self.short = made.precision == "bfloat16" or (made.precision, self.device.type) == ("auto", "cuda")
         self.done = 0
         self.history: list[dict[str, float]] = []
 
-    def train(self, report: Report) -> None:
+    def train(self, report: Report = silent, until: int | None = None) -> None:
+        """Go on to iteration ``until`` (default: the end), validating after every epoch."""
         self.out.mkdir(parents=True, exist_ok=True)
-        loss_sum, loss_count = 0.0, 0
-        while self.done < self.last:
-            loss_sum += self._step()
-            loss_count += 1
+        workers = max(0, len(os.sched_getaffinity(0)) - 1) if self.device.type == "cuda" else 0
+        span = range(self.done, min(until or self.last, self.last))
+        losses: list[float] = []
+        made, material = self.experiment, self.material
+        for batch in stream(made, material.pixels, self.targets, self.learned, span, workers):
+            losses.append(self._step(batch.to(self.device)))
             self.done += 1
-            report(self.done / self.last, f"iteration {self.done}, loss {loss_sum / loss_count:.4f}")
+            report(self.done / self.last, f"iteration {self.done}, loss {losses[-1]:.4f}")
             if self.done % self.per_epoch == 0 or self.done == self.last:
-                self._validate(loss_sum / loss_count, report)
-                loss_sum, loss_count = 0.0, 0
+                self._validate(float(np.mean(losses)), report)
+                losses = []
 
     def load(self) -> None:
-        """Go on from ``checkpoint.pt``. ValueError when it is of another recipe."""
-        state = torch.load(self.out / "checkpoint.pt", weights_only=True)
-        if state["recipe"] != json.dumps(asdict(self.recipe)):
-            raise ValueError("checkpoint.pt was made by another recipe: train into a new folder")
-        self.network.load_state_dict(state["network"])
+        """Go on from ``checkpoint.pt``. ExperimentError when it is of another experiment."""
+        state = torch.load(self.out / "checkpoint.pt", weights_only=True, map_location=self.device)
+        if state["experiment"] != self.experiment.model_dump_json():
+            raise ExperimentError("checkpoint.pt was made by another experiment: train into a new folder")
+        self.tasks.load_state_dict(state["tasks"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.done, self.history = state["done"], state["history"]
 
-    def _step(self) -> float:
-        random = np.random.default_rng((self.recipe.seed, self.done))
-        torch.manual_seed(int(random.integers(2**31)))
-        rows = random.choice(self.train_rows, self.recipe.batch, p=self.odds)
-        batch = np.stack([augment(self.pixels[row], self.recipe, random) for row in rows])
-        inputs = torch.from_numpy(normalise(batch, MEAN, SCALE)).contiguous(memory_format=torch.channels_last)
-        self.network.train()
-        logits = self.network.classify(inputs)
-        loss = self._loss(logits, rows)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
-        self.optimiser.step()
-        self.schedule.step()
-        self._move_average()
-        return float(loss.detach())
-
-    def _loss(self, logits: Tensor, rows: npt.NDArray[np.intp]) -> Tensor:
-        loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.hard[rows]))
-        taught = ~np.isnan(self.soft[rows]).any(1)
-        if taught.any():
-            target = torch.from_numpy(self.soft[rows][taught])
-            share = float(taught.mean()) * self.recipe.soft_weight
-            loss = loss + share * binary_cross_entropy_with_logits(logits[torch.from_numpy(taught)], target)
-        return loss
-
-    def _move_average(self) -> None:
-        keep = min(self.recipe.ema, (1 + self.done) / (10 + self.done))
-        current = self.network.state_dict()
-        with torch.no_grad():
-            for name, value in self.average.state_dict().items():
-                if value.dtype.is_floating_point:
-                    value.lerp_(current[name], 1 - keep)
-                else:
-                    value.copy_(current[name])
-
-    def _validate(self, loss: float, report: Report) -> None:
-        rows = self.validation_rows
-        logits = infer(self.average, self.pixels[rows], self.recipe.size).logits
-        sources = np.array([self.images[row].source for row in rows])
-        auc = within_source_auc(self.hard[rows], logits, sources)
-        self.history.append({"iteration": self.done, "loss": loss, "validation_auc": auc})
-        report(self.done / self.last, f"iteration {self.done}, validation AUC {auc:.4f}, loss {loss:.4f}\n")
-        if auc >= max(entry["validation_auc"] for entry in self.history):
-            torch.save(self.average.state_dict(), self.out / "best.pt")
-        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
-        self._save()
-
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write ``checkpoint.pt``, whole or not at all."""
         state = {
-            "recipe": json.dumps(asdict(self.recipe)),
-            "network": self.network.state_dict(),
+            "experiment": self.experiment.model_dump_json(),
+            "tasks": self.tasks.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -308,3 +270,74 @@ class _Run:
         partial = self.out / "checkpoint.partial"
         torch.save(state, partial)
         partial.replace(self.out / "checkpoint.pt")
+
+    def _step(self, batch: Batch) -> float:
+        torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
+        self.tasks.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.short):
+            said = self.tasks(batch.images)
+        loss = loss_of(said, batch, self.experiment.loss)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.tasks.parameters(), 2.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self._move_average()
+        return float(loss.detach())
+
+    def _move_average(self) -> None:
+        keep = min(self.experiment.schedule.ema, (1 + self.done) / (10 + self.done))
+        current = self.tasks.state_dict()
+        with torch.no_grad():
+            for name, value in self.average.state_dict().items():
+                if value.dtype.is_floating_point:
+                    value.lerp_(current[name], 1 - keep)
+                else:
+                    value.copy_(current[name])
+
+    def _chosen(self, pooled: npt.NDArray[np.float32]) -> PlacedClassifier:
+        """What ships if the run ends here: the averaged network, its heads merged if there is a teacher."""
+        weights = self.experiment.loss
+        if not (weights.teacher and weights.teacher_share):
+            return self.average.network
+        return copy.deepcopy(self.average).cpu().merged(pooled, weights.teacher_share).to(self.device)
+
+    def _validate(self, loss: float, report: Report) -> None:
+        rows, size = self.validated, self.experiment.size
+        network = self._chosen(infer(self.average.network, self.material.pixels[rows], size).pooled)
+        logits = infer(network, self.material.pixels[rows], size).logits
+        auc = within_source_auc(self.targets.hard[rows], logits, self.material.sources[rows])
+        self.history.append({"iteration": self.done, "loss": loss, "validation_auc": auc})
+        report(self.done / self.last, f"iteration {self.done}, validation AUC {auc:.4f}, loss {loss:.4f}\n")
+        if not auc < max(entry["validation_auc"] for entry in self.history):  # NaN: too few to tell
+            torch.save(network.state_dict(), self.out / "best.pt")
+            names = np.array([self.material.images[row].path.name for row in rows])
+            np.savez(self.out / "validation.npz", names=names, logits=logits)
+        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+        self.save()
+
+
+def _initial(experiment: Experiment) -> PlacedClassifier:
+    wanted, size = experiment.network, experiment.size
+    if wanted.initial == "imagenet":
+        network = pretrained_on_imagenet(len(LABELS), size, wanted.dropout)
+    else:
+        network = PlacedClassifier(len(LABELS), size, wanted.dropout)
+        if wanted.initial != "random":
+            network.load_backbone(Path(wanted.initial))
+    return network.with_drop_connect(wanted.drop_connect)
+
+
+def _side(image: ChestImage) -> int:
+    with Image.open(image.path) as opened:
+        return min(opened.size)
+
+
+def _boxes(data: Path, images: tuple[ChestImage, ...]) -> list[tuple[Place, ...]]:
+    """The train split's boxes of each image, as shares of its side; none where the set has none."""
+    known: dict[str, list[Place]] = {}
+    for box in truth_boxes(data):
+        if box.split == "train":
+            corners = (edge / BOX_SIDE for edge in (box.left, box.top, box.right, box.bottom))
+            known.setdefault(Path(box.file).name, []).append(Place(LABELS.index(box.label), *corners))
+    return [tuple(known.get(image.path.name, ())) for image in images]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,8 @@ pytest.importorskip("sklearn")
 
 from sklearn.metrics import roc_auc_score
 
-from ai_pipeline import registry
-from ai_pipeline.classifier import Classifier
-from ai_pipeline.registry import Chain, find
-from ai_pipeline.training import chest, metrics
+from ai_pipeline.registry import find
+from ai_pipeline.training import metrics
 from ai_pipeline.training.calibrate import operating_point, platt
 from ai_pipeline.training.chestdata import LABELS, DataMissing, chest_images
 from ai_pipeline.training.evaluate import evaluate_chest
@@ -82,20 +79,6 @@ def test_present_is_called_with_the_promised_specificity() -> None:
     assert metrics.specificity(truth, called) >= 0.90
 
 
-def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
-    image = np.zeros((128, 128), np.uint8)
-    image[30:50, 10:30] = 200  # something on the left
-    recipe = chest.Recipe()
-
-    def copy(seed: int) -> np.ndarray:
-        return chest.augment(image, recipe, np.random.default_rng(seed))
-
-    np.testing.assert_array_equal(copy(5), copy(5))
-    for seed in range(30):
-        picture = copy(seed).astype(float)
-        assert picture[:, :80].sum() > picture[:, 80:].sum()
-
-
 def test_missing_data_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match=r"manifest\.csv"):
         chest_images(tmp_path)
@@ -112,50 +95,6 @@ def test_no_patient_is_in_two_splits_and_labels_are_in_the_cards_order(data: Pat
 
 
 @pytest.mark.data
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(data: Path, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    images = chest_images(data)
-    chosen = tuple(image for image in images if image.source == "cxr_nih/images" and image.split == "train")[
-        :24
-    ]
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 64, 64)).astype(np.uint8)
-
-    def run(folder: str, batches: int) -> chest._Run:
-        recipe = chest.Recipe(size=64, batch=4, iterations=4, chain=Chain(side=64))
-        started = chest._Run(recipe, chosen, pixels, tmp_path / folder)
-        started.out.mkdir(exist_ok=True)
-        if (started.out / "checkpoint.pt").exists():
-            started.load()
-        for _ in range(batches):
-            started._step()
-            started.done += 1
-        started._save()
-        return started
-
-    whole = run("whole", 4)
-    run("parts", 2)
-    parts = run("parts", 2)
-
-    for name, value in whole.average.state_dict().items():
-        torch.testing.assert_close(parts.average.state_dict()[name], value)
-
-
-@pytest.mark.data
-def test_training_leaves_a_folder_of_models_that_runs(data: Path, tmp_path: Path) -> None:
-    small, out = _subset(data, tmp_path / "data", per_split=40), tmp_path / "out"
-
-    card = registry.load(chest.train(small, out, iterations=2, seed=3))
-
-    registry.verify(card)
-    assert card.path.parent == out
-    assert not any(label.supported for label in card.labels)  # until it is evaluated
-    analysis = Classifier(card).analyse(np.zeros((300, 200), np.uint8))
-    assert analysis.logits.shape == (len(LABELS),)
-    onnx = card.file("classifier").path.read_bytes()
-    assert b"site-packages" not in onnx, "the exporter's notes name this machine's folders"
-
-
-@pytest.mark.data
 def test_the_evaluation_prints_the_figures_of_the_card(data: Path, tmp_path: Path) -> None:
     result = evaluate_chest(data, "test", cache=tmp_path)
     card = find("chest-efficientnet-lite0").details["metrics"]
@@ -166,23 +105,3 @@ def test_the_evaluation_prints_the_figures_of_the_card(data: Path, tmp_path: Pat
         assert row["auc"] == pytest.approx(card["labels"][row["label"]]["auc"], abs=0.01)
     assert result["boxes"]["pointing"]["difference"][0] > 0
     assert result["gate"]["refused"]["nih_chests"] <= 0.05
-
-
-def _subset(data: Path, folder: Path, per_split: int) -> Path:
-    """The first images of each split, in the same layout."""
-    for name in ("cxr_nih", "cxr_nih_more"):
-        (folder / name).mkdir(parents=True)
-        with (data / name / "manifest.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        chosen = [
-            row for split in ("train", "val") for row in [r for r in rows if r["split"] == split][:per_split]
-        ]
-        with (folder / name / "manifest.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(chosen)
-        for pictures in {Path(row["file"]).parent for row in rows}:
-            (folder / name / pictures).symlink_to(data / name / pictures)
-    with (data / "cxr_nih" / "boxes.csv").open() as file:
-        (folder / "cxr_nih" / "boxes.csv").write_text("".join(line for line in list(file)[:60]))
-    return folder

@@ -1,0 +1,55 @@
+"""What the training and measuring commands share: errors as one line and an exit code, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ai_pipeline.registry import CardError
+from ai_pipeline.training.experiment import ExperimentError
+
+EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
+EXIT_CONFIG = 78  # EX_CONFIG
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Missing data, unusable cards and wrong experiments as one line and an exit code, everything else as it is."""
+    try:
+        yield
+    except ImportError as error:
+        typer.echo(f"{error}: training and evaluation need the extra 'torch'", err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    except (CardError, ExperimentError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    except OSError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_DATA) from error
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on a terminal; elsewhere only the lines that are worth keeping."""
+    if not sys.stderr.isatty():
+        yield _print_milestones
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def report(share: float, what: str) -> None:
+            bar.update(task, completed=share, description=what.strip())
+            _print_milestones(share, what)
+
+        yield report
+
+
+def _print_milestones(_share: float, what: str) -> None:
+    if what.endswith("\n"):
+        typer.echo(what.strip(), err=True)
