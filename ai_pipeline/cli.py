@@ -134,11 +134,16 @@ def main() -> None:
 
 
 def _mount_training() -> None:
-    """Add ``train`` and ``evaluate``; their module imports torch only when one of them runs."""
-    from ai_pipeline.training.commands import evaluate_app, train_app
+    """Add ``train``, ``evaluate``, ``calibrate`` and ``split``; torch is imported only when one runs."""
+    from ai_pipeline.training.commands import calibrate_app, evaluate_app, split
+    from ai_pipeline.training.traincommands import train_app
 
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
+    app.add_typer(calibrate_app, name="calibrate")
+    app.command(
+        epilog="Example:  ai-pipeline split --data DIR --out splits.csv   (--data splits.csv takes it)"
+    )(split)
 
 
 class _Runner:

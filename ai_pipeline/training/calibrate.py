@@ -1,7 +1,8 @@
-"""What is read off the validation split once a network is trained: probabilities, thresholds, the gate."""
+"""What is read off the validation split once a network is trained: probabilities, thresholds, deciles."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,9 @@ from sklearn.metrics import roc_curve
 
 Floats = npt.NDArray[np.floating]
 SPECIFICITY = 0.90
+SENSITIVITY = 0.90
+ENOUGH = 25  # positives that a cut by sensitivity needs: of fewer, one image more or less moves it too far
+STEP = 1e-7  # least distance of two edges; cards round to seven digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,30 @@ def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
     return OperatingPoint(slope, intercept, threshold, absent_below)
 
 
+def sensitive_cut(truth: Floats, probability: Floats) -> float | None:
+    """The highest cut with a sensitivity of at least .9; None with fewer than 25 positives."""
+    positives = probability[truth > 0]
+    if len(positives) < ENOUGH:
+        return None
+    kept = int(np.ceil(SENSITIVITY * len(positives)))
+    return float(np.sort(positives)[::-1][kept - 1])
+
+
+def deciles(probabilities: Floats) -> list[list[float]]:
+    """Nine strictly rising edges per label that cut ``probabilities [N, labels]`` into ten equal shares.
+
+    Where many images have one probability its edges are drawn apart by 1e-7; an image on an edge belongs to
+    the bin above it, so of such a run all but the lowest bin stay empty.
+    """
+    edges = np.quantile(probabilities, np.linspace(0.1, 0.9, 9), axis=0).T
+    return [_rising(row) for row in np.clip(edges, 0.0, 1.0)]
+
+
+def prevalence(truth: Floats, labels: Sequence[str]) -> dict[str, float]:
+    """The rate of each label among the images that the calibration was made on."""
+    return {name: round(float(rate), 4) for name, rate in zip(labels, truth.mean(0), strict=True)}
+
+
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
     """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is kept positive."""
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
@@ -50,6 +78,16 @@ def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
         rate = float(truth.mean())
         return 0.01, float(np.log(rate / (1 - rate)))
     return slope, intercept
+
+
+def _rising(edges: Floats) -> list[float]:
+    steps = np.round(edges / STEP).astype(np.int64)
+    for index in range(1, len(steps)):
+        steps[index] = max(steps[index], steps[index - 1] + 1)
+    steps[-1] = min(steps[-1], round(1 / STEP))
+    for index in range(len(steps) - 2, -1, -1):
+        steps[index] = min(steps[index], steps[index + 1] - 1)
+    return [round(float(step) * STEP, 7) for step in steps]
 
 
 def _logistic(value: Floats) -> Floats:

@@ -1,64 +1,47 @@
-"""``ai-pipeline train …`` and ``ai-pipeline evaluate …``: typer apps that ``ai_pipeline.cli`` mounts."""
+"""``ai-pipeline evaluate``, ``calibrate`` and ``split``: what ``ai_pipeline.cli`` mounts."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ai_pipeline.registry import CardError
+from ai_pipeline.training.console import errors, progress
+from ai_pipeline.training.evaltext import as_text
 
-train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="Measure a shipped model on public data.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure a model on public data or your own.", no_args_is_help=True)
+calibrate_app = typer.Typer(help="Fit a model's probabilities to your own images.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Option(help="Folder with the public image sets (docs/training.md).")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        help="The public image sets, the NIH download, or a manifest of your own (docs/training.md)."
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(help="Id of the card, or id@version. Default: the one that chest_xray runs.")
+]
+ModelsDir = Annotated[Path | None, typer.Option(help="Folder with other cards and weights.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps reduced images between runs.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
-EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
-EXIT_CONFIG = 78  # EX_CONFIG
 
 
-@train_app.command("chest")
-def train_chest(
-    *,
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints, card and weights.")],
-    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 5.0,
-    iterations: Annotated[int | None, typer.Option(help="Steps of 32 images; replaces --epochs.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
-) -> None:
-    """Train the chest X-ray classifier. Then: ai-pipeline evaluate chest --models-dir OUT --write-card."""
-    with _errors(), _progress() as report:
-        from ai_pipeline.training import chest
-
-        card = chest.train(
-            data,
-            out,
-            epochs=epochs,
-            iterations=iterations,
-            seed=seed,
-            threads=threads,
-            resume=resume,
-            report=report,
-        )
-    typer.echo(str(card))
-
-
-@evaluate_app.command("chest")
+@evaluate_app.command(
+    "chest",
+    epilog="Example:  ai-pipeline evaluate chest --data DIR --report report   (see report/report.md)",
+)
 def evaluate_chest(
     *,
     data: Data,
     split: Annotated[str, typer.Option(help="test or val.")] = "test",
-    models_dir: Annotated[Path | None, typer.Option(help="Folder with another card and weights.")] = None,
+    model: Model = None,
+    models_dir: ModelsDir = None,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", help="Folder for PNG plots and report.md.")
+    ] = None,
     cache: Cache = None,
     threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -66,88 +49,106 @@ def evaluate_chest(
         bool, typer.Option("--write-card", help="Write the figures into the card in --models-dir.")
     ] = False,
 ) -> None:
-    """Measure the chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
+    """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
     if split not in {"test", "val"}:
         raise typer.BadParameter("must be test or val", param_hint="--split")
     if write_card and models_dir is None:
         raise typer.BadParameter(
             "needs --models-dir: the shipped card is not written to", param_hint="--write-card"
         )
-    with _errors(), _progress() as report:
+    with errors(), progress() as report:
+        from ai_pipeline.pipelines.chest_xray import MODEL
         from ai_pipeline.training.evaluate import evaluate_chest as evaluate
 
-        result = evaluate(data, split, models_dir=models_dir, cache=cache, threads=threads, report=report)
-    if write_card and models_dir is not None:
-        from ai_pipeline.training.export import ID, write_metrics
+        model = model or MODEL
+        result = evaluate(
+            data, split, model=model, models_dir=models_dir, cache=cache, threads=threads, report=report
+        )
+        if write_card:
+            _write_card(model, models_dir, result)
+        if report_to is not None:
+            from ai_pipeline.training.plots import write_report
 
-        write_metrics(models_dir / f"{ID}.toml", result)
-    typer.echo(json.dumps(result) if as_json else _as_text(result))
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Missing data and unusable cards as one line and an exit code, everything else as it is."""
-    try:
-        yield
-    except ImportError as error:
-        typer.echo(f"{error}: training and evaluation need the extra 'torch'", err=True)
-        raise typer.Exit(EXIT_CONFIG) from error
-    except CardError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_CONFIG) from error
-    except OSError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_DATA) from error
+            typer.echo(str(write_report(report_to, result)), err=True)
+    # The curves are thousands of points that only plots need.
+    told = {key: value for key, value in result.items() if key != "curves"}
+    typer.echo(json.dumps(told) if as_json else as_text(told))
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on a terminal; elsewhere only the lines that are worth keeping."""
-    if not sys.stderr.isatty():
-        yield _print_milestones
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=1.0)
+@calibrate_app.command(
+    "chest",
+    epilog="Example:  ai-pipeline calibrate chest --data our-films.csv --out our-models   "
+    "(then models_dir = our-models)",
+)
+def calibrate_chest(
+    *,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the new card and a copy of its weights.")],
+    split: Annotated[str, typer.Option(help="Which split to fit to; all images without splits.")] = "val",
+    model: Model = None,
+    models_dir: ModelsDir = None,
+    version: Annotated[
+        str | None, typer.Option(help="Version of the new card (default: the old-site).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the card that is in --out.")] = False,
+    threads: Threads = 0,
+) -> None:
+    """Fit a card's probabilities and thresholds to your own labelled images; writes a card of its own."""
+    with errors(), progress() as report:
+        from ai_pipeline.pipelines.chest_xray import MODEL
+        from ai_pipeline.training.recalibrate import recalibrate
 
-        def report(share: float, what: str) -> None:
-            bar.update(task, completed=share, description=what.strip())
-            _print_milestones(share, what)
-
-        yield report
-
-
-def _print_milestones(_share: float, what: str) -> None:
-    if what.endswith("\n"):
-        typer.echo(what.strip(), err=True)
-
-
-def _as_text(result: dict[str, Any]) -> str:
-    main = result["cxr_nih"]
-    lines = [
-        f"{result['model']['id']} {result['model']['version']} on cxr_nih {result['split']}: "
-        f"{main['images']} images, {main['patients']} patients",
-        f"mean AUC of {len(main['labels_counted'])} labels  {_interval(main['mean_auc'])}",
-    ]
-    for name, title in (("hog", "HOG"), ("age_sex_view", "age, sex, view")):
-        auc, difference = _interval(main[f"mean_auc_{name}"]), _interval(main[f"difference_to_{name}"])
-        lines.append(f"  {title}: {auc}, difference {difference}")
-    lines.append(f"{'label':20}{'n':>4}  {'AUC':24}{'AP':>6}{'sens':>7}{'spec':>7}{'ECE':>7}")
-    lines += [
-        f"{row['label']:20}{row['positives']:4}  {_interval(row['auc']):24}{row['average_precision']:6.2f}"
-        f"{row['sensitivity_present']:7.2f}{row['specificity_present']:7.2f}{row['ece']:7.3f}"
-        for row in main["labels"]
-    ]
-    for name, row in result["boxes"].items():
-        if isinstance(row, dict):
-            lines.append(
-                f"boxes {name}: {_interval(row['model'])}, constant {_interval(row['constant'])}, "
-                f"difference {_interval(row['difference'])}"
-            )
-    lines += [f"gate refuses {name}: {share:.3f}" for name, share in result["gate"]["refused"].items()]
-    return "\n".join(lines)
+        path, rows = recalibrate(
+            data, out, model=model or MODEL, models_dir=models_dir, split=split, version=version, force=force,
+            threads=threads, report=report,
+        )  # fmt: skip
+    typer.echo(f"{'label':20}{'positives':>10}{'ECE before':>12}{'ECE after':>11}{'present from':>14}")
+    for row in rows:
+        after = "kept" if row.after is None else f"{row.after:.3f}"
+        typer.echo(f"{row.name:20}{row.positives:10}{row.before:12.3f}{after:>11}{row.label.threshold:14.3f}")
+    typer.echo(f"ECE after: of patients that the curve was not fitted to. {path}")
 
 
-def _interval(values: list[float]) -> str:
-    value, low, high = values
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def split(
+    *,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Manifest to write (CSV); --data of the other verbs takes it.")],
+    train: Annotated[float, typer.Option(help="Share of the patients.")] = 0.6,
+    val: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Another seed deals otherwise.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace the manifest that is there.")] = False,
+) -> None:
+    """Deal patients out to train, val and test, each label in equal shares; writes a manifest."""
+    with errors():
+        from ai_pipeline.training import splits
+        from ai_pipeline.training.chestdata import chest_set, label_matrix
+
+        found = chest_set(data)
+        patients = [image.patient for image in found.images]
+        shares = {"train": train, "val": val, "test": test}
+        try:
+            dealt = splits.split_by_patient(patients, label_matrix(found.images), shares, seed)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--train, --val, --test") from error
+        splits.write_manifest(found, dealt, out, force=force)
+    rows = splits.table(found.images, dealt, found.labels)
+    typer.echo(f"{'':20}" + "".join(f"{row.name:>9}" for row in rows))
+    for name, values in (("patients", [r.patients for r in rows]), ("images", [r.images for r in rows])):
+        typer.echo(f"{name:20}" + "".join(f"{value:9}" for value in values))
+    for label in found.labels:
+        typer.echo(f"{label:20}" + "".join(f"{row.positives[label]:9}" for row in rows))
+    typer.echo(
+        "A model that was trained on some of these images must not be measured on them under new splits.",
+        err=True,
+    )
+
+
+def _write_card(model: str, models_dir: Path | None, result: dict[str, Any]) -> None:
+    from ai_pipeline.registry import SHIPPED, find
+    from ai_pipeline.training.export import write_metrics
+
+    path = find(model, models_dir).path
+    if path.parent == SHIPPED:
+        raise CardError(f"{path.name} is the shipped card: --models-dir holds none of this id")
+    write_metrics(path, result)

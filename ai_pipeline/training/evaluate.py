@@ -1,38 +1,43 @@
-"""``ai-pipeline evaluate chest``: the figures of the card, again, from the shipped weights.
+"""``ai-pipeline evaluate chest``: the figures of a card, again, from its weights.
 
-Everything is fixed (weights, images, bootstrap draw), so two runs print the same numbers.
+Everything is fixed (weights, images, bootstrap draw), so two runs print the same numbers. Figures are of
+adults, the intended use; the same headline with children is told beside it.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ai_pipeline.classifier import Classifier, probability
+from ai_pipeline.classifier import Classifier
+from ai_pipeline.pipelines.chest_xray import MODEL
 from ai_pipeline.registry import find
-from ai_pipeline.training import metrics
-from ai_pipeline.training.baseline import demographic_scores, hog_scores
+from ai_pipeline.training import figures, metrics, reliability
+from ai_pipeline.training.baseline import demographic_scores, hog_scores, sampled, source_scores
 from ai_pipeline.training.boxscores import box_scores
+from ai_pipeline.training.calibrate import sensitive_cut
 from ai_pipeline.training.chestdata import (
-    LABELS,
     YOUNGEST,
     ChestImage,
-    chest_images,
+    ChestSet,
+    DataMissing,
+    chest_set,
     label_matrix,
     read_grey,
     reduced_images,
 )
-from ai_pipeline.training.export import ID
+from ai_pipeline.training.curves import curves
+from ai_pipeline.training.figures import ENOUGH, of_labels
+from ai_pipeline.training.metrics import Floats
+from ai_pipeline.training.scored import Outputs, Report, Scored, run, scored
 
-Floats = npt.NDArray[np.floating]
-Report = Callable[[float, str], None]
-ENOUGH = 15  # positives that a label needs before its figures count
 FOREIGN = ("us_ovarian/images", "us_fetal_head/images", "us_breast/images")
 OTHER_CHESTS = ("cxr_nih_more/other/hannover", "cxr_nih_more/other/pediatric")
 
@@ -41,166 +46,217 @@ def evaluate_chest(
     data: Path,
     split: str = "test",
     *,
+    model: str = MODEL,
     models_dir: Path | None = None,
     cache: Path | None = None,
     threads: int = 0,
     report: Report = lambda _share, _what: None,
 ) -> dict[str, Any]:
-    """Metrics of the shipped chest model on ``split`` (``test`` or ``val``); intervals are 95 %, by patient.
+    """Figures of a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %.
 
-    The main figures are those of ``cxr_nih``; ``cxr_nih_more`` is reported by source beside them. ``cache``
-    keeps reduced images and the baseline between runs. Raises ``DataMissing`` or ``CardError``.
+    ``data``: as :func:`chest_set` takes it. Labels are matched by name; those that card or data lack are left
+    out. ``cache`` keeps reduced images, outputs and the baseline between runs. A figure that cannot be had is
+    None. Raises ``DataMissing`` or ``CardError``.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        classifier = Classifier(find(ID, models_dir), threads=threads)
-        return _evaluate(data, split, classifier, cache or Path(scratch), report)
-
-
-def _evaluate(data: Path, split: str, classifier: Classifier, cache: Path, report: Report) -> dict[str, Any]:
     cv2.setNumThreads(1)
-    everything = chest_images(data)
-    asked = tuple(image for image in everything if image.split == split)
-    train = tuple(image for image in everything if image.split == "train" and image.age >= YOUNGEST)
-    logits = np.empty((len(asked), len(LABELS)), np.float32)
-    distances = np.empty(len(asked), np.float32)
-    for index, image in enumerate(asked):
-        analysis = classifier.analyse(read_grey(image.path))
-        logits[index], distances[index] = analysis.logits, analysis.distance
-        report((index + 1) / len(asked), "running the network")
-    chain = classifier.card.input.chain if classifier.card.input else None
-    assert chain is not None  # a Classifier has an input
-    report(0.0, "training the baselines")
-    reduced = reduced_images(asked, chain, cache)
-    hog = hog_scores(train, reduced_images(train, chain, cache), reduced, cache)
-    header = demographic_scores(train, asked)
-    report(0.5, "placing boxes")
-    card = classifier.card
-    result = {
-        "model": {
-            "id": card.id, "version": card.version, "sha256": card.ref.sha256, "card_sha256": card.sha256,
-        },
-        "split": split,
-        "cxr_nih": _compared(classifier, asked, logits, {"hog": hog, "age_sex_view": header}),
-        "by_source": _by_source(asked, logits),
-        "calibration_all_sources": _calibration(classifier, asked, logits),
-        "boxes": box_scores(data, split, classifier),
-        "gate": _gate(data, classifier, distances),
-    }  # fmt: skip
-    report(1.0, "done")
-    return result
+    with tempfile.TemporaryDirectory() as scratch:
+        classifier = Classifier(find(model, models_dir), threads=threads)
+        job = _Job(data, split, classifier, chest_set(data), cache or Path(scratch), report)
+        return {key: _without_nan(value) for key, value in job.result().items()}
 
 
-def _compared(
-    classifier: Classifier, images: Sequence[ChestImage], logits: Floats, baselines: dict[str, Floats]
-) -> dict[str, Any]:
-    rows = _rows(image.source.startswith("cxr_nih/") for image in images)
-    inside = [images[row] for row in rows]
-    truth, score = label_matrix(inside), logits[rows]
-    weights = metrics.patient_weights([image.patient for image in inside])
-    counted = [label for label in range(len(LABELS)) if truth[:, label].sum() >= ENOUGH]
-    own = metrics.resampled_mean_auc(truth, score, counted, weights)
-    value = metrics.mean_auc(truth, score, counted)
-    result: dict[str, Any] = {
-        "images": len(inside),
-        "patients": len({image.patient for image in inside}),
-        "images_under_16_years": sum(image.age < YOUNGEST for image in inside),
-        "labels_counted": [LABELS[label] for label in counted],
-        "mean_auc": metrics.interval(value, own).as_list(),
-    }
-    for name, scores in baselines.items():
-        other = metrics.mean_auc(truth, scores[rows], counted)
-        resampled = metrics.resampled_mean_auc(truth, scores[rows], counted, weights)
-        result[f"mean_auc_{name}"] = metrics.interval(other, resampled).as_list()
-        result[f"difference_to_{name}"] = metrics.interval(value - other, own - resampled).as_list()
-    result["labels"] = [_label(classifier, truth, score, label, weights) for label in range(len(LABELS))]
-    return result
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One evaluation: what is asked of which model, and where intermediate results are kept."""
 
+    data: Path
+    split: str
+    classifier: Classifier
+    found: ChestSet
+    cache: Path
+    report: Report
 
-def _label(
-    classifier: Classifier, truth: Floats, score: Floats, label: int, weights: Floats
-) -> dict[str, Any]:
-    card = classifier.card.labels[label]
-    column, logit = truth[:, label], score[:, label]
-    chance = np.array([probability(card, float(value)) for value in logit])
-    present, not_absent = chance >= card.threshold, chance >= card.absent_below
-    found = metrics.interval(
-        metrics.auc(column, logit), metrics.resampled_auc(column, logit, weights)
-    ).as_list()
-    return {
-        "label": LABELS[label],
-        "positives": int(column.sum()),
-        "auc": found,
-        "average_precision": round(metrics.average_precision(column, logit), 4),
-        "sensitivity_present": round(metrics.sensitivity(column, present), 4),
-        "specificity_present": round(metrics.specificity(column, present), 4),
-        "sensitivity_not_absent": round(metrics.sensitivity(column, not_absent), 4),
-        "specificity_not_absent": round(metrics.specificity(column, not_absent), 4),
-        "brier": round(metrics.brier(column, chance), 4),
-        "ece": round(metrics.calibration_error(column, chance), 4),
-        "supported": bool(column.sum() >= ENOUGH and found[1] > 0.5),
-    }
-
-
-def _by_source(images: Sequence[ChestImage], logits: Floats) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for source in sorted({image.source for image in images}):
-        inside = _rows(image.source == source and image.age >= YOUNGEST for image in images)
-        truth = label_matrix([images[row] for row in inside])
-        counted = [label for label in range(len(LABELS)) if truth[:, label].sum() >= ENOUGH]
-        weights = metrics.patient_weights([images[row].patient for row in inside])
-        resampled = metrics.resampled_mean_auc(truth, logits[inside], counted, weights)
-        rows.append(
-            {
-                "source": source,
-                "images": len(inside),
-                "labels": {
-                    LABELS[k]: [int(truth[:, k].sum()), round(metrics.auc(truth[:, k], logits[inside, k]), 4)]
-                    for k in counted
-                },
-                "mean_auc": metrics.interval(
-                    metrics.mean_auc(truth, logits[inside], counted), resampled
-                ).as_list(),
-            }
+    def result(self) -> dict[str, Any]:
+        everyone, outputs = self._run(self.split)
+        adults = everyone.where(image.adult for image in everyone.images)
+        if not adults.images or not adults.names:
+            raise DataMissing(f"{self.data}: no adult of split {self.split} with a label that the card knows")
+        main = adults.where(self._is_main(image) for image in adults.images)
+        train = [image for image in self.found.images if image.split == "train" and image.adult]
+        scores = self._baselines(train, adults)
+        inside = [row for row, image in enumerate(adults.images) if self._is_main(image)]
+        rates = of_labels(label_matrix(train).mean(0)[None], adults)[0] if train else None
+        head = figures.headline(
+            main, {k: v[inside] for k, v in scores.items() if k != "source"}, self._cuts()
         )
-    return rows
+        supported = [row["label"] for row in head["labels"] if row["supported"]]
+        result = {
+            **self._about(adults),
+            "main": head,
+            "with_children": self._with_children(everyone),
+            "called": figures.called(main, supported, rates),
+            "permuted_labels": figures.permuted(main),
+            "within_source": self._within_source(adults, scores),
+            "sources": figures.by_source(adults, self.found.left_out),
+            "probes": self._probes(adults, scores),
+            "calibration": self._calibration(adults),
+            "subgroups": self._subgroups(adults),
+            "teacher": figures.beside_teacher(adults, {self.found.main: head["labels_counted"]}),
+            "boxes": self._boxes(),
+            "gate": self._gate(everyone.images, outputs),
+            "curves": {name: curves(part, ENOUGH) for name, part in self._apart(adults).items()},
+        }
+        self.report(1.0, "done")
+        return result
 
+    def _run(self, split: str) -> tuple[Scored, Outputs]:
+        images = [image for image in self.found.images if image.is_in(split)]
+        outputs = run(self.classifier, images, self.cache, self.report)
+        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels), outputs
 
-def _calibration(classifier: Classifier, images: Sequence[ChestImage], logits: Floats) -> dict[str, Any]:
-    adults = _rows(image.age >= YOUNGEST for image in images)
-    truth = label_matrix([images[row] for row in adults])
-    chance = np.array(
-        [
-            [probability(card, float(value)) for card, value in zip(classifier.card.labels, row, strict=True)]
-            for row in logits[adults]
-        ]
-    )
-    return {
-        "images": len(adults),
-        "labels": {
+    def _is_main(self, image: ChestImage) -> bool:
+        return image.source == self.found.main
+
+    def _about(self, adults: Scored) -> dict[str, Any]:
+        card = self.classifier.card
+        return {
+            "model": {
+                "id": card.id, "version": card.version, "sha256": card.ref.sha256,
+                "card_sha256": card.sha256,
+            },
+            "split": self.split,
+            "data": {"set": self.found.name, "main": self.found.main, "notes": list(self.found.notes)},
+            "labels": list(adults.names),
+            "labels_left_out": [name for name in self.found.labels if name not in adults.names],
+        }  # fmt: skip
+
+    def _cuts(self) -> dict[str, float]:
+        """Probabilities with a sensitivity of .9 on all adults of the validation split."""
+        if not any(image.split == "val" and image.adult for image in self.found.images):
+            return {}
+        validation = self._run("val")[0]
+        validation = validation.where(image.adult for image in validation.images)
+        found = {
+            name: sensitive_cut(validation.truth[:, k], validation.chance[:, k])
+            for k, name in enumerate(validation.names)
+        }
+        return {name: cut for name, cut in found.items() if cut is not None}
+
+    def _baselines(self, train: Sequence[ChestImage], adults: Scored) -> dict[str, Floats]:
+        """Scores ``[N, K]`` of what the network has to beat; none without train images."""
+        if not train:
+            return {}
+        chain = self.classifier.card.input.chain if self.classifier.card.input else None
+        assert chain is not None  # a Classifier has an input
+        self.report(0.0, "training the baselines")
+        taught = sampled(train)
+        pixels = reduced_images(taught, chain, self.cache)
+        hog = hog_scores(taught, pixels, reduced_images(adults.images, chain, self.cache), self.cache)
+        known = {
+            "hog": hog,
+            "age_sex_view": demographic_scores(train, adults.images),
+            "source": source_scores(train, adults.images),
+        }
+        return {name: of_labels(scores, adults) for name, scores in known.items()}
+
+    def _with_children(self, everyone: Scored) -> dict[str, Any]:
+        """The headline without the intended use: what other work on these images reports."""
+        main = everyone.where(self._is_main(image) for image in everyone.images)
+        counted = main.with_positives(ENOUGH)
+        resampled = metrics.resampled_mean_auc(main.truth, main.logit, counted, main.weights())
+        mean = metrics.interval(metrics.mean_auc(main.truth, main.logit, counted), resampled)
+        return {
+            **figures.size(main),
+            "under_16_or_of_unknown_age": sum(not image.adult for image in main.images),
+            "youngest": YOUNGEST,
+            "labels_counted": [main.names[k] for k in counted],
+            "mean_auc": mean.as_list(),
+        }
+
+    def _within_source(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
+        """Mean of the AUCs of every label in every source, with at least 15 positives each."""
+        sources = np.array([image.source for image in adults.images])
+        left_out = {
+            (source, adults.names.index(name)) for source, name in self.found.left_out if name in adults.names
+        }
+        fair = (sources, adults.patients, ENOUGH, left_out)
+        own = metrics.within_source_interval(adults.truth, adults.logit, *fair)
+        result: dict[str, Any] = {
+            "cells": len(metrics.cells(adults.truth, sources, ENOUGH, left_out)),
+            "model": own.as_list(),
+        }
+        for name, other in scores.items():
+            result[name] = metrics.within_source_interval(adults.truth, other, *fair).as_list()
+            difference = metrics.within_source_difference(adults.truth, adults.logit, other, *fair)
+            result[f"difference_to_{name}"] = difference.as_list()
+        return result
+
+    def _probes(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
+        """What can be guessed without the image, all sources pooled: why no such figure is a headline."""
+        counted = adults.with_positives(ENOUGH)
+        weights = adults.weights()
+        result: dict[str, Any] = {}
+        for name in ("source", "age_sex_view"):
+            if name in scores:
+                resampled = metrics.resampled_mean_auc(adults.truth, scores[name], counted, weights)
+                mean = metrics.mean_auc(adults.truth, scores[name], counted)
+                result[name] = {
+                    "mean_pooled_auc": metrics.interval(mean, resampled).as_list(),
+                    "pooled_auc": {
+                        adults.names[k]: round(metrics.auc(adults.truth[:, k], scores[name][:, k]), 4)
+                        for k in counted
+                    },
+                }
+        return result
+
+    def _apart(self, adults: Scored) -> dict[str, Scored]:
+        """The sets that are never pooled: the main one and those of natural prevalence."""
+        names = dict.fromkeys((self.found.main, *self.found.natural))
+        parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
+        return {name: part for name, part in parts.items() if part.images}
+
+    def _calibration(self, adults: Scored) -> dict[str, Any]:
+        return {
             name: {
-                "rate": round(float(truth[:, k].mean()), 4),
-                "mean_probability": round(float(chance[:, k].mean()), 4),
-                "brier": round(metrics.brier(truth[:, k], chance[:, k]), 4),
-                "ece": round(metrics.calibration_error(truth[:, k], chance[:, k]), 4),
+                "natural_prevalence": name in self.found.natural,
+                **reliability.calibration(part.truth, part.chance, part.names, part.weights(), ENOUGH),
             }
-            for k, name in enumerate(LABELS)
-        },
-    }
+            for name, part in self._apart(adults).items()
+        }
+
+    def _subgroups(self, adults: Scored) -> dict[str, Any]:
+        return {name: figures.subgroups(part) for name, part in self._apart(adults).items()}
+
+    def _boxes(self) -> dict[str, Any] | None:
+        asked = [box for box in self.found.boxes if box.split == self.split and box.adult]
+        places = any(weights.role == "boxes" for weights in self.classifier.card.weights)
+        if not asked or not places:
+            return None
+        self.report(0.5, "placing boxes")
+        return dict(box_scores(self.data, self.split, self.classifier))
+
+    def _gate(self, images: Sequence[ChestImage], outputs: Outputs) -> dict[str, Any] | None:
+        """Share of images that the gate refuses: chests of the split, other chests, and no chests at all."""
+        gate = self.classifier.card.gate
+        if gate is None:
+            return None
+        adults = np.array([image.adult for image in images])
+        refused = {"chests_of_adults": round(float((outputs.distances[adults] > gate.threshold).mean()), 4)}
+        for folder in (*OTHER_CHESTS, *FOREIGN):
+            paths = [p for p in (self.data / folder).rglob("*") if p.suffix in {".jpg", ".png"}]
+            if paths:
+                chosen = sorted(paths)[:: max(1, len(paths) // 100)]
+                far = [self.classifier.analyse(read_grey(path)).distance for path in chosen]
+                refused[folder] = round(float(np.mean(np.array(far) > gate.threshold)), 4)
+        return {"threshold": gate.threshold, "refused": refused}
 
 
-def _gate(data: Path, classifier: Classifier, distances: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Share of images that the gate refuses: NIH chests of the split, other chests, and no chests at all."""
-    gate = classifier.card.gate
-    assert gate is not None  # a Classifier has a gate
-    refused = {"nih_chests": round(float((distances > gate.threshold).mean()), 4)}
-    for folder in (*OTHER_CHESTS, *FOREIGN):
-        paths = sorted(path for path in (data / folder).rglob("*") if path.suffix in {".jpg", ".png"})
-        if paths:
-            chosen = paths[:: max(1, len(paths) // 100)]
-            found = [classifier.analyse(read_grey(path)).distance for path in chosen]
-            refused[folder] = round(float(np.mean(np.array(found) > gate.threshold)), 4)
-    return {"threshold": gate.threshold, "refused": refused}
-
-
-def _rows(chosen: Iterable[bool]) -> list[int]:
-    return [index for index, yes in enumerate(chosen) if yes]
+def _without_nan(value: Any) -> Any:
+    """``value`` with None for what is no number: JSON knows no NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value

@@ -52,8 +52,8 @@ def listed_set(manifest: Path) -> ChestSet:
     name = manifest.stem
     images = tuple(_listed_image(manifest, name, row) for row in rows)
     _check_splits(manifest, images)
-    sources = sorted({image.source for image in images})
-    return ChestSet(name, images, (), main=sources[0] if len(sources) == 1 else "", labels=known)
+    sources = [image.source for image in images]
+    return ChestSet(name, images, (), main=max(sorted(set(sources)), key=sources.count), labels=known)
 
 
 def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 Floats = npt.NDArray[np.floating]
 Texts = npt.NDArray[np.str_]
-Called = npt.NDArray[np.bool_]
+Called = npt.NDArray[np.bool_]  # of each image: is it called?
 RESAMPLES = 2000
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
 BLOCK = 4_000_000  # weights that are worked on at once: 32 MB
@@ -171,14 +171,21 @@ def specificity(truth: Floats, called: Called) -> float:
     return float((~called[truth <= 0]).mean()) if (truth <= 0).any() else float("nan")
 
 
-def share(hits: npt.NDArray[np.bool_] | Floats, among: Called, weights: Floats) -> Interval:
-    """Share of the images ``among`` that are ``hits``, with its interval; NaN when there are none."""
+def share(hits: Called, among: Called, weights: Floats) -> Interval:
+    """Share of the images ``among`` that are ``hits``, with its interval; NaN when there are none.
+
+    No resample of three hits in three images holds a miss: for a share of 0 or 1 the interval is the exact
+    binomial one of Clopper and Pearson.
+    """
     if not among.any():
         return Interval(float("nan"), float("nan"), float("nan"))
+    value = float(hits[among].mean())
+    if value in {0.0, 1.0}:
+        reach = 0.025 ** (1 / int(among.sum()))
+        return Interval(value, reach if value else 0.0, 1.0 if value else 1 - reach)
     inside = weights[:, among]
     with np.errstate(invalid="ignore", divide="ignore"):
-        resampled = (inside @ hits[among].astype(np.float64)) / inside.sum(1)
-    return interval(float(hits[among].mean()), resampled)
+        return interval(value, (inside @ hits[among].astype(np.float64)) / inside.sum(1))
 
 
 def ratio(above: Floats, below: Floats, weights: Floats) -> Interval:

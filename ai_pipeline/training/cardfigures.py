@@ -1,0 +1,89 @@
+"""What of an evaluation goes into a card's table ``[metrics]``, which docs/models.md is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COMPARED = (
+    "mean_auc",
+    "mean_auc_hog",
+    "difference_to_hog",
+    "mean_auc_age_sex_view",
+    "difference_to_age_sex_view",
+)
+PLACED = ("pointing", "iou_at_least_0.3")
+OPERATING = (
+    "sensitivity_present",
+    "specificity_present",
+    "sensitivity_not_absent",
+    "specificity_not_absent",
+)
+
+
+def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The table ``[metrics]`` for the result of an evaluation: plain values, no None (TOML has none)."""
+    main = result["main"]
+    boxes, gate = result["boxes"] or {}, result["gate"] or {}
+    called = result["called"]
+    metrics: dict[str, Any] = {
+        "set": (
+            f"{result['data']['main']}, {result['split']}: {main['images']} images of "
+            f"{main['patients']} adults; [value, low, high], 95 % by bootstrap over patients"
+        ),
+        "images": main["images"],
+        "patients": main["patients"],
+        "mean_auc_labels": main["labels_counted"],
+        **{key: main.get(key) for key in COMPARED},
+        "mean_average_precision": main["mean_average_precision"],
+        "permuted_labels": result["permuted_labels"],
+        "with_children": {key: result["with_children"][key] for key in ("images", "mean_auc")},
+        "within_source": result["within_source"],
+        "source_probe": result["probes"].get("source"),
+        "teacher": result["teacher"],
+        "top3": called["top3"],
+        "all_findings": called.get("all_findings"),
+        **{key: boxes.get(key) for key in PLACED},
+        "gate_refuses": gate.get("refused"),
+        "labels": {row["label"]: _label(row) for row in main["labels"]},
+        "sources": {row["source"]: _source(row) for row in result["sources"]},
+        "calibration": {name: _calibration(found) for name, found in result["calibration"].items()},
+        "subgroups": [
+            {"set": name, **row}
+            for name, rows in result["subgroups"].items()
+            for row in rows
+            if row["labels"]
+        ],
+    }
+    return {key: kept for key, value in metrics.items() if (kept := _known(value)) not in (None, {}, [])}
+
+
+def supported(result: Mapping[str, Any]) -> dict[str, bool]:
+    """Which labels the evaluation supports: at least 15 positives, and an AUC whose interval is above .5."""
+    return {row["label"]: row["supported"] for row in result["main"]["labels"]}
+
+
+def _label(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)} | {
+        key: row[key] for key in ("sensitive",) if key in row
+    }
+
+
+def _source(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("images", "patients", "mean_auc", "labels", "left_out")}
+
+
+def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
+    labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
+    kept = ("natural_prevalence", "images", "mean_ece", "mean_brier")
+    return {**{key: found[key] for key in kept if key in found}, "labels": labels}
+
+
+def _known(value: Any) -> Any:
+    """``value`` without the figures that could not be had."""
+    if isinstance(value, Mapping):
+        kept = {key: _known(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item is not None}
+    if isinstance(value, list):
+        return None if None in value else [_known(item) for item in value]
+    return value
