@@ -16,8 +16,9 @@ import numpy.typing as npt
 from ai_pipeline.contract import Decision, Heatmap, Region
 from ai_pipeline.engine import Backend, load
 from ai_pipeline.explain import Activation, BoxTemplates, activation, heatmap
-from ai_pipeline.gate import FeatureGate
+from ai_pipeline.gate import UNKNOWN, FeatureGate, Kind
 from ai_pipeline.inputs import network_input
+from ai_pipeline.pose import UPRIGHT, Pose, upright
 from ai_pipeline.preprocess import Affine
 from ai_pipeline.registry import Card, CardError, Input, Label, find, read
 
@@ -30,7 +31,8 @@ class Analysis:
     """All that the network says about one image of ``rows`` × ``columns``.
 
     ``logits [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the
-    domain of the training images, NaN where the card has no gate.
+    domain of the training images, NaN where the card has no gate. Where the image was put upright before it
+    was analysed, ``pose`` says how it was shown; ``kind`` and ``shown_distance`` are of the image as shown.
     """
 
     logits: Floats
@@ -39,16 +41,17 @@ class Analysis:
     to_model: Affine
     rows: int
     columns: int
+    kind: Kind = UNKNOWN
+    shown_distance: float = float("nan")
+    pose: Pose = UPRIGHT
 
 
 class Classifier:
     """The classifier of one card. Raises CardError when the card or its weights are not usable."""
 
     def __init__(self, card: Card, backend: Backend = "onnxruntime", threads: int = 0) -> None:
-        if card.input is None or not card.labels or card.outputs.kind == "detections":
-            raise CardError(
-                f"{card.path.name}: {card.name} is no classifier: it needs input, labels and scores"
-            )
+        if card.input is None or not card.labels:
+            raise CardError(f"{card.path.name}: a classifier's card needs input and labels")
         self.card = card
         self._input: Input = card.input
         self._gate = FeatureGate.from_bytes(read(card.file(card.gate.role))) if card.gate else None
@@ -61,15 +64,43 @@ class Classifier:
         return Classifier(find(model_id, models_dir))
 
     def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:
-        """Run the network on a displayed image: uint8 grey, bright = dense, any size."""
+        """Run the network on a displayed image: uint8 grey, bright = dense, any size.
+
+        What the gate refuses because it is surely turned or inverted is put upright and looked at again; if
+        that is in the domain, it is the answer, in coordinates of ``image``.
+        """
+        found = self.analyse_as_shown(image)
+        if self.in_domain(found) or found.kind.pose == UPRIGHT:
+            return found
+        mended = self.analyse_in(image, found.kind.pose)
+        if not self.in_domain(mended):
+            return found
+        return replace(mended, kind=found.kind, shown_distance=found.shown_distance)
+
+    def analyse_in(self, image: npt.NDArray[np.uint8], pose: Pose) -> Analysis:
+        """Take ``image`` for one shown in ``pose``: analyse its upright copy, in coordinates of ``image``."""
+        picture, to_upright = upright(image, pose)
+        found = self.analyse_as_shown(picture)
+        rows, columns = image.shape
+        return replace(
+            found, to_model=found.to_model.after(to_upright), rows=rows, columns=columns, pose=pose
+        )
+
+    def analyse_as_shown(self, image: npt.NDArray[np.uint8]) -> Analysis:
+        """Run the network once, whatever the image's pose."""
         values, to_model = network_input(image, self._input)
         outputs = self._engine(values)
-        distance = float("nan")
+        distance, kind = float("nan"), UNKNOWN
         if self._gate is not None:
-            distance = float(self._gate.distance(self._output(outputs, "features").mean((2, 3)))[0])
+            pooled = self._pooled(outputs)
+            distance, kind = float(self._gate.distance(pooled)[0]), self._gate.kind(pooled)
         places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
         rows, columns = image.shape
-        return Analysis(self._logits(outputs), places, distance, to_model, rows, columns)
+        return Analysis(self._logits(outputs), places, distance, to_model, rows, columns, kind, distance)
+
+    def features(self, image: npt.NDArray[np.uint8]) -> Floats:
+        """The pooled features ``[1, C]`` of an image as it is shown: what a gate is fitted to."""
+        return self._pooled(self._engine(network_input(image, self._input)[0]))
 
     def in_domain(self, found: Analysis) -> bool:
         """True when the image looks like those that the model was made for, or no gate can tell."""
@@ -112,6 +143,9 @@ class Classifier:
             return scores
         chance = np.clip(scores.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
         return np.asarray(np.log(chance / (1.0 - chance)), np.float32)
+
+    def _pooled(self, outputs: Mapping[str, Floats]) -> Floats:
+        return np.asarray(self._output(outputs, "features").mean((2, 3)), np.float32)
 
     def _output(self, outputs: Mapping[str, Floats], part: Literal["scores", "features"]) -> Floats:
         name = self.card.outputs.scores if part == "scores" else self.card.outputs.features

@@ -124,7 +124,8 @@ def overlaps(boxes: Floats) -> Floats:
 
 
 def _clipped(found: Activation, corners: tuple[tuple[float, float], ...]) -> Region | None:
-    (left, top), (right, bottom) = corners
+    # Two corners of the upright copy may be any two opposite corners of a source image that is turned.
+    (left, right), (top, bottom) = (sorted(edges) for edges in zip(*corners, strict=True))
     left, right = max(0.0, left), min(float(found.columns), right)
     top, bottom = max(0.0, top), min(float(found.rows), bottom)
     if not (left < right and top < bottom):

@@ -38,6 +38,17 @@ class Affine:
     def __call__(self, points: Sequence[Point]) -> tuple[Point, ...]:
         return tuple((self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f) for x, y in points)
 
+    def after(self, first: Affine) -> Affine:
+        """``first``, then this map."""
+        return Affine(
+            self.a * first.a + self.b * first.d,
+            self.a * first.b + self.b * first.e,
+            self.a * first.c + self.b * first.f + self.c,
+            self.d * first.a + self.e * first.d,
+            self.d * first.b + self.e * first.e,
+            self.d * first.c + self.e * first.f + self.f,
+        )
+
     def inverse(self) -> Affine:
         """The way back from model to source coordinates. ValueError when the map has no inverse."""
         determinant = self.a * self.e - self.b * self.d
