@@ -86,15 +86,16 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[Drift]
 def tell_drift(database: Database, settings: Settings, now: datetime | None = None) -> int:
     """An event for each model and sender whose scores have drifted, once a day (UTC); returns how many.
 
-    Judged over the last ``drift.window_days``. Only cards that are installed count: what a replaced one
-    said is history.
+    Judged over the last ``drift.window_days``, where an image came since yesterday: what a replaced card
+    said is history, and a machine that stands still is no news.
     """
     moment = now or utc_now()
     with database.read() as session:
         found = drift(session, settings.workers.models_dir, window(settings, moment))
+        fresh = counts.images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
         told = _told(session, datetime.combine(moment.date(), time(), UTC))
-        news = [item for item in found if _is_news(item, told)]
+        news = [item for item in found if (item.model, item.calling_ae) in fresh and _is_news(item, told)]
         for item in news:
             _tell(session, item)
     return len(news)
@@ -146,7 +147,7 @@ def _drift(
 
 def _reference(card: Card | None) -> tuple[Reference | None, str]:
     if card is None:
-        return None, "another card is installed by now"
+        return None, "this card is not installed any more"
     try:
         reference = reference_of(card)
     except CardError as error:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import ModelRef, Refusal, RefusedBy, Scores
 from ai_pipeline.reference import Reference, reference_of
-from ai_pipeline.registry import CardError, find
+from ai_pipeline.registry import CardError, cards
 from dicom_node.model.kinds import Counted
 from dicom_node.settings import Settings
 from dicom_node.store import counts
@@ -92,16 +92,15 @@ class Tallies:
         return _Seen((Counted.ANALYSED, *mended), known)
 
     def _reference(self, model: ModelRef) -> Reference | None:
-        """The reference of that very card; None (not kept) when the card on disk is another by now."""
+        """The reference of that very card; None when it has none or was replaced on disk by now."""
         if model.card_sha256 not in self._references:
             try:
-                card = find(model.id, self._models_dir)
-                if card.sha256 != model.card_sha256:
-                    return None
-                self._references[model.card_sha256] = reference_of(card)
+                known = {card.sha256: card for card in cards(self._models_dir)}
+                card = known.get(model.card_sha256)
+                self._references[model.card_sha256] = None if card is None else reference_of(card)
             except CardError as error:  # a count is not worth a job
                 _LOGGER.warning("scores of %s are not counted: %s", model.id, error)
-                return None
+                self._references[model.card_sha256] = None
         return self._references[model.card_sha256]
 
 
