@@ -19,7 +19,7 @@ EXIT_CONFIG = 78  # EX_CONFIG
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Missing data, unusable cards and wrong experiments as one line and an exit code, everything else as it is."""
+    """Missing data, unusable cards, wrong experiments: one line and an exit code. The rest as it is."""
     try:
         yield
     except ImportError as error:

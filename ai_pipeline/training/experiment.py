@@ -123,11 +123,18 @@ class Experiment(_Part):
         return _validated({**_laid_over(self.model_dump(), change), "name": name}, name)
 
 
+class Variant(_Part):
+    """An experiment, and the name of the one that it differs from by one lever."""
+
+    experiment: Experiment
+    against: str
+
+
 class Levers(_Part):
-    """A study: one experiment, and what it is without or with each lever, all compared on validation."""
+    """A study: a base, and variants that each pull one lever more than another of them."""
 
     base: Experiment
-    variants: tuple[Experiment, ...]
+    variants: tuple[Variant, ...]
 
 
 def load(path: Path) -> Experiment:
@@ -136,13 +143,24 @@ def load(path: Path) -> Experiment:
 
 
 def load_levers(path: Path) -> Levers:
-    """Read a study: a table ``[base]`` and tables ``[variants.NAME]`` that say what is changed."""
+    """Read a study: ``[base]``, and ``[variants.NAME]`` that say what is changed ``against`` which other one.
+
+    Raises ExperimentError, OSError when there is no file.
+    """
     table = _table(path)
-    base = _validated({"name": "base", **table.get("base", {})}, str(path))
-    variants = tuple(base.changed(name, change) for name, change in table.get("variants", {}).items())
     if set(table) - {"base", "variants"}:
         raise ExperimentError(f"{path}: only [base] and [variants.NAME] are known")
-    return Levers(base=base, variants=variants)
+    known = {"base": _validated({**table.get("base", {}), "name": "base"}, f"{path}: base")}
+    variants: list[Variant] = []
+    for name, change in table.get("variants", {}).items():
+        against = change.pop("against", "base")
+        if against not in known:
+            raise ExperimentError(
+                f"{path}: variants.{name}: against {against!r}, which does not stand before it"
+            )
+        known[name] = known[against].changed(name, change)
+        variants.append(Variant(experiment=known[name], against=against))
+    return Levers(base=known["base"], variants=tuple(variants))
 
 
 def shipped(name: str) -> Path:

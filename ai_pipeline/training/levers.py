@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.training.chest import Material, Report, fit, silent
+from ai_pipeline.training.chest import UNFAIR, Material, Report, fit, silent
 from ai_pipeline.training.chestdata import ChestImage, label_matrix
 from ai_pipeline.training.experiment import Experiment, Levers
 from ai_pipeline.training.metrics import Interval, within_source_auc, within_source_difference
@@ -23,9 +23,10 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """One row: mean AUC inside sources on validation, and its difference to the base with a 95 % interval."""
+    """One row: mean AUC inside sources on validation; the difference to ``against`` with a 95 % interval."""
 
     name: str
+    against: str | None
     validation_auc: float
     difference: Interval | None
     iterations: int
@@ -45,35 +46,39 @@ def pull(
     Writes ``levers.json`` and ``levers.csv``. Raises ``DataMissing``.
     """
     kept = cache or out / "cache"
-    runs = [levers.base, *levers.variants]
+    runs = [levers.base, *(variant.experiment for variant in levers.variants)]
     for number, experiment in enumerate(runs):
         part = _part(report, number, len(runs), experiment.name)
         _finish(data, out / experiment.name, experiment, threads, kept, part)
-    rows = compare(data, out, [experiment.name for experiment in runs], kept, levers.base)
+    rows = compare(data, out, levers, kept)
     _write(out, rows)
     return rows
 
 
-def compare(data: Path, out: Path, names: list[str], cache: Path, base: Experiment) -> list[Lever]:
-    """The table of runs that are done: ``names`` are folders of ``out``, the first is what is compared to."""
-    material = Material.gather(data, base, cache)
-    images = {material.images[row].path.name: material.images[row] for row in material.rows("val")}
-    known = {name: _said(out / name) for name in names}
-    shared = sorted(set(images).intersection(*(set(said) for said in known.values())))
-    chosen = [images[name] for name in shared]
-    scores = {name: np.stack([said[file] for file in shared]) for name, said in known.items()}
-    return [_row(out / name, name, scores[name], scores[names[0]], chosen) for name in names]
+def compare(data: Path, out: Path, levers: Levers, cache: Path) -> list[Lever]:
+    """The table of a study whose runs are done and lie in ``out``."""
+    material = Material.gather(data, levers.base, cache)
+    images = [material.images[row] for row in material.rows("val")]
+    pairs = [("base", None), *((v.experiment.name, v.against) for v in levers.variants)]
+    scores = {name: _scores(out / name, images) for name, _ in pairs}
+    return [
+        _row(out / name, against, scores[name], scores[against] if against else None, images)
+        for name, against in pairs
+    ]
 
 
-def _row(folder: Path, name: str, score: Floats, base: Floats, images: list[ChestImage]) -> Lever:
+def _row(
+    folder: Path, against: str | None, score: Floats, other: Floats | None, images: list[ChestImage]
+) -> Lever:
     truth = label_matrix(images)
     sources = np.array([image.source for image in images])
     patients = [image.patient for image in images]
+    value = within_source_auc(truth, score, sources, left_out=UNFAIR)
     difference = None
-    if score is not base:
-        difference = within_source_difference(truth, score, base, sources, patients)
+    if other is not None:
+        difference = within_source_difference(truth, score, other, sources, patients, left_out=UNFAIR)
     best = max(json.loads((folder / "history.json").read_text()), key=lambda entry: entry["validation_auc"])
-    return Lever(name, within_source_auc(truth, score, sources), difference, int(best["iteration"]))
+    return Lever(folder.name, against, value, difference, int(best["iteration"]))
 
 
 def _finish(
@@ -87,9 +92,10 @@ def _finish(
     done.write_text(experiment.model_dump_json())
 
 
-def _said(folder: Path) -> dict[str, Floats]:
+def _scores(folder: Path, images: list[ChestImage]) -> Floats:
     with np.load(folder / "validation.npz", allow_pickle=False) as arrays:
-        return dict(zip(arrays["names"].tolist(), arrays["logits"], strict=True))
+        said = dict(zip(arrays["names"].tolist(), arrays["logits"], strict=True))
+    return np.stack([said[image.path.name] for image in images])
 
 
 def _part(report: Report, number: int, count: int, name: str) -> Report:
@@ -103,7 +109,7 @@ def _write(out: Path, rows: list[Lever]) -> None:
     (out / "levers.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
     with (out / "levers.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("name", "validation_auc", "difference", "low", "high", "iterations"))
+        writer.writerow(("name", "against", "validation_auc", "difference", "low", "high", "iterations"))
         for row in rows:
             found = row.difference.as_list() if row.difference else ["", "", ""]
-            writer.writerow((row.name, round(row.validation_auc, 4), *found, row.iterations))
+            writer.writerow((row.name, row.against, round(row.validation_auc, 4), *found, row.iterations))

@@ -69,10 +69,12 @@ def train_levers(
 
         study = experiments.load_levers(_file(experiment))
         rows = pull(data, out, study, threads=threads, cache=cache, report=report)
-    typer.echo(f"{'lever':24}{'AUC':>7}  difference to {rows[0].name} [95 %]")
+    typer.echo(f"{'lever':24}{'AUC':>7}  difference [95 %]")
     for row in rows:
         found = row.difference
-        against = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else ""
+        against = (
+            f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}] to {row.against}" if found else ""
+        )
         typer.echo(f"{row.name:24}{row.validation_auc:7.4f}  {against}")
 
 

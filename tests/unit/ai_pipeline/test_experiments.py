@@ -40,9 +40,12 @@ def test_every_shipped_experiment_can_be_read() -> None:
     for file in files:
         if "variants" in file.read_text():
             study = experiment.load_levers(file)
-            names = [variant.name for variant in study.variants]
-            assert len(set(names)) == len(names) > 0
-            assert all(variant != study.base.changed(variant.name, {}) for variant in study.variants)
+            known = {"base": study.base}
+            for variant in study.variants:
+                made = variant.experiment
+                assert made.name not in known
+                assert made != known[variant.against].changed(made.name, {}), "it pulls no lever"
+                known[made.name] = made
         else:
             assert experiment.load(file).name == file.stem
 
@@ -182,12 +185,14 @@ def test_training_leaves_a_folder_of_models_that_runs(data: Path, tmp_path: Path
 @pytest.mark.data
 def test_levers_are_compared_on_the_same_validation_images(data: Path, tmp_path: Path) -> None:
     small = subset(data, tmp_path / "data", per_split=40)
-    study = experiment.Levers(base=SMALL, variants=(SMALL.changed("soft", {"loss": {"soft": 0.0}}),))
+    base = SMALL.changed("base", {})
+    soft = experiment.Variant(experiment=base.changed("soft", {"loss": {"soft": 0.0}}), against="base")
+    study = experiment.Levers(base=base, variants=(soft,))
 
     rows = levers.pull(small, tmp_path / "out", study)
     again = levers.pull(small, tmp_path / "out", study)  # nothing is trained a second time
 
-    assert [row.name for row in rows] == ["chest", "soft"]
+    assert [row.name for row in rows] == ["base", "soft"]
     assert rows[0].difference is None
     assert rows[1].difference is not None
     assert rows == again or all(np.isnan(row.validation_auc) for row in rows)
