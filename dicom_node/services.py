@@ -215,7 +215,7 @@ def _drift_row(item: Drift, since: date) -> dict[str, Any]:
 
 
 def _rounded(values: Sequence[float] | None) -> list[float] | None:
-    return None if values is None else [round(value, 4) for value in values]
+    return None if values is None else [round(value, 6) for value in values]
 
 
 def _cards(settings: Settings) -> Sequence[Card]:
