@@ -31,6 +31,8 @@ def _card(card: Card) -> str:
     lines = [
         f"## {card.id}, version {card.version}",
         "",
+        "**Not for diagnostic use.**",
+        "",
         f"{_sentence(card.task)}",
         "",
         f"* **Intended use:** {card.intended_use}",
@@ -46,12 +48,12 @@ def _card(card: Card) -> str:
     ]
     metrics = card.details.get("metrics", {})
     if card.labels and metrics:
-        lines += _classifier(card, metrics)
+        parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
+        lines += [line for part in parts for line in part] + _training(card)
     return "\n".join(lines)
 
 
-def _classifier(card: Card, metrics: Mapping[str, Any]) -> list[str]:
-    training, calibration = card.details["training"], card.details["calibration"]
+def _findings(card: Card) -> list[str]:
     return [
         "### Findings",
         "",
@@ -67,35 +69,196 @@ def _classifier(card: Card, metrics: Mapping[str, Any]) -> list[str]:
             for label in card.labels
         ),
         "",
-        "### Test figures",
+    ]
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[str]:
+    lines = ["### Test figures", "", f"{metrics['set']}.", ""]
+    if "mean_auc" in metrics:
+        lines += [
+            f"Mean AUC of the {len(metrics['mean_auc_labels'])} labels with at least 15 positives: "
+            f"**{_interval(metrics['mean_auc'])}**.{_compared(metrics)}",
+            "",
+        ]
+    if "with_children" in metrics:
+        row = metrics["with_children"]
+        lines += [f"With children: {row['images']} images, {_interval(row['mean_auc'])}.", ""]
+    if "within_source" in metrics:
+        lines += [*_within(metrics["within_source"], metrics.get("source_probe", {})), ""]
+    lines += [
+        "| label | positives | AUC | average precision | sensitivity / specificity, present | … not absent |",
+        "|---|---|---|---|---|---|",
+        *(_row(name, row) for name, row in metrics["labels"].items()),
         "",
-        f"{metrics['set']}.",
+    ]
+    return [*lines, *_sensitive(metrics["labels"]), *_shown(metrics), *_others(metrics)]
+
+
+def _compared(metrics: Mapping[str, Any]) -> str:
+    titles = {"hog": "HOG + kernel ridge with the same labels", "age_sex_view": "Age, sex and view alone"}
+    return "".join(
+        f" {title}: {_interval(metrics[f'mean_auc_{name}'])}, paired difference "
+        f"{_interval(metrics[f'difference_to_{name}'])}."
+        for name, title in titles.items()
+        if f"mean_auc_{name}" in metrics
+    )
+
+
+def _within(within: Mapping[str, Any], probe: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"Mean of {within['cells']} AUCs, each of one label inside one source: {_interval(within['model'])}"
+        + (f" (HOG {_interval(within['hog'])})" if "hog" in within else "")
+        + "."
+    ]
+    if probe:
+        told = ", ".join(f"{label} {auc:.2f}" for label, auc in probe["pooled_auc"].items() if auc >= 0.7)
+        lines.append(
+            "What pooled figures are worth: a classifier that sees nothing but the source of an image "
+            f"reaches {_interval(probe['mean_pooled_auc'])} over all sources{f' ({told})' if told else ''}."
+        )
+    return lines
+
+
+def _row(name: str, row: Mapping[str, Any]) -> str:
+    present = f"{_share(row['sensitivity_present'])} / {_share(row['specificity_present'])}"
+    not_absent = f"{_share(row['sensitivity_not_absent'])} / {_share(row['specificity_not_absent'])}"
+    precision = _share(row["average_precision"])
+    auc = _interval(row["auc"]) if "auc" in row else "–"
+    return f"| {name} | {row['positives']} | {auc} | {precision} | {present} | {not_absent} |"
+
+
+def _sensitive(labels: Mapping[str, Any]) -> list[str]:
+    rows = {name: row["sensitive"] for name, row in labels.items() if "sensitive" in row}
+    if not rows:
+        return []
+    return [
+        "Cuts with a sensitivity of at least .9 on validation, where that has at least 25 positives:",
         "",
-        f"Mean AUC of the {len(metrics['mean_auc_labels'])} labels with at least 15 positives: "
-        f"**{_interval(metrics['mean_auc'])}**. "
-        f"HOG + kernel ridge with the same labels: {_interval(metrics['mean_auc_hog'])}, "
-        f"paired difference {_interval(metrics['difference_to_hog'])}. "
-        f"Age, sex and view alone: {_interval(metrics['mean_auc_age_sex_view'])}.",
+        "| label | cut | sensitivity here | specificity here |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {row['cut']:.3f} | {_share(row['sensitivity_there'])} "
+            f"| {_share(row['specificity_there'])} |"
+            for name, row in rows.items()
+        ),
         "",
-        "| label | positives | AUC | average precision | sensitivity / specificity, present "
-        "| … not absent | calibration error, all sources |",
-        "|---|---|---|---|---|---|---|",
-        *(_figures(name, row) for name, row in metrics["labels"].items()),
+    ]
+
+
+def _shown(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader gets to see: the top three, all findings, boxes, and what the gate turns away."""
+    lines: list[str] = []
+    if "top3" in metrics:
+        top = metrics["top3"]
+        constant = f" (the three most frequent labels for everyone: {_interval(top['constant'])})"
+        lines.append(
+            f"One of the top three labels is right in {_interval(top['all_labels'])} of the images with a "
+            f"finding{constant if 'constant' in top else ''}."
+        )
+    if "all_findings" in metrics:
+        row = metrics["all_findings"]
+        lines.append(
+            f"All findings of the supported labels: precision {_interval(row['precision'])}, recall "
+            f"{_interval(row['recall'])}, {row['called_per_image']} an image."
+        )
+    if "pointing" in metrics:
+        point, overlap = metrics["pointing"], metrics["iou_at_least_0.3"]
+        lines.append(
+            f"Boxes: the map's peak lies in the true box in {_interval(point['model'])} of cases (one fixed "
+            f"map per label: {_interval(point['constant'])}, difference {_interval(point['difference'])}); "
+            f"the box overlaps it by at least .3 in {_interval(overlap['model'])} (one fixed box per label: "
+            f"{_interval(overlap['constant'])}, difference {_interval(overlap['difference'])})."
+        )
+    if "gate_refuses" in metrics:
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in metrics["gate_refuses"].items())
+        lines.append(f"Refused by the pixel gate, as a share: {shares}.")
+    return [text for line in lines for text in (line, "")]
+
+
+def _others(metrics: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if "sources" in metrics:
+        lines += ["| source | images | patients | labels | mean AUC |", "|---|---|---|---|---|"]
+        for name, row in metrics["sources"].items():
+            auc = _interval(row["mean_auc"]) if "mean_auc" in row else "–"
+            lines.append(f"| {name} | {row['images']} | {row['patients']} | {len(row['labels'])} | {auc} |")
+        left = [
+            f"{k} of {s}: {why}" for s, row in metrics["sources"].items() for k, why in _left(row).items()
+        ]
+        lines += ["", *([f"Left out: {'; '.join(left)}.", ""] if left else [])]
+    taught = metrics.get("teacher", {})
+    for name, row in taught.get("sources", {}).items():
+        lines += [
+            f"Beside the teacher on {row['images']} images of {name} that it scored, "
+            f"{len(row['labels'])} labels: {_interval(row['model'])}, teacher {_interval(row['teacher'])}, "
+            f"difference {_interval(row['difference'])}.",
+            "",
+        ]
+    return [*lines, *([f"{_sentence(taught['note'])}", ""] if "note" in taught else [])]
+
+
+def _left(row: Mapping[str, Any]) -> dict[str, str]:
+    return dict(row.get("left_out", {}))
+
+
+def _calibration(card: Card, metrics: Mapping[str, Any]) -> list[str]:
+    found = card.details.get("calibration", {})
+    if not found:
+        return []
+    rates = found["prevalence"]
+    if isinstance(rates, Mapping):
+        rates = ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
+    lines = [
+        "### Calibration",
         "",
-        f"Boxes: the map's peak lies in the true box in {_interval(metrics['pointing']['model'])} of "
-        f"cases (one fixed map per label: {_interval(metrics['pointing']['constant'])}, difference "
-        f"{_interval(metrics['pointing']['difference'])}); the box overlaps it by at least .3 in "
-        f"{_interval(metrics['iou_at_least_0.3']['model'])} (one fixed box per label: "
-        f"{_interval(metrics['iou_at_least_0.3']['constant'])}, difference "
-        f"{_interval(metrics['iou_at_least_0.3']['difference'])}).",
+        f"{found['method']}, whose rates are {rates}. Thresholds: {found['thresholds']}.",
         "",
-        "Refused by the pixel gate, as a share: "
-        + ", ".join(f"{name} {share:.3f}" for name, share in metrics["gate_refuses"].items())
-        + ".",
+    ]
+    for name, row in metrics.get("calibration", {}).items():
+        kind = "natural prevalence" if row["natural_prevalence"] else "chosen by disease"
+        lines += [
+            f"{name} ({kind}), {row['images']} images; slope 1 and intercept 0 are perfect:",
+            "",
+            "| label | prevalence | ECE | Brier score | slope | intercept |",
+            "|---|---|---|---|---|---|",
+            *(_believed(label, cells) for label, cells in row["labels"].items()),
+            "",
+        ]
+    return lines
+
+
+def _believed(label: str, row: Mapping[str, Any]) -> str:
+    cells = (_interval(row[key]) if key in row else "–" for key in ("ece", "brier", "slope", "intercept"))
+    return f"| {label} | {row['prevalence']:.3f} | {' | '.join(cells)} |"
+
+
+def _subgroups(metrics: Mapping[str, Any]) -> list[str]:
+    rows = metrics.get("subgroups", [])
+    if not rows:
+        return []
+    return [
+        "### Subgroups",
         "",
-        f"{calibration['method']}, whose rates are {calibration['prevalence']}. Thresholds: "
-        f"{calibration['thresholds']}.",
+        "Labels with at least 20 positives in the group; the mean is over the labels that all groups have.",
         "",
+        "| set | group | images | mean AUC (labels) | AUC of the labels (positives) |",
+        "|---|---|---|---|---|",
+        *(_subgroup(row) for row in rows),
+        "",
+    ]
+
+
+def _subgroup(row: Mapping[str, Any]) -> str:
+    mean = f"{_interval(row['mean_auc'])} ({len(row['labels_of_mean'])})" if "mean_auc" in row else "–"
+    cells = "; ".join(f"{k} {_interval(v['auc'])} ({v['positives']})" for k, v in row["labels"].items())
+    return f"| {row['set']} | {row['attribute']} {row['group']} | {row['images']} | {mean} | {cells} |"
+
+
+def _training(card: Card) -> list[str]:
+    training = card.details.get("training", {})
+    if not training:
+        return []
+    lines = [
         "### Training",
         "",
         *(f"* {source}" for source in training["data"]),
@@ -104,20 +267,31 @@ def _classifier(card: Card, metrics: Mapping[str, Any]) -> list[str]:
         f"(inside sources, {training['validation_images']} images).",
         "",
     ]
+    levers = training.get("levers", [])
+    if levers:
+        lines += [
+            "What each lever gave on validation images (mean AUC inside sources, paired with the first row):",
+            "",
+            "| lever | validation AUC | difference, 95 % by patient | |",
+            "|---|---|---|---|",
+            *(_lever(row) for row in levers),
+            "",
+        ]
+    return lines
 
 
-def _figures(name: str, row: Mapping[str, Any]) -> str:
-    return (
-        f"| {name} | {row['positives']} | {_interval(row['auc'])} | {row['average_precision']:.2f} "
-        f"| {row['sensitivity_present']:.2f} / {row['specificity_present']:.2f} "
-        f"| {row['sensitivity_not_absent']:.2f} / {row['specificity_not_absent']:.2f} "
-        f"| {row['ece_all_sources']:.3f} |"
-    )
+def _lever(row: Mapping[str, Any]) -> str:
+    gain = _interval((row["difference"], row["low"], row["high"])) if "difference" in row else ""
+    return f"| {row['name']} | {row['validation_auc']:.3f} | {gain} | {row.get('note', '')} |"
 
 
-def _interval(values: Sequence[float]) -> str:
+def _share(value: float | Sequence[float]) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else _interval(value, 2)
+
+
+def _interval(values: Sequence[float], digits: int = 3) -> str:
     value, low, high = values
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _yes(value: bool) -> str:
