@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """What the id and the version of a model may look like: they become names of folders."""
 
 Preprocess = Literal["chain", "xrv", "imagenet"]
-ScoreKind = Literal["logits", "probabilities", "detections"]
+ScoreKind = Literal["logits", "probabilities"]
 PlaceKind = Literal["log", "activation"]
 
 
@@ -72,10 +72,9 @@ class Input:
 class Outputs:
     """What the network gives, by the names of its outputs.
 
-    ``scores [N, labels]`` are ``logits``, ``probabilities`` or, of a detector, ``detections`` (which no
-    classifier reads). ``features [N, C, h, w]`` and ``places [N, labels, h, w]`` may be missing: then there
-    is no gate, or no box and no heat map. ``places`` are logarithms of how likely each cell belongs to the
-    lesion (``log``), or class activation (``activation``).
+    ``scores [N, labels]`` are ``logits`` or ``probabilities``. ``features [N, C, h, w]`` and ``places
+    [N, labels, h, w]`` may be missing: then there is no gate, or no box and no heat map. ``places`` are
+    logarithms of how likely each cell belongs to the lesion (``log``), or class activation (``activation``).
     """
 
     scores: str = "logits"
@@ -160,8 +159,3 @@ class Card:
     def plays(self, role: str) -> bool:
         """True when the card names weights with this role."""
         return any(weights.role == role for weights in self.weights)
-
-    def columns(self, names: Sequence[str]) -> tuple[int | None, ...]:
-        """Which output is each of ``names``; None for a name that the model does not know."""
-        known = {label.name: index for index, label in enumerate(self.labels)}
-        return tuple(known.get(name) for name in names)

@@ -63,6 +63,11 @@ class Classifier:
         """The classifier of the card with this id."""
         return Classifier(find(model_id, models_dir))
 
+    @property
+    def has_gate(self) -> bool:
+        """False when only the header can tell whether an image is one that the model was made for."""
+        return self._gate is not None
+
     def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size.
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ai_pipeline.store.commands import models_app
+
 if TYPE_CHECKING:
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
     from ai_pipeline.report import Folder, Record
@@ -29,7 +31,6 @@ app = typer.Typer(
     name="ai-pipeline", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="The model cards and their weights.")
 app.add_typer(models_app, name="models")
 
 
@@ -73,58 +74,6 @@ def run(
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
     raise typer.Exit(EXIT_DATA if unreadable else 0)
-
-
-@models_app.command("list")
-def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
-    models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
-) -> None:
-    """List the model cards: what each is for and under which licence."""
-    from ai_pipeline.registry import CardError, cards
-
-    try:
-        rows = [
-            {
-                "id": card.id, "version": card.version, "task": card.task, "architecture": card.architecture,
-                "licence": card.licence, "calibrated": card.calibrated,
-                "weights": [{"file": str(w.path.name), "sha256": w.sha256} for w in card.weights],
-            }
-            for card in cards(models_dir)
-        ]  # fmt: skip
-    except CardError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_DATA) from error
-    if as_json:
-        print(json.dumps(rows))
-        return
-    _print_rows(["id", "version", "task", "licence"], rows)
-
-
-@models_app.command("verify")
-def verify_models(
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
-    models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
-) -> None:
-    """Check every file of weights against the SHA-256 of its card. Exit code 65 if one is wrong."""
-    from ai_pipeline.registry import CardError, cards, verify
-
-    rows: list[dict[str, Any]] = []
-    try:
-        for card in cards(models_dir):
-            rows.append({"id": card.id, "version": card.version, "ok": True, "problem": ""})
-            try:
-                verify(card)
-            except CardError as error:
-                rows[-1] |= {"ok": False, "problem": str(error)}
-    except CardError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_DATA) from error
-    if as_json:
-        print(json.dumps(rows))
-    else:
-        _print_rows(["id", "version", "ok", "problem"], rows)
-    raise typer.Exit(0 if all(row["ok"] for row in rows) else EXIT_DATA)
 
 
 def main() -> None:
@@ -273,15 +222,3 @@ def _print_table(told: Record) -> None:
 def _place(points: Sequence[Sequence[float]]) -> str:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return f"{min(xs):.0f},{min(ys):.0f} to {max(xs):.0f},{max(ys):.0f}"
-
-
-def _print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
-    Console().print(table)

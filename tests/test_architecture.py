@@ -62,7 +62,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "highdicom": ("dicom_node.results",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
     "apscheduler": ("dicom_node.node",),
-    "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.training.commands"),
+    "typer": (
+        "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.training.commands", "ai_pipeline.store.commands",
+    ),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",
         "dicom_node.services", "dicom_node.preflight", "dicom_node.console", "dicom_node.node",

@@ -9,20 +9,21 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.classifier import Analysis, Classifier, decide
+from ai_pipeline import prevalence
+from ai_pipeline.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.contract import (
     Accept,
     CleaningFailed,
     Decision,
     DerivedImage,
     Finding,
-    ImageHeader,
     ModelRef,
     PipelineResult,
     Progress,
@@ -33,18 +34,28 @@ from ai_pipeline.contract import (
     Scores,
     SourceImage,
 )
-from ai_pipeline.explain import heatmap
-from ai_pipeline.registry import find
+from ai_pipeline.exposure import Exposure
+from ai_pipeline.pipelines import intended_use
+from ai_pipeline.pipelines.intended_use import refused_by_header, refused_by_pixels
+from ai_pipeline.pose import UPRIGHT
+from ai_pipeline.registry import Card, Label, find
+from ai_pipeline.store.folder import SHIPPED_MODELS, active
 
-MODEL = "chest-efficientnet-lite0"
+MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "ultrasound-burnin-baseline"
-YOUNGEST = 16.0  # years; no younger patient is in the training data
-SMALLEST = 128  # pixels a side; the network's own resolution
-MODALITIES = frozenset({"CR", "DX", "DR"})
-CHEST = frozenset({"CHEST", "THORAX", "LUNG", "LUNGS", "CHEST PA", "CHEST AP", "CHEST_PA", "CHEST_AP"})
-FRONTAL = frozenset({"", "AP", "PA"})  # of the View Positions (0018,5101) that PS3.3 C.8.1.1 names
 BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
+NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 KEPT = 4  # analyses remembered between accepts() and run()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """What was seen of one image, and the seconds that it took by stage."""
+
+    image: SourceImage
+    analysis: Analysis
+    exposure: Exposure
+    spent: dict[str, float]
 
 
 class ChestXray:
@@ -52,26 +63,34 @@ class ChestXray:
 
     Options: ``heatmaps`` (default true) hands back the activation map of every finding that is present;
     ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
-    (default false) hands back the picture without the text burned into it, where that can be verified.
+    (default false) hands back the picture without the text burned into it, where that can be verified;
+    ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence.
     """
 
     name = "chest_xray"
     version = "1.0"
-    options: Mapping[str, type] = MappingProxyType({"heatmaps": bool, "all_labels": bool, "clean": bool})
+    options: Mapping[str, type] = MappingProxyType(
+        {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict}
+    )
     per_image = True
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
         self._classifier: Classifier | None = None
-        self._seen: OrderedDict[int, tuple[SourceImage, Analysis, dict[str, float]]] = OrderedDict()
+        self._seen: OrderedDict[int, _Look] = OrderedDict()
 
     def warm_up(self) -> None:
         """Load the model. Raises :class:`ai_pipeline.registry.CardError` when it is missing or altered."""
         self._model()
 
     def models(self) -> tuple[ModelRef, ...]:
-        card = self._classifier.card if self._classifier else find(MODEL, self._models_dir)
-        return (card.ref,)
+        return (self._card().ref,)
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """What is wrong with the values of ``options``, by option. May raise CardError."""
+        wanted = options.get(prevalence.OPTION)
+        wrong = None if wanted is None else prevalence.fault(self._card(), wanted)
+        return {} if wrong is None else {prevalence.OPTION: wrong}
 
     def accepts(
         self,
@@ -86,7 +105,7 @@ class ChestXray:
         reasons: list[str] = []
         refused: list[Refusal] = []
         for image in images:
-            by_header = _refused_by_header(image.header)
+            by_header = refused_by_header(image.header)
             reason = by_header or self._refused_by_pixels(image)
             if reason is None:
                 taken.append(image.uid)
@@ -109,16 +128,17 @@ class ChestXray:
         notes: list[QualityNote] = []
         scores: list[Scores] = []
         models = self.models()
+        labels = self._labels(options)
         cleaner = self._cleaner(options)
         for number, image in enumerate(images):
             report(number / len(images), "chest X-ray")
-            analysis, spent = self._analysis(image)
+            look = self._look(image)
             explaining = time.perf_counter()
-            findings += self._findings(image, analysis, options)
-            notes += _notes(image)
-            scores.append(self._scores(image, analysis))
+            findings += self._findings(image, look.analysis, labels, options)
+            notes += intended_use.notes(image, look.analysis.pose, look.exposure)
+            scores.append(self._scores(image, look.analysis))
             seconds["explain"] += time.perf_counter() - explaining
-            for stage, value in spent.items():
+            for stage, value in look.spent.items():
                 seconds[stage] += value
             if cleaner is not None:
                 cleaning = time.perf_counter()
@@ -126,8 +146,11 @@ class ChestXray:
                 pictures += cleaned
                 notes += told
                 seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
+        if not self._model().has_gate:
+            notes.append(QualityNote("no_gate", NO_GATE_NOTE))
         if any(finding.regions for finding in findings):
             notes.append(QualityNote("box", BOX_NOTE))
+        notes += self._prevalence_note(options)
         report(1.0, "chest X-ray")
         # What accepts() has decoded and analysed already counts too: it is the time this image took.
         seconds["total"] = sum(seconds.values())
@@ -135,56 +158,70 @@ class ChestXray:
             models += (cleaner,)
         return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models, tuple(scores))
 
+    def _card(self) -> Card:
+        return self._classifier.card if self._classifier else active(self.name, self._models_dir)
+
+    def _labels(self, options: Mapping[str, object]) -> tuple[Label, ...]:
+        """The card's labels, for the prevalence of the site where a rule names one."""
+        wanted = options.get(prevalence.OPTION)
+        card = self._card()
+        return card.labels if wanted is None else prevalence.at_site(card, wanted)
+
+    def _prevalence_note(self, options: Mapping[str, object]) -> list[QualityNote]:
+        wanted = options.get(prevalence.OPTION)
+        if not isinstance(wanted, Mapping) or not wanted:
+            return []
+        return [QualityNote("prevalence", prevalence.sentence(self._card(), wanted))]
+
     def _model(self) -> Classifier:
         if self._classifier is None:
-            self._classifier = Classifier.of(MODEL, self._models_dir)
+            self._classifier = Classifier(active(self.name, self._models_dir))
         return self._classifier
 
     def _cleaner(self, options: Mapping[str, object]) -> ModelRef | None:
         return find(CLEANER, self._models_dir).ref if options.get("clean", False) else None
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
-        analysis, _ = self._analysis(image)
-        if self._model().in_domain(analysis):
-            return None
-        return "the pixels do not look like a frontal chest X-ray of an adult"
+        seen = self._look(image)
+        return refused_by_pixels(self._model().in_domain(seen.analysis), seen.analysis.kind, seen.exposure)
 
-    def _analysis(self, image: SourceImage) -> tuple[Analysis, dict[str, float]]:
+    def _look(self, image: SourceImage) -> _Look:
         # accepts() has just decoded and analysed the image that run() is then given.
         kept = self._seen.get(id(image))
-        if kept is not None and kept[0] is image:
-            return kept[1], kept[2]
+        if kept is not None and kept.image is image:
+            return kept
         start = time.perf_counter()
         grey = _grey(image.display())
         decoded = time.perf_counter()
         analysis = self._model().analyse(grey)
         spent = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        self._seen[id(image)] = (image, analysis, spent)
+        self._seen[id(image)] = look = _Look(image, analysis, Exposure.of(grey), spent)
         while len(self._seen) > KEPT:
             self._seen.popitem(last=False)
-        return analysis, spent
+        return look
 
     def _scores(self, image: SourceImage, analysis: Analysis) -> Scores:
         model = self._model()
         labels = enumerate(model.card.labels)
         values = {label.name: model.probability(analysis, index) for index, label in labels}
-        return Scores(image.uid, model.card.ref, values)
+        return Scores(image.uid, model.card.ref, values, mended=analysis.pose != UPRIGHT)
 
     def _findings(
-        self, image: SourceImage, analysis: Analysis, options: Mapping[str, object]
+        self, image: SourceImage, analysis: Analysis, labels: Sequence[Label], options: Mapping[str, object]
     ) -> list[Finding]:
         model = self._model()
         found: list[Finding] = []
-        for index, label in enumerate(model.card.labels):
+        for index, label in enumerate(labels):
             if not (label.supported or options.get("all_labels", False)):
                 continue
-            value = model.probability(analysis, index)
+            value = probability(label, float(analysis.logits[index]))
             decision = decide(label, value)
             region, evidence = None, None
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
-                region = model.box(activation, index)
-                evidence = heatmap(activation) if label.box and options.get("heatmaps", True) else None
+                region = model.box(activation, index) if activation else None
+                wanted = activation if options.get("heatmaps", True) else None
+                evidence = model.heatmap(wanted) if wanted else None
             found.append(
                 Finding(
                     label=label.name,
@@ -212,44 +249,6 @@ def _cleaned(
     except CleaningFailed as failure:
         return (), (QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid),)
     return (result.image, result.mask), result.notes
-
-
-def _refused_by_header(header: ImageHeader) -> str | None:
-    reasons = (
-        (header.modality not in MODALITIES, f"modality {header.modality or 'unknown'} is not CR or DX"),
-        (header.frames != 1, f"{header.frames} frames: a chest X-ray has one"),
-        (
-            bool(header.body_part) and header.body_part not in CHEST,
-            f"Body Part Examined is {header.body_part}, not the chest",
-        ),
-        (header.view_position not in FRONTAL, f"View Position {header.view_position} is not frontal"),
-        (
-            header.age_years is not None and header.age_years < YOUNGEST,
-            f"the patient is younger than {YOUNGEST:.0f} years: the model was made for adults",
-        ),
-        (
-            header.presentation_intent == "FOR PROCESSING",
-            "the image is for processing, not for presentation",
-        ),
-        (
-            min(header.rows, header.columns) < SMALLEST,
-            f"{header.columns} × {header.rows} pixels are fewer than {SMALLEST} a side",
-        ),
-    )
-    return next((reason for refused, reason in reasons if refused), None)
-
-
-def _notes(image: SourceImage) -> list[QualityNote]:
-    notes: list[QualityNote] = []
-    if image.header.age_years is None:
-        notes.append(QualityNote("age", "The patient's age is unknown: the model is for adults.", image.uid))
-    if not image.header.body_part:
-        notes.append(
-            QualityNote("body_part", "Body Part Examined is empty: judged by the pixels alone.", image.uid)
-        )
-    if image.header.lossy:
-        notes.append(QualityNote("lossy", "The image was compressed with loss.", image.uid))
-    return notes
 
 
 def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

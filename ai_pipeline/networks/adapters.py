@@ -1,0 +1,295 @@
+"""Networks of other projects, filled from their checkpoints, with what has to be known to run them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from ai_pipeline.networks import densenet, foreign
+from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.foreign import CannotAdapt
+from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
+
+Family = Literal["xrv", "torchvision", "timm", "ultralytics"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_SCALE = (0.229, 0.224, 0.225)
+TOLERANCE = 1e-3  # of logits against the class activation's mean
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the person says of a checkpoint. Empty and None: what the file or its family tells."""
+
+    family: Family
+    architecture: str = ""
+    labels: tuple[str, ...] = ()
+    size: int | None = None
+    softmax: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapted:
+    """A network that returns what ``outputs`` names, and the rest of its card.
+
+    ``mean`` and ``scale`` are of values 0..255, one or one a channel; the other fields as in
+    :class:`ai_pipeline.card.Input` and :class:`ai_pipeline.card.Outputs`.
+    """
+
+    network: nn.Module
+    outputs: tuple[str, ...]
+    id: str
+    architecture: str
+    labels: tuple[str, ...]
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    preprocess: Literal["xrv", "imagenet"]
+    crop: float = 1.0
+    squash: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    kind: Literal["logits", "probabilities"] = "logits"
+    operating_points: tuple[float, ...] = ()
+    licence: str = ""
+
+
+def adapt(path: Path, wanted: Wanted) -> Adapted:
+    """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
+    return _ADAPTERS[wanted.family](path, wanted)
+
+
+class Softmax(nn.Module):
+    """``network`` whose first output, the logits, becomes probabilities that exclude one another."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        first, *others = self.network(images)
+        return (first.softmax(1), *others)
+
+
+class FirstOf(nn.Module):
+    """``network``'s answer, or the first of its answers: Ultralytics gives probabilities, then logits."""
+
+    outputs = ("logits",)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        answer = self.network(images)
+        return (answer[0] if isinstance(answer, list | tuple) else answer,)
+
+
+class WithMaps(nn.Module):
+    """A timm network that hands out its last feature maps and the class activation beside the logits."""
+
+    def __init__(self, network: Any, *, features: bool, places: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.features, self.places = features, places
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.network.forward_features(images)
+        outputs = [self.network.forward_head(features)]
+        if self.features:
+            outputs.append(features)
+        if self.places:
+            outputs.append(conv2d(features, self.network.get_classifier().weight[:, :, None, None]))
+        return tuple(outputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what ``forward`` returns."""
+        return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))
+
+
+def _xrv(path: Path, wanted: Wanted) -> Adapted:
+    key = release(wanted.architecture, path.name)
+    if key is None:
+        raise CannotAdapt(f"say which weights these are, as --architecture: one of {', '.join(RELEASES)}")
+    known = RELEASES[key]
+    kept = [index for index, point in enumerate(known.points) if point is not None]
+    state = _plain(
+        read_state(path), "conv0.weight" if known.architecture in densenet.SHAPES else "conv1.weight"
+    )
+    head = "classifier" if known.architecture in densenet.SHAPES else "fc"
+    if len(state.get(f"{head}.weight", ())) != len(TARGETS):
+        raise CannotAdapt(f"{path.name} has no {head} of {len(TARGETS)} outputs: it is not {key}")
+    for part in ("weight", "bias"):
+        state[f"{head}.{part}"] = state[f"{head}.{part}"][kept].clone()
+    labels = tuple(TARGETS[index] for index in kept)
+    filled = _filled("xrv", known.architecture, state, len(labels), 1)
+    return Adapted(
+        network=filled,
+        outputs=densenet.OUTPUTS if isinstance(filled, densenet.DenseNet) else filled.outputs,
+        id=f"xrv-{key}",
+        architecture=known.architecture,
+        labels=labels,
+        channels=1,
+        size=known.size,
+        mean=(127.5,),
+        scale=(127.5 / REACH,),
+        preprocess="xrv",
+        operating_points=tuple(point for point in known.points if point is not None),
+        licence="Apache-2.0 (torchxrayvision); the images it was trained on have terms of their own",
+    )
+
+
+def _torchvision(path: Path, wanted: Wanted) -> Adapted:
+    return _named(path, wanted, "torchvision", crop=0.875)
+
+
+def _timm(path: Path, wanted: Wanted) -> Adapted:
+    return _named(path, wanted, "timm")
+
+
+def _named(path: Path, wanted: Wanted, family: Family, crop: float | None = None) -> Adapted:
+    architecture = wanted.architecture
+    if not architecture:
+        raise CannotAdapt(
+            "say which network the parameters belong to: --architecture densenet121, for example"
+        )
+    stem = "conv0.weight" if architecture in densenet.SHAPES else ""
+    state = _plain(read_state(path), stem)
+    head, channels = _head(state), _channels(state)
+    if len(wanted.labels) != head:
+        raise CannotAdapt(f"the file has {head} outputs, --labels names {len(wanted.labels)}")
+    filled = _filled(family, architecture, state, head, channels)
+    about = _about(filled)
+    softmax = Softmax(filled) if wanted.softmax else None
+    made = Adapted(
+        network=softmax or filled,
+        outputs=densenet.OUTPUTS if isinstance(filled, densenet.DenseNet) else filled.outputs,
+        id=f"{family}-{architecture.replace('/', '-')}",
+        architecture=architecture,
+        labels=wanted.labels,
+        channels=channels,
+        size=wanted.size or int(about.get("input_size", (3, 224, 224))[-1]),
+        mean=_of_channels(about.get("mean", IMAGENET_MEAN), channels),
+        scale=_of_channels(about.get("std", IMAGENET_SCALE), channels),
+        preprocess="imagenet",
+        crop=crop or float(about.get("crop_pct", 0.875)),
+        squash=about.get("crop_mode", "center") == "squash",
+        interpolation="bicubic" if about.get("interpolation") == "bicubic" and crop is None else "bilinear",
+    )
+    return replace(made, kind="probabilities") if wanted.softmax else made
+
+
+def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
+    """An Ultralytics checkpoint is a pickled network of its own classes: here its code runs."""
+    network, licence = foreign.ultralytics_classifier(path)
+    names = tuple(str(network.names[index]) for index in sorted(network.names))
+    size = wanted.size or int(dict(getattr(network, "args", {})).get("imgsz", 224))
+    return Adapted(
+        network=FirstOf(network.float().eval()),
+        outputs=("logits",),
+        id=f"ultralytics-{re.sub('[^A-Za-z0-9._+-]', '-', path.stem)}",
+        architecture=str(getattr(network, "yaml", {}).get("yaml_file", path.stem)),
+        labels=wanted.labels or names,
+        channels=3,
+        size=size,
+        mean=(0.0,),
+        scale=(255.0,),
+        preprocess="imagenet",
+        kind="probabilities",
+        licence=licence,
+    )
+
+
+_ADAPTERS = {"xrv": _xrv, "torchvision": _torchvision, "timm": _timm, "ultralytics": _ultralytics}
+
+
+def _plain(state: Mapping[str, Tensor], stem: str) -> dict[str, Tensor]:
+    """Parameters by the names that networks have, without what training scripts put before and between."""
+    names = [name for name in state if stem and name.endswith(stem)]
+    prefix = names[0][: -len(stem)].removesuffix("features.") if names else ""
+    plain = {
+        name.removeprefix(prefix).removeprefix("module."): value
+        for name, value in state.items()
+        if not name.endswith(("op_threshs", "num_batches_tracked"))
+    }
+    # torchvision before 0.3 wrote norm.1 for norm1; CheXNet's heads are Sequential(Linear, Sigmoid).
+    plain = {
+        re.sub(r"(denselayer\d+\.\w+)\.([12])\.", r"\1\2.", name): value for name, value in plain.items()
+    }
+    heads = {name.rpartition(".")[0] for name in plain if re.match(r"(classifier|fc)\.\d", name)}
+    if len(heads) != 1 or not next(iter(heads)).endswith(".0"):
+        return plain
+    return {re.sub(r"^(classifier|fc)\.0\.", r"\1.", name): value for name, value in plain.items()}
+
+
+def _head(state: Mapping[str, Tensor]) -> int:
+    """How many outputs: the rows of the last matrix."""
+    matrices = [value for name, value in state.items() if value.ndim == 2 and name.endswith(".weight")]
+    if not matrices:
+        raise CannotAdapt("the file has no linear layer at its end")
+    return len(matrices[-1])
+
+
+def _channels(state: Mapping[str, Tensor]) -> int:
+    """How many channels the first convolution reads."""
+    kernels = [value for value in state.values() if value.ndim == 4]
+    if not kernels:
+        raise CannotAdapt("the file has no convolution")
+    return kernels[0].shape[1]
+
+
+def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Of values 0..1, one a channel, to values 0..255; their mean where the network reads grey."""
+    if channels == len(values):
+        return tuple(255.0 * value for value in values)
+    return (255.0 * sum(values) / len(values),)
+
+
+def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> Any:
+    """Our own DenseNet, torchvision's network, or timm's behind :class:`WithMaps`; for inference."""
+    if architecture in densenet.SHAPES:
+        arrays = {name: value.numpy() for name, value in state.items()}
+        try:
+            return densenet.from_arrays(architecture, arrays, labels, channels)
+        except (KeyError, RuntimeError) as error:
+            raise CannotAdapt(f"the file does not hold the parameters of {architecture}") from error
+    if family == "torchvision":
+        network = foreign.torchvision_network(architecture, labels)
+    else:
+        network = foreign.timm_network(architecture, labels, channels)
+    own = network.state_dict().items()
+    counters = {name: value for name, value in own if name.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict(state | counters)
+    except RuntimeError as error:
+        raise CannotAdapt(f"the file does not hold the parameters of {family}'s {architecture}") from error
+    network.eval()
+    return FirstOf(network) if family == "torchvision" else _with_maps(network, channels)
+
+
+def _with_maps(network: Any, channels: int) -> WithMaps:
+    """Only such maps as prove to be what they are called: their mean, plus the bias, is the logit."""
+    side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
+    images = torch.rand(1, channels, side, side)
+    with torch.inference_mode():
+        features, logits = network.forward_features(images), network(images)
+        maps = isinstance(features, Tensor) and features.ndim == 4
+        head = network.get_classifier()
+        places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
+        if places:
+            said = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
+            said = said if head.bias is None else said + head.bias
+            places = bool(torch.allclose(said, logits, rtol=TOLERANCE, atol=TOLERANCE))
+    return WithMaps(network, features=maps, places=places)
+
+
+def _about(filled: Any) -> Mapping[str, Any]:
+    """What timm's configuration says of mean, spread, size and crop; nothing for our own networks."""
+    return cast(Mapping[str, Any], filled.network.pretrained_cfg) if isinstance(filled, WithMaps) else {}
