@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,14 +27,8 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-class Place(NamedTuple):
-    """A box: its label's index, its corners as shares of the side of the reduced image."""
-
-    label: int
-    left: float
-    top: float
-    right: float
-    bottom: float
+Place = tuple[int, float, float, float, float]
+"""A box: its label's index, then left, top, right, bottom as shares of the side of the reduced image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

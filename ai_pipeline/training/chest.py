@@ -29,18 +29,17 @@ from ai_pipeline.networks.efficientnet import (
     pretrained_on_imagenet,
 )
 from ai_pipeline.preprocess import enlarge, normalise
-from ai_pipeline.training.batches import HEADER, MEAN, SCALE, Batch, Place, Targets, stream
+from ai_pipeline.training.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
 from ai_pipeline.training.chestdata import (
     LABELS,
     YOUNGEST,
     ChestImage,
+    boxes_of,
     chest_images,
     reduced_images,
-    truth_boxes,
 )
 from ai_pipeline.training.experiment import Experiment, ExperimentError, Loss
 from ai_pipeline.training.metrics import within_source_auc
-from ai_pipeline.training.places import BOX_SIDE
 
 Report = Callable[[float, str], None]
 UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
@@ -114,7 +113,7 @@ def fit(
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
-    targets = Targets.of(material.images, _boxes(data, material.images))
+    targets = Targets.of(material.images, boxes_of(data, material.images))
     run = Run(experiment, material, targets, out)
     if resume:
         run.load()
@@ -333,13 +332,3 @@ def _initial(experiment: Experiment) -> PlacedClassifier:
 def _side(image: ChestImage) -> int:
     with Image.open(image.path) as opened:
         return min(opened.size)
-
-
-def _boxes(data: Path, images: tuple[ChestImage, ...]) -> list[tuple[Place, ...]]:
-    """The train split's boxes of each image, as shares of its side; none where the set has none."""
-    known: dict[str, list[Place]] = {}
-    for box in truth_boxes(data):
-        if box.split == "train":
-            corners = (edge / BOX_SIDE for edge in (box.left, box.top, box.right, box.bottom))
-            known.setdefault(Path(box.file).name, []).append(Place(LABELS.index(box.label), *corners))
-    return [tuple(known.get(image.path.name, ())) for image in images]

@@ -15,7 +15,7 @@ from ai_pipeline.classifier import Classifier
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_pipeline.registry import Chain
 from ai_pipeline.training import experiment, levers
-from ai_pipeline.training.batches import Batches, Place, Targets, augment, stream
+from ai_pipeline.training.batches import Batches, Targets, augment, stream
 from ai_pipeline.training.chest import Material, Run, Tasks, loss_of
 from ai_pipeline.training.chestdata import LABELS, ChestImage
 from ai_pipeline.training.experiment import Augment, Experiment, ExperimentError
@@ -85,7 +85,7 @@ def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
 def test_a_box_follows_its_image_through_augmentation() -> None:
     image = np.zeros((1, 128, 128), np.uint8)
     image[0, 32:48, 80:112] = 255
-    box = Place(3, 80 / 128, 32 / 128, 112 / 128, 48 / 128)
+    box = (3, 80 / 128, 32 / 128, 112 / 128, 48 / 128)
     targets = Targets.of([_image("1")], [(box,)])
     made = SMALL.model_copy(
         update={
@@ -122,7 +122,7 @@ def test_the_batches_are_the_same_whoever_prepares_them() -> None:
 def test_what_the_loss_leaves_out_has_no_gradient() -> None:
     tasks = Tasks(_network())
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64)).astype(np.uint8)
-    targets = Targets.of([_image(str(number)) for number in range(4)], [(Place(0, 0.2, 0.2, 0.6, 0.6),)] * 4)
+    targets = Targets.of([_image(str(number)) for number in range(4)], [((0, 0.2, 0.2, 0.6, 0.6),)] * 4)
     batch = Batches(SMALL, pixels, targets, np.arange(4))[0]
 
     def learns(change: dict[str, float]) -> tuple[bool, bool]:
