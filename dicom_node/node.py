@@ -212,10 +212,10 @@ class _Node:
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
             (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
-            (self._when_scheduler(lambda: tell_drift(self._database, self._settings)), 3600.0),
             (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
         ]
         if self._works:
+            timers.append((self._watch_drift, 3600.0))
             timers.append((self._when_scheduler(self._queue.reap), self._settings.workers.lease_seconds / 3))
         if self._receives:
             timers.append((self._watch_disk, 30.0))
@@ -238,6 +238,11 @@ class _Node:
                 function()
 
         return run
+
+    def _watch_drift(self) -> None:
+        """By one machine at a time, and one that has the models: the scheduler may be a listener."""
+        if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
+            tell_drift(self._database, self._settings)
 
     def _watch_disk(self) -> None:
         free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
