@@ -142,6 +142,7 @@ class _Runner:
         return told, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
+        from ai_pipeline.contract import ChecksOptions
         from ai_pipeline.pipelines import create
 
         name = AUTO.get(image.header.modality) if self._asked == "auto" else self._asked
@@ -155,6 +156,9 @@ class _Runner:
                 raise typer.BadParameter(
                     f"{name} knows no option {', '.join(unknown)} (it knows: {known})", param_hint="--option"
                 )
+            if isinstance(pipeline, ChecksOptions):
+                for option, remedy in pipeline.option_faults(self._options).items():
+                    raise typer.BadParameter(f"{option} {remedy}", param_hint="--option")
             self._made[name] = pipeline
         return self._made[name]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -302,6 +302,15 @@ class Pipeline(Protocol):
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult: ...
+
+
+@runtime_checkable
+class ChecksOptions(Protocol):
+    """A pipeline whose options can be wrong in more than their type, such as a table of labels."""
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """What is wrong with the values of ``options``, by option, as a remedy for a person."""
+        ...
 
 
 class CleaningFailed(Exception):

@@ -3,8 +3,8 @@
 Two things must say yes. *Directions*: what the main directions of the features of training images cannot
 explain of a new image's features (mean squared residual, in units of the spread) is small for chest X-rays
 and large for what was never seen. *Head*: a linear classifier that has been shown what is refused: chests
-turned, inverted, cut off, clipped, of small children, and pictures that are no chest. It also names what it
-sees, so that a turned chest can be turned back.
+turned, inverted, askew, cut off, clipped, of small children, and pictures that are no chest. It also names
+what it sees, so that a turned chest can be turned back.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ai_pipeline.pose import POSES, UPRIGHT, Pose
 
 Floats = npt.NDArray[np.float32]
 
-CUT_OFF, CLIPPED, CHILD, OTHER = "cut off", "clipped", "child", "other"
-KINDS = (*(pose.name for pose in POSES), CUT_OFF, CLIPPED, CHILD, OTHER)
+ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER = "askew", "cut off", "clipped", "child", "other"
+KINDS = (*(pose.name for pose in POSES), ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER)
 """What a head may tell apart; the first is what the model is for."""
 SURE = 0.5
 """Probability of a pose from which on the picture is put upright and asked again."""

@@ -21,7 +21,8 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ai_pipeline import registry
-from ai_pipeline.pipelines import PIPELINES, pipeline_class
+from ai_pipeline.contract import ChecksOptions
+from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node.errors import ConfigProblem, DatabaseNotReady
 from dicom_node.scu import open_destination
 from dicom_node.scu.dimse import DimseDestination
@@ -239,8 +240,22 @@ def _check_rule(rule: RuleSettings, settings: Settings) -> Found:
             remedy = f"{rule.pipeline} has no such option; it has: {known}"
             yield f"{key}.options.{option}", repr(value), remedy
         elif not isinstance(value, known_options[option]):
-            wanted = known_options[option].__name__
+            wanted = "a table" if known_options[option] is dict else known_options[option].__name__
             yield f"{key}.options.{option}", repr(value), f"must be {wanted}"
+    yield from _check_values(rule, settings)
+
+
+def _check_values(rule: RuleSettings, settings: Settings) -> Found:
+    """What only the pipeline can say of its options' values; it may have to read its model's card."""
+    pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
+    if not isinstance(pipeline, ChecksOptions):
+        return
+    try:
+        faults = pipeline.option_faults(rule.options)
+    except registry.CardError:
+        return  # told by _check_models
+    for option, remedy in faults.items():
+        yield f"rules.{rule.name}.options.{option}", repr(rule.options[option]), remedy
 
 
 def _check_models(settings: Settings) -> Found:

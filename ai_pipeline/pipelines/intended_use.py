@@ -10,7 +10,7 @@ import re
 
 from ai_pipeline.contract import ImageHeader, QualityNote, SourceImage
 from ai_pipeline.exposure import Exposure
-from ai_pipeline.gate import CHILD, CLIPPED, CUT_OFF, OTHER, Kind
+from ai_pipeline.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, Kind
 from ai_pipeline.pose import POSES, UPRIGHT, Pose
 
 YOUNGEST = 16.0  # years; no younger patient is in the training data
@@ -30,6 +30,7 @@ MIRRORED_NOTE = (
     "analysed as it is stored."
 )
 _SEEN = {
+    ASKEW: "they look like a chest that is tilted",
     CUT_OFF: "they look like a chest that is cut off, or another part of the body",
     CLIPPED: "the grey levels look clipped",
     CHILD: "they look like a small child",

@@ -19,6 +19,7 @@ from ai_pipeline.training.chestdata import ChestImage, chest_set, read_grey
 
 Grey = npt.NDArray[np.uint8]
 Random = np.random.Generator
+Change = Callable[[Grey, Random], Grey]
 OTHER_CHESTS = "cxr_nih_more/other"
 ULTRASOUND = ("us_ovarian", "us_fetal_head", "us_breast")
 
@@ -52,7 +53,7 @@ def some(files: Sequence[Path], most: int, random: Random) -> list[Path]:
     return [files[index] for index in sorted(chosen)]
 
 
-def pictures(files: Sequence[Path], made: Callable[[Grey, Random], Grey], random: Random) -> list[Grey]:
+def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
     """``files`` read and changed by ``made``. Raises DataMissing when one cannot be read."""
     return [made(read_grey(path), random) for path in files]
 
@@ -72,7 +73,7 @@ def cut_off(image: Grey, random: Random) -> Grey:
     return _part(image, random.uniform(0.5, 0.75, 2), random)
 
 
-def clipped(share: float | None = None) -> Callable[[Grey, Random], Grey]:
+def clipped(share: float | None = None) -> Change:
     """A window so hard that ``share`` of the pixels (default: 30 to 70 %) become black or white."""
 
     def window(image: Grey, random: Random) -> Grey:
@@ -82,22 +83,18 @@ def clipped(share: float | None = None) -> Callable[[Grey, Random], Grey]:
     return window
 
 
-def posed(pose: Pose) -> Callable[[Grey, Random], Grey]:
-    """Shown in ``pose``."""
-    return lambda image, random: shown(image, pose)  # noqa: ARG005  (one of the changes, without chance)
+def posed(pose: Pose, before: Change = as_it_is) -> Change:
+    """Changed by ``before``, then shown in ``pose``."""
+    return lambda image, random: shown(before(image, random), pose)
 
 
-def posed_and_framed(pose: Pose) -> Callable[[Grey, Random], Grey]:
-    """Shown in ``pose``, and framed as films are."""
-    return lambda image, random: shown(framed(image, random), pose)
-
-
-def tilted(degrees: float) -> Callable[[Grey, Random], Grey]:
-    """Turned by an angle that is no quarter turn; the corners become black."""
+def tilted(least: float, most: float) -> Change:
+    """Turned either way by so many degrees, no quarter turn; the corners become black."""
 
     def tilt(image: Grey, random: Random) -> Grey:
         rows, columns = image.shape
-        matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees * random.choice((-1, 1)), 1.0)
+        degrees = random.uniform(least, most) * random.choice((-1, 1))
+        matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1.0)
         return np.asarray(cv2.warpAffine(image, matrix, (columns, rows)), np.uint8)
 
     return tilt

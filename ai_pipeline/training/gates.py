@@ -19,17 +19,18 @@ from sklearn.linear_model import LogisticRegression
 
 from ai_pipeline.classifier import Classifier
 from ai_pipeline.exposure import Exposure
-from ai_pipeline.gate import CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
+from ai_pipeline.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_pipeline.pixels import PixelError, open_dicom
 from ai_pipeline.pose import POSES, UPRIGHT, Pose
 from ai_pipeline.training import gateimages as images
 from ai_pipeline.training.chestdata import DataMissing
-from ai_pipeline.training.gateimages import Grey
+from ai_pipeline.training.gateimages import Change, Grey
 
 Floats = npt.NDArray[np.float32]
 See = Callable[[Sequence[Grey]], Floats]
 """Displayed pictures of any size → the network's pooled features ``[N, C]``."""
 Report = Callable[[float, str], None]
+INVERTED = Pose(inverted=True)
 
 TRUE_POSITIVE_RATE = 0.99
 """Share of the validation split's adults that the gate lets through."""
@@ -128,9 +129,6 @@ def _paths(data: Path, split: str, most: int, random: images.Random) -> list[Pat
     return images.some(files, most, random)
 
 
-Change = Callable[[Grey, images.Random], Grey]
-
-
 def _lessons(
     data: Path, whole: Sequence[Path], random: images.Random
 ) -> list[tuple[str, Sequence[Path], Change]]:
@@ -143,7 +141,10 @@ def _lessons(
         (UPRIGHT.name, whole, images.as_it_is),
         (UPRIGHT.name, images.some(whole, VARIED, random), images.varied),
         (UPRIGHT.name, hannover, images.as_it_is),
-        *((pose.name, some, images.posed_and_framed(pose)) for pose in POSES),
+        *((pose.name, some, images.posed(pose, images.framed)) for pose in POSES),
+        # The commonest mistake (a MONOCHROME1 image taken for MONOCHROME2) and the hardest to see.
+        (INVERTED.name, images.some(whole, VARIED, random), images.posed(INVERTED, images.varied)),
+        (ASKEW, some, images.tilted(25, 65)),
         (CUT_OFF, some, images.cut_off),
         (CLIPPED, some, images.clipped()),
         (CHILD, small, images.as_it_is),
@@ -183,7 +184,10 @@ def _exam(data: Path, split: str, random: images.Random) -> list[tuple[str, Call
     return [
         *((pose.name, changed(adults, images.posed(pose))) for pose in wrong),
         ("mirrored", changed(adults, images.posed(Pose(mirrored=True)))),
-        *((f"tilted {degrees}", changed(adults, images.tilted(degrees))) for degrees in (15, 30, 45)),
+        *(
+            (f"tilted {degrees}", changed(adults, images.tilted(degrees, degrees)))
+            for degrees in (15, 30, 45)
+        ),
         ("cut off: 50 to 75 % of each side", changed(adults, images.cut_off)),
         *((f"clipped {share:.0%}", changed(adults, images.clipped(share))) for share in (0.2, 0.4, 0.6)),
         ("under 16, same hospital", changed([image.path for image in young])),
@@ -248,5 +252,7 @@ def _share(passed: npt.NDArray[np.bool_]) -> dict[str, Any]:
     found = binomtest(count, of).proportion_ci(method="wilson")
     return {
         "images": of,
-        "false_positives_at_95": [round(count / of, 4), round(found.low, 4), round(found.high, 4)],
+        "false_positives_at_95": [
+            round(value, 4) for value in (count / of, float(found.low), float(found.high))
+        ],
     }
