@@ -20,7 +20,7 @@ class CannotAdapt(Exception):
 
 def timm_network(architecture: str, labels: int, channels: int) -> Any:
     """timm's network of that name, not yet filled. Raises CannotAdapt."""
-    _offer_torchvision_operators()
+    offer_torchvision_operators()
     try:
         import timm
     except ImportError as error:
@@ -32,7 +32,7 @@ def timm_network(architecture: str, labels: int, channels: int) -> Any:
 
 def torchvision_network(architecture: str, labels: int) -> nn.Module:
     """torchvision's network of that name, not yet filled. Raises CannotAdapt."""
-    _offer_torchvision_operators()
+    offer_torchvision_operators()
     try:
         from torchvision import models
     except ImportError as error:
@@ -48,7 +48,7 @@ def ultralytics_classifier(path: Path) -> tuple[Any, str]:
 
     The file is a pickle of Ultralytics' own classes, and cannot be read without running what it says.
     """
-    _offer_torchvision_operators()
+    offer_torchvision_operators()
     try:
         import ultralytics  # noqa: F401  (the classes that the pickle names)
     except ImportError as error:
@@ -60,7 +60,7 @@ def ultralytics_classifier(path: Path) -> tuple[Any, str]:
     return network, str(loaded.get("license", ""))
 
 
-def _offer_torchvision_operators() -> None:
+def offer_torchvision_operators() -> None:
     """Let torchvision be imported beside a torch for which its compiled operators were not built.
 
     Its Python registers shapes for them at import, which fails beside the CPU build of torch; no classifier

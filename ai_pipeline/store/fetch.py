@@ -75,6 +75,7 @@ def _url(source: str, to: IO[bytes], most: int, report: Report) -> str:
             length = response.headers.get("Content-Length", "")
             return _copy(response, to, most, report, int(length) if length.isdecimal() else None, name)
     except HTTPError as error:
+        error.close()
         raise FetchFailed(f"{name} answered {error.code} {error.reason}: check the address") from error
     except (URLError, OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
@@ -83,7 +84,11 @@ def _url(source: str, to: IO[bytes], most: int, report: Report) -> str:
 
 class _OnlySecure(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _refuse_plain(newurl)
+        try:
+            _refuse_plain(newurl)
+        except FetchFailed:
+            fp.close()
+            raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -1,0 +1,63 @@
+"""Small real models for the store: an ONNX network that a person can compute by hand, and its card."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ai_pipeline.store.job import Answer
+from ai_pipeline.store.template import card_text
+
+LABELS = ("Effusion", "Lung Lesion")
+SIDE = 64  # pixels; the maps have a cell for each 8
+
+
+def network(slope: float = 1.0) -> onnx.ModelProto:
+    """Two labels: how bright the picture is, and how dark, ``slope`` times; with features and places."""
+    weights = np.array([[slope], [-slope]], np.float32)
+    constants = {"head": weights, "kernel": weights[:, :, None, None]}
+    nodes = [
+        helper.make_node("AveragePool", ["images"], ["features"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1),
+        helper.make_node("Conv", ["features", "kernel"], ["places"]),
+    ]
+    outputs = {"logits": ["n", 2], "features": ["n", 1, 8, 8], "places": ["n", 2, 8, 8]}
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, SIDE, SIDE])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def write(
+    folder: Path, *, model_id: str = "small", version: str = "1", slope: float = 1.0
+) -> tuple[Path, Path]:
+    """``ID.onnx`` and ``ID.toml`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{model_id}.onnx"
+    file.write_bytes(network(slope).SerializeToString())
+    return file, write_card(file, model_id=model_id, version=version)
+
+
+def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Path:
+    """A card for ``file``, beside it."""
+    answer = Answer(
+        outputs=("logits", "features", "places"), id="small", architecture="small", labels=LABELS, channels=1,
+        size=SIDE, mean=(0.0,), scale=(255.0,), preprocess="xrv", crop=1.0, squash=False,
+        interpolation="bilinear", kind="logits", operating_points=(), licence="Apache-2.0", difference=0.0,
+        offline=True,
+    )  # fmt: skip
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    card = file.parent / f"{model_id}.toml"
+    text = card_text(answer, model_id=model_id, version=version, licence="", file=file.name, sha256=digest)
+    card.write_text(text, encoding="utf-8")
+    return card
