@@ -1,0 +1,218 @@
+"""Synthetic overlays: the truth that comes with them is the truth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("HersheyFonts")
+
+from ai_pipeline.burnin.text import TextReader
+from ai_pipeline.training.overlays import (
+    HELD_OUT,
+    TRAIN,
+    BurnIn,
+    MarkClass,
+    Meaning,
+    StyleFamily,
+    burn_in,
+    clean_frames,
+)
+from ai_pipeline.training.overlays import cleanframes as frames
+from ai_pipeline.training.overlays.canvas import Canvas, Stamp
+from ai_pipeline.training.overlays.device import Storing
+from ai_pipeline.training.overlays.drawings import GLYPHS
+from ai_pipeline.training.overlays.layouts import LAYOUTS
+from ai_pipeline.training.overlays.styles import korean_faces, latin_faces
+from ai_pipeline.training.overlays.typesetting import Hand, font_list, write
+
+FAMILIES = pytest.mark.parametrize("family", [TRAIN, HELD_OUT], ids=lambda family: family.name)
+
+
+def speckle(seed: int = 0, rows: int = 200, columns: int = 260) -> npt.NDArray[np.uint8]:
+    """A grey picture with something in every pixel."""
+    random = np.random.default_rng(seed)
+    noise = cv2.GaussianBlur(random.rayleigh(60, (rows, columns)).astype(np.float32), (0, 0), 1.2)
+    grey = np.clip(noise, 20, 220).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+@pytest.fixture(scope="module", params=[TRAIN, HELD_OUT], ids=lambda family: family.name)
+def burned(request: pytest.FixtureRequest) -> list[BurnIn]:
+    return [burn_in(speckle(index), request.param, (11, index)) for index in range(40)]
+
+
+@FAMILIES
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(family: StyleFamily) -> None:
+    one, again, other = (burn_in(speckle(), family, (3, number)) for number in (1, 1, 2))
+
+    assert np.array_equal(one.image, again.image)
+    assert np.array_equal(one.owners, again.owners)
+    assert one.objects == again.objects
+    assert one.image.shape != other.image.shape or not np.array_equal(one.image, other.image)
+
+
+def test_the_mask_is_just_what_changed(burned: list[BurnIn]) -> None:
+    for picture in burned:
+        changed = (picture.drawn != picture.plain).any(axis=2)
+        assert np.array_equal(picture.mask > 0, changed)
+        assert set(np.unique(picture.mask)) <= {0, 255}
+
+
+def test_every_class_in_the_map_is_an_objects_and_lies_in_its_box(burned: list[BurnIn]) -> None:
+    for picture in burned:
+        assert picture.owners.max() <= len(picture.objects)
+        for number, thing in enumerate(picture.objects, start=1):
+            own = picture.owners == number
+            assert set(np.unique(picture.classes[own])) <= {thing.kind}
+            left, top, right, bottom = thing.box
+            # Scaling blurs a mark over its box by the reach of the interpolation.
+            rows, columns = np.nonzero(own)
+            if rows.size:
+                assert left - 4 <= columns.min() and columns.max() <= right + 4
+                assert top - 4 <= rows.min() and rows.max() <= bottom + 4
+
+
+def test_all_kinds_of_marks_and_meanings_occur_and_some_pictures_have_none(burned: list[BurnIn]) -> None:
+    things = [thing for picture in burned for thing in picture.objects]
+
+    assert {thing.kind for thing in things} == set(MarkClass) - {MarkClass.BACKGROUND}
+    assert {thing.meaning for thing in things} == set(Meaning)
+    assert any(not picture.objects for picture in burned)
+
+
+def test_identity_comes_with_its_text(burned: list[BurnIn]) -> None:
+    texts = Counter(
+        bool(thing.text)
+        for picture in burned
+        for thing in picture.objects
+        if thing.meaning is Meaning.IDENTITY
+    )
+
+    assert texts[True] > 3 * texts[False]  # frames around blocks say nothing
+
+
+def test_the_two_families_share_nothing() -> None:
+    for part in ("fonts", "strokes", "layouts", "glyphs", "dates"):
+        assert set(getattr(TRAIN, part)).isdisjoint(getattr(HELD_OUT, part)), part
+    assert set(TRAIN.names) & set(HELD_OUT.names) == {"korean"}
+    assert set(TRAIN.korean).isdisjoint(HELD_OUT.korean)
+    for kind in (latin_faces, korean_faces):
+        files = [{(face.name, face.bold) for face in kind(family)} for family in (TRAIN, HELD_OUT)]
+        assert files[0].isdisjoint(files[1])
+
+
+def test_each_layout_and_each_caliper_belongs_to_one_family() -> None:
+    assert sorted((*TRAIN.layouts, *HELD_OUT.layouts)) == sorted(LAYOUTS)
+    assert sorted((*TRAIN.glyphs, *HELD_OUT.glyphs)) == sorted(GLYPHS)
+
+
+@FAMILIES
+def test_fonts_are_recorded_by_name_and_digest(family: StyleFamily) -> None:
+    listed = font_list(latin_faces(family))
+
+    assert len(listed) >= 4 + len(family.strokes) // 2  # what matplotlib and Hershey-Fonts bring
+    assert all("/" not in row["file"] for row in listed)
+    assert all(len(row["sha256"]) == 64 for row in listed if row["file"] != "Hershey-Fonts")
+
+
+def test_a_bar_under_text_stays_in_the_clean_picture() -> None:
+    canvas = Canvas(speckle())
+    hand = Hand(latin_faces(HELD_OUT)[0], 14, (255, 255, 0), box=(0, 0, 90))
+    canvas.burn(write(canvas, "DOE", (40, 40), hand), MarkClass.TEXT, Meaning.IDENTITY, "DOE")
+
+    left, top, right, bottom = canvas.objects[0].box
+    assert (canvas.clean[top + 2, left - 1] == (0, 0, 90)).all()
+    assert 0.1 < (canvas.owners[top:bottom, left:right] > 0).mean() < 0.9
+
+
+def test_white_on_white_is_no_object() -> None:
+    canvas = Canvas(np.full((50, 60, 3), 255, np.uint8))
+    canvas.burn([Stamp(np.full((50, 60), 255, np.uint8), (255, 255, 255))], MarkClass.LOGO, Meaning.LOGO)
+
+    assert canvas.objects == []
+    assert not canvas.owners.any()
+
+
+def test_compression_changes_pixels_outside_the_mask_and_is_the_same_for_both() -> None:
+    storing = Storing(1.0, cv2.INTER_LINEAR, 70, whole_chroma=False)
+    picture = speckle()
+
+    assert not np.array_equal(storing.compressed(picture), picture)
+    assert np.array_equal(replace(storing, quality=None).compressed(picture), picture)
+
+
+def test_burned_names_can_be_read() -> None:
+    picture = np.repeat(np.full((120, 400, 1), 30, np.uint8), 3, axis=2)
+    canvas = Canvas(picture)
+    hand = Hand(next(face for face in latin_faces(TRAIN) if not face.is_stroked), 22, (255, 255, 255))
+    canvas.burn(write(canvas, "SVENSSON ANNA", (20, 40), hand), MarkClass.TEXT, Meaning.IDENTITY)
+    reader = TextReader(1)
+
+    boxes = reader.find(canvas.picture)
+
+    assert boxes
+    assert any(reader.is_legible(canvas.picture, box) for box in boxes)
+    assert not reader.find(canvas.clean)
+
+
+def test_the_largest_rectangle_is_found() -> None:
+    free = np.ones((6, 9), np.bool_)
+    free[2, 3] = free[5, 8] = False
+
+    assert frames.largest_rectangle(free) == (4, 0, 9, 5)
+    assert frames.largest_rectangle(np.zeros((3, 3), np.bool_)) == (0, 0, 0, 0)
+
+
+def test_a_frame_with_text_gives_the_part_without_it() -> None:
+    picture = speckle(rows=300, columns=360)
+    canvas = Canvas(picture)
+    hand = Hand(latin_faces(TRAIN)[0], 16, (255, 255, 0))
+    canvas.burn(write(canvas, "R-CYST 2.34cm", (20, 20), hand), MarkClass.TEXT, Meaning.MEASUREMENT)
+
+    box = frames.clean_part(canvas.picture, (0, 0), TextReader(1))
+
+    assert box is not None
+    left, top, right, bottom = box
+    assert not canvas.owners[top:bottom, left:right].any()
+    assert (right - left) * (bottom - top) > 0.4 * picture.shape[0] * picture.shape[1]
+
+
+def test_faint_colour_and_lone_dots_count_as_marks() -> None:
+    picture = np.full((150, 150, 3), 15, np.uint8)
+    outlined, dotted = picture.copy(), picture.copy()
+    cv2.line(outlined, (20, 20), (120, 90), (15, 70, 15), 1)
+    cv2.circle(dotted, (75, 75), 2, (240, 240, 240), -1)
+
+    assert not frames.looks_marked(picture)
+    assert frames.looks_marked(outlined)
+    assert frames.looks_marked(dotted)
+
+
+@pytest.mark.data
+def test_the_listed_frames_keep_their_published_split(data: Path) -> None:
+    published = {
+        (source, file): split
+        for source in frames.SETS
+        for source, file, split in frames._manifest(data, source)
+    }
+    listed = [frame for split in ("train", "val", "test") for frame in clean_frames(split)]
+
+    assert len(listed) == len({(frame.source, frame.file) for frame in listed})
+    assert all(published[frame.source, frame.file] == frame.split for frame in listed)
+    assert not [frame for frame in listed if (frame.source, frame.split) == ("us_ovarian", "test")]
+
+
+@pytest.mark.data
+def test_a_listed_part_is_read_as_listed(data: Path) -> None:
+    frame = clean_frames("val")[0]
+    left, top, right, bottom = frame.box
+
+    assert frame.read(data).shape == (bottom - top, right - left, 3)
