@@ -1,0 +1,329 @@
+#!/usr/bin/env python3
+"""The chest model: its backends side by side, what the pipeline adds to them, and pixels in → findings out.
+
+    benchmarks/inference.py [--data DIR] [--rounds N] [--images N] [--json FILE]
+
+    example: benchmarks/inference.py --data ../shared/data --json inference.json
+
+Tables in Markdown:
+
+* **Backends.** ONNX Runtime, torch and OpenVINO on one prepared image, with 1 and 2 threads. Each runs in a
+  process of its own that waits while the others work; rounds are interleaved, and the ratio to ONNX Runtime
+  with as many threads is paired by round (geometric mean, 95 % by bootstrap over rounds).
+* **Pipeline.** A 2,500 × 2,500 DX, uncompressed and as lossless JPEG 2000: the pipeline as a worker runs it
+  (open, decode, display, accept, network, boxes; then with heat maps), decoding apart, against pydicom's
+  decoding and the bare forward pass of the same image (paired by image and round).
+
+The images are the public ones under ``--data``, enlarged and with detector noise, so that JPEG 2000 has as
+much to decode as in real life. Absolute figures belong to the machine and to what else it does: the load
+average is printed, read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.uid import JPEG2000Lossless
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ai_pipeline import engine
+from ai_pipeline.contract import Accept
+from ai_pipeline.inputs import network_input
+from ai_pipeline.pipelines.chest_xray import MODEL, ChestXray
+from ai_pipeline.pixels import open_dicom
+from ai_pipeline.registry import find
+from benchmarks.turnaround import SIZE, chests
+
+BACKENDS: tuple[engine.Backend, ...] = ("onnxruntime", "torch", "openvino")
+THREADS = (1, 2)
+CALLS, LONGEST = 20, 0.5  # of a backend in one round: so many, and no more once so many seconds are over
+NOISE = 16  # grey values of 4,096: lossless JPEG 2000 then reaches about 3 : 1, as on real detectors
+SYNTAXES = ("uncompressed", "JPEG 2000 lossless")
+MOST_OVERHEAD, MOST_SECONDS = 1.3, 0.5  # the design's targets
+RESAMPLES = 2000
+BARE = "bare: pydicom's decoding and the forward pass"
+Spans = tuple[float, float]  # seconds: decoding, and the rest
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRow:
+    """One backend: medians over rounds; ``ratio`` to ONNX Runtime with as many threads [value, low, high]."""
+
+    backend: str
+    threads: int
+    ms: float
+    cpu_ms: float
+    load_seconds: float
+    ratio: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRow:
+    """One encoding and what is asked of it: medians in ms; ``ratio`` to the whole of ``BARE``, paired.
+
+    ``decode``: from the file to stored samples; ``rest``: from there to the findings, of ``bare`` the forward
+    pass of an image that was prepared before.
+    """
+
+    syntax: str
+    asked: str
+    runs: int
+    decode: float
+    rest: float
+    whole: float
+    whole_p95: float
+    ratio: tuple[float, float, float]
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="of each backend; a third of them of each image"
+    )
+    parser.add_argument("--images", type=int, default=8, help="chest X-rays for the pipeline")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    machine = {"processor": platform.processor() or platform.machine(), "cores": engine.usable_cores()}
+    print(f"{machine['cores']} cores, load average before: {os.getloadavg()[0]:.1f}")
+    backends = measure_backends(arguments.rounds)
+    print_backends(backends)
+    with tempfile.TemporaryDirectory(prefix="inference-") as name:
+        files = make_files(arguments.data, Path(name), arguments.images)
+        pipeline = measure_pipeline(files, max(1, arguments.rounds // 3))
+    print_pipeline(pipeline)
+    print(f"\nload average after: {os.getloadavg()[0]:.1f}")
+    if arguments.json:
+        report = {
+            "machine": machine,
+            "backends": [asdict(row) for row in backends],
+            "pipeline": [asdict(row) for row in pipeline],
+        }
+        arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return 0
+
+
+def measure_backends(rounds: int) -> list[BackendRow]:
+    """Every installed backend with every number of threads that the machine has, interleaved."""
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+    asked = [(name, count) for count in THREADS if count <= engine.usable_cores() for name in installed]
+    spans: dict[tuple[engine.Backend, int], list[tuple[float, float]]] = {one: [] for one in asked}
+    workers = {one: _start(*one) for one in asked}
+    for number in range(rounds + 1):
+        for one, (pipe, _) in workers.items():
+            pipe.send(CALLS)
+            found = pipe.recv()
+            if number:  # the first round warms up
+                spans[one].append(found)
+    for pipe, _ in workers.values():
+        pipe.send(0)
+    return [
+        BackendRow(
+            backend=name,
+            threads=count,
+            ms=1000 * statistics.median(wall for wall, _ in spans[name, count]),
+            cpu_ms=1000 * statistics.median(cpu for _, cpu in spans[name, count]),
+            load_seconds=workers[name, count][1],
+            ratio=_ratio([wall for wall, _ in spans[name, count]], [w for w, _ in spans[BACKENDS[0], count]]),
+        )
+        for name, count in asked
+    ]
+
+
+def make_files(data: Path, folder: Path, count: int) -> dict[str, list[Path]]:
+    """``count`` chest X-rays that the pipeline accepts, as DICOM files in each of ``SYNTAXES``."""
+    pipeline = ChestXray()
+    found: dict[str, list[Path]] = {syntax: [] for syntax in SYNTAXES}
+    for number, dataset in enumerate(chests(data, 3 * count)):
+        noise = np.random.default_rng(number).integers(0, NOISE, (SIZE, SIZE), np.uint16)
+        dataset.PixelData = np.minimum(dataset.pixel_array + noise, 4095).astype("<u2").tobytes()
+        path = folder / f"{number}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        if not isinstance(pipeline.accepts([open_dicom(path)]), Accept):
+            continue
+        dataset.compress(JPEG2000Lossless)
+        smaller = folder / f"{number}-j2k.dcm"
+        dataset.save_as(smaller, enforce_file_format=True)
+        for syntax, made in zip(SYNTAXES, (path, smaller), strict=True):
+            found[syntax].append(made)
+        if len(found[SYNTAXES[0]]) == count:
+            break
+    return found
+
+
+def measure_pipeline(files: dict[str, list[Path]], rounds: int) -> list[PipelineRow]:
+    """The pipeline and its bare parts on the same files by turns; a round before the clock starts."""
+    runner = _Runner()
+    spans: dict[tuple[str, str], list[Spans]] = {
+        (syntax, asked): [] for syntax in files for asked in runner.ways
+    }
+    for number in range(rounds + 1):
+        for syntax, paths in files.items():
+            for path in paths:
+                ways = list(runner.ways.items())
+                for asked, way in ways if number % 2 else reversed(ways):
+                    found = way(path)
+                    if number:
+                        spans[syntax, asked].append(found)
+    return [
+        _pipeline_row(syntax, asked, found, spans[syntax, BARE]) for (syntax, asked), found in spans.items()
+    ]
+
+
+class _Runner:
+    """Ways to run one file; each says how long decoding took and how long the rest."""
+
+    def __init__(self) -> None:
+        self._pipeline = ChestXray()
+        self._pipeline.warm_up()
+        self._card = find(MODEL)
+        self._network = engine.load(self._card, "classifier")  # the one that the pipeline runs
+        self._prepared: dict[Path, npt.NDArray[np.float32]] = {}
+        self.ways: dict[str, Callable[[Path], Spans]] = {
+            BARE: self._bare,
+            "findings and boxes": lambda path: self._whole(path, heatmaps=False),
+            "with heat maps": lambda path: self._whole(path, heatmaps=True),
+        }
+
+    def _bare(self, path: Path) -> Spans:
+        if path not in self._prepared:
+            assert self._card.input is not None
+            self._prepared[path] = network_input(open_dicom(path).display(), self._card.input)[0]
+        began = time.perf_counter()
+        samples = pydicom.dcmread(path).pixel_array
+        decoded = time.perf_counter()
+        self._network(self._prepared[path])
+        done = time.perf_counter()
+        assert samples.shape == (SIZE, SIZE)
+        return decoded - began, done - decoded
+
+    def _whole(self, path: Path, *, heatmaps: bool) -> Spans:
+        began = time.perf_counter()
+        image = open_dicom(path)
+        image.decoded(0)  # kept for the pipeline
+        decoded = time.perf_counter()
+        accepted = self._pipeline.accepts([image])
+        result = self._pipeline.run([image], lambda _share, _what: None, {"heatmaps": heatmaps})
+        done = time.perf_counter()
+        assert isinstance(accepted, Accept) and result.findings
+        return decoded - began, done - decoded
+
+
+def print_backends(rows: Sequence[BackendRow]) -> None:
+    """A table in Markdown."""
+    print("\n| backend | threads | ms | CPU ms | × ONNX Runtime | loads in s |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row.backend} | {row.threads} | {row.ms:.1f} | {row.cpu_ms:.1f} | {_text(row.ratio)} "
+            f"| {row.load_seconds:.1f} |"
+        )
+
+
+def print_pipeline(rows: Sequence[PipelineRow]) -> None:
+    """A table in Markdown, and what the design asks for."""
+    print(f"\nDX {SIZE} × {SIZE}, ms\n")
+    print("| encoding | asked | decode p50 | rest p50 | whole p50 | whole p95 | × bare | n |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row.syntax} | {row.asked} | {row.decode:.1f} | {row.rest:.1f} | {row.whole:.1f} "
+            f"| {row.whole_p95:.1f} | {_text(row.ratio)} | {row.runs} |"
+        )
+    print("\n| target | aim | found | met |")
+    print("|---|---|---|---|")
+    for row in rows:
+        if row.asked == BARE:
+            continue
+        name, ratio = f"{row.syntax}, {row.asked}", row.ratio[0]
+        print(f"| overhead, {name} | ≤ {MOST_OVERHEAD} × | {ratio:.2f} × | {_yes(ratio <= MOST_OVERHEAD)} |")
+        apart = row.syntax != SYNTAXES[0]
+        milliseconds = row.rest if apart else row.whole
+        what = "findings out, decoding apart" if apart else "findings out"
+        met = _yes(milliseconds <= 1000 * MOST_SECONDS)
+        print(f"| {what}, {name} | ≤ {1000 * MOST_SECONDS:.0f} ms | {milliseconds:.0f} ms | {met} |")
+
+
+def _pipeline_row(syntax: str, asked: str, found: Sequence[Spans], bare: Sequence[Spans]) -> PipelineRow:
+    whole = [decode + rest for decode, rest in found]
+    return PipelineRow(
+        syntax=syntax,
+        asked=asked,
+        runs=len(found),
+        decode=1000 * statistics.median(decode for decode, _ in found),
+        rest=1000 * statistics.median(rest for _, rest in found),
+        whole=1000 * statistics.median(whole),
+        whole_p95=1000 * float(np.percentile(whole, 95)),
+        ratio=_ratio(whole, [decode + rest for decode, rest in bare]),
+    )
+
+
+def _start(backend: engine.Backend, threads: int) -> tuple[Connection, float]:
+    """A process that runs ``backend``, and how long it took to load it there."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    # A daemon: it ends with this program, whatever happens here.
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(backend, threads, theirs), daemon=True
+    )
+    process.start()
+    return ours, ours.recv()
+
+
+def _work(backend: engine.Backend, threads: int, pipe: Connection) -> None:
+    card = find(MODEL)
+    assert card.input is not None
+    began = time.perf_counter()
+    network = engine.load(card, "classifier", backend, threads)
+    pipe.send(time.perf_counter() - began)
+    size = card.input.size
+    images = np.random.default_rng(1).normal(size=(1, card.input.channels, size, size)).astype(np.float32)
+    while calls := pipe.recv():
+        wall, cpu, done = time.perf_counter(), time.process_time(), 0
+        while done < calls and time.perf_counter() - wall < LONGEST:
+            network(images)
+            done += 1
+        pipe.send(((time.perf_counter() - wall) / done, (time.process_time() - cpu) / done))
+
+
+def _ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean of the paired ratios with its 95 % interval (bootstrap over pairs)."""
+    logs = np.log(np.array(ours) / np.array(others))
+    drawn = np.random.default_rng(1).integers(0, len(logs), (RESAMPLES, len(logs)))
+    low, high = np.percentile(logs[drawn].mean(1), (2.5, 97.5))
+    return math.exp(logs.mean()), math.exp(low), math.exp(high)
+
+
+def _text(ratio: tuple[float, float, float]) -> str:
+    value, low, high = ratio
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "no"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
