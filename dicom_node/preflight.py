@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,16 +242,17 @@ def _check_rule(rule: RuleSettings, settings: Settings) -> Found:
         elif not isinstance(value, known_options[option]):
             wanted = "a table" if known_options[option] is dict else known_options[option].__name__
             yield f"{key}.options.{option}", repr(value), f"must be {wanted}"
-    yield from _check_values(rule, settings)
+    typed = {k: v for k, v in rule.options.items() if k in known_options and isinstance(v, known_options[k])}
+    yield from _check_values(rule, typed, settings)
 
 
-def _check_values(rule: RuleSettings, settings: Settings) -> Found:
+def _check_values(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Found:
     """What only the pipeline can say of its options' values; it may have to read its model's card."""
     pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
     if not isinstance(pipeline, ChecksOptions):
         return
     try:
-        faults = pipeline.option_faults(rule.options)
+        faults = pipeline.option_faults(options)
     except registry.CardError:
         return  # told by _check_models
     for option, remedy in faults.items():

@@ -126,7 +126,8 @@ def test_rules_try_says_what_would_be_quarantined(run: Run, site: Path, tmp_path
 
 def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
     text = site.read_text(encoding="utf-8").replace("port = 11112", f"port = {pacs.port}\ncolour = 1")
-    text = text.replace('pipeline = "chest_xray"', 'pipeline = "chest_xray"\noptions = { heatmap = 1 }')
+    options = "options = { heatmap = 1, prevalence = { Fracture = 0.1 } }"
+    text = text.replace('pipeline = "chest_xray"', f'pipeline = "chest_xray"\n{options}')
     text = text.replace('pipeline = "ultrasound"', 'pipeline = "ultrasnd"')
     text += '[listener.tls]\ncertificate = "none.pem"\nprivate_key = "none.key"\n'
     text = text.replace('ae_title = "US1"', 'ae_title = "US1"\nassume_charset = "latin"')
@@ -139,6 +140,7 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
         "listener.tls.certificate = none.pem",
         "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; there are: chest_xray, ultrasound",
         "rules.chest.options.heatmap = 1: chest_xray has no such option; it has:",
+        "rules.chest.options.prevalence = {'Fracture': 0.1}: chest-efficientnet-lite0@",
         "peers.us1.assume_charset = 'latin'",
     ):
         assert expected in printed.err
