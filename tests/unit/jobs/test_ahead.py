@@ -22,6 +22,7 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
     Region,
+    Scores,
 )
 from dicom_node.jobs.ahead import Ahead
 from dicom_node.jobs.analyses import KEEP_SECONDS, Analyses, merged
@@ -120,9 +121,9 @@ def a_result(uid: str) -> PipelineResult:
     )  # fmt: skip
     frames = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     picture = DerivedImage(ImageKind.CLEANED, uid, frames, "MONOCHROME1", "cleaned", True, (MODEL,))
-    return PipelineResult(
-        (finding,), (picture,), (QualityNote("box", "approximate"),), {"total": 0.5}, (MODEL,)
-    )
+    notes = (QualityNote("box", "approximate"),)
+    scores = (Scores(uid, MODEL, {"Nodule": 0.1 + 0.2, "Hidden": 0.5}, mended=True),)
+    return PipelineResult((finding,), (picture,), notes, {"total": 0.5}, (MODEL,), scores)
 
 
 def test_an_analysis_comes_back_as_it_was_kept(tmp_path: Path) -> None:
@@ -142,6 +143,7 @@ def test_an_analysis_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert found.images[0].frames.dtype == np.uint16
     assert (found.images[0].kind, found.images[0].verified) == (ImageKind.CLEANED, True)
     assert (found.quality, found.models, dict(found.timings)) == (result.quality, (MODEL,), {"total": 0.5})
+    assert found.scores == result.scores
 
 
 def test_a_damaged_analysis_counts_as_none(tmp_path: Path) -> None:
@@ -154,6 +156,7 @@ def test_a_damaged_analysis_counts_as_none(tmp_path: Path) -> None:
 def test_single_results_become_one(tmp_path: Path) -> None:
     whole = merged([a_result("1"), a_result("2")])
     assert [finding.source_uid for finding in whole.findings] == ["1", "2"]
+    assert [score.source_uid for score in whole.scores] == ["1", "2"]
     assert len(whole.images) == 2
     assert (len(whole.quality), len(whole.models), whole.timings["total"]) == (1, 1, 1.0)
 
