@@ -24,6 +24,7 @@ from ai_pipeline.registry import Card, CardError, Input, Label, find, read
 
 Floats = npt.NDArray[np.float32]
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
+LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +166,8 @@ class Classifier:
 
 def probability(label: Label, logit: float) -> float:
     """A logit as a probability by the card's calibration."""
-    value = float(1.0 / (1.0 + np.exp(-(label.slope * logit + label.intercept))))
+    scaled = max(label.slope * logit + label.intercept, LEAST_LOGIT)
+    value = float(1.0 / (1.0 + np.exp(-scaled)))
     point = label.operating_point
     if point is None:
         return value

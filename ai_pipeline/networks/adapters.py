@@ -62,7 +62,9 @@ class Adapted:
 
 def adapt(path: Path, wanted: Wanted) -> Adapted:
     """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
-    return _ADAPTERS[wanted.family](path, wanted)
+    adapted = _ADAPTERS[wanted.family](path, wanted)
+    adapted.network.eval()  # the wrapper too: exporting gives all below it the mode of the outermost
+    return adapted
 
 
 class Softmax(nn.Module):

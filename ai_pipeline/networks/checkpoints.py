@@ -86,8 +86,8 @@ class _NumbersOnly(pickle.Unpickler):
 
 
 def _state(loaded: object, name: str) -> Mapping[str, Tensor]:
-    if isinstance(loaded, nn.Module):
-        return loaded.state_dict()
+    if isinstance(loaded, nn.Module) and (state := loaded.state_dict()):
+        return state
     if isinstance(loaded, Mapping):
         tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
         if tensors:

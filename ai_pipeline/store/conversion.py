@@ -82,20 +82,18 @@ def convert(
 def _run(request: Request, folder: Path) -> None:
     # -I: neither the folder, nor PYTHONPATH, nor the user's own packages are looked into.
     command = [sys.executable, "-I", "-m", "ai_pipeline.networks.convert"]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder,
-        env=_environment(folder), start_new_session=True,
-    )  # fmt: skip
     # Each core may use the whole time; the clock on the wall counts here.
     limited = request.model_copy(update={"seconds": request.seconds * usable_cores()})
-    try:
-        _, errors = process.communicate(limited.model_dump_json().encode(), timeout=request.seconds)
-    except subprocess.TimeoutExpired:
-        raise CardError(
-            f"the conversion took longer than {request.seconds} s: give it more with --seconds"
-        ) from None
-    finally:
-        _end(process)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder,
+        env=_environment(folder), start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            _, errors = process.communicate(limited.model_dump_json().encode(), timeout=request.seconds)
+        except subprocess.TimeoutExpired:
+            raise CardError(f"the conversion took longer than {request.seconds} s: see --seconds") from None
+        finally:
+            _end(process)
     if process.returncode != 0:
         name = Path(request.checkpoint).name
         raise CardError(f"{name} could not be converted: {_last_line(errors, process.returncode)}")
@@ -106,7 +104,9 @@ def _environment(folder: Path) -> dict[str, str]:
     caches = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TORCH_HOME", "HF_HOME", "MPLCONFIGDIR",
               "YOLO_CONFIG_DIR")  # fmt: skip
     told = dict.fromkeys(caches, str(folder))
-    return told | {"PATH": os.defpath, "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
+    # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
+    told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
+    return told | {"PATH": os.defpath, "LANG": "C.UTF-8"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,99 @@
+"""Full-size checkpoints of other projects, and what those projects say with them: made by their own code.
+
+A program of its own, ``python foreign_checkpoints.py KIND FOLDER``, because these libraries change warnings
+at import. Random weights, a real network. It leaves ``checkpoint.*`` and ``expected.npz`` in the folder:
+``image`` (what a viewer shows), ``input`` (the library's own preprocessing of it) and ``scores``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ai_pipeline.networks.foreign import offer_torchvision_operators
+
+
+def image() -> Any:
+    """A picture with structure at every scale, wider than high."""
+    rows, columns = np.mgrid[0:700, 0:840]
+    waves = np.sin(rows / 37.0) * np.cos(columns / 23.0) + np.sin((rows + 2 * columns) / 211.0)
+    noise = np.random.default_rng(5).normal(0, 0.1, waves.shape)
+    return np.clip((waves + noise + 2) * 64, 0, 255).astype(np.uint8)
+
+
+def torchxrayvision(folder: Path) -> None:
+    """A whole pickled network in the format of torch 1.4, as torchxrayvision's released weights are."""
+    import torchxrayvision as xrv
+
+    known = xrv.models.model_urls["densenet121-res224-all"]
+    network = xrv.models.DenseNet(op_threshs=torch.tensor(known["op_threshs"])).eval()
+    shown = image()
+    pixels = xrv.datasets.normalize(shown, 255)[None]
+    pixels = xrv.datasets.XRayResizer(224, engine="cv2")(xrv.datasets.XRayCenterCrop()(pixels))
+    _spread(network.classifier, network.features2(torch.from_numpy(pixels)[None]))
+    torch.save(network, folder / "checkpoint.pt", _use_new_zipfile_serialization=False)
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(pixels)[None])
+    _save(folder, shown, pixels[None], scores)
+
+
+def timm(folder: Path) -> None:
+    """A training script's dictionary around the parameters of timm's ResNet-18 with three outputs."""
+    import timm
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    network = timm.create_model("resnet18", pretrained=False, num_classes=3).eval()
+    shown = image()
+    transform = create_transform(**resolve_data_config({}, model=network))
+    pixels = transform(Image.fromarray(shown).convert("RGB"))[None]
+    _spread(network.get_classifier(), network.forward_head(network.forward_features(pixels), pre_logits=True))
+    state = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "args": {"lr": 0.1}, "state_dict": state}, folder / "checkpoint.pth")
+    with torch.inference_mode():
+        scores = network(pixels)
+    _save(folder, shown, pixels.numpy(), scores)
+
+
+def chexnet(folder: Path) -> None:
+    """torchvision's DenseNet-121 as copies of CheXNet save it: old names, Sequential(Linear, Sigmoid)."""
+    from torchvision import models
+
+    network = models.densenet121(weights=None, num_classes=14).eval()
+    pixels = torch.randn(1, 3, 224, 224)
+    _spread(network.classifier, network.features(pixels).relu().mean((2, 3)))
+    state = {
+        "module.densenet121."
+        + name.replace("norm1", "norm.1").replace("norm2", "norm.2").replace("conv1", "conv.1")
+        .replace("conv2", "conv.2").replace("classifier.", "classifier.0."): value
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }  # fmt: skip
+    torch.save({"state_dict": state}, folder / "checkpoint.pth.tar")
+    with torch.inference_mode():
+        scores = network(pixels)
+    _save(folder, image(), pixels.numpy(), scores)
+
+
+@torch.no_grad()
+def _spread(head: Any, pooled: torch.Tensor) -> None:
+    """Fresh weights answer all alike, or beyond what a sigmoid can tell apart; these give logits about ±1."""
+    torch.nn.init.normal_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    head.weight /= head(pooled).std()
+    torch.nn.init.normal_(head.bias)
+
+
+def _save(folder: Path, shown: Any, pixels: Any, scores: torch.Tensor) -> None:
+    np.savez(folder / "expected.npz", image=shown, input=pixels, scores=scores.numpy())
+
+
+if __name__ == "__main__":
+    torch.manual_seed(1)
+    offer_torchvision_operators()
+    KINDS = {"torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet}
+    KINDS[sys.argv[1]](Path(sys.argv[2]))
