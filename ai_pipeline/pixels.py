@@ -115,11 +115,13 @@ class DicomImage:
 
     @property
     def uid(self) -> str:
-        return str(self.dataset.get("SOPInstanceUID") or "")
+        with _pydicom_may_warn():
+            return str(self.dataset.get("SOPInstanceUID") or "")
 
     @property
     def series_uid(self) -> str:
-        return str(self.dataset.get("SeriesInstanceUID") or "")
+        with _pydicom_may_warn():
+            return str(self.dataset.get("SeriesInstanceUID") or "")
 
     def stored(self, frame: int = 0) -> PixelArray:
         samples = self.decoded(frame)
