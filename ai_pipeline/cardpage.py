@@ -24,10 +24,11 @@ a shipped one replaces it. `ai-pipeline models list` and `models verify` say wha
 
 def page() -> str:
     """The whole page, from the shipped cards."""
-    return "\n".join([OPENING, *(_card(card) for card in cards())])
+    return "\n".join([OPENING, *(line for card in cards() for line in lines_of(card))])
 
 
-def _card(card: Card) -> str:
+def lines_of(card: Card) -> list[str]:
+    """The section of one card; figures that its ``[metrics]`` lacks are left out."""
     lines = [
         f"## {card.id}, version {card.version}",
         "",
@@ -50,7 +51,7 @@ def _card(card: Card) -> str:
     if card.labels and metrics:
         parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
         lines += [line for part in parts for line in part] + _training(card)
-    return "\n".join(lines)
+    return lines
 
 
 def _findings(card: Card) -> list[str]:
@@ -172,7 +173,28 @@ def _shown(metrics: Mapping[str, Any]) -> list[str]:
     if "gate_refuses" in metrics:
         shares = ", ".join(f"{name} {share:.3f}" for name, share in metrics["gate_refuses"].items())
         lines.append(f"Refused by the pixel gate, as a share: {shares}.")
-    return [text for line in lines for text in (line, "")]
+    return [*(text for line in lines for text in (line, "")), *_gate(metrics.get("gate", {}))]
+
+
+def _gate(gate: Mapping[str, Any]) -> list[str]:
+    if not gate:
+        return []
+    return [
+        "What the gate does with pictures; false positives: the share that passes as shown where 95 % of the "
+        "adults do.",
+        "",
+        "| picture | number | false positives | accepted | mended | refused |",
+        "|---|---|---|---|---|---|",
+        _outcome("chests of adults", gate["adults"]),
+        *(_outcome(name, row) for name, row in gate["kinds"].items()),
+        "",
+    ]
+
+
+def _outcome(name: str, row: Mapping[str, Any]) -> str:
+    passes = _interval(row["false_positives_at_95"]) if "false_positives_at_95" in row else ""
+    shares = " | ".join(f"{row[key]:.3f}" for key in ("accepted", "mended", "refused"))
+    return f"| {name} | {row['images']} | {passes} | {shares} |"
 
 
 def _others(metrics: Mapping[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ OPERATING = (
 def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     """The table ``[metrics]`` for the result of an evaluation: plain values, no None (TOML has none)."""
     main = result["main"]
-    boxes, gate = result["boxes"] or {}, result["gate"] or {}
+    boxes = result["boxes"] or {}
     called = result["called"]
     metrics: dict[str, Any] = {
         "set": (
@@ -44,7 +44,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
         "top3": called["top3"],
         "all_findings": called.get("all_findings"),
         **{key: boxes.get(key) for key in PLACED},
-        "gate_refuses": gate.get("refused"),
+        "gate": result["gate"],
         "labels": {row["label"]: _label(row) for row in main["labels"]},
         "sources": {row["source"]: _source(row) for row in result["sources"]},
         "calibration": {name: _calibration(found) for name, found in result["calibration"].items()},

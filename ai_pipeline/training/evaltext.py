@@ -11,7 +11,7 @@ BASELINES = {"hog": "HOG + kernel ridge", "age_sex_view": "age, sex, view", "sou
 
 def as_text(result: Mapping[str, Any]) -> str:
     """Every figure of :func:`ai_pipeline.training.evaluate.evaluate_chest`, curves left out."""
-    parts = (_headline, _labels, _called, _sources, _calibration, _subgroups, _teacher, _boxes, _gate)
+    parts = (_headline, _labels, _called, _sources, _calibration, _subgroups, _teacher, _boxes, _maps, _gate)
     return "\n".join([*(line for part in parts for line in part(result)), NOT_DIAGNOSTIC])
 
 
@@ -147,9 +147,25 @@ def _boxes(result: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def _maps(result: Mapping[str, Any]) -> Iterator[str]:
+    from ai_pipeline.training.saliency import saliency_lines  # loads torch, which --help must not
+
+    yield from saliency_lines(result["saliency"])
+
+
 def _gate(result: Mapping[str, Any]) -> Iterator[str]:
-    for name, share in (result["gate"] or {}).get("refused", {}).items():
-        yield f"gate refuses {name}: {share:.3f}"
+    gate = result["gate"]
+    if not gate:
+        return
+    yield f"gate, {gate['adults']['images']} adults: {_outcome(gate['adults'])}"
+    yield "  of other pictures, first the share that passes where 95 % of the adults do:"
+    for name, row in gate["kinds"].items():
+        passes = interval(row["false_positives_at_95"])
+        yield f"    {name:36}{row['images']:4}  {passes:22}  as it runs: {_outcome(row)}"
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    return f"accepted {row['accepted']:.3f}, mended {row['mended']:.3f}, refused {row['refused']:.3f}"
 
 
 def _short(values: Sequence[float | None]) -> str:

@@ -30,16 +30,14 @@ from ai_pipeline.training.chestdata import (
     DataMissing,
     chest_set,
     label_matrix,
-    read_grey,
     reduced_images,
 )
 from ai_pipeline.training.curves import curves
 from ai_pipeline.training.figures import ENOUGH, of_labels
+from ai_pipeline.training.gates import gate_figures
 from ai_pipeline.training.metrics import Floats
-from ai_pipeline.training.scored import Outputs, Report, Scored, run, scored
-
-FOREIGN = ("us_ovarian/images", "us_fetal_head/images", "us_breast/images")
-OTHER_CHESTS = ("cxr_nih_more/other/hannover", "cxr_nih_more/other/pediatric")
+from ai_pipeline.training.saliency import saliency_figures
+from ai_pipeline.training.scored import Report, Scored, run, scored
 
 
 def evaluate_chest(
@@ -77,7 +75,7 @@ class _Job:
     report: Report
 
     def result(self) -> dict[str, Any]:
-        everyone, outputs = self._run(self.split)
+        everyone = self._run(self.split)
         adults = everyone.where(image.adult for image in everyone.images)
         if not adults.images or not adults.names:
             raise DataMissing(f"{self.data}: no adult of split {self.split} with a label that the card knows")
@@ -103,16 +101,17 @@ class _Job:
             "subgroups": self._subgroups(adults),
             "teacher": figures.beside_teacher(adults, {self.found.main: head["labels_counted"]}),
             "boxes": self._boxes(),
-            "gate": self._gate(everyone.images, outputs),
+            "saliency": self._saliency(),
+            "gate": gate_figures(self.data, self.classifier, self.split, self.report),
             "curves": {name: curves(part, ENOUGH) for name, part in self._apart(adults).items()},
         }
         self.report(1.0, "done")
         return result
 
-    def _run(self, split: str) -> tuple[Scored, Outputs]:
+    def _run(self, split: str) -> Scored:
         images = [image for image in self.found.images if image.is_in(split)]
         outputs = run(self.classifier, images, self.cache, self.report)
-        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels), outputs
+        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels)
 
     def _is_main(self, image: ChestImage) -> bool:
         return image.source == self.found.main
@@ -134,7 +133,7 @@ class _Job:
         """Probabilities with a sensitivity of .9 on all adults of the validation split."""
         if not any(image.split == "val" and image.adult for image in self.found.images):
             return {}
-        validation = self._run("val")[0]
+        validation = self._run("val")
         validation = validation.where(image.adult for image in validation.images)
         found = {
             name: sensitive_cut(validation.truth[:, k], validation.chance[:, k])
@@ -235,20 +234,9 @@ class _Job:
         self.report(0.5, "placing boxes")
         return dict(box_scores(self.data, self.split, self.classifier))
 
-    def _gate(self, images: Sequence[ChestImage], outputs: Outputs) -> dict[str, Any] | None:
-        """Share of images that the gate refuses: chests of the split, other chests, and no chests at all."""
-        gate = self.classifier.card.gate
-        if gate is None:
-            return None
-        adults = np.array([image.adult for image in images])
-        refused = {"chests_of_adults": round(float((outputs.distances[adults] > gate.threshold).mean()), 4)}
-        for folder in (*OTHER_CHESTS, *FOREIGN):
-            paths = [p for p in (self.data / folder).rglob("*") if p.suffix in {".jpg", ".png"}]
-            if paths:
-                chosen = sorted(paths)[:: max(1, len(paths) // 100)]
-                far = [self.classifier.analyse(read_grey(path)).distance for path in chosen]
-                refused[folder] = round(float(np.mean(np.array(far) > gate.threshold)), 4)
-        return {"threshold": gate.threshold, "refused": refused}
+    def _saliency(self) -> dict[str, Any]:
+        self.report(0.7, "checking heat maps")
+        return saliency_figures(self.data, self.split, self.classifier)
 
 
 def _without_nan(value: Any) -> Any:

@@ -56,9 +56,7 @@ def nih_download(folder: Path) -> ChestSet:
     )
     notes = ["official NIH lists; val is a seeded part of the patients of the official train_val list"]
     if len(rows) > len(images):
-        notes.append(
-            f"{len(rows) - len(images)} of {len(rows)} images of the table are not there or in no list"
-        )
+        notes.append(f"{len(rows) - len(images)} of {len(rows)} listed images are not there")
     boxes = tuple(_boxes(folder, {image.path.name: image for image in images}))
     return ChestSet("NIH ChestX-ray14", images, boxes, main=SOURCE, natural=(SOURCE,), notes=tuple(notes))
 
