@@ -164,13 +164,9 @@ class Tasks(nn.Module):
         network = copy.deepcopy(self.network)
         own, taught = network.head, self.teacher
         with torch.no_grad():
-            spreads = [head(features).std(0).clamp(min=1e-6) for head in (own, taught)]
-            for name in ("weight", "bias"):
-                parts = [
-                    getattr(head, name).T / spread
-                    for head, spread in zip((own, taught), spreads, strict=True)
-                ]
-                getattr(network.head, name).copy_((parts[0] + share * parts[1]).T)
+            one, other = (1 / head(features).std(0).clamp(min=1e-6) for head in (own, taught))
+            network.head.weight.copy_(own.weight * one[:, None] + share * taught.weight * other[:, None])
+            network.head.bias.copy_(own.bias * one + share * taught.bias * other)
         return network
 
 

@@ -5,30 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import tomlkit
 import torch
 
-from ai_pipeline.gate import FeatureGate
 from ai_pipeline.networks.efficientnet import OUTPUTS, PlacedClassifier, fused
-from ai_pipeline.registry import SHIPPED
+from ai_pipeline.registry import SHIPPED, Chain
 from ai_pipeline.training.calibrate import SPECIFICITY, OperatingPoint
-from ai_pipeline.training.chestdata import LABELS
+from ai_pipeline.training.cardfigures import card_metrics
+from ai_pipeline.training.gates import TRUE_POSITIVE_RATE
 
 ID = "chest-efficientnet-lite0"
-TRUE_POSITIVE_RATE = 0.99
-DIRECTIONS = 32
-OPERATING = (
-    "sensitivity_present",
-    "specificity_present",
-    "sensitivity_not_absent",
-    "specificity_not_absent",
-)
 
 
 def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
@@ -68,21 +59,20 @@ def _strip(path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def fit_gate(
-    train: npt.NDArray[np.float32], validation: npt.NDArray[np.float32]
-) -> tuple[FeatureGate, float]:
-    """The gate from pooled features of train images, and the distance that 99 % of validation images keep."""
-    gate = FeatureGate.fit(train, DIRECTIONS)
-    return gate, float(np.quantile(gate.distance(validation), TRUE_POSITIVE_RATE))
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a card says of one training: input, calibration, gate, reference for drift, how it was made."""
+
+    size: int
+    chain: Chain
+    points: tuple[OperatingPoint, ...]
+    gate_threshold: float
+    prevalence: dict[str, float]
+    reference: dict[str, Any]
+    training: dict[str, Any]
 
 
-def write_card(
-    folder: Path,
-    points: tuple[OperatingPoint, ...],
-    gate_threshold: float,
-    prevalence: npt.NDArray[np.floating],
-    training: dict[str, Any],
-) -> Path:
+def write_card(folder: Path, facts: Facts) -> Path:
     """Write the card into ``folder``, beside the weights that are already there; labels and codes are kept.
 
     Test figures of older weights are dropped; no label is supported until ``ai-pipeline evaluate`` says so.
@@ -90,24 +80,25 @@ def write_card(
     card = tomlkit.parse((SHIPPED / f"{ID}.toml").read_text())
     for weights in card["weights"]:
         weights["sha256"] = hashlib.sha256((folder / weights["file"]).read_bytes()).hexdigest()
-    card["gate"]["threshold"] = round(gate_threshold, 6)
+    card["input"]["size"] = facts.size
+    card["input"]["chain"].update(asdict(facts.chain))
+    card["gate"]["threshold"] = round(facts.gate_threshold, 6)
     card["gate"]["true_positive_rate"] = TRUE_POSITIVE_RATE
-    for row, point in zip(card["labels"], points, strict=True):
+    for row, point in zip(card["labels"], facts.points, strict=True):
         row["slope"], row["intercept"] = round(point.slope, 6), round(point.intercept, 6)
         row["threshold"], row["absent_below"] = round(point.threshold, 6), round(point.absent_below, 6)
         row["supported"] = False
-    calibration = card["calibration"]
-    calibration["calibrated"] = True
-    calibration["method"] = "Platt scaling of each label on the adults of the validation split"
-    calibration["prevalence"] = ", ".join(
-        f"{name} {share:.3f}" for name, share in zip(LABELS, prevalence, strict=True)
-    )
-    calibration["thresholds"] = (
-        "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut with "
-        f"specificity {SPECIFICITY}; indeterminate between them"
-    )
-    kept = {key: card["training"][key] for key in ("data",)}
-    card["training"] = {**kept, **training}
+    card["calibration"] = {
+        "calibrated": True,
+        "method": "Platt scaling of each label on the adults of the validation split",
+        "thresholds": (
+            "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
+            f"with specificity {SPECIFICITY}; indeterminate between them"
+        ),
+        "prevalence": facts.prevalence,
+    }
+    card["reference"] = facts.reference
+    card["training"] = {"data": card["training"]["data"], **facts.training}
     card["metrics"] = tomlkit.table()
     path = folder / f"{ID}.toml"
     path.write_text(tomlkit.dumps(card))
@@ -121,29 +112,8 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     interval is above .5.
     """
     card = tomlkit.parse(path.read_text())
-    main = result["cxr_nih"]
-    metrics = tomlkit.table()
-    metrics["set"] = (
-        f"cxr_nih {result['split']}: {main['images']} images of {main['patients']} patients; "
-        "[value, low, high], 95 % by bootstrap over patients"
-    )
-    metrics["mean_auc"] = main["mean_auc"]
-    metrics["mean_auc_labels"] = main["labels_counted"]
-    for name in ("hog", "age_sex_view"):
-        metrics[f"mean_auc_{name}"] = main[f"mean_auc_{name}"]
-        metrics[f"difference_to_{name}"] = main[f"difference_to_{name}"]
-    metrics["pointing"] = result["boxes"]["pointing"]
-    metrics["iou_at_least_0.3"] = result["boxes"]["iou_at_least_0.3"]
-    metrics["gate_refuses"] = result["gate"]["refused"]
-    figures = tomlkit.table()
-    for row in main["labels"]:
-        inline = tomlkit.inline_table()
-        inline.update({key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)})
-        inline["ece_all_sources"] = result["calibration_all_sources"]["labels"][row["label"]]["ece"]
-        figures[row["label"]] = inline
-    metrics["labels"] = figures
-    card["metrics"] = metrics
-    supported = {row["label"]: row["supported"] for row in main["labels"]}
+    card["metrics"] = card_metrics(result)
+    supported = {row["label"]: row["supported"] for row in result["main"]["labels"]}
     for row in card["labels"]:
-        row["supported"] = supported[row["name"]]
+        row["supported"] = supported.get(row["name"], False)
     path.write_text(tomlkit.dumps(card))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.preprocess import reduce
+from ai_pipeline.training import gates
 from ai_pipeline.training.batches import MEAN, SCALE
-from ai_pipeline.training.calibrate import operating_point
+from ai_pipeline.training.calibrate import OperatingPoint, deciles, operating_point, prevalence
 from ai_pipeline.training.chest import Material, Report, Trained, fit, infer, silent
 from ai_pipeline.training.chestdata import LABELS, label_matrix
 from ai_pipeline.training.experiment import Experiment
-from ai_pipeline.training.export import ID, export_onnx, fit_gate, write_card
+from ai_pipeline.training.export import ID, Facts, export_onnx, write_card
 from ai_pipeline.training.places import fit_places
-
-GATE_IMAGES = 2000  # of the train split, for the gate's directions
 
 
 def train(
@@ -33,33 +37,60 @@ def train(
     ExperimentError when ``resume`` meets another experiment.
     """
     trained = fit(data, out, experiment, resume=resume, threads=threads, cache=cache, report=report)
-    return ship(data, out, trained, cache or out / "cache")
+    return ship(data, out, trained, cache or out / "cache", report)
 
 
-def ship(data: Path, out: Path, trained: Trained, cache: Path) -> Path:
+def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent) -> Path:
     """Export the chosen network and read calibration, thresholds and gate off the validation split."""
     network, experiment = trained.network, trained.experiment
     places = fit_places(network, data, experiment, MEAN, SCALE)
+    fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
     material = Material.gather(data, experiment, cache)
-    learned, validated = material.rows("train"), material.rows("val")
-    random = np.random.default_rng(experiment.seed)
-    sample = random.choice(learned, min(GATE_IMAGES, len(learned)), replace=False)
+    learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
     truth = label_matrix([material.images[row] for row in validated])
     outputs = infer(network, material.pixels[validated], experiment.size)
-    gate, threshold = fit_gate(
-        infer(network, material.pixels[sample], experiment.size).pooled, outputs.pooled
-    )
     points = tuple(operating_point(truth[:, k], outputs.logits[:, k]) for k in range(len(LABELS)))
     export_onnx(network, experiment.size, out / f"{ID}.onnx")
-    (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
+    (out / f"{ID}.gate.npz").write_bytes(fitted.gate.to_bytes())
     (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
-    described = {
+    training = {
         "images": len(learned),
         "patients": len({material.images[row].patient for row in learned}),
         "chosen_iteration": int(best["iteration"]),
         "validation_auc_within_sources": round(best["validation_auc"], 4),
         "validation_images": len(validated),
-        "experiment": experiment.model_dump(exclude_defaults=False),
+        "experiment": experiment.model_dump(mode="json", exclude_none=True),
     }
-    return write_card(out, points, threshold, truth.mean(0), described)
+    refused = float((fitted.gate.distance(outputs.pooled) > fitted.threshold).mean())
+    return write_card(
+        out,
+        Facts(
+            experiment.size, experiment.chain, points, fitted.threshold, prevalence(truth, LABELS),
+            _reference(points, outputs.logits, refused), training,
+        ),
+    )  # fmt: skip
+
+
+def _seen_by(network: PlacedClassifier, experiment: Experiment) -> gates.See:
+    def see(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        reduced = np.stack([reduce(picture, experiment.chain)[0] for picture in pictures])
+        return infer(network, reduced, experiment.size).pooled
+
+    return see
+
+
+def _reference(
+    points: Sequence[OperatingPoint], logits: npt.NDArray[np.float32], refused: float
+) -> dict[str, Any]:
+    """The card's table ``[reference]`` (:mod:`ai_pipeline.reference`)."""
+    chance = np.stack(
+        [1 / (1 + np.exp(-(point.slope * logits[:, k] + point.intercept))) for k, point in enumerate(points)],
+        axis=1,
+    )
+    return {
+        "set": "the adults of the validation split",
+        "images": len(chance),
+        "refused": round(refused, 4),
+        "deciles": dict(zip(LABELS, deciles(chance), strict=True)),
+    }

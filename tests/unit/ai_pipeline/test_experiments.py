@@ -136,6 +136,18 @@ def test_what_the_loss_leaves_out_has_no_gradient() -> None:
     assert learns({"boxes": 0.0}) == (True, False)
 
 
+def test_the_merged_head_says_what_both_heads_say_in_units_of_their_spread() -> None:
+    tasks = Tasks(_network()).eval()
+    pooled = np.random.default_rng(0).normal(size=(50, tasks.network.head.in_features)).astype(np.float32)
+
+    merged = tasks.merged(pooled, share=2.0).head
+
+    with torch.no_grad():
+        features = torch.from_numpy(pooled)
+        own, taught = tasks.network.head(features), tasks.teacher(features)
+        torch.testing.assert_close(merged(features), own / own.std(0) + 2 * taught / taught.std(0))
+
+
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     material = _material(24)
     targets = Targets.of(material.images, [()] * 24)
