@@ -18,9 +18,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; and the turnaround
+bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; the turnaround, inference
 	$(BIN)/python benchmarks/receive.py
 	$(BIN)/python benchmarks/turnaround.py
+	$(BIN)/python benchmarks/inference.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

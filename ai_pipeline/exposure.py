@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -34,7 +35,8 @@ class Exposure:
         rows, columns = image.shape
         top, left = round(rows * (1 - MIDDLE) / 2), round(columns * (1 - MIDDLE) / 2)
         middle = image[top : max(rows - top, top + 1), left : max(columns - left, left + 1)]
-        counts = np.bincount(middle.ravel(), minlength=256)
+        # OpenCV counts bytes as they are; numpy's bincount makes eight-byte integers of them first.
+        counts = cv2.calcHist([middle], [0], None, [256], [0, 256]).ravel().astype(np.int64)
         clipped = (counts[: NEAR + 1].sum() + counts[255 - NEAR :].sum()) / middle.size
         low, high = np.searchsorted(np.cumsum(counts) / middle.size, (0.05, 0.95))
         return Exposure(float(clipped), float(high - low))
