@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.burnin.fillers import emptied
 from ai_pipeline.burnin.marks import Mask
 from ai_pipeline.contract import PixelArray
 
@@ -66,7 +67,7 @@ def _generate(patch: Samples, hole: Mask) -> Samples:
         return np.asarray(np.broadcast_to(around[0], patch.shape))
     flags = hole.astype(np.uint8)
     if patch.dtype == np.uint8:
-        return np.asarray(cv2.inpaint(np.ascontiguousarray(patch), flags, RADIUS, cv2.INPAINT_NS))
+        return np.asarray(cv2.inpaint(emptied(patch, hole), flags, RADIUS, cv2.INPAINT_NS))
     if patch.ndim == 3:
         channels = [_generate(np.ascontiguousarray(patch[..., i]), hole) for i in range(patch.shape[2])]
         return np.stack(channels, axis=2)
@@ -74,6 +75,6 @@ def _generate(patch: Samples, hole: Mask) -> Samples:
     low, high = float(around.min()), float(around.max())
     step = max((high - low) / 65535.0, 1.0 if patch.dtype.kind in "iu" else 1e-12)
     scaled = np.clip((patch.astype(np.float64) - low) / step, 0, 65535).astype(np.uint16)
-    filled = cv2.inpaint(np.ascontiguousarray(scaled), flags, RADIUS, cv2.INPAINT_NS)
+    filled = cv2.inpaint(emptied(scaled, hole), flags, RADIUS, cv2.INPAINT_NS)
     values = np.clip(filled * step + low, low, high)
     return np.asarray(np.rint(values) if patch.dtype.kind in "iu" else values, patch.dtype)
