@@ -1,93 +1,22 @@
-"""Ways to fill a hole in an ultrasound picture, classical and learned, behind one interface.
+"""Networks that fill a hole in an ultrasound picture, and the adversary that one of them learns against.
 
 ``OciGan`` is our reading of the published residual inpainting GAN: residual blocks, a patch discriminator
 and a sum of losses. Unlike the original it starts from the Navier-Stokes fill and adds what that lacks, so
 that it begins where the classical method ends (a generator that starts from nothing was 1 dB worse after
 3 minutes of training). ``UNet`` and ``Vae`` are the plain comparisons: they see the picture with its hole.
+The interface that they are used through is :mod:`ai_pipeline.burnin.fillers`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
-from ai_pipeline.burnin.marks import Mask, Picture
+from ai_pipeline.burnin.fillers import Floats, Learned
 
-RADIUS = 3.0
-"""Neighbourhood of a classically filled pixel (pixels)."""
-CORE, CONTEXT = 96, 32
-"""A learned filler works on tiles of ``CORE`` pixels and sees ``CONTEXT`` more on every side."""
-STEP = 16
 LATENT = 16
-
-
-class Inpainter(Protocol):
-    """Fills holes. Outside the hole the result is the picture, bit for bit."""
-
-    @property
-    def name(self) -> str: ...
-
-    def fill(self, picture: Picture, hole: Mask) -> Picture:
-        """``picture`` RGB uint8 ``[rows, columns, 3]``, ``hole`` of its rows and columns."""
-        ...
-
-
-class Classical:
-    """OpenCV's inpainting: ``telea`` or ``navier-stokes``."""
-
-    METHODS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}  # noqa: RUF012 - constant
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._method = self.METHODS[name]
-
-    def fill(self, picture: Picture, hole: Mask) -> Picture:
-        if not hole.any() or hole.all():
-            return picture.copy()
-        filled = cv2.inpaint(np.ascontiguousarray(picture), hole.astype(np.uint8), RADIUS, self._method)
-        return np.where(hole[..., None], filled, picture).astype(np.uint8)
-
-
-class Learned:
-    """A network, run on the tiles that hold a part of the hole."""
-
-    def __init__(self, name: str, network: Filler) -> None:
-        self.name = name
-        self._network = network.eval()
-        self._start = Classical("navier-stokes")
-
-    def fill(self, picture: Picture, hole: Mask) -> Picture:
-        rows, columns = hole.shape
-        start = self._start.fill(picture, hole)
-        # The grid reaches beyond the picture, so that every tile has the same size and its context.
-        pad = ((CONTEXT, CONTEXT + -rows % CORE), (CONTEXT, CONTEXT + -columns % CORE))
-        framed = np.pad(start, (*pad, (0, 0)), mode="edge")
-        holes = np.pad(hole, pad)
-        filled = framed.copy()
-        for top in range(0, rows, CORE):
-            for left in range(0, columns, CORE):
-                inner = (
-                    slice(top + CONTEXT, top + CONTEXT + CORE),
-                    slice(left + CONTEXT, left + CONTEXT + CORE),
-                )
-                if holes[inner].any():
-                    tile = slice(top, top + CORE + 2 * CONTEXT), slice(left, left + CORE + 2 * CONTEXT)
-                    new = self._generate(framed[tile], holes[tile])
-                    filled[inner] = new[CONTEXT : CONTEXT + CORE, CONTEXT : CONTEXT + CORE]
-        filled = filled[CONTEXT : CONTEXT + rows, CONTEXT : CONTEXT + columns]
-        return np.where(hole[..., None], filled, picture).astype(np.uint8)
-
-    def _generate(self, tile: Picture, hole: Mask) -> Picture:
-        with torch.inference_mode():
-            start = torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1)[None].float() / 127.5 - 1
-            out = self._network(start, torch.from_numpy(hole)[None, None].float())[0]
-        levels = ((out.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
-        return np.asarray(levels.to(torch.uint8).numpy(), np.uint8)
 
 
 class Filler(nn.Module):
@@ -205,6 +134,18 @@ class PatchDiscriminator(nn.Module):
 
 
 ARCHITECTURES: dict[str, type[Filler]] = {"oci-gan": OciGan, "unet": UNet, "vae": Vae}
+
+
+def learned(name: str, network: Filler) -> Learned:
+    """``network`` as an inpainter, on torch."""
+    network.eval()
+
+    def run(start: Floats, hole: Floats) -> Floats:
+        with torch.inference_mode():
+            filled = network(torch.from_numpy(start), torch.from_numpy(hole))
+        return np.asarray(filled.numpy(), np.float32)
+
+    return Learned(name, run)
 
 
 def _emptied(start: Tensor, hole: Tensor) -> Tensor:

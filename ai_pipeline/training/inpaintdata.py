@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ai_pipeline.burnin.fillers import Classical
 from ai_pipeline.burnin.marks import Mask, Picture
-from ai_pipeline.networks.inpaint import Classical
 from ai_pipeline.training.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
 
 BOXED = 0.25

@@ -11,7 +11,8 @@ import tomlkit
 import torch
 from torch.export import Dim
 
-from ai_pipeline.networks.inpaint import CONTEXT, CORE, Filler
+from ai_pipeline.burnin.fillers import CONTEXT, CORE
+from ai_pipeline.networks.inpaint import Filler
 from ai_pipeline.training.markexport import export
 
 OUTPUTS = ("filled",)

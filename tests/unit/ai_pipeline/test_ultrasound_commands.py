@@ -1,0 +1,63 @@
+"""The commands that train and measure the ultrasound networks, from the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+pytest.importorskip("HersheyFonts")
+
+from ai_pipeline.training import ultrasound_commands as commands
+
+EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    train, evaluate = typer.Typer(), typer.Typer()
+    commands.add_to(train, evaluate)
+    app.add_typer(train, name="train")
+    app.add_typer(evaluate, name="evaluate")
+    return app
+
+
+@pytest.mark.parametrize("what", ["marks", "inpaint"])
+def test_training_without_images_ends_with_one_line(app: typer.Typer, tmp_path: Path, what: str) -> None:
+    choices = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "0", "--threads", "1"]
+    result = CliRunner().invoke(app, ["train", what, *choices])
+
+    assert result.exit_code == EXIT_DATA
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_measuring_a_detector_that_is_not_there_says_so(app: typer.Typer, tmp_path: Path) -> None:
+    choices = ["--data", str(tmp_path), "--models-dir", str(tmp_path / "none")]
+    result = CliRunner().invoke(app, ["evaluate", "marks", *choices])
+
+    assert result.exit_code == EXIT_CONFIG
+
+
+@pytest.mark.parametrize("option", [("--split", "train"), ("--style", "gothic")])
+def test_a_wrong_choice_is_wrong_usage(app: typer.Typer, tmp_path: Path, option: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["evaluate", "marks", "--data", str(tmp_path), *option])
+
+    assert result.exit_code == EXIT_USAGE
+
+
+@pytest.mark.data
+def test_the_table_of_inpainters_names_places_figures_and_intervals(app: typer.Typer, data: Path) -> None:
+    choices = ["--data", str(data), "--split", "val", "--pictures", "4", "--threads", "1"]
+    printed = CliRunner().invoke(app, ["evaluate", "inpaint", *choices])
+    told = json.loads(CliRunner().invoke(app, ["evaluate", "inpaint", *choices, "--json"]).stdout)
+
+    assert printed.exit_code == 0, printed.output
+    for part in ("given mask, in the mask", "given mask, whole picture", "telea", "uncleaned", "PSNR", "KID"):
+        assert part in printed.stdout
+    assert {len(row["inside"]["psnr"]) for row in told["rows"]} == {3}
+    assert told["published"]["note"]
