@@ -58,7 +58,7 @@ def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]
     """Scores ``[N, labels]`` of a logistic regression on age, sex and view: what needs no image."""
     known, asked, truth = _header(train), _header(images), label_matrix(train)
     scores = np.zeros((len(images), len(LABELS)))
-    for label in range(len(LABELS)):
+    for label in np.flatnonzero(truth.min(0) < truth.max(0)):  # where there is something to learn from
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         scores[:, label] = model.fit(known, truth[:, label]).decision_function(asked)
     return scores
