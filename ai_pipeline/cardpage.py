@@ -292,9 +292,9 @@ def _training(card: Card) -> list[str]:
     levers = training.get("levers", [])
     if levers:
         lines += [
-            "What each lever gave on validation images (mean AUC inside sources, paired with the first row):",
+            "What each lever gave on validation images (mean AUC inside sources, paired image by image):",
             "",
-            "| lever | validation AUC | difference, 95 % by patient | |",
+            "| lever | validation AUC | difference, 95 % by patient | against |",
             "|---|---|---|---|",
             *(_lever(row) for row in levers),
             "",
@@ -304,7 +304,7 @@ def _training(card: Card) -> list[str]:
 
 def _lever(row: Mapping[str, Any]) -> str:
     gain = _interval((row["difference"], row["low"], row["high"])) if "difference" in row else ""
-    return f"| {row['name']} | {row['validation_auc']:.3f} | {gain} | {row.get('note', '')} |"
+    return f"| {row['name']} | {row['validation_auc']:.3f} | {gain} | {row.get('against', '')} |"
 
 
 def _share(value: float | Sequence[float]) -> str:

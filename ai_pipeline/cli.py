@@ -85,7 +85,7 @@ def main() -> None:
 def _mount_training() -> None:
     """Add ``train``, ``evaluate``, ``calibrate`` and ``split``; torch is imported only when one runs."""
     from ai_pipeline.training.commands import calibrate_app, evaluate_app, split
-    from ai_pipeline.training.traincommands import train_app
+    from ai_pipeline.training.traincommands import export, train_app
     from ai_pipeline.training.ultrasound_commands import add_to
 
     add_to(train_app, evaluate_app)
@@ -95,6 +95,9 @@ def _mount_training() -> None:
     app.command(
         epilog="Example:  ai-pipeline split --data DIR --out splits.csv   (--data splits.csv takes it)"
     )(split)
+    app.command(epilog="Example:  ai-pipeline export --data DIR --run runs/levers/longer --out models")(
+        export
+    )
 
 
 class _Runner:

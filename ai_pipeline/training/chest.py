@@ -118,9 +118,16 @@ def fit(
     if resume:
         run.load()
     run.train(report)
+    return trained_in(out)
+
+
+def trained_in(folder: Path) -> Trained:
+    """What a run left in ``folder``. Raises OSError when nothing is there."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+    experiment = Experiment.model_validate_json(state["experiment"])
     network = PlacedClassifier(len(LABELS), experiment.size)
-    network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
-    return Trained(network.eval(), tuple(run.history), experiment)
+    network.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location="cpu"))
+    return Trained(network.eval(), tuple(state["history"]), experiment)
 
 
 def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> Outputs:

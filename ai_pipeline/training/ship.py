@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,14 @@ def train(
     return ship(data, out, trained, cache or out / "cache", report)
 
 
-def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent) -> Path:
-    """Export the chosen network and read calibration, thresholds and gate off the validation split."""
+def ship(
+    data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, levers: Path | None = None
+) -> Path:
+    """Export the chosen network and read calibration, thresholds and gate off the validation split.
+
+    ``levers``: the table ``levers.json`` of a study, to be told in the card.
+    """
+    out.mkdir(parents=True, exist_ok=True)
     network, experiment = trained.network, trained.experiment
     places = fit_places(network, data, experiment, MEAN, SCALE)
     fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
@@ -62,6 +69,8 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
         "validation_images": len(validated),
         "experiment": experiment.model_dump(mode="json", exclude_none=True),
     }
+    if levers is not None:
+        training["levers"] = _told(levers)
     refused = float((fitted.gate.distance(outputs.pooled) > fitted.threshold).mean())
     return write_card(
         out,
@@ -70,6 +79,19 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
             _reference(points, outputs.logits, refused), training,
         ),
     )  # fmt: skip
+
+
+def _told(levers: Path) -> list[dict[str, Any]]:
+    """The rows of a study, without what TOML cannot hold."""
+    rows: list[dict[str, Any]] = []
+    for row in json.loads(levers.read_text()):
+        told = {"name": row["name"], "validation_auc": round(row["validation_auc"], 4)}
+        if row["difference"]:
+            told["against"] = row["against"]
+            told["difference"] = round(row["difference"]["value"], 4)
+            told |= {end: round(row["difference"][end], 4) for end in ("low", "high")}
+        rows.append(told)
+    return rows
 
 
 def _seen_by(network: PlacedClassifier, experiment: Experiment) -> gates.See:

@@ -101,6 +101,30 @@ def train_pretrain(
     typer.echo(str(left))
 
 
+def export(
+    *,
+    data: Data,
+    run: Annotated[Path, typer.Option(help="Folder that a training run left (or a lever of a study).")],
+    out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
+    levers: Annotated[
+        Path | None, typer.Option(help="levers.json of a study, to be told in the card.")
+    ] = None,
+    threads: Threads = 0,
+    cache: Cache = None,
+) -> None:
+    """Make card and weights of a finished run: ONNX, calibration, thresholds, gate, reference for drift."""
+    with errors(), progress() as report:
+        import torch
+
+        from ai_pipeline.training.chest import trained_in
+        from ai_pipeline.training.ship import ship
+
+        if threads:
+            torch.set_num_threads(threads)
+        card = ship(data, out, trained_in(run), cache or out / "cache", report, levers)
+    typer.echo(str(card))
+
+
 def _file(named: str) -> Path:
     """The file of an experiment that is named by path or by the name of a shipped one."""
     from ai_pipeline.training import experiment as experiments
