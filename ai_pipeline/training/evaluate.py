@@ -39,6 +39,8 @@ from ai_pipeline.training.metrics import Floats
 from ai_pipeline.training.saliency import saliency_figures
 from ai_pipeline.training.scored import Report, Scored, run, scored
 
+MAPPED = 200  # boxes whose heat maps are compared: those of all 984 of the NIH download fill the memory
+
 
 def evaluate_chest(
     data: Path,
@@ -99,7 +101,9 @@ class _Job:
             "probes": self._probes(adults, scores),
             "calibration": self._calibration(adults),
             "subgroups": self._subgroups(adults),
-            "teacher": figures.beside_teacher(adults, {self.found.main: head["labels_counted"]}),
+            "teacher": figures.beside_teacher(
+                adults, {self.found.main: head["labels_counted"]}, self.found.left_out
+            ),
             "boxes": self._boxes(),
             "saliency": self._saliency(),
             "gate": gate_figures(self.data, self.classifier, self.split, self.report),
@@ -236,7 +240,7 @@ class _Job:
 
     def _saliency(self) -> dict[str, Any]:
         self.report(0.7, "checking heat maps")
-        return saliency_figures(self.data, self.split, self.classifier)
+        return saliency_figures(self.data, self.split, self.classifier, most=MAPPED)
 
 
 def _without_nan(value: Any) -> Any:

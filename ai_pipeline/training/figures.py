@@ -137,17 +137,21 @@ def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[di
     return rows
 
 
-def beside_teacher(found: Scored, headline_labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def beside_teacher(
+    found: Scored, headline_labels: Mapping[str, Sequence[str]], left_out: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
     """The teacher's AUC and ours on the images that it scored and was not trained on, source by source.
 
-    ``headline_labels`` fixes the labels of a source; elsewhere those with enough positives count.
+    ``headline_labels`` fixes the labels of a source; elsewhere those with enough positives count. What is
+    ``left_out`` as no result is none here either.
     """
     taught = found.where(image.soft is not None for image in found.images)
     result: dict[str, Any] = {}
     for source in sorted({image.source for image in taught.images}):
         part = taught.where(image.source == source for image in taught.images)
         enough = part.with_positives(1 if source in headline_labels else ENOUGH)
-        counted = [k for k in enough if part.names[k] in headline_labels.get(source, part.names)]
+        fixed = headline_labels.get(source, part.names)
+        counted = [k for k in enough if part.names[k] in fixed and (source, part.names[k]) not in left_out]
         if len(part.images) < ENOUGH_TAUGHT or not counted:
             continue
         teacher = soft_matrix(part.images)[:, list(part.columns)].astype(np.float64)

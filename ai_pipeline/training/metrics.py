@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.floating]
 Texts = npt.NDArray[np.str_]
 Called = npt.NDArray[np.bool_]  # of each image: is it called?
 RESAMPLES = 2000
+MANY, FEWER = 5000, 500  # above so many images so many resamples: their intervals are narrow, their sums long
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
 BLOCK = 4_000_000  # weights that are worked on at once: 32 MB
 
@@ -42,8 +43,13 @@ class Cell:
     rows: npt.NDArray[np.intp]
 
 
-def patient_weights(patients: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED) -> Floats:
-    """``[resamples, N]``: how often each image counts when patients are drawn with replacement."""
+def patient_weights(patients: Sequence[str], resamples: int | None = None, seed: int = SEED) -> Floats:
+    """``[resamples, N]``: how often each image counts when patients are drawn with replacement.
+
+    2,000 resamples unless said otherwise, 500 of more than 5,000 images.
+    """
+    if resamples is None:
+        resamples = RESAMPLES if len(patients) <= MANY else FEWER
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     random = np.random.default_rng(seed)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)

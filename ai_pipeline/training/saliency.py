@@ -59,11 +59,12 @@ def saliency_figures(
     except NotThisNetwork:
         explained = None
     prior = constant_maps([box for box in boxes if box.split == "train"])
+    flat = np.ones((2, 2), np.float32)  # of a label that has no train box to learn a place from
     maps = {
         "shown": [question.enlarged(question.shown()) for question in questions],
         **({"grad_cam": explained.enlarged()} if explained else {}),
         "centre": [centre_prior(question.side) for question in questions],
-        "constant": [_resized(prior[question.box.label], question.side) for question in questions],
+        "constant": [_resized(prior.get(question.box.label, flat), question.side) for question in questions],
     }
     return {
         "boxes": len(questions),

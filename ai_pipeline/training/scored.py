@@ -13,10 +13,9 @@ import numpy.typing as npt
 from ai_pipeline.classifier import Classifier, probability
 from ai_pipeline.registry import Label
 from ai_pipeline.training.chestdata import LABELS, ChestImage, label_matrix, read_grey
-from ai_pipeline.training.metrics import RESAMPLES, Floats, patient_weights
+from ai_pipeline.training.metrics import Floats, patient_weights
 
 Report = Callable[[float, str], None]
-MANY, FEWER = 5000, 500  # above so many images so many resamples: their intervals are narrow, their sums long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +53,7 @@ class Scored:
 
     def weights(self) -> Floats:
         """Resamples by patient, as :func:`patient_weights`."""
-        return patient_weights(self.patients, RESAMPLES if len(self.images) <= MANY else FEWER)
+        return patient_weights(self.patients)
 
     def with_positives(self, fewest: int) -> list[int]:
         """The labels, as columns, of which there are ``fewest`` positives and as many negatives."""
