@@ -20,7 +20,7 @@ from ai_pipeline.classifier import Classifier
 from ai_pipeline.pipelines.chest_xray import MODEL
 from ai_pipeline.registry import find
 from ai_pipeline.training import figures, metrics, reliability
-from ai_pipeline.training.baseline import demographic_scores, hog_scores, sampled, source_scores
+from ai_pipeline.training.baseline import CHAIN, demographic_scores, hog_scores, sampled, source_scores
 from ai_pipeline.training.boxscores import box_scores
 from ai_pipeline.training.calibrate import sensitive_cut
 from ai_pipeline.training.chestdata import (
@@ -149,12 +149,10 @@ class _Job:
         """Scores ``[N, K]`` of what the network has to beat; none without train images."""
         if not train:
             return {}
-        chain = self.classifier.card.input.chain if self.classifier.card.input else None
-        assert chain is not None  # a Classifier has an input
         self.report(0.0, "training the baselines")
         taught = sampled(train)
-        pixels = reduced_images(taught, chain, self.cache)
-        hog = hog_scores(taught, pixels, reduced_images(adults.images, chain, self.cache), self.cache)
+        pixels = reduced_images(taught, CHAIN, self.cache)
+        hog = hog_scores(taught, pixels, reduced_images(adults.images, CHAIN, self.cache), self.cache)
         known = {
             "hog": hog,
             "age_sex_view": demographic_scores(train, adults.images),

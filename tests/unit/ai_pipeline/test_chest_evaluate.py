@@ -34,8 +34,8 @@ EFFUSION = LABELS.index("Effusion")
 
 @pytest.fixture(scope="module")
 def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """240 films of 120 patients in the layout of the real download; the test list has 30 patients."""
-    return nih_download(tmp_path_factory.mktemp("nih"), patients=120)
+    """400 films of 200 patients in the layout of the real download; the test list has 50 patients."""
+    return nih_download(tmp_path_factory.mktemp("nih"), patients=200)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +58,7 @@ def result(download: Path, cache: Path) -> dict[str, Any]:
 
 def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
     assert result["data"]["set"] == "NIH ChestX-ray14"
-    assert (result["main"]["images"], result["main"]["patients"]) == (60, 30)
+    assert (result["main"]["images"], result["main"]["patients"]) == (100, 50)
     assert "Effusion" in result["main"]["labels_counted"]
     assert result["calibration"]["nih"]["natural_prevalence"]
 
@@ -106,7 +106,8 @@ def test_subgroups_have_enough_positives(result: dict[str, Any]) -> None:
     rows = result["subgroups"]["nih"]
 
     assert {row["attribute"] for row in rows} == {"sex", "view", "age"}
-    assert sum(row["images"] for row in rows if row["attribute"] == "sex") == 60
+    assert sum(row["images"] for row in rows if row["attribute"] == "sex") == 100
+    assert {row["group"] for row in rows if "Effusion" in row["labels"]} >= {"F", "M"}
     assert all(cell["positives"] >= 20 for row in rows for cell in row["labels"].values())
 
 
@@ -144,7 +145,7 @@ def test_a_sites_manifest_is_measured_without_train_images(download: Path, tmp_p
     found = evaluate_chest(manifest, "test")
 
     assert found["labels"] == ["Effusion"]
-    assert found["main"]["images"] == 60
+    assert found["main"]["images"] == 100
     assert found["probes"] == {}
     assert "mean_auc_hog" not in found["main"]
     assert "None" not in as_text(found)
@@ -214,7 +215,7 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
 
     assert card.details["metrics"]["mean_auc"] == result["main"]["mean_auc"]
     assert page.index("Not for diagnostic use") < page.index("Intended use")
-    assert "nih (natural prevalence), 60 images" in page
+    assert "nih (natural prevalence), 100 images" in page
     assert "| nih | sex F |" in page
     assert "| EMA | 0.700 | 0.010 [-0.010, 0.020] | kept |" in page
     assert "None" not in page
@@ -229,7 +230,7 @@ def test_the_verb_prints_json_and_writes_the_report(download: Path, cache: Path,
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout.splitlines()[-1])
     assert "curves" not in told
-    assert told["main"]["images"] == 60
+    assert told["main"]["images"] == 100
     assert (tmp_path / "report" / "report.md").exists()
 
 
