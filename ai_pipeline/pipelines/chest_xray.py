@@ -45,6 +45,7 @@ MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "ultrasound-burnin-baseline"
 BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
+TOP = 3
 KEPT = 4  # analyses remembered between accepts() and run()
 
 
@@ -134,7 +135,9 @@ class ChestXray:
             report(number / len(images), "chest X-ray")
             look = self._look(image)
             explaining = time.perf_counter()
-            findings += self._findings(image, look.analysis, labels, options)
+            mine = self._findings(image, look.analysis, labels, options)
+            findings += mine
+            notes += _likeliest(mine)
             notes += intended_use.notes(image, look.analysis.pose, look.exposure)
             scores.append(self._scores(image, look.analysis))
             seconds["explain"] += time.perf_counter() - explaining
@@ -237,6 +240,18 @@ class ChestXray:
                 )
             )
         return found
+
+
+def _likeliest(findings: Sequence[Finding]) -> list[QualityNote]:
+    """The top three in words, whatever was decided about them."""
+    best = sorted(findings, key=lambda finding: -(finding.probability or 0.0))[:TOP]
+    if not best:
+        return []
+    said = ", ".join(
+        f"{finding.code.meaning} {100 * (finding.probability or 0.0):.1f} % ({finding.decision.value})"
+        for finding in best
+    )
+    return [QualityNote("top three", f"{said}.", best[0].source_uid)]
 
 
 def _cleaned(
