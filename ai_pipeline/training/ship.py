@@ -21,6 +21,8 @@ from ai_pipeline.training.experiment import Experiment
 from ai_pipeline.training.export import ID, Facts, export_onnx, write_card
 from ai_pipeline.training.places import fit_places
 
+APART = 1e-6  # of probability: nearer edges of tenths are none
+
 
 def train(
     data: Path,
@@ -105,7 +107,10 @@ def _seen_by(network: PlacedClassifier, experiment: Experiment) -> gates.See:
 def _reference(
     points: Sequence[OperatingPoint], logits: npt.NDArray[np.float32], refused: float
 ) -> dict[str, Any]:
-    """The card's table ``[reference]`` (:mod:`ai_pipeline.reference`)."""
+    """The card's table ``[reference]`` (:mod:`ai_pipeline.reference`).
+
+    A label whose probability is nearly the same for everyone has no tenths to be told apart: left out.
+    """
     chance = np.stack(
         [1 / (1 + np.exp(-(point.slope * logits[:, k] + point.intercept))) for k, point in enumerate(points)],
         axis=1,
@@ -114,5 +119,9 @@ def _reference(
         "set": "the adults of the validation split",
         "images": len(chance),
         "refused": round(refused, 4),
-        "deciles": dict(zip(LABELS, deciles(chance), strict=True)),
+        "deciles": {
+            name: edges
+            for name, edges in zip(LABELS, deciles(chance), strict=True)
+            if min(np.diff(edges)) > APART
+        },
     }
