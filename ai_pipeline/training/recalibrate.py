@@ -27,6 +27,7 @@ from ai_pipeline.training.scored import Outputs, Report, Scored, run, scored
 
 ENOUGH = 15  # positives and negatives that a label needs to be fitted again
 FOLDS = 5
+APART = 1e-6  # of probability: nearer edges of tenths are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +163,10 @@ def _reference(card: Card, fitted: dict[str, Refitted], outputs: Outputs, name: 
         "set": name,
         "images": len(chance),
         "refused": round(float(far.mean()), 4),
-        "deciles": dict(zip((label.name for label in labels), deciles(chance), strict=True)),
+        # A label whose probability is nearly the same for everyone has no tenths: it would seem to drift.
+        "deciles": {
+            label.name: edges
+            for label, edges in zip(labels, deciles(chance), strict=True)
+            if min(np.diff(edges)) > APART
+        },
     }

@@ -122,7 +122,7 @@ def test_a_sites_card_runs_beside_its_weights_and_says_whose_it_is(
     assert "metrics" not in card.details  # they were of other thresholds
     reference = reference_of(card)
     assert reference is not None
-    assert set(reference.deciles) == {label.name for label in card.labels}
+    assert {"Effusion", "Cardiomegaly"} <= set(reference.deciles) <= {label.name for label in card.labels}
 
 
 def test_labels_with_few_positives_keep_their_curve(site: tuple[Path, list[Refitted]]) -> None:
