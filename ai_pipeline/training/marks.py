@@ -108,7 +108,9 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     """Cross-entropy over the classes, "any mark" where only that is known, and Dice of mark against none."""
     weights = torch.tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
     known = targets.masked_fill(targets == ANY_MARK, IGNORED)
-    loss = cross_entropy(logits, known, weights, ignore_index=IGNORED)
+    # Not the mean of torch's: a batch of real frames may hold no known pixel, and 0 / 0 ends a run.
+    summed = cross_entropy(logits, known, weights, ignore_index=IGNORED, reduction="sum")
+    loss = summed / weights[known[known != IGNORED]].sum().clamp(min=1)
     evidence = torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
     either = targets == ANY_MARK
     if either.any():

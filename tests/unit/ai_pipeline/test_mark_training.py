@@ -115,6 +115,16 @@ def test_ignored_pixels_teach_nothing_and_any_mark_teaches_the_rest() -> None:
     assert len(set(gradient[0, 1:, 5, 5].tolist())) == 1  # ... and no kind preferred
 
 
+def test_a_batch_of_which_nothing_is_known_does_no_harm() -> None:
+    logits = torch.randn(1, len(CLASSES), 16, 16, requires_grad=True)
+    loss = marks.loss_of(logits, torch.full((1, 16, 16), IGNORED), SMALL)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+
+    assert bool(torch.isfinite(loss))
+    assert not logits.grad.any()
+
+
 def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
     pictures = [burn_in(speckle(index), TRAIN, (9, index)) for index in range(4)]
     nothing = [_maps(np.zeros(picture.owners.shape)) for picture in pictures]
