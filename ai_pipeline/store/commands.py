@@ -320,7 +320,7 @@ def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json
 
     table = Table()
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # an id is there to be copied
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
     Console().print(table)
