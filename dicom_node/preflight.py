@@ -281,6 +281,11 @@ def _check_models(settings: Settings) -> Found:
             yield f"model {card.id}", "", str(error)
         else:
             yield Passed(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
+    for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
+        try:
+            create(name, models_dir=settings.workers.models_dir).models()
+        except registry.CardError as error:  # the one that was activated is gone: no other is taken
+            yield f"pipeline {name}", "", str(error)
 
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
