@@ -19,6 +19,7 @@ No card, no model: a network is loaded only through a card that names its weight
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
 name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of
 a shipped one replaces it. `ai-pipeline models list` and `models verify` say what is there and whether intact.
+[models-own.md](models-own.md) says how a checkpoint of another project is converted, evaluated and activated.
 """
 
 
