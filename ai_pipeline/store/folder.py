@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ ACTIVE = "active.json"
 ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
 _LOCK = ".lock"
+_STALE = 86400.0  # seconds
 
 
 class Event(BaseModel):
@@ -119,6 +121,9 @@ def rollback(pipeline: str, models_dir: Path) -> Card:
 def incoming(models_dir: Path) -> Iterator[Path]:
     """An empty folder in ``models_dir`` for what is on its way in; gone afterwards, whatever happens."""
     models_dir.mkdir(parents=True, exist_ok=True)
+    for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > _STALE:
+            shutil.rmtree(left, ignore_errors=True)
     folder = models_dir / f"{_INCOMING}{secrets.token_hex(6)}"
     folder.mkdir(mode=0o700)
     try:

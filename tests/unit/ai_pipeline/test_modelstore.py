@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import ssl
 import subprocess
@@ -261,6 +262,20 @@ def test_the_same_version_cannot_be_added_twice(store: Path, model: tuple[Path, 
     assert again.exit_code == 65
     assert "another version" in again.output
     assert sha256(store / "small" / "1" / "card.toml") == before
+
+
+def test_what_a_killed_process_left_is_cleared_away_a_day_later(
+    store: Path, model: tuple[Path, Path]
+) -> None:
+    left, fresh = store / ".incoming-left", store / ".incoming-fresh"
+    for path in (left, fresh):
+        (path / "half").mkdir(parents=True)
+    os.utime(left, (0, 0))
+
+    assert add(*model).exit_code == 0
+
+    assert not left.exists()
+    assert fresh.exists()
 
 
 def test_no_card_no_model(store: Path, model: tuple[Path, Path]) -> None:
