@@ -84,9 +84,9 @@ def main() -> None:
 
 def _mount_training() -> None:
     """Add ``train``, ``evaluate``, ``calibrate`` and ``split``; torch is imported only when one runs."""
-    from ai_pipeline.training.commands import calibrate_app, evaluate_app, split
-    from ai_pipeline.training.traincommands import export, train_app
-    from ai_pipeline.training.ultrasound_commands import add_to
+    from ai_pipeline.training.chest.commands import export, train_app
+    from ai_pipeline.training.evaluation.commands import calibrate_app, evaluate_app, split
+    from ai_pipeline.training.ultrasound.commands import add_to
 
     add_to(train_app, evaluate_app)
     app.add_typer(train_app, name="train")

@@ -63,9 +63,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
     "apscheduler": ("dicom_node.node",),
     "typer": (
-        "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.store.commands", "ai_pipeline.training.commands",
-        "ai_pipeline.training.console", "ai_pipeline.training.traincommands",
-        "ai_pipeline.training.ultrasound_commands",
+        "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.store.commands", "ai_pipeline.training.console",
+        "ai_pipeline.training.evaluation.commands", "ai_pipeline.training.chest.commands",
+        "ai_pipeline.training.ultrasound.commands",
     ),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ai_pipeline.registry import CardError
-from ai_pipeline.training.experiment import ExperimentError
+from ai_pipeline.training.chest.experiment import ExperimentError
 
 EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG

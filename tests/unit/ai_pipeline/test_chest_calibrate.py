@@ -17,9 +17,9 @@ from ai_pipeline.reference import BINS, reference_of
 from ai_pipeline.registry import SHIPPED, CardError, find, verify
 from ai_pipeline.training import metrics
 from ai_pipeline.training.calibrate import deciles, operating_point, platt, prevalence, sensitive_cut
-from ai_pipeline.training.chestdata import DataMissing
-from ai_pipeline.training.commands import calibrate_app
-from ai_pipeline.training.recalibrate import Refitted, recalibrate
+from ai_pipeline.training.evaluation.commands import calibrate_app
+from ai_pipeline.training.evaluation.recalibrate import Refitted, recalibrate
+from ai_pipeline.training.sets.chest import DataMissing
 from tests.unit.ai_pipeline.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"

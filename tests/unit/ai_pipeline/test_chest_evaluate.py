@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 from ai_pipeline import cardpage, registry
 from ai_pipeline.registry import SHIPPED, find
-from ai_pipeline.training import gates
-from ai_pipeline.training.baseline import source_scores
-from ai_pipeline.training.cardfigures import card_metrics, supported
-from ai_pipeline.training.chestdata import LABELS, ChestImage, DataMissing, chest_images
-from ai_pipeline.training.commands import evaluate_app
-from ai_pipeline.training.evaltext import as_text
-from ai_pipeline.training.evaluate import evaluate_chest
-from ai_pipeline.training.plots import learning_curves, write_report
+from ai_pipeline.training.chest import gates
+from ai_pipeline.training.evaluation.baseline import source_scores
+from ai_pipeline.training.evaluation.cardfigures import card_metrics, supported
+from ai_pipeline.training.evaluation.commands import evaluate_app
+from ai_pipeline.training.evaluation.evaluate import evaluate_chest
+from ai_pipeline.training.evaluation.plots import learning_curves, write_report
+from ai_pipeline.training.evaluation.text import as_text
+from ai_pipeline.training.sets.chest import LABELS, ChestImage, DataMissing, chest_images
 from tests.unit.ai_pipeline.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"

@@ -7,20 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+
+import torch
 
 from ai_pipeline import registry
 from ai_pipeline.classifier import Classifier
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_pipeline.registry import Chain
-from ai_pipeline.training import experiment, levers
-from ai_pipeline.training.batches import Batches, Targets, augment, stream
-from ai_pipeline.training.chest import Material, Run, Tasks, loss_of
-from ai_pipeline.training.chestdata import LABELS, ChestImage
-from ai_pipeline.training.experiment import Augment, Experiment, ExperimentError
-from ai_pipeline.training.pretrain import Contrast, pretrain
-from ai_pipeline.training.ship import train
+from ai_pipeline.training.chest import experiment, levers
+from ai_pipeline.training.chest.batches import Batches, Targets, augment, stream
+from ai_pipeline.training.chest.experiment import Augment, Experiment, ExperimentError
+from ai_pipeline.training.chest.fit import Material, Run, Tasks, loss_of
+from ai_pipeline.training.chest.pretrain import Contrast, pretrain
+from ai_pipeline.training.chest.ship import train
+from ai_pipeline.training.sets.chest import LABELS, ChestImage
 from tests.unit.ai_pipeline.chest_subset import subset
 
 SMALL = Experiment.model_validate(

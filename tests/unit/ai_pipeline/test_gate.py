@@ -16,8 +16,8 @@ import pytest
 
 from ai_pipeline.gate import KINDS, FeatureGate
 from ai_pipeline.pose import POSES, UPRIGHT, shown
-from ai_pipeline.training import gates
-from ai_pipeline.training.chestdata import DataMissing
+from ai_pipeline.training.chest import gates
+from ai_pipeline.training.sets.chest import DataMissing
 from tests.unit.ai_pipeline.phantoms import echo
 
 Grey = npt.NDArray[np.uint8]

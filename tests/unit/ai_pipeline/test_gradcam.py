@@ -13,8 +13,8 @@ from torch.nn.functional import adaptive_avg_pool2d, relu
 from ai_pipeline import engine
 from ai_pipeline.inputs import network_input
 from ai_pipeline.registry import find
-from ai_pipeline.training.gradcam import grad_cam, last_feature_maps, signed_grad_cam
-from ai_pipeline.training.saliency import torch_network
+from ai_pipeline.training.evaluation.gradcam import grad_cam, last_feature_maps, signed_grad_cam
+from ai_pipeline.training.evaluation.saliency import torch_network
 
 CARD = find("chest-efficientnet-lite0")
 

@@ -21,11 +21,17 @@ from ai_pipeline.burnin.inpaint import inpaint as inpaint_stored
 from ai_pipeline.burnin.marks import Mask, Picture
 from ai_pipeline.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae, learned
 from ai_pipeline.networks.perception import BLOCKS, Perception
-from ai_pipeline.training import inpaint, inpaintscores
-from ai_pipeline.training.inpaintdata import FULL, Hole, HoleMix, as_tensors, cut_holes
-from ai_pipeline.training.inpaintexport import export_filler, file_id, write_filler_card
-from ai_pipeline.training.inpaintloss import LossWeights, divergence, fooling, judging, reconstruction
-from ai_pipeline.training.overlays import TRAIN, burn_in
+from ai_pipeline.training.ultrasound import inpaint, inpaintscores
+from ai_pipeline.training.ultrasound.inpaintdata import FULL, Hole, HoleMix, as_tensors, cut_holes
+from ai_pipeline.training.ultrasound.inpaintexport import export_filler, file_id, write_filler_card
+from ai_pipeline.training.ultrasound.inpaintloss import (
+    LossWeights,
+    divergence,
+    fooling,
+    judging,
+    reconstruction,
+)
+from ai_pipeline.training.ultrasound.overlays import TRAIN, burn_in
 from tests.unit.ai_pipeline.test_overlays import speckle
 
 SMALL = inpaint.Recipe(

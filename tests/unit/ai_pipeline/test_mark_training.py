@@ -18,10 +18,18 @@ from ai_pipeline import registry
 from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
 from ai_pipeline.engine import OnnxRuntime
 from ai_pipeline.networks.marks import CLASSES, MarkNetwork
-from ai_pipeline.training import marks
-from ai_pipeline.training.markdata import ANY_MARK, IGNORED, Batches, Mix, crop, real_frames, targets_of
-from ai_pipeline.training.markexport import ID, export_finder, write_finder_card
-from ai_pipeline.training.overlays import TRAIN, MarkClass, burn_in
+from ai_pipeline.training.ultrasound import marks
+from ai_pipeline.training.ultrasound.markdata import (
+    ANY_MARK,
+    IGNORED,
+    Batches,
+    Mix,
+    crop,
+    real_frames,
+    targets_of,
+)
+from ai_pipeline.training.ultrasound.markexport import ID, export_finder, write_finder_card
+from ai_pipeline.training.ultrasound.overlays import TRAIN, MarkClass, burn_in
 from tests.unit.ai_pipeline.test_overlays import speckle
 
 SMALL = marks.Recipe(

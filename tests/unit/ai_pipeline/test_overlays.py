@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin.text import TextReader
-from ai_pipeline.training.overlays import (
+from ai_pipeline.training.ultrasound.overlays import (
     HELD_OUT,
     TRAIN,
     BurnIn,
@@ -25,13 +25,13 @@ from ai_pipeline.training.overlays import (
     burn_in,
     clean_frames,
 )
-from ai_pipeline.training.overlays import cleanframes as frames
-from ai_pipeline.training.overlays.canvas import Canvas, Stamp
-from ai_pipeline.training.overlays.device import Storing
-from ai_pipeline.training.overlays.drawings import GLYPHS
-from ai_pipeline.training.overlays.layouts import LAYOUTS
-from ai_pipeline.training.overlays.styles import korean_faces, latin_faces
-from ai_pipeline.training.overlays.typesetting import Hand, font_list, write
+from ai_pipeline.training.ultrasound.overlays import cleanframes as frames
+from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Stamp
+from ai_pipeline.training.ultrasound.overlays.device import Storing
+from ai_pipeline.training.ultrasound.overlays.drawings import GLYPHS
+from ai_pipeline.training.ultrasound.overlays.layouts import LAYOUTS
+from ai_pipeline.training.ultrasound.overlays.styles import korean_faces, latin_faces
+from ai_pipeline.training.ultrasound.overlays.typesetting import Hand, font_list, write
 
 FAMILIES = pytest.mark.parametrize("family", [TRAIN, HELD_OUT], ids=lambda family: family.name)
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from ai_pipeline.classifier import Classifier
 from ai_pipeline.registry import find
-from ai_pipeline.training.chestdata import TruthBox
-from ai_pipeline.training.gradcam import signed_grad_cam
-from ai_pipeline.training.randomised import STAGES, cascade, randomisation
-from ai_pipeline.training.saliency import (
+from ai_pipeline.training.evaluation.gradcam import signed_grad_cam
+from ai_pipeline.training.evaluation.randomised import STAGES, cascade, randomisation
+from ai_pipeline.training.evaluation.saliency import (
     PLACE_HEAD,
     centre_prior,
     constant_maps,
@@ -25,6 +24,7 @@ from ai_pipeline.training.saliency import (
     saliency_lines,
     torch_network,
 )
+from ai_pipeline.training.sets.chest import TruthBox
 
 Maps = npt.NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""Train the chest X-ray classifier: experiments, runs, levers, and what ships."""

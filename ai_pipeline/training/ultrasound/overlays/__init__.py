@@ -1,0 +1,20 @@
+"""Synthetic burned-in annotation on clean ultrasound frames, with the truth: what was drawn, and where."""
+
+from ai_pipeline.training.ultrasound.overlays.burning import BurnIn, burn_in
+from ai_pipeline.training.ultrasound.overlays.canvas import BurnedObject, MarkClass, Meaning
+from ai_pipeline.training.ultrasound.overlays.cleanframes import CleanFrame, clean_frames
+from ai_pipeline.training.ultrasound.overlays.styles import FAMILIES, HELD_OUT, TRAIN, StyleFamily
+
+__all__ = [
+    "FAMILIES",
+    "HELD_OUT",
+    "TRAIN",
+    "BurnIn",
+    "BurnedObject",
+    "CleanFrame",
+    "MarkClass",
+    "Meaning",
+    "StyleFamily",
+    "burn_in",
+    "clean_frames",
+]
