@@ -57,10 +57,10 @@ def evaluate_chest(
             "needs --models-dir: the shipped card is not written to", param_hint="--write-card"
         )
     with errors(), progress() as report:
-        from ai_pipeline.pipelines.chest_xray import MODEL
+        from ai_pipeline.store.folder import active
         from ai_pipeline.training.evaluation.evaluate import evaluate_chest as evaluate
 
-        model = model or MODEL
+        model = model or active("chest_xray", models_dir).name
         result = evaluate(
             data, split, model=model, models_dir=models_dir, cache=cache, threads=threads, report=report
         )
@@ -95,11 +95,12 @@ def calibrate_chest(
 ) -> None:
     """Fit a card's probabilities and thresholds to your own labelled images; writes a card of its own."""
     with errors(), progress() as report:
-        from ai_pipeline.pipelines.chest_xray import MODEL
+        from ai_pipeline.store.folder import active
         from ai_pipeline.training.evaluation.recalibrate import recalibrate
 
+        model = model or active("chest_xray", models_dir).name
         path, rows = recalibrate(
-            data, out, model=model or MODEL, models_dir=models_dir, split=split, version=version, force=force,
+            data, out, model=model, models_dir=models_dir, split=split, version=version, force=force,
             threads=threads, report=report,
         )  # fmt: skip
     typer.echo(f"{'label':20}{'positives':>10}{'ECE before':>12}{'ECE after':>11}{'present from':>14}")

@@ -78,12 +78,14 @@ def run(
 ) -> Outputs:
     """Every image through the network as at run time; kept in ``cache`` by model and list of files."""
     names = "\n".join(str(image.path) for image in images)
-    digest = hashlib.sha256(f"{classifier.card.ref.sha256}\n{classifier.card.input}\n{names}".encode())
+    card = classifier.card
+    made_by = [weights.sha256 for weights in card.weights], card.input, card.outputs, card.gate
+    digest = hashlib.sha256(f"{made_by}\n{names}".encode())
     kept = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
             return Outputs(arrays["logits"], arrays["distances"])
-    logits = np.empty((len(images), len(classifier.card.labels)), np.float32)
+    logits = np.empty((len(images), len(card.labels)), np.float32)
     distances = np.empty(len(images), np.float32)
     for index, image in enumerate(images):
         analysis = classifier.analyse(read_grey(image.path))
