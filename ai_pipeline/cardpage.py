@@ -122,9 +122,12 @@ def _within(within: Mapping[str, Any], probe: Mapping[str, Any]) -> list[str]:
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:
-    present = f"{_share(row['sensitivity_present'])} / {_share(row['specificity_present'])}"
-    not_absent = f"{_share(row['sensitivity_not_absent'])} / {_share(row['specificity_not_absent'])}"
-    precision = _share(row["average_precision"])
+    def told(key: str) -> str:
+        return _share(row[key]) if key in row else "–"  # without positives there is no sensitivity
+
+    present = f"{told('sensitivity_present')} / {told('specificity_present')}"
+    not_absent = f"{told('sensitivity_not_absent')} / {told('specificity_not_absent')}"
+    precision = told("average_precision")
     auc = _interval(row["auc"]) if "auc" in row else "–"
     return f"| {name} | {row['positives']} | {auc} | {precision} | {present} | {not_absent} |"
 

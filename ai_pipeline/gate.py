@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER = "askew", "cut off", "clipped", "child", "other"
 KINDS = (*(pose.name for pose in POSES), ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER)
 """What a head may tell apart; the first is what the model is for."""
+SMALL_SHARES = 2
+"""How steeply an unexplained part counts less as a small share: at half the usual one, a quarter."""
 SURE = 0.5
 """Probability of a pose from which on the picture is put upright and asked again."""
 
@@ -74,12 +76,18 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureGate:
-    """``mean [C]``, ``spread [C]``, ``directions [K, C]`` (orthonormal rows); ``head`` None in old gates."""
+    """``mean [C]``, ``spread [C]``, ``directions [K, C]`` (orthonormal rows); ``head`` None in old gates.
+
+    ``usual``: the share of a feature vector's deviation that the directions leave unexplained in nine of ten
+    chests. A chest full of metastases lies far out too, but along the directions: what is unexplained counts
+    in full only from this share on. 0 in old gates: it always counts.
+    """
 
     mean: Floats
     spread: Floats
     directions: Floats
     head: Head | None = None
+    usual: float = 0.0
 
     @staticmethod
     def fit(features: Floats, directions: int) -> FeatureGate:
@@ -97,12 +105,14 @@ class FeatureGate:
                 kinds = tuple(str(kind) for kind in arrays["kinds"])
                 first, second = arrays["limits"]
                 head = Head(kinds, arrays["weights"], arrays["biases"], (float(first), float(second)))
-            return FeatureGate(arrays["mean"], arrays["spread"], arrays["directions"], head)
+            usual = float(arrays["usual"]) if "usual" in arrays else 0.0
+            return FeatureGate(arrays["mean"], arrays["spread"], arrays["directions"], head, usual)
 
     def to_bytes(self) -> bytes:
         """The gate as ``.npz``; the same gate gives the same bytes."""
         arrays: dict[str, Any] = {
             "mean": self.mean, "spread": self.spread, "directions": self.directions,
+            "usual": np.float64(self.usual),
         }  # fmt: skip
         if self.head is not None:
             arrays["kinds"] = np.array(self.head.kinds)
@@ -125,11 +135,22 @@ class FeatureGate:
         return np.asarray(farther, np.float32)
 
     def residual(self, features: Floats) -> Floats:
-        """What the directions cannot explain of pooled features ``[N, C]``."""
+        """What the directions cannot explain of pooled features ``[N, C]``, less as a small share."""
+        residual, share = self._unexplained(features)
+        if self.usual:
+            residual = residual * np.minimum(share / self.usual, 1.0) ** SMALL_SHARES
+        return np.asarray(residual, np.float32)
+
+    def share(self, features: Floats) -> Floats:
+        """The share of the deviation of ``[N, C]`` from the mean that the directions leave unexplained."""
+        return np.asarray(self._unexplained(features)[1], np.float32)
+
+    def _unexplained(self, features: Floats) -> tuple[Floats, Floats]:
         standard = (features - self.mean) / self.spread
         explained = standard @ self.directions.T
-        residual = (standard**2).sum(1) - (explained**2).sum(1)
-        return np.asarray(residual / standard.shape[1], np.float32)
+        whole = (standard**2).sum(1)
+        residual = whole - (explained**2).sum(1)
+        return residual / standard.shape[1], residual / np.maximum(whole, 1e-12)
 
     def kind(self, features: Floats) -> Kind:
         """What the head sees in one image, pooled features ``[1, C]``."""

@@ -107,7 +107,7 @@ class DicomImage:
     """
 
     path: Path
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)  # it holds the patient's name
     header: ImageHeader
     transfer_syntax: UID
     _whole: Dataset | None = field(default=None, repr=False)

@@ -6,7 +6,7 @@ The gate is fitted again for every network, in a minute or two: it reads the net
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ WHOLE, VARIED, TRANSFORMED, OTHERS = 2000, 1500, 600, 900
 USUAL, MEASURED = 2000, 250
 """Pictures of adults, and of each other kind, to measure with (at most)."""
 DIRECTIONS, COMPONENTS, WEAKNESS = 32, 256, 1.0  # the last: scikit-learn's C
+USUAL_SHARE = 0.9  # of validation adults have no larger share unexplained
 RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the limit of each part
 
 
@@ -65,19 +66,21 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = lambda _share, _wh
         shown.setdefault(kind, []).append(see(images.pictures(files, change, random)))
         report((number + 1) / (len(jobs) + 1), f"showing the gate: {kind}")
     usual = np.concatenate(shown[UPRIGHT.name])
-    directions = FeatureGate.fit(usual, min(DIRECTIONS, len(usual)))
+    plain_directions = FeatureGate.fit(usual, min(DIRECTIONS, len(usual)))
     kinds, weights, biases = _linear({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
     validated = [image.path for image in images.adults(data, "val")]
     if not validated:
         raise DataMissing(f"{data} has no adults' chest images of split val")
     checked = see(images.pictures(validated, images.as_it_is, random))
+    share = float(np.quantile(plain_directions.share(checked), USUAL_SHARE))
+    directions = replace(plain_directions, usual=share)
     plain = Head(kinds, weights, biases, (1.0, 1.0))
     limits = (
         float(np.quantile(directions.residual(checked), RESIDUAL_SHARE)),
         float(np.quantile(plain.distance(checked), HEAD_SHARE)),
     )
     head = Head(kinds, weights, biases, limits)
-    gate = FeatureGate(directions.mean, directions.spread, directions.directions, head)
+    gate = replace(directions, head=head)
     report(1.0, "the gate is fitted")
     return Fitted(gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE)))
 

@@ -205,7 +205,7 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
             "difference": 0.01,
             "low": -0.01,
             "high": 0.02,
-            "note": "kept",
+            "against": "base",
         },
     ]
     (tmp_path / "card.toml").write_text(tomlkit.dumps(text))
@@ -217,7 +217,7 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
     assert page.index("Not for diagnostic use") < page.index("Intended use")
     assert "nih (natural prevalence), 100 images" in page
     assert "| nih | sex F |" in page
-    assert "| EMA | 0.700 | 0.010 [-0.010, 0.020] | kept |" in page
+    assert "| EMA | 0.700 | 0.010 [-0.010, 0.020] | base |" in page
     assert "None" not in page
 
 

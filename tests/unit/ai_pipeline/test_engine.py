@@ -16,7 +16,9 @@ CARD = find("chest-efficientnet-lite0")
 
 @pytest.fixture(scope="module")
 def images() -> npt.NDArray[np.float32]:
-    return np.random.default_rng(7).normal(size=(3, 3, 160, 160)).astype(np.float32)
+    assert CARD.input is not None
+    side = CARD.input.size
+    return np.random.default_rng(7).normal(size=(3, 3, side, side)).astype(np.float32)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])

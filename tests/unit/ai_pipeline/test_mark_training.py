@@ -107,7 +107,7 @@ def test_training_lowers_the_loss() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
 
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_ignored_pixels_teach_nothing_and_any_mark_teaches_the_rest() -> None:
@@ -160,7 +160,7 @@ def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> Non
     frames = real_frames(data)
     picture, targets = frames[0].sample()
 
-    assert len(frames) > 300
+    assert len(frames) > 150
     assert picture.shape[:2] == targets.shape
     assert set(np.unique(targets)) <= {0, IGNORED, ANY_MARK}
     assert 10 < (targets == ANY_MARK).sum() < 0.1 * targets.size

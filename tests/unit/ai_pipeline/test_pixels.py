@@ -182,3 +182,12 @@ def test_a_picture_has_the_same_uid_each_time(tmp_path: Path) -> None:
     assert np.array_equal(open_picture(path, "US").display(), echo())
     with pytest.raises(PixelError, match="modality"):
         open_image(path)
+
+
+def test_an_image_does_not_tell_its_patient_s_name_when_it_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "named.dcm"
+    dataset = get_testdata_file("CT_small.dcm", read=True)
+    dataset.PatientName = "Invented^Name"
+    dataset.save_as(path)
+
+    assert "Invented" not in repr(open_dicom(path))
