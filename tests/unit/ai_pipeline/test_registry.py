@@ -62,7 +62,8 @@ def test_missing_weights_are_named(models: Path) -> None:
 
 def test_a_card_in_ones_own_folder_replaces_the_shipped_one(models: Path) -> None:
     card = models / f"{CHEST}.toml"
-    card.write_text(card.read_text().replace('version = "1"', 'version = "site-7"', 1))
+    shipped = registry.load(card).version
+    card.write_text(card.read_text().replace(f'version = "{shipped}"', 'version = "site-7"', 1))
 
     found = registry.find(CHEST, models)
 
