@@ -69,10 +69,10 @@ def held_by_pacs(out: Path) -> Counter[str]:
 
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    # A suite that was started in the background ignores SIGINT, and so would its children.
+    heed = ("env", "--default-signal=INT")
     demo = subprocess.Popen(
-        # A suite that was started in the background ignores SIGINT, and so would its children.
-        ["env", "--default-signal=INT", sys.executable, "-u", "-m", "dicom_node", "demo"]
-        + ["--out", str(tmp_path / "out")],
+        [*heed, sys.executable, "-u", "-m", "dicom_node", "demo", "--out", str(tmp_path / "out")],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
