@@ -66,11 +66,6 @@ class PlacedClassifier(nn.Module):
         logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
         return logits, features, self.place(middle) + self.place_bias
 
-    def classify(self, images: Tensor) -> Tensor:
-        """The logits alone, for training."""
-        logits: Tensor = self.head(self.dropout(self.maps(images)[0].mean((2, 3))))
-        return logits
-
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The last feature maps, and what the place head reads: middle layers and class activation."""
         backbone = self.backbone

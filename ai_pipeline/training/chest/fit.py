@@ -32,6 +32,7 @@ from ai_pipeline.preprocess import enlarge, normalise
 from ai_pipeline.training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
 from ai_pipeline.training.chest.experiment import Experiment, ExperimentError, Loss
 from ai_pipeline.training.metrics import within_source_auc
+from ai_pipeline.training.runs import move_average
 from ai_pipeline.training.sets.chest import (
     LABELS,
     YOUNGEST,
@@ -286,18 +287,8 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.tasks.parameters(), 2.0)
         self.optimiser.step()
         self.schedule.step()
-        self._move_average()
+        move_average(self.average, self.tasks, self.done, self.experiment.schedule.ema)
         return float(loss.detach())
-
-    def _move_average(self) -> None:
-        keep = min(self.experiment.schedule.ema, (1 + self.done) / (10 + self.done))
-        current = self.tasks.state_dict()
-        with torch.no_grad():
-            for name, value in self.average.state_dict().items():
-                if value.dtype.is_floating_point:
-                    value.lerp_(current[name], 1 - keep)
-                else:
-                    value.copy_(current[name])
 
     def _chosen(self, pooled: npt.NDArray[np.float32]) -> PlacedClassifier:
         """What ships if the run ends here: the averaged network, its heads merged if there is a teacher."""
