@@ -56,6 +56,17 @@ class ImageKind(StrEnum):
     DESPECKLED = "despeckled"
 
 
+class Meaning(StrEnum):
+    """What a burned-in mark is for; a destination's policy decides by it what has to go."""
+
+    IDENTITY = "identity"
+    MEASUREMENT = "measurement"
+    ORIENTATION = "orientation"
+    SCALE = "scale"
+    ACOUSTIC = "acoustic"
+    LOGO = "logo"
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A place in a source image.
@@ -137,6 +148,43 @@ class QualityNote:
     name: str
     text: str
     source_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a burned-in mark said, or where a drawn one stood: it may be a name.
+
+    For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
+    is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` 1-based, None in a still;
+    ``kind`` as :class:`ai_pipeline.burnin.MarkKind` says; ``text`` is empty for drawings; ``removed`` is False
+    where the policy kept the mark.
+    """
+
+    source_uid: str
+    frame: int | None
+    kind: str
+    meaning: Meaning
+    bounds: tuple[float, float, float, float]
+    confidence: float
+    removed: bool
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BurnedMeasurement:
+    """A measurement that was read from the pixels, for a person to review.
+
+    Only where its unit and the distance of its calipers agree. ``quantity`` and ``unit`` (UCUM) are coded;
+    ``ends`` are the two calipers in the coordinates of :class:`Region`; ``confidence`` 0 to 1 of the reading.
+    """
+
+    source_uid: str
+    frame: int | None
+    quantity: Code
+    value: float
+    unit: Code
+    ends: tuple[Point, Point]
+    confidence: float
 
 
 class RefusedBy(StrEnum):
@@ -270,7 +318,8 @@ class Progress(Protocol):
 class PipelineResult:
     """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
-    ``scores`` are for the node's counts, from pipelines whose cards have labels.
+    ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
+    access-controlled record alone; ``measurements`` were read from the pixels where a rule asked for it.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -279,6 +328,8 @@ class PipelineResult:
     timings: Mapping[str, float] = field(default_factory=dict)
     models: tuple[ModelRef, ...] = ()
     scores: tuple[Scores, ...] = ()
+    readings: tuple[Reading, ...] = field(default=(), repr=False)
+    measurements: tuple[BurnedMeasurement, ...] = ()
 
 
 class Pipeline(Protocol):

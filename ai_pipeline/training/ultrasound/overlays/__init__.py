@@ -1,7 +1,7 @@
 """Synthetic burned-in annotation on clean ultrasound frames, with the truth: what was drawn, and where."""
 
 from ai_pipeline.training.ultrasound.overlays.burning import BurnIn, burn_in
-from ai_pipeline.training.ultrasound.overlays.canvas import BurnedObject, MarkClass, Meaning
+from ai_pipeline.training.ultrasound.overlays.canvas import BurnedObject, MarkClass
 from ai_pipeline.training.ultrasound.overlays.cleanframes import CleanFrame, clean_frames
 from ai_pipeline.training.ultrasound.overlays.styles import FAMILIES, HELD_OUT, TRAIN, StyleFamily
 
@@ -13,7 +13,6 @@ __all__ = [
     "BurnedObject",
     "CleanFrame",
     "MarkClass",
-    "Meaning",
     "StyleFamily",
     "burn_in",
     "clean_frames",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.marks import Box, Picture
+from ai_pipeline.contract import Meaning
 
 Colour = tuple[int, int, int]
 Alpha = npt.NDArray[np.uint8]
@@ -25,17 +26,6 @@ class MarkClass(IntEnum):
     MARKER = 3
     SCALE = 4
     LOGO = 5
-
-
-class Meaning(StrEnum):
-    """What a destination's policy tells apart; of a text it takes reading to know."""
-
-    IDENTITY = "identity"
-    MEASUREMENT = "measurement"
-    ORIENTATION = "orientation"
-    SCALE = "scale"
-    ACOUSTIC = "acoustic"
-    LOGO = "logo"
 
 
 @dataclass(frozen=True, slots=True)

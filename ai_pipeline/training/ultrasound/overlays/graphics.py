@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ai_pipeline.contract import Meaning
 from ai_pipeline.training.ultrasound.overlays import drawings as draw
 from ai_pipeline.training.ultrasound.overlays import words
-from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Colour, MarkClass, Meaning, Stamp
+from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Colour, MarkClass, Stamp
 from ai_pipeline.training.ultrasound.overlays.layouts import label
 from ai_pipeline.training.ultrasound.overlays.styles import StyleFamily, colour, hand
 from ai_pipeline.training.ultrasound.overlays.typesetting import write

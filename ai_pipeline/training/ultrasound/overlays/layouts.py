@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 
+from ai_pipeline.contract import Meaning
 from ai_pipeline.training.ultrasound.overlays import words
-from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Colour, MarkClass, Meaning, Stamp
+from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Colour, MarkClass, Stamp
 from ai_pipeline.training.ultrasound.overlays.styles import StyleFamily, hand, person, writes_korean
 from ai_pipeline.training.ultrasound.overlays.typesetting import Hand, extent, write
 from ai_pipeline.training.ultrasound.overlays.words import Random
