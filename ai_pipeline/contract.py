@@ -156,8 +156,8 @@ class Reading:
 
     For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
     is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` 1-based, None in a still;
-    ``kind`` as :class:`ai_pipeline.burnin.MarkKind` says; ``text`` is empty for drawings; ``removed`` is False
-    where the policy kept the mark.
+    ``kind`` as :class:`ai_pipeline.burnin.MarkKind` says; ``text`` is empty for drawings; ``removed`` is
+    False where the policy kept the mark.
     """
 
     source_uid: str

@@ -15,9 +15,9 @@ from ai_pipeline.networks.perception import Perception
 class LossWeights:
     """How much each term counts. Pictures are in -1..1; features as EfficientNet-Lite0 gives them.
 
-    Measured at the start, on the Navier-Stokes fill: absolute .055, squared .012, gradient .020, spectrum .006,
-    perceptual 2.0 and style 4.5 (sums over three layers). So weighted the errors of the values lead with .17,
-    and all that serves the look adds .06: with style at .5 it was 2.2 of 2.5, and nothing else was learnt.
+    Measured at the start, on the Navier-Stokes fill: absolute .055, squared .012, gradient .020, spectrum
+    .006, perceptual 2.0 and style 4.5 (sums over three layers). So weighted the errors of the values lead with
+    .17, and all that serves the look adds .06: with style at .5 it was 2.2 of 2.5, and nothing else was learnt.
     """
 
     absolute: float = 1.0
