@@ -18,6 +18,7 @@ PACKAGES = ("dicom_node", "ai_pipeline")
 CELLAR = ("dicom_node", "dicom_node.model", "dicom_node.settings", "dicom_node.errors", "dicom_node.events")
 STORE = ("dicom_node.store",)
 LOGS = ("dicom_node.logs",)
+SITE_KEY = ("dicom_node.sitekey",)  # of the cellar, but nothing for those who talk to the network
 
 # Room -> what of our own it may import: a module, or everything below a package when it ends with ".*".
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -27,11 +28,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.logs": (),
     "dicom_node.toml_files": ("dicom_node.errors",),
     "dicom_node.settings": ("dicom_node.errors", "dicom_node.model", "dicom_node.toml_files"),
-    "dicom_node.store": CELLAR,
+    "dicom_node.sitekey": ("dicom_node.errors",),
+    "dicom_node.store": (*CELLAR, *SITE_KEY),
     "dicom_node.scp": (*CELLAR, *LOGS, "dicom_node.inbox.spool", "dicom_node.inbox.journal"),
     "dicom_node.inbox": (*CELLAR, *STORE, "dicom_node.jobs", "ai_pipeline.pixels"),
-    "dicom_node.jobs": (*CELLAR, *STORE, *LOGS, "dicom_node.results", "ai_pipeline.*"),
-    "dicom_node.results": (*CELLAR, "ai_pipeline.contract", "ai_pipeline.render", "ai_pipeline.pixels"),
+    "dicom_node.jobs": (*CELLAR, *STORE, *LOGS, *SITE_KEY, "dicom_node.results", "ai_pipeline.*"),
+    "dicom_node.results": (
+        *CELLAR,
+        *SITE_KEY,
+        "ai_pipeline.contract",
+        "ai_pipeline.render",
+        "ai_pipeline.pixels",
+    ),
     "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
     "dicom_node.scu": CELLAR,
     "ai_pipeline": ("ai_pipeline.*",),
@@ -72,6 +80,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "dicom_node.services", "dicom_node.preflight", "dicom_node.console", "dicom_node.node",
     ),
     "alembic": ("dicom_node.store",),
+    "cryptography": ("dicom_node.sitekey",),
 }  # fmt: skip
 LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
 EAGER = ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.burnin")  # ... but here

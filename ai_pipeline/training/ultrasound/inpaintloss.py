@@ -16,8 +16,8 @@ class LossWeights:
     """How much each term counts. Pictures are in -1..1; features as EfficientNet-Lite0 gives them.
 
     Measured at the start, on the Navier-Stokes fill: absolute .055, squared .012, gradient .020, spectrum
-    .006, perceptual 2.0 and style 4.5 (sums over three layers). So weighted the errors of the values lead with
-    .17, and all that serves the look adds .06: with style at .5 it was 2.2 of 2.5, and nothing else was learnt.
+    .006, perceptual 2.0, style 4.5 (sums over three layers). Weighted like this, errors of the values lead
+    with .17 and what serves the look adds .06; with style at .5 it was 2.2 of 2.5, and nothing else counted.
     """
 
     absolute: float = 1.0
