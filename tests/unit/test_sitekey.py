@@ -1,0 +1,69 @@
+"""The site key: made once, read by its owner only, shown to nobody."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from dicom_node.errors import ConfigurationError, ExitCode
+from dicom_node.sitekey import SiteKey, load_or_create, path_of
+
+
+def test_the_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
+    first = load_or_create(tmp_path)
+    path = path_of(tmp_path)
+    assert path == tmp_path / "keys" / "site.key"
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(bytes.fromhex(path.read_text(encoding="ascii"))) == 32
+    assert load_or_create(tmp_path) == first
+    assert [item.name for item in path.parent.iterdir()] == ["site.key"]
+
+
+def test_processes_that_start_together_have_one_key(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        keys = pool.map(_derived, [tmp_path] * 16)
+    assert len(set(keys)) == 1
+
+
+def test_purposes_and_sites_have_keys_of_their_own(tmp_path: Path) -> None:
+    here, there = load_or_create(tmp_path / "a"), load_or_create(tmp_path / "b")
+    derived = {here.derive("uid"), here.derive("patient"), there.derive("uid"), there.derive("patient")}
+    assert len(derived) == 4
+    assert {len(key) for key in derived} == {32}
+    assert here.derive("uid") == here.derive("uid")
+
+
+def test_the_derivation_is_that_of_rfc_5869_and_never_changes() -> None:
+    expected = "d0cb051fbea050041e3150cdaeeac6c3cfdc42a83226c322756543e8da49373e"
+    assert SiteKey(bytes(32)).derive("fixed").hex() == expected
+
+
+def test_a_key_that_others_may_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    load_or_create(tmp_path)
+    for mode in (0o640, 0o604, 0o660):
+        path_of(tmp_path).chmod(mode)
+        with pytest.raises(ConfigurationError, match="chmod 600") as refused:
+            load_or_create(tmp_path)
+        assert refused.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize("content", ["", "ab" * 31, "no key at all", "zz" * 32])
+def test_a_broken_key_is_refused_and_not_made_anew(tmp_path: Path, content: str) -> None:
+    load_or_create(tmp_path)
+    path_of(tmp_path).write_text(content, encoding="ascii")
+    with pytest.raises(ConfigurationError, match="backup"):
+        load_or_create(tmp_path)
+    assert path_of(tmp_path).read_text(encoding="ascii") == content
+
+
+def test_no_text_of_a_key_shows_it(tmp_path: Path) -> None:
+    key = load_or_create(tmp_path)
+    secret = path_of(tmp_path).read_text(encoding="ascii").strip()
+    assert repr(key) == str(key) == f"{key}" == "SiteKey()"
+    assert secret not in repr(vars(SiteKey))
+
+
+def _derived(data_dir: Path) -> bytes:
+    return load_or_create(data_dir).derive("same")
