@@ -2,7 +2,8 @@
 
 `python tests/data/marks/draw.py view 12 --out frame.png [--crop L,T,R,B] [--overlay] [--gamma .5]`
 shows frame 12 of frames.csv enlarged, with a coordinate grid, and on demand the outline of what is drawn.
-`python tests/data/marks/draw.py make` writes every mask and objects.csv from shapes/*.json and the images.
+`python tests/data/marks/draw.py make` writes every mask, which object each of its pixels belongs to, and
+objects.csv from shapes/*.json and the images.
 
 A shape file is `{"objects": [...]}` with one object per mark:
   class   text, caliper, marker, scale or logo
@@ -74,25 +75,27 @@ def main() -> None:
 
 
 def make(data: Path) -> None:
-    """Write <set>__<stem>.png for every frame that has a shape file, and objects.csv for them all.
+    """Write <set>__<stem>.png, owners/<set>__<stem>.png for every frame with a shape file; one objects.csv.
 
     Raises ValueError, once all else is written, when a drawn object holds no pixel past its threshold.
     """
     rows: list[dict[str, str | int]] = []
     empty: list[str] = []
+    (HERE / "owners").mkdir(exist_ok=True)
     for frame in frames():
         if not shape_file(frame).exists():
             continue
         image = read(data, frame)
-        mask = np.zeros(image.shape[:2], np.uint8)
+        mask, owners = np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.uint8)
         for number, shape in enumerate(shapes(frame), 1):
             found = ink(image, shape)
             if not found.any():
                 empty.append(f"{name(frame)} {number}")
                 continue
-            mask[found] = CLASSES[shape["class"]]
+            mask[found], owners[found] = CLASSES[shape["class"]], number
             rows.append(_row(frame, number, shape, found))
-        cv2.imwrite(str(HERE / f"{name(frame)}.png"), mask, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        for folder, pixels in ((HERE, mask), (HERE / "owners", owners)):
+            cv2.imwrite(str(folder / f"{name(frame)}.png"), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     with (HERE / "objects.csv").open("w", newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
         writer.writeheader()

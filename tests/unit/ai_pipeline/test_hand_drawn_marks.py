@@ -50,6 +50,17 @@ def test_every_listed_object_is_in_its_mask() -> None:
         assert part.any(), row
 
 
+def test_every_pixel_of_a_mask_belongs_to_one_listed_object() -> None:
+    objects = rows("objects.csv")
+    for frame in rows("frames.csv"):
+        listed = {int(row["object_id"]) for row in objects if row["file"] == frame["file"]}
+        owners = cv2.imread(
+            str(MARKS / "owners" / f"{frame['set']}__{Path(frame['file']).stem}.png"), cv2.IMREAD_UNCHANGED
+        )
+        assert np.array_equal(owners > 0, mask_of(frame) > 0), frame["file"]
+        assert set(np.unique(owners)) == {0, *listed}, frame["file"]
+
+
 @pytest.mark.data
 def test_masks_and_list_are_what_the_shapes_give(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -60,6 +71,7 @@ def test_masks_and_list_are_what_the_shapes_give(
     monkeypatch.setattr(draw, "HERE", tmp_path)
     draw.make(data)
     assert (tmp_path / "objects.csv").read_text() == (MARKS / "objects.csv").read_text()
-    for made in tmp_path.glob("*.png"):
+    for made in tmp_path.rglob("*.png"):
         again = cv2.imread(str(made), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(again, cv2.imread(str(MARKS / made.name), cv2.IMREAD_UNCHANGED)), made.name
+        there = cv2.imread(str(MARKS / made.relative_to(tmp_path)), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(again, there), made.name
