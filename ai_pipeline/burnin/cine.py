@@ -9,29 +9,20 @@ with more drawn-looking pixels than its neighbours is read by itself as well.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import cv2
 import numpy as np
 
+from ai_pipeline.burnin.drawings import find_drawings
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest
-from ai_pipeline.burnin.still import (
-    ROUNDS,
-    WIDER,
-    Plan,
-    Rendition,
-    apply_plan,
-    check_share,
-    find_residue,
-    is_residue,
-    plan_removal,
-    text_marks,
-)  # fmt: skip
-from ai_pipeline.burnin.text import TextBox, TextReader, high_contrast, paint
-from ai_pipeline.contract import CleaningFailed, PixelArray, Progress, SourceImage
+from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
+from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_removal
+from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
+from ai_pipeline.burnin.text import TextBox, high_contrast, paint
+from ai_pipeline.contract import CleaningFailed, PixelArray, Progress, Reading, SourceImage
 
 WINDOW = 16
 """Frames that are read together; more is quicker and fades short-lived text (frames)."""
@@ -39,6 +30,8 @@ LOOKED_AT = 3
 """Frames, spread over the cine, in which the marks are looked for (frames)."""
 STILL = 24.0
 """A drawing whose pixels differ by more between those frames is not standing still (mean grey levels)."""
+STEADY = 40
+"""Pixels of a text that was read and stays may differ so much from the frame that was read (grey levels)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,15 +41,17 @@ class CleanedCine:
     frames: PixelArray
     masks: PixelArray
     marks: tuple[Mark, ...]
+    readings: tuple[Reading, ...]
     widened: int
     blacked_out: int
     read_alone: int
 
 
-def clean_cine(image: SourceImage, reader: TextReader, report: Progress, *, graphics: bool) -> CleanedCine:
+def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedCine:
     """Clean every frame. Raises :class:`CleaningFailed` as for a still; memory is bounded by one window."""
     count = image.header.frames
-    plan = _standing_plan(image, reader, graphics=graphics)
+    standing = _standing_plan(image, verifier, graphics=graphics)
+    plan = standing.plan
     rendition = Rendition.of(image.stored(0), image.display(0))
     first = image.stored(0)
     frames = _on_disk((count, *first.shape), first.dtype)
@@ -65,26 +60,59 @@ def clean_cine(image: SourceImage, reader: TextReader, report: Progress, *, grap
     widened = blacked_out = read_alone = 0
     for start in range(0, count, WINDOW):
         report(start / count, f"frame {start + 1} of {count}")
-        window = _Window(image, range(start, min(start + WINDOW, count)), plan, rendition)
-        window.verify(reader)
+        window = _Window(image, range(start, min(start + WINDOW, count)), standing, rendition, verifier)
+        if graphics:
+            window.look_again()
+        window.verify()
         for index, samples in window.cleaned():
             frames[index] = samples
             masks[index] = window.mask.astype(np.uint8) * 255
         marks += window.marks
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
         read_alone += window.read_alone
-    return CleanedCine(frames, masks, tuple(marks), widened, blacked_out, read_alone)
+    return CleanedCine(frames, masks, tuple(marks), plan.readings, widened, blacked_out, read_alone)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Standing:
+    """The plan for all frames, and the picture that each text that stays was read in."""
+
+    plan: Plan
+    read_in: Picture
+
+    def still_kept(self, pictures: Sequence[Picture]) -> Mask:
+        """The text that stays, where it is as it was read in all of these frames."""
+        kept = self.plan.kept
+        if not kept.any():
+            return kept
+        unlike = np.zeros(kept.shape, np.bool_)
+        for picture in pictures:
+            unlike |= brightest(cv2.absdiff(picture, self.read_in)) > STEADY
+        count, labels = cv2.connectedComponents(kept.astype(np.uint8), connectivity=8)
+        changed = np.zeros(count, np.bool_)
+        changed[np.unique(labels[unlike & kept])] = True
+        changed[0] = True
+        return np.asarray(~changed[labels], np.bool_)
 
 
 class _Window:
     """Some consecutive frames, cleaned together: what has to go from one goes from all of them."""
 
-    def __init__(self, image: SourceImage, indices: range, plan: Plan, rendition: Rendition) -> None:
-        self._rendition = rendition
+    def __init__(
+        self,
+        image: SourceImage,
+        indices: range,
+        standing: _Standing,
+        rendition: Rendition,
+        verifier: Verifier,
+    ) -> None:
+        self._rendition, self._verifier, self._filler = rendition, verifier, verifier.tools.filler
         self._indices = indices
         self._sources = [image.stored(index) for index in indices]
-        self._results = [apply_plan(source, plan, rendition.black) for source in self._sources]
+        plan = standing.plan
+        self._results = [apply_plan(source, plan, rendition.black, self._filler) for source in self._sources]
         self._banner = plan.banner
+        self._kept = standing.still_kept([rendition.show(source) for source in self._sources])
         self.mask: Mask = plan.mask | plan.banner
         self.marks: list[Mark] = []
         self.widened = self.blacked_out = self.read_alone = 0
@@ -96,20 +124,37 @@ class _Window:
                 raise CleaningFailed(f"pixels outside the mask have changed in frame {index + 1}")
             yield index, result
 
-    def verify(self, reader: TextReader) -> None:
-        """Read the projections and the frames that stand out until nothing legible is left."""
+    def look_again(self) -> None:
+        """Look for drawings in the middle frame: some come later than the frames that were looked at."""
+        middle = len(self._results) // 2
+        tools = self._verifier.tools
+        drawn = find_drawings(self._rendition.show(self._results[middle]), tools.finder, tools.threshold)
+        found = drawn.masks[MarkKind.TEXT] & ~self._kept
+        if self._verifier.policy is Policy.RESEARCH:
+            found = found | np.logical_or.reduce(list(drawn.masks.values()))
+        fresh = found & ~self.mask
+        if fresh.any():
+            self._fill(fresh)
+            self.marks += [
+                replace(mark, frame=self._indices[middle] + 1)
+                for mark in drawn.marks
+                if _boxed([mark], fresh.shape)[fresh].any()
+            ]
+
+    def verify(self) -> None:
+        """Read the projections and the frames that stand out until nothing is left that has to go."""
         for attempt in range(ROUNDS + 1):
             pictures = [self._rendition.show(result) for result in self._results]
-            residue = self._residue(pictures, reader)
+            residue = self._residue(pictures)
             if not residue:
                 return
             if attempt == ROUNDS:
                 raise CleaningFailed("text is still found after filling, widening and blacking out")
             self._remove(residue, pictures, attempt)
 
-    def _residue(self, pictures: list[Picture], reader: TextReader) -> list[TextBox]:
+    def _residue(self, pictures: list[Picture]) -> list[TextBox]:
         if len(pictures) == 1:
-            return find_residue(pictures[0], self.mask, reader)
+            return self._verifier.residue(pictures[0], self.mask, self._kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         views = [(light, 1.0), (dark, 1.0), (faint, 0.6)]
@@ -119,33 +164,44 @@ class _Window:
         return [
             box
             for view, scale in views
-            for box in reader.find(view, scale)
-            if is_residue(view, box, self.mask, reader)
+            for box in self._verifier.tools.reader.find(view, scale)
+            if self._verifier.is_residue(view, box, self.mask, self._kept)
         ]
 
     def _remove(self, residue: list[TextBox], pictures: list[Picture], attempt: int) -> None:
         more = paint(residue, self.mask.shape, WIDER * (attempt + 1))
-        self.mask = self.mask | more
-        check_share(self.mask & ~self._banner)
         if attempt == ROUNDS - 1:
             self.blacked_out += len(residue)
+            self._take(more)
             self._results = [black_out(result, more, self._rendition.black) for result in self._results]
         else:
             self.widened += len(residue)
-            self._results = [inpaint(result, more) for result in self._results]
-        for mark in text_marks(residue, self.mask.shape):
+            self._fill(more)
+        for mark in box_marks(residue, self.mask.shape):
             self.marks.append(replace(mark, frame=self._indices[_shown_in(pictures, mark)] + 1))
 
+    def _fill(self, more: Mask) -> None:
+        self._take(more)
+        self._results = [inpaint(result, more, self._filler) for result in self._results]
 
-def _standing_plan(image: SourceImage, reader: TextReader, *, graphics: bool) -> Plan:
+    def _take(self, more: Mask) -> None:
+        self.mask = self.mask | more
+        check_share(self.mask & ~self._banner)
+
+
+def _standing_plan(image: SourceImage, verifier: Verifier, *, graphics: bool) -> _Standing:
     """Look for marks in a few frames; text counts from any of them, drawings only where they stand still."""
     count = image.header.frames
     indices = sorted({round(i * (count - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
     pictures = [image.display(index) for index in indices]
-    plans = [plan_removal(picture, image.header, reader, graphics=graphics) for picture in pictures]
+    plans = [
+        plan_removal(picture, image.header, verifier.tools, verifier.policy, graphics=graphics)
+        for picture in pictures
+    ]
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)
     marks: list[Mark] = []
+    readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     unrest = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
@@ -158,11 +214,14 @@ def _standing_plan(image: SourceImage, reader: TextReader, *, graphics: bool) ->
         kept = [
             mark
             for mark in plan.marks
-            if mark.kind is MarkKind.BANNER or _boxed([mark], mask.shape)[mask].any()
+            if not mark.removed or mark.kind is MarkKind.BANNER or _boxed([mark], mask.shape)[mask].any()
         ]
         marks += [replace(mark, frame=index + 1) for mark in kept if not _among(mark, marks)]
+        readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
-    return Plan(banner, mask & ~banner, tuple(marks))
+    # Only what the first frame says is kept, and only while it stands still.
+    stays = plans[0].kept & ~mask & ~banner
+    return _Standing(Plan(banner, mask & ~banner, stays, tuple(marks), tuple(readings)), pictures[0])
 
 
 def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ai_pipeline.burnin.cine import clean_cine
-from ai_pipeline.burnin.marks import Mark, MarkKind, merged
-from ai_pipeline.burnin.still import Rendition, carry_out, plan_removal
-from ai_pipeline.burnin.text import TextReader, shared_reader
+from ai_pipeline.burnin.extent import measured_area
+from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Policy, merged
+from ai_pipeline.burnin.planning import plan_removal
+from ai_pipeline.burnin.still import Rendition, Verifier, carry_out
+from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
+    CleaningFailed,
     DerivedImage,
     ImageHeader,
     ImageKind,
-    ModelRef,
     PixelArray,
     Progress,
     QualityNote,
+    Reading,
     SourceImage,
 )  # fmt: skip
 from ai_pipeline.pixels import samples_photometric
 
+ULTRASOUND = frozenset({"US", "IVUS"})
+"""Modalities whose drawn marks are looked for as well; in all others only text is."""
 DESCRIPTION = "burned-in annotation inpainted, not for measurement"
 TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 """Marks nearer to each other than this share of the longer side are told as one: lines, a ruler's ticks."""
@@ -32,10 +38,11 @@ TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleaningResult:
-    """A cleaned and verified image, its mask (uint8, 255 = filled), what was removed and how it went.
+    """A cleaned and verified image, its mask (uint8, 255 = filled), what was found and how it went.
 
     Where there was nothing to remove ``image`` holds the source's samples, unchanged and verified.
-    ``timings`` in seconds: ``detect``, ``fill_and_verify``, ``total``.
+    ``widened`` and ``blacked_out`` count places where text was still found after filling. ``timings`` in
+    seconds: ``detect``, ``fill_and_verify``, ``total``. ``readings`` may hold names.
     """
 
     image: DerivedImage
@@ -43,56 +50,88 @@ class CleaningResult:
     marks: tuple[Mark, ...]
     notes: tuple[QualityNote, ...]
     timings: Mapping[str, float]
+    widened: int = 0
+    blacked_out: int = 0
+    readings: tuple[Reading, ...] = field(default=(), repr=False)
 
 
 def clean(
     image: SourceImage,
     report: Progress,
     *,
-    reader: TextReader | None = None,
-    models: tuple[ModelRef, ...] = (),
+    policy: Policy = Policy.CLINICAL,
+    tools: Tools | None = None,
 ) -> CleaningResult:
-    """Remove text (any modality) and drawn marks (ultrasound) from every frame and verify the result.
+    """Remove what ``policy`` says from every frame and verify the result.
 
-    Raises :class:`ai_pipeline.contract.CleaningFailed` when text may be left (nothing may leave then), and
-    ``PixelError`` when the image does not decode.
+    Text in any modality, drawn marks in ultrasound. Raises :class:`ai_pipeline.contract.CleaningFailed` when
+    something may be left that has to go (nothing may leave then), and ``PixelError`` when the image does not
+    decode.
     """
-    reader = reader or shared_reader()
-    graphics = image.header.modality in {"US", "IVUS"}
+    verifier = Verifier(tools or shared_tools(), policy)
+    graphics = image.header.modality in ULTRASOUND
     began = time.perf_counter()
     if image.header.frames == 1:
         stored, picture = image.stored(0), image.display(0)
         decoded = time.perf_counter()
-        plan = plan_removal(picture, image.header, reader, graphics=graphics)
+        plan = plan_removal(picture, image.header, verifier.tools, policy, graphics=graphics)
         planned = time.perf_counter()
         report(0.5, "marks found")
-        still = carry_out(stored, plan, Rendition.of(stored, picture), reader)
+        still = carry_out(stored, plan, Rendition.of(stored, picture), verifier)
         frames: PixelArray = still.samples[None]
         masks: PixelArray = (still.mask.astype(np.uint8) * 255)[None]
-        marks, counts = still.marks, (still.widened, still.blacked_out)
+        marks, readings, counts = still.marks, plan.readings, (still.widened, still.blacked_out)
         timings = {"decode": decoded - began, "detect": planned - decoded}
         timings["fill_and_verify"] = time.perf_counter() - planned
     else:
-        cine = clean_cine(image, reader, report, graphics=graphics)
-        frames, masks, marks = cine.frames, cine.masks, cine.marks
+        cine = clean_cine(image, verifier, report, graphics=graphics)
+        frames, masks, marks, readings = cine.frames, cine.masks, cine.marks, cine.readings
         counts = (cine.widened, cine.blacked_out)
         timings = {}
+    digest = _sealed(image, frames, masks)
     timings["total"] = time.perf_counter() - began
     report(1.0, "cleaned and verified")
     told = _told(marks, max(image.header.rows, image.header.columns))
+    notes = _notes(image, told, masks, counts)
+    models = verifier.tools.models if graphics else verifier.tools.models[:1]
     return CleaningResult(
         DerivedImage(
             kind=ImageKind.CLEANED, frames=frames, photometric=samples_photometric(image.header),
             description=DESCRIPTION, verified=True, source_uid=image.uid, models=models,
+            outside_sha256=digest,
         ),
         DerivedImage(
             kind=ImageKind.MASK, frames=masks, photometric="MONOCHROME2",
             description="pixels that were filled", source_uid=image.uid, models=models,
         ),
         told,
-        _notes(image.header, image.uid, told, masks, counts),
+        notes,
         timings,
+        *counts,
+        tuple(replace(reading, source_uid=image.uid) for reading in readings),
     )  # fmt: skip
+
+
+def add_outside(samples: PixelArray, mask: Mask, digest: hashlib._Hash) -> None:
+    """Add one frame to ``digest``: its samples, little-endian, with those inside the mask set to zero."""
+    blank = np.array(samples, copy=True)
+    blank[mask] = 0
+    digest.update(np.ascontiguousarray(blank, blank.dtype.newbyteorder("<")).data)
+
+
+def _sealed(image: SourceImage, frames: PixelArray, masks: PixelArray) -> str:
+    """The hash of all samples outside the mask, of source and result alike.
+
+    Raises :class:`CleaningFailed` when the two are not equal.
+    """
+    before, after = hashlib.sha256(), hashlib.sha256()
+    for index, filled in enumerate(masks):
+        mask = np.asarray(filled, np.bool_)
+        add_outside(image.stored(index), mask, before)
+        add_outside(frames[index], mask, after)
+    if before.digest() != after.digest():
+        raise CleaningFailed("pixels outside the mask have changed")
+    return after.hexdigest()
 
 
 def _told(marks: tuple[Mark, ...], side: int) -> tuple[Mark, ...]:
@@ -102,24 +141,44 @@ def _told(marks: tuple[Mark, ...], side: int) -> tuple[Mark, ...]:
 
 
 def _notes(
-    header: ImageHeader, uid: str, marks: tuple[Mark, ...], masks: PixelArray, counts: tuple[int, int]
+    image: SourceImage, marks: tuple[Mark, ...], masks: PixelArray, counts: tuple[int, int]
 ) -> tuple[QualityNote, ...]:
     """Say what was done in numbers; what a text said is never repeated."""
-    if not marks:
-        return (QualityNote("burned_in", "no burned-in annotation found; the pixels are unchanged", uid),)
-    kinds = Counter(mark.kind for mark in marks)
+    uid, kept = image.uid, _counted([mark for mark in marks if not mark.removed])
+    stays = [QualityNote("kept", f"not about the patient's identity, left in place: {kept}", uid)] * bool(
+        kept
+    )
+    if not masks.any():
+        said = "nothing had to be removed" if marks else "no burned-in annotation found"
+        return (QualityNote("burned_in", f"{said}; the pixels are unchanged", uid), *stays)
     share = float(np.count_nonzero(masks)) / masks.size
-    found = ", ".join(f"{kinds[kind]} {kind.value}" for kind in MarkKind if kinds[kind])
+    removed = _counted([mark for mark in marks if mark.removed])
     notes = [
-        QualityNote("burned_in", f"removed: {found}", uid),
+        QualityNote("burned_in", f"removed: {removed}", uid),
+        *stays,
         QualityNote("filled_share", f"{share:.1%} of the pixels were filled", uid),
-        QualityNote("verified", "read again after filling: no legible text found", uid),
+        QualityNote("verified", "read again after filling: no legible text found that had to go", uid),
     ]
     widened, blacked_out = counts
     if widened:
         notes.append(QualityNote("widened", f"{widened} places needed a wider mask", uid))
     if blacked_out:
         notes.append(QualityNote("blacked_out", f"{blacked_out} places had to be blacked out", uid))
+    return (*notes, *_cautions(image.header, uid, marks, masks))
+
+
+def _cautions(header: ImageHeader, uid: str, marks: tuple[Mark, ...], masks: PixelArray) -> list[QualityNote]:
+    notes = []
+    area = measured_area([mark for mark in marks if mark.kind is MarkKind.CALIPER], masks.shape[1:])
+    filled = float((masks[0] > 0)[area].mean()) if area.any() else 0.0
+    if filled:
+        said = f"{filled:.0%} of the area that the calipers measure was filled: do not judge a lesion by it"
+        notes.append(QualityNote("over_lesion", said, uid))
     if header.modality in {"CR", "DX", "MG", "RF"}:
         notes.append(QualityNote("side_marker", "side markers may be among what was removed", uid))
-    return tuple(notes)
+    return notes
+
+
+def _counted(marks: list[Mark]) -> str:
+    kinds = Counter(mark.kind for mark in marks)
+    return ", ".join(f"{kinds[kind]} {kind.value}" for kind in MarkKind if kinds[kind])

@@ -29,14 +29,20 @@ class Inpainter(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def context(self) -> int:
+        """How many pixels around a hole its filling depends on."""
+        ...
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
-        """``picture`` RGB uint8 ``[rows, columns, 3]``, ``hole`` of its rows and columns."""
+        """``picture`` RGB uint8 ``[rows, columns, 3]`` or grey, ``hole`` of its rows and columns."""
         ...
 
 
 class Classical:
     """OpenCV's inpainting: ``telea`` or ``navier-stokes``."""
+
+    context = 8
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -46,11 +52,14 @@ class Classical:
         if not hole.any() or hole.all():
             return picture.copy()
         filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, self._method)
-        return np.where(hole[..., None], filled, picture).astype(np.uint8)
+        inside = hole if picture.ndim == 2 else hole[..., None]
+        return np.where(inside, filled, picture).astype(np.uint8)
 
 
 class Learned:
     """A network, run on the tiles that hold a part of the hole."""
+
+    context = CONTEXT
 
     def __init__(self, name: str, run: Run) -> None:
         self.name = name
@@ -58,6 +67,8 @@ class Learned:
         self._start = Classical("navier-stokes")
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
+        if picture.ndim == 2:
+            return self.fill(np.repeat(picture[..., None], 3, axis=2), hole)[..., 1]
         rows, columns = hole.shape
         # The grid reaches beyond the picture, so that every tile has the same size and its context.
         pad = ((CONTEXT, CONTEXT + -rows % CORE), (CONTEXT, CONTEXT + -columns % CORE))

@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.contract import Meaning
+
 Mask = npt.NDArray[np.bool_]
 Picture = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -16,26 +18,51 @@ Box = tuple[int, int, int, int]
 
 
 class MarkKind(StrEnum):
-    """The classes of burned-in annotation."""
+    """What burned-in annotation looks like. ``banner``: writing at a place that is known to hold some."""
 
     TEXT = "text"
     CALIPER = "caliper"
     MARKER = "marker"
+    SCALE = "scale"
+    LOGO = "logo"
     BANNER = "banner"
+
+
+MEANINGS = {
+    MarkKind.TEXT: Meaning.IDENTITY,
+    MarkKind.CALIPER: Meaning.MEASUREMENT,
+    MarkKind.MARKER: Meaning.ORIENTATION,
+    MarkKind.SCALE: Meaning.SCALE,
+    MarkKind.LOGO: Meaning.LOGO,
+    MarkKind.BANNER: Meaning.IDENTITY,
+}
+"""What a mark means by its looks alone; a text may mean something else once it is read."""
+
+
+class Policy(StrEnum):
+    """What a destination should not see. ``clinical``: who the patient is; ``research``: any annotation."""
+
+    CLINICAL = "clinical"
+    RESEARCH = "research"
+
+    def removes(self, meaning: Meaning) -> bool:
+        return self is Policy.RESEARCH or meaning is Meaning.IDENTITY
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One burned-in mark. What a text says is never kept: it may be a name.
+    """One burned-in mark. What a text says is not part of it: it may be a name.
 
-    ``confidence`` 0 to 1: of a text the detector's, of a drawing its :func:`contrast`. ``frame`` (1-based) is
-    the first frame that shows the mark, None in a single-frame image.
+    ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
+    that shows the mark, None in a single-frame image. ``removed``: False where the policy keeps it.
     """
 
     kind: MarkKind
     box: Box
     confidence: float
     frame: int | None = None
+    meaning: Meaning = Meaning.IDENTITY
+    removed: bool = True
 
 
 def brightest(picture: Picture) -> Picture:
@@ -62,15 +89,13 @@ def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
 
 
 def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
-    """Join marks of one kind and frame within ``reach`` pixels: a ruler is one mark, not 30 ticks."""
+    """Join marks of one sort and frame within ``reach`` pixels: a ruler is one mark, not 30 ticks."""
     groups: list[Mark] = []
     for mark in marks:
         joined = mark
         apart = []
         for group in groups:
-            if (group.kind, group.frame) == (joined.kind, joined.frame) and _near(
-                group.box, joined.box, reach
-            ):
+            if _sort(group) == _sort(joined) and _near(group.box, joined.box, reach):
                 joined = _union(group, joined)
             else:
                 apart.append(group)
@@ -78,6 +103,10 @@ def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
     if len(groups) < len(marks):
         return merged(groups, reach)
     return tuple(sorted(groups, key=lambda mark: (mark.frame or 0, mark.box[1], mark.box[0])))
+
+
+def _sort(mark: Mark) -> tuple[object, ...]:
+    return mark.kind, mark.frame, mark.meaning, mark.removed
 
 
 def _near(a: Box, b: Box, reach: int) -> bool:

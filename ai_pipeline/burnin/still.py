@@ -1,4 +1,4 @@
-"""One picture: find the marks, fill them, prove that nothing legible is left."""
+"""One picture: carry out a plan, prove that nothing is left that has to go."""
 
 from __future__ import annotations
 
@@ -7,38 +7,56 @@ from typing import Any, cast
 
 import numpy as np
 
-from ai_pipeline.burnin.banner import find_banner
-from ai_pipeline.burnin.graphics import find_graphics
+from ai_pipeline.burnin.fillers import Inpainter
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest
-from ai_pipeline.burnin.text import TextBox, TextReader, high_contrast, looks_like_text, paint
-from ai_pipeline.contract import CleaningFailed, ImageHeader, PixelArray
+from ai_pipeline.burnin.marks import Box, Mark, Mask, Picture, Policy, brightest
+from ai_pipeline.burnin.planning import (
+    Plan,
+    box_marks,
+    check_share,
+    covered,
+    read_views,
+    text_meaning,
+)  # fmt: skip
+from ai_pipeline.burnin.text import TextBox, looks_like_text, paint
+from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.contract import CleaningFailed, PixelArray
 
-MARGIN = 0.15
-"""How far a text's mask reaches beyond the detector's box (share of the line's height)."""
 WIDER = 0.6
-"""The same where text was still found after filling."""
+"""How far the mask of text that was still found after filling reaches beyond it (share of its height)."""
 SURE_RESIDUE = 0.6
 """Detector's confidence from which something unreadable of a text's shape counts as text left over."""
 CONTEXT = 96
 """Room around a changed place that is read again with it (pixels)."""
-GENERATED = 0.95
-"""Share of a box that is filled pixels from which it cannot hold text of the source."""
 ROUNDS = 3
 """Attempts to get rid of what is still found; the last one blacks it out."""
-LARGEST_SHARE = 0.25
-"""More of the picture masked than this (banner not counted): no cleaned picture would be worth its name."""
-LARGE_PICTURE = 1200
-"""Shorter side from which a reduced view is read too, for letters that fill a tile (pixels)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """What is to go from a picture: ``banner`` is blacked out, ``mask`` filled from around it."""
+class Verifier:
+    """Reads cleaned pictures. ``policy`` says what may still be read in them."""
 
-    banner: Mask
-    mask: Mask
-    marks: tuple[Mark, ...]
+    tools: Tools
+    policy: Policy
+
+    def residue(self, picture: Picture, filled: Mask, kept: Mask, within: Box | None = None) -> list[TextBox]:
+        """Read a cleaned picture at several sizes and contrasts; return the places that have to go.
+
+        ``filled`` pixels hold nothing of the source, whatever they may be read as; ``kept`` ones were read
+        and stay. ``within``: only there; the rest was read before and has not changed since.
+        """
+        views = read_views(picture, self.tools.reader, within)
+        return [box for view, box in views if self.is_residue(view, box, filled, kept)]
+
+    def is_residue(self, view: Picture, box: TextBox, filled: Mask, kept: Mask) -> bool:
+        """Tell whether a box in a cleaned picture is text that has to go: readable, or surely text."""
+        if covered(box, filled) or covered(box, kept):
+            return False
+        sure = looks_like_text(view, box) and box.confidence >= SURE_RESIDUE
+        if sure and self.policy is Policy.RESEARCH:
+            return True
+        line = self.tools.reader.read(view, box)
+        return self.policy.removes(text_meaning(box, line)) if line.legible else sure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,41 +101,18 @@ class Rendition:
         return _stretched(samples)
 
 
-def plan_removal(picture: Picture, header: ImageHeader, reader: TextReader, *, graphics: bool) -> Plan:
-    """Find what is to go. ``graphics``: ultrasound drawings too; on other pictures only text is taken.
+def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, verifier: Verifier) -> Cleaned:
+    """Fill what the plan names, read the result again, and repeat until nothing is left that has to go.
 
-    Raises :class:`CleaningFailed` when it is too much of the picture.
+    Raises :class:`CleaningFailed` when something is.
     """
-    shape = picture.shape
-    nothing: Mask = np.zeros(shape[:2], np.bool_)
-    banner, marks = find_banner(header, picture) if graphics else (nothing, ())
-    views = read_views(picture, reader)
-    sure = [box for view, box in views if looks_like_text(view, box)]
-    mask = paint(sure, shape, MARGIN)
-    # Reading costs ten times what finding does, so only what is neither sure nor already going is read.
-    open_ = [(view, box) for view, box in views if not covered(box, mask | banner)]
-    read = [box for view, box in open_ if reader.is_legible(view, box)]
-    mask |= paint(read, shape, MARGIN)
-    marks += tuple(mark for mark in text_marks(sure + read, shape) if not _inside(mark, banner))
-    if graphics:
-        drawn = find_graphics(picture, mask | banner)
-        mask |= drawn.mask
-        marks += tuple(mark for mark in drawn.marks if not _inside(mark, banner))
-    check_share(mask & ~banner)
-    return Plan(banner, mask & ~banner, marks)
-
-
-def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: TextReader) -> Cleaned:
-    """Fill what the plan names, read the result again, and repeat until nothing legible is left.
-
-    Raises :class:`CleaningFailed` when it is.
-    """
+    filler = verifier.tools.filler
     mask = plan.mask | plan.banner
-    result = apply_plan(source, plan, rendition.black)
+    result = apply_plan(source, plan, rendition.black, filler)
     marks, widened, blacked_out = plan.marks, 0, 0
     changed: Box | None = None
     for attempt in range(ROUNDS + 1):
-        residue = find_residue(rendition.show(result), mask, reader, changed)
+        residue = verifier.residue(rendition.show(result), mask, plan.kept, changed)
         if not residue:
             break
         if attempt == ROUNDS:
@@ -125,8 +120,8 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: Text
         more = paint(residue, source.shape, WIDER * (attempt + 1))
         check_share((mask | more) & ~plan.banner)
         last = attempt == ROUNDS - 1
-        result = black_out(result, more, rendition.black) if last else inpaint(result, more)
-        marks += text_marks(residue, source.shape)
+        result = black_out(result, more, rendition.black) if last else inpaint(result, more, filler)
+        marks += box_marks(residue, source.shape)
         mask = mask | more
         changed = _surroundings(more)
         widened += len(residue) * (not last)
@@ -136,72 +131,12 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, reader: Text
     return Cleaned(result, mask, marks, widened, blacked_out)
 
 
-def apply_plan(source: PixelArray, plan: Plan, black: float) -> PixelArray:
+def apply_plan(source: PixelArray, plan: Plan, black: float, filler: Inpainter) -> PixelArray:
     """Return ``source`` with the plan's pixels filled; the same array when there are none."""
     if not plan.mask.any() and not plan.banner.any():
         return source
     bare = black_out(source, plan.banner, black) if plan.banner.any() else source
-    return inpaint(bare, plan.mask) if plan.mask.any() else bare
-
-
-def find_residue(
-    picture: Picture, filled: Mask, reader: TextReader, within: Box | None = None
-) -> list[TextBox]:
-    """Read a cleaned picture at several sizes and contrasts; return the places where text is left.
-
-    ``within``: only there; the rest was read before and has not changed since.
-    """
-    views = read_views(picture, reader, within)
-    return [box for view, box in views if is_residue(view, box, filled, reader)]
-
-
-def is_residue(view: Picture, box: TextBox, filled: Mask, reader: TextReader) -> bool:
-    """Tell whether a box in a cleaned picture is text: it can be read, or the detector is rather sure.
-
-    What lies in ``filled`` pixels holds nothing of the source, whatever it may be read as.
-    """
-    if covered(box, filled):
-        return False
-    return (looks_like_text(view, box) and box.confidence >= SURE_RESIDUE) or reader.is_legible(view, box)
-
-
-def covered(box: TextBox, mask: Mask) -> bool:
-    """Tell whether the box lies in the mask, but for its rim."""
-    left, top, right, bottom = box.box
-    inside = mask[max(top, 0) : bottom, max(left, 0) : right]
-    return not inside.size or float(inside.mean()) >= GENERATED
-
-
-def read_views(
-    picture: Picture, reader: TextReader, within: Box | None = None
-) -> list[tuple[Picture, TextBox]]:
-    """Find what looks like text as shown, with faint contrast raised and, if large, reduced."""
-    found = [(picture, box) for box in reader.find(picture, 1.0, within)]
-    contrasty = high_contrast(picture)
-    found += [(contrasty, box) for box in reader.find(contrasty, 0.6, within)]
-    if min(picture.shape[:2]) >= LARGE_PICTURE:
-        found += [(picture, box) for box in reader.find(picture, 0.35, within)]
-    return found
-
-
-def text_marks(boxes: list[TextBox], shape: tuple[int, ...]) -> tuple[Mark, ...]:
-    """Return one mark per box, cut to the picture."""
-    marks = []
-    for box in boxes:
-        left, top, right, bottom = box.box
-        left, top, right, bottom = max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
-        if left < right and top < bottom:
-            marks.append(Mark(MarkKind.TEXT, (left, top, right, bottom), min(box.confidence, 1.0)))
-    return tuple(marks)
-
-
-def check_share(mask: Mask) -> None:
-    """Raise :class:`CleaningFailed` when the mask takes too much of the picture."""
-    share = float(mask.mean())
-    if share > LARGEST_SHARE:
-        raise CleaningFailed(
-            f"{share:.0%} of the picture would be filled, at most {LARGEST_SHARE:.0%} may be"
-        )
+    return inpaint(bare, plan.mask, filler) if plan.mask.any() else bare
 
 
 def _surroundings(mask: Mask) -> Box:
@@ -211,11 +146,6 @@ def _surroundings(mask: Mask) -> Box:
         max(0, int(columns[0]) - CONTEXT), max(0, int(rows[0]) - CONTEXT),
         min(mask.shape[1], int(columns[-1]) + CONTEXT), min(mask.shape[0], int(rows[-1]) + CONTEXT),
     )  # fmt: skip
-
-
-def _inside(mark: Mark, mask: Mask) -> bool:
-    left, top, right, bottom = mark.box
-    return bool(mask[top:bottom, left:right].mean() > 0.5)
 
 
 def _stretched(samples: PixelArray) -> Picture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -39,6 +39,15 @@ TILE, OVERLAP = 1536, 160
 """Pictures larger than a tile are read in tiles, so that memory stays bounded (pixels)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is read at a place, and how surely (0 to 1): it may be a name, so its repr does not show it."""
+
+    text: str = field(repr=False)
+    confidence: float
+    legible: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TextBox:
     """A place that looks like text: its corners ``[4, 2]`` in the picture, the detector's confidence."""
@@ -55,9 +64,17 @@ class TextBox:
     @property
     def height(self) -> float:
         """The shorter side: the height of the line, whichever way it runs."""
+        return min(self._sides())
+
+    @property
+    def length(self) -> float:
+        """The longer side: the length of the line."""
+        return max(self._sides())
+
+    def _sides(self) -> tuple[float, float]:
         across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
         down = float(np.linalg.norm(self.corners[1] - self.corners[2]))
-        return min(across, down)
+        return across, down
 
 
 class TextReader:
@@ -92,7 +109,7 @@ class TextReader:
         """Load both networks."""
         blank: Picture = np.zeros((64, 256), np.uint8)
         self.find(blank)
-        self._read(_three_channels(blank))
+        self._recognise(_three_channels(blank), 1)
 
     def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
         """Return all places that the detector takes for text, in the whole picture or ``within`` a part.
@@ -120,21 +137,28 @@ class TextReader:
                 ]
         return found
 
-    def is_legible(self, picture: Picture, box: TextBox) -> bool:
-        """Tell whether characters can be read there, upright, upside down or along a vertical line."""
+    def read(self, picture: Picture, box: TextBox) -> Line:
+        """Read the place upright or along a vertical line, and upside down where that says nothing."""
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
-            return False
+            return Line("", 0.0, legible=False)
         tall = box.height > max(48.0, TALL_SHARE * min(picture.shape[:2]))
         least = 3 if tall else 2 if _painted(crop) else 1
-        upside_down = np.ascontiguousarray(crop[::-1, ::-1])
-        return any(_counts_as_text(*self._read(way), least) for way in (crop, upside_down))
+        upright = self._recognise(crop, least)
+        if upright.legible:
+            return upright
+        turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
+        return turned if turned.legible else upright
 
-    def _read(self, crop: Picture) -> tuple[str, float]:
-        """Return the letters and digits that are read, and the confidence. They never leave this module."""
+    def is_legible(self, picture: Picture, box: TextBox) -> bool:
+        """Tell whether characters can be read there, upright, upside down or along a vertical line."""
+        return self.read(picture, box).legible
+
+    def _recognise(self, crop: Picture, least: int) -> Line:
         result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
         text, score = (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
-        return "".join(filter(str.isalnum, text)), score
+        characters = "".join(filter(str.isalnum, text))
+        return Line(text, score, legible=_counts_as_text(characters, score, least))
 
 
 def _counts_as_text(characters: str, score: float, least: int) -> bool:

@@ -42,7 +42,7 @@ from ai_pipeline.registry import Card, Label, find
 from ai_pipeline.store.folder import SHIPPED_MODELS, active
 
 MODEL = SHIPPED_MODELS["chest_xray"]
-CLEANER = "ultrasound-burnin-baseline"
+CLEANER = "burnin-text"
 BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 TOP = 3
@@ -145,7 +145,7 @@ class ChestXray:
                 seconds[stage] += value
             if cleaner is not None:
                 cleaning = time.perf_counter()
-                cleaned, told = _cleaned(image, cleaner, report)
+                cleaned, told = _cleaned(image, report)
                 pictures += cleaned
                 notes += told
                 seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
@@ -255,12 +255,12 @@ def _likeliest(findings: Sequence[Finding]) -> list[QualityNote]:
 
 
 def _cleaned(
-    image: SourceImage, cleaner: ModelRef, report: Progress
+    image: SourceImage, report: Progress
 ) -> tuple[tuple[DerivedImage, ...], tuple[QualityNote, ...]]:
     from ai_pipeline.burnin.cleaning import clean  # loads the text networks: only where a rule asks for it
 
     try:
-        result = clean(image, report, models=(cleaner,))
+        result = clean(image, report)
     except CleaningFailed as failure:
         return (), (QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid),)
     return (result.image, result.mask), result.notes

@@ -1,7 +1,6 @@
 """Ultrasound: find burned-in annotation, hand back the picture without it, say where it was.
 
-The baseline: a ready text detector, image processing and classical inpainting. What a text says is never
-kept, logged or reported: it may be a name.
+What a text says leaves here only as readings, which are for the node's access-controlled record.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_pipeline import registry
-from ai_pipeline.burnin.cleaning import CleaningResult, clean
-from ai_pipeline.burnin.marks import Mark, MarkKind
-from ai_pipeline.burnin.text import DOUBTFUL_TEXT, shared_reader
+from ai_pipeline.burnin import CleaningResult, Mark, MarkKind, Policy, Tools, clean, shared_tools
+from ai_pipeline.burnin.text import DOUBTFUL_TEXT
 from ai_pipeline.contract import (
     Accept,
+    BurnedMeasurement,
     CleaningFailed,
     Code,
     Decision,
@@ -28,12 +26,12 @@ from ai_pipeline.contract import (
     PipelineResult,
     Progress,
     QualityNote,
+    Reading,
     Refuse,
     Region,
     SourceImage,
 )  # fmt: skip
 
-MODEL = "ultrasound-burnin-baseline"
 MODALITIES = frozenset({"US", "IVUS"})
 MOST_MARKS = 24
 """Marks that are reported as findings per image; the rest is counted in a note."""
@@ -41,24 +39,22 @@ MOST_MARKS = 24
 # No concept of DICOM PS3.16 or SNOMED CT says "annotation burned into the pixels" (looked through DCM and SCT
 # of pydicom 3.0: (113101, DCM, Clean Pixel Data Option) names a de-identification profile, not a finding).
 BURNED_IN = Code("BURNED_IN_MARK", "99AINODE", "Burned-in annotation")
-LABELS = {
-    MarkKind.TEXT: "Burned-in text",
-    MarkKind.CALIPER: "Burned-in caliper",
-    MarkKind.MARKER: "Burned-in marker",
-    MarkKind.BANNER: "Burned-in banner",
-}
 
 
 class Ultrasound:
     """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
 
-    Options: ``clean`` (default true) hands back the cleaned picture and its mask, else only the findings;
+    Options: ``policy``, ``clinical`` (default: what names the patient goes) or ``research`` (all annotation
+    goes); ``clean`` (default true) hands back the cleaned picture and its mask, else only the findings;
+    ``measurements`` (default false) hands back measurements that are written in the picture, for review;
     ``any_modality`` (default false) takes pictures of other modalities too (text only, no drawn marks).
     """
 
     name = "ultrasound"
-    version = "1.0"
-    options: Mapping[str, type] = MappingProxyType({"clean": bool, "any_modality": bool})
+    version = "2.0"
+    options: Mapping[str, type] = MappingProxyType(
+        {"policy": str, "clean": bool, "measurements": bool, "any_modality": bool}
+    )
     per_image = True
 
     def __init__(self, *, models_dir: Path | None = None) -> None:
@@ -66,11 +62,16 @@ class Ultrasound:
 
     def warm_up(self) -> None:
         """Check and load the networks. Raises :class:`ai_pipeline.registry.CardError` when they are wrong."""
-        registry.verify(self._card())
-        shared_reader().warm_up()
+        self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return (self._card().ref,)
+        return self._tools().models
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """Refuse policies that do not exist: a misspelt one must not become the mild one."""
+        if options.get("policy", Policy.CLINICAL) in set(Policy):
+            return {}
+        return {"policy": f"must be {' or '.join(Policy)}"}
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -93,50 +94,72 @@ class Ultrasound:
         Raises :class:`CleaningFailed` when none can, and ``ai_pipeline.pixels.PixelError``.
         """
         began = time.perf_counter()
+        policy = Policy(str(options.get("policy", Policy.CLINICAL)))
+        tools = self._tools()
         findings: list[Finding] = []
+        readings: list[Reading] = []
+        measurements: list[BurnedMeasurement] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         seconds: dict[str, float] = {}
         failures: list[CleaningFailed] = []
         for number, image in enumerate(images):
             try:
-                result = clean(image, _share(report, number, len(images)), models=self.models())
+                result = clean(image, _share(report, number, len(images)), policy=policy, tools=tools)
             except CleaningFailed as failure:
                 failures.append(failure)
                 notes.append(QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid))
                 continue
             findings += self._findings(image, result.marks)
             notes += result.notes
+            readings += result.readings
+            if bool(options.get("measurements", False)):
+                from ai_pipeline.burnin.measuring import measurements_of
+
+                measurements += measurements_of(result.readings, image.header)
             if bool(options.get("clean", True)):
                 pictures += [result.image, result.mask]
             _add(seconds, result)
         if failures and len(failures) == len(images):
             raise failures[0]
         seconds["total"] = time.perf_counter() - began
-        return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, self.models())
+        return PipelineResult(
+            tuple(findings),
+            tuple(pictures),
+            tuple(notes),
+            seconds,
+            tools.models,
+            readings=tuple(readings),
+            measurements=tuple(measurements),
+        )
 
     def _findings(self, image: SourceImage, marks: tuple[Mark, ...]) -> list[Finding]:
-        model = self._card().ref
-        if not marks:
+        tools = self._tools()
+        removed = [mark for mark in marks if mark.removed]
+        if not removed:
+            model = tools.models[0]
             return [Finding("Burned-in annotation", BURNED_IN, None, None, Decision.ABSENT, image.uid, model)]
-        shown = sorted(marks, key=_area, reverse=True)[:MOST_MARKS]
-        return [
-            Finding(
-                label=LABELS[mark.kind],
-                code=BURNED_IN,
-                probability=mark.confidence,
-                threshold=DOUBTFUL_TEXT if mark.kind is MarkKind.TEXT else None,
-                decision=Decision.PRESENT,
-                source_uid=image.uid,
-                model=model,
-                frame=mark.frame if image.header.frames > 1 else None,
-                regions=(_region(mark),),
-            )
-            for mark in shown
-        ]
+        shown = sorted(removed, key=_area, reverse=True)[:MOST_MARKS]
+        return [_finding(image, mark, tools) for mark in shown]
 
-    def _card(self) -> registry.Card:
-        return registry.find(MODEL, self._models_dir)
+    def _tools(self) -> Tools:
+        return shared_tools(self._models_dir)
+
+
+def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
+    texts, marks = tools.models
+    written = mark.kind in {MarkKind.TEXT, MarkKind.BANNER}
+    return Finding(
+        label=f"Burned-in {mark.kind.value}",
+        code=BURNED_IN,
+        probability=mark.confidence,
+        threshold=DOUBTFUL_TEXT if written else tools.threshold,
+        decision=Decision.PRESENT,
+        source_uid=image.uid,
+        model=texts if written else marks,
+        frame=mark.frame if image.header.frames > 1 else None,
+        regions=(_region(mark),),
+    )
 
 
 def _refused(header: ImageHeader, *, anything: bool) -> str | None:

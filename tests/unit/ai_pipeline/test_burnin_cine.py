@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin import MarkKind, clean
+from ai_pipeline.burnin import MarkKind, Policy, clean
 from ai_pipeline.burnin.text import TextReader, shared_reader
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, silent, stacked
 
@@ -30,7 +30,7 @@ def test_a_name_in_one_frame_only_is_found(place: tuple[int, int], reader: TextR
     frames[2] = burn(frames[2], "KIM MINJUN", place, 255, 16)
     image = ArrayImage(stacked(frames))
     assert readable_frames(image.frames[1:4], reader) == [2]
-    result = clean(image, silent, reader=reader)
+    result = clean(image, silent, policy=Policy.RESEARCH)
     assert readable_frames(result.image.frames[1:4], reader) == []
     assert {mark.frame for mark in result.marks if mark.kind is MarkKind.TEXT} == {3}
 
@@ -38,7 +38,7 @@ def test_a_name_in_one_frame_only_is_found(place: tuple[int, int], reader: TextR
 def test_standing_marks_are_removed_from_every_frame_and_nothing_else(reader: TextReader) -> None:
     frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(20)]
     image = ArrayImage(stacked(frames))
-    result = clean(image, silent, reader=reader)
+    result = clean(image, silent, policy=Policy.RESEARCH)
     mask = np.asarray(result.mask.frames) > 0
     assert readable_frames(result.image.frames[::5], reader) == []
     assert np.array_equal(np.asarray(result.image.frames)[~mask], image.frames[~mask])
@@ -47,13 +47,13 @@ def test_standing_marks_are_removed_from_every_frame_and_nothing_else(reader: Te
 
 def test_a_clock_that_runs_is_removed(reader: TextReader) -> None:
     frames = [burn(frame, f"10:15:{second:02d}", (8, 215), 200, 14) for second, frame in enumerate(cine(18))]
-    result = clean(ArrayImage(stacked(frames)), silent, reader=reader)
+    result = clean(ArrayImage(stacked(frames)), silent, policy=Policy.RESEARCH)
     assert readable_frames(result.image.frames[::3], reader) == []
 
 
 def test_a_cine_without_marks_is_unchanged(reader: TextReader) -> None:
     image = ArrayImage(stacked(cine(9)))
-    result = clean(image, silent, reader=reader)
+    result = clean(image, silent, policy=Policy.RESEARCH)
     assert np.array_equal(result.image.frames, image.frames)
     assert isinstance(result.image.frames, np.memmap)
 
@@ -66,4 +66,4 @@ def test_a_cancelled_cine_stops(reader: TextReader) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        clean(ArrayImage(stacked(cine(4))), cancel, reader=reader)
+        clean(ArrayImage(stacked(cine(4))), cancel, policy=Policy.RESEARCH)

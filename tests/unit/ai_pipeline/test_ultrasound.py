@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ai_pipeline import registry
 from ai_pipeline.cli import app
-from ai_pipeline.contract import Accept, CleaningFailed, Decision, ImageKind, Refuse
+from ai_pipeline.contract import Accept, ChecksOptions, CleaningFailed, Decision, ImageKind, Refuse
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
 
@@ -68,10 +68,16 @@ def test_other_modalities_are_refused_unless_asked_for() -> None:
     assert isinstance(pipeline.accepts([image], {"any_modality": True}), Accept)
 
 
-def test_the_card_names_the_networks_that_run() -> None:
-    card = registry.find("ultrasound-burnin-baseline")
-    registry.verify(card)
-    assert "aseline" in " ".join(card.limits)
+def test_every_model_that_runs_has_a_card_and_its_weights() -> None:
+    for model in create("ultrasound").models():
+        registry.verify(registry.find(model.id))
+
+
+def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
+    pipeline = create("ultrasound")
+    assert isinstance(pipeline, ChecksOptions)
+    assert pipeline.option_faults({"policy": "reserach"}) == {"policy": "must be clinical or research"}
+    assert pipeline.option_faults({"policy": "research"}) == {} == pipeline.option_faults({})
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Which parts of the public ultrasound frames hold no annotation, to draw synthetic annotation on.
 
 Few published frames are clean: the rest of a marked frame still is. Text (rapidocr's detector), colour and
-drawn marks (:mod:`ai_pipeline.burnin.graphics`) are taken out with room to spare, calipers with all that
+drawn marks (:mod:`ai_pipeline.training.ultrasound.overlays.lookingclean`) are taken out with room to spare, calipers with all that
 lies between them since their dotted lines are faint, and the largest rectangle that is left is kept. The
 list is committed (``clean_frames.csv``), because the filter takes minutes and was checked by eye.
 """
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.graphics import find_graphics
 from ai_pipeline.burnin.marks import Box, MarkKind, Mask, Picture, brightest
 from ai_pipeline.burnin.text import SURE_OF_TEXT, TextReader, paint
 from ai_pipeline.training.sets.chest import DataMissing
+from ai_pipeline.training.ultrasound.overlays.lookingclean import find_graphics
 
 LIST = Path(__file__).with_name("clean_frames.csv")
 SETS = ("us_fetal_head", "us_breast", "us_ovarian")

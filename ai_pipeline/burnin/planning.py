@@ -1,0 +1,293 @@
+"""What is to go from a picture: all that is found, weighed by what the destination may see.
+
+Four witnesses: a text detector with a recogniser, a network trained on ultrasound marks, the regions that the
+header names, and rules about devices. Whoever names a person is believed alone: text counts as identity until
+it is read and proven harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.banner import find_banner
+from ai_pipeline.burnin.drawings import Drawings, find_drawings, no_drawings
+from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, Policy
+from ai_pipeline.burnin.meaning import meaning_of
+from ai_pipeline.burnin.text import (
+    SMALLEST_LINE,
+    Line,
+    TextBox,
+    TextReader,
+    high_contrast,
+    looks_like_text,
+    paint,
+)  # fmt: skip
+from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.contract import CleaningFailed, ImageHeader, Meaning, Reading
+
+MARGIN = 0.15
+"""How far a text's mask reaches beyond the detector's box (share of the line's height)."""
+GENERATED = 0.95
+"""Share of a box that is filled pixels from which it cannot hold text of the source."""
+SAME = 0.8
+"""Share of a box within one that was read already, from which it is not read again."""
+WIDEST_CHARACTER = 1.3
+"""Widest that a character is on average, in heights of the line; a reading with fewer has left some out."""
+FEW_CHARACTERS = 3
+"""Texts of so many characters are judged with what stands beside them."""
+WORD_SPACE = 1.5
+"""Gap up to which two texts belong to one line (heights of the lower one)."""
+LARGEST_SHARE = 0.25
+"""More of the picture masked than this (banner not counted): no cleaned picture would be worth its name."""
+LARGE_PICTURE = 1200
+"""Shorter side from which a reduced view is read too, for letters that fill a tile (pixels)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """A place that holds text, what is read there, and what it is for."""
+
+    box: TextBox
+    line: Line
+    meaning: Meaning
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What is to go from a picture: ``banner`` is blacked out, ``mask`` filled from around it.
+
+    ``kept`` is text that was read and stays. ``readings`` name no image yet.
+    """
+
+    banner: Mask
+    mask: Mask
+    kept: Mask
+    marks: tuple[Mark, ...]
+    readings: tuple[Reading, ...] = field(default=(), repr=False)
+
+
+def plan_removal(
+    picture: Picture, header: ImageHeader, tools: Tools, policy: Policy, *, graphics: bool
+) -> Plan:
+    """Find what is to go. ``graphics``: ultrasound drawings too; on other pictures only text is taken.
+
+    Raises :class:`CleaningFailed` when it is too much of the picture.
+    """
+    shape = picture.shape[:2]
+    nothing: Mask = np.zeros(shape, np.bool_)
+    banner, banners = find_banner(header, picture) if graphics else (nothing, ())
+    drawn = find_drawings(picture, tools.finder, tools.threshold) if graphics else no_drawings(shape)
+    texts = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner)
+    going = [text for text in texts if policy.removes(text.meaning)]
+    staying = [text for text in texts if not policy.removes(text.meaning)]
+    mask = paint([text.box for text in going], shape, MARGIN)
+    kept = paint([text.box for text in staying], shape, MARGIN) & ~mask
+    mask |= _drawn(drawn, kept, policy)
+    if policy is Policy.CLINICAL:
+        banner &= ~(kept | _staying(drawn, policy))
+    shown = [text for text in texts if not covered(text.box, banner)]
+    marks = _judged((*banners, *_drawn_marks(drawn, texts)), banner | mask) + _text_marks(
+        shown, shape, policy
+    )
+    check_share(mask & ~banner)
+    return Plan(banner, mask & ~banner, kept, marks, _readings(marks, texts, shape, policy))
+
+
+def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:
+    """All text. ``known`` is taken for text anyway: there only what looks like text is read.
+
+    Reading costs ten times what finding does.
+    """
+    texts: list[Text] = []
+    for view, box in read_views(picture, reader):
+        sure = looks_like_text(view, box)
+        if (not sure and covered(box, known)) or any(_within(box, text.box) for text in texts):
+            continue
+        line = reader.read(view, box)
+        if sure or line.legible:
+            texts.append(Text(box, line, text_meaning(box, line)))
+    return [_in_its_line(text, texts) for text in texts]
+
+
+def text_meaning(box: TextBox, line: Line) -> Meaning:
+    """What a text is for; identity unless all of it was read."""
+    wide = box.length / max(1.0, box.height)
+    if not line.legible or wide > WIDEST_CHARACTER * (len(line.text) + 1):
+        return Meaning.IDENTITY
+    return meaning_of(line.text, line.confidence)
+
+
+def read_views(
+    picture: Picture, reader: TextReader, within: Box | None = None
+) -> list[tuple[Picture, TextBox]]:
+    """Find what looks like text as shown, with faint contrast raised and, if large, reduced."""
+    found = [(picture, box) for box in reader.find(picture, 1.0, within)]
+    contrasty = high_contrast(picture)
+    found += [(contrasty, box) for box in reader.find(contrasty, 0.6, within)]
+    if min(picture.shape[:2]) >= LARGE_PICTURE:
+        found += [(picture, box) for box in reader.find(picture, 0.35, within)]
+    return found
+
+
+def _in_its_line(text: Text, texts: Sequence[Text]) -> Text:
+    """A few characters prove nothing by themselves: of "12", "03", "67" each could be a ruler's number.
+
+    They are judged with what stands beside them, and beside a name they belong to it.
+    """
+    if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
+        return text
+    beside = [other for other in texts if other is not text and _beside(text.box, other.box)]
+    row = sorted([text, *beside], key=lambda one: one.box.box[0])
+    together = Line(
+        " ".join(one.line.text for one in row), min(one.line.confidence for one in row), legible=True
+    )
+    named = any(one.meaning is Meaning.IDENTITY for one in beside)
+    if named or (beside and meaning_of(together.text, together.confidence) is Meaning.IDENTITY):
+        return Text(text.box, text.line, Meaning.IDENTITY)
+    return text
+
+
+def _beside(box: TextBox, other: TextBox) -> bool:
+    """On one line, no farther apart than a word's space."""
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = box.box, other.box
+    height = min(bottom - top, bottom2 - top2)
+    return (
+        min(bottom, bottom2) - max(top, top2) > 0.5 * height
+        and max(left, left2) - min(right, right2) < WORD_SPACE * height
+    )
+
+
+def covered(box: TextBox, mask: Mask) -> bool:
+    """Tell whether the box lies in the mask, but for its rim."""
+    left, top, right, bottom = box.box
+    inside = mask[max(top, 0) : bottom, max(left, 0) : right]
+    return not inside.size or float(inside.mean()) >= GENERATED
+
+
+def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Mark, ...]:
+    """One mark per box of text that has to go, cut to the picture."""
+    cut = ((box, _cut(box, shape)) for box in boxes)
+    return tuple(Mark(MarkKind.TEXT, place, min(box.confidence, 1.0)) for box, place in cut if place)
+
+
+def check_share(mask: Mask) -> None:
+    """Raise :class:`CleaningFailed` when the mask takes too much of the picture."""
+    share = float(mask.mean())
+    if share > LARGEST_SHARE:
+        raise CleaningFailed(
+            f"{share:.0%} of the picture would be filled, at most {LARGEST_SHARE:.0%} may be"
+        )
+
+
+def _drawn(drawn: Drawings, kept: Mask, policy: Policy) -> Mask:
+    """The drawn pixels that have to go: of text all but what was read and stays."""
+    unread = _without_rims(drawn.masks[MarkKind.TEXT] & ~kept) if kept.any() else drawn.masks[MarkKind.TEXT]
+    mask = unread.copy()
+    if policy is Policy.RESEARCH:
+        for kind, own in drawn.masks.items():
+            mask |= own & (kind is not MarkKind.TEXT)
+    return mask
+
+
+def _staying(drawn: Drawings, policy: Policy) -> Mask:
+    own = [mask for kind, mask in drawn.masks.items() if kind is not MarkKind.TEXT]
+    return np.asarray(np.logical_or.reduce(own), np.bool_) & (policy is Policy.CLINICAL)
+
+
+def _without_rims(mask: Mask) -> Mask:
+    """Drop what is left around a text that stays: too low to be a line of its own."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    keep = (sides.min(axis=1) >= SMALLEST_LINE) & (np.arange(count) > 0)
+    return np.asarray(keep[labels], np.bool_)
+
+
+def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> tuple[Mark, ...]:
+    """The drawings as marks, but text only where the text detector has none."""
+    boxes = [text.box.box for text in texts]
+    return tuple(
+        mark
+        for mark in drawn.marks
+        if mark.kind is not MarkKind.TEXT or not any(_overlap(mark.box, box) > 0.3 for box in boxes)
+    )
+
+
+def _judged(marks: Sequence[Mark], going: Mask) -> tuple[Mark, ...]:
+    """The marks with what becomes of them: gone when most of what was drawn there goes."""
+    return tuple(
+        Mark(mark.kind, mark.box, mark.confidence, mark.frame, mark.meaning, removed=_inside(mark, going))
+        for mark in marks
+    )
+
+
+def _text_marks(texts: Sequence[Text], shape: tuple[int, ...], policy: Policy) -> tuple[Mark, ...]:
+    cut = ((text, _cut(text.box, shape)) for text in texts)
+    return tuple(
+        Mark(
+            MarkKind.TEXT,
+            place,
+            min(text.box.confidence, 1.0),
+            meaning=text.meaning,
+            removed=policy.removes(text.meaning),
+        )
+        for text, place in cut
+        if place
+    )
+
+
+def _readings(
+    marks: Sequence[Mark], texts: Sequence[Text], shape: tuple[int, ...], policy: Policy
+) -> tuple[Reading, ...]:
+    """What the texts said, and where the calipers stood."""
+    said = [
+        _reading(MarkKind.TEXT, text.meaning, place, text.line, policy)
+        for text in texts
+        if (place := _cut(text.box, shape)) and text.line.legible
+    ]
+    ends = [mark for mark in marks if mark.kind is MarkKind.CALIPER]
+    return (
+        *said,
+        *(_reading(m.kind, m.meaning, m.box, Line("", m.confidence, legible=False), policy) for m in ends),
+    )
+
+
+def _reading(kind: MarkKind, meaning: Meaning, place: Box, line: Line, policy: Policy) -> Reading:
+    left, top, right, bottom = (float(edge) for edge in place)
+    return Reading(
+        source_uid="",
+        frame=None,
+        kind=kind.value,
+        meaning=meaning,
+        bounds=(left, top, right, bottom),
+        confidence=float(np.clip(line.confidence, 0, 1)),
+        removed=policy.removes(meaning),
+        text=line.text,
+    )
+
+
+def _cut(box: TextBox, shape: tuple[int, ...]) -> Box | None:
+    left, top, right, bottom = box.box
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _within(box: TextBox, other: TextBox) -> bool:
+    return _overlap(box.box, other.box) >= SAME
+
+
+def _overlap(box: Box, other: Box) -> float:
+    """Share of ``box`` that lies in ``other``."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return max(0, width) * max(0, height) / max(1, area)
+
+
+def _inside(mark: Mark, mask: Mask) -> bool:
+    """A thin drawing fills little of its box: a fifth of it counts."""
+    left, top, right, bottom = mark.box
+    return bool(mask[top:bottom, left:right].mean() > 0.2)

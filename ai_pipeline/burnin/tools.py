@@ -1,0 +1,45 @@
+"""What cleaning works with: the text reader, the mark detector, the inpainter; loaded once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ai_pipeline import registry
+from ai_pipeline.burnin.fillers import Classical, Inpainter
+from ai_pipeline.burnin.markfinder import MarkFinder
+from ai_pipeline.burnin.text import TextReader, shared_reader
+from ai_pipeline.contract import ModelRef
+from ai_pipeline.engine import OnnxRuntime, usable_cores
+
+TEXT, MARKS = "burnin-text", "ultrasound-marks-unet"
+"""The models that cleaning runs, by the ids of their cards."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tools:
+    """``threshold`` 0 to 1: from which the mark detector counts. ``device_rules``: a site's own folder."""
+
+    reader: TextReader
+    finder: MarkFinder
+    threshold: float
+    filler: Inpainter
+    models: tuple[ModelRef, ...] = ()
+    device_rules: Path | None = None
+
+
+@cache
+def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
+    """This process's tools; loading takes a second. Raises :class:`ai_pipeline.registry.CardError`."""
+    texts, marks = (registry.find(name, models_dir) for name in (TEXT, MARKS))
+    registry.verify(texts)
+    network = OnnxRuntime(registry.read(marks.file("mark-finder")), usable_cores())
+    return Tools(
+        reader=shared_reader(),
+        finder=MarkFinder(network),
+        threshold=float(marks.details["detector"]["threshold"]),
+        filler=Classical("navier-stokes"),
+        models=(texts.ref, marks.ref),
+        device_rules=device_rules,
+    )
