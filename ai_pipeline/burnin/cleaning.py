@@ -31,7 +31,10 @@ from ai_pipeline.pixels import samples_photometric
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities whose drawn marks are looked for as well; in all others only text is."""
-DESCRIPTION = "burned-in annotation inpainted, not for measurement"
+DESCRIPTIONS = {
+    Policy.CLINICAL: "burned-in text that may name the patient inpainted, not for measurement",
+    Policy.RESEARCH: "burned-in annotation inpainted, not for measurement",
+}
 TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 """Marks nearer to each other than this share of the longer side are told as one: lines, a ruler's ticks."""
 
@@ -97,7 +100,7 @@ def clean(
     return CleaningResult(
         DerivedImage(
             kind=ImageKind.CLEANED, frames=frames, photometric=samples_photometric(image.header),
-            description=DESCRIPTION, verified=True, source_uid=image.uid, models=models,
+            description=DESCRIPTIONS[policy], verified=True, source_uid=image.uid, models=models,
             outside_sha256=digest,
         ),
         DerivedImage(

@@ -62,8 +62,7 @@ def build_cleaned(context: ResultContext, source: Source, image: DerivedImage, u
     describe_derivation(
         picture,
         source,
-        f"AI: burned-in text found, inpainted and verified to be gone. Inpainted, not for measurement. "
-        f"{image.description} {disclaimer(context)}"[:1024],
+        _told(image, context),
         PIXEL_MASK,
     )
     picture.BurnedInAnnotation = "NO"
@@ -71,6 +70,14 @@ def build_cleaned(context: ResultContext, source: Source, image: DerivedImage, u
     copy_spacing(picture, source)
     copy_present(picture, source, "SequenceOfUltrasoundRegions")
     return complete(picture, context, ResultKind.CLEANED, [source])
+
+
+def _told(image: DerivedImage, context: ResultContext) -> str:
+    """Derivation Description (0028,2111), VR ST: 1,024 characters."""
+    proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
+    return (
+        f"AI: {image.description}; verified that no text is left that had to go.{proof} {disclaimer(context)}"
+    )[:1024]
 
 
 def cleaned_class(source: Source, image: DerivedImage) -> str:
