@@ -12,10 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.toml_files import TomlFiles
 
 AeTitle = Annotated[
@@ -114,6 +122,8 @@ class WorkerSettings(_Section):
     """CPU threads of one worker's inference."""
     models_dir: Path | None = None
     """Folder with your own model cards and weights, besides those shipped."""
+    device_rules_dir: Path | None = None
+    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
     time_limit_seconds: float = Field(600, gt=0)
     """A job that takes longer is stopped and counts as failed once."""
     lease_seconds: float = Field(15, gt=0)
@@ -189,6 +199,21 @@ class PeerSettings(_Section):
     """Another port to query."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
+    deidentify: bool = False
+    """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
+
+    @field_validator("deidentify")
+    @classmethod
+    def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
+        """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        results = info.data.get("results", ())
+        wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
+        if deidentify and (wrong or ResultKind.CLEANED not in results):
+            why = f"{', '.join(wrong)} may identify the patient" if wrong else "cleaned is missing"
+            raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
+        if deidentify and info.data.get("charset") == "source":
+            raise ValueError("de-identified results are in UTF-8 always: leave out charset")
+        return deidentify
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> Self:
@@ -237,7 +262,7 @@ class RuleSettings(_Section):
     pipeline: str
     """ultrasound, chest_xray, or a pipeline of your own."""
     options: Mapping[str, Any] = Field(default_factory=dict)
-    """Options of the pipeline, such as clean = true."""
+    """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]
     """Peers that get the results; each must be allowed to receive."""
     priority: Literal["stat", "routine", "low"] = "routine"
