@@ -16,6 +16,10 @@ class ResultKind(StrEnum):
     SEG = "seg"  # mask of what was inpainted
 
 
+DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})
+"""What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
+
+
 class ObjectRole(StrEnum):
     """What a received object is to us (truth 7)."""
 
