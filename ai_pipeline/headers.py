@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from datetime import date, datetime
 
 from pydicom.dataset import Dataset
@@ -14,17 +16,43 @@ AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
 KEPT = (
-    "Manufacturer", "ManufacturerModelName", "PatientOrientation", "PatientSex", "PixelSpacing",
+    "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
+    "PatientOrientation", "PatientSex", "PixelSpacing",
     "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
     "SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription",
     "FrameTime", "CineRate", "PlanarConfiguration", "PixelRepresentation", "BitsAllocated",
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "RescaleType", "PixelIntensityRelationship",
 )  # fmt: skip
+CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
 KEPT_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
+# Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
+OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 
 class HeaderError(Exception):
     """The header does not describe an image that can be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A part of an image in which pixels have a known size (millimetres; of no sign).
+
+    ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing`` is between rows (down).
+    """
+
+    box: tuple[int, int, int, int]
+    row_spacing: float
+    column_spacing: float
+
+    @property
+    def coarsest(self) -> float:
+        """The larger side of a pixel, millimetres."""
+        return max(self.row_spacing, self.column_spacing)
+
+    def holds(self, point: tuple[float, float]) -> bool:
+        """Whether (column, row) lies in it."""
+        left, top, right, bottom = self.box
+        return left <= point[0] <= right and top <= point[1] <= bottom
 
 
 def read_header(dataset: Dataset) -> ImageHeader:
@@ -88,6 +116,51 @@ def ultrasound_regions(header: ImageHeader) -> tuple[tuple[int, int, int, int], 
     return tuple(boxes)
 
 
+def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
+    """Return the bits of the pixel data that hold overlay planes (retired, PS3.5-2004 8.1.2), from 0 on."""
+    bits = []
+    for group in OVERLAY_GROUPS:
+        own = (group, 0x3000) in dataset  # Overlay Data
+        allocated, position = (_number(dataset, group, element) for element in (0x0100, 0x0102))
+        if not own and (allocated > 1 or position > 0):
+            bits.append(position)
+    return tuple(bits)
+
+
+def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
+    """The parts of an image in which a length can be measured, the smallest first.
+
+    Regions of (0018,6011) whose Physical Units X and Y Direction are both cm (3) with their Physical Delta;
+    in an image without such a sequence Pixel Spacing (0028,0030), if given, for all of it. A region that is
+    calibrated in other units is no part of any: a spectrum's axes are seconds and cm/s.
+    """
+    text = header.attributes.get("SequenceOfUltrasoundRegions", "")
+    if not text:
+        rows, columns = _spacings(header.attributes.get("PixelSpacing", ""))
+        whole = Calibration((0, 0, header.columns, header.rows), rows, columns)
+        return (whole,) if rows > 0.0 and columns > 0.0 else ()
+    found = []
+    deltas = header.attributes.get("UltrasoundRegionSpacings", "").split(";")
+    for box, delta in zip(ultrasound_regions(header), deltas, strict=False):
+        rows, columns = _spacings(delta)
+        if rows > 0.0 and columns > 0.0:
+            found.append(Calibration(box, rows, columns))
+    return tuple(sorted(found, key=lambda one: _area(one.box)))
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _spacings(text: str) -> tuple[float, float]:
+    """Row and column spacing of "0.1\\0.1"; (0, 0) where it is none."""
+    try:
+        rows, columns = (float(part) for part in text.split("\\"))
+    except ValueError:
+        return 0.0, 0.0
+    return (rows, columns) if math.isfinite(rows) and math.isfinite(columns) else (0.0, 0.0)
+
+
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in KEPT}
     for keyword in KEPT_CODES:
@@ -96,18 +169,48 @@ def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
                 _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
             )
     found["TransferSyntaxUID"] = str(syntax)
-    found["SequenceOfUltrasoundRegions"] = _regions_text(dataset)
+    regions = _regions(dataset)
+    found["SequenceOfUltrasoundRegions"] = ";".join(box for box, _ in regions)
+    found["UltrasoundRegionSpacings"] = ";".join(spacing for _, spacing in regions)
+    found["OverlayPlanes"] = " ".join(f"{group:04X}" for group in OVERLAY_GROUPS if _drawn(dataset, group))
+    found["EmbeddedOverlayBits"] = " ".join(str(bit) for bit in embedded_overlays(dataset))
     return {keyword: text for keyword, text in found.items() if text}
 
 
-def _regions_text(dataset: Dataset) -> str:
-    """Write the regions as ``left top right bottom;…``; X1 and Y1 are inside the region (PS3.3 C.8.5.5)."""
-    boxes = []
+def _regions(dataset: Dataset) -> list[tuple[str, str]]:
+    """Each region as ``left top right bottom`` and its spacing in mm as ``row\\column``, "" without one.
+
+    X1 and Y1 are inside the region; a delta may be negative where its axis runs the other way (PS3.3
+    C.8.5.5).
+    """
+    regions = []
     for item in dataset.get("SequenceOfUltrasoundRegions") or []:
         x0, y0, x1, y1 = (item.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
         if all(isinstance(edge, int) for edge in (x0, y0, x1, y1)) and x0 < x1 and y0 < y1:
-            boxes.append(f"{max(x0, 0)} {max(y0, 0)} {x1 + 1} {y1 + 1}")
-    return ";".join(boxes)
+            regions.append((f"{max(x0, 0)} {max(y0, 0)} {x1 + 1} {y1 + 1}", _region_spacing(item)))
+    return regions
+
+
+def _region_spacing(item: Dataset) -> str:
+    units = [item.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    deltas = [item.get(f"PhysicalDelta{axis}") for axis in "YX"]
+    if units != [CENTIMETRES, CENTIMETRES] or not all(isinstance(delta, float) for delta in deltas):
+        return ""
+    return "\\".join(repr(abs(delta) * 10.0) for delta in deltas)
+
+
+def _drawn(dataset: Dataset, group: int) -> bool:
+    """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
+    element = dataset.get((group, 0x3000))
+    value = None if element is None else element.value
+    return isinstance(value, bytes) and any(value)
+
+
+def _number(dataset: Dataset, group: int, element: int) -> int:
+    """The value of a whole number, 0 where it is missing or none."""
+    found = dataset.get((group, element))
+    value = None if found is None else found.value
+    return value if isinstance(value, int) else 0
 
 
 def _is_lossy(syntax: UID) -> bool:

@@ -28,7 +28,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, JPE
 
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.display import GreyDisplay
-from ai_pipeline.headers import HeaderError, picture_header, read_header
+from ai_pipeline.headers import HeaderError, embedded_overlays, picture_header, read_header
 
 Picture = npt.NDArray[np.uint8]
 MOST_PADDING = 0.05
@@ -160,18 +160,19 @@ class DicomImage:
         return _stored_bits(samples, self.dataset)
 
     def _samples(self, frame: int) -> PixelArray:
-        plugin = _plugin(self.transfer_syntax)
+        # Bits above Bits Stored are cleared by us: below High Bit there may be more of them (old overlays).
+        how = {"decoding_plugin": _plugin(self.transfer_syntax), "correct_unused_bits": False}
         # pydicom reads single frames straight from the file, but cannot inflate there.
         if self._whole is None and self.transfer_syntax != DeflatedExplicitVRLittleEndian:
             try:
-                return np.asarray(pixel_array(self.path, index=frame, decoding_plugin=plugin))
+                return np.asarray(pixel_array(self.path, index=frame, **how))
             except (AttributeError, ValueError):
                 # ... and believes the transfer syntax: an implicit VR dataset under a JPEG syntax (seen in
                 # the field) is found out only by dcmread. A truly damaged object fails there again.
                 pass
         if self._whole is None:
             self._whole = pydicom.dcmread(self.path)
-        return np.asarray(pixel_array(self._whole, index=frame, decoding_plugin=plugin))
+        return np.asarray(pixel_array(self._whole, index=frame, **how))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,17 +257,28 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
-    """Clear what lies above Bits Stored (old overlays, PS3.5 8.1.1) and extend the sign."""
+    """Clear what lies around the stored bits (old overlays, PS3.5 8.1.1) and extend the sign."""
     allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
     if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
         return samples
+    numbers = cast(npt.NDArray[np.integer[Any]], samples)
+    below = _bits_below(dataset, stored)
     signed = samples.dtype.kind == "i"
     low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
-    numbers = cast(npt.NDArray[np.integer[Any]], samples)
-    if low <= int(numbers.min()) and int(numbers.max()) <= high:
+    if not below and low <= int(numbers.min()) and int(numbers.max()) <= high:
         return samples
     unused = allocated - stored
-    return (numbers << unused) >> unused
+    return (numbers << (unused - below)) >> unused
+
+
+def _bits_below(dataset: Dataset, stored: int) -> int:
+    """How many bits lie under the stored ones; today none do (PS3.5 8.1.1).
+
+    High Bit is wrong more often than it says this, so it is believed only when an overlay lies there.
+    """
+    below = int(dataset.get("HighBit") or 0) + 1 - stored
+    overlays = any(bit < below for bit in embedded_overlays(dataset)) if below > 0 else False
+    return min(below, int(dataset.BitsAllocated) - stored) if overlays else 0
 
 
 def _eight_bit_palette(colours: PixelArray) -> PixelArray:
