@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ai_pipeline.devicecommands import devices_app
 from ai_pipeline.store.commands import models_app
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app = typer.Typer(
     help="Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use.",
 )  # fmt: skip
 app.add_typer(models_app, name="models")
+app.add_typer(devices_app, name="devices")
 
 
 @app.command(
@@ -49,8 +51,10 @@ def run(
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
     ] = None,
     models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
+    device_rules: Annotated[Path | None, typer.Option(help="Folder of one's own device rules.")] = None,
 ) -> None:
     """Run a pipeline on files and write findings and pictures."""
+    from ai_pipeline.devicerules import DeviceRuleError
     from ai_pipeline.pipelines import PIPELINES
     from ai_pipeline.registry import CardError
     from ai_pipeline.report import Folder
@@ -59,7 +63,7 @@ def run(
         raise typer.BadParameter(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
-    runner = _Runner(pipeline, Folder(out), modality, _options(option or []), models_dir)
+    runner = _Runner(pipeline, Folder(out), modality, _options(option or []), models_dir, device_rules)
     unreadable = False
     try:
         with _progress(len(files)) as report_for:
@@ -70,7 +74,7 @@ def run(
                     print(json.dumps(told), flush=True)
                 else:
                     _print_table(told)
-    except CardError as error:
+    except (CardError, DeviceRuleError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
     raise typer.Exit(EXIT_DATA if unreadable else 0)
@@ -105,13 +109,14 @@ class _Runner:
 
     def __init__(
         self, pipeline: str, folder: Folder, modality: str | None, options: Mapping[str, object],
-        models_dir: Path | None,
+        models_dir: Path | None, device_rules: Path | None,
     ) -> None:  # fmt: skip
         self._asked = pipeline
         self._folder = folder
         self._modality = modality
         self._options = options
         self._models_dir = models_dir
+        self._device_rules = device_rules
         self._made: dict[str, Pipeline] = {}
 
     def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
@@ -154,7 +159,7 @@ class _Runner:
         if name is None:
             return None
         if name not in self._made:
-            pipeline = create(name, models_dir=self._models_dir)
+            pipeline = create(name, models_dir=self._models_dir, device_rules=self._device_rules)
             unknown = sorted(set(self._options) - set(pipeline.options))
             if unknown:
                 known = ", ".join(sorted(pipeline.options)) or "none"

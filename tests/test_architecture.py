@@ -68,10 +68,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "orthanc_rest_client": ("dicom_node.scu.orthanc",),
     "dicomweb_client": ("dicom_node.scu.dicomweb", "dicom_node.scu.http"),
     "highdicom": ("dicom_node.results",),
+    "dicomanonymizer": ("dicom_node.results.profile",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
     "apscheduler": ("dicom_node.node",),
     "typer": (
         "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.store.commands", "ai_pipeline.training.console",
+        "ai_pipeline.devicecommands",
         "ai_pipeline.training.evaluation.commands", "ai_pipeline.training.chest.commands",
         "ai_pipeline.training.ultrasound.commands",
     ),

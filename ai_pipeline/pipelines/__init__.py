@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import cast
 
@@ -14,12 +15,14 @@ PIPELINES = {
 }
 
 
-def create(name: str, *, models_dir: Path | None = None) -> Pipeline:
+def create(name: str, *, models_dir: Path | None = None, device_rules: Path | None = None) -> Pipeline:
     """The pipeline called ``name``; its models are loaded by ``warm_up`` or on first use.
 
-    Raises KeyError naming the pipelines that there are.
+    ``device_rules`` goes to those that take it. Raises KeyError naming the pipelines that there are.
     """
-    return cast(Pipeline, pipeline_class(name)(models_dir=models_dir))
+    made = pipeline_class(name)
+    further = {"device_rules": device_rules} if "device_rules" in signature(made).parameters else {}
+    return cast(Pipeline, made(models_dir=models_dir, **further))
 
 
 def pipeline_class(name: str) -> type:

@@ -57,8 +57,9 @@ class Ultrasound:
     )
     per_image = True
 
-    def __init__(self, *, models_dir: Path | None = None) -> None:
+    def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
         self._models_dir = models_dir
+        self._device_rules = device_rules
 
     def warm_up(self) -> None:
         """Check and load the networks. Raises :class:`ai_pipeline.registry.CardError` when they are wrong."""
@@ -143,7 +144,7 @@ class Ultrasound:
         return [_finding(image, mark, tools) for mark in shown]
 
     def _tools(self) -> Tools:
-        return shared_tools(self._models_dir)
+        return shared_tools(self._models_dir, self._device_rules)
 
 
 def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:

@@ -1,0 +1,69 @@
+"""What is known of a device: where it writes who the patient is (:mod:`ai_pipeline.devicerules`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ai_pipeline.burnin.marks import Box, Mask
+from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
+from ai_pipeline.devicerules import DeviceRule, device_rules
+
+EVERY = frozenset(Meaning)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBox:
+    """A rectangle of a rule as it lies in a picture."""
+
+    rule: str
+    meaning: Meaning
+    box: Box
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        left, top, right, bottom = self.box
+        return slice(top, bottom), slice(left, right)
+
+
+def matching_rules(header: ImageHeader, folder: Path | None = None) -> tuple[DeviceRule, ...]:
+    """The rules that are for this image. Raises :class:`ai_pipeline.devicerules.DeviceRuleError`."""
+    return tuple(rule for rule in device_rules(folder) if rule.match.fits(header))
+
+
+def device_boxes(
+    header: ImageHeader, shape: tuple[int, ...], folder: Path | None = None
+) -> tuple[DeviceBox, ...]:
+    """The rectangles of the rules that are for this image, cut to a picture of this shape."""
+    return tuple(
+        DeviceBox(rule.name, rule.meaning, box)
+        for rule in matching_rules(header, folder)
+        for rectangle in rule.rectangles
+        if (box := rectangle.box(shape[0], shape[1]))
+    )
+
+
+def device_banner(
+    header: ImageHeader,
+    shape: tuple[int, ...],
+    folder: Path | None = None,
+    meanings: Collection[Meaning] = EVERY,
+) -> Mask:
+    """All pixels of those rectangles, whatever they show."""
+    mask: Mask = np.zeros(shape[:2], np.bool_)
+    for found in device_boxes(header, shape, folder):
+        if found.meaning in meanings:
+            mask[found.place] = True
+    return mask
+
+
+def device_note(
+    header: ImageHeader, folder: Path | None = None, source_uid: str | None = None
+) -> QualityNote | None:
+    """Say which rules were for this image; None without any."""
+    names = ", ".join(rule.name for rule in matching_rules(header, folder))
+    text = f"device rules for this image: {names}"
+    return QualityNote("device_rules", text, source_uid) if names else None
