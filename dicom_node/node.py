@@ -25,7 +25,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__, logs
-from dicom_node.errors import ExitCode, NodeError
+from dicom_node.errors import ConfigProblem, ConfigurationError, ExitCode, NodeError
 from dicom_node.events import (
     CHILD_DIED,
     DISK_LOW,
@@ -44,7 +44,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.drift import forget_old, tell_drift
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.outbox.courier import Courier
-from dicom_node.preflight import network_file_system
+from dicom_node.preflight import device_rule_faults, network_file_system
 from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
@@ -81,9 +81,11 @@ class UnsafeFolder(NodeError):
 def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; returns the exit status.
 
-    Raises DatabaseNotReady, AlreadyRunning and SpoolError before anything is accepted.
+    Raises ConfigurationError, DatabaseNotReady, AlreadyRunning and SpoolError before anything is accepted.
     """
     logs.configure(settings.node.log_level, "node")
+    if role is not Role.LISTENER:
+        _check_device_rules(settings, files)
     settings.node.data_dir.mkdir(parents=True, exist_ok=True)
     signals = _signals()
     with _only_one(settings, role), _database(settings) as database:
@@ -248,6 +250,12 @@ class _Node:
         free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
         if free < self._settings.spool.minimum_free_mib:
             self._say(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+def _check_device_rules(settings: Settings, files: Sequence[Path]) -> None:
+    names = ", ".join(str(file) for file in files)
+    if faults := device_rule_faults(settings):
+        raise ConfigurationError([ConfigProblem(names, *fault) for fault in faults])
 
 
 def _signals() -> int:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ai_pipeline import registry
 from ai_pipeline.contract import ChecksOptions
+from ai_pipeline.devicerules import DeviceRuleError, from_environment, read_rules
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node.errors import ConfigProblem, DatabaseNotReady
 from dicom_node.scu import open_destination
@@ -81,6 +82,18 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (whole, *whole.parents) if path.exists())
 
 
+def device_rule_faults(settings: Settings) -> list[tuple[str, str, str]]:
+    """Every mistake in the device rules, as key, value, remedy: with one, no image can be cleaned here."""
+    try:
+        if settings.workers.processes:
+            read_rules(settings.workers.device_rules_dir or from_environment())
+    except DeviceRuleError as error:
+        places = [": ".join(filter(None, (str(fault.file), fault.key))) for fault in error.faults]
+        remedies = [fault.remedy for fault in error.faults]
+        return [("workers.device_rules_dir", *both) for both in zip(places, remedies, strict=True)]
+    return []
+
+
 Problem = tuple[str, str, str]  # key, value, remedy
 Found = Iterator[Problem | Passed]
 
@@ -93,6 +106,7 @@ def _everything(settings: Settings) -> Found:
     for rule in settings.rules:
         yield from _check_rule(rule, settings)
     yield from _check_models(settings)
+    yield from _check_device_rules(settings)
     for peer in settings.peers:
         yield from _check_peer(peer, settings)
 
@@ -286,6 +300,16 @@ def _check_models(settings: Settings) -> Found:
             create(name, models_dir=settings.workers.models_dir).models()
         except registry.CardError as error:  # the one that was activated is gone: no other is taken
             yield f"pipeline {name}", "", str(error)
+
+
+def _check_device_rules(settings: Settings) -> Found:
+    faults = device_rule_faults(settings)
+    yield from faults
+    if settings.workers.processes and not faults:
+        own = settings.workers.device_rules_dir or from_environment()
+        files = len(list(own.glob("*.toml"))) if own else 0
+        text = f"{len(read_rules(own))} in all" + (f", {files} files of yours in {own}" if own else "")
+        yield Passed("device rules", own is None or files > 0, text)
 
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:

@@ -98,7 +98,10 @@ class Worker:
     def _pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
             try:
-                pipeline = pipelines.create(name, models_dir=self._settings.workers.models_dir)
+                workers = self._settings.workers
+                pipeline = pipelines.create(
+                    name, models_dir=workers.models_dir, device_rules=workers.device_rules_dir
+                )
             except KeyError as error:
                 raise NoSuchPipeline(str(error.args[0])) from None
             pipeline.warm_up()
