@@ -78,6 +78,7 @@ SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
 RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
+RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
 DELIVERY_SENT = EventType(5001, _INFO, "object sent")
 DELIVERY_CONFIRMED = EventType(5002, _INFO, "object confirmed in the destination")

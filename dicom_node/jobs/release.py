@@ -17,15 +17,17 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
 from dicom_node import results
-from dicom_node.errors import UnknownPeer
-from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS
+from dicom_node.errors import ResultRefused, UnknownPeer
+from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS, RESULT_WITHHELD
 from dicom_node.jobs.images import JobImages
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.tally import Tallies, Tally
+from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.results import BuiltObject, ResultContext
+from dicom_node.results import BuiltObject, Pseudonyms, ResultContext
 from dicom_node.settings import PeerSettings, Settings
+from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Job, Result
@@ -71,8 +73,13 @@ class Releaser:
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
         analysed_at = job.analysed_at or utc_now()
-        context = self._context(job, pipeline, result.models or pipeline.models(), analysed_at)
+        models = result.models or pipeline.models()
+        known = self._peers(job, deidentified=False)
+        context = self._context(job, pipeline, models, analysed_at, known)
         built = results.build(context, images.readable, result)
+        if hidden := self._peers(job, deidentified=True):
+            context = self._context(job, pipeline, models, analysed_at, hidden, deidentified=True)
+            built += self._deidentified(job, context, images, result)
         tally = self._tallies.of(result.scores, refused)
         self._release(job, JobState.SUCCEEDED, "", built, analysed_at, tally)
 
@@ -85,8 +92,12 @@ class Releaser:
         reason: str,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Release a short report that the AI did not run. Raises as ``release``."""
-        context = self._context(job, pipeline, pipeline.models(), utc_now())
+        """Release a short report that the AI did not run. Raises as ``release``.
+
+        It is for those who wait for the study: a de-identified destination has no study to wait for.
+        """
+        known = self._peers(job, deidentified=False)
+        context = self._context(job, pipeline, pipeline.models(), utc_now(), known)
         built = results.build_failure(context, images.all, reason)
         self._release(job, state, reason, built, None, self._tallies.of((), refused))
 
@@ -161,8 +172,26 @@ class Releaser:
         )  # fmt: skip
         return row
 
+    def _deidentified(
+        self, job: ClaimedJob, context: ResultContext, images: JobImages, result: PipelineResult
+    ) -> list[BuiltObject]:
+        """Objects for destinations that may not know the patient; what may not leave is told by an event.
+
+        Raises ResultRefused when nothing may and the job has no other destination.
+        """
+        pseudonyms = Pseudonyms.of(load_or_create(self._settings.node.data_dir))
+        made = results.build_deidentified(context, images.readable, result, pseudonyms)
+        if made.withheld:
+            with self._database.write() as session:
+                for reason in made.withheld:
+                    record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
+        alone = not self._peers(job, deidentified=False)
+        if alone and made.withheld and not made.objects:
+            raise ResultRefused("; ".join(made.withheld))
+        return list(made.objects)
+
     def _deliver(self, session: Session, job: ClaimedJob, result: Result) -> None:
-        for peer in self._peers(job):
+        for peer in self._peers(job, deidentified=result.deidentified):
             if result.kind not in peer.results:
                 continue
             delivery = deliveries.add(session, result, peer.name)
@@ -174,11 +203,12 @@ class Releaser:
     @contextlib.contextmanager
     def _written(self, built: Sequence[BuiltObject]) -> Iterator[dict[str, _File]]:
         """The bytes of new objects, durable under temporary names; what is not put in place goes away."""
-        folder = self._settings.node.data_dir / "results"
         files: dict[str, _File] = {}
         try:
             for item in built:
                 if item.data is not None:
+                    name = DEIDENTIFIED_FOLDER if item.deidentified else "results"
+                    folder = self._settings.node.data_dir / name
                     files[item.sop_instance_uid] = _write(folder, item.sop_instance_uid, item.data)
             yield files
         finally:
@@ -186,10 +216,16 @@ class Releaser:
                 file.temporary.unlink(missing_ok=True)
 
     def _context(
-        self, job: ClaimedJob, pipeline: Pipeline, models: tuple[ModelRef, ...], analysed_at: datetime
+        self,
+        job: ClaimedJob,
+        pipeline: Pipeline,
+        models: tuple[ModelRef, ...],
+        analysed_at: datetime,
+        peers: Sequence[PeerSettings],
+        *,
+        deidentified: bool = False,
     ) -> ResultContext:
-        peers = self._peers(job)
-        former, series = self._former_report(job)
+        former, series = self._former_report(job, deidentified=deidentified)
         charset: Literal["utf8", "source"] = (
             "source" if any(peer.charset == "source" for peer in peers) else "utf8"
         )
@@ -215,13 +251,15 @@ class Releaser:
 
         return exists_already
 
-    def _former_report(self, job: ClaimedJob) -> tuple[str, str]:
+    def _former_report(self, job: ClaimedJob, *, deidentified: bool) -> tuple[str, str]:
         """SOP and Series Instance UID of the newest report of this rule on the study that may have left."""
+        hidden = Result.path.startswith(f"{DEIDENTIFIED_FOLDER}/")
         left = exists().where(Delivery.result_id == Result.id, Delivery.state != DeliveryState.CANCELLED)
         chosen = (
             select(Result.sop_instance_uid, Result.series_instance_uid)
             .join(Job, Job.id == Result.job_id)
             .where(Result.study_id == job.study_id, Result.kind == ResultKind.SR, Job.rule == job.rule, left)
+            .where(hidden if deidentified else ~hidden)
             .order_by(Result.id.desc())
             .limit(1)
         )
@@ -229,12 +267,12 @@ class Releaser:
             row = session.execute(chosen).first()
         return (row[0], row[1]) if row else ("", "")
 
-    def _peers(self, job: ClaimedJob) -> list[PeerSettings]:
+    def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
         found = []
         for name in job.destinations:
             with contextlib.suppress(UnknownPeer):  # check_destinations told it at the start
                 found.append(self._settings.peer(name))
-        return found
+        return [peer for peer in found if peer.deidentify is deidentified]
 
 
 def _write(folder: Path, uid: str, data: bytes) -> _File:

@@ -6,7 +6,6 @@ runs out and another round takes over. No transaction is open while the network 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import traceback
@@ -20,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.events import DELIVERY_STARTED
 from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.outbox import boundary
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
@@ -110,19 +110,22 @@ class Route:
 
     def _held(self, delivery: Delivery) -> _Held:
         result = delivery.result
+        path = self._settings.node.data_dir.resolve() / result.path
+        study = result.study.study_instance_uid or ""
         outgoing = Outgoing(
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
-            study_instance_uid=result.study.study_instance_uid or "",
+            study_instance_uid=boundary.study_of(path) if result.deidentified else study,
             series_instance_uid=result.series_instance_uid,
-            path=self._settings.node.data_dir.resolve() / result.path,
+            path=path,
             sha256=result.sha256,
         )
         return _Held(delivery.id, delivery.attempts, result.study_id, outgoing)
 
     def _send(self, destination: Destination, batch: Sequence[_Held]) -> list[_Held]:
         """Send; returns those that the destination acknowledged and has not shown yet."""
-        whole = [held for held in batch if _is_whole(held.object)]
+        faults = {held.delivery: boundary.fault(held.object, self._peer) for held in batch}
+        whole = [held for held in batch if not faults[held.delivery]]
         reports = dict(zip(whole, _sent(destination, [held.object for held in whole]), strict=True))
         now = utc_now()
         with self._database.write() as session:
@@ -134,7 +137,7 @@ class Route:
                 if row is None or row.attempts != held.attempts:
                     continue
                 if held not in reports:
-                    ledger.give_up(row, "the result file of the node is missing or damaged")
+                    ledger.give_up(row, faults[held.delivery])
                 elif held not in narrowed:
                     ledger.sent(row, reports[held])
             self._narrow(session, ledger, {held: reports[held] for held in narrowed}, rows)
@@ -253,12 +256,3 @@ def _defect(error: Exception) -> str:
     where = "".join(traceback.format_tb(error.__traceback__))
     _LOGGER.error("defect while delivering: %s\n%s", type(error).__name__, where)
     return f"defect of the node: {type(error).__name__}"
-
-
-def _is_whole(item: Outgoing) -> bool:
-    """Is the file what we built? Only those bytes may leave (truth 5)."""
-    try:
-        with item.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
-    except OSError:
-        return False

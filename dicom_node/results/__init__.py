@@ -3,13 +3,18 @@
 from dicom_node.model.own import DEVICE_UID, is_own_result
 from dicom_node.results.build import build, build_failure
 from dicom_node.results.context import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.deidentified import Deidentified, build_deidentified
+from dicom_node.results.pseudonyms import Pseudonyms
 
 __all__ = [
     "DEVICE_UID",
     "BuiltObject",
+    "Deidentified",
+    "Pseudonyms",
     "ResultContext",
     "SourceObject",
     "build",
+    "build_deidentified",
     "build_failure",
     "is_own_result",
 ]

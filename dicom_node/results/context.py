@@ -62,7 +62,10 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class BuiltObject:
-    """One result: ``data`` is the whole Part 10 file, None when ``exists`` said that it is there already."""
+    """One result: ``data`` is the whole Part 10 file, None when ``exists`` said that it is there already.
+
+    ``deidentified``: for destinations that may not know the patient, and for no others.
+    """
 
     kind: ResultKind
     sop_instance_uid: str
@@ -70,3 +73,4 @@ class BuiltObject:
     series_instance_uid: str
     supersedes: str
     data: bytes | None = field(repr=False)
+    deidentified: bool = False

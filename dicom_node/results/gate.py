@@ -21,9 +21,13 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.own import is_own_result
+from dicom_node.results import profile
 from dicom_node.results.context import ResultContext
+from dicom_node.results.envelope import disclaimer
+from dicom_node.results.leaks import KnownIdentity
 from dicom_node.results.source import Source, identity_keywords
 from dicom_node.results.text import quiet_pydicom
 
@@ -49,9 +53,16 @@ _TYPE_1_OF_KIND: Final = {
     ResultKind.SEG: ("SegmentSequence", "ReferencedSeriesSequence"),
 }  # fmt: skip
 _TYPE_1_OF_PICTURES: Final = (
-    "ConversionType", "ImageType", "DerivationDescription", "SourceImageSequence", "BurnedInAnnotation",
-    "Rows", "Columns",
+    "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
 )  # fmt: skip
+
+# What may stand in a de-identified report; its texts: comment, tracker, algorithm, device observer.
+_CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
+_TEXTS_OF_OURS: Final = frozenset(
+    {"111001", "111002", "111003", "112039", "121013", "121014", "121015", "121016", "121106"}
+)
+# The profile removes them; they are written anew, in the node's own words (results.deidentified).
+_OUR_WORDS: Final = frozenset({"SeriesDescription", "DerivationDescription"})
 
 # Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
 # were wanted at once; highdicom's constructors and the checks below stand for them.
@@ -62,24 +73,79 @@ def release(
     data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> None:
     """Raise :class:`~dicom_node.errors.ResultRefused` with all that is wrong with these bytes."""
-    buffer = io.BytesIO(data)  # shares the bytes: a cine is not copied
     with quiet_pydicom():
-        read = pydicom.dcmread(buffer, stop_before_pixels=True)
-        pixel_bytes = _pixel_bytes(data, buffer.tell())
+        read, pixel_bytes, _ = _read(data)
         problems = [
-            *_same_as_built(read, built),
-            *_complete(read, kind),
-            *_uids(read, sources),
-            *_of_this_patient(read, sources[0]),
-            *_series(read, sources),
-            *_marked_as_ours(read, kind),
-            *_references(read, context, sources),
-            *_graphics(read, sources),
-            *(_picture(read) if kind in _PICTURES else ()),
-            *(_pixels(read, pixel_bytes) if kind in _PICTURES | {ResultKind.SEG} else ()),
+            *_problems(read, pixel_bytes, built, context, kind, sources),
+            *_keeps_identity(read, kind),
         ]
+    _refuse(kind, problems)
+
+
+def release_deidentified(
+    data: bytes,
+    built: Dataset,
+    context: ResultContext,
+    kind: ResultKind,
+    sources: Sequence[Source],
+    identity: KnownIdentity,
+) -> None:
+    """The same for an object that was made of hidden sources, and that nothing in it says whose it is.
+
+    ``sources`` are the hidden ones, ``identity`` is what the true ones say. Raises ResultRefused.
+    """
+    ours = (str(built.SeriesDescription), disclaimer(context))
+    with quiet_pydicom():
+        read, pixel_bytes, header = _read(data)
+        problems = [
+            *_problems(read, pixel_bytes, built, context, kind, sources),
+            *_says_deidentified(read),
+            *_structured_content(read),
+            *identity.found_in(read, header, ours),
+        ]
+    _refuse(kind, problems)
+
+
+def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
+    """The data set before Pixel Data, the length of that, and the bytes before it."""
+    buffer = io.BytesIO(data)  # shares the bytes: a cine is not copied
+    read = pydicom.dcmread(buffer, stop_before_pixels=True)
+    return read, _pixel_bytes(data, buffer.tell()), data[: buffer.tell()]
+
+
+def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
     if problems:
-        raise ResultRefused(f"{kind} result not released: " + "; ".join(problems))
+        raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
+
+
+def _problems(
+    read: Dataset,
+    pixel_bytes: int | None,
+    built: Dataset,
+    context: ResultContext,
+    kind: ResultKind,
+    sources: Sequence[Source],
+) -> Iterator[str]:
+    """What every object has to keep to, whoever it is for."""
+    yield from _same_as_built(read, built)
+    yield from _complete(read, kind)
+    yield from _uids(read, sources)
+    yield from _of_this_patient(read, sources[0])
+    yield from _series(read, sources)
+    yield from _marked_as_ours(read, kind)
+    yield from _references(read, context, sources)
+    yield from _graphics(read, sources)
+    if kind in _PICTURES:
+        yield from _picture(read)
+    if kind in _PICTURES | {ResultKind.SEG}:
+        yield from _pixels(read, pixel_bytes)
+
+
+def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
+    if read.get("PatientIdentityRemoved") == "YES":
+        yield "PatientIdentityRemoved must not be YES: the patient stands in it"
+    if kind in _PICTURES and not read.get("SourceImageSequence"):
+        yield "SourceImageSequence is missing"
 
 
 def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
@@ -135,13 +201,39 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
         yield "TimezoneOffsetFromUTC is not that of the source"
 
 
+def _says_deidentified(read: Dataset) -> Iterator[str]:
+    """PS3.15 E.1.1 and E.3: what was done stands in the object."""
+    if read.get("PatientIdentityRemoved") != "YES":
+        yield "PatientIdentityRemoved is not YES"
+    if read.get("LongitudinalTemporalInformationModified") != "REMOVED":
+        yield "LongitudinalTemporalInformationModified is not REMOVED"
+    if not is_deidentified(read):
+        yield "the code of the basic confidentiality profile is missing"
+    for item in _items(read):
+        for element in item:
+            if profile.action_of(element.tag) is profile.Action.REMOVE and element.keyword not in _OUR_WORDS:
+                yield f"{element.keyword or element.tag} has to be removed"
+
+
+def _structured_content(read: Dataset) -> Iterator[str]:
+    """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
+    for item in _items(read):
+        value_type = str(item.get("ValueType") or "")
+        if not value_type:
+            continue
+        if value_type not in _CONTENT_OF_OURS:
+            yield f"a content item is of type {value_type}"
+        elif value_type == "TEXT":
+            names = item.get("ConceptNameCodeSequence") or [Dataset()]
+            if str(names[0].get("CodeValue")) not in _TEXTS_OF_OURS:
+                yield "a text of the report is not one that the node writes"
+
+
 def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     if int(read.get("SeriesNumber") or 0) < 9000:
         yield "SeriesNumber is below 9000"
     if not re.search(r"\bAI\b", str(read.get("SeriesDescription") or "")):
         yield "SeriesDescription does not say AI"
-    if read.get("PatientIdentityRemoved") == "YES":
-        yield "PatientIdentityRemoved must never be YES"
     if any(source.study_uid != str(read.get("StudyInstanceUID")) for source in sources):
         yield "it lies in another study than its sources"
 

@@ -162,6 +162,11 @@ def _read(given: SourceObject) -> Source:
             raise ResultRefused(f"the source image has no {keyword}")
     if header.SOPInstanceUID != given.image.uid:
         raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
+    return source_of(given, header)
+
+
+def source_of(given: SourceObject, header: Dataset) -> Source:
+    """The source with this header."""
     return Source(given, header, _stand_in(header, given.image.header.frames))
 
 

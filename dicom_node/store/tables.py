@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 
@@ -217,6 +218,11 @@ class Result(Base):
 
     study: Mapped[Study] = relationship(back_populates="results")
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
+
+    @property
+    def deidentified(self) -> bool:
+        """Whether it is for de-identified destinations, and for no others: its folder says so."""
+        return self.path.startswith(f"{DEIDENTIFIED_FOLDER}/")
 
 
 class Delivery(Base):

@@ -241,6 +241,7 @@ def _result(result: Result, states: dict[str, str]) -> View:
         "sop_class_uid": result.sop_class_uid,
         "series_instance_uid": result.series_instance_uid,
         "supersedes": result.supersedes,
+        "deidentified": result.deidentified,
         "deliveries": states,
     }
 

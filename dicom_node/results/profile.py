@@ -1,0 +1,154 @@
+"""The Basic Application Level Confidentiality Profile (PS3.15 E.2), as Table E.1-1 of edition 2026c says.
+
+The table is that of dicom-anonymizer. What it calls X/Z/D and the like depends on the attribute's type in the
+object's IOD, which highdicom's tables tell. The walk is ours: the library's own acts on the root of a data
+set only and draws new UIDs by lot.
+
+UIDs (action U) are not touched here: objects are built from sources that bear other UIDs already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from functools import cache
+from typing import Any, Final
+
+from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
+from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
+    get_iod_module_map,
+    get_module_attribute_map,
+    get_sop_class_iod_map,
+)
+from highdicom.sr import CodedConcept
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.tag import BaseTag
+
+from dicom_node.errors import ResultRefused
+from dicom_node.model.kinds import ResultKind
+
+EDITION: Final = "2026c"
+DUMMY_DATE: Final = "19000101"
+BASIC_PROFILE: Final = DicomCode("113100", "DCM", "Basic Application Confidentiality Profile")
+CLEAN_PIXEL_DATA: Final = DicomCode("113101", "DCM", "Clean Pixel Data Option")
+CLEAN_STRUCTURED_CONTENT: Final = DicomCode("113104", "DCM", "Clean Structured Content Option")
+
+# A non-zero value for where an IOD wants one (action D), by value representation.
+_DUMMIES: Final = {
+    "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": DUMMY_DATE, "DS": "0", "DT": DUMMY_DATE, "IS": "0",
+    "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "TM": "000000",
+    "UC": "REMOVED", "UT": "REMOVED",
+}  # fmt: skip
+_CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
+_CONTENT_SEQUENCE: Final = BaseTag(0x0040A730)
+
+Place = tuple[str, ...]
+
+
+class Action(StrEnum):
+    """What Table E.1-1 says of an attribute (PS3.15 E.1.1)."""
+
+    REMOVE = "X"
+    EMPTY = "Z"
+    REPLACE = "D"
+    UID = "U"
+    REMOVE_OR_EMPTY = "X/Z"
+    REMOVE_OR_REPLACE = "X/D"
+    EMPTY_OR_REPLACE = "Z/D"
+    REMOVE_EMPTY_OR_REPLACE = "X/Z/D"
+    REMOVE_EMPTY_OR_UID = "X/Z/U*"
+
+
+def apply(dataset: Dataset, kind: ResultKind) -> None:
+    """De-identify a result in place, items of sequences too, and say so in it (PS3.15 E.1.1, PS3.3 C.7.1.1).
+
+    The Content Sequence of a report stays by the Clean Structured Content Option (E.3.4): the gate looks at
+    each of its items. Raises ResultRefused for what has to be replaced and cannot.
+    """
+    _walk(dataset, _types(str(dataset.SOPClassUID)), ())
+    codes = [BASIC_PROFILE, CLEAN_PIXEL_DATA]
+    if kind is ResultKind.SR:
+        codes.append(CLEAN_STRUCTURED_CONTENT)
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = [f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"]
+    dataset.DeidentificationMethodCodeSequence = [CodedConcept.from_code(code) for code in codes]
+    dataset.LongitudinalTemporalInformationModified = "REMOVED"
+
+
+def action_of(tag: BaseTag) -> Action | None:
+    """What the table says of an attribute; None: nothing, it is kept."""
+    if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
+        return Action.REMOVE  # of overlays the table names data and comments: the rest says nothing without
+    return _actions().get(int(tag))
+
+
+def _walk(dataset: Dataset, types: dict[tuple[Place, str], str], place: Place) -> None:
+    for element in list(dataset):
+        action = action_of(element.tag)
+        if action is Action.REPLACE and element.tag == _CONTENT_SEQUENCE:
+            action = None
+        kind = types.get((place, element.keyword), "3")
+        if action is not None and action is not Action.UID:
+            _act(dataset, element, action, kind)
+        if element.tag in dataset and element.VR == "SQ":
+            for item in dataset[element.tag].value:
+                _walk(item, types, (*place, element.keyword))
+
+
+def _act(dataset: Dataset, element: DataElement, action: Action, kind: str) -> None:
+    """The least that the IOD bears: removed if of Type 3, emptied if of Type 2, else replaced."""
+    allowed = str(action).rstrip("*").split("/")
+    wanted = {"1": ("D", "U", "Z", "X"), "2": ("U", "Z", "D", "X")}.get(kind[:1], ("X", "Z", "D", "U"))
+    chosen = next(letter for letter in wanted if letter in allowed)
+    if chosen == "X":
+        del dataset[element.tag]
+    elif chosen == "Z":
+        element.value = [] if element.VR == "SQ" else None
+    elif chosen == "D":
+        element.value = _dummy(element)
+
+
+def _dummy(element: DataElement) -> Any:
+    if element.VR not in _DUMMIES:
+        raise ResultRefused(f"{element.keyword} has to be replaced, and there is no dummy of its VR")
+    return _DUMMIES[element.VR]
+
+
+@cache
+def _actions() -> dict[int, Action]:
+    groups: dict[Action, Sequence[tuple[int, ...]]] = {
+        Action.REMOVE: table.X_TAGS,
+        Action.EMPTY: table.Z_TAGS,
+        Action.REPLACE: table.D_TAGS,
+        Action.UID: table.U_TAGS,
+        Action.REMOVE_OR_EMPTY: table.X_Z_TAGS,
+        Action.REMOVE_OR_REPLACE: table.X_D_TAGS,
+        Action.EMPTY_OR_REPLACE: table.Z_D_TAGS,
+        Action.REMOVE_EMPTY_OR_REPLACE: table.X_Z_D_TAGS,
+        Action.REMOVE_EMPTY_OR_UID: table.X_Z_U_STAR_TAGS,
+    }
+    return {
+        (tag[0] << 16) + tag[1]: action
+        for action, tags in groups.items()
+        for tag in tags
+        if len(tag) == 2  # repeating groups (curves, overlays) have masks too
+    }
+
+
+@cache
+def _types(sop_class_uid: str) -> dict[tuple[Place, str], str]:
+    """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
+    found: dict[tuple[Place, str], str] = {}
+    for place, keyword, kind in _attributes(sop_class_uid):
+        found[place, keyword] = min(kind, found.get((place, keyword), "3"))
+    return found
+
+
+def _attributes(sop_class_uid: str) -> Iterator[tuple[Place, str, str]]:
+    attributes = get_module_attribute_map()
+    for module in get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]:
+        if module["usage"] == "M":
+            for item in attributes[module["key"]]:
+                yield tuple(item["path"]), item["keyword"], item["type"]
