@@ -1,0 +1,227 @@
+"""Ultrasound with a known name, date and number burned in, in every encoding that scanners send."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_color_lut, convert_color_space, pixel_array
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+
+from tests.modality import set_pixels, ultrasound_from
+from tests.unit.ai_pipeline.phantoms import burn, echo, flow
+
+NAME, BORN, NUMBER = "KOWALSKA MARIA", "1957-08-23", "48271935"
+SECRETS = ("KOWALSKA", "MARIA", BORN, NUMBER)
+STILL, CINE = (384, 512), (240, 320)  # rows, columns
+FRAMES = 9
+MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
+FRAME_TIME = 0x00181063
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One way to store ultrasound.
+
+    ``write`` makes pixel data of 8-bit samples ``[frames, rows, columns(, 3)]`` in a prepared data set.
+    ``truth``: what the pixels are when they are decoded; None where the encoding loses some.
+    """
+
+    name: str
+    frames: int
+    colour: bool
+    write: Callable[[Dataset, np.ndarray], None]
+    truth: Callable[[np.ndarray], np.ndarray] | None = None
+    after: Callable[[Path], None] | None = None
+
+
+def picture(seed: int, size: tuple[int, int], *, colour: bool) -> np.ndarray:
+    """Speckle with a name and a date above it and a number in the tissue; colour has flow in it too."""
+    clean = echo(seed, size)
+    base = flow(clean)[0] if colour else clean
+    yellow: Any = (255, 230, 0) if colour else 255
+    white: Any = (255, 255, 255) if colour else 255
+    rows, columns = size
+    height = round(rows / 18)
+    marked = burn(base, NAME, (8, 4), yellow, height)
+    marked = burn(marked, BORN, (8, 10 + height), white, height)
+    return burn(marked, "ID " + NUMBER, (columns // 3, round(rows * 0.78)), white, height)
+
+
+def write(encoding: Encoding, folder: Path) -> tuple[Path, np.ndarray]:
+    """Write the file; return it and the samples that went in, ``[frames, rows, columns(, 3)]``."""
+    size = CINE if encoding.frames > 1 else STILL
+    samples = np.stack([picture(7 + frame, size, colour=encoding.colour) for frame in range(encoding.frames)])
+    ds = ultrasound_from(f"us-{encoding.name}", np.zeros((*size, 3), np.uint8))
+    del ds.PixelData, ds.PlanarConfiguration
+    if encoding.frames > 1:
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MULTI_FRAME
+        ds.NumberOfFrames, ds.FrameTime, ds.FrameIncrementPointer = encoding.frames, 40, FRAME_TIME
+    ds.BurnedInAnnotation = "YES"
+    encoding.write(ds, samples)
+    path = folder / f"{encoding.name}.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    if encoding.after is not None:
+        encoding.after(path)
+    return path, samples
+
+
+def decoded(file: Path | bytes) -> np.ndarray:
+    """The samples ``[frames, rows, columns(, 3)]`` by pydicom, after one YBR→RGB or palette→RGB step."""
+    ds = dcmread(file if isinstance(file, Path) else io.BytesIO(file))
+    samples = pixel_array(ds)
+    if ds.PhotometricInterpretation == "PALETTE COLOR":
+        samples = apply_color_lut(samples, ds)
+        samples = (samples >> 8).astype(np.uint8) if samples.dtype == np.uint16 else samples
+    return samples if int(ds.get("NumberOfFrames") or 1) > 1 else samples[None]
+
+
+def words(image: np.ndarray, reader: Any) -> str:
+    """Everything that ``reader``, a ``rapidocr.RapidOCR``, reads in an 8-bit picture; letters and digits."""
+    three = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+    found = reader(np.ascontiguousarray(three))
+    return "".join(filter(str.isalnum, "".join(found.txts or ()))).upper()
+
+
+def told(text: str) -> list[str]:
+    """Which of the secrets stand in ``text``, also in part: four characters in a row are enough."""
+    return [secret for secret in SECRETS if any(piece in text for piece in pieces(secret))]
+
+
+def pieces(secret: str) -> list[str]:
+    """All runs of four characters of the secret's letters and digits."""
+    plain = "".join(filter(str.isalnum, secret))
+    return [plain[start : start + 4] for start in range(len(plain) - 3)]
+
+
+def _native(
+    ds: Dataset, samples: np.ndarray, photometric: str = "", dtype: str = "u1", bits: int = 8
+) -> None:
+    pixels = (samples.astype(np.int64) * (2**bits - 1) // 255).astype(dtype)
+    set_pixels(ds, pixels, photometric or ("RGB" if samples.ndim == 4 else "MONOCHROME2"), bits)
+
+
+def _compressed(ds: Dataset, samples: np.ndarray, syntax: str, photometric: str = "", **how: Any) -> None:
+    _native(ds, samples, photometric)
+    ds.compress(syntax, generate_instance_uid=False, **how)  # it was never stored as anything else
+    if syntax == JPEG2000:
+        _say_lossy(ds, "ISO_15444_1")
+
+
+def _ybr_full(ds: Dataset, samples: np.ndarray, syntax: str = "") -> None:
+    ybr = convert_color_space(samples, "RGB", "YBR_FULL")
+    if syntax:
+        _compressed(ds, ybr, syntax, "YBR_FULL")
+    else:
+        _native(ds, ybr, "YBR_FULL")
+
+
+def _ybr_full_422(ds: Dataset, samples: np.ndarray) -> None:
+    """Native: two luminances, then the blue and red chrominance of the left pixel (PS3.3 C.7.6.3.1.2)."""
+    _ybr_full(ds, samples)
+    ybr = convert_color_space(samples, "RGB", "YBR_FULL")
+    left, right = ybr[:, :, 0::2], ybr[:, :, 1::2]
+    packed = np.stack([left[..., 0], right[..., 0], left[..., 1], left[..., 2]], axis=-1)
+    ds.PhotometricInterpretation, ds.PixelData = "YBR_FULL_422", packed.tobytes()
+
+
+def _jpeg(ds: Dataset, samples: np.ndarray, **how: Any) -> None:
+    frames = []
+    for frame in samples:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=92, **how)
+        frames.append(file.getvalue())
+    photometric = "MONOCHROME2" if samples.ndim == 3 else "RGB" if how.get("keep_rgb") else "YBR_FULL_422"
+    _native(ds, samples, photometric)
+    ds.PixelData = encapsulate(frames)
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    _say_lossy(ds, "ISO_10918_1")
+
+
+def _say_lossy(ds: Dataset, method: str) -> None:
+    ds.LossyImageCompression, ds.LossyImageCompressionRatio, ds.LossyImageCompressionMethod = "01", 8, method
+
+
+def _palette(ds: Dataset, samples: np.ndarray, bits: int = 8, syntax: str = "") -> None:
+    """Grey indices under a palette that tints: dark is blue, light is yellow."""
+    if syntax:
+        _compressed(ds, samples, syntax, "PALETTE COLOR")
+    else:
+        _native(ds, samples, "PALETTE COLOR")
+    for channel, table in zip(("Red", "Green", "Blue"), _tints(), strict=True):
+        # A 16-bit entry holds the colour in its high byte (PS3.3 C.7.6.3.1.6); 8-bit entries are packed.
+        entries = table.astype("<u2") * 257 if bits == 16 else table
+        setattr(ds, f"{channel}PaletteColorLookupTableDescriptor", [256, 0, bits])
+        setattr(ds, f"{channel}PaletteColorLookupTableData", entries.tobytes())
+
+
+def _tints() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    grey = np.arange(256)
+    return tuple(table.astype(np.uint8) for table in (grey, grey * 9 // 10, 30 + grey // 3))  # type: ignore[return-value]
+
+
+def _looked_up(samples: np.ndarray) -> np.ndarray:
+    return np.stack([table[samples] for table in _tints()], axis=-1)
+
+
+def _lossless_jpeg(path: Path) -> None:
+    """DCMTK's encoder: pydicom has none for JPEG Lossless."""
+    packed = path.with_suffix(".packed")
+    subprocess.run(["dcmcjpeg", "+e1", str(path), str(packed)], check=True, timeout=60)
+    packed.replace(path)
+
+
+def _same(samples: np.ndarray) -> np.ndarray:
+    return samples
+
+
+def _deep(samples: np.ndarray) -> np.ndarray:
+    return (samples.astype(np.int64) * (2**16 - 1) // 255).astype(np.uint16)
+
+
+def _inverted(ds: Dataset, samples: np.ndarray) -> None:
+    _native(ds, 255 - samples, "MONOCHROME1")
+
+
+def _encodings() -> Iterator[Encoding]:
+    jpeg_2000 = partial(_compressed, syntax=JPEG2000Lossless, photometric="YBR_RCT")
+    lossy = partial(_compressed, syntax=JPEG2000, photometric="YBR_ICT", j2k_psnr=[46])
+    jpeg_ls, rle = partial(_compressed, syntax=JPEGLSLossless), partial(_compressed, syntax=RLELossless)
+    jpeg_422 = partial(_jpeg, subsampling="4:2:2")
+    yield Encoding("still-jpeg-ybr-full-422", 1, True, jpeg_422)
+    yield Encoding("still-jpeg-rgb", 1, True, partial(_jpeg, keep_rgb=True))
+    yield Encoding("still-jpeg-lossless", 1, True, _native, _same, _lossless_jpeg)
+    yield Encoding("still-jpeg-ls", 1, True, jpeg_ls, _same)
+    yield Encoding("still-jpeg-2000-rct", 1, True, jpeg_2000, _same)
+    yield Encoding("still-jpeg-2000-ict", 1, True, lossy)
+    yield Encoding("still-rle-rgb", 1, True, rle, _same)
+    yield Encoding("still-rle-ybr-full", 1, True, partial(_ybr_full, syntax=RLELossless))
+    yield Encoding("still-rle-palette", 1, False, partial(_palette, syntax=RLELossless), _looked_up)
+    yield Encoding("still-palette-8", 1, False, _palette, _looked_up)
+    yield Encoding("still-palette-16", 1, False, partial(_palette, bits=16), _looked_up)
+    yield Encoding("still-ybr-full", 1, True, _ybr_full)
+    yield Encoding("still-ybr-full-422", 1, True, _ybr_full_422)
+    yield Encoding("still-grey", 1, False, _native, _same)
+    yield Encoding("still-inverted", 1, False, _inverted, lambda samples: 255 - samples)
+    yield Encoding("still-16-bit", 1, False, partial(_native, dtype="<u2", bits=16), _deep)
+    yield Encoding("cine-jpeg-ybr-full-422", FRAMES, True, jpeg_422)
+    yield Encoding("cine-jpeg-2000", FRAMES, True, jpeg_2000, _same)
+    yield Encoding("cine-rle-rgb", FRAMES, True, rle, _same)
+    yield Encoding("cine-palette", FRAMES, False, _palette, _looked_up)
+    yield Encoding("cine-ybr-full-422", FRAMES, True, _ybr_full_422)
+    yield Encoding("cine-grey", FRAMES, False, _native, _same)
+
+
+ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in _encodings()}
