@@ -51,7 +51,7 @@ LONGEST_ITEM = 14
 
 _NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
 _CM = r"\d{1,2}(?:[.,]\d{1,3})?"  # a body height has three digits
-_INDEX = r"(?:[0-9O]|10)[.,]\d{1,2}"  # rapidocr reads 0 as O
+_INDEX = r"(?:\d|10)[.,]\d{1,2}"
 _DECIMAL = r"\d{1,2}[.,]\d{1,3}"
 _UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°|%)"
 _VALUE = rf"[-+~=<>]? ?(?:{_CM} ?cm|{_NUMBER} ?{_UNIT})"
@@ -84,7 +84,7 @@ SETTINGS = (
     r"ao ?%? ?\d{1,3} ?%?|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
     r"(?:gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
     r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
-    rf"(?:frq|freq|frequency|f|fh|h|tx|rx)? ?(?:gen|pen|res|har)?\.? ?{_CM} ?mhz",
+    rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh) {_DECIMAL}",
     r"(?:fr|fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
     r"(?:prf|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
@@ -143,7 +143,7 @@ def spaced(text: str) -> str:
     "1D2.31cm" becomes "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
-    line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*", " ", line)
+    line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
     line = re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line)
     return " ".join(line.split())
 
