@@ -20,6 +20,7 @@ from ai_pipeline.burnin.drawings import find_drawings
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
 from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_removal
+from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
 from ai_pipeline.burnin.text import TextBox, high_contrast, paint
 from ai_pipeline.contract import CleaningFailed, PixelArray, Progress, Reading, SourceImage
@@ -36,7 +37,7 @@ STEADY = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleanedCine:
-    """All frames cleaned and verified: ``frames`` and ``masks`` are memory-mapped, one mask per frame."""
+    """All frames cleaned and verified: ``frames`` is memory-mapped, ``masks`` one mask for every frame."""
 
     frames: PixelArray
     masks: PixelArray
@@ -45,6 +46,7 @@ class CleanedCine:
     widened: int
     blacked_out: int
     read_alone: int
+    seal: Seal
 
 
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedCine:
@@ -55,7 +57,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     rendition = Rendition.of(image.stored(0), image.display(0))
     first = image.stored(0)
     frames = _on_disk((count, *first.shape), first.dtype)
-    masks = _on_disk((count, *first.shape[:2]), np.dtype(np.uint8))
+    mask: Mask = plan.mask | plan.banner
+    seal, alike = Seal(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
     widened = blacked_out = read_alone = 0
     for start in range(0, count, WINDOW):
@@ -64,13 +67,20 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         if graphics:
             window.look_again()
         window.verify()
-        for index, samples in window.cleaned():
+        for index, source, samples in window.cleaned():
+            seal.add(source, samples, window.mask)
             frames[index] = samples
-            masks[index] = window.mask.astype(np.uint8) * 255
+        alike = alike and bool((window.mask == plan.mask | plan.banner).all())
+        mask = mask | window.mask
         marks += window.marks
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
         read_alone += window.read_alone
-    return CleanedCine(frames, masks, tuple(marks), plan.readings, widened, blacked_out, read_alone)
+    if not alike:  # the mask that is handed out is that of all frames, and so must be the proof
+        seal = Seal()
+        for index in range(count):
+            seal.add(image.stored(index), frames[index], mask)
+    masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
+    return CleanedCine(frames, masks, tuple(marks), plan.readings, widened, blacked_out, read_alone, seal)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,12 +127,12 @@ class _Window:
         self.marks: list[Mark] = []
         self.widened = self.blacked_out = self.read_alone = 0
 
-    def cleaned(self) -> Iterator[tuple[int, PixelArray]]:
-        """Yield index and samples of each frame, once they are proven identical outside the mask."""
+    def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
+        """Yield index, source and samples of each frame, once they are proven identical outside the mask."""
         for index, source, result in zip(self._indices, self._sources, self._results, strict=True):
             if not unchanged_outside(source, result, self.mask):
                 raise CleaningFailed(f"pixels outside the mask have changed in frame {index + 1}")
-            yield index, result
+            yield index, source, result
 
     def look_again(self) -> None:
         """Look for drawings in the middle frame: some come later than the frames that were looked at."""

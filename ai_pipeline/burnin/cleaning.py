@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +11,12 @@ import numpy as np
 
 from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.extent import measured_area
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Policy, merged
+from ai_pipeline.burnin.marks import Mark, MarkKind, Policy, merged
 from ai_pipeline.burnin.planning import plan_removal
+from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import Rendition, Verifier, carry_out
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
-    CleaningFailed,
     DerivedImage,
     ImageHeader,
     ImageKind,
@@ -84,14 +83,15 @@ def clean(
         frames: PixelArray = still.samples[None]
         masks: PixelArray = (still.mask.astype(np.uint8) * 255)[None]
         marks, readings, counts = still.marks, plan.readings, (still.widened, still.blacked_out)
+        seal = Seal()
+        seal.add(stored, still.samples, still.mask)
         timings = {"decode": decoded - began, "detect": planned - decoded}
         timings["fill_and_verify"] = time.perf_counter() - planned
     else:
         cine = clean_cine(image, verifier, report, graphics=graphics)
         frames, masks, marks, readings = cine.frames, cine.masks, cine.marks, cine.readings
-        counts = (cine.widened, cine.blacked_out)
+        counts, seal = (cine.widened, cine.blacked_out), cine.seal
         timings = {}
-    digest = _sealed(image, frames, masks)
     timings["total"] = time.perf_counter() - began
     report(1.0, "cleaned and verified")
     told = _told(marks, max(image.header.rows, image.header.columns))
@@ -101,7 +101,7 @@ def clean(
         DerivedImage(
             kind=ImageKind.CLEANED, frames=frames, photometric=samples_photometric(image.header),
             description=DESCRIPTIONS[policy], verified=True, source_uid=image.uid, models=models,
-            outside_sha256=digest,
+            outside_sha256=seal.close(),
         ),
         DerivedImage(
             kind=ImageKind.MASK, frames=masks, photometric="MONOCHROME2",
@@ -113,28 +113,6 @@ def clean(
         *counts,
         tuple(replace(reading, source_uid=image.uid) for reading in readings),
     )  # fmt: skip
-
-
-def add_outside(samples: PixelArray, mask: Mask, digest: hashlib._Hash) -> None:
-    """Add one frame to ``digest``: its samples, little-endian, with those inside the mask set to zero."""
-    blank = np.array(samples, copy=True)
-    blank[mask] = 0
-    digest.update(np.ascontiguousarray(blank, blank.dtype.newbyteorder("<")).data)
-
-
-def _sealed(image: SourceImage, frames: PixelArray, masks: PixelArray) -> str:
-    """The hash of all samples outside the mask, of source and result alike.
-
-    Raises :class:`CleaningFailed` when the two are not equal.
-    """
-    before, after = hashlib.sha256(), hashlib.sha256()
-    for index, filled in enumerate(masks):
-        mask = np.asarray(filled, np.bool_)
-        add_outside(image.stored(index), mask, before)
-        add_outside(frames[index], mask, after)
-    if before.digest() != after.digest():
-        raise CleaningFailed("pixels outside the mask have changed")
-    return after.hexdigest()
 
 
 def _told(marks: tuple[Mark, ...], side: int) -> tuple[Mark, ...]:

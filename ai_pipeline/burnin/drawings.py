@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
 from ai_pipeline.burnin.marks import MEANINGS, Mark, MarkKind, Mask, Picture
@@ -14,6 +15,8 @@ KINDS = (MarkKind.TEXT, MarkKind.CALIPER, MarkKind.MARKER, MarkKind.SCALE, MarkK
 """The detector's classes, from 1 on (:data:`ai_pipeline.networks.marks.CLASSES`)."""
 SOFT_EDGE = 5
 """A drawing is grown by a square of this side: its soft edge and the ringing of compression (pixels)."""
+MAY_BE_TEXT = 0.4
+"""Share of a drawing's pixels that look like text, from which it counts as text."""
 SMALLEST = 4
 """Fewer pixels that lie together are no mark."""
 
@@ -29,10 +32,10 @@ class Drawings:
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Drawings:
     """Everything that the detector takes for annotation in an ultrasound picture."""
     maps = finder.find(picture)
-    drawn = _without_specks(maps.above(threshold))
+    classes = _agreed(maps.above(threshold), maps)
     masks, marks = {}, []
     for number, kind in enumerate(KINDS, start=1):
-        own = drawn & (maps.classes == number)
+        own = classes == number
         masks[kind] = grown(own)
         marks += _marks(kind, own, maps)
     return Drawings(masks, tuple(marks))
@@ -49,11 +52,24 @@ def grown(mask: Mask) -> Mask:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), kernel), np.bool_)
 
 
-def _without_specks(mask: Mask) -> Mask:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] >= SMALLEST
-    large[0] = False
-    return np.asarray(large[labels], np.bool_) if count > 1 else mask
+def _agreed(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
+    """The class of every drawn pixel, one for all that hang together; 0 where nothing is, or a speck.
+
+    What may be text is text: under the policy clinical only that can go.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(drawn.astype(np.uint8), connectivity=8)
+    votes = np.stack(
+        [
+            np.bincount(labels[drawn & (maps.classes == number)], minlength=count)
+            for number in range(1, len(KINDS) + 1)
+        ]
+    )
+    area = stats[:, cv2.CC_STAT_AREA]
+    chosen = votes.argmax(axis=0) + 1
+    chosen[votes[0] >= MAY_BE_TEXT * area] = 1
+    chosen[area < SMALLEST] = 0
+    chosen[0] = 0
+    return np.asarray(chosen[labels], np.uint8)
 
 
 def _marks(kind: MarkKind, own: Mask, maps: MarkMaps) -> list[Mark]:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from ai_pipeline.burnin.banner import find_banner
 from ai_pipeline.burnin.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, Policy
 from ai_pipeline.burnin.meaning import meaning_of
+from ai_pipeline.burnin.shaping import blocks, spelled, without_rims
 from ai_pipeline.burnin.text import (
-    SMALLEST_LINE,
     Line,
     TextBox,
     TextReader,
@@ -35,6 +34,8 @@ GENERATED = 0.95
 """Share of a box that is filled pixels from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
+TRACED = 0.15
+"""Share of a text's box that is drawn, from which the detector has its letters (they fill 20 % and more)."""
 WIDEST_CHARACTER = 1.3
 """Widest that a character is on average, in heights of the line; a reading with fewer has left some out."""
 FEW_CHARACTERS = 3
@@ -84,9 +85,11 @@ def plan_removal(
     texts = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner)
     going = [text for text in texts if policy.removes(text.meaning)]
     staying = [text for text in texts if not policy.removes(text.meaning)]
-    mask = paint([text.box for text in going], shape, MARGIN)
+    traced = [text for text in going if _is_traced(text, drawn.masks[MarkKind.TEXT])]
+    mask = paint([text.box for text in going if text not in traced], shape, MARGIN)
     kept = paint([text.box for text in staying], shape, MARGIN) & ~mask
-    mask |= _drawn(drawn, kept, policy)
+    mask |= _drawn(drawn, kept, paint([text.box for text in traced], shape, MARGIN) & ~mask, policy)
+    mask |= spelled(mask, tools.reader) & ~kept
     if policy is Policy.CLINICAL:
         banner &= ~(kept | _staying(drawn, policy))
     shown = [text for text in texts if not covered(text.box, banner)]
@@ -183,27 +186,32 @@ def check_share(mask: Mask) -> None:
         )
 
 
-def _drawn(drawn: Drawings, kept: Mask, policy: Policy) -> Mask:
-    """The drawn pixels that have to go: of text all but what was read and stays."""
-    unread = _without_rims(drawn.masks[MarkKind.TEXT] & ~kept) if kept.any() else drawn.masks[MarkKind.TEXT]
-    mask = unread.copy()
+def _drawn(drawn: Drawings, kept: Mask, traced: Mask, policy: Policy) -> Mask:
+    """The drawn pixels that have to go: of text all but what was read and stays.
+
+    Unread text goes in blocks: its letters must not be seen in the shape of the mask.
+    """
+    strokes = drawn.masks[MarkKind.TEXT]
+    unread = strokes & ~kept & ~traced
+    mask = blocks(without_rims(unread) if kept.any() else unread) | (strokes & traced)
     if policy is Policy.RESEARCH:
         for kind, own in drawn.masks.items():
             mask |= own & (kind is not MarkKind.TEXT)
-    return mask
+    return mask & ~kept
+
+
+def _is_traced(text: Text, strokes: Mask) -> bool:
+    """Harmless text whose letters the detector has drawn: they alone are filled, what lies between stays."""
+    if text.meaning is Meaning.IDENTITY:
+        return False
+    left, top, right, bottom = text.box.box
+    inside = strokes[max(top, 0) : bottom, max(left, 0) : right]
+    return bool(inside.size) and float(inside.mean()) >= TRACED
 
 
 def _staying(drawn: Drawings, policy: Policy) -> Mask:
     own = [mask for kind, mask in drawn.masks.items() if kind is not MarkKind.TEXT]
     return np.asarray(np.logical_or.reduce(own), np.bool_) & (policy is Policy.CLINICAL)
-
-
-def _without_rims(mask: Mask) -> Mask:
-    """Drop what is left around a text that stays: too low to be a line of its own."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    keep = (sides.min(axis=1) >= SMALLEST_LINE) & (np.arange(count) > 0)
-    return np.asarray(keep[labels], np.bool_)
 
 
 def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> tuple[Mark, ...]:
