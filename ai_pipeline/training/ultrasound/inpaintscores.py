@@ -7,7 +7,7 @@ over frames. KID compares squares around marks in the feature space of Efficient
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 
 from ai_pipeline.burnin.fillers import Inpainter
-from ai_pipeline.burnin.markfinder import MarkFinder
 from ai_pipeline.burnin.marks import Mask, Picture
 from ai_pipeline.networks.perception import SIDE, Perception
 from ai_pipeline.training.metrics import Floats, interval, patient_weights
 from ai_pipeline.training.ultrasound.markdata import burned_frames
-from ai_pipeline.training.ultrasound.overlays import HELD_OUT, BurnIn, clean_frames
+from ai_pipeline.training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, clean_frames
 
+Planned = Callable[[Picture], Mask | None]
 Report = Callable[[float, str], None]
 FIGURES = ("mae", "mse", "psnr", "ssim")
 PLACES = ("inside", "whole")
@@ -48,51 +48,71 @@ class Measured:
     features: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Masked:
+    """All ways with one kind of mask: their figures, the truth's features, the frames."""
+
+    ways: dict[str, Measured] = field(default_factory=dict)
+    truth: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    frames: list[str] = field(default_factory=list)
+
+
 def evaluate_inpaint(
     data: Path,
     inpainters: Sequence[Inpainter],
-    finder: tuple[MarkFinder, float] | None,
+    planned: Planned | None,
     *,
     pictures: int = 200,
     split: str = "test",
     report: Report = lambda _share, _what: None,
 ) -> dict[str, Any]:
-    """Measure ``inpainters`` beside the uncleaned picture; ``finder`` is the detector and its threshold.
+    """Measure ``inpainters`` beside the uncleaned picture; ``planned`` gives what the node would remove.
 
-    Without ``finder`` there are no rows with a detected mask. Raises DataMissing.
+    Without it there are no rows with a detected mask; pictures that the node refuses are left out of those
+    rows and counted. Raises DataMissing.
     """
-    masks = ("given",) if finder is None else ("given", "detected")
-    table = {
-        (mask, name): Measured() for mask in masks for name in (UNCLEANED, *(way.name for way in inpainters))
-    }
-    truth: list[npt.NDArray[np.float32]] = []
-    frames: list[str] = []
-    eye = Perception()
-    burned = (
-        (frame, picture)
-        for frame, picture in burned_frames(data, clean_frames(split), pictures, SEED, HELD_OUT)
-        if picture.objects
-    )
-    for number, (frame, picture) in enumerate(burned):
+    found = {"given": Masked()} | ({} if planned is None else {"detected": Masked()})
+    eye, refused, shown = Perception(), 0, []
+    for number, (frame, picture) in enumerate(judged_pictures(data, pictures, split)):
         report(number / pictures, f"picture {number + 1}")
-        frames.append(frame.file)
         squares = squares_of(picture)
-        truth.append(_features(eye, picture.clean, squares))
-        for mask in masks:
-            hole = _grown(picture.mask > 0) if mask == "given" else _detected(finder, picture.image)
-            fills = {UNCLEANED: picture.image} | {
-                way.name: way.fill(picture.image, hole) for way in inpainters
-            }
-            for name, filled in fills.items():
-                measured = table[mask, name]
+        shown.append(frame.file)
+        for mask, masked in found.items():
+            hole = given_mask(picture) if mask == "given" or planned is None else planned(picture.image)
+            if hole is None:
+                refused += 1
+                continue
+            masked.frames.append(frame.file)
+            masked.truth.append(_features(eye, picture.clean, squares))
+            for name, filled in fills(picture.image, hole, inpainters).items():
+                measured = masked.ways.setdefault(name, Measured())
                 measured.rows.append(figures(filled, picture.clean, picture.owners > 0))
                 measured.features.append(_features(eye, filled, squares))
     return {
-        "set": f"{len(frames)} pictures on {len(set(frames))} {split} frames, style {HELD_OUT.name}",
+        "set": f"{len(shown)} pictures on {len(set(shown))} {split} frames, style {HELD_OUT.name}",
+        "split": split,
+        "refused": refused,
         "reference": REFERENCE,
         "published": PUBLISHED,
-        "rows": _summary(table, truth, frames),
+        "rows": [row for mask, masked in found.items() if masked.frames for row in _summary(mask, masked)],
     }
+
+
+def judged_pictures(data: Path, pictures: int, split: str) -> Iterator[tuple[CleanFrame, BurnIn]]:
+    """Up to ``pictures`` synthetic pictures that carry a mark, in the style that no network has seen."""
+    burned = burned_frames(data, clean_frames(split), pictures, SEED, HELD_OUT)
+    return ((frame, picture) for frame, picture in burned if picture.objects)
+
+
+def given_mask(picture: BurnIn) -> Mask:
+    """What was drawn, with soft edges and the ringing of compression."""
+    grown = cv2.dilate(picture.mask, np.ones((REACH, REACH), np.uint8))
+    return np.asarray(grown > 0, np.bool_)
+
+
+def fills(picture: Picture, hole: Mask, inpainters: Sequence[Inpainter]) -> dict[str, Picture]:
+    """The picture as it is and filled in every way."""
+    return {UNCLEANED: picture} | {way.name: way.fill(picture, hole) for way in inpainters}
 
 
 PUBLISHED = {
@@ -131,9 +151,18 @@ def kernel_distance(
 ) -> tuple[float, float, float]:
     """KID with the 2.5 and 97.5 percentiles over random halves of the pictures; ``[pictures, squares, C]``.
 
-    The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018), not multiplied by
-    anything. Made and real squares are of different pictures in every half, since they share all that
-    surrounds the hole.
+    Not multiplied by anything.
+    """
+    return _with_percentiles(kernel_distances(made, real, seed))
+
+
+def kernel_distances(
+    made: npt.NDArray[np.float32], real: npt.NDArray[np.float32], seed: int = SEED
+) -> npt.NDArray[np.float64]:
+    """KID of :data:`HALVES` random halves of the pictures: the same halves for every way of filling.
+
+    The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). Made and real squares are
+    of different pictures in every half, since they share all that surrounds the hole.
     """
     random = np.random.default_rng(seed)
     values = []
@@ -142,8 +171,7 @@ def kernel_distance(
         half = len(made) // 2
         one, other = (part.reshape(-1, made.shape[-1]) for part in (made[order[:half]], real[order[half:]]))
         values.append(_unbiased_mmd(one.astype(np.float64), other.astype(np.float64)))
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(np.mean(values)), float(low), float(high)
+    return np.array(values)
 
 
 def squares_of(picture: BurnIn) -> list[tuple[slice, slice]]:
@@ -160,28 +188,38 @@ def squares_of(picture: BurnIn) -> list[tuple[slice, slice]]:
     return squares
 
 
-def _summary(
-    table: dict[tuple[str, str], Measured], truth: list[npt.NDArray[np.float32]], frames: list[str]
-) -> list[dict[str, Any]]:
-    weights = patient_weights(frames)
-    real = np.stack(truth)
-    result = []
-    for (mask, name), measured in table.items():
+def _summary(mask: str, masked: Masked) -> Iterator[dict[str, Any]]:
+    weights = patient_weights(masked.frames)
+    real = np.stack(masked.truth)
+    distances = {
+        name: kernel_distances(np.stack(measured.features), real) for name, measured in masked.ways.items()
+    }
+    for name, measured in masked.ways.items():
         values = np.stack(measured.rows)
-        reference = np.stack(table[mask, REFERENCE].rows) if (mask, REFERENCE) in table else None
-        row: dict[str, Any] = {"mask": mask, "name": name}
+        row: dict[str, Any] = {"mask": mask, "name": name, "pictures": len(values)}
+        compared = REFERENCE in masked.ways and name not in {UNCLEANED, REFERENCE}
         for place, where in enumerate(PLACES):
-            row[where] = {
-                figure: _mean(values[:, place, index], weights) for index, figure in enumerate(FIGURES)
-            }
-            if reference is not None and name not in {UNCLEANED, REFERENCE}:
-                difference = values[:, place] - reference[:, place]
-                row[where]["difference"] = {
-                    figure: _mean(difference[:, index], weights) for index, figure in enumerate(FIGURES)
-                }
-        row["kid"] = [round(value, 6) for value in kernel_distance(np.stack(measured.features), real)]
-        result.append(row)
-    return result
+            row[where] = _by_figure(values[:, place], weights)
+            if compared:
+                reference = np.stack(masked.ways[REFERENCE].rows)
+                row[where]["difference"] = _by_figure(values[:, place] - reference[:, place], weights)
+        row["kid"] = _rounded(_with_percentiles(distances[name]))
+        if compared:
+            row["kid_difference"] = _rounded(_with_percentiles(distances[name] - distances[REFERENCE]))
+        yield row
+
+
+def _by_figure(values: npt.NDArray[np.float64], weights: Floats) -> dict[str, Any]:
+    return {figure: _mean(values[:, index], weights) for index, figure in enumerate(FIGURES)}
+
+
+def _with_percentiles(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(values.mean()), float(low), float(high)
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 6) for value in values]
 
 
 def _mean(values: npt.NDArray[np.float64], weights: Floats) -> list[float]:
@@ -209,14 +247,3 @@ def _unbiased_mmd(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) 
         similar = kernel(sample, sample)
         within += (similar.sum() - np.trace(similar)) / (len(sample) * (len(sample) - 1))
     return float(within - 2 * kernel(one, other).mean())
-
-
-def _detected(finder: tuple[MarkFinder, float] | None, picture: Picture) -> Mask:
-    if finder is None:
-        raise ValueError("a detected mask needs a detector")
-    found, threshold = finder
-    return _grown(found.find(picture).above(threshold))
-
-
-def _grown(mask: Mask) -> Mask:
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((REACH, REACH), np.uint8)) > 0, np.bool_)

@@ -21,7 +21,7 @@ from ai_pipeline.training.ultrasound.markdata import LEAST_COLOURED, REAL_SOURCE
 from ai_pipeline.training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
 
 MOST_FLOW = 2000
-"""More red or blue pixels: colour Doppler, whose colour bar and flow hold yellow (the data set's own limit)."""
+"""More red or blue pixels: colour Doppler, whose colour bar and flow hold yellow (the set's own limit)."""
 STRONG, WEAK = 45, 30
 """Yellow or cyan (grey levels): a mark has a pixel above the one, and is all that is above the other."""
 SMALLEST = 4

@@ -1,0 +1,145 @@
+"""Results of the ultrasound evaluations as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+NOT_DIAGNOSTIC = "Not for diagnostic use."
+
+
+def marks_text(result: Mapping[str, Any]) -> str:
+    """What ``evaluate marks`` found."""
+    model = result["model"]
+    lines = [f"{model['id']} {model['version']}, threshold {result['threshold']}, policy {result['policy']}"]
+    if "synthetic" in result:
+        lines += _synthetic(result["synthetic"])
+    for key, title in (
+        ("drawn", "hand-drawn test frames"),
+        ("coloured", "coloured marks, validation frames"),
+    ):
+        if key in result:
+            lines += _real(result[key], title)
+    if "clean" in result:
+        lines += _clean(result["clean"])
+    return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
+def legible_text(result: Mapping[str, Any], missed: Sequence[str]) -> str:
+    """What ``evaluate legible`` found, and which targets are not reached."""
+    lines = [result["set"], f"tesseract: {result['tesseract']}"]
+    for name, row in result["engines"].items():
+        lines += [
+            f"{name}: {row['legible_before']} of {row['tokens']} tokens legible before, {row['left']} after "
+            f"(at most {row['at_most']:.2%} by Clopper and Pearson)",
+            f"  pictures with any: {_rate(row['pictures_with_any'])}; words of the overlay elsewhere: "
+            f"{row['elsewhere']}; strings that nobody wrote: {row['invented']}",
+        ]
+        lines += [
+            f"  picture {leak['picture']}, {leak['where']}: {leak['text']} at {leak['box']}"
+            for leak in row["what"]
+        ]
+    lines += [
+        f"pictures in which any engine reads anything of the overlay: {_rate(result['any_engine'])}",
+        f"identity lines not covered by the mask: {result['uncovered_lines']} of {result['identity_lines']}",
+    ]
+    lines += [
+        f"{key.replace('_', ' ')}: {_rate(result[key])}" for key in ("quarantined", "blacked_out", "widened")
+    ]
+    lines += [f"  {count} × {reason}" for reason, count in result["quarantined"]["reasons"].items()]
+    seconds = ", ".join(f"{name} {value} s" for name, value in result["seconds"].items())
+    lines += [
+        f"pixels changed outside the mask: {result['pixels_changed_outside']}",
+        f"filled share of a picture: {result['filled_share']:.2%}",
+        f"cleaning one picture: {seconds}",
+        *(f"NOT MET: {fault}" for fault in missed),
+    ]
+    return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
+def inpaint_text(result: Mapping[str, Any]) -> str:
+    """One table per kind of mask and place; under each the differences to the reference."""
+    lines = [result["set"]]
+    for mask in ("given", "detected"):
+        rows = [row for row in result["rows"] if row["mask"] == mask]
+        for where, title in (("inside", "in the mask"), ("whole", "whole picture")):
+            if not rows:
+                continue
+            lines.append(f"\n{mask} mask, {title}")
+            lines.append(f"{'':16}{'MAE 0–255':26}{'MSE 0–1':28}{'PSNR dB':26}{'SSIM':26}KID")
+            lines += [_inpaint_row(row, where) for row in rows]
+            lines += [
+                f"  {row['name']} − {result['reference']}: "
+                f"PSNR {interval(row[where]['difference']['psnr'])}, "
+                f"SSIM {interval(row[where]['difference']['ssim'])}"
+                for row in rows
+                if "difference" in row[where]
+            ]
+    return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
+def interval(values: Sequence[float], digits: int = 3) -> str:
+    """``[value, low, high]`` as ``0.690 [0.648, 0.730]``."""
+    value, low, high = values
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _synthetic(row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n{row['set']}"
+    titles = {
+        "object_recall": "object recall",
+        "pixel_recall": "pixel recall",
+        "precision": "precision",
+        "dice": "Dice",
+        "clean_area": "area marked on clean",
+    }
+    yield from (f"{title:22}{interval(row[key])}" for key, title in titles.items())
+    yield from (
+        f"  {kind:20}{interval(found['recall'])}  of {found['objects']}"
+        for kind, found in row["by_kind"].items()
+    )
+
+
+def _real(result: Mapping[str, Any], title: str) -> Iterator[str]:
+    yield (
+        f"\n{title}: {result['frames']} frames, {result['objects']} marks; found from "
+        f"{result['found_from']:.0%} of a mark's pixels"
+    )
+    for name, row in result["rows"].items():
+        verdict = "" if "met" not in row else "  target met" if row["met"] else "  TARGET NOT MET"
+        yield f"{name:12} object recall {interval(row['recall'])}{verdict}"
+        yield from (
+            f"  {kind:22}{interval(part['recall'])}  of {part['objects']}"
+            for kind, part in row["by_class"].items()
+            if len(row["by_class"]) > 1
+        )
+        yield from (
+            f"  {stratum:22}{interval(part['recall'])}  of {part['objects']} in {part['frames']} frames"
+            for stratum, part in row["by_stratum"].items()
+            if len(row["by_stratum"]) > 1
+        )
+        yield f"  {'pixel precision':22}{interval(row['precision'])}  within {result['tolerance']} pixels"
+        yield f"  {'area marked wrongly':22}{interval(row['false_area'], 5)}"
+        if row["refused"]:
+            yield f"  refused, counted as nothing found: {', '.join(row['refused'])}"
+
+
+def _clean(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n{result['frames']} clean {result['split']} frames, share of the picture that is marked"
+    for name, row in result["rows"].items():
+        sources = ", ".join(f"{source} {area:.5f}" for source, area in sorted(row["by_source"].items()))
+        verdict = "target met" if row["met"] else "TARGET NOT MET"
+        yield f"{name:12} {interval(row['area'], 5)}  {verdict}; {row['frames_touched']} frames touched"
+        yield f"  {sources}; largest {row['largest']:.5f}; refused {row['refused']}"
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    return f"{row['pictures']} of {row['of']} (at most {row['at_most']:.2%})"
+
+
+def _inpaint_row(row: Mapping[str, Any], where: str) -> str:
+    cells = row[where]
+    return (
+        f"{row['name']:16}{interval(cells['mae'], 2):26}{interval(cells['mse'], 5):28}"
+        f"{interval(cells['psnr'], 2):26}{interval(cells['ssim']):26}{interval(row['kid'], 4)}"
+    )
