@@ -14,6 +14,7 @@ import numpy as np
 
 from ai_pipeline.burnin.devices import EVERY, device_boxes
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest, contrast
+from ai_pipeline.burnin.shaping import blocks
 from ai_pipeline.contract import CleaningFailed, ImageHeader, Meaning
 from ai_pipeline.headers import ultrasound_regions
 
@@ -28,7 +29,7 @@ LARGEST_DEVICE_SHARE = 0.5
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
     """Return what is written outside every region of (0018,6011), with one mark per connected block.
 
-    On black that are the pixels that are not black; on a coloured surrounding all of it.
+    On black that are the lines of what is not black; on a coloured surrounding all of it.
 
     Regions that reach beyond the image are ignored: they describe the image before it was scaled or cut
     (seen in real files). Then, as without any region, nothing is claimed here.
@@ -42,7 +43,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
     outside = np.ones((rows, columns), np.bool_)
     for left, top, right, bottom in regions:
         outside[top:bottom, left:right] = False
-    mask = _written(brightest(picture), outside)
+    mask = blocks(_written(brightest(picture), outside)) & outside
     return mask, tuple(Mark(MarkKind.BANNER, box, contrast(picture, mask, box)) for box in _blocks(mask))
 
 

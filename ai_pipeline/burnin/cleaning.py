@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.cine import clean_cine
+from ai_pipeline.burnin.devices import device_note
 from ai_pipeline.burnin.extent import measured_area
 from ai_pipeline.burnin.marks import Mark, MarkKind, Policy, merged
+from ai_pipeline.burnin.overlayplanes import overlay_note
 from ai_pipeline.burnin.planning import plan_removal
 from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import Rendition, Verifier, carry_out
@@ -95,7 +97,7 @@ def clean(
     timings["total"] = time.perf_counter() - began
     report(1.0, "cleaned and verified")
     told = _told(marks, max(image.header.rows, image.header.columns))
-    notes = _notes(image, told, masks, counts)
+    notes = _notes(image, told, masks, counts) + _of_the_header(image, verifier.tools)
     models = verifier.tools.models if graphics else verifier.tools.models[:1]
     return CleaningResult(
         DerivedImage(
@@ -146,6 +148,15 @@ def _notes(
     if blacked_out:
         notes.append(QualityNote("blacked_out", f"{blacked_out} places had to be blacked out", uid))
     return (*notes, *_cautions(image.header, uid, marks, masks))
+
+
+def _of_the_header(image: SourceImage, tools: Tools) -> tuple[QualityNote, ...]:
+    """What the header says beyond the pixels."""
+    notes = (
+        device_note(image.header, tools.device_rules, image.uid),
+        overlay_note(image.header, image.uid),
+    )
+    return tuple(note for note in notes if note is not None)
 
 
 def _cautions(header: ImageHeader, uid: str, marks: tuple[Mark, ...], masks: PixelArray) -> list[QualityNote]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ai_pipeline.burnin.banner import find_banner
+from ai_pipeline.burnin.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, Policy
 from ai_pipeline.burnin.meaning import meaning_of
@@ -81,23 +81,34 @@ def plan_removal(
     shape = picture.shape[:2]
     nothing: Mask = np.zeros(shape, np.bool_)
     banner, banners = find_banner(header, picture) if graphics else (nothing, ())
+    devices, device_marks = _by_device(header, picture, tools, policy)
     drawn = find_drawings(picture, tools.finder, tools.threshold) if graphics else no_drawings(shape)
-    texts = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner)
+    texts = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner | devices)
     going = [text for text in texts if policy.removes(text.meaning)]
     staying = [text for text in texts if not policy.removes(text.meaning)]
     traced = [text for text in going if _is_traced(text, drawn.masks[MarkKind.TEXT])]
     mask = paint([text.box for text in going if text not in traced], shape, MARGIN)
     kept = paint([text.box for text in staying], shape, MARGIN) & ~mask
     mask |= _drawn(drawn, kept, paint([text.box for text in traced], shape, MARGIN) & ~mask, policy)
-    mask |= spelled(mask, tools.reader) & ~kept
+    mask |= spelled(mask | banner, tools.reader) & ~kept
     if policy is Policy.CLINICAL:
         banner &= ~(kept | _staying(drawn, policy))
+    banner |= devices
+    kept &= ~devices
     shown = [text for text in texts if not covered(text.box, banner)]
-    marks = _judged((*banners, *_drawn_marks(drawn, texts)), banner | mask) + _text_marks(
+    marks = _judged((*banners, *device_marks, *_drawn_marks(drawn, texts)), banner | mask) + _text_marks(
         shown, shape, policy
     )
     check_share(mask & ~banner)
     return Plan(banner, mask & ~banner, kept, marks, _readings(marks, texts, shape, policy))
+
+
+def _by_device(
+    header: ImageHeader, picture: Picture, tools: Tools, policy: Policy
+) -> tuple[Mask, tuple[Mark, ...]]:
+    """Where this device is known to write what has to go: there it is believed, whatever can be read."""
+    meanings = {meaning for meaning in Meaning if policy.removes(meaning)}
+    return find_device_banner(header, picture, tools.device_rules, meanings)
 
 
 def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:

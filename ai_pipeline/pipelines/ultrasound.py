@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ai_pipeline.burnin import CleaningResult, Mark, MarkKind, Policy, Tools, clean, shared_tools
+from ai_pipeline.burnin.measuring import measurements_of
 from ai_pipeline.burnin.text import DOUBTFUL_TEXT
 from ai_pipeline.contract import (
     Accept,
@@ -115,8 +116,6 @@ class Ultrasound:
             notes += result.notes
             readings += result.readings
             if bool(options.get("measurements", False)):
-                from ai_pipeline.burnin.measuring import measurements_of
-
                 measurements += measurements_of(result.readings, image.header)
             if bool(options.get("clean", True)):
                 pictures += [result.image, result.mask]
