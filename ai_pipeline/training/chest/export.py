@@ -43,10 +43,10 @@ def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-    _strip(path)
+    strip(path, ID)
 
 
-def _strip(path: Path) -> None:
+def strip(path: Path, name: str) -> None:
     """Drop the exporter's notes: they name this machine's folders and make equal networks differ in bytes."""
     model = onnx.load(str(path))
     graph = model.graph
@@ -54,7 +54,7 @@ def _strip(path: Path) -> None:
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
-    graph.name = ID
+    graph.name = name
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 

@@ -6,6 +6,8 @@ prior. Labels without boxes keep a flat map.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +40,16 @@ class Sized(Protocol):
     def seed(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """A fitted place head: ``weight [labels, C]`` and ``bias [labels, cells, cells]`` on the maps that the
+    network gives, and the boxes among which its maps choose."""
+
+    weight: Tensor
+    bias: Tensor
+    templates: BoxTemplates
+
+
 def fit_places(
     network: PlacedClassifier, data: Path, recipe: Sized, mean: float, scale: float
 ) -> BoxTemplates:
@@ -45,22 +57,31 @@ def fit_places(
     boxes = tuple(box for box in truth_boxes(data) if box.split == "train")
     files = sorted({box.file for box in boxes})
     maps = _maps(network, [data / "cxr_nih" / file for file in files], recipe, mean, scale)
-    centre, spread = maps.mean(0), maps.std((0, 2, 3))
+    learned = learn_places(maps, boxes, [files.index(box.file) for box in boxes], recipe.seed)
+    with torch.no_grad():
+        network.place.weight[:, :, 0, 0] = learned.weight
+        with_boxes = sorted({LABELS.index(box.label) for box in boxes})
+        network.place_bias[with_boxes] = learned.bias[with_boxes]
+    return learned.templates
+
+
+def learn_places(maps: Tensor, boxes: tuple[TruthBox, ...], rows: Sequence[int], seed: int) -> Places:
+    """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, cells, cells]`` belongs to each."""
+    seen = maps[sorted(set(rows))]
+    centre, spread = seen.mean(0), seen.std((0, 2, 3))
     standard = (maps - centre) / spread[:, None, None]
     cells = maps.shape[-1]
     labels = np.array([LABELS.index(box.label) for box in boxes])
     targets = np.stack([_covered(box, cells) for box in boxes])
     usual = {int(label): targets[labels == label].mean(0) for label in np.unique(labels)}
     priors = {label: np.log(_spread_out(boxes, label, cells) + LEAST) for label in usual}
-    rows = [files.index(box.file) for box in boxes]
-    torch.manual_seed(recipe.seed)
-    weight, trust = _fit(standard[rows], labels, targets, priors)
-    with torch.no_grad():
-        network.place.weight[:, :, 0, 0] = weight / spread
-        shift = torch.einsum("kc,chw->khw", weight / spread, centre)
-        for label, prior in priors.items():
-            network.place_bias[label] = trust * torch.from_numpy(prior).float() - shift[label]
-    return _templates(boxes, labels, priors)
+    torch.manual_seed(seed)
+    weight, trust = _fit(standard[list(rows)], labels, targets, priors)
+    shift = torch.einsum("kc,chw->khw", weight / spread, centre)
+    bias = torch.zeros(len(LABELS), cells, cells)
+    for label, prior in priors.items():
+        bias[label] = trust * torch.from_numpy(prior).float() - shift[label]
+    return Places(weight / spread, bias, _templates(boxes, labels, priors))
 
 
 def _fit(

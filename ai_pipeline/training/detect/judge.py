@@ -1,0 +1,185 @@
+"""Who draws boxes worth showing? Five folds by patient, every arm judged on the same boxes.
+
+A label passes when the fusion beats both answers that know no image, the constant box and the centre prior,
+in the mean of T(IoU .1/.3/.5) with the whole 95 % interval of the paired difference above 0, and points no
+worse. The rule was fixed before the test boxes were looked at. A label that does not pass gets no box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ai_pipeline.card import Card
+from ai_pipeline.training.chest.places import learn_places
+from ai_pipeline.training.detect import fusion
+from ai_pipeline.training.detect.folds import FOLDS, folds
+from ai_pipeline.training.detect.locators import Activated, Floats, Locator, centre, constant
+from ai_pipeline.training.detect.scores import (
+    PLACE_NAMES,
+    Detection,
+    Place,
+    detection_figures,
+    means,
+    place_figures,
+)
+from ai_pipeline.training.detect.trunk import Read, read_images
+from ai_pipeline.training.detect.truth import corners, overlap
+from ai_pipeline.training.sets.chest import LABELS, ChestImage, TruthBox
+
+Report = Callable[[float, str], None]
+ARMS = ("fusion", "activation", "constant", "centre")
+FEWEST = 15  # boxes of a label below which its test figures are not told alone
+MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """Boxes with what the classifier says of their images. ``rows``: the image of each box."""
+
+    boxes: tuple[TruthBox, ...]
+    rows: tuple[int, ...]
+    paths: tuple[Path, ...]
+    read: Read
+
+    @staticmethod
+    def of(boxes: Sequence[TruthBox], card: Card, report: Report) -> Case:
+        paths = sorted({box.path for box in boxes})
+        rows = tuple(paths.index(box.path) for box in boxes)
+        return Case(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
+
+    @property
+    def patients(self) -> list[str]:
+        return [box.patient for box in self.boxes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What each arm answered: ``places`` to the boxes' own labels, ``every`` to all labels in all images."""
+
+    places: Mapping[str, tuple[Place | None, ...]]
+    every: Mapping[str, Mapping[tuple[int, str], Place]]
+
+
+def cross_validated(case: Case, recipe: fusion.Recipe, report: Report) -> Said:
+    """Every box and image answered by arms that were fitted without its patient."""
+    fold = folds(case.boxes)
+    image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
+    labels = sorted({box.label for box in case.boxes})
+    places: dict[str, list[Place | None]] = {arm: [None] * len(case.boxes) for arm in ARMS}
+    every: dict[str, dict[tuple[int, str], Place]] = {arm: {} for arm in ARMS}
+    for number in range(FOLDS):
+        report(number / FOLDS, "fitting the folds")
+        known = [index for index in range(len(case.boxes)) if fold[index] != number]
+        arms = fitted(case, known, recipe)
+        images = [image for image, its in image_fold.items() if its == number]
+        for arm, locator in arms.items():
+            for image in images:
+                every[arm] |= {(image, k): place for k in labels if (place := locator.place(image, k))}
+            for index in np.flatnonzero(fold == number):
+                places[arm][index] = every[arm].get((case.rows[index], case.boxes[index].label))
+    return Said({arm: tuple(found) for arm, found in places.items()}, every)
+
+
+def fitted(case: Case, known: Sequence[int], recipe: fusion.Recipe) -> dict[str, Locator]:
+    """All arms, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
+    boxes, rows = tuple(case.boxes[i] for i in known), [case.rows[i] for i in known]
+    return {
+        "fusion": fusion.fit(boxes, rows, case.read.maps, recipe),
+        "activation": _activated(boxes, rows, case.read.maps),
+        "constant": constant(boxes),
+        "centre": centre(boxes),
+    }
+
+
+def told(case: Case, said: Said, images: Sequence[ChestImage], card: Card, *, decide: bool) -> dict[str, Any]:
+    """All figures as they are printed; ``decide`` adds to every label whether it passes."""
+    truth = [corners(box) for box in case.boxes]
+    rows = {arm: place_figures(truth, found) for arm, found in said.places.items()}
+    labels = sorted({box.label for box in case.boxes})
+    per_label = []
+    for label in labels:
+        chosen = np.array([box.label == label for box in case.boxes])
+        if not decide and chosen.sum() < FEWEST:
+            continue
+        patients = [box.patient for box in case.boxes if box.label == label]
+        mine = {arm: table[chosen] for arm, table in rows.items()}
+        entry: dict[str, Any] = {"label": label, "boxes": int(chosen.sum()), **_compared(mine, patients)}
+        if decide:
+            entry |= passes(entry)
+        per_label.append(entry)
+    result: dict[str, Any] = {
+        "boxes": len(case.boxes),
+        "images": len(case.paths),
+        "patients": len(set(case.patients)),
+        "children": sum(not box.adult for box in case.boxes),
+        **_compared(rows, case.patients),
+        "labels": per_label,
+        "detection": _detections(case, said, images, card, labels),
+    }
+    unseen = np.array([box.split == "val" for box in case.boxes])
+    if decide and unseen.any() and not unseen.all():
+        patients = [box.patient for box in case.boxes if box.split == "val"]
+        mine = {arm: table[unseen] for arm, table in rows.items()}
+        result["images that the classifier was not trained on"] = {
+            "boxes": int(unseen.sum()), **_compared(mine, patients),
+        }  # fmt: skip
+    return result
+
+
+def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a label's boxes are worth showing, and why not."""
+    for prior in ("constant", "centre"):
+        difference = entry["differences"][f"fusion - {prior}"]
+        name = PLACE_NAMES[MEAN_T]
+        if not difference[name][1] > 0:
+            low, high = difference[name][1:]
+            return {"passes": False, "why": f"not surely above the {prior} box: {low:+.3f} to {high:+.3f}"}
+        if difference[PLACE_NAMES[POINTING]][0] < 0:
+            return {"passes": False, "why": f"points worse than the {prior} box"}
+    return {"passes": True, "why": ""}
+
+
+def _compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
+    first, *others = rows
+    return {
+        "arms": {arm: means(table, patients) for arm, table in rows.items()},
+        "differences": {f"{first} - {arm}": means(rows[first] - rows[arm], patients) for arm in others},
+    }
+
+
+def _detections(
+    case: Case, said: Said, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
+) -> dict[str, Any]:
+    """mAP and FROC: a box's score is the label's probability times how sure the place is."""
+    of_path = {image.path: image for image in images}
+    named = np.array([[of_path[p].labels[LABELS.index(k)] > 0 for k in labels] for p in case.paths], bool)
+    drawn = {(row, box.label): box for row, box in zip(case.rows, case.boxes, strict=True)}
+    positives = np.array([[(row, k) in drawn for k in labels] for row in range(len(case.paths))], bool)
+    chance = case.read.chances[:, [[one.name for one in card.labels].index(k) for k in labels]]
+    arms = {}
+    for arm, answers in said.every.items():
+        found = []
+        for (image, label), place in answers.items():
+            truth = drawn.get((image, label))
+            column = labels.index(label)
+            reached = overlap(corners(truth), place.corners) if truth else 0.0
+            found.append(Detection(column, image, float(chance[image, column]) * place.score, reached))
+        arms[arm] = found
+    patients = [of_path[path].patient for path in case.paths]
+    return detection_figures(arms, positives, positives | ~named, patients)
+
+
+def _activated(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats) -> Activated:
+    learned = learn_places(torch.from_numpy(maps), tuple(boxes), rows, 1)
+    said = torch.einsum("lc,nchw->nlhw", learned.weight, torch.from_numpy(maps)) + learned.bias
+    values = torch.exp(said - said.amax((2, 3), keepdim=True)).numpy().astype(np.float32)
+    numbers = {label: LABELS.index(label) for label in {box.label for box in boxes}}
+    by_name = {(n, label): values[n, k] for n in range(len(maps)) for label, k in numbers.items()}
+    return Activated(by_name, learned.templates, numbers)
