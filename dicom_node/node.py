@@ -48,6 +48,7 @@ from dicom_node.preflight import device_rule_faults, network_file_system
 from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
+from dicom_node.sitekey import load_or_create
 from dicom_node.store import leases, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import append
@@ -87,6 +88,8 @@ def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> i
     if role is not Role.LISTENER:
         _check_device_rules(settings, files)
     settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    if any(peer.deidentify for peer in settings.peers):
+        load_or_create(settings.node.data_dir)  # a key that cannot be used is a mistake to tell now
     signals = _signals()
     with _only_one(settings, role), _database(settings) as database:
         node = _Node(settings, files, role, database)

@@ -24,7 +24,8 @@ from ai_pipeline import registry
 from ai_pipeline.contract import ChecksOptions
 from ai_pipeline.devicerules import DeviceRuleError, from_environment, read_rules
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
-from dicom_node.errors import ConfigProblem, DatabaseNotReady
+from dicom_node import sitekey
+from dicom_node.errors import ConfigProblem, ConfigurationError, DatabaseNotReady
 from dicom_node.scu import open_destination
 from dicom_node.scu.dimse import DimseDestination
 from dicom_node.settings import PeerSettings, RuleSettings, Settings, examine
@@ -100,6 +101,7 @@ Found = Iterator[Problem | Passed]
 
 def _everything(settings: Settings) -> Found:
     yield from _check_data_dir(settings)
+    yield from _check_site_key(settings)
     yield from _check_database(settings)
     yield from _check_listener(settings)
     yield from _check_tls(settings)
@@ -133,6 +135,21 @@ def _check_data_dir(settings: Settings) -> Found:
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
     yield Passed("data folder", enough, f"{folder}, {free} MiB free{note}")
+
+
+def _check_site_key(settings: Settings) -> Found:
+    path = sitekey.path_of(settings.node.data_dir)
+    if not any(peer.deidentify for peer in settings.peers):
+        return
+    if not path.exists():
+        yield Passed("site key", True, f"{path}: will be made at the first start; back it up then")
+        return
+    try:
+        sitekey.load_or_create(settings.node.data_dir)
+    except ConfigurationError as error:
+        yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
+        return
+    yield Passed("site key", True, f"{path}: back it up")
 
 
 def _check_database(settings: Settings) -> Found:

@@ -26,7 +26,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.own import is_own_result
 from dicom_node.results import profile
 from dicom_node.results.context import ResultContext
-from dicom_node.results.envelope import disclaimer
+from dicom_node.results.envelope import disclaimer, series_description
 from dicom_node.results.leaks import KnownIdentity
 from dicom_node.results.source import Source, identity_keywords
 from dicom_node.results.text import quiet_pydicom
@@ -94,7 +94,7 @@ def release_deidentified(
 
     ``sources`` are the hidden ones, ``identity`` is what the true ones say. Raises ResultRefused.
     """
-    ours = (str(built.SeriesDescription), disclaimer(context))
+    ours = (series_description(context, kind), disclaimer(context), context.pipeline)
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
         problems = [

@@ -84,7 +84,7 @@ class KnownIdentity:
                 yield f"{keyword} is a UID of the source"
             elif vr in {"DA", "DT"} and text[:8] in self._phrases:
                 yield f"{keyword} is a date of the source"
-            elif vr in _FREE_TEXT and any(one.search(text) for one in (*phrases, *parts)):
+            elif vr in _FREE_TEXT and any(one.search(text) for one in _looked_for(keyword, phrases, parts)):
                 yield f"{keyword} holds what identifies the source"
             elif vr == "CS" and len(text) >= _IN_BYTES and text in self._phrases:
                 yield f"{keyword} is what identifies the source"
@@ -119,6 +119,13 @@ def _note(keyword: str, vr: str, value: str, phrases: set[str], parts: set[str],
             phrases |= {day, f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
     elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
         phrases.add(_plain(value))
+
+
+def _looked_for(
+    keyword: str, phrases: list[re.Pattern[str]], parts: list[re.Pattern[str]]
+) -> list[re.Pattern[str]]:
+    """Meanings of codes come from dictionaries: there are people called Left, or Present."""
+    return phrases if keyword == "CodeMeaning" else [*phrases, *parts]
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Final
 
 import highdicom as hd
@@ -80,8 +81,7 @@ def _mask(source: Source, image: DerivedImage) -> npt.NDArray[np.bool_]:
 
 def _one_frame(source: Source) -> Dataset:
     """The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again."""
-    image = Dataset()
-    image.update(source.stand_in)
+    image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
     image.SOPClassUID = SecondaryCaptureImageStorage
     if "NumberOfFrames" in image:
         del image.NumberOfFrames

@@ -207,3 +207,42 @@ def uncomment(text: str) -> str:
         is_key = bare.startswith("[listener") or (" = " in bare and bare.split(" = ")[0].isidentifier())
         lines.append(bare if is_key else line)
     return "\n".join(lines)
+
+
+ARCHIVE = """
+[[peers]]
+name = "archive"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = 4243
+may = ["receive"]
+deidentify = true
+"""
+
+
+def test_a_deidentified_peer_gets_images_masks_and_reports(tmp_path: Path) -> None:
+    for results in (["cleaned"], ["cleaned", "seg"], ["sr", "cleaned", "seg"]):
+        text = f"{ARCHIVE}results = {results}"
+        assert load([write(tmp_path / "node.toml", text)]).peer("archive").deidentify
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "gsps, sc may identify the patient"),
+        ('results = ["cleaned", "sc", "heatmap"]', "sc, heatmap may identify"),
+        ('results = ["sr", "seg"]', "cleaned is missing"),
+        ('results = ["cleaned"]\ncharset = "source"', "leave out charset"),
+    ],
+)
+def test_a_deidentified_peer_that_could_see_the_patient_is_a_mistake(
+    tmp_path: Path, more: str, said: str
+) -> None:
+    text = f"{ARCHIVE}{more}\n[outbox]\nrefusals = 0\n"
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load([write(tmp_path / "node.toml", text)])
+    assert caught.value.exit_code is ExitCode.CONFIG
+    assert {problem.key for problem in caught.value.problems} == {
+        "peers.archive.deidentify",
+        "outbox.refusals",
+    }

@@ -1,0 +1,134 @@
+"""An ultrasound whose header names its patient wherever PS3.15 Table E.1-1 says that a header may."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
+from pydicom import dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, QualityNote
+from dicom_node.model.kinds import DEIDENTIFIED_KINDS
+from dicom_node.results import (
+    BuiltObject,
+    Deidentified,
+    Pseudonyms,
+    ResultContext,
+    SourceObject,
+    build_deidentified,
+)
+from dicom_node.results.text import quiet_pydicom
+from dicom_node.sitekey import SiteKey
+from tests.result_images import NODULE, US, context, finding, source, speckle, write_image
+
+SECRET = "ZQX"  # begins every text that must not be found again
+BIRTH_DATE, EXAMINED, OTHER_DATE = "19410309", "20260107", "20190405"
+UID_ROOT = "1.2.826.0.1.3680043.9.9999"
+HERE, THERE = SiteKey(b"here" * 8), SiteKey(b"away" * 8)
+_NEEDED = {  # without these it is no image of a patient, or the node refuses it as faulty
+    "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "MediaStorageSOPInstanceUID",
+    "TimezoneOffsetFromUTC", "PatientName", "PatientID", "IssuerOfPatientID",
+}  # fmt: skip
+
+
+def write_named(path: Path, patient: str = "1", study: str = "1", pixels: Any = None, **more: Any) -> Path:
+    """Every attribute of the table with a secret, at the root, in items of sequences and in private tags."""
+    frames = speckle() if pixels is None else pixels
+    with quiet_pydicom():
+        sop_class = more.pop("sop_class", US)
+        attributes = {
+            "PatientName": f"{SECRET}Mustermann^{SECRET}Erika",
+            "PatientID": f"{SECRET}PID{patient}",
+            "IssuerOfPatientID": f"{SECRET}HOSPITAL",
+            "StudyInstanceUID": f"{UID_ROOT}.1.{study}",
+            "SeriesInstanceUID": f"{UID_ROOT}.2.{study}",
+            "SOPInstanceUID": f"{UID_ROOT}.3.{study}",
+            **more,
+        }
+        write_image(path, sop_class, frames, **attributes)
+        dataset = dcmread(path)
+        for number, tag in enumerate(sorted(tag for tag in table.ALL_TAGS if len(tag) == 2)):
+            _set(dataset, Tag(tag), number)
+        # Dates that others would know her by; the rest of the table was filled with OTHER_DATE.
+        dataset.PatientBirthDate, dataset.StudyDate = BIRTH_DATE, EXAMINED
+        dataset.Manufacturer, dataset.Modality = "Scanner Maker", "US"
+        inner = dataset.SequenceOfUltrasoundRegions[0]
+        inner.add_new(0x00091001, "LO", f"{SECRET}private in a region")
+        block = dataset.private_block(0x0009, f"{SECRET} MAKER", create=True)
+        block.add_new(1, "LO", f"{SECRET}Mustermann^{SECRET}Erika")
+        block.add_new(2, "SQ", [_named_item()])
+        dataset.add_new(0x60000010, "US", 8)
+        dataset.add_new(0x60000022, "LO", f"{SECRET}overlay")
+        dataset.BodyPartExamined = "BREAST"
+        dataset.VOILUTFunction = f"{SECRET}"
+        dataset.PixelSpacingCalibrationDescription = f"{SECRET}calibration"
+        dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def result_of(image: SourceObject, *, verified: bool = True) -> PipelineResult:
+    """What the ultrasound pipeline gives: one mark, the image without it, the mask in the mark's strokes."""
+    uid = image.image.uid
+    header = image.image.header
+    mask = np.zeros((header.frames, header.rows, header.columns), np.uint8)
+    mask[0, 6:20, 10:90:4] = 1  # strokes of letters
+    frames = np.stack([image.image.stored(frame) for frame in range(header.frames)])
+    return PipelineResult(
+        findings=(finding(NODULE, 0.8, uid, (10, 6, 90, 20), frame=1 if header.frames > 1 else None),),
+        images=(
+            DerivedImage(ImageKind.CLEANED, uid, frames, "RGB", "inpainted", verified=verified),
+            DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "mask"),
+        ),
+        quality=(QualityNote("area", "the marks cover 2 % of the image", uid),),
+        models=context().models,
+    )
+
+
+def deidentified(
+    path: Path, key: SiteKey = HERE, ctx: ResultContext | None = None, *, verified: bool = True
+) -> Deidentified:
+    """The de-identified results of one image."""
+    image = source(path)
+    ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    return build_deidentified(ctx, [image], result_of(image, verified=verified), Pseudonyms.of(key))
+
+
+def read(item: BuiltObject) -> Dataset:
+    """The object as its destination would read it."""
+    assert item.data is not None
+    return dcmread(io.BytesIO(item.data))
+
+
+def _set(dataset: Dataset, tag: Any, number: int) -> None:
+    keyword = keyword_for_tag(tag)
+    if keyword in _NEEDED or tag.group < 8 or not dictionary_has_tag(tag):
+        return
+    vr = dictionary_VR(tag).split(" ")[0]
+    value: Any = {
+        "DA": OTHER_DATE, "DT": f"{OTHER_DATE}101112", "TM": "101112", "UI": f"{UID_ROOT}.7.{number}",
+        "AS": "085Y", "DS": "12345678.5", "IS": "12345678", "SQ": [_named_item()], "PN": f"{SECRET}^{number}",
+        "AT": 0x00100010, "OB": SECRET.encode() + b"\0", "OW": SECRET.encode() + b"\0",
+        "UN": SECRET.encode() + b"\0", "UR": f"http://{SECRET}.example/{number}",
+    }.get(vr, f"{SECRET}{number}")  # fmt: skip
+    if vr in {"US", "UL", "SS", "SL", "FL", "FD", "UV", "SV", "OD", "OF", "OL", "OV"}:
+        return
+    dataset.add_new(tag, vr, value)
+    assert dictionary_VM(tag)
+
+
+def _named_item() -> Dataset:
+    item = Dataset()
+    item.PatientName, item.PatientID = f"{SECRET}Inner^Person", f"{SECRET}INNER"
+    item.InstitutionName, item.PatientBirthDate = f"{SECRET}Clinic", BIRTH_DATE
+    item.ReferencedSOPInstanceUID = f"{UID_ROOT}.8.1"
+    item.CodeMeaning = f"{SECRET}meaning"
+    deeper = Dataset()
+    deeper.PersonName, deeper.TextValue = f"{SECRET}Deep^Down", f"{SECRET}said"
+    item.PersonIdentificationCodeSequence = [deeper]
+    return item

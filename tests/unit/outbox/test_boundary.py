@@ -1,0 +1,81 @@
+"""What names a patient does not reach a de-identified destination, whatever the tables say."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node.model.deidentified import FOLDER
+from dicom_node.model.kinds import ResultKind
+from dicom_node.store.tables import Result
+from tests.outbox_lab import Outbox
+from tests.pacs_lab import Pacs, free_port, run_pacs
+
+KINDS = ("cleaned", "seg", "sr")
+
+
+def test_an_original_never_goes_to_a_deidentified_peer(tmp_path: Path) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer("archive", deidentify=True, results=KINDS)])
+        outbox.add_study(["archive"], [ResultKind.SR])
+        outbox.run_until("dead")
+        assert "names the patient" in outbox.rows()[0]["reason"]
+        assert pacs.received == []
+
+
+def test_an_original_in_the_folder_of_the_deidentified_does_not_go_either(tmp_path: Path) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer("archive", deidentify=True, results=KINDS)])
+        (uid,) = outbox.add_study(["archive"], [ResultKind.SR])
+        move(outbox, tmp_path, uid)
+        outbox.run_until("dead")
+        assert pacs.received == []
+
+
+def test_a_deidentified_object_goes_under_its_own_study_and_is_found_there(tmp_path: Path) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer("archive", deidentify=True, results=KINDS)])
+        (uid,) = outbox.add_study(["archive"], [ResultKind.SR])
+        mark(outbox, tmp_path, uid)
+        outbox.run_until("confirmed")
+        assert pacs.received == pacs.questions == [uid]
+
+
+def test_a_deidentified_object_goes_to_no_other_peer(tmp_path: Path) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer("pacs")])
+        (uid,) = outbox.add_study(["pacs"], [ResultKind.SR])
+        mark(outbox, tmp_path, uid)
+        outbox.run_until("dead")
+        assert pacs.received == []
+
+
+def move(outbox: Outbox, folder: Path, uid: str) -> Path:
+    """Put the file where de-identified results lie."""
+    old = outbox.file_of(uid)
+    new = folder / FOLDER / old.name
+    new.parent.mkdir(exist_ok=True)
+    shutil.move(old, new)
+    with outbox.database.write() as session:
+        row = session.scalars(select(Result).where(Result.sop_instance_uid == uid)).one()
+        row.path = str(new.relative_to(folder))
+        row.sha256 = hashlib.sha256(new.read_bytes()).hexdigest()
+        assert row.deidentified
+    return new
+
+
+def mark(outbox: Outbox, folder: Path, uid: str) -> None:
+    """Let the object say that it is de-identified, in a study of its own."""
+    path = outbox.file_of(uid)
+    ds = dcmread(path)
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "113100", "DCM", "Basic profile"
+    ds.PatientIdentityRemoved, ds.DeidentificationMethodCodeSequence = "YES", [code]
+    ds.StudyInstanceUID = "2.25.4711"
+    ds.save_as(path)
+    move(outbox, folder, uid)
