@@ -74,10 +74,13 @@ NO_RULE = EventType(3010, _INFO, "no rule applies to the study")
 JOB_HANDED_BACK = EventType(3011, _INFO, "job handed back by a worker that stops")
 WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
 SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
+IMAGES_CLEANED = EventType(3022, _INFO, "burned-in annotation cleaned: how many images, and what it took")
+CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left in them")
 
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
 RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
+READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at what burned-in marks of a study said")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
 DELIVERY_SENT = EventType(5001, _INFO, "object sent")

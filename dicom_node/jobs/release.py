@@ -19,6 +19,7 @@ from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
 from dicom_node import results
 from dicom_node.errors import ResultRefused, UnknownPeer
 from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS, RESULT_WITHHELD
+from dicom_node.jobs.cleaning import NOTHING_CLEANED, CleaningCounts
 from dicom_node.jobs.images import JobImages
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.tally import Tallies, Tally
@@ -81,7 +82,8 @@ class Releaser:
             context = self._context(job, pipeline, models, analysed_at, hidden, deidentified=True)
             built += self._deidentified(job, context, images, result)
         tally = self._tallies.of(result.scores, refused)
-        self._release(job, JobState.SUCCEEDED, "", built, analysed_at, tally)
+        cleaning = CleaningCounts.of(result)
+        self._release(job, JobState.SUCCEEDED, "", built, analysed_at, tally, cleaning)
 
     def release_failure(
         self,
@@ -119,6 +121,7 @@ class Releaser:
         built: Sequence[BuiltObject],
         analysed_at: datetime | None,
         tally: Tally,
+        cleaning: CleaningCounts = NOTHING_CLEANED,
     ) -> None:
         with self._written(built) as files:
             for _ in range(_ROUNDS):
@@ -130,6 +133,7 @@ class Releaser:
                         stored = known.get(item.sop_instance_uid) or self._add(session, job, item, files)
                         self._deliver(session, job, stored)
                     tally.count(session, self._settings)
+                    cleaning.record(session, job)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.

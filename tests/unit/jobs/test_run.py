@@ -12,6 +12,7 @@ from pydicom.encaps import encapsulate
 from sqlalchemy import select
 
 from dicom_node import jobs
+from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.jobs.worker import Worker
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -143,6 +144,14 @@ def test_what_fails_for_good_is_told_to_the_pacs_once_and_not_between_tries(
     assert reason in text_of(report)
     assert "Secret" not in job.reason + text_of(report)
     assert not any("Secret" in str(row.fields) for row in node.events())
+
+
+def test_withheld_images_are_counted(make: Make) -> None:
+    node = make("not-clean")
+    analysed(node, ultrasound("withheld"))
+    [withheld] = [row for row in node.events() if row.number == CLEANING_WITHHELD.number]
+    assert withheld.fields["images"] == 1
+    assert IMAGES_CLEANED.number not in {row.number for row in node.events()}
 
 
 def test_a_later_success_replaces_the_report_that_the_ai_did_not_run(make: Make) -> None:
