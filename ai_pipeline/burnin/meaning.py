@@ -93,6 +93,8 @@ SETTINGS = (
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps)",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii|fsi|xres|ip|map|persist|pers) \d{1,2}",
+    r"c ?\d{1,2} ?/ ?m ?\d{1,2}|(?:ff|p) ?\d{1,2} ?/ ?e ?\d|sri ?(?:ii|i|3 ?d)? ?\d ?/ ?cri ?\d",
+    r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",

@@ -19,6 +19,7 @@ HARMLESS = {
         "Gn50", "DR 70", "Frq 5.0 MHz", "Frq5.0MHz", "FR 32Hz", "FR 32", "PRF 1.3kHz", "PRF 4000Hz",
         "WF 88Hz", "2D", "THI", "70dB", "AO% 100", "AO 100%", "P90%", "S/A 1/2", "Map F/0", "C5-1",
         "C5-1 19Hz", "ML6-15", "H4.00MHz -10dB", "WF Low", "Z 1.0", "4.0 MHz", "COLOR DOPPLER",
+        "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
         "D 3.45 cm", "D3.45cm", "1 L 23.1mm", "1L23.1mm", "1D2.31cm", "+ Dist 2.31 cm", "+Dist2.31cm",
