@@ -32,6 +32,7 @@ from ai_pipeline.contract import (
     Region,
     SourceImage,
 )  # fmt: skip
+from ai_pipeline.devicerules import device_rules
 
 MODALITIES = frozenset({"US", "IVUS"})
 MOST_MARKS = 24
@@ -63,7 +64,11 @@ class Ultrasound:
         self._device_rules = device_rules
 
     def warm_up(self) -> None:
-        """Check and load the networks. Raises :class:`ai_pipeline.registry.CardError` when they are wrong."""
+        """Check and load networks and device rules.
+
+        Raises :class:`ai_pipeline.registry.CardError` or :class:`ai_pipeline.devicerules.DeviceRuleError`.
+        """
+        device_rules(self._device_rules)
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:

@@ -26,7 +26,7 @@ class LossWeights:
     spectrum: float = 0.5
     perceptual: float = 0.01
     style: float = 0.004
-    adversarial: float = 0.004
+    adversarial: float = 0.01
     divergence: float = 1e-3
 
 
