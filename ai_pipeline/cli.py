@@ -89,10 +89,12 @@ def main() -> None:
 def _mount_training() -> None:
     """Add ``train``, ``evaluate``, ``calibrate`` and ``split``; torch is imported only when one runs."""
     from ai_pipeline.training.chest.commands import export, train_app
+    from ai_pipeline.training.detect import commands as detect
     from ai_pipeline.training.evaluation.commands import calibrate_app, evaluate_app, split
     from ai_pipeline.training.ultrasound.commands import add_to
 
     add_to(train_app, evaluate_app)
+    detect.add_to(train_app, evaluate_app)
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(calibrate_app, name="calibrate")

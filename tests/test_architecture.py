@@ -75,7 +75,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.store.commands", "ai_pipeline.training.console",
         "ai_pipeline.devicecommands",
         "ai_pipeline.training.evaluation.commands", "ai_pipeline.training.chest.commands",
-        "ai_pipeline.training.ultrasound.commands",
+        "ai_pipeline.training.ultrasound.commands", "ai_pipeline.training.detect.commands",
     ),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",

@@ -67,8 +67,7 @@ def fit_places(
 
 def learn_places(maps: Tensor, boxes: tuple[TruthBox, ...], rows: Sequence[int], seed: int) -> Places:
     """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, cells, cells]`` belongs to each."""
-    seen = maps[sorted(set(rows))]
-    centre, spread = seen.mean(0), seen.std((0, 2, 3))
+    centre, spread = maps.mean(0), maps.std((0, 2, 3))
     standard = (maps - centre) / spread[:, None, None]
     cells = maps.shape[-1]
     labels = np.array([LABELS.index(box.label) for box in boxes])

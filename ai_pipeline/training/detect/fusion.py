@@ -46,7 +46,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """From the trunk's maps to what the head reads: ``(x - centre) @ weights``, less the place's ``usual``."""
+    """From the trunk's maps to what the head reads: ``(x - centre) @ weights``, less the usual."""
 
     centre: Floats  # [C]
     weights: Floats  # [C, components]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from ai_pipeline.card import Card
+from ai_pipeline.explain import BoxTemplates
 from ai_pipeline.training.chest.places import learn_places
 from ai_pipeline.training.detect import fusion
 from ai_pipeline.training.detect.folds import FOLDS, folds
@@ -160,26 +161,39 @@ def _detections(
     """mAP and FROC: a box's score is the label's probability times how sure the place is."""
     of_path = {image.path: image for image in images}
     named = np.array([[of_path[p].labels[LABELS.index(k)] > 0 for k in labels] for p in case.paths], bool)
-    drawn = {(row, box.label): box for row, box in zip(case.rows, case.boxes, strict=True)}
+    drawn: dict[tuple[int, str], list[TruthBox]] = {}
+    for row, box in zip(case.rows, case.boxes, strict=True):
+        drawn.setdefault((row, box.label), []).append(box)
     positives = np.array([[(row, k) in drawn for k in labels] for row in range(len(case.paths))], bool)
     chance = case.read.chances[:, [[one.name for one in card.labels].index(k) for k in labels]]
     arms = {}
     for arm, answers in said.every.items():
         found = []
         for (image, label), place in answers.items():
-            truth = drawn.get((image, label))
             column = labels.index(label)
-            reached = overlap(corners(truth), place.corners) if truth else 0.0
+            truth = drawn.get((image, label), [])
+            reached = max((overlap(corners(box), place.corners) for box in truth), default=0.0)
             found.append(Detection(column, image, float(chance[image, column]) * place.score, reached))
         arms[arm] = found
     patients = [of_path[path].patient for path in case.paths]
     return detection_figures(arms, positives, positives | ~named, patients)
 
 
+def activated(places: torch.Tensor, templates: BoxTemplates, labels: Sequence[str]) -> Activated:
+    """The place head as a locator, from its log-likelihoods ``places [images, 14, h, w]``."""
+    values = torch.exp(places - places.amax((2, 3), keepdim=True)).numpy().astype(np.float32)
+    numbers = {label: LABELS.index(label) for label in labels}
+    by_name = {(n, label): values[n, k] for n in range(len(values)) for label, k in numbers.items()}
+    return Activated(by_name, templates, numbers)
+
+
 def _activated(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats) -> Activated:
-    learned = learn_places(torch.from_numpy(maps), tuple(boxes), rows, 1)
+    learned = learn_places(torch.from_numpy(maps[sorted(set(rows))]), tuple(boxes), _among(rows), 1)
     said = torch.einsum("lc,nchw->nlhw", learned.weight, torch.from_numpy(maps)) + learned.bias
-    values = torch.exp(said - said.amax((2, 3), keepdim=True)).numpy().astype(np.float32)
-    numbers = {label: LABELS.index(label) for label in {box.label for box in boxes}}
-    by_name = {(n, label): values[n, k] for n in range(len(maps)) for label, k in numbers.items()}
-    return Activated(by_name, learned.templates, numbers)
+    return activated(said, learned.templates, sorted({box.label for box in boxes}))
+
+
+def _among(rows: Sequence[int]) -> list[int]:
+    """``rows`` as places in the sorted list of themselves."""
+    order = {row: place for place, row in enumerate(sorted(set(rows)))}
+    return [order[row] for row in rows]

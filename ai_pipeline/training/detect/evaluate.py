@@ -1,0 +1,96 @@
+"""``ai-pipeline evaluate detect``: from committed weights, by cross-validation or once on the test boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ai_pipeline.card import Card, CardError
+from ai_pipeline.detector import BoxDetector, Look
+from ai_pipeline.explain import BoxTemplates
+from ai_pipeline.registry import read
+from ai_pipeline.training.detect import fusion
+from ai_pipeline.training.detect.judge import Case, Report, Said, activated, cross_validated, told
+from ai_pipeline.training.detect.locators import Locator, centre, constant
+from ai_pipeline.training.detect.pictures import write_pictures
+from ai_pipeline.training.detect.scores import Place
+from ai_pipeline.training.detect.trunk import trunk_of
+from ai_pipeline.training.detect.truth import detection_boxes
+from ai_pipeline.training.sets.chest import DataMissing, chest_set, read_grey
+
+
+def evaluate(
+    data: Path, split: str, card: Card, more: Sequence[Path], report_to: Path | None, report: Report
+) -> dict[str, Any]:
+    """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` takes what ships.
+
+    Raises DataMissing or CardError.
+    """
+    boxes = detection_boxes(data, more)
+    known = [box for box in boxes if box.split != "test"]
+    asked = [box for box in boxes if box.split == "test"] if split == "test" else known
+    if not asked:
+        raise DataMissing(f"{data} has no boxes in the split {split}")
+    case = Case.of(asked, card, report)
+    if split == "test":
+        said = _answers(case, _shipped(case, known, card))
+    else:
+        said = cross_validated(case, fusion.Recipe(), report)
+    result = told(case, said, chest_set(data).images, card, decide=split == "cv")
+    if report_to is not None:
+        write_pictures(report_to, case, said)
+    return {"model": card.name, "split": split, **result}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shipped:
+    """The detector of a card as a locator."""
+
+    detector: BoxDetector
+    looks: Sequence[Look]
+
+    def place(self, image: int, label: str) -> Place | None:
+        look = self.looks[image]
+        found = self.detector.find(look, label)
+        region = self.detector.whole(found, look) if found else None
+        if found is None or region is None:
+            return None
+        (left, top), (right, bottom) = region.points
+        corners = (left / look.columns, top / look.rows, right / look.columns, bottom / look.rows)
+        return Place(corners, found.point, found.score)
+
+
+def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+    detector = BoxDetector.of(card)
+    if detector is None:
+        raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
+    looks = [detector.look(read_grey(path)) for path in case.paths]
+    trunk = trunk_of(card)
+    with torch.inference_mode():
+        said = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
+    templates = BoxTemplates.from_bytes(read(card.file("boxes")))
+    return {
+        "fusion": _Shipped(detector, looks),
+        "activation": activated(said, templates, sorted({box.label for box in known})),
+        "constant": constant(known),
+        "centre": centre(known),
+    }
+
+
+def _answers(case: Case, arms: dict[str, Locator]) -> Said:
+    labels = sorted({box.label for box in case.boxes})
+    every = {
+        arm: {
+            (image, label): place
+            for image in range(len(case.paths))
+            for label in labels
+            if (place := locator.place(image, label)) is not None
+        }
+        for arm, locator in arms.items()
+    }
+    asked = [(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)]
+    return Said({arm: tuple(found.get(key) for key in asked) for arm, found in every.items()}, every)

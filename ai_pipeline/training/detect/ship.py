@@ -1,0 +1,111 @@
+"""Fit the box head to all boxes that may be learned from, and write what ships: network, candidates, card."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+import torch
+
+from ai_pipeline.card import Card
+from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.registry import SHIPPED
+from ai_pipeline.training.chest.export import strip
+from ai_pipeline.training.detect import fusion
+from ai_pipeline.training.detect.judge import Case, Report, cross_validated, told
+from ai_pipeline.training.detect.trunk import BoxNetwork, trunk_of
+from ai_pipeline.training.detect.truth import detection_boxes
+from ai_pipeline.training.sets.chest import chest_set
+
+NETWORK, CANDIDATES = "detector", "detector-boxes"  # roles of the weights in the classifier's card
+
+
+def train_detector(data: Path, out: Path, card: Card, more: tuple[Path, ...], report: Report) -> Path:
+    """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
+
+    ``card`` is the classifier whose trunk and labels are used: ``out`` gets a copy of all its weights. Raises
+    DataMissing or CardError.
+    """
+    boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
+    case = Case.of(boxes, card, report)
+    recipe = fusion.Recipe()
+    figures = told(case, cross_validated(case, recipe, report), chest_set(data).images, card, decide=True)
+    fitted = fusion.fit(case.boxes, case.rows, case.read.maps, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    network, candidates = (out / f"{card.id}.{suffix}" for suffix in ("detector.onnx", "detector.npz"))
+    export(trunk_of(card), fitted, card, network)
+    candidates.write_bytes(fitted.head.to_bytes())
+    for weights in card.weights:
+        if weights.role not in {NETWORK, CANDIDATES}:
+            shutil.copyfile(weights.path, out / weights.path.name)
+    return _write_card(card, out, network, candidates, figures)
+
+
+def export(trunk: PlacedClassifier, fitted: fusion.Fitted, card: Card, path: Path) -> None:
+    """Write trunk and head as ONNX: ``images [N, channels, size, size]`` → ``parts``."""
+    assert card.input is not None
+    weights, bias = fitted.layer()
+    example = torch.zeros(2, card.input.channels, card.input.size, card.input.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        torch.onnx.export(
+            BoxNetwork(trunk, weights, bias).eval(),
+            (example,),
+            str(path),
+            input_names=["images"],
+            output_names=["parts"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    strip(path, f"{card.id}-detector")
+
+
+def _write_card(card: Card, out: Path, network: Path, candidates: Path, figures: dict[str, Any]) -> Path:
+    made = tomlkit.parse(card.path.read_text())
+    rows = [row for row in made["weights"] if row["role"] not in {NETWORK, CANDIDATES}]
+    listed = tomlkit.aot()
+    for row in rows:
+        listed.append(row)
+    for role, file in ((NETWORK, network), (CANDIDATES, candidates)):
+        entry = tomlkit.table()
+        entry.update(
+            {"role": role, "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        )
+        listed.append(entry)
+    made["weights"] = listed
+    passed = {row["label"]: row for row in figures["labels"]}
+    for row in made["labels"]:
+        row["box"] = bool(passed.get(row["name"], {}).get("passes", False))
+    made["detection"] = _summary(figures)
+    path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
+    path.write_text(tomlkit.dumps(made))
+    return path
+
+
+def _summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the card says of the boxes: the pooled figures, and of every label whether and why not."""
+    return {
+        "split": "five folds by patient of the train and val boxes",
+        "boxes": figures["boxes"],
+        "patients": figures["patients"],
+        **{arm: dict(values) for arm, values in figures["arms"].items()},
+        "difference": dict(figures["differences"]["fusion - constant"]),
+        "labels": [
+            {
+                "label": row["label"],
+                "boxes": row["boxes"],
+                "mean_T": row["arms"]["fusion"]["mean T"],
+                "constant": row["arms"]["constant"]["mean T"],
+                "difference": row["differences"]["fusion - constant"]["mean T"],
+                "passes": row["passes"],
+                "why": row["why"],
+            }
+            for row in figures["labels"]
+        ],
+    }
