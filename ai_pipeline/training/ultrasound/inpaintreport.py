@@ -49,6 +49,8 @@ PLACES = {"inside": "in the mask", "whole": "whole picture"}
 MASKS = {"given": "given mask", "detected": "detected mask (all that the node removes)"}
 DPI = 110
 REAL_FRAMES = 3
+IN_PAIRS = frozenset({"oci-gan", REFERENCE})
+"""The ways that real frames are shown with."""
 BLUE, GREY = "#0072B2", "#777777"
 
 
@@ -89,7 +91,7 @@ class Gallery:
         return snapshots.stacked(rows)
 
     def real(self, count: int) -> Iterator[tuple[str, Picture]]:
-        """Real validation frames of ``us_ovarian`` before and after, filled in every way; no truth exists."""
+        """Real validation frames of ``us_ovarian`` before and after; what the marks hid nobody knows."""
         if self.planned is None:
             return
         for frame in coloured_frames(self.data, "val"):

@@ -138,14 +138,9 @@ class Judge:
             self._show(number, "quarantined", burned, None, ())
             return Outcome(number, name, len(tokens), released=False, seconds=seconds, reason=str(failure))
         seconds = time.perf_counter() - began
-        return self._judge(number, name, burned, tokens, cleaned, seconds)
+        return self.outcome(number, name, burned, tokens, cleaned, seconds)
 
-    def _clean(self, picture: Picture, number: int) -> CleaningResult:
-        header = picture_header(picture, MODALITY, lossy=False)
-        image = PictureImage(f"2.25.{number + 1}", "2.25.1", header, picture)
-        return clean(image, lambda _share, _what: None, policy=self._job.policy, tools=self._tools)
-
-    def _judge(
+    def outcome(
         self,
         number: int,
         name: str,
@@ -154,6 +149,7 @@ class Judge:
         cleaned: CleaningResult,
         seconds: float,
     ) -> Outcome:
+        """What is left in ``cleaned``, which the node made of the burned picture in so many seconds."""
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
         counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in self._engines}
@@ -175,6 +171,11 @@ class Judge:
             changed_outside=int(changed.sum()),
             filled=float(mask.mean()),
         )
+
+    def _clean(self, picture: Picture, number: int) -> CleaningResult:
+        header = picture_header(picture, MODALITY, lossy=False)
+        image = PictureImage(f"2.25.{number + 1}", "2.25.1", header, picture)
+        return clean(image, lambda _share, _what: None, policy=self._job.policy, tools=self._tools)
 
     def _read(
         self, engine: Engine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture

@@ -15,12 +15,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin.text import TextReader
+from ai_pipeline.contract import Meaning
 from ai_pipeline.training.ultrasound.overlays import (
     HELD_OUT,
     TRAIN,
     BurnIn,
     MarkClass,
-    Meaning,
     StyleFamily,
     burn_in,
     clean_frames,
