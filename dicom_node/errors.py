@@ -109,6 +109,12 @@ class NotAllowedNow(NodeError):
     exit_code = ExitCode.FAILED
 
 
+class ReadingsSealed(NodeError):
+    """What marks said was sealed with another site key than the one that lies here."""
+
+    exit_code = ExitCode.DATA
+
+
 class FaultyInput(NodeError):
     """A file or folder that a person gave cannot be used."""
 

@@ -77,6 +77,17 @@ def release_study(settings: Settings, study_instance_uid: str) -> None:
         jobs.release_study(session, find_study(session, study_instance_uid).id)
 
 
+def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+    """What burned-in marks of a study said, for whoever can read the site's key; each look is event 4010.
+
+    Raises NotFound, ConfigurationError (the key cannot be read), ReadingsSealed (it is another one).
+    """
+    from dicom_node.jobs import readings
+
+    with open_database(settings) as database:
+        return readings.show(database, settings, study_instance_uid)
+
+
 def retry_job(settings: Settings, job_id: int) -> None:
     """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
     from dicom_node import jobs

@@ -143,6 +143,13 @@ class DriftSettings(_Section):
     """How long counts are kept: a year can be compared with the one before."""
 
 
+class PrivacySettings(_Section):
+    """``[privacy]``: what is kept of burned-in marks."""
+
+    keep_readings: bool = True
+    """Keep what marks said, sealed under the site key, until the study leaves the spool; false: never."""
+
+
 class OutboxSettings(_Section):
     """``[outbox]``: delivery of results."""
 
@@ -286,6 +293,7 @@ class Settings(_Section):
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
     drift: DriftSettings = DriftSettings()
+    privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()

@@ -16,7 +16,7 @@ Column = tuple[str, Callable[[Row], object]]
 
 # Columns that may be broken over lines; all others are words that a person reads or copies whole.
 _FLEXIBLE = frozenset(
-    {"reason", "details", "why", "says", "patient", "results", "file", "address", "task", "licence"}
+    {"reason", "details", "text", "why", "says", "patient", "results", "file", "address", "task", "licence"}
     | {"architecture"}
 )
 _PLAIN_WIDTH = 100  # of a table that goes to a file or a pipe

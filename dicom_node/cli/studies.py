@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
 from dicom_node.cli.output import (
@@ -33,6 +34,17 @@ _COLUMNS: list[Column] = [
     ("results", lambda row: results_in_words(row["results"])),
     ("received", lambda row: local(row["last_received_at"])),
     ("reason", lambda row: row["reason"]),
+]
+
+
+_READINGS: list[Column] = [
+    ("image", lambda row: short(row["sop_instance_uid"])),
+    ("frame", lambda row: row["frame"]),
+    ("kind", lambda row: row["kind"]),
+    ("meaning", lambda row: row["meaning"]),
+    ("removed", lambda row: "yes" if row["removed"] else "no"),
+    ("confidence", lambda row: row["confidence"]),
+    ("text", lambda row: escape(row["text"])),
 ]
 
 
@@ -71,6 +83,15 @@ def show(uid: Uid, config: Config, as_json: Json = False) -> None:
     print_details({key: value for key, value in row.items() if key not in parts})
     for part in parts:
         _print_part(part, row[part])
+
+
+@app.command(epilog="Example: dicom-node studies readings 1.2.840.113619.2.1 --config node.toml")
+def readings(uid: Uid, config: Config, as_json: Json = False) -> None:
+    """Show what burned-in marks of a study said: names, too. Needs the site key; the look is event 4010."""
+    from dicom_node import services, settings
+
+    rows = services.show_readings(settings.load(config), uid)
+    print_rows(rows, _READINGS, as_json=as_json, none="Nothing was read in this study, or it was purged.")
 
 
 @app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")

@@ -1,4 +1,7 @@
-"""Received objects leave the spool when all results of their study are confirmed, never before (truth 14)."""
+"""Received objects leave the spool when all results of their study are confirmed, never before (truth 14).
+
+What was read in their burned-in marks goes with them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from dicom_node.events import SPOOL_PURGED
 from dicom_node.settings import Settings
-from dicom_node.store import intake
+from dicom_node.store import intake, readings
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
@@ -27,6 +30,8 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
         with database.write() as session:
             studies = intake.purgeable(session, before, _BATCH)
             paths = [path for study_id in studies for path in intake.forget_files(session, study_id)]
+            for study_id in studies:
+                readings.forget(session, study_id)
         for path in paths:
             _delete(settings.node.data_dir / path)
         total += len(paths)

@@ -21,6 +21,7 @@ from ai_pipeline.contract import Accept, Pipeline, Progress
 from ai_pipeline.pixels import open_dicom
 from dicom_node.errors import NodeError
 from dicom_node.jobs.analyses import Analyses, key_of
+from dicom_node.jobs.readings import ReadingRecord
 from dicom_node.jobs.rules import StudyFacts, decide
 from dicom_node.jobs.studies import image_facts
 from dicom_node.model.kinds import ObjectRole
@@ -64,6 +65,7 @@ class Ahead:
     ) -> None:
         self._database, self._settings = database, settings
         self._analyses, self._pipelines, self._stopping = analyses, pipelines, stopping
+        self._readings = ReadingRecord(database, settings)
         self._seen = 0  # instance ids rise: an image is looked at once
         self._forgot_at = 0.0
 
@@ -117,7 +119,9 @@ class Ahead:
             source = open_dicom(path)
             with _watchdog(self._settings.workers.time_limit_seconds + _GRACE_SECONDS):
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
-                    self._analyses.put(key, pipeline.run([source], self._progress(), rule.options))
+                    result = pipeline.run([source], self._progress(), rule.options)
+                    result = self._readings.take(pipeline, rule.options, [source.uid], result)
+                    self._analyses.put(key, result)
         except _GiveWay:
             self._analyses.drop(key)  # the claim too: it may be made later
             raise

@@ -1,5 +1,7 @@
 """What a pipeline said of single images, kept on disk until the study's job uses it (truth 3).
 
+Not what it read in their marks: that went to the record of readings before.
+
 One folder per analysis: ``result.json`` and one ``.npy`` per array, which are mapped, not read, so that a
 cine need not fit into memory. Written under another name and renamed, so that a half-written one is never
 seen. Losing them costs time only: they are not synced, and a job that finds none analyses again.
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ai_pipeline.contract import (
+    BurnedMeasurement,
     Code,
     Decision,
     DerivedImage,
@@ -61,6 +64,7 @@ def merged(results: Sequence[PipelineResult]) -> PipelineResult:
         timings=timings,
         models=tuple(dict.fromkeys(model for result in results for model in result.models)),
         scores=tuple(score for result in results for score in result.scores),
+        measurements=tuple(one for result in results for one in result.measurements),
     )
 
 
@@ -139,6 +143,7 @@ def _write(folder: Path, result: PipelineResult) -> None:
                 "photometric": image.photometric,
                 "description": image.description,
                 "verified": image.verified,
+                "outside_sha256": image.outside_sha256,
                 "models": [asdict(model) for model in image.models],
             }
             for image in result.images
@@ -155,6 +160,7 @@ def _write(folder: Path, result: PipelineResult) -> None:
             }
             for score in result.scores
         ],
+        "measurements": [asdict(measurement) for measurement in result.measurements],
     }
     (folder / _RESULT).write_text(json.dumps(kept), encoding="utf-8")
 
@@ -185,6 +191,7 @@ def _read(folder: Path) -> PipelineResult:
         timings=kept["timings"],
         models=tuple(ModelRef(**item) for item in kept["models"]),
         scores=tuple(Scores(**{**item, "model": ModelRef(**item["model"])}) for item in kept["scores"]),
+        measurements=tuple(_measurement(item) for item in kept["measurements"]),
     )
 
 
@@ -200,6 +207,12 @@ def _finding(item: dict[str, Any], values: Any) -> Finding:
             "evidence": item["evidence"] and Heatmap(values, item["evidence"]["method"]),
         }
     )
+
+
+def _measurement(item: dict[str, Any]) -> BurnedMeasurement:
+    one, other = ((x, y) for x, y in item["ends"])
+    coded = {"quantity": Code(**item["quantity"]), "unit": Code(**item["unit"])}
+    return BurnedMeasurement(**{**item, **coded, "ends": (one, other)})
 
 
 def _region(item: dict[str, Any]) -> Region:

@@ -13,6 +13,7 @@ from ai_pipeline.contract import (
     CleaningFailed,
     Pipeline,
     PipelineResult,
+    Progress,
     QualityNote,
     Refusal,
     Refuse,
@@ -29,8 +30,10 @@ from dicom_node.errors import (
 from dicom_node.events import RESULT_REFUSED
 from dicom_node.jobs.analyse import analyse, forget
 from dicom_node.jobs.analyses import Analyses
+from dicom_node.jobs.cleaning import CleaningCounts
 from dicom_node.jobs.images import JobImages, open_images
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.readings import ReadingRecord
 from dicom_node.jobs.release import Releaser
 from dicom_node.model.lifecycle import JobState
 from dicom_node.settings import Settings
@@ -97,6 +100,7 @@ class Runner:
         self._queue = queue
         self._pipelines = pipelines
         self._analyses = analyses
+        self._readings = ReadingRecord(database, settings)
         self._releaser = Releaser(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Report) -> None:
@@ -119,6 +123,10 @@ class Runner:
         except HandedBack:
             self._queue.hand_back(job)
         except _FINAL as failure:
+            if isinstance(failure, CleaningFailed):
+                withheld = CleaningCounts(withheld=len(attempt.images.readable))
+                with self._database.write() as session:
+                    withheld.record(session, job)
             self._fail(attempt, _sentence(failure))
         except ResultRefused as refused:
             with self._database.write() as session:
@@ -166,22 +174,24 @@ class Runner:
             return pipeline.accepts([source.image for source in attempt.images.readable], attempt.job.options)
 
     def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
-        options = attempt.job.options
-
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
         try:
-            result = analyse(pipeline, attempt.images.readable, options, progress, self._analyses)
+            result = self._analyse(pipeline, attempt, progress)
         except PixelError as error:
             attempt.images = attempt.images.without_undecodable(error)
-            result = analyse(pipeline, attempt.images.readable, options, progress, self._analyses)
+            result = self._analyse(pipeline, attempt, progress)
         faults = attempt.images.faults
         if not faults:
             return result
         reasons = "; ".join(dict.fromkeys(faults.values()))
         note = QualityNote("not_analysed", f"{len(faults)} of the images not analysed: {reasons}")
         return replace(result, quality=(*result.quality, note))
+
+    def _analyse(self, pipeline: Pipeline, attempt: _Attempt, progress: Progress) -> PipelineResult:
+        options, images = attempt.job.options, attempt.images.readable
+        return analyse(pipeline, images, options, progress, self._analyses, self._readings)
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
         """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -318,3 +319,28 @@ class ScoreCount(Base):
     label: Mapped[str] = mapped_column(primary_key=True)
     bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
     images: Mapped[int]
+
+
+class MarkReading(Base):
+    """What one burned-in mark said or where a drawn one stood. The text is sealed under the site's key.
+
+    ``asked``: pipeline and options, as SHA-256; a newer analysis of the image with the same ones replaces it.
+    """
+
+    __tablename__ = "mark_reading"
+
+    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    asked: Mapped[str] = mapped_column(String(64))
+    frame: Mapped[int | None]  # 1-based; NULL in a still
+    kind: Mapped[str] = mapped_column(String(16))
+    meaning: Mapped[str] = mapped_column(String(16))
+    left: Mapped[float]  # pixels of the image, as in SCOORD
+    top: Mapped[float]
+    right: Mapped[float]
+    bottom: Mapped[float]
+    confidence: Mapped[float]
+    removed: Mapped[bool]
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    read_at: Mapped[datetime]

@@ -46,6 +46,6 @@ def test_the_first_version_is_brought_up_to_date(first: Database) -> None:
     migrate.check(first)
     with first.read() as session:
         assert session.execute(text("SELECT study_instance_uid FROM study")).scalars().all() == ["1.2"]
-        assert {"image_count", "score_count", "counted_image"} <= set(
+        assert {"image_count", "score_count", "counted_image", "mark_reading"} <= set(
             inspect(session.connection()).get_table_names()
         )
