@@ -93,6 +93,7 @@ class Label:
     test set cannot show that the label works; such labels are evaluated but not reported as findings.
     ``box`` is True where the training data teach the model to say where. Where ``operating_point`` is given,
     the probability is bent so that this one becomes .5, as torchxrayvision does with its ``op_threshs``.
+    ``detector`` is True where the card's box detector was shown to place this label better than a fixed box.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Label:
     intercept: float = 0.0
     box: bool = False
     operating_point: float | None = None
+    detector: bool = False
 
 
 @dataclass(frozen=True, slots=True)

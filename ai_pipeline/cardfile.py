@@ -196,6 +196,7 @@ def _label(row: _Table) -> Label:
         intercept=row.get("intercept", float, 0.0),
         box=row.get("box", bool, False),
         operating_point=point,
+        detector=row.get("detector", bool, False),
     )
 
 

@@ -37,7 +37,7 @@ class BoxDetector:
         if card.input is None:
             raise CardError(f"{card.path.name}: a detector's card needs input")
         self._input = card.input
-        self._shown = {label.name for label in card.labels if label.box}
+        self._shown = {label.name for label in card.labels if label.detector}
         try:
             self.head = BoxHead.from_bytes(read(card.file(CANDIDATES)))
         except (ValueError, KeyError) as error:

@@ -6,7 +6,7 @@ Pillow and its built-in scalable font only: this runs where no model is installe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.contract import Decision, Finding
+from ai_pipeline.contract import Decision, Finding, Origin, Region
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 NOT_FOR_DIAGNOSIS = "AI result - not for diagnostic use"
-PLACE_IS_APPROXIMATE = "box: class activation, approximate place"
+PLACE_IS_APPROXIMATE = {
+    Origin.ACTIVATION: "box: class activation, approximate place",
+    Origin.DETECTOR: "box: detector, approximate place",
+}
 
 YELLOW, BLACK, WHITE = (255, 214, 0), (0, 0, 0), (255, 255, 255)
 """Yellow on black is seen by colour-blind readers and is no colour of anatomy or of flow alone."""
@@ -115,9 +118,14 @@ def legend_of(findings: Sequence[Finding]) -> list[str]:
     lines = [label_text(finding) for finding in shown if not finding.regions]
     if not shown:
         lines = ["AI: nothing found"]
-    if any(region.origin == "activation" for finding in shown for region in finding.regions):
-        lines.append(PLACE_IS_APPROXIMATE)
+    lines += places_told(region for finding in shown for region in finding.regions)
     return [*lines, *([_models(findings)] if findings else []), NOT_FOR_DIAGNOSIS]
+
+
+def places_told(regions: Iterable[Region]) -> list[str]:
+    """What the legend says of where boxes come from, each origin once."""
+    origins = {region.origin for region in regions}
+    return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
 
 
 @dataclass(slots=True)

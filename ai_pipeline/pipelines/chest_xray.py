@@ -25,25 +25,37 @@ from ai_pipeline.contract import (
     DerivedImage,
     Finding,
     ModelRef,
+    Origin,
     PipelineResult,
     Progress,
     QualityNote,
     Refusal,
     Refuse,
     RefusedBy,
+    Region,
     Scores,
     SourceImage,
 )
+from ai_pipeline.detector import BoxDetector
+from ai_pipeline.detector import Look as Boxes
+from ai_pipeline.explain import Activation
 from ai_pipeline.exposure import Exposure
 from ai_pipeline.pipelines import intended_use
 from ai_pipeline.pipelines.intended_use import refused_by_header, refused_by_pixels
-from ai_pipeline.pose import UPRIGHT
+from ai_pipeline.pose import UPRIGHT, Pose
 from ai_pipeline.registry import Card, Label, find
 from ai_pipeline.store.folder import SHIPPED_MODELS, active
+from ai_pipeline.zones import zone_words
 
 MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "burnin-text"
 BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
+DETECTOR_NOTE = (
+    "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
+    "measurement."
+)
+ZONED = ("Lung", "Pleura")  # sites whose boxes are told as zones
+NO_PLACE = "no reliable location"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 TOP = 3
 KEPT = 4  # analyses remembered between accepts() and run()
@@ -55,6 +67,7 @@ class _Look:
 
     image: SourceImage
     analysis: Analysis
+    boxes: Boxes | None
     exposure: Exposure
     spent: dict[str, float]
 
@@ -78,6 +91,7 @@ class ChestXray:
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
         self._classifier: Classifier | None = None
+        self._detector: BoxDetector | None = None
         self._seen: OrderedDict[int, _Look] = OrderedDict()
 
     def warm_up(self) -> None:
@@ -135,9 +149,11 @@ class ChestXray:
             report(number / len(images), "chest X-ray")
             look = self._look(image)
             explaining = time.perf_counter()
-            mine = self._findings(image, look.analysis, labels, options)
+            mine = self._findings(look, labels, options)
             findings += mine
             notes += _likeliest(mine)
+            notes += self._placeless(mine)
+            notes += _places(image, mine, look.analysis.pose)
             notes += intended_use.notes(image, look.analysis.pose, look.exposure)
             scores.append(self._scores(image, look.analysis))
             seconds["explain"] += time.perf_counter() - explaining
@@ -151,8 +167,7 @@ class ChestXray:
                 seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
         if not self._model().has_gate:
             notes.append(QualityNote("no_gate", NO_GATE_NOTE))
-        if any(finding.regions for finding in findings):
-            notes.append(QualityNote("box", BOX_NOTE))
+        notes += _box_notes(findings)
         notes += self._prevalence_note(options)
         report(1.0, "chest X-ray")
         # What accepts() has decoded and analysed already counts too: it is the time this image took.
@@ -178,7 +193,8 @@ class ChestXray:
 
     def _model(self) -> Classifier:
         if self._classifier is None:
-            self._classifier = Classifier(active(self.name, self._models_dir))
+            card = active(self.name, self._models_dir)
+            self._classifier, self._detector = Classifier(card), BoxDetector.of(card)
         return self._classifier
 
     def _cleaner(self, options: Mapping[str, object]) -> ModelRef | None:
@@ -196,9 +212,13 @@ class ChestXray:
         start = time.perf_counter()
         grey = _grey(image.display())
         decoded = time.perf_counter()
-        analysis = self._model().analyse(grey)
+        model = self._model()
+        analysis = model.analyse(grey)
+        boxes = (
+            self._detector.look(grey, analysis.pose) if self._detector and model.in_domain(analysis) else None
+        )
         spent = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        self._seen[id(image)] = look = _Look(image, analysis, Exposure.of(grey), spent)
+        self._seen[id(image)] = look = _Look(image, analysis, boxes, Exposure.of(grey), spent)
         while len(self._seen) > KEPT:
             self._seen.popitem(last=False)
         return look
@@ -209,10 +229,8 @@ class ChestXray:
         values = {label.name: model.probability(analysis, index) for index, label in labels}
         return Scores(image.uid, model.card.ref, values, mended=analysis.pose != UPRIGHT)
 
-    def _findings(
-        self, image: SourceImage, analysis: Analysis, labels: Sequence[Label], options: Mapping[str, object]
-    ) -> list[Finding]:
-        model = self._model()
+    def _findings(self, look: _Look, labels: Sequence[Label], options: Mapping[str, object]) -> list[Finding]:
+        model, image, analysis = self._model(), look.image, look.analysis
         found: list[Finding] = []
         for index, label in enumerate(labels):
             if not (label.supported or options.get("all_labels", False)):
@@ -222,7 +240,7 @@ class ChestXray:
             region, evidence = None, None
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
-                region = model.box(activation, index) if activation else None
+                region = self._box(look, activation, index)
                 wanted = activation if options.get("heatmaps", True) else None
                 evidence = model.heatmap(wanted) if wanted else None
             found.append(
@@ -240,6 +258,44 @@ class ChestXray:
                 )
             )
         return found
+
+    def _box(self, look: _Look, activation: Activation | None, index: int) -> Region | None:
+        """The detector's box where the card has a detector; of others what their maps say."""
+        model = self._model()
+        if self._detector is not None:
+            label = model.card.labels[index].name
+            return self._detector.region(look.boxes, label) if look.boxes else None
+        return model.box(activation, index) if activation else None
+
+    def _placeless(self, findings: Sequence[Finding]) -> list[QualityNote]:
+        """Which findings are present, and where nothing can be said of the place that is worth showing."""
+        names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
+        if self._detector is None or not names:
+            return []
+        return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)]
+
+
+def _box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
+    origins = {region.origin for finding in findings for region in finding.regions}
+    notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
+    return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes
+
+
+def _places(image: SourceImage, findings: Sequence[Finding], pose: Pose) -> list[QualityNote]:
+    """The detector's boxes in lungs and pleurae in words, where the header says how the picture lies.
+
+    Of a picture that had to be turned upright the header's word on its sides is not taken.
+    """
+    size = image.header.columns, image.header.rows
+    orientation = image.header.attributes.get("PatientOrientation", "") if pose == UPRIGHT else ""
+    said = [
+        f"{finding.code.meaning}: {words}"
+        for finding in findings
+        if finding.site is not None and finding.site.meaning in ZONED
+        for region in finding.regions
+        if region.origin is Origin.DETECTOR and (words := zone_words(region.bounds, size, orientation))
+    ]
+    return [QualityNote("place", f"{'; '.join(said)} (approximate).", image.uid)] if said else []
 
 
 def _likeliest(findings: Sequence[Finding]) -> list[QualityNote]:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import Decision, Finding, Origin
+from ai_pipeline.contract import Decision, Finding
 from ai_pipeline.pixels import PixelError
-from ai_pipeline.render import PLACE_IS_APPROXIMATE, annotate, heatmap_overlay
+from ai_pipeline.render import annotate, heatmap_overlay, places_told
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
@@ -46,8 +46,7 @@ def build_annotated(context: ResultContext, source: Source, findings: Sequence[F
     frame = next((mark.finding.frame for mark in marks if mark.finding.frame), 1)
     shown = [mark for mark in marks if (mark.finding.frame or 1) == frame]
     words = [mark.text for mark in shown if mark.region is None] if marks else [NOTHING_FOUND]
-    if any(mark.region is not None and mark.region.origin is Origin.ACTIVATION for mark in shown):
-        words.append(PLACE_IS_APPROXIMATE)
+    words += places_told(mark.region for mark in shown if mark.region is not None)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(

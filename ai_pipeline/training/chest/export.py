@@ -13,6 +13,7 @@ import onnx
 import tomlkit
 import torch
 
+from ai_pipeline.detector import CANDIDATES, NETWORK
 from ai_pipeline.networks.efficientnet import OUTPUTS, PlacedClassifier, fused
 from ai_pipeline.registry import SHIPPED, Chain
 from ai_pipeline.training.calibrate import SPECIFICITY, OperatingPoint
@@ -78,6 +79,7 @@ def write_card(folder: Path, facts: Facts) -> Path:
     Test figures of older weights are dropped; no label is supported until ``ai-pipeline evaluate`` says so.
     """
     card = tomlkit.parse((SHIPPED / f"{ID}.toml").read_text())
+    forget_detector(card)
     for weights in card["weights"]:
         weights["sha256"] = hashlib.sha256((folder / weights["file"]).read_bytes()).hexdigest()
     card["input"]["size"] = facts.size
@@ -103,6 +105,18 @@ def write_card(folder: Path, facts: Facts) -> Path:
     path = folder / f"{ID}.toml"
     path.write_text(tomlkit.dumps(card))
     return path
+
+
+def forget_detector(card: Any) -> None:
+    """Take the box detector out of ``card`` (a TOML document): it reads the layers of other weights."""
+    kept = tomlkit.aot()
+    for weights in card["weights"]:
+        if weights["role"] not in {NETWORK, CANDIDATES}:
+            kept.append(weights)
+    card["weights"] = kept
+    card.pop("detection", None)
+    for row in card["labels"]:
+        row.pop("detector", None)
 
 
 def write_metrics(path: Path, result: dict[str, Any]) -> None:

@@ -12,16 +12,15 @@ import tomlkit
 import torch
 
 from ai_pipeline.card import Card
+from ai_pipeline.detector import CANDIDATES, NETWORK
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_pipeline.registry import SHIPPED
-from ai_pipeline.training.chest.export import strip
+from ai_pipeline.training.chest.export import forget_detector, strip
 from ai_pipeline.training.detect import fusion
 from ai_pipeline.training.detect.judge import Case, Report, cross_validated, told
 from ai_pipeline.training.detect.trunk import BoxNetwork, trunk_of
 from ai_pipeline.training.detect.truth import detection_boxes
 from ai_pipeline.training.sets.chest import chest_set
-
-NETWORK, CANDIDATES = "detector", "detector-boxes"  # roles of the weights in the classifier's card
 
 
 def train_detector(data: Path, out: Path, card: Card, more: tuple[Path, ...], report: Report) -> Path:
@@ -68,20 +67,16 @@ def export(trunk: PlacedClassifier, fitted: fusion.Fitted, card: Card, path: Pat
 
 def _write_card(card: Card, out: Path, network: Path, candidates: Path, figures: dict[str, Any]) -> Path:
     made = tomlkit.parse(card.path.read_text())
-    rows = [row for row in made["weights"] if row["role"] not in {NETWORK, CANDIDATES}]
-    listed = tomlkit.aot()
-    for row in rows:
-        listed.append(row)
+    forget_detector(made)
     for role, file in ((NETWORK, network), (CANDIDATES, candidates)):
         entry = tomlkit.table()
         entry.update(
             {"role": role, "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         )
-        listed.append(entry)
-    made["weights"] = listed
+        made["weights"].append(entry)
     passed = {row["label"]: row for row in figures["labels"]}
     for row in made["labels"]:
-        row["box"] = bool(passed.get(row["name"], {}).get("passes", False))
+        row["detector"] = bool(passed.get(row["name"], {}).get("passes", False))
     made["detection"] = _summary(figures)
     path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
     path.write_text(tomlkit.dumps(made))
