@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ai_pipeline.boxpage import box_lines
 from ai_pipeline.registry import Card, cards
+from ai_pipeline.ultrasoundpage import inpaint_lines, marks_lines
 
 OPENING = """# Models
 
@@ -51,7 +53,12 @@ def lines_of(card: Card) -> list[str]:
     metrics = card.details.get("metrics", {})
     if card.labels and metrics:
         parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
-        lines += [line for part in parts for line in part] + _training(card)
+        boxes = box_lines(card.details["detection"]) if "detection" in card.details else []
+        lines += [*(line for part in parts for line in part), *boxes, *_training(card)]
+    if "detector" in card.details:
+        lines += marks_lines(metrics)
+    if "tile" in card.details:
+        lines += inpaint_lines(metrics)
     return lines
 
 
@@ -67,7 +74,7 @@ def _findings(card: Card) -> list[str]:
         *(
             f"| {label.name} | {label.code.value} {label.code.scheme} *{label.code.meaning}* "
             f"| {label.site.meaning if label.site else ''} | {_yes(label.supported)} | {label.threshold:.3f} "
-            f"| {label.absent_below:.3f} | {_yes(label.box)} |"
+            f"| {label.absent_below:.3f} | {_yes(label.detector if card.plays('detector') else label.box)} |"
             for label in card.labels
         ),
         "",

@@ -9,7 +9,16 @@ import numpy.typing as npt
 import pytest
 
 from ai_pipeline.contract import Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
-from ai_pipeline.render import MEDIUM_GREY, YELLOW, _Canvas, annotate, heatmap_overlay, label_text, legend_of
+from ai_pipeline.render import (
+    MEDIUM_GREY,
+    YELLOW,
+    _Canvas,
+    annotate,
+    heatmap_overlay,
+    label_text,
+    legend_of,
+    places_told,
+)
 
 MODEL = ModelRef("model", "1", "0" * 64, "1" * 64, calibrated=True)
 
@@ -94,3 +103,15 @@ def test_the_heat_map_says_finding_scale_model_and_warning(monkeypatch: pytest.M
 def test_a_missing_heat_map_or_one_of_another_size_is_refused(asked: Finding) -> None:
     with pytest.raises(ValueError, match="heat map"):
         heatmap_overlay(np.zeros((10, 10), np.uint8), asked)
+
+
+def test_the_legend_says_whether_a_detector_or_an_activation_drew_the_box() -> None:
+    box = ((1.0, 2.0), (3.0, 4.0))
+
+    said = places_told([Region("box", box, Origin.DETECTOR), Region("box", box, Origin.DETECTOR)])
+
+    assert said == ["box: detector, approximate place"]
+    assert places_told([Region("box", box, Origin.ACTIVATION)]) == [
+        "box: class activation, approximate place"
+    ]
+    assert places_told([Region("box", box, Origin.MARK)]) == []

@@ -1,0 +1,61 @@
+"""The part of docs/models.md about a box detector: which labels get boxes, and what the boxes are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")
+ARMS = {
+    "fusion": "the detector",
+    "activation": "class activation and templates",
+    "constant": "one fixed box per label",
+    "centre": "a box in the middle",
+    "difference": "detector less fixed box",
+}
+
+
+def box_lines(figures: Mapping[str, Any]) -> list[str]:
+    """From the table ``detection`` of a card; what it lacks is left out."""
+    lines = [
+        "### Boxes",
+        "",
+        "A label gets a box only where the detector surely beats one fixed box per label and a box in the",
+        "middle (mean of T(IoU .1/.3/.5): the whole interval of the paired difference above 0), points no worse,",
+        "and reaches at least half of the findings. Other findings come with a heat map and the words",
+        "*no reliable location*. T(IoU .3) is the share of radiologists' boxes that are overlapped by at least",
+        ".3, each asked for its own label; pointing, the share that hold the surest point.",
+        "",
+        *_pooled(figures, f"{figures['boxes']} boxes of {figures['patients']} patients, {figures['split']}"),
+        "| label | boxes | mean T | one fixed box | difference | box |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['label']} | {row['boxes']} | {_interval(row['mean_T'])} | {_interval(row['constant'])} "
+            f"| {_interval(row['difference'])} | {'yes' if row['passes'] else 'no: ' + row['why']} |"
+            for row in figures["labels"]
+        ),
+        "",
+    ]
+    test = figures.get("test")
+    if test:
+        lines += _pooled(test, f"{test['boxes']} boxes of {test['patients']} patients, test, looked at once")
+    return lines
+
+
+def _pooled(figures: Mapping[str, Any], title: str) -> list[str]:
+    return [
+        f"{title}:",
+        "",
+        "| who | " + " | ".join(NAMES) + " |",
+        "|---|" + "---|" * len(NAMES),
+        *(
+            f"| {words} | " + " | ".join(_interval(figures[arm][name]) for name in NAMES) + " |"
+            for arm, words in ARMS.items()
+            if arm in figures
+        ),
+        "",
+    ]
+
+
+def _interval(value: Sequence[float]) -> str:
+    return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"

@@ -1,0 +1,117 @@
+"""The box head learns where layers light up, becomes a convolution, ships only where it beats the priors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from ai_pipeline.detection import PARTS, Found
+from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
+from ai_pipeline.training.detect.judge import passes
+from ai_pipeline.training.detect.locators import centre, constant
+from ai_pipeline.training.detect.truth import corners, overlap
+from ai_pipeline.training.sets.chest import TruthBox
+
+CELLS = 14
+
+
+def _box(number: int, side: str) -> TruthBox:
+    left = 60.0 if side == "left" else 300.0
+    moved = 10.0 * (number % 3)
+    return TruthBox(
+        f"{number}.png",
+        "Mass",
+        left + moved,
+        200.0,
+        left + moved + 140.0,
+        330.0,
+        "train",
+        patient=str(number),
+    )
+
+
+def _planted(count: int = 40) -> tuple[list[TruthBox], np.ndarray]:
+    """Boxes on either side, and maps of which one channel lights up inside the box."""
+    random = np.random.default_rng(3)
+    boxes = [_box(n, "left" if n % 2 else "right") for n in range(count)]
+    maps = random.normal(0, 0.3, (count, 6, CELLS, CELLS)).astype(np.float32)
+    for box, own in zip(boxes, maps, strict=True):
+        left, top, right, bottom = (round(edge * CELLS) for edge in corners(box))
+        own[2, top:bottom, left:right] += 3.0
+    return boxes, maps
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[list[TruthBox], Fitted]:
+    boxes, maps = _planted()
+    known = boxes[:30]
+    recipe = Recipe(components=4, moved=2, shown=30, steps=60)
+    made = fit(known, range(30), maps, recipe)
+    return boxes, made
+
+
+def test_boxes_of_images_that_were_not_learned_from_lie_where_the_layers_light_up(
+    fitted: tuple[list[TruthBox], Fitted],
+) -> None:
+    boxes, made = fitted
+
+    for row in range(30, 40):
+        place = made.place(row, "Mass")
+        assert place is not None
+        assert overlap(place.corners, corners(boxes[row])) > 0.5
+
+
+def test_the_head_as_one_convolution_says_the_same(fitted: tuple[list[TruthBox], Fitted]) -> None:
+    _, made = fitted
+    weights, bias = made.layer()
+
+    maps = np.einsum("kc,chw->khw", weights, made.maps[31]) + bias
+    found = made.head.find(maps.reshape(1, len(PARTS), CELLS, CELLS), "Mass")
+
+    place = made.place(31, "Mass")
+    assert place is not None
+    assert found == Found(place.corners, place.point, pytest.approx(place.score, abs=1e-4))
+
+
+def test_a_fixed_box_knows_no_image_and_can_only_be_right_on_one_side() -> None:
+    boxes, _ = _planted()
+
+    fixed = constant(boxes)
+    hits = sum(
+        overlap(place.corners, corners(box)) > 0.1
+        for box in boxes
+        if (place := fixed.place(0, "Mass")) is not None
+    )
+
+    assert hits == 20
+    middle = centre(boxes).place(0, "Mass")
+    assert middle is not None
+    assert middle.point == pytest.approx((0.5, 0.5))
+
+
+def _entry(low: float, pointing: float, touched: float) -> dict[str, object]:
+    difference = {"mean T": [0.1, low, 0.2], "pointing": [pointing, -1.0, 1.0]}
+    return {
+        "differences": {"fusion - constant": difference, "fusion - centre": difference},
+        "arms": {"fusion": {"T(IoU.1)": [touched, 0.0, 1.0]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "passed", "why"),
+    [
+        (_entry(0.01, 0.0, 0.5), True, ""),
+        (_entry(-0.01, 0.1, 0.9), False, "not surely above"),
+        (_entry(0.01, -0.1, 0.9), False, "points worse"),
+        (_entry(0.01, 0.1, 0.4), False, "misses more than half"),
+    ],
+)
+def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_often_than_not(
+    entry: dict[str, object], passed: bool, why: str
+) -> None:
+    verdict = passes(entry)
+
+    assert verdict["passes"] is passed
+    assert why in verdict["why"]
