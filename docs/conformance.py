@@ -22,6 +22,7 @@ from dicom_node.results.concepts import (
     SCHEME,
 )
 from dicom_node.results.envelope import SERIES_NUMBERS
+from dicom_node.results.profile import DUMMY_DATE, EDITION
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, STATUSES
 from dicom_node.scu.kinds import SOP_CLASSES
@@ -254,15 +255,21 @@ are written in ISO_IR 192 (UTF-8), or in the character set of the source (`chars
 
 
 def _security(_version: str) -> str:
-    return """\
+    return f"""\
 ## 6 Security
 
 * Secure transport: DICOM over TLS (PS3.15 B.12) for receiving (`[listener.tls]`, with client certificates when
   `trusted` is set) and sending (`tls = true`).
 * Association level: calling and called AE title, optionally the address of the caller, permissions and limits per
   peer.
-* Cleaning of burned-in text is no de-identification by PS3.15 Annex E: attributes that identify the patient are
-  kept, and Patient Identity Removed (0012,0062) is never set to YES.
+* De-identification (PS3.15 Annex E) for peers with `deidentify = true`, and for no others: Basic Application Level
+  Confidentiality Profile with the Clean Pixel Data Option, for reports also the Clean Structured Content Option, by
+  Table E.1-1 of edition {EDITION}. Patient Identity Removed (0012,0062) is YES, De-identification Method Code Sequence
+  (0012,0064) holds (113100, DCM), (113101, DCM) and in reports (113104, DCM), Longitudinal Temporal Information
+  Modified (0028,0303) is REMOVED. UIDs and the pseudonym in Patient ID and Patient's Name are HMAC-SHA256 under a key of
+  the site. All attributes that are not needed to describe the picture are removed, more than the profile asks for.
+  Dates that an IOD requires are {DUMMY_DATE}. Digital signatures and encrypted attributes are not made.
+* For all other peers attributes that identify the patient are kept, and Patient Identity Removed is never set to YES.
 """
 
 
@@ -276,7 +283,8 @@ def _annexes(_version: str) -> str:
 
 ### 7.1 Created SOP instances
 
-All results: patient and study attributes as in the source image, to the letter; a series of their own, numbered from
+All results, but for those of de-identified destinations (6): patient and study attributes as in the source image, to
+the letter; a series of their own, numbered from
 {min(SERIES_NUMBERS.values())}, whose description begins with "AI"; times are those of the analysis and never change;
 Manufacturer `{MANUFACTURER}`, Manufacturer's Model Name `{MODEL_NAME}`. UIDs are derived (UUIDv5 under 2.25) from all
 that shaped the object: the same images and models give the same UIDs.

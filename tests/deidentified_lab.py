@@ -57,9 +57,9 @@ def write_named(path: Path, patient: str = "1", study: str = "1", pixels: Any = 
             _set(dataset, Tag(tag), number)
         # Dates that others would know her by; the rest of the table was filled with OTHER_DATE.
         dataset.PatientBirthDate, dataset.StudyDate = BIRTH_DATE, EXAMINED
-        dataset.Manufacturer, dataset.Modality = "Scanner Maker", "US"
-        inner = dataset.SequenceOfUltrasoundRegions[0]
-        inner.add_new(0x00091001, "LO", f"{SECRET}private in a region")
+        dataset.Manufacturer = "Scanner Maker"
+        for inner in dataset.get("SequenceOfUltrasoundRegions", []):
+            inner.add_new(0x00091001, "LO", f"{SECRET}private in a region")
         block = dataset.private_block(0x0009, f"{SECRET} MAKER", create=True)
         block.add_new(1, "LO", f"{SECRET}Mustermann^{SECRET}Erika")
         block.add_new(2, "SQ", [_named_item()])
@@ -79,10 +79,11 @@ def result_of(image: SourceObject, *, verified: bool = True) -> PipelineResult:
     mask = np.zeros((header.frames, header.rows, header.columns), np.uint8)
     mask[0, 6:20, 10:90:4] = 1  # strokes of letters
     frames = np.stack([image.image.stored(frame) for frame in range(header.frames)])
+    photometric: Any = "RGB" if frames.ndim == 4 else header.photometric
     return PipelineResult(
         findings=(finding(NODULE, 0.8, uid, (10, 6, 90, 20), frame=1 if header.frames > 1 else None),),
         images=(
-            DerivedImage(ImageKind.CLEANED, uid, frames, "RGB", "inpainted", verified=verified),
+            DerivedImage(ImageKind.CLEANED, uid, frames, photometric, "inpainted", verified=verified),
             DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "mask"),
         ),
         quality=(QualityNote("area", "the marks cover 2 % of the image", uid),),

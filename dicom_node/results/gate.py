@@ -56,11 +56,14 @@ _TYPE_1_OF_PICTURES: Final = (
     "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
 )  # fmt: skip
 
-# What may stand in a de-identified report; its texts: comment, tracker, algorithm, device observer.
+# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, comment.
 _CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
 _TEXTS_OF_OURS: Final = frozenset(
-    {"111001", "111002", "111003", "112039", "121013", "121014", "121015", "121016", "121106"}
-)
+    {
+        "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
+        "121106",
+    }
+)  # fmt: skip
 # The profile removes them; they are written anew, in the node's own words (results.deidentified).
 _OUR_WORDS: Final = frozenset({"SeriesDescription", "DerivationDescription"})
 
@@ -266,8 +269,9 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
 
 
 def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """SCOORD and PIXEL graphics: closed, with an area, inside the image."""
+    """SCOORD and PIXEL graphics: closed, with an area, inside the image; a measured length is a line of two."""
     known = {source.uid: source for source in sources}
+    lengths = {id(line) for item in _items(read) for line in _measured(item)}
     for item in _items(read):
         if item.get("ValueType") == "SCOORD":
             images = [
@@ -277,15 +281,27 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             ]
             if len(images) != 1:
                 yield "a region is not SELECTED FROM exactly one image"
-            yield from _inside(item, images, known)
+            yield from _inside(item, images, known, line=id(item) in lengths)
         for graphic in item.get("GraphicObjectSequence") or []:
             yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known)
 
 
-def _inside(graphic: Dataset, images: Sequence[Dataset], known: dict[str, Source]) -> Iterator[str]:
+def _measured(item: Dataset) -> list[Dataset]:
+    """What a number was measured on (TID 320)."""
+    if item.get("ValueType") != "NUM":
+        return []
+    return [child for child in _sequence(item, "ContentSequence") if child.get("ValueType") == "SCOORD"]
+
+
+def _inside(
+    graphic: Dataset, images: Sequence[Dataset], known: dict[str, Source], *, line: bool = False
+) -> Iterator[str]:
     data = [float(number) for number in graphic.get("GraphicData") or []]
     points = list(zip(data[::2], data[1::2], strict=False))
-    if len(points) < 4 or len(data) % 2 or points[0] != points[-1]:
+    if line and (len(data) != 4 or points[0] == points[-1]):
+        yield "a measured length is not a line between two points"
+        return
+    if not line and (len(points) < 4 or len(data) % 2 or points[0] != points[-1]):
         yield "a polyline is not closed"
         return
     for image in images:
