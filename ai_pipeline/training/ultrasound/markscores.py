@@ -13,6 +13,7 @@ from ai_pipeline.training.metrics import interval, patient_weights, ratio
 from ai_pipeline.training.ultrasound.markdata import burned_frames
 from ai_pipeline.training.ultrasound.marks import FOUND_SHARE, object_shares
 from ai_pipeline.training.ultrasound.overlays import FAMILIES, MarkClass, clean_frames
+from ai_pipeline.training.ultrasound.realscores import finely
 
 Report = Callable[[float, str], None]
 SEED = 15485863
@@ -71,5 +72,5 @@ def evaluate_marks(
         "pixel_recall": ratio(hit, true, weights).as_list(),
         "precision": ratio(hit, marked, weights).as_list(),
         "dice": ratio(2 * hit, marked + true, weights).as_list(),
-        "clean_area": interval(float(clean.mean()), (weights @ clean) / weights.sum(1)).as_list(),
+        "clean_area": finely(interval(float(clean.mean()), (weights @ clean) / weights.sum(1))),
     }

@@ -91,7 +91,7 @@ def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, Tally]) -> dict
                 stratum: _stratum(frames, stratum, found.sum(1), there.sum(1), weights) for stratum in strata
             },
             "precision": ratio(hit, marked, weights).as_list(),
-            "false_area": ratio(wrong, known, weights).as_list(),
+            "false_area": finely(ratio(wrong, known, weights)),
             "refused": tally.refused,
         }
     return {
@@ -124,7 +124,7 @@ def clean_areas(
             refused += mask is None
             areas[number] = 1.0 if mask is None else float(mask.mean())
         rows[masker.name] = {
-            "area": interval(float(areas.mean()), (weights @ areas) / weights.sum(1)).as_list(),
+            "area": finely(interval(float(areas.mean()), (weights @ areas) / weights.sum(1))),
             "frames_touched": int((areas > 0).sum()),
             "largest": round(float(areas.max()), 5),
             "refused": refused,
@@ -142,6 +142,11 @@ def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weigh
         return rate
     reach = 0.025 ** (1 / int((there > 0).sum()))
     return Interval(rate.value, reach if rate.value else 0.0, 1.0 if rate.value else 1 - reach)
+
+
+def finely(found: Interval) -> list[float]:
+    """The interval with six digits: shares of pixels are small."""
+    return [round(value, 6) for value in (found.value, found.low, found.high)]
 
 
 def met(rows: Mapping[str, Any]) -> dict[str, bool]:

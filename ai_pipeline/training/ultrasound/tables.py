@@ -93,7 +93,8 @@ def _synthetic(row: Mapping[str, Any]) -> Iterator[str]:
         "dice": "Dice",
         "clean_area": "area marked on clean",
     }
-    yield from (f"{title:22}{interval(row[key])}" for key, title in titles.items())
+    for key, title in titles.items():
+        yield f"{title:22}{interval(row[key], 5 if key == 'clean_area' else 3)}"
     yield from (
         f"  {kind:20}{interval(found['recall'])}  of {found['objects']}"
         for kind, found in row["by_kind"].items()

@@ -12,7 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.training.ultrasound import judging, realscores
-from ai_pipeline.training.ultrasound.cardfigures import add_figures
+from ai_pipeline.training.ultrasound.cardfigures import add_figures, legible_figures, marks_figures
+from ai_pipeline.training.ultrasound.legible import EngineCount, Outcome
+from ai_pipeline.training.ultrasound.legiblecounts import counted
 from ai_pipeline.training.ultrasound.maskers import NETWORK, NODE, Masker
 from ai_pipeline.training.ultrasound.overlays import CleanFrame, MarkClass
 from ai_pipeline.training.ultrasound.realmarks import (
@@ -24,6 +26,7 @@ from ai_pipeline.training.ultrasound.realmarks import (
     drawn_frames,
 )
 from ai_pipeline.training.ultrasound.snapshots import save
+from ai_pipeline.ultrasoundpage import marks_lines
 
 MARKS = Path(__file__).resolve().parents[2] / "data" / "marks"
 PICTURE = np.zeros((60, 80, 3), np.uint8)
@@ -131,3 +134,24 @@ def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
     assert found.marks
     assert found.known[found.owners > 0].all()
     assert found.known.mean() < 1
+
+
+def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
+    frames = [frame("a", YELLOW), frame("b", NO_YELLOW)]
+    ways = [Masker(NETWORK, half_of_the_text), Masker(NODE, half_of_the_text)]
+    drawn = realscores.summary(frames, realscores.score_frames(frames, ways))
+    parts = [CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)) for name in "ab"]
+    clean = realscores.clean_areas([(part, PICTURE) for part in parts], ways)
+    outcome = Outcome(0, "a", 4, released=True, seconds=1.0, counts={"rapidocr": EngineCount(4)}, texts=3)
+    card = tmp_path / "card.toml"
+    card.write_text('id = "x"\n')
+    add_figures(card, marks_figures({"split": "test", "drawn": drawn, "clean": clean}))
+    add_figures(card, legible_figures(counted([outcome], "test", "research")))
+    page = "\n".join(marks_lines(tomlkit.parse(card.read_text()).unwrap()["metrics"]))
+
+    assert "| network alone | 0.500 [" in page
+    assert "2 real test frames, 4 marks drawn by hand" in page
+    assert f"{NO_YELLOW} (1 frames, 2 marks) 0.500" in page
+    assert "Share of 2 clean real frames that is marked: network alone 0.01458" in page
+    assert "rapidocr: 4 tokens legible before, 0 after (at most 52.71%)" in page
+    assert marks_lines({}) == []
