@@ -105,7 +105,7 @@ def write_finder_card(
     card["detector"] = {"classes": list(CLASSES), "threshold": threshold, "step": 16}
     card["calibration"] = {
         "calibrated": False,
-        "method": "lowest threshold with at most .1 % of clean validation pictures marked",
+        "method": "lowest threshold that marks at most .1 % of clean validation frames, soft edges included",
     }
     card["training"] = {
         "data": ["us_fetal_head, us_breast, us_ovarian (train): clean parts with synthetic overlays",

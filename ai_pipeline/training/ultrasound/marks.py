@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,7 +20,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+from ai_pipeline.burnin.drawings import grown
 from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
+from ai_pipeline.burnin.marks import Picture
 from ai_pipeline.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
 from ai_pipeline.networks.marks import MarkFinder as FinderGraph
 from ai_pipeline.training import runs
@@ -32,9 +33,12 @@ from ai_pipeline.training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
 Report = Callable[[float, str], None]
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CLEAN_AREA = 0.001
-"""Share of clean validation pictures that may be taken for marks (half the project's limit of .2 %)."""
-FOUND_SHARE, REACH = 0.5, 5
-"""An object is found when half its pixels lie in the mask, grown as cleaning grows it (5 × 5)."""
+"""Share of clean pictures that a checkpoint may take for marks before it is held against it."""
+GROWN_AREA = 0.001
+"""Share of clean validation frames that may be marked, as cleaning grows it: half of the project's limit,
+because text boxes come on top of it."""
+FOUND_SHARE = 0.5
+"""An object is found when half its pixels lie in the mask, as cleaning grows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ def train(
     network = MarkNetwork(recipe.widths)
     network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
     validation = list(validation_pictures(data, recipe))
-    threshold, scores = choose_threshold(network, validation)
+    plain = [frame.read(data) for frame in clean_frames("val")]
+    threshold, scores = choose_threshold(network, validation, plain)
     export_finder(network, out / f"{ID}.onnx")
     described = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
@@ -128,16 +133,20 @@ def validation_pictures(data: Path, recipe: Recipe) -> Iterator[BurnIn]:
     return (burned for _, burned in pictures)
 
 
-def choose_threshold(network: MarkNetwork, pictures: Sequence[BurnIn]) -> tuple[float, Scores]:
-    """The lowest threshold that leaves clean pictures alone; the highest there is when none does."""
+def choose_threshold(
+    network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
+) -> tuple[float, Scores]:
+    """The lowest threshold that leaves ``plain``, clean frames, alone; the highest there is if none does."""
     finder = torch_finder(network)
+    areas = np.zeros(len(THRESHOLDS))
+    for picture in plain:
+        said = finder.find(picture)
+        areas += [float(grown(said.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
+    fitting = [threshold for threshold, area in zip(THRESHOLDS, areas, strict=True) if area <= GROWN_AREA]
+    threshold = fitting[0] if fitting else THRESHOLDS[-1]
     maps = [finder.find(burned.image) for burned in pictures]
-    plain = [finder.find(burned.clean) for burned in pictures]
-    for threshold in THRESHOLDS:
-        scores = score(pictures, maps, plain, threshold)
-        if scores.clean_area <= CLEAN_AREA:
-            return threshold, scores
-    return threshold, scores
+    clean = [finder.find(burned.clean) for burned in pictures]
+    return threshold, score(pictures, maps, clean, threshold)
 
 
 def score(
@@ -163,11 +172,10 @@ def score(
 
 
 def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Of each object that is to be seen: the share of its pixels in the mask grown by two pixels."""
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((REACH, REACH), np.uint8))
+    """Of each object that is to be seen: the share of its pixels in the mask, as cleaning grows it."""
     size = len(burned.objects) + 1
     pixels = np.bincount(burned.owners.ravel(), minlength=size)[1:]
-    covered = np.bincount(burned.owners.ravel(), weights=grown.ravel(), minlength=size)[1:]
+    covered = np.bincount(burned.owners.ravel(), weights=grown(mask).ravel(), minlength=size)[1:]
     return np.asarray(covered[pixels > 0] / pixels[pixels > 0], np.float64)
 
 

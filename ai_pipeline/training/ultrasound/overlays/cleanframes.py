@@ -1,9 +1,9 @@
 """Which parts of the public ultrasound frames hold no annotation, to draw synthetic annotation on.
 
 Few published frames are clean: the rest of a marked frame still is. Text (rapidocr's detector), colour and
-drawn marks (:mod:`ai_pipeline.training.ultrasound.overlays.lookingclean`) are taken out with room to spare, calipers with all that
-lies between them since their dotted lines are faint, and the largest rectangle that is left is kept. The
-list is committed (``clean_frames.csv``), because the filter takes minutes and was checked by eye.
+drawn marks (:mod:`~ai_pipeline.training.ultrasound.overlays.lookingclean`) are taken out with room to spare,
+calipers with all that lies between them since their dotted lines are faint, and the largest rectangle that is
+left is kept. The list is committed (``clean_frames.csv``): the filter takes minutes and was checked by eye.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Graphics that scanners draw over an ultrasound picture: calipers, dotted lines, rulers, pointers.
 
-Image processing, no network, so that the search for clean frames does not depend on the detector that learns
-from them. It is careful with anatomy and with colour Doppler: large coloured areas are flow, only thin or small
-drawings in overlay colours are marks.
+Image processing, no network, so that the search for clean frames does not depend on the detector that
+learns from them. It is careful with anatomy and with colour Doppler: large coloured areas are flow, only thin
+or small drawings in overlay colours are marks.
 """
 
 from __future__ import annotations
