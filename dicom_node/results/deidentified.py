@@ -28,9 +28,6 @@ from dicom_node.results.segmentation import build_segmentation, is_empty
 from dicom_node.results.source import Source, read_sources
 from dicom_node.results.sr import build_report
 
-# The profile removes what others wrote into them; we wrote these ourselves, of no patient.
-_OUR_WORDS = ("SeriesDescription", "DerivationDescription")
-
 
 @dataclass(frozen=True, slots=True)
 class Deidentified:
@@ -142,7 +139,7 @@ class _Builder:
 
     def _released(self, kind: ResultKind, sources: Sequence[Source], make: Callable[[], Dataset]) -> bytes:
         dataset = make()
-        ours = {keyword: dataset[keyword].value for keyword in _OUR_WORDS if keyword in dataset}
+        ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
         profile.apply(dataset, kind)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)

@@ -21,7 +21,6 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from dicom_node.errors import ResultRefused
-from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.own import is_own_result
 from dicom_node.results import profile
@@ -55,17 +54,6 @@ _TYPE_1_OF_KIND: Final = {
 _TYPE_1_OF_PICTURES: Final = (
     "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
 )  # fmt: skip
-
-# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, comment.
-_CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
-_TEXTS_OF_OURS: Final = frozenset(
-    {
-        "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
-        "121106",
-    }
-)  # fmt: skip
-# The profile removes them; they are written anew, in the node's own words (results.deidentified).
-_OUR_WORDS: Final = frozenset({"SeriesDescription", "DerivationDescription"})
 
 # Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
 # were wanted at once; highdicom's constructors and the checks below stand for them.
@@ -102,8 +90,7 @@ def release_deidentified(
         read, pixel_bytes, header = _read(data)
         problems = [
             *_problems(read, pixel_bytes, built, context, kind, sources),
-            *_says_deidentified(read),
-            *_structured_content(read),
+            *profile.faults(read),
             *identity.found_in(read, header, ours),
         ]
     _refuse(kind, problems)
@@ -204,34 +191,6 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
         yield "TimezoneOffsetFromUTC is not that of the source"
 
 
-def _says_deidentified(read: Dataset) -> Iterator[str]:
-    """PS3.15 E.1.1 and E.3: what was done stands in the object."""
-    if read.get("PatientIdentityRemoved") != "YES":
-        yield "PatientIdentityRemoved is not YES"
-    if read.get("LongitudinalTemporalInformationModified") != "REMOVED":
-        yield "LongitudinalTemporalInformationModified is not REMOVED"
-    if not is_deidentified(read):
-        yield "the code of the basic confidentiality profile is missing"
-    for item in _items(read):
-        for element in item:
-            if profile.action_of(element.tag) is profile.Action.REMOVE and element.keyword not in _OUR_WORDS:
-                yield f"{element.keyword or element.tag} has to be removed"
-
-
-def _structured_content(read: Dataset) -> Iterator[str]:
-    """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
-    for item in _items(read):
-        value_type = str(item.get("ValueType") or "")
-        if not value_type:
-            continue
-        if value_type not in _CONTENT_OF_OURS:
-            yield f"a content item is of type {value_type}"
-        elif value_type == "TEXT":
-            names = item.get("ConceptNameCodeSequence") or [Dataset()]
-            if str(names[0].get("CodeValue")) not in _TEXTS_OF_OURS:
-                yield "a text of the report is not one that the node writes"
-
-
 def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     if int(read.get("SeriesNumber") or 0) < 9000:
         yield "SeriesNumber is below 9000"
@@ -269,7 +228,7 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
 
 
 def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """SCOORD and PIXEL graphics: closed, with an area, inside the image; a measured length is a line of two."""
+    """SCOORD and PIXEL graphics: closed, with an area, inside the image; a measured length is a line."""
     known = {source.uid: source for source in sources}
     lengths = {id(line) for item in _items(read) for line in _measured(item)}
     for item in _items(read):

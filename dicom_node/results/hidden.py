@@ -81,7 +81,8 @@ def hidden(source: Source, pseudonyms: Pseudonyms) -> Source:
     keyed = replace(
         source.given,
         pixels_sha256=pseudonyms.digest(source.given.pixels_sha256),
-        identity_sha256=pseudonyms.digest(source.given.identity_sha256),
+        # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
+        identity_sha256=pseudonyms.digest(header.PatientID),
     )
     return source_of(keyed, header)
 

@@ -27,6 +27,7 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
 
 from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import ResultKind
 
 EDITION: Final = "2026c"
@@ -43,6 +44,17 @@ _DUMMIES: Final = {
 }  # fmt: skip
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
 _CONTENT_SEQUENCE: Final = BaseTag(0x0040A730)
+
+# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, comment.
+_CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
+_TEXTS_OF_OURS: Final = frozenset(
+    {
+        "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
+        "121106",
+    }
+)  # fmt: skip
+OUR_WORDS: Final = ("SeriesDescription", "DerivationDescription")
+"""The profile removes what others wrote into them; the node writes its own words again, of no patient."""
 
 Place = tuple[str, ...]
 
@@ -77,11 +89,48 @@ def apply(dataset: Dataset, kind: ResultKind) -> None:
     dataset.LongitudinalTemporalInformationModified = "REMOVED"
 
 
+def faults(read: Dataset) -> Iterator[str]:
+    """What a data set still has, or does not say, that the profile asks for; one sentence each, no values."""
+    if read.get("PatientIdentityRemoved") != "YES":
+        yield "PatientIdentityRemoved is not YES"
+    if read.get("LongitudinalTemporalInformationModified") != "REMOVED":
+        yield "LongitudinalTemporalInformationModified is not REMOVED"
+    if not is_deidentified(read):
+        yield "the code of the basic confidentiality profile is missing"
+    yield from _structured_content(read)
+    for item in _items(read):
+        for element in item:
+            if action_of(element.tag) is Action.REMOVE and element.keyword not in OUR_WORDS:
+                yield f"{element.keyword or element.tag} has to be removed"
+
+
 def action_of(tag: BaseTag) -> Action | None:
     """What the table says of an attribute; None: nothing, it is kept."""
     if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
         return Action.REMOVE  # of overlays the table names data and comments: the rest says nothing without
     return _actions().get(int(tag))
+
+
+def _structured_content(read: Dataset) -> Iterator[str]:
+    """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
+    for item in _items(read):
+        value_type = str(item.get("ValueType") or "")
+        if not value_type:
+            continue
+        if value_type not in _CONTENT_OF_OURS:
+            yield f"a content item is of type {value_type}"
+        elif value_type == "TEXT":
+            names = item.get("ConceptNameCodeSequence") or [Dataset()]
+            if str(names[0].get("CodeValue")) not in _TEXTS_OF_OURS:
+                yield "a text of the report is not one that the node writes"
+
+
+def _items(dataset: Dataset) -> Iterator[Dataset]:
+    yield dataset
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _items(item)
 
 
 def _walk(dataset: Dataset, types: dict[tuple[Place, str], str], place: Place) -> None:

@@ -51,12 +51,12 @@ class Pseudonyms:
         text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
         return PREFIX + text[:_CHARACTERS]
 
-    def digest(self, sha256: str) -> str:
-        """A hash that stands for a hash of patient data: the UIDs of results are derived from it.
+    def digest(self, of_original: str) -> str:
+        """A hash that stands for one of an original: the UIDs of results are derived from it.
 
-        A plain one in a UID would let anybody try out names and birth dates against that UID.
+        A plain one in a UID would let anybody try out originals against that UID.
         """
-        return _mac(self._digests, sha256).hex()
+        return _mac(self._digests, of_original).hex()
 
 
 def _mac(key: bytes, text: str) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node import preflight
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.sitekey import SiteKey, load_or_create, path_of
 
@@ -63,6 +64,32 @@ def test_no_text_of_a_key_shows_it(tmp_path: Path) -> None:
     secret = path_of(tmp_path).read_text(encoding="ascii").strip()
     assert repr(key) == str(key) == f"{key}" == "SiteKey()"
     assert secret not in repr(vars(SiteKey))
+
+
+@pytest.mark.parametrize("deidentify", ["true", "false"])
+def test_check_tells_of_a_key_that_cannot_be_used_where_it_is_needed(tmp_path: Path, deidentify: str) -> None:
+    load_or_create(tmp_path / "var")
+    path_of(tmp_path / "var").chmod(0o644)
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'[node]\ndata_dir = "{tmp_path / "var"}"\n[workers]\nprocesses = 0\n[[peers]]\nname = "archive"\n'
+        f'ae_title = "ARCHIVE"\nresults = ["cleaned"]\ndeidentify = {deidentify}\n',
+        encoding="utf-8",
+    )
+    problems, _ = preflight.check([config])
+    assert any("chmod 600" in problem.remedy for problem in problems) == (deidentify == "true")
+
+
+def test_check_makes_no_key(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'[node]\ndata_dir = "{tmp_path / "var"}"\n[workers]\nprocesses = 0\n[[peers]]\nname = "archive"\n'
+        'ae_title = "ARCHIVE"\nresults = ["cleaned"]\ndeidentify = true\n',
+        encoding="utf-8",
+    )
+    _, tried = preflight.check([config])
+    assert [passed.ok for passed in tried if passed.subject == "site key"] == [True]
+    assert not path_of(tmp_path / "var").exists()
 
 
 def _derived(data_dir: Path) -> bytes:

@@ -19,7 +19,7 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.model.own import is_own_result
-from dicom_node.results import Pseudonyms, build_deidentified, gate
+from dicom_node.results import Pseudonyms, SourceObject, build_deidentified, gate
 from dicom_node.results.hidden import hidden, in_boxes
 from dicom_node.results.leaks import KnownIdentity
 from dicom_node.results.source import read_sources
@@ -149,6 +149,17 @@ def test_a_uid_is_no_plain_hash_of_patient_data(tmp_path: Path) -> None:
     here, there = (hidden(one, Pseudonyms.of(key)) for key in (HERE, THERE))
     assert here.given.identity_sha256 not in {one.given.identity_sha256, there.given.identity_sha256}
     assert here.given.pixels_sha256 not in {one.given.pixels_sha256, there.given.pixels_sha256}
+
+
+def test_a_corrected_name_makes_no_second_object_where_no_name_is(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    before, after = (
+        build_deidentified(
+            context(kinds=(ResultKind.CLEANED,)), [given], result_of(given), Pseudonyms.of(HERE)
+        ).objects[0]
+        for given in (source(path, pixels_sha256="same"), corrected(path))
+    )
+    assert (before.sop_instance_uid, before.data) == (after.sop_instance_uid, after.data)
 
 
 def test_an_object_that_exists_is_not_built_again(tmp_path: Path) -> None:
@@ -331,6 +342,14 @@ def test_without_a_cleaned_image_there_is_nothing_to_send(tmp_path: Path) -> Non
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS))
     made = build_deidentified(ctx, [image], PipelineResult(), Pseudonyms.of(HERE))
     assert (made.objects, made.withheld) == ((), ())
+
+
+def corrected(path: Path) -> SourceObject:
+    """The same image after the patient's name was put right."""
+    ds = dcmread(path)
+    ds.PatientName = f"{SECRET}Mustermann^{SECRET}Erica"
+    ds.save_as(path)
+    return source(path, pixels_sha256="same", identity_sha256="another")
 
 
 def dataset(data: bytes) -> Dataset:
