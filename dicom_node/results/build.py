@@ -41,9 +41,9 @@ def build(
     """
     read = read_sources(sources)
     known = {source.uid for source in read}
-    named = [finding.source_uid for finding in result.findings] + [
-        image.source_uid for image in result.images
-    ]
+    named = [finding.source_uid for finding in result.findings]
+    named += [image.source_uid for image in result.images]
+    named += [measurement.source_uid for measurement in result.measurements]
     if not known.issuperset(named):
         raise ResultRefused("the pipeline names an image that is none of this job's sources")
     plans = [*_report(context, read, result)]

@@ -35,6 +35,8 @@ NO_FINDING: Final = DicomCode("NOFINDING", SCHEME, "No finding reported by AI")
 FINDINGS: Final = DicomCode("FINDINGS", SCHEME, "Findings reported by AI")
 NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
 BURNED_IN: Final = DicomCode("BURNEDIN", SCHEME, "Burned-in annotation, removed")
+BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
+READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
 SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")
 
 

@@ -12,6 +12,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 from ai_pipeline.contract import Decision, PipelineResult
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import concepts
+from dicom_node.results.burned_measurements import measurement_groups
 from dicom_node.results.context import ResultContext
 from dicom_node.results.envelope import complete, header_arguments, sound
 from dicom_node.results.equipment import observation_context
@@ -35,7 +36,8 @@ def build_report(
 
     Findings with a region are TID 1410 groups. The others are TID 1501 groups only where there is no region
     at all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions
-    they stand in the container "Qualitative Evaluations" of TID 1500, which it passes over.
+    they stand in the container "Qualitative Evaluations" of TID 1500, which it passes over. Measurements that
+    were read from the images come last, for review.
     """
     marked = [(mark, source) for source in sources for mark in marks_of(context, source, result.findings)]
     order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
@@ -43,6 +45,10 @@ def build_report(
     located = [region_group(mark, source) for mark, source in marked if mark.region is not None]
     elsewhere = [(mark, source) for mark, source in marked if mark.region is None]
     summaries = [_summary(source, sources, result) for source in sources]
+    # These have coordinates in their numbers: OHIF loads them.
+    located += [
+        group for source in sources for group in measurement_groups(context, source, result.measurements)
+    ]
     if located:
         return _document(context, sources, uid, located, evaluations_container(context, elsewhere, summaries))
     groups = [image_finding_group(mark, source) for mark, source in elsewhere]

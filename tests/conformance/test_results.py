@@ -13,7 +13,9 @@ import numpy as np
 import pydicom.data
 import pytest
 
+from ai_pipeline.burnin.measuring import LENGTH, UNITS
 from ai_pipeline.contract import (
+    BurnedMeasurement,
     Decision,
     DerivedImage,
     Heatmap,
@@ -139,6 +141,7 @@ def everything(one: SourceObject) -> PipelineResult:
         finding(MASS, 0.7, uid, model=UNCALIBRATED),
         finding(MASS, 0.77, uid, box(0.4, 0.4, 0.6, 0.6), model=UNCALIBRATED, frame=1 if frame else None),
     )  # fmt: skip
+    ends = ((0.2 * width, 0.3 * height), (0.7 * width, 0.6 * height))
     frames = np.stack([one.image.stored(index) for index in range(header.frames)])
     mask = np.zeros(frames.shape[:3], np.uint8)
     mask[:, 5:20, 5:60] = 255
@@ -150,6 +153,7 @@ def everything(one: SourceObject) -> PipelineResult:
         findings=findings,
         images=(cleaned, masked),
         quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
+        measurements=(BurnedMeasurement(uid, frame, LENGTH, 2.31, UNITS["cm"], ends, 0.97),),
     )
 
 

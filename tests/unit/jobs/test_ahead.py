@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.contract import (
+    BurnedMeasurement,
     Code,
     Decision,
     DerivedImage,
@@ -120,10 +121,14 @@ def a_result(uid: str) -> PipelineResult:
         frame=2, regions=(region,), site=Code("2", "SCT", "Lung"), evidence=heat,
     )  # fmt: skip
     frames = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
-    picture = DerivedImage(ImageKind.CLEANED, uid, frames, "MONOCHROME1", "cleaned", True, (MODEL,))
+    picture = DerivedImage(ImageKind.CLEANED, uid, frames, "MONOCHROME1", "cleaned", True, (MODEL,), "e" * 64)
     notes = (QualityNote("box", "approximate"),)
     scores = (Scores(uid, MODEL, {"Nodule": 0.1 + 0.2, "Hidden": 0.5}, mended=True),)
-    return PipelineResult((finding,), (picture,), notes, {"total": 0.5}, (MODEL,), scores)
+    quantity, unit = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "centimeter")
+    length = BurnedMeasurement(uid, 2, quantity, 0.1 + 0.2, unit, ((1.5, 2.0), (3.5, 2.0)), 0.97)
+    return PipelineResult(
+        (finding,), (picture,), notes, {"total": 0.5}, (MODEL,), scores, measurements=(length,)
+    )
 
 
 def test_an_analysis_comes_back_as_it_was_kept(tmp_path: Path) -> None:
@@ -144,6 +149,8 @@ def test_an_analysis_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     assert (found.images[0].kind, found.images[0].verified) == (ImageKind.CLEANED, True)
     assert (found.quality, found.models, dict(found.timings)) == (result.quality, (MODEL,), {"total": 0.5})
     assert found.scores == result.scores
+    assert found.measurements == result.measurements
+    assert found.images[0].outside_sha256 == "e" * 64
 
 
 def test_a_damaged_analysis_counts_as_none(tmp_path: Path) -> None:
@@ -157,6 +164,7 @@ def test_single_results_become_one(tmp_path: Path) -> None:
     whole = merged([a_result("1"), a_result("2")])
     assert [finding.source_uid for finding in whole.findings] == ["1", "2"]
     assert [score.source_uid for score in whole.scores] == ["1", "2"]
+    assert [length.source_uid for length in whole.measurements] == ["1", "2"]
     assert len(whole.images) == 2
     assert (len(whole.quality), len(whole.models), whole.timings["total"]) == (1, 1, 1.0)
 
