@@ -42,7 +42,7 @@ FEW_CHARACTERS = 3
 """Texts of so many characters are judged with what stands beside them."""
 WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
-LARGEST_SHARE = 0.25
+LARGEST_SHARE = 0.4
 """More of the picture masked than this (banner not counted): no cleaned picture would be worth its name."""
 LARGE_PICTURE = 1200
 """Shorter side from which a reduced view is read too, for letters that fill a tile (pixels)."""
