@@ -160,7 +160,7 @@ def _shown(row: MarkReading, image_uid: str, seal: _Seal) -> dict[str, Any]:
         "bounds": [row.left, row.top, row.right, row.bottom],
         "confidence": round(row.confidence, 3),
         "removed": row.removed,
-        "read_at": row.read_at.isoformat(),
+        "read_at": row.read_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
 
 
