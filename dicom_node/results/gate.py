@@ -86,12 +86,14 @@ def release_deidentified(
     ``sources`` are the hidden ones, ``identity`` is what the true ones say. Raises ResultRefused.
     """
     ours = (series_description(context, kind), disclaimer(context), context.pipeline)
+    header_of = sources[0].header
+    scanner = [str(header_of.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
         problems = [
             *_problems(read, pixel_bytes, built, context, kind, sources),
             *profile.faults(read),
-            *identity.found_in(read, header, ours),
+            *identity.found_in(read, header, ours, scanner),
         ]
     _refuse(kind, problems)
 

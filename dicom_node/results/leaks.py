@@ -34,6 +34,14 @@ _IDENTIFYING: Final = frozenset(
         "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
     }
 )  # fmt: skip
+# Named after what stands there: a station is often called like its scanner.
+_PLACES: Final = frozenset(
+    {
+        "GantryID", "InstitutionName", "InstitutionalDepartmentName", "PerformedStationAETitle",
+        "PerformedStationName", "ScheduledStationAETitle", "ScheduledStationName", "StationAETitle",
+        "StationName",
+    }
+)  # fmt: skip
 _OF_STANDARDS: Final = frozenset(
     {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
 )
@@ -42,6 +50,7 @@ _WORDS_OF_OURS: Final = (
     "AI burned-in text found inpainted and verified to be gone not for measurement diagnostic use result "
     "model version removed image mask cleaned findings summary DICOM node project US"
 )
+_WORDS_OF_OTHERS: Final = frozenset({"CodeMeaning", "Manufacturer", "ManufacturerModelName"})
 _IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
 _DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
 _NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
@@ -52,31 +61,40 @@ class KnownIdentity:
     """Identifying values of the sources, none of which may occur in a de-identified object."""
 
     _phrases: frozenset[str] = field(repr=False)
+    _places: frozenset[str] = field(repr=False)
     _name_parts: frozenset[str] = field(repr=False)
     _uids: frozenset[str] = field(repr=False)
 
     @classmethod
     def of(cls, sources: Sequence[Source]) -> KnownIdentity:
         """Of the files of these sources, and of their headers as they were decoded for results."""
-        phrases: set[str] = set()
-        parts: set[str] = set()
-        uids: set[str] = set()
+        found = _Found()
         for source in sources:
             with quiet_pydicom():
                 whole = pydicom.dcmread(source.given.path, stop_before_pixels=True)
                 for dataset in (whole, source.header):
                     for keyword, vr, value in _values(dataset):
-                        _note(keyword, vr, value, phrases, parts, uids)
-        return cls(frozenset(phrases), frozenset(parts), frozenset(uids - {DEVICE_UID}))
+                        found.note(keyword, vr, value)
+        return cls(
+            frozenset(found.phrases),
+            frozenset(found.places - found.phrases),
+            frozenset(found.parts),
+            frozenset(found.uids - {DEVICE_UID}),
+        )
 
-    def found_in(self, read: Dataset, header: bytes, ours: Iterable[str]) -> Iterator[str]:
+    def found_in(
+        self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
+    ) -> Iterator[str]:
         """What would give the patient away in an object, one sentence each; nothing when it is clean.
 
         ``header``: the bytes before Pixel Data. ``ours``: texts that the node writes into every such object;
-        their words are no part of a name.
+        their words are no part of a name. ``scanner``: its manufacturer and model, after which a station may
+        be called.
         """
-        known = set(_plain(" ".join((_WORDS_OF_OURS, *ours))).split())
-        phrases = [_pattern(phrase) for phrase in self._phrases if not set(phrase.split()) <= known]
+        known = _words(_WORDS_OF_OURS, *ours)
+        wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}
+        wanted |= {place for place in self._places if not _words(place) <= known | _words(*scanner)}
+        phrases = [_pattern(phrase) for phrase in wanted]
         parts = [_pattern(part) for part in self._name_parts - known]
         for keyword, vr, value in _values(read):
             text = _plain(value)
@@ -86,46 +104,64 @@ class KnownIdentity:
                 yield f"{keyword} is a date of the source"
             elif vr in _FREE_TEXT and any(one.search(text) for one in _looked_for(keyword, phrases, parts)):
                 yield f"{keyword} holds what identifies the source"
-            elif vr == "CS" and len(text) >= _IN_BYTES and text in self._phrases:
+            elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
                 yield f"{keyword} is what identifies the source"
-        if any(value in header for value in self._encoded(known)):
+        if any(value in header for value in self._encoded(wanted)):
             yield "its bytes hold what identifies the source"
 
-    def _encoded(self, known: set[str]) -> Iterator[bytes]:
+    def _encoded(self, wanted: set[str]) -> Iterator[bytes]:
         for uid in self._uids:
             if len(uid) >= _DIGITS_IN_BYTES:
                 yield uid.encode("ascii", "replace")
-        for phrase in self._phrases:
+        for phrase in wanted:
             enough = _DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES
-            if len(phrase) >= enough and not set(phrase.split()) <= known:
+            if len(phrase) >= enough:
                 spellings = (phrase, phrase.upper(), phrase.title())
                 yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
 
 
-def _note(keyword: str, vr: str, value: str, phrases: set[str], parts: set[str], uids: set[str]) -> None:
-    if vr == "UI":
-        if keyword not in _OF_STANDARDS and UID(value).is_private:
-            uids.add(value)
-    elif vr == "PN":
-        for name in value.split("="):
-            words = _plain(name).split()
-            if len(words) > 1:
-                phrases |= {" ".join(words), " ".join(reversed(words))}
-            parts |= {word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)}
-    elif vr in {"DA", "DT"}:
-        day = value[:8]
+@dataclass(slots=True)
+class _Found:
+    """Values as they are collected."""
+
+    phrases: set[str] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
+    parts: set[str] = field(default_factory=set)
+    uids: set[str] = field(default_factory=set)
+
+    def note(self, keyword: str, vr: str, value: str) -> None:
+        if vr == "UI":
+            if keyword not in _OF_STANDARDS and UID(value).is_private:
+                self.uids.add(value)
+        elif vr == "PN":
+            for name in value.split("="):
+                self._note_name(_plain(name).split())
+        elif vr in {"DA", "DT"}:
+            self._note_day(value[:8])
+        elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
+            (self.places if keyword in _PLACES else self.phrases).add(_plain(value))
+
+    def _note_name(self, words: list[str]) -> None:
+        if len(words) > 1:
+            self.phrases |= {" ".join(words), " ".join(reversed(words))}
+        self.parts |= {word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)}
+
+    def _note_day(self, day: str) -> None:
         if re.fullmatch(r"\d{8}", day) and day != DUMMY_DATE:
             year, month, date = day[:4], day[4:6], day[6:]
-            phrases |= {day, f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
-    elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
-        phrases.add(_plain(value))
+            self.phrases |= {
+                day,
+                f"{year}-{month}-{date}",
+                f"{date}.{month}.{year}",
+                f"{month}/{date}/{year}",
+            }
 
 
 def _looked_for(
     keyword: str, phrases: list[re.Pattern[str]], parts: list[re.Pattern[str]]
 ) -> list[re.Pattern[str]]:
-    """Meanings of codes come from dictionaries: there are people called Left, or Present."""
-    return phrases if keyword == "CodeMeaning" else [*phrases, *parts]
+    """Single parts of a name, but not where words of others stand: people are called Left, or Philips."""
+    return phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts]
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
@@ -133,6 +169,10 @@ def _pattern(phrase: str) -> re.Pattern[str]:
     escaped = re.escape(phrase)
     short = phrase.isdigit() and len(phrase) < _NAME_PART
     return re.compile(rf"^{escaped}$" if short else rf"(?<!\w){escaped}(?!\w)")
+
+
+def _words(*texts: str) -> set[str]:
+    return set(_plain(" ".join(texts)).split())
 
 
 def _plain(value: str) -> str:

@@ -319,16 +319,16 @@ def test_an_object_with_this_fault_does_not_leave(
 
 
 def test_common_words_of_a_header_hold_nothing_up(tmp_path: Path) -> None:
-    """A department called "Ultrasound" and a patient called "Mask" are no leak in our own sentences."""
+    """A department called "Ultrasound", a station or a patient called like the scanner are no leaks."""
     path = write_image(
         tmp_path / "us.dcm",
         US,
         speckle(),
         InstitutionalDepartmentName="Ultrasound",
-        StationName="US",
+        StationName="SCANNER",
         StudyID="1",
         PatientID="12",
-        PatientName="Mask^No",
+        PatientName="Scanner^No",
         PatientBirthDate="19000101",
         DeviceSerialNumber="1",
     )

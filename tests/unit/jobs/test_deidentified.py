@@ -1,0 +1,134 @@
+"""A job with a PACS and a de-identified archive: each gets its own objects, and only those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, Progress, SourceImage
+from dicom_node.jobs.worker import Worker
+from dicom_node.model.deidentified import is_deidentified
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.tables import Delivery, EventRow, Result
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration
+
+Make = Callable[..., Inbox]
+PATIENT = b"ID-one"
+
+
+class Scrubber(Obedient):
+    """Says that each image is clean, unless it is told to say nothing of the kind."""
+
+    name = "scrubber"
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        verified = options["do"] == "clean"
+        pictures = []
+        for image in images:
+            mask = np.zeros((1, image.header.rows, image.header.columns), np.uint8)
+            mask[0, 4:20, 8:60] = 1
+            frames = image.stored()[None]
+            pictures.append(DerivedImage(ImageKind.CLEANED, image.uid, frames, "RGB", "x", verified=verified))
+            pictures.append(DerivedImage(ImageKind.MASK, image.uid, mask, "MONOCHROME2", "mask"))
+        return PipelineResult(tuple(map(self._finding, images)), tuple(pictures), models=(MODEL,))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes a node without a network that sends to these peers."""
+    pipelines.PIPELINES["scrubber"] = f"{__name__}:Scrubber"
+    made: list[Inbox] = []
+
+    def make(do: str = "clean", send_to: Sequence[str] = ("pacs", "archive"), **pacs: Any) -> Inbox:
+        config = configuration(do)
+        config["rules"][0].update(pipeline="scrubber", send_to=list(send_to))
+        config["peers"][1].update(pacs)
+        archive = {"name": "archive", "ae_title": "ARCHIVE", "deidentify": True}
+        config["peers"].append({**config["peers"][1], **archive, "results": ["cleaned", "seg", "sr"]})
+        made.append(Inbox(tmp_path / "var", config))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.close()
+
+
+def analysed(node: Inbox, *images: Dataset) -> dict[str, list[Result]]:
+    """Receive, assemble, run; the results by the destination that they wait for."""
+    node.receive(*images)
+    node.settle()
+    worker = Worker(node.settings, node.database)
+    while worker.run_once():
+        pass
+    with node.database.read() as session:
+        rows: dict[str, list[Result]] = {}
+        for delivery in session.scalars(select(Delivery).join(Delivery.result).order_by(Delivery.id)):
+            rows.setdefault(delivery.destination, []).append(delivery.result)
+        session.expunge_all()
+    return rows
+
+
+def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> None:
+    node = make(results=["sr", "sc", "cleaned", "seg"])
+    waiting = analysed(node, ultrasound("one"))
+    assert sorted(row.kind for row in waiting["pacs"]) == ["cleaned", "sc", "seg", "sr"]
+    assert sorted(row.kind for row in waiting["archive"]) == ["cleaned", "seg", "sr"]
+    for name, rows in waiting.items():
+        for row in rows:
+            data = (node.folder / row.path).read_bytes()
+            hidden = name == "archive"
+            assert row.deidentified == hidden == is_deidentified(dcmread(node.folder / row.path))
+            assert (PATIENT in data) is not hidden
+
+
+def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: Make) -> None:
+    node = make(results=["sr"])
+    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    analysed(node, first)
+    waiting = analysed(node, late)
+    for rows in waiting.values():
+        old, new = (row for row in rows if row.kind == "sr")
+        assert (old.supersedes, new.supersedes) == ("", old.sop_instance_uid)
+    report = dcmread(node.folder / [row for row in waiting["archive"] if row.kind == "sr"][1].path)
+    before = report.PredecessorDocumentsSequence[0]
+    assert before.StudyInstanceUID == report.StudyInstanceUID != first.StudyInstanceUID
+
+
+def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
+    node = make("not-verify", results=["sr"])
+    waiting = analysed(node, ultrasound("one"))
+    assert [row.kind for row in waiting["pacs"]] == ["sr"]
+    assert "archive" not in waiting
+    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
+    assert 4004 in events(node)
+
+
+def test_a_job_for_the_archive_alone_fails_when_nothing_may_leave_and_sends_nothing(make: Make) -> None:
+    node = make("not-verify", ["archive"])
+    assert analysed(node, ultrasound("one")) == {}
+    assert [job.state for job in node.jobs()] == [JobState.FAILED]
+    assert 4004 in events(node)
+    assert list(node.folder.glob("results/**/*.dcm")) == []
+
+
+def test_a_job_for_the_archive_alone_builds_nothing_that_names_the_patient(make: Make) -> None:
+    node = make(send_to=["archive"])
+    assert len(analysed(node, ultrasound("one"))["archive"]) == 3
+    assert list(node.folder.glob("results/**/*.dcm")) == []
+
+
+def events(node: Inbox) -> set[int]:
+    with node.database.read() as session:
+        return set(session.scalars(select(EventRow.number)))
