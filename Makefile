@@ -18,10 +18,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; the turnaround, inference
+bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; the turnaround, inference, cleaning
 	$(BIN)/python benchmarks/receive.py
 	$(BIN)/python benchmarks/turnaround.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/cleaning.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
