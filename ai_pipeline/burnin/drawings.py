@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.burnin.lines import lines_between
 from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
 from ai_pipeline.burnin.marks import MEANINGS, Mark, MarkKind, Mask, Picture
 
@@ -38,6 +39,8 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Dra
         own = classes == number
         masks[kind] = grown(own)
         marks += _marks(kind, own, maps)
+    ends = [mark for mark in marks if mark.kind is MarkKind.CALIPER]
+    masks[MarkKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks))
 
 

@@ -87,13 +87,14 @@ SETTINGS = (
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh) {_DECIMAL}",
     r"(?:fr|fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
-    r"(?:prf|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
+    r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     rf"prf {_DECIMAL}",
     r"(?:wf|prf|pers|persist|persistence|sens|filter) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps)",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii|fsi|xres|ip|map|persist|pers) \d{1,2}",
-    r"c ?\d{1,2} ?/ ?m ?\d{1,2}|(?:ff|p) ?\d{1,2} ?/ ?e ?\d|sri ?(?:ii|i|3 ?d)? ?\d ?/ ?cri ?\d",
+    r"c ?\d{1,2} ?/ ?m ?\d{1,2}|(?:ff|p) ?\d{1,2} ?/ ?e ?\d",
+    r"sri ?(?:ii?|[bh]|3 ?d)? ?\d(?: ?/ ?[cg]ri ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
     r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus) ?{_CM} ?[cm]m",
@@ -142,10 +143,11 @@ def meaning_of(text: str, confidence: float) -> Meaning:
 def spaced(text: str) -> str:
     """The text with the blanks that rapidocr loses: between letters and digits, and none twice.
 
-    "1D2.31cm" becomes "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
+    "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
     line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
+    line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
     line = re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line)
     return " ".join(line.split())
 

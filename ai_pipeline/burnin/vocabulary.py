@@ -62,6 +62,7 @@ PHRASES = frozenset(
     {
         ("LUNG", "BASE"), ("LUNG", "BASES"), ("LOWER", "POLE"), ("UPPER", "POLE"), ("MAIN", "PORTAL"),
         ("YOLK", "SAC"), ("TRANS", "CX"), ("SAG", "CX"), ("SAG", "UT"), ("TRV", "UT"), ("TRANS", "UT"),
+        ("L", "OV"), ("R", "OV"), ("LT", "OV"), ("RT", "OV"), ("LEFT", "OV"), ("RIGHT", "OV"),
         ("RT", "ICA"), ("LT", "ICA"), ("MORISONS", "POUCH"), ("FREE", "FLUID"),
         ("CUL", "DE", "SAC"), ("FOUR", "CHAMBER"),
     }

@@ -152,7 +152,7 @@ class Ultrasound:
 
 
 def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
-    texts, marks = tools.models
+    texts, marks, *_ = tools.models
     written = mark.kind in {MarkKind.TEXT, MarkKind.BANNER}
     return Finding(
         label=f"Burned-in {mark.kind.value}",

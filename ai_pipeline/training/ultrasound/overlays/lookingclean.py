@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.burnin.lines import coloured_line, dotted_line
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest, contrast
 
 MIN_CHROMA = 45
@@ -26,8 +27,6 @@ LARGEST_SHARE = 0.07
 """Longest side of a mark as a share of the picture's diagonal: what is larger belongs to the picture."""
 EXCESS, EXCESS_BESIDE_FLOW = 20, 36
 """Yellow, green or cyan above the surroundings from which a thin structure is drawn (grey levels)."""
-LINE_EXCESS = 2.5
-"""Mean yellow of a dotted line above its two sides (grey levels)."""
 FLOW_AREA = 20
 """Red or blue pixels inside the echo picture from which it holds colour flow."""
 CROSS_LIKENESS = 0.72
@@ -120,28 +119,8 @@ def _coloured(picture: Picture, known: Flags, sector: Flags) -> tuple[Flags, Mar
             ends.append((int(left + width // 2), int(top + height // 2)))
     drawn = keep[labels]
     for one, other in combinations(ends[:MOST_CROSSES], 2):
-        drawn |= _coloured_line(picture, one, other)
+        drawn |= coloured_line(picture, one, other)
     return drawn & (1 - near_flow), MarkKind.CALIPER
-
-
-def _coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
-    """Return the line between two coloured marks if it is yellower than its sides (its dots are faint)."""
-    flags = np.zeros(picture.shape[:2], np.uint8)
-    length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
-    if length < 20:
-        return flags
-    along = np.linspace(0.1, 0.9, length)
-    columns, rows = (start[i] + (end[i] - start[i]) * along for i in (0, 1))
-    across = np.array([start[1] - end[1], end[0] - start[0]]) / length
-    yellowness = []
-    for offset in (-6, -1, 0, 1, 6):
-        c = np.clip(np.rint(columns + offset * across[0]).astype(int), 0, picture.shape[1] - 1)
-        r = np.clip(np.rint(rows + offset * across[1]).astype(int), 0, picture.shape[0] - 1)
-        pixels = picture[r, c].astype(np.int16)
-        yellowness.append(float(np.mean(pixels[:, :2].min(axis=1) - pixels[:, 2])))
-    if max(yellowness[1:4]) - max(yellowness[0], yellowness[4]) > LINE_EXCESS:
-        cv2.line(flags, start, end, 1, 3)
-    return flags
 
 
 def _thin_overlay(picture: Picture, least: int) -> Flags:
@@ -194,7 +173,7 @@ def _crosses(grey: Picture, known: Flags) -> tuple[Flags, MarkKind]:
         cut = _around(column, row, arm + 2, grey.shape)
         flags[cut] |= (thin[cut] > 40).astype(np.uint8)
     for one, other in combinations(centres, 2):
-        flags |= _dotted_line(thin, one[:2], other[:2])
+        flags |= dotted_line(thin, one[:2], other[:2])
     return flags, MarkKind.CALIPER
 
 
@@ -232,25 +211,6 @@ def _cross_templates(arm: int) -> list[Flags]:
     cv2.line(times, (1, 1), (side - 2, side - 2), 255, 1)
     cv2.line(times, (1, side - 2), (side - 2, 1), 255, 1)
     return [cv2.GaussianBlur(template, (3, 3), 0.6) for template in (plus, times)]
-
-
-def _dotted_line(thin: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
-    """Return the dots between two crosses, when there are dots at regular distances."""
-    flags = np.zeros(thin.shape, np.uint8)
-    length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
-    if length < 20:
-        return flags
-    cv2.line(flags, start, end, 1, 3)
-    steps = np.linspace(0, 1, length)
-    columns = np.rint(start[0] + (end[0] - start[0]) * steps).astype(int)
-    rows = np.rint(start[1] + (end[1] - start[1]) * steps).astype(int)
-    along = cv2.dilate(thin, np.ones((3, 3), np.uint8))[rows, columns] > 60
-    starts = np.flatnonzero(np.diff(along.astype(np.int8)) == 1)
-    gaps = np.diff(starts)
-    regular = gaps.size >= 4 and float(np.std(gaps)) <= 0.35 * float(np.mean(gaps))
-    if not regular or not 0.15 <= float(along.mean()) <= 0.9:
-        return np.zeros(thin.shape, np.uint8)
-    return flags & (thin > 30).astype(np.uint8)
 
 
 def _component_boxes(flags: Flags) -> list[Box]:
