@@ -145,7 +145,7 @@ def test_another_node_with_the_same_key_makes_the_same_objects_though_it_is_kill
     with running(other):
         assert store(other.port, [site.folder / "1.dcm"], "MODALITY") == [0x0000]
         other.kill()
-        other.start()
+        other.start(ready_seconds=180)
         other.wait_for(["delivered"], 1, 200)
         sent = {item["sop_instance_uid"] for item in other.studies()[f"{UID_ROOT}.1.1"]["results"]}
     assert sent
