@@ -67,8 +67,7 @@ def coloured(frames: Sequence[Picture]) -> list[Picture]:
     return [flow(frame)[0] for frame in frames]
 
 
-@pytest.mark.parametrize("shown_in", [0, 7, 16, 17], ids=lambda number: f"frame {number + 1} of 18")
-@pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
+@pytest.mark.parametrize(("shown_in", "colour"), [(0, False), (7, True), (16, False), (17, True)])
 def test_a_name_in_one_frame_goes_whichever_it_is(shown_in: int, colour: bool, reader: Reader) -> None:
     frames = coloured(cine(18)) if colour else cine(18)
     frames[shown_in] = burn(frames[shown_in], NAME, (90, 120), (255, 255, 255) if colour else 255, 16)
