@@ -19,10 +19,12 @@ HARMLESS = {
         "Gn50", "DR 70", "Frq 5.0 MHz", "Frq5.0MHz", "FR 32Hz", "FR 32", "PRF 1.3kHz", "PRF 4000Hz",
         "WF 88Hz", "2D", "THI", "70dB", "AO% 100", "AO 100%", "P90%", "S/A 1/2", "Map F/0", "C5-1",
         "C5-1 19Hz", "ML6-15", "H4.00MHz -10dB", "WF Low", "Z 1.0", "4.0 MHz", "COLOR DOPPLER",
+        "SRI II 3/CRI 2", "SRIⅡ2", "SRIII3/GRI2", "C5 / M4", "Gn-0.6", "PRF-0.9kHz",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
-        "D 3.45 cm", "D3.45cm", "1 L 23.1mm", "1L23.1mm", "1D2.31cm", "+ Dist 2.31 cm", "+Dist2.31cm",
+        "D 3.45 cm", "D3.45cm", "1 L 23.1mm", "1L23.1mm", "1D2.31cm", "1.D.9.92cm",
+        "+ Dist 2.31 cm", "+Dist2.31cm",
         "Dist 1 2.31cm", "D1: 3.45 cm", "2.31 x 1.45 x 3.20 cm", "2.31x1.45cm", "2,31 cm", "Vol 12.3 ml",
         "Vol12.3ml", "RI 0.65", "PSV 43.2 cm/s", "HC 245.3mm GA 26w3d", "BPD64.5mm", "EFW 1234g",
         "HR 72 bpm", "58%", "12.3cm", "ENDO 8.2mm", "1 D 2.31cm 2 D 1.45cm", "Area 3.21 cm²",
@@ -31,7 +33,8 @@ HARMLESS = {
     Meaning.SCALE: ("0", "5", "10", "15", "45", "100", "120", "-60", "-4.0", "38.5", "0.5", "+20"),
     Meaning.ORIENTATION: (
         "L", "R", "LT", "Rt", "LEFT", "Right", "SAG", "TRANS", "TRV", "Transverse", "OVARY", "UTERUS",
-        "Bladder", "LIVER", "RT KIDNEY", "LT OV CYST", "RT OVARY", "Rt Ovary", "RTOVARY", "LUNG BASE",
+        "Bladder", "LIVER", "RT KIDNEY", "LT OV CYST", "L-OV", "R-OV", "RT OVARY",
+        "Rt Ovary", "RTOVARY", "LUNG BASE",
         "LONG AXIS", "RT KIDNEY LONG", "GALLBLADDER", "IVC", "GB", "ROV", "CYST 2", "rt axilla",
         "LOWER POLE", "HARNBLASE", "LI NIERE RENAL", "자궁", "좌측 난소", "PERIPHERAL ZONE LEFT PROSTATE",
     ),
