@@ -18,6 +18,7 @@ from ai_pipeline.training.detect.judge import Case, Report, Said, activated, cro
 from ai_pipeline.training.detect.locators import Locator, centre, constant
 from ai_pipeline.training.detect.pictures import write_pictures
 from ai_pipeline.training.detect.scores import Place
+from ai_pipeline.training.detect.text import as_markdown
 from ai_pipeline.training.detect.trunk import trunk_of
 from ai_pipeline.training.detect.truth import detection_boxes
 from ai_pipeline.training.sets.chest import DataMissing, chest_set, read_grey
@@ -40,10 +41,12 @@ def evaluate(
         said = _answers(case, _shipped(case, known, card))
     else:
         said = cross_validated(case, fusion.Recipe(), report)
-    result = told(case, said, chest_set(data).images, card, decide=split == "cv")
+    figures = told(case, said, chest_set(data).images, card, decide=split == "cv")
+    result = {"model": card.name, "split": split, **figures}
     if report_to is not None:
         write_pictures(report_to, case, said)
-    return {"model": card.name, "split": split, **result}
+        (report_to / "figures.md").write_text(as_markdown(result), encoding="utf-8")
+    return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -71,15 +71,15 @@ class Said:
     every: Mapping[str, Mapping[tuple[int, str], Place]]
 
 
-def cross_validated(case: Case, recipe: fusion.Recipe, report: Report) -> Said:
+def cross_validated(case: Case, recipe: fusion.Recipe, report: Report, count: int = FOLDS) -> Said:
     """Every box and image answered by arms that were fitted without its patient."""
-    fold = folds(case.boxes)
+    fold = folds(case.boxes, count)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
     labels = sorted({box.label for box in case.boxes})
     places: dict[str, list[Place | None]] = {arm: [None] * len(case.boxes) for arm in ARMS}
     every: dict[str, dict[tuple[int, str], Place]] = {arm: {} for arm in ARMS}
-    for number in range(FOLDS):
-        report(number / FOLDS, "fitting the folds")
+    for number in range(count):
+        report(number / count, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         arms = fitted(case, known, recipe)
         images = [image for image, its in image_fold.items() if its == number]

@@ -47,3 +47,58 @@ def _table(part: Mapping[str, Any]) -> list[str]:
 def _one(interval: list[float]) -> str:
     value, low, high = interval
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """The same figures as tables of Markdown, for docs/studies/detection.md."""
+    lines = [
+        f"{result['boxes']} boxes in {result['images']} films of {result['patients']} patients "
+        f"({result['model']}, split {result['split']}).",
+        "",
+        *_markdown(result),
+    ]
+    if result["labels"]:
+        lines += [
+            "| label | boxes | mean T: fusion | activation | constant | fusion - constant | pointing: fusion "
+            "| box |",
+            "|---|---|---|---|---|---|---|---|",
+            *(_label_row(row) for row in result["labels"]),
+            "",
+        ]
+    for name, part in result.items():
+        if isinstance(part, Mapping) and "arms" in part:
+            lines += [f"{name}, {part['boxes']} boxes:".capitalize(), "", *_markdown(part)]
+    figures = result["detection"]
+    names = list(next(iter(figures.values())))
+    lines += [
+        "Every label asked of every film:",
+        "",
+        "| who | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+        *(
+            f"| {arm} | " + " | ".join(_one(row[name]) for name in names) + " |"
+            for arm, row in figures.items()
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _label_row(row: Mapping[str, Any]) -> str:
+    arms = row["arms"]
+    told = [_one(arms[arm]["mean T"]) for arm in ("fusion", "activation", "constant")]
+    told += [_one(row["differences"]["fusion - constant"]["mean T"]), _one(arms["fusion"]["pointing"])]
+    verdict = "" if "passes" not in row else "**yes**" if row["passes"] else f"no: {row['why']}"
+    return f"| {row['label']} | {row['boxes']} | " + " | ".join(told) + f" | {verdict} |"
+
+
+def _markdown(part: Mapping[str, Any]) -> list[str]:
+    return [
+        "| who | " + " | ".join(PLACE_NAMES) + " |",
+        "|---|" + "---|" * len(PLACE_NAMES),
+        *(
+            f"| {arm} | " + " | ".join(_one(values[name]) for name in PLACE_NAMES) + " |"
+            for arm, values in {**part["arms"], **part["differences"]}.items()
+        ),
+        "",
+    ]

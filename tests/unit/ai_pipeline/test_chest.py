@@ -12,7 +12,7 @@ import pytest
 
 from ai_pipeline.contract import Accept, Decision, ImageHeader, Origin, PixelArray, Refuse
 from ai_pipeline.pipelines import create, pipeline_class
-from ai_pipeline.pipelines.chest_xray import ChestXray
+from ai_pipeline.pipelines.chest_xray import NO_PLACE, ChestXray
 from ai_pipeline.pixels import open_dicom, open_image
 from ai_pipeline.pose import POSES, Pose, shown, upright
 
@@ -118,15 +118,17 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     present = [finding for finding in result.findings if finding.decision is Decision.PRESENT]
     assert present
     for finding in present:
-        (region,) = finding.regions
-        left, top, right, bottom = region.bounds
-        assert region.origin is Origin.ACTIVATION
-        assert 0 <= left < right <= image.header.columns
-        assert 0 <= top < bottom <= image.header.rows
+        for region in finding.regions:
+            left, top, right, bottom = region.bounds
+            assert region.origin is Origin.DETECTOR
+            assert 0 <= left < right <= image.header.columns
+            assert 0 <= top < bottom <= image.header.rows
         assert finding.evidence is not None
         assert finding.evidence.values.shape == (image.header.rows, image.header.columns)
     assert {"decode", "model", "total"} <= result.timings.keys()
-    assert "box" in {note.name for note in result.quality}
+    told = {note.name for note in result.quality}
+    assert ("box" in told) is any(finding.regions for finding in present)
+    assert (NO_PLACE in told) is any(not finding.regions for finding in present)
 
 
 @pytest.mark.data

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from ai_pipeline.detection import PARTS, Found
+from ai_pipeline.registry import find
 from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
-from ai_pipeline.training.detect.judge import passes
+from ai_pipeline.training.detect.judge import Case, cross_validated, passes, told
 from ai_pipeline.training.detect.locators import centre, constant
+from ai_pipeline.training.detect.text import as_markdown, as_text
+from ai_pipeline.training.detect.trunk import Read
 from ai_pipeline.training.detect.truth import corners, overlap
-from ai_pipeline.training.sets.chest import TruthBox
+from ai_pipeline.training.sets.chest import LABELS, ChestImage, TruthBox
 
 CELLS = 14
 
@@ -115,3 +121,29 @@ def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_o
 
     assert verdict["passes"] is passed
     assert why in verdict["why"]
+
+
+def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:
+    boxes, maps = _planted()
+    placed = [replace(box, path=tmp_path / box.file) for box in boxes]
+    labels = tuple(int(label == "Mass") for label in LABELS)
+    images = [
+        ChestImage(box.path, labels, None, box.patient, "train", "made", "made", 50.0, "F", "PA")
+        for box in placed
+    ]
+    chances = np.full((len(boxes), len(LABELS)), 0.5, np.float32)
+    case = Case(tuple(placed), tuple(range(40)), tuple(box.path for box in placed), Read(maps, chances))
+
+    said = cross_validated(
+        case, Recipe(components=4, moved=2, shown=30, steps=40), lambda _share, _what: None
+    )
+    figures = told(case, said, images, find("chest-efficientnet-lite0"), decide=True)
+
+    (row,) = figures["labels"]
+    assert row["passes"]
+    assert figures["arms"]["fusion"]["pointing"][0] > 0.9
+    assert figures["arms"]["constant"]["pointing"][0] < 0.6
+    assert figures["detection"]["fusion"]["mAP@.4"][0] > figures["detection"]["constant"]["mAP@.4"][0]
+    result = {"model": "made@1", "split": "cv", **figures}
+    assert "Mass" in as_text(result)
+    assert "| Mass | 40 |" in as_markdown(result)
