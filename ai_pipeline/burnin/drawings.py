@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.burnin.bars import completed
 from ai_pipeline.burnin.lines import lines_between
 from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
 from ai_pipeline.burnin.marks import MEANINGS, Mark, MarkKind, Mask, Picture
@@ -40,6 +41,7 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Dra
         masks[kind] = grown(own)
         marks += _marks(kind, own, maps)
     ends = [mark for mark in marks if mark.kind is MarkKind.CALIPER]
+    masks[MarkKind.SCALE] = completed(picture, masks[MarkKind.SCALE])
     masks[MarkKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks))
 
@@ -60,19 +62,20 @@ def _agreed(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
 
     What may be text is text: under the policy clinical only that can go.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(drawn.astype(np.uint8), connectivity=8)
+    # With soft edges, so that the dots of a line hang together.
+    count, labels = cv2.connectedComponents(grown(drawn).astype(np.uint8), connectivity=8)
     votes = np.stack(
         [
             np.bincount(labels[drawn & (maps.classes == number)], minlength=count)
             for number in range(1, len(KINDS) + 1)
         ]
     )
-    area = stats[:, cv2.CC_STAT_AREA]
+    area = votes.sum(axis=0)
     chosen = votes.argmax(axis=0) + 1
     chosen[votes[0] >= MAY_BE_TEXT * area] = 1
     chosen[area < SMALLEST] = 0
     chosen[0] = 0
-    return np.asarray(chosen[labels], np.uint8)
+    return np.where(drawn, chosen[labels], 0).astype(np.uint8)
 
 
 def _marks(kind: MarkKind, own: Mask, maps: MarkMaps) -> list[Mark]:

@@ -19,13 +19,15 @@ SMALLEST_END = 8
 """Sides of a caliper's box, its soft edge included, at least (pixels)."""
 UNLIKE = 2.2
 """The ends of one line are square and of one size, within this factor."""
-MOST_ENDS = 16
-"""Calipers between which lines are looked for, at most: their pairs grow by the square."""
+MOST_ENDS = 8
+"""Calipers of four measurements. More of them trace an outline, or are colour flow: no line joins them."""
 
 
 def lines_between(picture: Picture, calipers: Sequence[Mark]) -> Mask:
     """The dotted lines, white or coloured, that join two of the calipers."""
-    ends = [mark for mark in calipers if _is_square(mark)][:MOST_ENDS]
+    ends = [mark for mark in calipers if _is_square(mark)]
+    if len(ends) > MOST_ENDS:
+        ends = []
     thin = cv2.morphologyEx(brightest(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     flags = np.zeros(picture.shape[:2], np.uint8)
     for first, second in combinations(ends, 2):

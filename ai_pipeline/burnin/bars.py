@@ -1,0 +1,45 @@
+"""Grey and colour bars to their dark ends: a bar goes on until it is black."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.marks import Mask, Picture
+
+SLENDER = 2.5
+"""A bar is so many times longer than wide at least, as far as it was found."""
+NARROWEST, WIDEST = 4, 40
+"""Width of a bar (pixels)."""
+EVEN, STEP = 3.0, 10.0
+"""Along a bar a row is even (standard deviation), and differs little from the last (grey levels)."""
+BLACK = 8
+"""Where a bar has faded to this there is nothing left of it (grey levels)."""
+
+
+def completed(picture: Picture, bars: Mask) -> Mask:
+    """``bars`` with the upright ones among them followed to where they end."""
+    colour = picture if picture.ndim == 3 else picture[..., None]
+    result = bars.copy()
+    count, _, stats, _ = cv2.connectedComponentsWithStats(bars.astype(np.uint8), connectivity=8)
+    for label in range(1, count):
+        left, top, width, height, _ = (int(value) for value in stats[label])
+        if NARROWEST <= width <= WIDEST and height >= SLENDER * width:
+            inside = slice(left + width // 4, left + width - width // 4)
+            first = _follow(colour[:, inside], top + height // 4, -1)
+            last = _follow(colour[:, inside], top + height - height // 4 - 1, 1)
+            result[first : last + 1, left : left + width] = True
+    return result
+
+
+def _follow(strip: Picture, row: int, way: int) -> int:
+    """The last row of the bar in this direction, from a row that is surely in it."""
+    before = strip[row].mean(axis=0)
+    while 0 <= row + way < len(strip):
+        pixels = strip[row + way].astype(np.float32)
+        level = pixels.mean(axis=0)
+        uneven = float(pixels.std(axis=0).max()) > EVEN
+        if uneven or float(np.abs(level - before).max()) > STEP or float(level.max()) <= BLACK:
+            break
+        row, before = row + way, level
+    return row
