@@ -82,7 +82,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "dicom_node.services", "dicom_node.preflight", "dicom_node.console", "dicom_node.node",
     ),
     "alembic": ("dicom_node.store",),
-    "cryptography": ("dicom_node.sitekey",),
+    "cryptography": ("dicom_node.sitekey", "dicom_node.jobs.readings"),
 }  # fmt: skip
 LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
 EAGER = ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.burnin")  # ... but here
