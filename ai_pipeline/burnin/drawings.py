@@ -19,7 +19,7 @@ SOFT_EDGE = 5
 """A drawing is grown by a square of this side: its soft edge and the ringing of compression (pixels)."""
 MAY_BE_TEXT = 0.4
 """Share of a drawing's pixels that look like text, from which it counts as text."""
-SMALLEST = 4
+SMALLEST = 2
 """Fewer pixels that lie together are no mark."""
 
 
