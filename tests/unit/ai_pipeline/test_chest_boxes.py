@@ -1,4 +1,4 @@
-"""Boxes of the chest pipeline: a detector's where it surely places the label, otherwise none and the reason."""
+"""Boxes of the chest pipeline: a detector's where it surely places the label, otherwise none and why."""
 
 from __future__ import annotations
 
