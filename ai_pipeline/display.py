@@ -6,6 +6,7 @@ value that a sample can take (at most 65,536) and then looked up: a 2,500 × 2,5
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,7 +43,7 @@ class GreyDisplay:
         """``dataset`` holds the Modality LUT and VOI LUT attributes that are valid for the frame."""
         if dataset.get("VOILUTSequence"):
             return GreyDisplay(dataset, "VOI LUT")
-        if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        if _has_window(dataset):
             return GreyDisplay(dataset, "window")
         few_bits = int(dataset.get("BitsStored") or 16) <= 8
         return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
@@ -130,6 +131,12 @@ def _windowed(values: PixelArray, dataset: Dataset) -> Values:
     if width <= 0:  # a threshold: LINEAR allows a Window Width of 1
         return (x > centre).astype(np.float64)
     return _clipped((x - centre) / width + 0.5)
+
+
+def _has_window(dataset: Dataset) -> bool:
+    """Centre and width that are numbers: some objects say "nan"."""
+    ends = [dataset.get(keyword) for keyword in ("WindowCenter", "WindowWidth")]
+    return all(end is not None and math.isfinite(_first(end)) for end in ends)
 
 
 def _first(value: object) -> float:

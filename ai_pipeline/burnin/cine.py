@@ -19,7 +19,7 @@ import numpy as np
 from ai_pipeline.burnin.drawings import find_drawings
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_removal
+from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
 from ai_pipeline.burnin.text import TextBox, high_contrast, paint
@@ -52,9 +52,9 @@ class CleanedCine:
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedCine:
     """Clean every frame. Raises :class:`CleaningFailed` as for a still; memory is bounded by one window."""
     count = image.header.frames
-    standing = _standing_plan(image, verifier, graphics=graphics)
-    plan = standing.plan
     rendition = Rendition.of(image.stored(0), image.display(0))
+    standing = _standing_plan(image, rendition, verifier, graphics=graphics)
+    plan = standing.plan
     first = image.stored(0)
     frames = _on_disk((count, *first.shape), first.dtype)
     mask: Mask = plan.mask | plan.banner
@@ -154,8 +154,9 @@ class _Window:
     def verify(self) -> None:
         """Read the projections and the frames that stand out until nothing is left that has to go."""
         for attempt in range(ROUNDS + 1):
-            pictures = [self._rendition.show(result) for result in self._results]
-            residue = self._residue(pictures)
+            shown = [self._rendition.views(result) for result in self._results]
+            pictures = [views[0] for views in shown]
+            residue = [box for view in zip(*shown, strict=True) for box in self._residue(list(view))]
             if not residue:
                 return
             if attempt == ROUNDS:
@@ -199,14 +200,22 @@ class _Window:
         check_share(self.mask & ~self._banner)
 
 
-def _standing_plan(image: SourceImage, verifier: Verifier, *, graphics: bool) -> _Standing:
+def _standing_plan(
+    image: SourceImage, rendition: Rendition, verifier: Verifier, *, graphics: bool
+) -> _Standing:
     """Look for marks in a few frames; text counts from any of them, drawings only where they stand still."""
     count = image.header.frames
     indices = sorted({round(i * (count - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
     pictures = [image.display(index) for index in indices]
     plans = [
-        plan_removal(picture, image.header, verifier.tools, verifier.policy, graphics=graphics)
-        for picture in pictures
+        plan_views(
+            [picture, *rendition.views(image.stored(index))[1:]],
+            image.header,
+            verifier.tools,
+            verifier.policy,
+            graphics=graphics,
+        )
+        for index, picture in zip(indices, pictures, strict=True)
     ]
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)

@@ -14,7 +14,7 @@ from ai_pipeline.burnin.devices import device_note
 from ai_pipeline.burnin.extent import measured_area
 from ai_pipeline.burnin.marks import Mark, MarkKind, Policy, merged
 from ai_pipeline.burnin.overlayplanes import overlay_note
-from ai_pipeline.burnin.planning import plan_removal
+from ai_pipeline.burnin.planning import plan_views
 from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import Rendition, Verifier, carry_out
 from ai_pipeline.burnin.tools import Tools, shared_tools
@@ -33,8 +33,8 @@ from ai_pipeline.pixels import samples_photometric
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities whose drawn marks are looked for as well; in all others only text is."""
 DESCRIPTIONS = {
-    Policy.CLINICAL: "burned-in text that may name the patient inpainted, not for measurement",
-    Policy.RESEARCH: "burned-in annotation inpainted, not for measurement",
+    Policy.CLINICAL: "burned-in text that may name the patient",
+    Policy.RESEARCH: "burned-in annotation",
 }
 TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 """Marks nearer to each other than this share of the longer side are told as one: lines, a ruler's ticks."""
@@ -78,10 +78,12 @@ def clean(
     if image.header.frames == 1:
         stored, picture = image.stored(0), image.display(0)
         decoded = time.perf_counter()
-        plan = plan_removal(picture, image.header, verifier.tools, policy, graphics=graphics)
+        rendition = Rendition.of(stored, picture)
+        views = rendition.views(stored)
+        plan = plan_views(views, image.header, verifier.tools, policy, graphics=graphics)
         planned = time.perf_counter()
         report(0.5, "marks found")
-        still = carry_out(stored, plan, Rendition.of(stored, picture), verifier)
+        still = carry_out(stored, plan, rendition, verifier)
         frames: PixelArray = still.samples[None]
         masks: PixelArray = (still.mask.astype(np.uint8) * 255)[None]
         marks, readings, counts = still.marks, plan.readings, (still.widened, still.blacked_out)

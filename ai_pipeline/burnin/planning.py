@@ -111,6 +111,24 @@ def _by_device(
     return find_device_banner(header, picture, tools.device_rules, meanings)
 
 
+def plan_views(
+    views: Sequence[Picture], header: ImageHeader, tools: Tools, policy: Policy, *, graphics: bool
+) -> Plan:
+    """The plan of a picture and of further views of it, which show what its window hides.
+
+    Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    """
+    plan = plan_removal(views[0], header, tools, policy, graphics=graphics)
+    for view in views[1:]:
+        more = plan_removal(view, header, tools, policy, graphics=False)
+        banner, mask = plan.banner | more.banner, plan.mask | more.mask
+        check_share(mask & ~banner)
+        kept = (plan.kept | more.kept) & ~mask & ~banner
+        readings = (*plan.readings, *more.readings)
+        plan = Plan(banner, mask & ~banner, kept, (*plan.marks, *more.marks), readings)
+    return plan
+
+
 def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:
     """All text. ``known`` is taken for text anyway: there only what looks like text is read.
 

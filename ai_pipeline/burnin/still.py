@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ai_pipeline.burnin.fillers import Inpainter
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
@@ -28,6 +29,8 @@ SURE_RESIDUE = 0.6
 """Detector's confidence from which something unreadable of a text's shape counts as text left over."""
 CONTEXT = 96
 """Room around a changed place that is read again with it (pixels)."""
+ALIKE = 2
+"""Stored values that may be shown as the same black, or the same white, before that counts as hidden."""
 ROUNDS = 3
 """Attempts to get rid of what is still found; the last one blacks it out."""
 
@@ -72,11 +75,16 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendition:
-    """From stored samples to the picture that is read, learnt from the source's own display."""
+    """From stored samples to the pictures that are read, learnt from the source's own display.
+
+    ``table`` shows what a viewer shows. ``equalised`` is given where that hides something: a window leaves
+    grey levels out that any viewer can bring back, and a name with them.
+    """
 
     low: int
     table: Picture | None
     black: float
+    equalised: Picture | None = None
 
     @staticmethod
     def of(stored: PixelArray, display: Picture) -> Rendition:
@@ -89,16 +97,28 @@ class Rendition:
         numbers = values.astype(np.int64)
         every = np.arange(int(numbers[0]), int(numbers[-1]) + 1)
         shown = np.interp(every, numbers, display.ravel()[first].astype(np.float64))
-        return Rendition(int(numbers[0]), np.rint(shown).astype(np.uint8), float(cast(Any, darkest[0])))
+        table = np.rint(shown).astype(np.uint8)
+        black, low = float(cast(Any, darkest[0])), int(numbers[0])
+        return Rendition(low, table, black, _equalised(numbers - low, table))
+
+    def views(self, samples: PixelArray) -> list[Picture]:
+        """The pictures in which text is looked for, the shown one first."""
+        shown = [self.show(samples)]
+        if self.equalised is not None:
+            shown.append(self.equalised[self._places(samples)])
+        return shown
 
     def show(self, samples: PixelArray) -> Picture:
         """Return samples within the source's range as the viewer shows them."""
         if self.table is not None:
-            places = np.clip(samples.astype(np.int64) - self.low, 0, len(self.table) - 1)
-            return self.table[places]
+            return self.table[self._places(samples)]
         if samples.dtype == np.uint8:
             return np.asarray(samples, np.uint8)
         return _stretched(samples)
+
+    def _places(self, samples: PixelArray) -> npt.NDArray[np.int64]:
+        last = 0 if self.table is None else len(self.table) - 1
+        return np.clip(samples.astype(np.int64) - self.low, 0, last)
 
 
 def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, verifier: Verifier) -> Cleaned:
@@ -112,7 +132,11 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, verifier: Ve
     marks, widened, blacked_out = plan.marks, 0, 0
     changed: Box | None = None
     for attempt in range(ROUNDS + 1):
-        residue = verifier.residue(rendition.show(result), mask, plan.kept, changed)
+        residue = [
+            box
+            for view in rendition.views(result)
+            for box in verifier.residue(view, mask, plan.kept, changed)
+        ]
         if not residue:
             break
         if attempt == ROUNDS:
@@ -146,6 +170,16 @@ def _surroundings(mask: Mask) -> Box:
         max(0, int(columns[0]) - CONTEXT), max(0, int(rows[0]) - CONTEXT),
         min(mask.shape[1], int(columns[-1]) + CONTEXT), min(mask.shape[0], int(rows[-1]) + CONTEXT),
     )  # fmt: skip
+
+
+def _equalised(places: npt.NDArray[np.int64], table: Picture) -> Picture | None:
+    """A table from value to rank, where values that differ are shown as one black or white; else None."""
+    shown = table[places]
+    if all(int((shown == end).sum()) <= ALIKE for end in (0, 255)):
+        return None
+    ranks = np.linspace(0, 255, len(places))
+    every = np.interp(np.arange(len(table)), places, ranks)
+    return np.asarray(np.rint(every), np.uint8)
 
 
 def _stretched(samples: PixelArray) -> Picture:

@@ -174,6 +174,15 @@ def _painted(crop: Picture) -> bool:
     return bool(((crop.max(axis=2) - crop.min(axis=2)) > 60).mean() > 0.35)
 
 
+def _is_flow(part: Picture) -> bool:
+    """Tell whether red or blue fills the place, as colour Doppler paints flow in first."""
+    if part.ndim == 2 or not part.size:
+        return False
+    red, green, blue = (part[..., index].astype(np.int16) for index in range(3))
+    strong = part.max(axis=2).astype(np.int16) - part.min(axis=2) > 60
+    return bool((strong & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10))).mean() > 0.35)
+
+
 def working_scale(picture: Picture) -> float:
     """Return the enlargement at which a picture is read (1 from 736 pixels on)."""
     return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
@@ -184,7 +193,8 @@ def looks_like_text(picture: Picture, box: TextBox) -> bool:
     low = box.height <= max(24.0, LOW_SHARE * min(picture.shape[:2]))
     left, top, right, bottom = box.box
     wide = right - left >= 1.5 * (bottom - top)
-    return box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
+    formed = box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
+    return formed and not _is_flow(picture[max(0, top) : bottom, max(0, left) : right])
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:

@@ -76,7 +76,8 @@ def _told(image: DerivedImage, context: ResultContext) -> str:
     """Derivation Description (0028,2111), VR ST: 1,024 characters."""
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
     return (
-        f"AI: {image.description}; verified that no text is left that had to go.{proof} {disclaimer(context)}"
+        f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "
+        f"to go.{proof} {disclaimer(context)}"
     )[:1024]
 
 

@@ -132,10 +132,7 @@ def test_noise_is_left_alone_or_refused() -> None:
     assert result is None or (result.mask.frames > 0).mean() < 0.02
 
 
-FLOW_EATEN = pytest.mark.xfail(strict=True, reason="verification takes flow beside a spectrum for text")
-
-
-@pytest.mark.parametrize("policy", [pytest.param(Policy.CLINICAL, marks=FLOW_EATEN), Policy.RESEARCH])
+@pytest.mark.parametrize("policy", [Policy.CLINICAL, Policy.RESEARCH])
 def test_flow_is_not_eaten_and_an_axis_label_is_whole_or_gone(policy: Policy) -> None:
     made, flows, labels = spectrum()
     result = cleaned_or_nothing(
@@ -314,10 +311,9 @@ HIDING: dict[str, dict[str, Any]] = {
     "brighter than the name": {"WindowCenter": 3000, "WindowWidth": 100},
     "no slope": {"RescaleSlope": 0, "RescaleIntercept": 0},
 }
-HIDDEN = pytest.mark.xfail(strict=True, reason="text is looked for in the header's window alone")
 
 
-@pytest.mark.parametrize("window", [*WINDOWS, *(pytest.param(name, marks=HIDDEN) for name in HIDING)])
+@pytest.mark.parametrize("window", [*WINDOWS, *HIDING])
 @pytest.mark.filterwarnings("ignore:Value .* is not valid")
 def test_no_window_hides_a_name_that_another_window_shows(
     window: str, tmp_path: Path, reader: Reader
