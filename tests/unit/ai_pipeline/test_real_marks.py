@@ -16,9 +16,10 @@ from ai_pipeline.training.ultrasound.cardfigures import add_figures, legible_fig
 from ai_pipeline.training.ultrasound.legible import EngineCount, Outcome
 from ai_pipeline.training.ultrasound.legiblecounts import counted
 from ai_pipeline.training.ultrasound.maskers import NETWORK, NODE, Masker
-from ai_pipeline.training.ultrasound.overlays import CleanFrame, MarkClass
+from ai_pipeline.training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
 from ai_pipeline.training.ultrasound.realmarks import (
     NO_YELLOW,
+    NOT_CLEAN,
     YELLOW,
     MarkedFrame,
     RealMark,
@@ -125,6 +126,12 @@ def test_the_hand_drawn_frames_hold_all_listed_marks(data: Path) -> None:
     assert {found.stratum for found in frames} == {YELLOW, NO_YELLOW}
     for found in frames:
         assert {mark.number for mark in found.marks} == set(np.unique(found.owners)) - {0}
+
+
+def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
+    listed = {part.file for split in ("val", "test") for part in clean_frames(split)}
+
+    assert listed >= NOT_CLEAN
 
 
 @pytest.mark.data
