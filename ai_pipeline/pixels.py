@@ -26,6 +26,7 @@ from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
+from ai_pipeline.codestreams import first_cut_frame
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.display import GreyDisplay
 from ai_pipeline.headers import HeaderError, embedded_overlays, picture_header, read_header
@@ -112,6 +113,7 @@ class DicomImage:
     transfer_syntax: UID
     _whole: Dataset | None = field(default=None, repr=False)
     _last: tuple[int, PixelArray] | None = field(default=None, repr=False)
+    _whole_frames: bool = field(default=False, repr=False)
 
     @property
     def uid(self) -> str:
@@ -150,6 +152,7 @@ class DicomImage:
         return self._last[1]
 
     def _decode(self, frame: int) -> PixelArray:
+        self._check_ends()
         with _pydicom_may_warn(), _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"):
             samples = self._samples(frame)
         if samples.shape[:2] != (self.header.rows, self.header.columns):
@@ -158,6 +161,15 @@ class DicomImage:
                 f"the header says {self.header.rows} × {self.header.columns}"
             )
         return _stored_bits(samples, self.dataset)
+
+    def _check_ends(self) -> None:
+        if self._whole_frames:
+            return
+        with _pydicom_may_warn(), _as_pixel_error("the frames cannot be told apart"):
+            cut = first_cut_frame(self.path, self.transfer_syntax, self.header.frames)
+        if cut is not None:
+            raise PixelError(f"frame {cut} of {self.header.frames} is cut off ({self.transfer_syntax.name})")
+        self._whole_frames = True
 
     def _samples(self, frame: int) -> PixelArray:
         # Bits above Bits Stored are cleared by us: below High Bit there may be more of them (old overlays).
