@@ -44,6 +44,6 @@ def first_cut_frame(path: Path, syntax: UID, frames: int) -> int | None:
             for number, frame in enumerate(generate_frames(file, number_of_frames=frames), start=1):
                 if END not in frame[-PADDING:]:
                     return number
-        except ValueError:  # no fragments there (an implicit VR data set under a JPEG syntax): not ours to say
+        except ValueError:  # no fragments: an implicit VR data set under a JPEG syntax
             return None
     return None
