@@ -129,7 +129,7 @@ def clean_areas(
             "largest": round(float(areas.max()), 5),
             "refused": refused,
             "by_source": {
-                source: round(float(areas[sources == source].mean()), 5) for source in set(sources)
+                source: round(float(areas[sources == source].mean()), 5) for source in set(sources.tolist())
             },
         }
     return {"frames": len(shown), "rows": rows}
