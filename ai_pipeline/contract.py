@@ -228,8 +228,8 @@ class DerivedImage:
     ``frames``: ``[frames, rows, columns]`` or ``[frames, rows, columns, 3]`` in the source's stored type
     (for ``cleaned``) or uint8 RGB (for pictures); may be a read-only ``numpy.memmap`` so that a cine need
     not be in memory. ``verified`` is True only when a cleaned image was proven to hold no legible text.
-    ``photometric`` is MONOCHROME1, MONOCHROME2 or RGB. ``outside_sha256`` of a cleaned image: the SHA-256 of its
-    samples outside the mask, frame by frame, which the source's samples have too.
+    ``photometric`` is MONOCHROME1, MONOCHROME2 or RGB. ``outside_sha256`` of a cleaned image: the SHA-256 of
+    its samples outside the mask, frame by frame, which the source's samples have too.
     """
 
     kind: ImageKind
