@@ -98,7 +98,7 @@ class Gallery:
             hole = self.planned(frame.picture) if count else None
             if hole is not None and len(frame.marks) > 2 and hole.any():
                 count -= 1
-                ways = [way for way in self.ways if way.name in {REFERENCE, self.ways[0].name}]
+                ways = [way for way in self.ways if way.name in IN_PAIRS]
                 filled = fills(frame.picture, hole, ways)
                 yield (
                     frame.name,
