@@ -16,7 +16,7 @@ from ai_pipeline.burnin.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, Policy
 from ai_pipeline.burnin.meaning import meaning_of
-from ai_pipeline.burnin.shaping import blocks, spelled, without_rims
+from ai_pipeline.burnin.shaping import blocks, spelled, without_rims, without_specks
 from ai_pipeline.burnin.text import (
     Line,
     TextBox,
@@ -96,9 +96,9 @@ def plan_removal(
     banner |= devices
     kept &= ~devices
     shown = [text for text in texts if not covered(text.box, banner)]
-    marks = _judged((*banners, *device_marks, *_drawn_marks(drawn, texts)), banner | mask) + _text_marks(
-        shown, shape, policy
-    )
+    judged = _judged((*banners, *device_marks, *_drawn_marks(drawn, texts)), banner | mask)
+    marks = tuple(mark for mark in judged if mark.removed or mark.meaning is not Meaning.IDENTITY)
+    marks += _text_marks(shown, shape, policy)
     check_share(mask & ~banner)
     return Plan(banner, mask & ~banner, kept, marks, _readings(marks, texts, shape, policy))
 
@@ -222,6 +222,8 @@ def _drawn(drawn: Drawings, kept: Mask, traced: Mask, policy: Policy) -> Mask:
     """
     strokes = drawn.masks[MarkKind.TEXT]
     unread = strokes & ~kept & ~traced
+    if policy is Policy.CLINICAL:
+        unread = without_specks(unread)
     mask = blocks(without_rims(unread) if kept.any() else unread) | (strokes & traced)
     if policy is Policy.RESEARCH:
         for kind, own in drawn.masks.items():

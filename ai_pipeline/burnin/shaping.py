@@ -10,6 +10,8 @@ from ai_pipeline.burnin.text import LOW_SHARE, SMALLEST_LINE, TextBox, TextReade
 
 LETTER_GAP = 9
 """Drawn text is closed with a square of this side: letters become words, their holes are gone (pixels)."""
+SMALLEST_LETTER = 8
+"""Longer side of a letter with its soft edges, two pixels all around (pixels)."""
 FULL = 0.4
 """Share of its rectangle that a closed word fills at least; an arc or a slope fills less."""
 SPELLED = 3
@@ -38,6 +40,14 @@ def without_rims(mask: Mask) -> Mask:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     keep = (sides.min(axis=1) >= SMALLEST_LINE) & (np.arange(count) > 0)
+    return np.asarray(keep[labels], np.bool_)
+
+
+def without_specks(mask: Mask) -> Mask:
+    """Drop what is too small for a letter, soft edges included; it tells nobody who a patient is."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    keep = (sides.max(axis=1) >= SMALLEST_LETTER) & (np.arange(count) > 0)
     return np.asarray(keep[labels], np.bool_)
 
 

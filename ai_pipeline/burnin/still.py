@@ -29,8 +29,9 @@ SURE_RESIDUE = 0.6
 """Detector's confidence from which something unreadable of a text's shape counts as text left over."""
 CONTEXT = 96
 """Room around a changed place that is read again with it (pixels)."""
-ALIKE = 2
-"""Stored values that may be shown as the same black, or the same white, before that counts as hidden."""
+HIDDEN = 0.01
+"""Share of the pixels that are shown alike though they differ, beside the commonest of them, from which a
+window hides something (percentiles cut off half of it at either end)."""
 ROUNDS = 3
 """Attempts to get rid of what is still found; the last one blacks it out."""
 
@@ -93,13 +94,13 @@ class Rendition:
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
         if stored.ndim == 3 or stored.dtype.kind not in "iu":
             return Rendition(0, None, float(cast(Any, darkest.min())))
-        values, first = np.unique(stored, return_index=True)
+        values, first, counts = np.unique(stored, return_index=True, return_counts=True)
         numbers = values.astype(np.int64)
         every = np.arange(int(numbers[0]), int(numbers[-1]) + 1)
         shown = np.interp(every, numbers, display.ravel()[first].astype(np.float64))
         table = np.rint(shown).astype(np.uint8)
         black, low = float(cast(Any, darkest[0])), int(numbers[0])
-        return Rendition(low, table, black, _equalised(numbers - low, table))
+        return Rendition(low, table, black, _equalised(numbers - low, counts, table))
 
     def views(self, samples: PixelArray) -> list[Picture]:
         """The pictures in which text is looked for, the shown one first."""
@@ -172,14 +173,21 @@ def _surroundings(mask: Mask) -> Box:
     )  # fmt: skip
 
 
-def _equalised(places: npt.NDArray[np.int64], table: Picture) -> Picture | None:
+def _equalised(
+    places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
+) -> Picture | None:
     """A table from value to rank, where values that differ are shown as one black or white; else None."""
     shown = table[places]
-    if all(int((shown == end).sum()) <= ALIKE for end in (0, 255)):
+    if not any(_hides(counts[shown == end], int(counts.sum())) for end in (0, 255)):
         return None
     ranks = np.linspace(0, 255, len(places))
     every = np.interp(np.arange(len(table)), places, ranks)
     return np.asarray(np.rint(every), np.uint8)
+
+
+def _hides(counts: npt.NDArray[np.int64], pixels: int) -> bool:
+    """Tell whether values with these counts, all shown alike, could make up letters and their ground."""
+    return len(counts) > 1 and int(counts.sum() - counts.max()) >= HIDDEN * pixels
 
 
 def _stretched(samples: PixelArray) -> Picture:
