@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.bars import completed
+from ai_pipeline.burnin.flow import find_flow
 from ai_pipeline.burnin.lines import lines_between
 from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
 from ai_pipeline.burnin.marks import MEANINGS, Mark, MarkKind, Mask, Picture
@@ -34,7 +35,7 @@ class Drawings:
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Drawings:
     """Everything that the detector takes for annotation in an ultrasound picture."""
     maps = finder.find(picture)
-    classes = _agreed(maps.above(threshold), maps)
+    classes = _agreed(maps.above(threshold) & ~find_flow(picture), maps)
     masks, marks = {}, []
     for number, kind in enumerate(KINDS, start=1):
         own = classes == number

@@ -1,0 +1,43 @@
+"""Colour and power Doppler: filled areas of red, blue and what lies between, which are no annotation."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.marks import Mask, Picture
+
+STRONG = 60
+"""Difference of the channels from which a pixel is coloured (grey levels)."""
+SMALLEST = 100
+"""Coloured pixels that hang together, from which they may be flow."""
+RED_OR_BLUE = 0.2
+"""Share of them that is red or blue: Doppler paints flow in these first, and yellow only inside them."""
+THICK = 5
+"""Flow is filled: what a square of this side fits into (pixels) makes a share of it; letters are strokes."""
+FILLED = 0.3
+BAR_FULL, BAR_SLENDER = 0.92, 2.5
+"""A colour bar fills its box and is longer than wide: it is no flow."""
+
+
+def find_flow(picture: Picture) -> Mask:
+    """The pixels that colour or power Doppler has painted."""
+    flow = np.zeros(picture.shape[:2], np.bool_)
+    if picture.ndim == 2:
+        return flow
+    red, green, blue = (picture[..., index].astype(np.int16) for index in range(3))
+    strong = (picture.max(axis=2).astype(np.int16) - picture.min(axis=2)) > STRONG
+    painted = strong & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10))
+    flags = strong.astype(np.uint8)
+    thick = cv2.morphologyEx(flags, cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8)).astype(np.bool_)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA]
+    hues = np.bincount(labels[painted], minlength=count)
+    filled = np.bincount(labels[thick], minlength=count)
+    width, height = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
+    longer, shorter = np.maximum(width, height), np.minimum(width, height)
+    bars = (area >= BAR_FULL * width * height) & (longer >= BAR_SLENDER * shorter)
+    chosen = (area >= SMALLEST) & (hues >= RED_OR_BLUE * area) & (filled >= FILLED * area) & ~bars
+    chosen[0] = False
+    around = cv2.dilate(chosen[labels].astype(np.uint8), np.ones((3, 3), np.uint8))
+    return np.asarray(around, np.bool_)

@@ -1,0 +1,40 @@
+"""Flow is told from annotation by its colours and by being filled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ai_pipeline.burnin.flow import find_flow
+from ai_pipeline.burnin.marks import Picture
+from tests.unit.ai_pipeline.phantoms import burn, echo, flow
+
+
+def power() -> tuple[Picture, np.ndarray]:
+    """A vessel of power Doppler: yellow inside, orange, red at its rim."""
+    picture = np.repeat(echo()[..., None], 3, axis=2)
+    y, x = np.mgrid[0 : picture.shape[0], 0 : picture.shape[1]]
+    depth = ((x - 240) / 60) ** 2 + ((y - 190) / 14) ** 2
+    vessel = depth < 1
+    shade = np.stack([np.full_like(depth, 250), 230 * np.clip(1 - depth, 0, 1), 0 * depth], axis=2)
+    picture[vessel] = shade.astype(np.uint8)[vessel]
+    return picture, vessel
+
+
+@pytest.mark.parametrize("made", [flow(echo()), power()], ids=["colour", "power"])
+def test_flow_is_found(made: tuple[Picture, np.ndarray]) -> None:
+    picture, vessel = made
+    assert find_flow(picture)[vessel].mean() > 0.95
+
+
+@pytest.mark.parametrize("colour", [(255, 230, 0), (60, 80, 255), (255, 40, 40), (255, 255, 255)])
+def test_text_is_none_whatever_its_colour(colour: tuple[int, int, int]) -> None:
+    picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN 1970", (12, 10), colour, 20)
+    assert not find_flow(picture).any()
+
+
+def test_a_colour_bar_is_none() -> None:
+    picture = np.repeat(echo()[..., None], 3, axis=2)
+    picture[40:140, 6:18] = np.linspace((255, 0, 0), (0, 0, 255), 100)[:, None].astype(np.uint8)
+    assert not find_flow(picture).any()
+    assert not find_flow(echo()).any()
