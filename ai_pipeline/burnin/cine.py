@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.drawings import find_drawings
-from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
+from ai_pipeline.burnin.inpaint import PLAIN, black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
 from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.seal import Seal
@@ -116,7 +116,8 @@ class _Window:
         rendition: Rendition,
         verifier: Verifier,
     ) -> None:
-        self._rendition, self._verifier, self._filler = rendition, verifier, verifier.tools.filler
+        # Classically: the network takes half a second a frame (research: 2.0 against 8 frames/s and more).
+        self._rendition, self._verifier, self._filler = rendition, verifier, PLAIN
         self._indices = indices
         self._sources = [image.stored(index) for index in indices]
         plan = standing.plan

@@ -100,7 +100,9 @@ def clean(
     report(1.0, "cleaned and verified")
     told = _told(marks, max(image.header.rows, image.header.columns))
     notes = _notes(image, told, masks, counts) + _of_the_header(image, verifier.tools)
-    models = verifier.tools.models if graphics else verifier.tools.models[:1]
+    # Of a cine the inpainter is classical, of other pictures than ultrasound the mark detector is not asked.
+    used = 1 if not graphics else 2 if image.header.frames > 1 else None
+    models = verifier.tools.models[:used]
     return CleaningResult(
         DerivedImage(
             kind=ImageKind.CLEANED, frames=frames, photometric=samples_photometric(image.header),
