@@ -20,14 +20,23 @@ BAR_FULL, BAR_SLENDER = 0.92, 2.5
 """A colour bar fills its box and is longer than wide: it is no flow."""
 
 
+def coloured(picture: Picture) -> Mask:
+    """The pixels of an RGB picture whose channels differ clearly."""
+    return np.asarray(picture.max(axis=2) - picture.min(axis=2) > STRONG, np.bool_)
+
+
+def red_or_blue(picture: Picture) -> Mask:
+    """The pixels in the colours that Doppler paints flow in first."""
+    red, green, blue = (picture[..., index].astype(np.int16) for index in range(3))
+    return np.asarray(coloured(picture) & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10)), np.bool_)
+
+
 def find_flow(picture: Picture) -> Mask:
     """The pixels that colour or power Doppler has painted."""
     flow = np.zeros(picture.shape[:2], np.bool_)
     if picture.ndim == 2:
         return flow
-    red, green, blue = (picture[..., index].astype(np.int16) for index in range(3))
-    strong = (picture.max(axis=2).astype(np.int16) - picture.min(axis=2)) > STRONG
-    painted = strong & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10))
+    strong, painted = coloured(picture), red_or_blue(picture)
     flags = strong.astype(np.uint8)
     thick = cv2.morphologyEx(flags, cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8)).astype(np.bool_)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=8)

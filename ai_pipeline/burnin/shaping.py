@@ -37,24 +37,26 @@ def blocks(strokes: Mask) -> Mask:
 
 def without_rims(mask: Mask) -> Mask:
     """Drop what is left around a text that stays: too low to be a line of its own."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    keep = (sides.min(axis=1) >= SMALLEST_LINE) & (np.arange(count) > 0)
-    return np.asarray(keep[labels], np.bool_)
+    return _with_sides(mask, shorter=SMALLEST_LINE)
 
 
 def without_specks(mask: Mask) -> Mask:
     """Drop what is too small for a letter, soft edges included; it tells nobody who a patient is."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    keep = (sides.max(axis=1) >= SMALLEST_LETTER) & (np.arange(count) > 0)
-    return np.asarray(keep[labels], np.bool_)
+    return _with_sides(mask, longer=SMALLEST_LETTER)
 
 
 def spelled(mask: Mask, reader: TextReader) -> Mask:
     """What a reader would have to be denied beside ``mask``: the boxes of what the mask itself spells."""
     picture: Picture = np.where(mask, 255, 0).astype(np.uint8)
     return paint([box for box in reader.find(picture) if _tells(picture, box, reader)], mask.shape, 0.1)
+
+
+def _with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
+    """The parts that hang together whose boxes have sides of at least these."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(count) > 0)
+    return np.asarray(keep[labels], np.bool_)
 
 
 def _tells(picture: Picture, box: TextBox, reader: TextReader) -> bool:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.burnin.flow import coloured, red_or_blue
 from ai_pipeline.burnin.marks import Box, Mask, Picture, brightest
 
 # A detector box is text without further proof when it is this sure and this low; else it must be readable.
@@ -29,6 +30,9 @@ STROKES = frozenset("1lI|!i一丨")
 TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
 """Taller than this share of the picture's shorter side a box is the echo picture itself, unless three
 characters and more are read in it with that confidence."""
+
+FLOW_SHARE = 0.35
+"""Share of a place that is coloured from which colour fills it: letters are strokes with ground between."""
 
 WIDEST_LINE = 32.0
 """Heights above this add nothing to the margin of a mask (pixels)."""
@@ -171,16 +175,12 @@ def _counts_as_text(characters: str, score: float, least: int) -> bool:
 
 def _painted(crop: Picture) -> bool:
     """Tell whether colour fills the place, as flow does and letters do not: there a "2" is a vessel."""
-    return bool(((crop.max(axis=2) - crop.min(axis=2)) > 60).mean() > 0.35)
+    return bool(coloured(crop).mean() > FLOW_SHARE)
 
 
 def _is_flow(part: Picture) -> bool:
     """Tell whether red or blue fills the place, as colour Doppler paints flow in first."""
-    if part.ndim == 2 or not part.size:
-        return False
-    red, green, blue = (part[..., index].astype(np.int16) for index in range(3))
-    strong = part.max(axis=2).astype(np.int16) - part.min(axis=2) > 60
-    return bool((strong & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10))).mean() > 0.35)
+    return part.ndim == 3 and part.size > 0 and bool(red_or_blue(part).mean() > FLOW_SHARE)
 
 
 def working_scale(picture: Picture) -> float:

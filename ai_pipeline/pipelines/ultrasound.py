@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ai_pipeline.burnin import CleaningResult, Mark, MarkKind, Policy, Tools, clean, shared_tools
+from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.measuring import measurements_of
 from ai_pipeline.burnin.text import DOUBTFUL_TEXT
 from ai_pipeline.contract import (
@@ -34,7 +35,6 @@ from ai_pipeline.contract import (
 )  # fmt: skip
 from ai_pipeline.devicerules import device_rules
 
-MODALITIES = frozenset({"US", "IVUS"})
 MOST_MARKS = 24
 """Marks that are reported as findings per image; the rest is counted in a note."""
 
@@ -168,7 +168,7 @@ def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
 
 
 def _refused(header: ImageHeader, *, anything: bool) -> str | None:
-    if not anything and header.modality not in MODALITIES:
+    if not anything and header.modality not in ULTRASOUND:
         return f"modality {header.modality or 'unknown'} is not ultrasound"
     return None
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ai_pipeline.burnin.drawings import grown
 from ai_pipeline.burnin.fillers import Inpainter
 from ai_pipeline.burnin.marks import Mask, Picture
 from ai_pipeline.networks.perception import SIDE, Perception
@@ -34,8 +35,6 @@ SEED = 104729
 SQUARES = 4
 """Squares per picture that KID is taken on."""
 HALVES = 100
-REACH = 5
-"""A mask is grown with a kernel of this side (pixels): soft edges and JPEG's ringing belong to a mark."""
 LARGEST_PSNR = 60.0
 """What a perfect fill counts (dB): rounding alone gives 59."""
 
@@ -106,8 +105,7 @@ def judged_pictures(data: Path, pictures: int, split: str) -> Iterator[tuple[Cle
 
 def given_mask(picture: BurnIn) -> Mask:
     """What was drawn, with soft edges and the ringing of compression."""
-    grown = cv2.dilate(picture.mask, np.ones((REACH, REACH), np.uint8))
-    return np.asarray(grown > 0, np.bool_)
+    return grown(picture.mask > 0)
 
 
 def fills(picture: Picture, hole: Mask, inpainters: Sequence[Inpainter]) -> dict[str, Picture]:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.burnin.flow import red_or_blue
 from ai_pipeline.burnin.lines import coloured_line, dotted_line
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, brightest, contrast
 
@@ -149,9 +150,7 @@ def _grown(seeds: Flags, body: Flags) -> Flags:
 
 def _flow(picture: Picture, known: Flags) -> Flags:
     """Return filled areas of red or blue: colour Doppler paints flow in these first."""
-    red, green, blue = (channel.astype(np.int16) for channel in cv2.split(picture))
-    strong = _chroma(picture) > 60
-    painted = strong & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10)) & (known == 0)
+    painted = red_or_blue(picture) & (known == 0)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(painted.astype(np.uint8), connectivity=8)
     large = (stats[:, cv2.CC_STAT_AREA] >= 6) & (np.arange(count) > 0)
     return np.asarray(large[labels], np.uint8)
