@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.drawings import find_drawings
+from ai_pipeline.burnin.flow import find_flow
 from ai_pipeline.burnin.inpaint import PLAIN, black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_views
+from ai_pipeline.burnin.planning import Plan, box_marks, candidates_of, check_share, plan_views
 from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
 from ai_pipeline.burnin.text import TextBox, high_contrast, paint
@@ -52,7 +53,11 @@ class CleanedCine:
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedCine:
     """Clean every frame. Raises :class:`CleaningFailed` as for a still; memory is bounded by one window."""
     count = image.header.frames
-    rendition = Rendition.of(image.stored(0), image.display(0))
+    looked_at = _spread(count)
+    rendition = Rendition.of(
+        np.concatenate([image.stored(index) for index in looked_at]),
+        np.concatenate([image.display(index) for index in looked_at]),
+    )
     standing = _standing_plan(image, rendition, verifier, graphics=graphics)
     plan = standing.plan
     first = image.stored(0)
@@ -122,7 +127,7 @@ class _Window:
         self._sources = [image.stored(index) for index in indices]
         plan = standing.plan
         self._results = [apply_plan(source, plan, rendition.black, self._filler) for source in self._sources]
-        self._banner = plan.banner
+        self._banner, self._foreign = plan.banner, plan.foreign
         self._kept = standing.still_kept([rendition.show(source) for source in self._sources])
         self.mask: Mask = plan.mask | plan.banner
         self.marks: list[Mark] = []
@@ -170,14 +175,15 @@ class _Window:
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         views = [(light, 1.0), (dark, 1.0), (faint, 0.6)]
+        flow = find_flow(light)
         alone = _standing_out(pictures, self.mask)
         self.read_alone += len(alone)
         views += [(pictures[index], 1.0) for index in alone]
         return [
-            box
+            one.box
             for view, scale in views
-            for box in self._verifier.tools.reader.find(view, scale)
-            if self._verifier.is_residue(view, box, self.mask, self._kept)
+            for one in candidates_of(view, self._verifier.tools.reader, scale, flow)
+            if self._verifier.is_residue(one, self.mask, self._kept)
         ]
 
     def _remove(self, residue: list[TextBox], pictures: list[Picture], attempt: int) -> None:
@@ -194,7 +200,7 @@ class _Window:
 
     def _fill(self, more: Mask) -> None:
         self._take(more)
-        self._results = [inpaint(result, more, self._filler) for result in self._results]
+        self._results = [inpaint(result, more, self._filler, self._foreign) for result in self._results]
 
     def _take(self, more: Mask) -> None:
         self.mask = self.mask | more
@@ -205,8 +211,7 @@ def _standing_plan(
     image: SourceImage, rendition: Rendition, verifier: Verifier, *, graphics: bool
 ) -> _Standing:
     """Look for marks in a few frames; text counts from any of them, drawings only where they stand still."""
-    count = image.header.frames
-    indices = sorted({round(i * (count - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
+    indices = _spread(image.header.frames)
     pictures = [image.display(index) for index in indices]
     plans = [
         plan_views(
@@ -241,7 +246,14 @@ def _standing_plan(
     check_share(mask & ~banner)
     # Only what the first frame says is kept, and only while it stands still.
     stays = plans[0].kept & ~mask & ~banner
-    return _Standing(Plan(banner, mask & ~banner, stays, tuple(marks), tuple(readings)), pictures[0])
+    foreign = plans[0].foreign & ~mask
+    plan = Plan(banner, mask & ~banner, stays, foreign, tuple(marks), tuple(readings))
+    return _Standing(plan, pictures[0])
+
+
+def _spread(count: int) -> list[int]:
+    """The frames that are looked at, the first and the last among them."""
+    return sorted({round(i * (count - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
 
 
 def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:

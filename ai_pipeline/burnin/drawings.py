@@ -16,7 +16,6 @@ from ai_pipeline.burnin.marks import MEANINGS, Mark, MarkKind, Mask, Picture
 
 KINDS = (MarkKind.TEXT, MarkKind.CALIPER, MarkKind.MARKER, MarkKind.SCALE, MarkKind.LOGO)
 """The detector's classes, from 1 on (:data:`ai_pipeline.networks.marks.CLASSES`)."""
-SCALE = KINDS.index(MarkKind.SCALE) + 1
 SOFT_EDGE = 5
 """A drawing is grown by a square of this side: its soft edge and the ringing of compression (pixels)."""
 MAY_BE_TEXT = 0.4
@@ -36,9 +35,7 @@ class Drawings:
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Drawings:
     """Everything that the detector takes for annotation in an ultrasound picture."""
     maps = finder.find(picture)
-    # A colour bar is painted like flow; of it the detector is believed.
-    flow = find_flow(picture) & (maps.classes != SCALE)
-    classes = _agreed(maps.above(threshold) & ~flow, maps)
+    classes = _agreed(maps.above(threshold) & ~find_flow(picture), maps)
     masks, marks = {}, []
     for number, kind in enumerate(KINDS, start=1):
         own = classes == number

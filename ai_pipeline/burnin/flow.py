@@ -16,8 +16,12 @@ RED_OR_BLUE = 0.2
 THICK = 5
 """Flow is filled: what a square of this side fits into (pixels) makes a share of it; letters are strokes."""
 FILLED = 0.3
-BAR_FULL, BAR_SLENDER = 0.92, 2.5
-"""A colour bar fills its box and is longer than wide: it is no flow."""
+BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
+"""A colour bar fills its box, all of it or most of one that is longer than wide: it is no flow."""
+NEAR = 1 / 12
+"""Share of the picture's shorter side, up to which specks in flow's colours beside flow are flow."""
+SHARE = 0.35
+"""Share of a place that is coloured from which colour fills it: letters are strokes with ground between."""
 
 
 def coloured(picture: Picture) -> Mask:
@@ -29,6 +33,11 @@ def red_or_blue(picture: Picture) -> Mask:
     """The pixels in the colours that Doppler paints flow in first."""
     red, green, blue = (picture[..., index].astype(np.int16) for index in range(3))
     return np.asarray(coloured(picture) & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10)), np.bool_)
+
+
+def is_filled(coloured_part: Mask) -> bool:
+    """Tell whether flow fills a place, and does not merely lie beside or behind letters."""
+    return coloured_part.size > 0 and bool(coloured_part.mean() > SHARE)
 
 
 def find_flow(picture: Picture) -> Mask:
@@ -44,9 +53,14 @@ def find_flow(picture: Picture) -> Mask:
     hues = np.bincount(labels[painted], minlength=count)
     filled = np.bincount(labels[thick], minlength=count)
     width, height = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
-    longer, shorter = np.maximum(width, height), np.minimum(width, height)
-    bars = (area >= BAR_FULL * width * height) & (longer >= BAR_SLENDER * shorter)
-    chosen = (area >= SMALLEST) & (hues >= RED_OR_BLUE * area) & (filled >= FILLED * area) & ~bars
-    chosen[0] = False
+    slender = np.maximum(width, height) >= BAR_SLENDER * np.minimum(width, height)
+    full = area / (width * height)
+    bars = (area >= SMALLEST) & ((full >= BAR_EXACT) | ((full >= BAR_FULL) & slender))
+    hued = (hues >= RED_OR_BLUE * area) & ~bars
+    hued[0] = False
+    chosen = hued & (area >= SMALLEST) & (filled >= FILLED * area)
+    reach = 2 * round(NEAR * min(picture.shape[:2])) + 1
+    near = cv2.dilate(chosen[labels].astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(np.bool_)
+    chosen |= hued & (np.bincount(labels[near], minlength=count) == area)
     around = cv2.dilate(chosen[labels].astype(np.uint8), np.ones((3, 3), np.uint8))
     return np.asarray(around, np.bool_)

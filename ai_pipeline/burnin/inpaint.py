@@ -22,8 +22,10 @@ PLAIN = Classical("navier-stokes")
 Samples = npt.NDArray[Any]
 
 
-def inpaint(source: PixelArray, mask: Mask, filler: Inpainter) -> PixelArray:
+def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, foreign: Mask | None = None) -> PixelArray:
     """Return ``source`` with the pixels of ``mask`` filled from around them; all others are identical.
+
+    ``foreign``: writing that stays. It is no tissue to be continued: a hole in black beside it is black.
 
     ``[rows, columns]`` or ``[rows, columns, 3]``, any integer type of up to 16 bits or float32; what is not
     uint8 is filled by Navier-Stokes. Each hole is filled by itself: the cost is that of the holes.
@@ -37,6 +39,8 @@ def inpaint(source: PixelArray, mask: Mask, filler: Inpainter) -> PixelArray:
             columns = slice(max(0, left - filler.context), left + width + filler.context)
             hole = mask[rows, columns]
             own = hole & (labels[rows, columns] == label)
+            if foreign is not None:
+                hole = hole | foreign[rows, columns]
             filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
     return filled
 

@@ -80,8 +80,8 @@ MEASUREMENTS = (
 
 SETTINGS = (
     rf"m ?[i1l|] ?{_INDEX}",
-    rf"t ?[i1l|] ?[sbc]? ?{_INDEX}",
-    r"ao ?%? ?\d{1,3} ?%?|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
+    rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
+    r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
     r"(?:gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
     r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
@@ -105,9 +105,9 @@ MODES = frozenset(
     {
         "2 D", "3 D", "4 D", "PW", "CW", "CF", "CFM", "CPA", "CDI", "PDI", "TDI", "THI", "2 D/THI", "SRI",
         "CRI", "XRES", "SonoCT", "BMODE", "B-MODE", "M-MODE", "FROZEN", "DUPLEX", "TRIPLEX",
-        "COLOR DOPPLER", "POWER DOPPLER", "HGen", "HRes", "HPen", "FOV", "ROI", "PRF", "WF", "MI", "TIS",
-        "TIB", "TIC", "TIs", "TIb", "TIc", "FR", "DR", "Gn", "AO%", "Frq", "MHz", "Hz", "dB", "cm", "mm",
-        "cm/s", "m/s", "fps",
+        "COLOR DOPPLER", "POWER DOPPLER", "HGen", "HRes", "HPen", "PWR", "FOV", "ROI", "PRF", "WF", "MI",
+        "TIS", "TIB", "TIC", "TIs", "TIb", "TIc", "FR", "DR", "Gn", "AO%", "Frq", "MHz", "Hz", "dB", "cm",
+        "mm", "cm/s", "m/s", "fps",
     }
 )  # fmt: skip
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from ai_pipeline.burnin.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.drawings import Drawings, find_drawings, no_drawings
+from ai_pipeline.burnin.flow import find_flow
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, Policy
 from ai_pipeline.burnin.meaning import meaning_of
 from ai_pipeline.burnin.shaping import blocks, spelled, without_rims, without_specks
@@ -30,12 +32,17 @@ from ai_pipeline.contract import CleaningFailed, ImageHeader, Meaning, Reading
 
 MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
+AROUND_DRAWING = 0.3
+"""How far from a drawing the text detector may place its box when it takes it for a word again (share of the
+box's height)."""
 GENERATED = 0.95
 """Share of a box that is filled pixels from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the detector has its letters (they fill 20 % and more)."""
+LETTERLESS = 0.05
+"""Pixels of letters beside those of other drawings, up to which a place holds no text (share of them)."""
 WIDEST_CHARACTER = 1.3
 """Widest that a character is on average, in heights of the line; a reading with fewer has left some out."""
 FEW_CHARACTERS = 3
@@ -46,6 +53,15 @@ LARGEST_SHARE = 0.4
 """More of the picture masked than this (banner not counted): no cleaned picture would be worth its name."""
 LARGE_PICTURE = 1200
 """Shorter side from which a reduced view is read too, for letters that fill a tile (pixels)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A place that may hold text, the view that shows it, and whether its looks alone prove it."""
+
+    view: Picture
+    box: TextBox
+    sure: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,12 +77,14 @@ class Text:
 class Plan:
     """What is to go from a picture: ``banner`` is blacked out, ``mask`` filled from around it.
 
-    ``kept`` is text that was read and stays. ``readings`` name no image yet.
+    ``kept`` is writing that was judged and stays, ``foreign`` all that stays and is no part of the echo
+    picture: nothing is filled from it. ``readings`` name no image yet.
     """
 
     banner: Mask
     mask: Mask
     kept: Mask
+    foreign: Mask
     marks: tuple[Mark, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
 
@@ -83,24 +101,27 @@ def plan_removal(
     banner, banners = find_banner(header, picture) if graphics else (nothing, ())
     devices, device_marks = _by_device(header, picture, tools, policy)
     drawn = find_drawings(picture, tools.finder, tools.threshold) if graphics else no_drawings(shape)
-    texts = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner | devices)
+    found = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner | devices)
+    texts = [text for text in found if not _is_drawing(text, drawn)]
+    drawings = [text.box for text in found if text not in texts]
     going = [text for text in texts if policy.removes(text.meaning)]
     staying = [text for text in texts if not policy.removes(text.meaning)]
     traced = [text for text in going if _is_traced(text, drawn.masks[MarkKind.TEXT])]
     mask = paint([text.box for text in going if text not in traced], shape, MARGIN)
     kept = paint([text.box for text in staying], shape, MARGIN) & ~mask
+    if policy is Policy.CLINICAL:
+        kept |= paint(drawings, shape, AROUND_DRAWING) & ~mask
     mask |= _drawn(drawn, kept, paint([text.box for text in traced], shape, MARGIN) & ~mask, policy)
     mask |= spelled(mask | banner, tools.reader) & ~kept
-    if policy is Policy.CLINICAL:
-        banner &= ~(kept | _staying(drawn, policy))
-    banner |= devices
+    foreign = kept | _staying(drawn, policy)
+    banner = (banner & ~foreign) | devices
     kept &= ~devices
     shown = [text for text in texts if not covered(text.box, banner)]
     judged = _judged((*banners, *device_marks, *_drawn_marks(drawn, texts)), banner | mask)
     marks = tuple(mark for mark in judged if mark.removed or mark.meaning is not Meaning.IDENTITY)
     marks += _text_marks(shown, shape, policy)
     check_share(mask & ~banner)
-    return Plan(banner, mask & ~banner, kept, marks, _readings(marks, texts, shape, policy))
+    return Plan(banner, mask & ~banner, kept, foreign & ~mask, marks, _readings(marks, texts, shape, policy))
 
 
 def _by_device(
@@ -124,8 +145,9 @@ def plan_views(
         banner, mask = plan.banner | more.banner, plan.mask | more.mask
         check_share(mask & ~banner)
         kept = (plan.kept | more.kept) & ~mask & ~banner
+        foreign = (plan.foreign | more.foreign) & ~mask
         readings = (*plan.readings, *more.readings)
-        plan = Plan(banner, mask & ~banner, kept, (*plan.marks, *more.marks), readings)
+        plan = Plan(banner, mask & ~banner, kept, foreign, (*plan.marks, *more.marks), readings)
     return plan
 
 
@@ -135,13 +157,13 @@ def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:
     Reading costs ten times what finding does.
     """
     texts: list[Text] = []
-    for view, box in read_views(picture, reader):
-        sure = looks_like_text(view, box)
-        if (not sure and covered(box, known)) or any(_within(box, text.box) for text in texts):
+    for one in candidates(picture, reader):
+        if (not one.sure and covered(one.box, known)) or any(_within(one.box, text.box) for text in texts):
             continue
-        line = reader.read(view, box)
-        if sure or line.legible:
-            texts.append(Text(box, line, text_meaning(box, line)))
+        line = reader.read(one.view, one.box)
+        if one.sure or line.legible:
+            texts.append(Text(one.box, line, text_meaning(one.box, line)))
+    texts = [_in_its_text(text, texts) for text in texts]
     return [_in_its_line(text, texts) for text in texts]
 
 
@@ -153,16 +175,32 @@ def text_meaning(box: TextBox, line: Line) -> Meaning:
     return meaning_of(line.text, line.confidence)
 
 
-def read_views(
-    picture: Picture, reader: TextReader, within: Box | None = None
-) -> list[tuple[Picture, TextBox]]:
-    """Find what looks like text as shown, with faint contrast raised and, if large, reduced."""
-    found = [(picture, box) for box in reader.find(picture, 1.0, within)]
-    contrasty = high_contrast(picture)
-    found += [(contrasty, box) for box in reader.find(contrasty, 0.6, within)]
+def candidates(picture: Picture, reader: TextReader, within: Box | None = None) -> list[Candidate]:
+    """Find what may be text as shown, with faint contrast raised and, if large, reduced."""
+    flow = find_flow(picture)
+    views = [(picture, 1.0), (high_contrast(picture), 0.6)]
     if min(picture.shape[:2]) >= LARGE_PICTURE:
-        found += [(picture, box) for box in reader.find(picture, 0.35, within)]
-    return found
+        views.append((picture, 0.35))
+    return [one for view, scale in views for one in candidates_of(view, reader, scale, flow, within)]
+
+
+def candidates_of(
+    view: Picture, reader: TextReader, scale: float, flow: Mask, within: Box | None = None
+) -> list[Candidate]:
+    """Find what may be text in one view of a picture in which Doppler has painted ``flow``."""
+    return [Candidate(view, box, looks_like_text(box, flow)) for box in reader.find(view, scale, within)]
+
+
+def _in_its_text(text: Text, texts: Sequence[Text]) -> Text:
+    """A word is what the text is that was read around it and holds it: NODE is a name, LYMPH NODE is none."""
+    said = text.line.text.casefold()
+    if text.meaning is not Meaning.IDENTITY or not text.line.legible:
+        return text
+    for other in texts:
+        longer = said in other.line.text.casefold().split() and _overlap(text.box.box, other.box.box) >= SAME
+        if longer and other.meaning is not Meaning.IDENTITY:
+            return Text(text.box, text.line, other.meaning)
+    return text
 
 
 def _in_its_line(text: Text, texts: Sequence[Text]) -> Text:
@@ -194,10 +232,14 @@ def _beside(box: TextBox, other: TextBox) -> bool:
 
 
 def covered(box: TextBox, mask: Mask) -> bool:
-    """Tell whether the box lies in the mask, but for its rim."""
+    """Tell whether the box, which may slope, lies in the mask, but for its rim."""
     left, top, right, bottom = box.box
     inside = mask[max(top, 0) : bottom, max(left, 0) : right]
-    return not inside.size or float(inside.mean()) >= GENERATED
+    place = np.zeros(inside.shape, np.uint8)
+    origin = np.array([max(left, 0), max(top, 0)], np.float32)
+    cv2.fillPoly(place, [np.rint(box.corners - origin).astype(np.int32)], 1)
+    own = inside[place.astype(np.bool_)]
+    return not own.size or float(own.mean()) >= GENERATED
 
 
 def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Mark, ...]:
@@ -238,6 +280,15 @@ def _is_traced(text: Text, strokes: Mask) -> bool:
     left, top, right, bottom = text.box.box
     inside = strokes[max(top, 0) : bottom, max(left, 0) : right]
     return bool(inside.size) and float(inside.mean()) >= TRACED
+
+
+def _is_drawing(text: Text, drawn: Drawings) -> bool:
+    """A pair of crosses looks like a word: unread, and drawn there is hardly anything but other marks."""
+    left, top, right, bottom = text.box.box
+    place = slice(max(top, 0), bottom), slice(max(left, 0), right)
+    pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
+    others = sum(pixels.values()) - pixels[MarkKind.TEXT]
+    return not text.line.legible and others > 0 and pixels[MarkKind.TEXT] <= LETTERLESS * others
 
 
 def _staying(drawn: Drawings, policy: Policy) -> Mask:

@@ -12,14 +12,15 @@ from ai_pipeline.burnin.fillers import Inpainter
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Box, Mark, Mask, Picture, Policy, brightest
 from ai_pipeline.burnin.planning import (
+    Candidate,
     Plan,
     box_marks,
+    candidates,
     check_share,
     covered,
-    read_views,
     text_meaning,
 )  # fmt: skip
-from ai_pipeline.burnin.text import TextBox, looks_like_text, paint
+from ai_pipeline.burnin.text import TextBox, paint
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import CleaningFailed, PixelArray
 
@@ -49,17 +50,18 @@ class Verifier:
         ``filled`` pixels hold nothing of the source, whatever they may be read as; ``kept`` ones were read
         and stay. ``within``: only there; the rest was read before and has not changed since.
         """
-        views = read_views(picture, self.tools.reader, within)
-        return [box for view, box in views if self.is_residue(view, box, filled, kept)]
+        found = candidates(picture, self.tools.reader, within)
+        return [one.box for one in found if self.is_residue(one, filled, kept)]
 
-    def is_residue(self, view: Picture, box: TextBox, filled: Mask, kept: Mask) -> bool:
-        """Tell whether a box in a cleaned picture is text that has to go: readable, or surely text."""
+    def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
+        """Tell whether a place in a cleaned picture holds text that has to go: readable, or surely text."""
+        box = candidate.box
         if covered(box, filled) or covered(box, kept):
             return False
-        sure = looks_like_text(view, box) and box.confidence >= SURE_RESIDUE
+        sure = candidate.sure and box.confidence >= SURE_RESIDUE
         if sure and self.policy is Policy.RESEARCH:
             return True
-        line = self.tools.reader.read(view, box)
+        line = self.tools.reader.read(candidate.view, box)
         return self.policy.removes(text_meaning(box, line)) if line.legible else sure
 
 
@@ -145,7 +147,9 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, verifier: Ve
         more = paint(residue, source.shape, WIDER * (attempt + 1))
         check_share((mask | more) & ~plan.banner)
         last = attempt == ROUNDS - 1
-        result = black_out(result, more, rendition.black) if last else inpaint(result, more, filler)
+        result = (
+            black_out(result, more, rendition.black) if last else inpaint(result, more, filler, plan.foreign)
+        )
         marks += box_marks(residue, source.shape)
         mask = mask | more
         changed = _surroundings(more)
@@ -161,7 +165,7 @@ def apply_plan(source: PixelArray, plan: Plan, black: float, filler: Inpainter) 
     if not plan.mask.any() and not plan.banner.any():
         return source
     bare = black_out(source, plan.banner, black) if plan.banner.any() else source
-    return inpaint(bare, plan.mask, filler) if plan.mask.any() else bare
+    return inpaint(bare, plan.mask, filler, plan.foreign) if plan.mask.any() else bare
 
 
 def _surroundings(mask: Mask) -> Box:

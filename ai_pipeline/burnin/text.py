@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.flow import coloured, red_or_blue
+from ai_pipeline.burnin.flow import coloured, is_filled
 from ai_pipeline.burnin.marks import Box, Mask, Picture, brightest
 
 # A detector box is text without further proof when it is this sure and this low; else it must be readable.
@@ -30,9 +30,6 @@ STROKES = frozenset("1lI|!i一丨")
 TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
 """Taller than this share of the picture's shorter side a box is the echo picture itself, unless three
 characters and more are read in it with that confidence."""
-
-FLOW_SHARE = 0.35
-"""Share of a place that is coloured from which colour fills it: letters are strokes with ground between."""
 
 WIDEST_LINE = 32.0
 """Heights above this add nothing to the margin of a mask (pixels)."""
@@ -147,7 +144,8 @@ class TextReader:
         if crop.shape[0] < 3 or crop.shape[1] < 3:
             return Line("", 0.0, legible=False)
         tall = box.height > max(48.0, TALL_SHARE * min(picture.shape[:2]))
-        least = 3 if tall else 2 if _painted(crop) else 1
+        # Where colour fills the place a "2" is a vessel.
+        least = 3 if tall else 2 if is_filled(coloured(crop)) else 1
         upright = self._recognise(crop, least)
         if upright.legible:
             return upright
@@ -173,28 +171,21 @@ def _counts_as_text(characters: str, score: float, least: int) -> bool:
     return score >= (LEGIBLE_TALL if least == 3 else LEGIBLE)
 
 
-def _painted(crop: Picture) -> bool:
-    """Tell whether colour fills the place, as flow does and letters do not: there a "2" is a vessel."""
-    return bool(coloured(crop).mean() > FLOW_SHARE)
-
-
-def _is_flow(part: Picture) -> bool:
-    """Tell whether red or blue fills the place, as colour Doppler paints flow in first."""
-    return part.ndim == 3 and part.size > 0 and bool(red_or_blue(part).mean() > FLOW_SHARE)
-
-
 def working_scale(picture: Picture) -> float:
     """Return the enlargement at which a picture is read (1 from 736 pixels on)."""
     return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
 
 
-def looks_like_text(picture: Picture, box: TextBox) -> bool:
-    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well."""
-    low = box.height <= max(24.0, LOW_SHARE * min(picture.shape[:2]))
+def looks_like_text(box: TextBox, flow: Mask) -> bool:
+    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well.
+
+    ``flow``: what Doppler has painted in the picture (:func:`ai_pipeline.burnin.flow.find_flow`).
+    """
+    low = box.height <= max(24.0, LOW_SHARE * min(flow.shape))
     left, top, right, bottom = box.box
     wide = right - left >= 1.5 * (bottom - top)
     formed = box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
-    return formed and not _is_flow(picture[max(0, top) : bottom, max(0, left) : right])
+    return formed and not is_filled(flow[max(0, top) : bottom, max(0, left) : right])
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:

@@ -12,8 +12,8 @@ import numpy as np
 
 from ai_pipeline.burnin.drawings import grown
 from ai_pipeline.burnin.marks import Mask, Picture, Policy
-from ai_pipeline.burnin.planning import MARGIN, plan_removal, read_views
-from ai_pipeline.burnin.text import TextReader, looks_like_text, paint
+from ai_pipeline.burnin.planning import MARGIN, candidates, plan_removal
+from ai_pipeline.burnin.text import TextReader, paint
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import CleaningFailed
 from ai_pipeline.headers import picture_header
@@ -46,8 +46,8 @@ def network_mask(picture: Picture, tools: Tools) -> Mask:
 
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
     """The boxes of the text detector that are text by their shape or by what is read in them."""
-    views = read_views(picture, reader)
-    boxes = [box for view, box in views if looks_like_text(view, box) or reader.is_legible(view, box)]
+    found = candidates(picture, reader)
+    boxes = [one.box for one in found if one.sure or reader.is_legible(one.view, one.box)]
     return paint(boxes, picture.shape, MARGIN)
 
 

@@ -197,6 +197,16 @@ def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> No
     assert not unchanged_outside(source, inpaint(source, ~mask, Classical("navier-stokes")), mask)
 
 
+def test_a_hole_in_black_beside_writing_that_stays_is_black() -> None:
+    black = np.zeros((60, 200), np.uint8)
+    source = burn(black, "MI 0.9", (70, 20), 255, 18)
+    writing, mask = source > 0, np.zeros(source.shape, np.bool_)
+    mask[15:45, 20:76] = True
+    filler = Classical("navier-stokes")
+    assert inpaint(source, mask, filler)[mask].max() > 20
+    assert inpaint(source, mask, filler, writing)[mask].max() == 0
+
+
 def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
     ticks = [Mark(MarkKind.MARKER, (10, y, 14, y + 2), y / 100) for y in range(0, 100, 10)]
     text = Mark(MarkKind.TEXT, (12, 5, 40, 15), 0.9)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from ai_pipeline.burnin import CleaningResult, MarkKind, Policy, clean
 from ai_pipeline.burnin.extent import measured_area
-from ai_pipeline.burnin.marks import Mark, Picture
+from ai_pipeline.burnin.marks import Mark, Mask, Picture
+from ai_pipeline.burnin.planning import find_texts
 from ai_pipeline.burnin.shaping import blocks, spelled
 from ai_pipeline.burnin.text import TextReader, shared_reader
 from ai_pipeline.contract import Meaning
@@ -57,6 +59,34 @@ def test_research_takes_everything(reader: TextReader) -> None:
     after = words(np.asarray(result.image.frames[0]), reader)
     assert not any(word in after for word in ("KIM", "1967", "MI", "3.45"))
     assert all(reading.removed for reading in result.readings)
+
+
+def test_a_measured_line_that_looks_like_a_word_stays() -> None:
+    picture = np.repeat((echo() // 8)[..., None], 3, axis=2)
+    before = picture.copy()
+    for x, y in ((200, 230), (246, 243)):
+        cv2.drawMarker(picture, (x, y), (255, 255, 255), cv2.MARKER_CROSS, 11, 2)
+    for share in np.linspace(0.2, 0.8, 8):
+        x, y = round(200 + 46 * share), round(230 + 13 * share)
+        picture[y, x : x + 3] = 255
+    measured = (picture != before).any(axis=2)
+    result = clean(
+        ArrayImage(burn(picture, "KIM MINJUN", (10, 8), (255, 255, 255), 18)[None], photometric="RGB"), silent
+    )
+    assert not ((result.mask.frames[0] > 0) & measured).any()
+    assert (result.mask.frames[0] > 0).any()
+
+
+def test_a_word_is_what_the_text_around_it_says(reader: TextReader) -> None:
+    picture = burn(np.repeat(echo()[..., None], 3, axis=2), "LYMPH     NODE", (150, 320), (255, 255, 255), 18)
+    meanings = {text.line.text: text.meaning for text in find_texts(picture, reader, no_text(picture))}
+    assert meanings["LYMPH NODE"] is meanings["NODE"] is Meaning.ORIENTATION
+    alone = burn(np.repeat(echo()[..., None], 3, axis=2), "NODE", (150, 320), (255, 255, 255), 18)
+    assert [text.meaning for text in find_texts(alone, reader, no_text(alone))] == [Meaning.IDENTITY]
+
+
+def no_text(picture: Picture) -> Mask:
+    return np.zeros(picture.shape[:2], np.bool_)
 
 
 def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same(reader: TextReader) -> None:

@@ -38,3 +38,22 @@ def test_a_colour_bar_is_none() -> None:
     picture[40:140, 6:18] = np.linspace((255, 0, 0), (0, 0, 255), 100)[:, None].astype(np.uint8)
     assert not find_flow(picture).any()
     assert not find_flow(echo()).any()
+
+
+def test_specks_in_flows_colours_are_flow_beside_it_alone() -> None:
+    picture, vessel = power()
+    rows = np.flatnonzero(vessel.any(axis=1))
+    near = (slice(rows.max() + 6, rows.max() + 11), slice(240, 245))
+    far = (slice(20, 25), slice(20, 25))
+    picture[near] = picture[far] = (220, 90, 0)
+    found = find_flow(picture)
+    assert found[near].all()
+    assert not found[far].any()
+
+
+def test_a_colour_bar_in_two_halves_is_none() -> None:
+    picture = np.repeat(echo()[..., None], 3, axis=2)
+    picture[40:72, 6:32] = np.linspace((250, 240, 0), (150, 20, 0), 32)[:, None].astype(np.uint8)
+    picture[72:76, 6:32] = (20, 0, 0)
+    picture[76:108, 6:32] = np.linspace((150, 20, 0), (250, 240, 0), 32)[:, None].astype(np.uint8)
+    assert not find_flow(picture).any()
