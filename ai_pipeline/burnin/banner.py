@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.devices import EVERY, device_boxes
+from ai_pipeline.burnin.devices import device_boxes
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, brightest, contrast
 from ai_pipeline.burnin.shaping import blocks
 from ai_pipeline.contract import CleaningFailed, ImageHeader, Meaning
@@ -22,6 +22,7 @@ BLACK = 8
 """Pixels up to this grey level hold nothing (lossy compression leaves 2 or 3 in black)."""
 LARGEST_SHARE = 0.3
 """More writing outside the regions than this share of the picture: the regions are not to be believed."""
+EVERY = frozenset(Meaning)
 LARGEST_DEVICE_SHARE = 0.5
 """More of the picture than this under device rules: they are for another layout of the device."""
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ai_pipeline.burnin.marks import Box, Mask
+from ai_pipeline.burnin.marks import Box
 from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 from ai_pipeline.devicerules import DeviceRule, device_rules
-
-EVERY = frozenset(Meaning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +39,6 @@ def device_boxes(
         for rectangle in rule.rectangles
         if (box := rectangle.box(shape[0], shape[1]))
     )
-
-
-def device_banner(
-    header: ImageHeader,
-    shape: tuple[int, ...],
-    folder: Path | None = None,
-    meanings: Collection[Meaning] = EVERY,
-) -> Mask:
-    """All pixels of those rectangles, whatever they show."""
-    mask: Mask = np.zeros(shape[:2], np.bool_)
-    for found in device_boxes(header, shape, folder):
-        if found.meaning in meanings:
-            mask[found.place] = True
-    return mask
 
 
 def device_note(

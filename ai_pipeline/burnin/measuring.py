@@ -59,12 +59,6 @@ class _Match:
     pair: tuple[int, int]
 
 
-def parse_measurement(text: str) -> tuple[str, float, str] | None:
-    """Label, value and unit ("mm", "cm") of a text that is one length and nothing else, else None."""
-    written = _written(text)
-    return None if written is None else (written.label, written.value, written.unit)
-
-
 def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[BurnedMeasurement, ...]:
     """The lengths among the readings of one image that its calipers confirm, in the order of the readings.
 
@@ -102,11 +96,12 @@ def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> li
 def _lengths(text: str) -> list[Written]:
     """The lengths in a text: the whole of it, or "1 D 2.31 cm 2 D 1.45 cm" cut behind its units."""
     parts = re.findall(r".+?(?<=[mc]m)(?= |$)|.+$", spaced(text), re.IGNORECASE)
-    found = [_written(part.strip()) for part in parts]
+    found = [parse_length(part.strip()) for part in parts]
     return [] if None in found else [written for written in found if written is not None]
 
 
-def _written(text: str) -> Written | None:
+def parse_length(text: str) -> Written | None:
+    """A text that is one length with its unit and nothing else, else None."""
     match = _LINEAR.fullmatch(spaced(text))
     if match is None or (match["label"] or "").lower() in _NOT_STRAIGHT:
         return None

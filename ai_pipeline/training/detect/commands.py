@@ -67,23 +67,31 @@ def train_yolo(
     epochs: Annotated[int, typer.Option(help="Passes over the pictures with boxes.")] = 40,
     size: Annotated[int, typer.Option(help="Pixels a side, a multiple of 32.")] = 320,
     thaw: Annotated[bool, typer.Option("--thaw", help="Train the trunk too.")] = False,
+    in_folds: Annotated[
+        bool, typer.Option("--folds", help="Train five, in the folds of `evaluate detect --split cv`.")
+    ] = False,
     threads: Threads = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train an ultralytics YOLO on the train boxes and measure it on the val boxes. Needs ultralytics.
 
-    Example: ai-pipeline train yolo --data DIR --out runs/yolo
+    With --folds five are trained and judged as all other boxes are; one that is there is not trained again.
+
+    Example: ai-pipeline train yolo --data DIR --out runs/yolo --folds
     """
     with errors(), progress() as report:
         from ai_pipeline.engine import usable_cores
         from ai_pipeline.registry import find
         from ai_pipeline.store.folder import active
+        from ai_pipeline.training.detect.text import as_text, places_as_text
         from ai_pipeline.training.detect.yolo import Recipe
-        from ai_pipeline.training.detect.yolojudge import trained_and_judged
+        from ai_pipeline.training.detect.yolojudge import judged_in_folds, trained_and_judged
 
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
         recipe = Recipe(size=size, epochs=epochs, threads=threads or usable_cores(), frozen=not thaw)
-        result = trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
-    typer.echo(json.dumps(result))
+        judged, shown = (judged_in_folds, as_text) if in_folds else (trained_and_judged, places_as_text)
+        result = judged(data, out, card, tuple(boxes or ()), recipe, report)
+    typer.echo(json.dumps(result) if as_json else shown(result))
 
 
 def evaluate_detect(

@@ -37,7 +37,8 @@ from ai_pipeline.training.detect.truth import corners, overlap
 from ai_pipeline.training.sets.chest import LABELS, ChestImage, TruthBox
 
 Report = Callable[[float, str], None]
-ARMS = ("fusion", "activation", "constant", "centre")
+Further = Callable[[int, Sequence[int]], Mapping[str, Locator]]
+"""More arms of a fold: its number, and the numbers of the boxes that they may learn from."""
 REACHED = 0.5  # of T(IoU .1): a box that misses more often than not helps nobody
 FEWEST = 15  # boxes of a label below which its test figures are not told alone
 MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
@@ -71,23 +72,27 @@ class Said:
     every: Mapping[str, Mapping[tuple[int, str], Place]]
 
 
-def cross_validated(case: Case, recipe: fusion.Recipe, report: Report, count: int = FOLDS) -> Said:
+def cross_validated(
+    case: Case, recipe: fusion.Recipe, report: Report, count: int = FOLDS, further: Further | None = None
+) -> Said:
     """Every box and image answered by arms that were fitted without its patient."""
     fold = folds(case.boxes, count)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
     labels = sorted({box.label for box in case.boxes})
-    places: dict[str, list[Place | None]] = {arm: [None] * len(case.boxes) for arm in ARMS}
-    every: dict[str, dict[tuple[int, str], Place]] = {arm: {} for arm in ARMS}
+    places: dict[str, list[Place | None]] = {}
+    every: dict[str, dict[tuple[int, str], Place]] = {}
     for number in range(count):
         report(number / count, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
-        arms = fitted(case, known, recipe)
+        arms = {**fitted(case, known, recipe), **(further(number, known) if further else {})}
         images = [image for image, its in image_fold.items() if its == number]
         for arm, locator in arms.items():
+            answers = every.setdefault(arm, {})
             for image in images:
-                every[arm] |= {(image, k): place for k in labels if (place := locator.place(image, k))}
+                answers |= {(image, k): place for k in labels if (place := locator.place(image, k))}
+            mine = places.setdefault(arm, [None] * len(case.boxes))
             for index in np.flatnonzero(fold == number):
-                places[arm][index] = every[arm].get((case.rows[index], case.boxes[index].label))
+                mine[index] = answers.get((case.rows[index], case.boxes[index].label))
     return Said({arm: tuple(found) for arm, found in places.items()}, every)
 
 

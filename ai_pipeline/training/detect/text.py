@@ -37,6 +37,11 @@ def as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def places_as_text(part: Mapping[str, Any]) -> str:
+    """Where the boxes lie, of every arm, and the differences between the arms."""
+    return "\n".join([f"{part['boxes']} boxes", *_table(part)])
+
+
 def _table(part: Mapping[str, Any]) -> list[str]:
     lines = [f"{'':24}" + "".join(f"{name:24}" for name in PLACE_NAMES)]
     for arm, values in {**part["arms"], **part["differences"]}.items():

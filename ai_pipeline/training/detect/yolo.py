@@ -31,6 +31,7 @@ from ai_pipeline.training.chest.export import strip
 from ai_pipeline.training.detect.truth import corners
 from ai_pipeline.training.sets.chest import TruthBox, read_grey
 
+FILE = "yolo.onnx"
 MOST = 100  # boxes of the exported network
 TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 
@@ -48,11 +49,16 @@ class Recipe:
     frozen: bool = True
 
 
-def train_yolo(
-    boxes: Sequence[TruthBox], card: Card, out: Path, recipe: Recipe
-) -> tuple[Path, tuple[str, ...]]:
-    """Train on ``boxes`` for all epochs and export the moving average; returns the ONNX file in ``out`` and
-    its labels in order. ``card`` is the classifier that lends trunk, labels and preprocessing.
+def labels_of(boxes: Sequence[TruthBox], card: Card) -> tuple[str, ...]:
+    """The labels of a network trained on ``boxes``, in the order of the classifier's card."""
+    known = {box.label for box in boxes}
+    return tuple(label.name for label in card.labels if label.name in known)
+
+
+def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: Recipe) -> Path:
+    """Train on ``boxes`` for all epochs and export the moving average; returns the ONNX file in ``out``.
+
+    ``card`` is the classifier that lends trunk, labels (:func:`labels_of`) and preprocessing.
     """
     os.environ.setdefault("YOLO_CONFIG_DIR", str(out))
     os.environ["YOLO_OFFLINE"] = "true"
@@ -70,7 +76,7 @@ def train_yolo(
         def final_eval(self) -> None:
             pass
 
-    labels = sorted({box.label for box in boxes}, key=[label.name for label in card.labels].index)
+    labels = labels_of(boxes, card)
     assert card.input is not None
     chain = replace(card.input.chain, side=recipe.size)
     table = _write_set(boxes, labels, out / "set", chain, recipe.size)
@@ -81,24 +87,25 @@ def train_yolo(
         trainer=Trainer, data=str(table), project=str(out), name="run", exist_ok=True, **_settings(recipe)
     )
     average = network.trainer.ema.ema
-    return export(average, recipe.size, out / "yolo.onnx"), tuple(labels)
+    return export(average, recipe.size, out / FILE)
 
 
 def export(network: Any, size: int, path: Path) -> Path:
     """Write ultralytics' ``network`` as ONNX: ``images [1, 3, size, size]`` 0 to 1 → ``boxes [1, N, 6]``."""
     head = network.model[-1]
     head.export, head.format, head.max_det, head.end2end = True, "onnx", MOST, True
+    unfinished = path.with_suffix(".part")
     torch.onnx.export(
         network.float().eval(),
         (torch.zeros(1, 3, size, size),),
-        str(path),
+        str(unfinished),
         input_names=["images"],
         output_names=["boxes"],
         opset_version=17,
         dynamo=False,
     )
-    strip(path, "chest-yolo")
-    return path
+    strip(unfinished, "chest-yolo")
+    return unfinished.replace(path)
 
 
 class _Trunk(nn.Module):

@@ -1,7 +1,6 @@
-"""Train the YOLO candidate on the train boxes, and measure it on the val boxes beside the fixed answers.
+"""Train the YOLO candidate, and measure it beside the other arms, which learn from the same boxes.
 
-One split and not five folds: one training takes half an hour of a core. Fusion, constant box and centre prior
-are fitted to the same train boxes, so that all are judged alike.
+Either once, on the train boxes, judged on the val boxes; or five times, in the folds that decide what ships.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from ai_pipeline.card import Card
 from ai_pipeline.engine import OnnxRuntime
 from ai_pipeline.preprocess import prepare
 from ai_pipeline.training.detect import fusion
-from ai_pipeline.training.detect.judge import Case, Report
-from ai_pipeline.training.detect.locators import centre, constant
+from ai_pipeline.training.detect.judge import Case, Report, cross_validated, told
+from ai_pipeline.training.detect.locators import Locator, centre, constant
 from ai_pipeline.training.detect.scores import Place, means, place_figures
 from ai_pipeline.training.detect.truth import corners, detection_boxes
-from ai_pipeline.training.detect.yolo import Recipe, train_yolo
-from ai_pipeline.training.sets.chest import read_grey
+from ai_pipeline.training.detect.yolo import FILE, Recipe, labels_of, train_yolo
+from ai_pipeline.training.sets.chest import chest_set, read_grey
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +48,41 @@ class Drawn:
         return Place((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), float(best[4]))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Listed:
+    """A :class:`Drawn` as a locator of images by their number in ``paths``."""
+
+    drawn: Drawn
+    paths: Sequence[Path]
+
+    def place(self, image: int, label: str) -> Place | None:
+        return self.drawn.place(self.paths[image], label)
+
+
+def judged_in_folds(
+    data: Path, out: Path, card: Card, more: Sequence[Path], recipe: Recipe, report: Report
+) -> dict[str, Any]:
+    """All figures of the five folds with a YOLO of each; a fold that is in ``out`` is not trained again.
+
+    Raises DataMissing or CardError.
+    """
+    case = Case.of([box for box in detection_boxes(data, more) if box.split != "test"], card, report)
+
+    def further(number: int, known: Sequence[int]) -> dict[str, Locator]:
+        boxes, folder = [case.boxes[index] for index in known], out / f"fold-{number + 1}"
+        path = folder / FILE
+        labels = labels_of(boxes, card)
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            train_yolo(boxes, card, folder, recipe)
+        drawn = Drawn(OnnxRuntime(path.read_bytes(), recipe.threads), labels, card, recipe.size)
+        return {"yolo": Listed(drawn, case.paths)}
+
+    said = cross_validated(case, fusion.Recipe(), report, further=further)
+    figures = told(case, said, chest_set(data).images, card, decide=True)
+    return {"model": card.name, "split": "cv", **figures}
+
+
 def trained_and_judged(
     data: Path, out: Path, card: Card, more: Sequence[Path], recipe: Recipe, report: Report
 ) -> dict[str, Any]:
@@ -57,7 +91,7 @@ def trained_and_judged(
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split == "train"]
     asked = [box for box in boxes if box.split == "val"]
-    path, labels = train_yolo(known, card, out, recipe)
+    path, labels = train_yolo(known, card, out, recipe), labels_of(known, card)
     yolo = Drawn(OnnxRuntime(path.read_bytes(), recipe.threads), labels, card, recipe.size)
     case = Case.of([*known, *asked], card, report)
     head = fusion.fit(known, case.rows[: len(known)], case.read.maps, fusion.Recipe())

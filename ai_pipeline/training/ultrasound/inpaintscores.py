@@ -144,16 +144,6 @@ def structural_similarity(one: Picture, other: Picture) -> npt.NDArray[np.float6
     return np.asarray(similarity, np.float64)
 
 
-def kernel_distance(
-    made: npt.NDArray[np.float32], real: npt.NDArray[np.float32], seed: int = SEED
-) -> tuple[float, float, float]:
-    """KID with the 2.5 and 97.5 percentiles over random halves of the pictures; ``[pictures, squares, C]``.
-
-    Not multiplied by anything.
-    """
-    return _with_percentiles(kernel_distances(made, real, seed))
-
-
 def kernel_distances(
     made: npt.NDArray[np.float32], real: npt.NDArray[np.float32], seed: int = SEED
 ) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.burnin.measuring import TOLERANCE_PIXELS, measurements_of, parse_measurement
+from ai_pipeline.burnin.measuring import TOLERANCE_PIXELS, measurements_of, parse_length
 from ai_pipeline.contract import ImageHeader, Meaning, Reading
 from ai_pipeline.headers import calibrated_regions, read_header
 
@@ -43,7 +43,8 @@ MM = 0.2
 def test_only_a_length_with_its_unit_is_a_measurement(
     text: str, parsed: tuple[str, float, str] | None
 ) -> None:
-    assert parse_measurement(text) == parsed
+    found = parse_length(text)
+    assert (found and (found.label, found.value, found.unit)) == parsed
 
 
 def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
