@@ -26,16 +26,36 @@ SMALLEST = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawings:
-    """The drawn pixels by kind (with their soft edges) and one mark for each connected drawing."""
+    """The drawn pixels by kind (with their soft edges) and one mark for each connected drawing.
+
+    ``source``: the picture, what the detector says of it, and the pixels that it takes for drawn.
+    """
 
     masks: dict[MarkKind, Mask]
     marks: tuple[Mark, ...]
+    source: tuple[Picture, MarkMaps, Mask] | None = None
+
+    def beside(self, read: Mask) -> Drawings:
+        """The same with text that was ``read`` judged apart: a colour bar is none because its unit is."""
+        if self.source is None or not read.any():
+            return self
+        picture, maps, drawn = self.source
+        return _told(picture, maps, drawn, np.where(read, _agreed(drawn, maps), _agreed(drawn & ~read, maps)))
 
 
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Drawings:
     """Everything that the detector takes for annotation in an ultrasound picture."""
     maps = finder.find(picture)
-    classes = _agreed(maps.above(threshold) & ~find_flow(picture), maps)
+    drawn = maps.above(threshold) & ~find_flow(picture)
+    return _told(picture, maps, drawn, _agreed(drawn, maps))
+
+
+def no_drawings(shape: tuple[int, ...]) -> Drawings:
+    """Nothing found: other pictures than ultrasound are not the detector's to judge."""
+    return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
+
+
+def _told(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArray[np.uint8]) -> Drawings:
     masks, marks = {}, []
     for number, kind in enumerate(KINDS, start=1):
         own = classes == number
@@ -44,12 +64,7 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Dra
     ends = [mark for mark in marks if mark.kind is MarkKind.CALIPER]
     masks[MarkKind.SCALE] = completed(picture, masks[MarkKind.SCALE])
     masks[MarkKind.CALIPER] |= grown(lines_between(picture, ends))
-    return Drawings(masks, tuple(marks))
-
-
-def no_drawings(shape: tuple[int, ...]) -> Drawings:
-    """Nothing found: other pictures than ultrasound are not the detector's to judge."""
-    return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
+    return Drawings(masks, tuple(marks), (picture, maps, drawn))
 
 
 def grown(mask: Mask) -> Mask:

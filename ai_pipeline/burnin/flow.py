@@ -20,8 +20,9 @@ BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
 """A colour bar fills its box, all of it or most of one that is longer than wide: it is no flow."""
 NEAR = 1 / 12
 """Share of the picture's shorter side, up to which specks in flow's colours beside flow are flow."""
-SHARE = 0.35
-"""Share of a place that is coloured from which colour fills it: letters are strokes with ground between."""
+FILLS, TOUCHES = 0.35, 0.15
+"""Share of a place that is flow, from which flow fills it (letters are strokes with ground between), and from
+which a single character that is read there is a vessel."""
 
 
 def coloured(picture: Picture) -> Mask:
@@ -33,11 +34,6 @@ def red_or_blue(picture: Picture) -> Mask:
     """The pixels in the colours that Doppler paints flow in first."""
     red, green, blue = (picture[..., index].astype(np.int16) for index in range(3))
     return np.asarray(coloured(picture) & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10)), np.bool_)
-
-
-def is_filled(coloured_part: Mask) -> bool:
-    """Tell whether flow fills a place, and does not merely lie beside or behind letters."""
-    return coloured_part.size > 0 and bool(coloured_part.mean() > SHARE)
 
 
 def find_flow(picture: Picture) -> Mask:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ai_pipeline.burnin.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.drawings import Drawings, find_drawings, no_drawings
-from ai_pipeline.burnin.flow import find_flow
+from ai_pipeline.burnin.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.marks import Box, Mark, MarkKind, Mask, Picture, Policy
 from ai_pipeline.burnin.meaning import meaning_of
 from ai_pipeline.burnin.shaping import blocks, spelled, without_rims, without_specks
@@ -57,11 +57,21 @@ LARGE_PICTURE = 1200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A place that may hold text, the view that shows it, and whether its looks alone prove it."""
+    """A place that may hold text, the view that shows it, and whether its looks alone prove it.
+
+    ``flow`` is the share of it that Doppler has painted: what looks like letters there are vessels.
+    """
 
     view: Picture
     box: TextBox
-    sure: bool
+    flow: float
+
+    @property
+    def sure(self) -> bool:
+        return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
+
+    def read(self, reader: TextReader) -> Line:
+        return reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +120,7 @@ def plan_removal(
     mask = paint([text.box for text in going if text not in traced], shape, MARGIN)
     kept = paint([text.box for text in staying], shape, MARGIN) & ~mask
     if policy is Policy.CLINICAL:
+        drawn = drawn.beside(kept)
         kept |= paint(drawings, shape, AROUND_DRAWING) & ~mask
     mask |= _drawn(drawn, kept, paint([text.box for text in traced], shape, MARGIN) & ~mask, policy)
     mask |= spelled(mask | banner, tools.reader) & ~kept
@@ -160,7 +171,7 @@ def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:
     for one in candidates(picture, reader):
         if (not one.sure and covered(one.box, known)) or any(_within(one.box, text.box) for text in texts):
             continue
-        line = reader.read(one.view, one.box)
+        line = one.read(reader)
         if one.sure or line.legible:
             texts.append(Text(one.box, line, text_meaning(one.box, line)))
     texts = [_in_its_text(text, texts) for text in texts]
@@ -188,7 +199,13 @@ def candidates_of(
     view: Picture, reader: TextReader, scale: float, flow: Mask, within: Box | None = None
 ) -> list[Candidate]:
     """Find what may be text in one view of a picture in which Doppler has painted ``flow``."""
-    return [Candidate(view, box, looks_like_text(box, flow)) for box in reader.find(view, scale, within)]
+    return [Candidate(view, box, _share(flow, box)) for box in reader.find(view, scale, within)]
+
+
+def _share(mask: Mask, box: TextBox) -> float:
+    left, top, right, bottom = box.box
+    inside = mask[max(top, 0) : bottom, max(left, 0) : right]
+    return float(inside.mean()) if inside.size else 0.0
 
 
 def _in_its_text(text: Text, texts: Sequence[Text]) -> Text:
@@ -277,9 +294,7 @@ def _is_traced(text: Text, strokes: Mask) -> bool:
     """Harmless text whose letters the detector has drawn: they alone are filled, what lies between stays."""
     if text.meaning is Meaning.IDENTITY:
         return False
-    left, top, right, bottom = text.box.box
-    inside = strokes[max(top, 0) : bottom, max(left, 0) : right]
-    return bool(inside.size) and float(inside.mean()) >= TRACED
+    return _share(strokes, text.box) >= TRACED
 
 
 def _is_drawing(text: Text, drawn: Drawings) -> bool:

@@ -61,7 +61,7 @@ class Verifier:
         sure = candidate.sure and box.confidence >= SURE_RESIDUE
         if sure and self.policy is Policy.RESEARCH:
             return True
-        line = self.tools.reader.read(candidate.view, box)
+        line = candidate.read(self.tools.reader)
         return self.policy.removes(text_meaning(box, line)) if line.legible else sure
 
 

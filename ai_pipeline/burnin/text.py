@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.flow import coloured, is_filled
 from ai_pipeline.burnin.marks import Box, Mask, Picture, brightest
 
 # A detector box is text without further proof when it is this sure and this low; else it must be readable.
@@ -138,14 +137,16 @@ class TextReader:
                 ]
         return found
 
-    def read(self, picture: Picture, box: TextBox) -> Line:
-        """Read the place upright or along a vertical line, and upside down where that says nothing."""
+    def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
+        """Read the place upright or along a vertical line, and upside down where that says nothing.
+
+        ``least``: characters that count as text there.
+        """
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
             return Line("", 0.0, legible=False)
         tall = box.height > max(48.0, TALL_SHARE * min(picture.shape[:2]))
-        # Where colour fills the place a "2" is a vessel.
-        least = 3 if tall else 2 if is_filled(coloured(crop)) else 1
+        least = 3 if tall else least
         upright = self._recognise(crop, least)
         if upright.legible:
             return upright
@@ -176,16 +177,12 @@ def working_scale(picture: Picture) -> float:
     return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
 
 
-def looks_like_text(box: TextBox, flow: Mask) -> bool:
-    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well.
-
-    ``flow``: what Doppler has painted in the picture (:func:`ai_pipeline.burnin.flow.find_flow`).
-    """
-    low = box.height <= max(24.0, LOW_SHARE * min(flow.shape))
+def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
+    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well."""
+    low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
     left, top, right, bottom = box.box
     wide = right - left >= 1.5 * (bottom - top)
-    formed = box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
-    return formed and not is_filled(flow[max(0, top) : bottom, max(0, left) : right])
+    return box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:

@@ -47,7 +47,7 @@ def network_mask(picture: Picture, tools: Tools) -> Mask:
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
     """The boxes of the text detector that are text by their shape or by what is read in them."""
     found = candidates(picture, reader)
-    boxes = [one.box for one in found if one.sure or reader.is_legible(one.view, one.box)]
+    boxes = [one.box for one in found if one.sure or one.read(reader).legible]
     return paint(boxes, picture.shape, MARGIN)
 
 

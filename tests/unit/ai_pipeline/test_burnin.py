@@ -152,7 +152,7 @@ def test_where_text_cannot_be_got_rid_of_nothing_leaves(reader: TextReader) -> N
             corners = np.array([[10, top], [60, top], [60, top + 9], [10, top + 9]], np.float32)
             return [TextBox(corners, 0.9)]
 
-        def read(self, picture: Picture, box: TextBox) -> Line:
+        def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
             return Line("KIM MINJUN", 0.99, legible=True)
 
     stubborn = replace(shared_tools(), reader=SeesText())
