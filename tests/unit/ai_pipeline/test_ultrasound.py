@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
 from ai_pipeline import registry
 from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ChecksOptions, CleaningFailed, Decision, ImageKind, Refuse
 from ai_pipeline.pipelines import create
+from ai_pipeline.pixels import open_image
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
 
 
@@ -59,6 +61,26 @@ def test_a_cine_says_in_which_frame() -> None:
     frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(6)]
     result = create("ultrasound").run([ArrayImage(stacked(frames))], silent, {})
     assert {finding.frame for finding in result.findings} == {1}
+
+
+def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_for(tmp_path: Path) -> None:
+    picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN", (10, 8), (255, 255, 255), 18)
+    for x, y in ((163, 144), (283, 174)):  # 124 pixels of 0.02 cm apart
+        picture = burn(picture, "+", (x, y), (255, 230, 0), 22)
+    picture = burn(picture, "1 D 2.47 cm", (10, 320), (255, 230, 0), 18)
+    region = Dataset()
+    region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = 1, 1, 0
+    region.RegionLocationMinX0, region.RegionLocationMaxX1 = 0, 479
+    region.RegionLocationMinY0, region.RegionLocationMaxY1 = 30, 359
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3  # cm
+    region.PhysicalDeltaX = region.PhysicalDeltaY = 0.02
+    image = open_image(write_dicom(tmp_path / "us.dcm", picture[None], SequenceOfUltrasoundRegions=[region]))
+    pipeline = create("ultrasound")
+    (length,) = pipeline.run([image], silent, {"measurements": True}).measurements
+    assert (length.value, length.unit.value) == (2.47, "cm")
+    assert length.ends[0] == pytest.approx((169.5, 159), abs=2)
+    assert length.ends[1] == pytest.approx((289.5, 189), abs=2)
+    assert pipeline.run([image], silent, {}).measurements == ()
 
 
 def test_other_modalities_are_refused_unless_asked_for() -> None:
