@@ -20,10 +20,11 @@ from ai_pipeline.burnin.drawings import find_drawings
 from ai_pipeline.burnin.flow import find_flow
 from ai_pipeline.burnin.inpaint import PLAIN, black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.planning import Plan, box_marks, candidates_of, check_share, plan_views
+from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.seal import Seal
 from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
 from ai_pipeline.burnin.text import TextBox, high_contrast, paint
+from ai_pipeline.burnin.writing import candidates_of
 from ai_pipeline.contract import CleaningFailed, PixelArray, Progress, Reading, SourceImage
 
 WINDOW = 16

@@ -11,17 +11,10 @@ import numpy.typing as npt
 from ai_pipeline.burnin.fillers import Inpainter
 from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.marks import Box, Mark, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.planning import (
-    Candidate,
-    Plan,
-    box_marks,
-    candidates,
-    check_share,
-    covered,
-    text_meaning,
-)  # fmt: skip
+from ai_pipeline.burnin.planning import Plan, box_marks, check_share
 from ai_pipeline.burnin.text import TextBox, paint
 from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.contract import CleaningFailed, PixelArray
 
 WIDER = 0.6

@@ -12,9 +12,10 @@ import numpy as np
 
 from ai_pipeline.burnin.drawings import grown
 from ai_pipeline.burnin.marks import Mask, Picture, Policy
-from ai_pipeline.burnin.planning import MARGIN, candidates, plan_removal
+from ai_pipeline.burnin.planning import MARGIN, plan_removal
 from ai_pipeline.burnin.text import TextReader, paint
 from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.writing import candidates
 from ai_pipeline.contract import CleaningFailed
 from ai_pipeline.headers import picture_header
 
