@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from ai_pipeline.detection import PARTS, Found
 from ai_pipeline.registry import find
 from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
 from ai_pipeline.training.detect.judge import Case, cross_validated, passes, told
-from ai_pipeline.training.detect.locators import centre, constant
+from ai_pipeline.training.detect.locators import Fixed, Locator, centre, constant
+from ai_pipeline.training.detect.scores import Place
 from ai_pipeline.training.detect.text import as_markdown, as_text
 from ai_pipeline.training.detect.trunk import Read
 from ai_pipeline.training.detect.truth import corners, overlap
@@ -123,16 +125,40 @@ def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_o
     assert why in verdict["why"]
 
 
-def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:
+def _planted_case(folder: Path) -> Case:
     boxes, maps = _planted()
-    placed = [replace(box, path=tmp_path / box.file) for box in boxes]
+    placed = tuple(replace(box, path=folder / box.file) for box in boxes)
+    chances = np.full((len(boxes), len(LABELS)), 0.5, np.float32)
+    return Case(placed, tuple(range(len(boxes))), tuple(box.path for box in placed), Read(maps, chances))
+
+
+def test_another_arm_learns_from_the_other_folds_alone(tmp_path: Path) -> None:
+    case = _planted_case(tmp_path)
+    known: dict[int, set[int]] = {}
+
+    def further(number: int, may_learn: Sequence[int]) -> dict[str, Locator]:
+        known[number] = set(may_learn)
+        return {"told": Fixed({"Mass": Place((0.0, 0.0, number / 10 + 0.1, 1.0), (0.0, 0.0), 1.0)})}
+
+    recipe = Recipe(components=4, moved=2, shown=30, steps=2)
+    said = cross_validated(case, recipe, lambda _share, _what: None, further=further)
+
+    assert set(said.places) == {"fusion", "activation", "constant", "centre", "told"}
+    for index, place in enumerate(said.places["told"]):
+        assert place is not None
+        answered_by = round(place.corners[2] * 10 - 1)
+        assert index not in known[answered_by]
+        assert all(index in others for fold, others in known.items() if fold != answered_by)
+
+
+def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:
+    case = _planted_case(tmp_path)
+    placed = case.boxes
     labels = tuple(int(label == "Mass") for label in LABELS)
     images = [
         ChestImage(box.path, labels, None, box.patient, "train", "made", "made", 50.0, "F", "PA")
         for box in placed
     ]
-    chances = np.full((len(boxes), len(LABELS)), 0.5, np.float32)
-    case = Case(tuple(placed), tuple(range(40)), tuple(box.path for box in placed), Read(maps, chances))
 
     said = cross_validated(
         case, Recipe(components=4, moved=2, shown=30, steps=40), lambda _share, _what: None
