@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ai_pipeline.burnin.marks import Mask, Picture
 
@@ -27,36 +28,51 @@ which a single character that is read there is a vessel."""
 
 def coloured(picture: Picture) -> Mask:
     """The pixels of an RGB picture whose channels differ clearly."""
-    return np.asarray(picture.max(axis=2) - picture.min(axis=2) > STRONG, np.bool_)
+    red, green, blue = cv2.split(np.ascontiguousarray(picture))
+    brightest, darkest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    return np.asarray(brightest - darkest > STRONG, np.bool_)
 
 
 def red_or_blue(picture: Picture) -> Mask:
     """The pixels in the colours that Doppler paints flow in first."""
-    red, green, blue = (picture[..., index].astype(np.int16) for index in range(3))
-    return np.asarray(coloured(picture) & ((red > 1.4 * green + 10) | (blue > 1.4 * green + 10)), np.bool_)
+    found = coloured(picture)
+    red, green, blue = picture[found].astype(np.int16).T
+    found[found] = (red > 1.4 * green + 10) | (blue > 1.4 * green + 10)
+    return found
 
 
 def find_flow(picture: Picture) -> Mask:
     """The pixels that colour or power Doppler has painted."""
-    flow = np.zeros(picture.shape[:2], np.bool_)
     if picture.ndim == 2:
-        return flow
-    strong, painted = coloured(picture), red_or_blue(picture)
+        return np.zeros(picture.shape, np.bool_)
+    strong = coloured(picture)
+    if not strong.any():
+        return strong
     flags = strong.astype(np.uint8)
-    thick = cv2.morphologyEx(flags, cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8)).astype(np.bool_)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA]
-    hues = np.bincount(labels[painted], minlength=count)
+    hues = np.bincount(labels[red_or_blue(picture)], minlength=count)
+    thick = cv2.morphologyEx(flags, cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8)).astype(np.bool_)
     filled = np.bincount(labels[thick], minlength=count)
-    width, height = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
+    hued = (hues >= RED_OR_BLUE * area) & ~_bars(stats)
+    hued[0] = False
+    flow = hued & (area >= SMALLEST) & (filled >= FILLED * area)
+    if not flow.any():
+        return np.zeros_like(strong)
+    near = _grown(flow[labels], 2 * round(NEAR * min(picture.shape[:2])) + 1)
+    flow |= hued & (np.bincount(labels[near], minlength=count) == area)
+    return _grown(flow[labels], 3)
+
+
+def _bars(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Which of the connected parts are rectangles, as colour bars are and flow is not."""
+    width, height, area = (
+        stats[:, column] for column in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA)
+    )
     slender = np.maximum(width, height) >= BAR_SLENDER * np.minimum(width, height)
     full = area / (width * height)
-    bars = (area >= SMALLEST) & ((full >= BAR_EXACT) | ((full >= BAR_FULL) & slender))
-    hued = (hues >= RED_OR_BLUE * area) & ~bars
-    hued[0] = False
-    chosen = hued & (area >= SMALLEST) & (filled >= FILLED * area)
-    reach = 2 * round(NEAR * min(picture.shape[:2])) + 1
-    near = cv2.dilate(chosen[labels].astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(np.bool_)
-    chosen |= hued & (np.bincount(labels[near], minlength=count) == area)
-    around = cv2.dilate(chosen[labels].astype(np.uint8), np.ones((3, 3), np.uint8))
-    return np.asarray(around, np.bool_)
+    return np.asarray((area >= SMALLEST) & ((full >= BAR_EXACT) | ((full >= BAR_FULL) & slender)), np.bool_)
+
+
+def _grown(mask: Mask, side: int) -> Mask:
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), np.bool_)
