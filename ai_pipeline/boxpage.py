@@ -7,7 +7,9 @@ from typing import Any
 
 NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")
 ARMS = {
-    "fusion": "the detector",
+    "fusion": "the detector: head and YOLO",
+    "head": "its head alone",
+    "yolo": "its YOLO alone",
     "activation": "class activation and templates",
     "constant": "one fixed box per label",
     "centre": "a box in the middle",

@@ -3,8 +3,9 @@
 For every label the network gives five maps (:data:`PARTS`): what speaks for a box that covers a place, and
 what for one that has it just left of, right of, above or below itself. A candidate's score is the mean of
 each map over the part of the picture that it is about, plus how usual the candidate is for the label (the
-per-class position prior). All scores of a label make a distribution over its candidates, and the box that
-overlaps best with it, on average, is the answer; that average is how sure the place is.
+per-class position prior), plus how near it lies to boxes that a YOLO has drawn for the label, where the card
+has one. All scores of a label make a distribution over its candidates, and the box that overlaps best with
+it, on average, is the answer; that average is how sure the place is.
 
 Fitted by :mod:`ai_pipeline.training.detect.fusion`; numpy alone here, so that no torch is needed to run it.
 """
@@ -26,6 +27,7 @@ from ai_pipeline.preprocess import Affine
 Floats = npt.NDArray[np.float32]
 PARTS = ("inside", "left", "right", "above", "below")
 REACH, LEAST_REACH = 0.35, 0.03  # how far the outer parts go: a share of the box, at least one of the picture
+LEAST_SIDE = 1e-3  # a drawn box that is thinner, in shares of the picture, is none
 GRID = 64  # cells a side in which the surest point is looked for
 
 
@@ -50,9 +52,13 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class BoxHead:
-    """The candidates of every label that has boxes, by the label's name, in the order of the maps."""
+    """The candidates of every label that has boxes, by the label's name, in the order of the maps.
+
+    ``trust``: what a drawn box adds to the score of a candidate that it covers exactly.
+    """
 
     candidates: Mapping[str, Candidates]
+    trust: float = 0.0
     _overlaps: dict[str, Floats] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
@@ -60,12 +66,14 @@ class BoxHead:
         """From the bytes of an ``.npz`` file. Raises ValueError or KeyError when it is something else."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = [str(name) for name in arrays["labels"]]
-            return BoxHead({n: Candidates(arrays[f"boxes-{n}"], arrays[f"prior-{n}"]) for n in names})
+            trust = float(arrays["trust"]) if "trust" in arrays else 0.0
+            return BoxHead({n: Candidates(arrays[f"boxes-{n}"], arrays[f"prior-{n}"]) for n in names}, trust)
 
     def to_bytes(self) -> bytes:
         """The candidates as ``.npz``; the same candidates give the same bytes."""
         arrays = {f"boxes-{name}": one.boxes for name, one in self.candidates.items()}
         arrays |= {f"prior-{name}": one.prior for name, one in self.candidates.items()}
+        arrays |= {"trust": np.array(self.trust, np.float32)} if self.trust else {}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, labels=np.array(list(self.candidates)), **arrays)
         return buffer.getvalue()
@@ -75,10 +83,14 @@ class BoxHead:
         """The labels, in the order of the network's maps."""
         return tuple(self.candidates)
 
-    def find(self, maps: Floats, label: str) -> Found:
-        """The box of ``label`` by the network's ``maps [labels, parts, h, w]``. KeyError when unknown."""
+    def find(self, maps: Floats, label: str, drawn: Floats | None = None) -> Found:
+        """The box of ``label`` by the network's ``maps [labels, parts, h, w]`` and, where there is a YOLO,
+        the boxes that it has ``drawn`` for the label: :func:`nearness`. KeyError when unknown.
+        """
         own = self.candidates[label]
         scores = own.prior + part_means(maps[self.labels.index(label)], own.boxes).sum(1)
+        if drawn is not None:
+            scores = scores + np.float32(self.trust) * nearness(own.boxes, drawn)
         return self.choose(label, chances(scores))
 
     def choose(self, label: str, chance: Floats) -> Found:
@@ -103,6 +115,19 @@ def region(found: Found, size: int, to_model: Affine, rows: int, columns: int) -
     if not (x0 < x1 and y0 < y1):
         return None
     return Region("box", ((x0, y0), (x1, y1)), Origin.DETECTOR)
+
+
+def nearness(boxes: Floats, drawn: Floats) -> Floats:
+    """How near each of ``boxes [M, 4]`` lies to what is drawn, 0 to 1: ``[M]``.
+
+    ``drawn [K, 5]``: boxes as shares of the sides, and how sure each is; the surest counts in full, the
+    others in proportion.
+    """
+    drawn = drawn[((drawn[:, 2:4] - drawn[:, :2]) > LEAST_SIDE).all(1) & (drawn[:, 4] > 0)]
+    if not len(drawn):
+        return np.zeros(len(boxes), np.float32)
+    near = overlaps(boxes, drawn[:, :4]) * (drawn[:, 4] / drawn[:, 4].max())
+    return np.asarray(near.max(1), np.float32)
 
 
 def chances(scores: Floats) -> Floats:

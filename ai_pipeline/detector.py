@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +17,20 @@ from ai_pipeline.pose import UPRIGHT, Pose, upright
 from ai_pipeline.preprocess import Affine
 from ai_pipeline.registry import read
 
-NETWORK, CANDIDATES = "detector", "detector-boxes"
-"""The roles of a card's weights: the network in ONNX, and the candidate boxes with their priors."""
+NETWORK, CANDIDATES, DRAWER = "detector", "detector-boxes", "detector-yolo"
+"""The roles of a card's weights: the network in ONNX, the candidate boxes with their priors, and a YOLO in
+ONNX that sees what the classifier sees and draws boxes: left, top, right, bottom in pixels of the input,
+score, number of the label among those that have candidates. A card may do without the last."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What the network says of one image of ``rows`` × ``columns``: ``maps [labels, parts, h, w]``."""
+    """What the networks say of one image of ``rows`` × ``columns``: ``maps [labels, parts, h, w]``, and what
+    is ``drawn`` for each label: ``[K, 5]`` as :func:`ai_pipeline.detection.nearness` has it.
+    """
 
     maps: Floats
+    drawn: Mapping[str, Floats]
     to_model: Affine
     rows: int
     columns: int
@@ -43,6 +49,7 @@ class BoxDetector:
         except (ValueError, KeyError) as error:
             raise CardError(f"{card.path.name}: {card.file(CANDIDATES).path.name} holds no boxes") from error
         self._engine = load(card, NETWORK, threads=threads)
+        self._drawer = load(card, DRAWER, threads=threads) if card.plays(DRAWER) else None
 
     @staticmethod
     def of(card: Card, threads: int = 0) -> BoxDetector | None:
@@ -57,11 +64,18 @@ class BoxDetector:
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
             raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
         rows, columns = image.shape
-        return Look(maps, to_model.after(to_upright), rows, columns)
+        return Look(maps, self._drawn(values), to_model.after(to_upright), rows, columns)
+
+    def _drawn(self, values: Floats) -> dict[str, Floats]:
+        if self._drawer is None:
+            return {}
+        return drawn_by_label(self._drawer(values)["boxes"][0], self.head.labels, self._input.size)
 
     def find(self, look: Look, label: str) -> Found | None:
         """The likeliest box of ``label``, whether it may be shown or not; None where none was learned."""
-        return self.head.find(look.maps, label) if label in self.head.labels else None
+        if label not in self.head.labels:
+            return None
+        return self.head.find(look.maps, label, look.drawn.get(label))
 
     def region(self, look: Look, label: str) -> Region | None:
         """The box of ``label`` in source coordinates; None where the card says that it is not reliable."""
@@ -73,3 +87,10 @@ class BoxDetector:
     def whole(self, found: Found, look: Look) -> Region | None:
         """``found`` in source coordinates."""
         return region(found, self._input.size, look.to_model, look.rows, look.columns)
+
+
+def drawn_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:
+    """A YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a side, as shares and scores of each label."""
+    number = rows[:, 5].round()
+    shares = np.concatenate([np.clip(rows[:, :4] / size, 0, 1), rows[:, 4:5]], 1).astype(np.float32)
+    return {label: shares[number == index] for index, label in enumerate(labels)}

@@ -114,13 +114,16 @@ def share_inside(values: Floats, boxes: Floats) -> Floats:
     return np.asarray(np.maximum(inside / max(total[-1, -1], 1e-12), 1e-6), np.float32)
 
 
-def overlaps(boxes: Floats) -> Floats:
-    """Intersection over union of every pair of ``boxes [K, 4]``: ``[K, K]``."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+def overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
+    """Intersection over union of each of ``boxes [K, 4]`` with each of ``others [M, 4]`` (themselves without
+    any): ``[K, M]``.
+    """
+    others = boxes if others is None else others
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=2)
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return np.asarray(common / (area[:, None] + area[None, :] - common), np.float32)
+    area, its = (np.prod(some[:, 2:] - some[:, :2], axis=1) for some in (boxes, others))
+    return np.asarray(common / (area[:, None] + its[None, :] - common), np.float32)
 
 
 def _clipped(found: Activation, corners: tuple[tuple[float, float], ...]) -> Region | None:

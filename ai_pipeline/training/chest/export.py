@@ -13,7 +13,7 @@ import onnx
 import tomlkit
 import torch
 
-from ai_pipeline.detector import CANDIDATES, NETWORK
+from ai_pipeline.detector import CANDIDATES, DRAWER, NETWORK
 from ai_pipeline.networks.efficientnet import OUTPUTS, PlacedClassifier, fused
 from ai_pipeline.registry import SHIPPED, Chain
 from ai_pipeline.training.calibrate import SPECIFICITY, OperatingPoint
@@ -111,7 +111,7 @@ def forget_detector(card: Any) -> None:
     """Take the box detector out of ``card`` (a TOML document): it reads the layers of other weights."""
     kept = tomlkit.aot()
     for weights in card["weights"]:
-        if weights["role"] not in {NETWORK, CANDIDATES}:
+        if weights["role"] not in {NETWORK, CANDIDATES, DRAWER}:
             kept.append(weights)
     card["weights"] = kept
     card.pop("detection", None)

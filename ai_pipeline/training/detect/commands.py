@@ -37,23 +37,32 @@ def train_detect(
     boxes: Boxes = None,
     model: Model = None,
     models_dir: ModelsDir = None,
+    head_alone: Annotated[
+        bool, typer.Option("--head-alone", help="Without YOLOs: minutes, and ultralytics is not needed.")
+    ] = False,
     threads: Threads = 0,
 ) -> None:
-    """Fit the box head on the classifier's frozen layers; five folds decide which labels get boxes.
+    """Fit head and YOLO on the classifier's frozen layers; five folds decide which labels get boxes.
+
+    Six YOLOs are trained (some 5 minutes each on one core; those in OUT/yolo are not trained again). Needs
+    ultralytics.
 
     Example: ai-pipeline train detect --data DIR --boxes ChestX_Det_train.json --out runs/detect
     """
     with errors(), progress() as report:
         import torch
 
+        from ai_pipeline.engine import usable_cores
         from ai_pipeline.registry import find
         from ai_pipeline.store.folder import active
         from ai_pipeline.training.detect.ship import train_detector
+        from ai_pipeline.training.detect.yolo import Recipe
 
         if threads:
             torch.set_num_threads(threads)
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
-        made = train_detector(data, out, card, tuple(boxes or ()), report)
+        yolo = None if head_alone else Recipe(threads=threads or usable_cores())
+        made = train_detector(data, out, card, tuple(boxes or ()), yolo, report)
     typer.echo(str(made))
 
 
@@ -64,34 +73,28 @@ def train_yolo(
     boxes: Boxes = None,
     model: Model = None,
     models_dir: ModelsDir = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the pictures with boxes.")] = 40,
-    size: Annotated[int, typer.Option(help="Pixels a side, a multiple of 32.")] = 320,
+    epochs: Annotated[int, typer.Option(help="Passes over the pictures with boxes.")] = 20,
+    size: Annotated[int, typer.Option(help="Pixels a side, a multiple of 32.")] = 224,
     thaw: Annotated[bool, typer.Option("--thaw", help="Train the trunk too.")] = False,
-    in_folds: Annotated[
-        bool, typer.Option("--folds", help="Train five, in the folds of `evaluate detect --split cv`.")
-    ] = False,
     threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train an ultralytics YOLO on the train boxes and measure it on the val boxes. Needs ultralytics.
+    """Train an ultralytics YOLO alone on the train boxes and measure it on the val boxes. Needs ultralytics.
 
-    With --folds five are trained and judged as all other boxes are; one that is there is not trained again.
-
-    Example: ai-pipeline train yolo --data DIR --out runs/yolo --folds
+    Example: ai-pipeline train yolo --data DIR --out runs/yolo --epochs 60 --size 320
     """
     with errors(), progress() as report:
         from ai_pipeline.engine import usable_cores
         from ai_pipeline.registry import find
         from ai_pipeline.store.folder import active
-        from ai_pipeline.training.detect.text import as_text, places_as_text
+        from ai_pipeline.training.detect.text import places_as_text
         from ai_pipeline.training.detect.yolo import Recipe
-        from ai_pipeline.training.detect.yolojudge import judged_in_folds, trained_and_judged
+        from ai_pipeline.training.detect.yolojudge import trained_and_judged
 
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
         recipe = Recipe(size=size, epochs=epochs, threads=threads or usable_cores(), frozen=not thaw)
-        judged, shown = (judged_in_folds, as_text) if in_folds else (trained_and_judged, places_as_text)
-        result = judged(data, out, card, tuple(boxes or ()), recipe, report)
-    typer.echo(json.dumps(result) if as_json else shown(result))
+        result = trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
+    typer.echo(json.dumps(result) if as_json else places_as_text(result))
 
 
 def evaluate_detect(
@@ -103,6 +106,13 @@ def evaluate_detect(
     boxes: Boxes = None,
     model: Model = None,
     models_dir: ModelsDir = None,
+    yolos: Annotated[
+        Path | None,
+        typer.Option(
+            help="With cv: folder of the folds' YOLOs (OUT/yolo of `train detect`); one that is missing is "
+            "trained. Without it the folds judge the head alone."
+        ),
+    ] = None,
     report_to: Annotated[
         Path | None, typer.Option("--report", help="Folder for pictures of hits, misses and false boxes.")
     ] = None,
@@ -111,20 +121,23 @@ def evaluate_detect(
 ) -> None:
     """Measure the boxes against each label's constant box and the centre; intervals are 95 %, by patient.
 
-    Example: ai-pipeline evaluate detect --data DIR --split test --report report
+    Example: ai-pipeline evaluate detect --data DIR --split cv --yolos runs/detect/yolo --report report
     """
     if split not in {"cv", "test"}:
         raise typer.BadParameter("must be cv or test", param_hint="--split")
     with errors(), progress() as report:
         import torch
 
+        from ai_pipeline.engine import usable_cores
         from ai_pipeline.registry import find
         from ai_pipeline.store.folder import active
         from ai_pipeline.training.detect.evaluate import evaluate
         from ai_pipeline.training.detect.text import as_text
+        from ai_pipeline.training.detect.yolo import Recipe
 
         if threads:
             torch.set_num_threads(threads)
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
-        result = evaluate(data, split, card, tuple(boxes or ()), report_to, report)
+        trained = (yolos, Recipe(threads=threads or usable_cores())) if yolos else None
+        result = evaluate(data, split, card, tuple(boxes or ()), trained, report_to, report)
     typer.echo(json.dumps(result) if as_json else as_text(result))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ai_pipeline.card import Card, CardError
-from ai_pipeline.detector import BoxDetector, Look
+from ai_pipeline.detector import DRAWER, BoxDetector, Look
 from ai_pipeline.explain import BoxTemplates
 from ai_pipeline.registry import read
 from ai_pipeline.training.detect import fusion
@@ -18,18 +18,27 @@ from ai_pipeline.training.detect.judge import Case, Report, Said, activated, cro
 from ai_pipeline.training.detect.locators import Locator, centre, constant
 from ai_pipeline.training.detect.pictures import write_pictures
 from ai_pipeline.training.detect.scores import Place
+from ai_pipeline.training.detect.stacking import stacked_in_folds
 from ai_pipeline.training.detect.text import as_markdown
 from ai_pipeline.training.detect.trunk import trunk_of
 from ai_pipeline.training.detect.truth import detection_boxes
+from ai_pipeline.training.detect.yolo import Recipe
 from ai_pipeline.training.sets.chest import DataMissing, chest_set, read_grey
 
 
 def evaluate(
-    data: Path, split: str, card: Card, more: Sequence[Path], report_to: Path | None, report: Report
+    data: Path,
+    split: str,
+    card: Card,
+    more: Sequence[Path],
+    yolos: tuple[Path, Recipe] | None,
+    report_to: Path | None,
+    report: Report,
 ) -> dict[str, Any]:
     """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` takes what ships.
 
-    Raises DataMissing or CardError.
+    ``yolos``: the folder of the YOLO of each fold, and how one is trained that is not there; without it the
+    folds judge the head alone. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split != "test"]
@@ -40,7 +49,11 @@ def evaluate(
     if split == "test":
         said = _answers(case, _shipped(case, known, card))
     else:
-        said = cross_validated(case, fusion.Recipe(), report)
+        said = (
+            stacked_in_folds(case, card, *yolos, report)[0]
+            if yolos
+            else cross_validated(case, fusion.Recipe(), report)
+        )
     figures = told(case, said, chest_set(data).images, card, decide=split == "cv")
     result = {"model": card.name, "split": split, **figures}
     if report_to is not None:
@@ -76,8 +89,10 @@ def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]
     with torch.inference_mode():
         said = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
     templates = BoxTemplates.from_bytes(read(card.file("boxes")))
-    return {
-        "fusion": _Shipped(detector, looks),
+    arms: dict[str, Locator] = {"fusion": _Shipped(detector, looks)}
+    if card.plays(DRAWER):
+        arms["head"] = _Shipped(detector, [replace(look, drawn={}) for look in looks])
+    return arms | {
         "activation": activated(said, templates, sorted({box.label for box in known})),
         "constant": constant(known),
         "centre": centre(known),

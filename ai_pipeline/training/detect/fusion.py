@@ -81,8 +81,10 @@ class Fitted:
     maps: Floats  # [images, C, h, w]: what ``place`` looks up
 
     def place(self, image: int, label: str) -> Place | None:
-        if label not in self.head.candidates:
-            return None
+        return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
+
+    def scores(self, image: int, label: str) -> Floats:
+        """What speaks for each candidate of ``label`` in an image: ``[candidates]``."""
         number = self.head.labels.index(label)
         spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
         own = self.head.candidates[label]
@@ -90,7 +92,11 @@ class Fitted:
             mean_over(spoken[k][None], rectangles)[:, 0]
             for k, rectangles in enumerate(part_rectangles(own.boxes))
         )
-        found = self.head.choose(label, chances(np.asarray(own.prior + sums, np.float32)))
+        return np.asarray(own.prior + sums, np.float32)
+
+    def chosen(self, label: str, scores: Floats) -> Place:
+        """The box of ``label`` where its candidates have these scores."""
+        found = self.head.choose(label, chances(scores))
         return Place(found.corners, found.point, found.score)
 
     def layer(self) -> tuple[Floats, Floats]:

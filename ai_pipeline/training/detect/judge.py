@@ -37,8 +37,8 @@ from ai_pipeline.training.detect.truth import corners, overlap
 from ai_pipeline.training.sets.chest import LABELS, ChestImage, TruthBox
 
 Report = Callable[[float, str], None]
-Further = Callable[[int, Sequence[int]], Mapping[str, Locator]]
-"""More arms of a fold: its number, and the numbers of the boxes that they may learn from."""
+Further = Callable[[int, Sequence[int], Mapping[str, Locator]], Mapping[str, Locator]]
+"""More arms of a fold: its number, the numbers of the boxes that they may learn from, the arms so far."""
 REACHED = 0.5  # of T(IoU .1): a box that misses more often than not helps nobody
 FEWEST = 15  # boxes of a label below which its test figures are not told alone
 MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
@@ -84,7 +84,8 @@ def cross_validated(
     for number in range(count):
         report(number / count, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
-        arms = {**fitted(case, known, recipe), **(further(number, known) if further else {})}
+        arms = fitted(case, known, recipe)
+        arms |= further(number, known, arms) if further else {}
         images = [image for image, its in image_fold.items() if its == number]
         for arm, locator in arms.items():
             answers = every.setdefault(arm, {})

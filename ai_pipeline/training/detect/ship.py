@@ -1,10 +1,11 @@
-"""Fit the box head to all boxes that may be learned from, and write what ships: network, candidates, card."""
+"""Fit head and YOLO to all boxes that may be learned from; write what ships: networks, candidates, card."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +13,50 @@ import tomlkit
 import torch
 
 from ai_pipeline.card import Card
-from ai_pipeline.detector import CANDIDATES, NETWORK
+from ai_pipeline.detection import BoxHead
+from ai_pipeline.detector import CANDIDATES, DRAWER, NETWORK
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_pipeline.registry import SHIPPED
 from ai_pipeline.training.chest.export import forget_detector, strip
 from ai_pipeline.training.detect import fusion
 from ai_pipeline.training.detect.judge import Case, Report, cross_validated, told
+from ai_pipeline.training.detect.stacking import stacked_in_folds
 from ai_pipeline.training.detect.trunk import BoxNetwork, trunk_of
 from ai_pipeline.training.detect.truth import detection_boxes
+from ai_pipeline.training.detect.yolo import FILE, Recipe
+from ai_pipeline.training.detect.yolojudge import trained
 from ai_pipeline.training.sets.chest import chest_set
 
 
-def train_detector(data: Path, out: Path, card: Card, more: tuple[Path, ...], report: Report) -> Path:
+def train_detector(
+    data: Path, out: Path, card: Card, more: tuple[Path, ...], yolo: Recipe | None, report: Report
+) -> Path:
     """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
 
-    ``card`` is the classifier whose trunk and labels are used: ``out`` gets a copy of all its weights. Raises
-    DataMissing or CardError.
+    ``card`` is the classifier whose trunk and labels are used: ``out`` gets a copy of all its weights.
+    ``yolo``: how the YOLOs are trained (six of them, in ``out/yolo``; one that is there is not trained
+    again); None for the head alone. Raises DataMissing or CardError.
     """
     boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
     case = Case.of(boxes, card, report)
-    recipe = fusion.Recipe()
-    figures = told(case, cross_validated(case, recipe, report), chest_set(data).images, card, decide=True)
-    fitted = fusion.fit(case.boxes, case.rows, case.read.maps, recipe)
+    if yolo is None:
+        said, trust = cross_validated(case, fusion.Recipe(), report), 0.0
+    else:
+        said, trust = stacked_in_folds(case, card, out / "yolo", yolo, report)
+    figures = told(case, said, chest_set(data).images, card, decide=True)
+    fitted = fusion.fit(case.boxes, case.rows, case.read.maps, fusion.Recipe())
     out.mkdir(parents=True, exist_ok=True)
-    network, candidates = (out / f"{card.id}.{suffix}" for suffix in ("detector.onnx", "detector.npz"))
-    export(trunk_of(card), fitted, card, network)
-    candidates.write_bytes(fitted.head.to_bytes())
+    files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
+    export(trunk_of(card), fitted, card, files[NETWORK])
+    files[CANDIDATES].write_bytes(BoxHead(fitted.head.candidates, trust).to_bytes())
+    if yolo is not None:
+        trained(case.boxes, card, out / "yolo" / "all", yolo, ())
+        files[DRAWER] = out / f"{card.id}.yolo.onnx"
+        shutil.copyfile(out / "yolo" / "all" / FILE, files[DRAWER])
     for weights in card.weights:
-        if weights.role not in {NETWORK, CANDIDATES}:
+        if weights.role not in {NETWORK, CANDIDATES, DRAWER}:
             shutil.copyfile(weights.path, out / weights.path.name)
-    return _write_card(card, out, network, candidates, figures)
+    return _write_card(card, out, files, {**_summary(figures), "trust": trust})
 
 
 def export(trunk: PlacedClassifier, fitted: fusion.Fitted, card: Card, path: Path) -> None:
@@ -65,19 +80,19 @@ def export(trunk: PlacedClassifier, fitted: fusion.Fitted, card: Card, path: Pat
     strip(path, f"{card.id}-detector")
 
 
-def _write_card(card: Card, out: Path, network: Path, candidates: Path, figures: dict[str, Any]) -> Path:
+def _write_card(card: Card, out: Path, files: Mapping[str, Path], summary: dict[str, Any]) -> Path:
     made = tomlkit.parse(card.path.read_text())
     forget_detector(made)
-    for role, file in ((NETWORK, network), (CANDIDATES, candidates)):
+    for role, file in files.items():
         entry = tomlkit.table()
         entry.update(
             {"role": role, "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         )
         made["weights"].append(entry)
-    passed = {row["label"]: row for row in figures["labels"]}
+    passed = {row["label"]: row for row in summary["labels"]}
     for row in made["labels"]:
         row["detector"] = bool(passed.get(row["name"], {}).get("passes", False))
-    made["detection"] = _summary(figures)
+    made["detection"] = summary
     path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
     path.write_text(tomlkit.dumps(made))
     return path

@@ -4,6 +4,7 @@ The only module that trains with ultralytics (AGPL-3.0). Its backbone is the shi
 EfficientNet-Lite0, so that 500 boxes need not teach what a chest looks like; neck and head start at random.
 The head is YOLO26's (one box per object, no non-maximum suppression left to do), so the ONNX file says
 final boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number.
+It takes the very input that the classifier takes.
 
 Pictures are what the classifier sees (:mod:`ai_pipeline.preprocess`). Nothing is mirrored and nothing is cut
 into mosaics: the heart has a side, and where in the chest a thing lies is half of what it is.
@@ -40,8 +41,8 @@ TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 class Recipe:
     """How a detector is trained. ``size`` in pixels, a multiple of 32; ``frozen``: the trunk stays."""
 
-    size: int = 320
-    epochs: int = 40
+    size: int = 224
+    epochs: int = 20
     batch: int = 16
     rate: float = 1e-3
     seed: int = 7
@@ -49,10 +50,9 @@ class Recipe:
     frozen: bool = True
 
 
-def labels_of(boxes: Sequence[TruthBox], card: Card) -> tuple[str, ...]:
-    """The labels of a network trained on ``boxes``, in the order of the classifier's card."""
-    known = {box.label for box in boxes}
-    return tuple(label.name for label in card.labels if label.name in known)
+def labels_of(boxes: Sequence[TruthBox]) -> tuple[str, ...]:
+    """The labels of a network trained on ``boxes``, in the order of their numbers."""
+    return tuple(sorted({box.label for box in boxes}))
 
 
 def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: Recipe) -> Path:
@@ -76,7 +76,7 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: Recipe)
         def final_eval(self) -> None:
             pass
 
-    labels = labels_of(boxes, card)
+    labels = labels_of(boxes)
     assert card.input is not None
     chain = replace(card.input.chain, side=recipe.size)
     table = _write_set(boxes, labels, out / "set", chain, recipe.size)
@@ -87,16 +87,18 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: Recipe)
         trainer=Trainer, data=str(table), project=str(out), name="run", exist_ok=True, **_settings(recipe)
     )
     average = network.trainer.ema.ema
-    return export(average, recipe.size, out / FILE)
+    return export(average, card, recipe.size, out / FILE)
 
 
-def export(network: Any, size: int, path: Path) -> Path:
-    """Write ultralytics' ``network`` as ONNX: ``images [1, 3, size, size]`` 0 to 1 → ``boxes [1, N, 6]``."""
+def export(network: Any, card: Card, size: int, path: Path) -> Path:
+    """Write ultralytics' ``network`` as ONNX: the classifier's input ``images [1, 3, size, size]`` →
+    ``boxes [1, N, 6]``.
+    """
     head = network.model[-1]
     head.export, head.format, head.max_det, head.end2end = True, "onnx", MOST, True
     unfinished = path.with_suffix(".part")
     torch.onnx.export(
-        network.float().eval(),
+        _Seeing(network, card).float().eval(),
         (torch.zeros(1, 3, size, size),),
         str(unfinished),
         input_names=["images"],
@@ -108,6 +110,19 @@ def export(network: Any, size: int, path: Path) -> Path:
     return unfinished.replace(path)
 
 
+class _Seeing(nn.Module):
+    """Ultralytics' network, whose pictures are 0 to 1, on the classifier's input."""
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network = network
+        self.mean, self.scale = _levels(card)
+
+    def forward(self, images: Tensor) -> Tensor:
+        boxes: Tensor = self.network((images * self.scale + self.mean) / 255.0)
+        return boxes
+
+
 class _Trunk(nn.Module):
     """EfficientNet-Lite0 of a card as ultralytics wants a backbone: the maps at strides 8, 16 and 32."""
 
@@ -117,17 +132,24 @@ class _Trunk(nn.Module):
         cells = size // 16
         arrays["place_bias"] = np.zeros((len(card.labels), cells, cells), np.float32)
         self.backbone = from_arrays(arrays, len(card.labels), size).backbone
+        self.mean, self.scale = _levels(card)
         del self.backbone._conv_head, self.backbone._bn1
 
     def forward(self, images: Tensor) -> list[Tensor]:
         net = self.backbone
-        x = net._swish(net._bn0(net._conv_stem((images * 255.0 - 127.0) / 128.0)))
+        x = net._swish(net._bn0(net._conv_stem((images * 255.0 - self.mean) / self.scale)))
         kept = []
         for index, block in enumerate(net._blocks):
             x = block(x)
             if index in (FINE, MIDDLE):
                 kept.append(x)
         return [*kept, x]
+
+
+def _levels(card: Card) -> tuple[float, float]:
+    """Mean and scale of the classifier's input, in grey levels."""
+    assert card.input is not None
+    return card.input.mean[0], card.input.scale[0]
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +136,8 @@ def test_another_arm_learns_from_the_other_folds_alone(tmp_path: Path) -> None:
     case = _planted_case(tmp_path)
     known: dict[int, set[int]] = {}
 
-    def further(number: int, may_learn: Sequence[int]) -> dict[str, Locator]:
+    def further(number: int, may_learn: Sequence[int], arms: Mapping[str, Locator]) -> dict[str, Locator]:
+        assert "fusion" in arms
         known[number] = set(may_learn)
         return {"told": Fixed({"Mass": Place((0.0, 0.0, number / 10 + 0.1, 1.0), (0.0, 0.0), 1.0)})}
 
