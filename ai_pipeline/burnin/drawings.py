@@ -16,6 +16,10 @@ from ai_pipeline.burnin.marks import MEANINGS, Mark, MarkKind, Mask, Picture
 
 KINDS = (MarkKind.TEXT, MarkKind.CALIPER, MarkKind.MARKER, MarkKind.SCALE, MarkKind.LOGO)
 """The detector's classes, from 1 on (:data:`ai_pipeline.networks.marks.CLASSES`)."""
+SCALE = KINDS.index(MarkKind.SCALE) + 1
+COMPACT, SCALE_SHARE = 0.8, 0.1
+"""A part of the flow that fills so much of its box, and of which the detector takes so much for a scale, is a
+colour bar."""
 SOFT_EDGE = 5
 """A drawing is grown by a square of this side: its soft edge and the ringing of compression (pixels)."""
 MAY_BE_TEXT = 0.4
@@ -46,8 +50,19 @@ class Drawings:
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Drawings:
     """Everything that the detector takes for annotation in an ultrasound picture."""
     maps = finder.find(picture)
-    drawn = maps.above(threshold) & ~find_flow(picture)
+    drawn = maps.above(threshold) & ~_flow(picture, maps)
     return _told(picture, maps, drawn, _agreed(drawn, maps))
+
+
+def _flow(picture: Picture, maps: MarkMaps) -> Mask:
+    """Colour flow, less what is compact and looks like a scale to the detector: a colour bar with a rim."""
+    flow = find_flow(picture)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(flow.astype(np.uint8), connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA]
+    box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
+    scale = np.bincount(labels[maps.classes == SCALE], minlength=count)
+    bars = (area >= COMPACT * box) & (scale >= SCALE_SHARE * area)
+    return np.asarray(flow & ~bars[labels], np.bool_)
 
 
 def no_drawings(shape: tuple[int, ...]) -> Drawings:
