@@ -116,6 +116,9 @@ def evaluate_detect(
     report_to: Annotated[
         Path | None, typer.Option("--report", help="Folder for pictures of hits, misses and false boxes.")
     ] = None,
+    write_card: Annotated[
+        bool, typer.Option("--write-card", help="With test: put the pooled figures into the card.")
+    ] = False,
     threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -125,6 +128,8 @@ def evaluate_detect(
     """
     if split not in {"cv", "test"}:
         raise typer.BadParameter("must be cv or test", param_hint="--split")
+    if write_card and split == "cv":
+        raise typer.BadParameter("`train detect` writes the figures of the folds", param_hint="--write-card")
     with errors(), progress() as report:
         import torch
 
@@ -132,6 +137,7 @@ def evaluate_detect(
         from ai_pipeline.registry import find
         from ai_pipeline.store.folder import active
         from ai_pipeline.training.detect.evaluate import evaluate
+        from ai_pipeline.training.detect.ship import write_test_figures
         from ai_pipeline.training.detect.text import as_text
         from ai_pipeline.training.detect.yolo import Recipe
 
@@ -140,4 +146,6 @@ def evaluate_detect(
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
         trained = (yolos, Recipe(threads=threads or usable_cores())) if yolos else None
         result = evaluate(data, split, card, tuple(boxes or ()), trained, report_to, report)
+        if write_card:
+            write_test_figures(card, result)
     typer.echo(json.dumps(result) if as_json else as_text(result))

@@ -98,14 +98,27 @@ def _write_card(card: Card, out: Path, files: Mapping[str, Path], summary: dict[
     return path
 
 
-def _summary(figures: dict[str, Any]) -> dict[str, Any]:
-    """What the card says of the boxes: the pooled figures, and of every label whether and why not."""
+def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
+    """Put the pooled figures of ``ai-pipeline evaluate detect --split test`` into the card."""
+    made = tomlkit.parse(card.path.read_text())
+    made["detection"]["test"] = _pooled(figures)
+    card.path.write_text(tomlkit.dumps(made))
+
+
+def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
     return {
-        "split": "five folds by patient of the train and val boxes",
         "boxes": figures["boxes"],
         "patients": figures["patients"],
         **{arm: dict(values) for arm, values in figures["arms"].items()},
         "difference": dict(figures["differences"]["fusion - constant"]),
+    }
+
+
+def _summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the card says of the boxes: the pooled figures, and of every label whether and why not."""
+    return {
+        "split": "five folds by patient of the train and val boxes",
+        **_pooled(figures),
         "labels": [
             {
                 "label": row["label"],

@@ -14,9 +14,10 @@ pytest.importorskip("torch")
 from ai_pipeline.detection import PARTS, Found
 from ai_pipeline.registry import find
 from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
-from ai_pipeline.training.detect.judge import Case, cross_validated, passes, told
+from ai_pipeline.training.detect.judge import Case, Said, cross_validated, passes, told
 from ai_pipeline.training.detect.locators import Fixed, Locator, centre, constant
 from ai_pipeline.training.detect.scores import Place
+from ai_pipeline.training.detect.stacking import TRUSTS, settled
 from ai_pipeline.training.detect.text import as_markdown, as_text
 from ai_pipeline.training.detect.trunk import Read
 from ai_pipeline.training.detect.truth import corners, overlap
@@ -150,6 +151,28 @@ def test_another_arm_learns_from_the_other_folds_alone(tmp_path: Path) -> None:
         answered_by = round(place.corners[2] * 10 - 1)
         assert index not in known[answered_by]
         assert all(index in others for fold, others in known.items() if fold != answered_by)
+
+
+def test_the_trust_in_drawn_boxes_is_learned_on_the_other_folds(tmp_path: Path) -> None:
+    case = _planted_case(tmp_path)
+    right = tuple(Place(corners(box), (0.0, 0.0), 1.0) for box in case.boxes)
+    wrong = tuple(Place((0.0, 0.9, 0.1, 1.0), (0.0, 0.0), 1.0) for _ in case.boxes)
+    arms = {f"trust {trust}": right if trust == 2.0 else wrong for trust in TRUSTS}
+    arms |= dict.fromkeys(("fusion", "yolo", "activation", "constant", "centre"), wrong)
+    every = {arm: {(row, "Mass"): told[row] for row in case.rows} for arm, told in arms.items()}
+
+    said, trust = settled(case, Said(arms, every))
+
+    assert trust == 2.0
+    assert said.places["fusion"] == right
+    assert said.places["head"] == wrong
+    assert list(said.places) == ["fusion", "head", "yolo", "activation", "constant", "centre"]
+    assert said.every["fusion"] == every["trust 2.0"]
+
+    # Where only one box is answered well, the fold that holds it cannot know.
+    spoiled = {**arms, "trust 2.0": wrong, "trust 3.0": (right[0], *wrong[1:])}
+    alone, _ = settled(case, Said(spoiled, every))
+    assert alone.places["fusion"][0] == wrong[0]
 
 
 def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:

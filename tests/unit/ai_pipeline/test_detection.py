@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from ai_pipeline.contract import Origin
-from ai_pipeline.detection import PARTS, BoxHead, Candidates, Found, mean_over, part_rectangles, region
+from ai_pipeline.detection import (
+    PARTS,
+    BoxHead,
+    Candidates,
+    Found,
+    mean_over,
+    nearness,
+    part_rectangles,
+    region,
+)
+from ai_pipeline.detector import drawn_by_label
 from ai_pipeline.preprocess import Affine
 
 
@@ -35,6 +45,35 @@ def test_maps_that_say_nothing_leave_it_to_what_is_usual() -> None:
 
     assert found.corners[0] < 0.2  # two of three candidates are there
     assert 0.0 < found.score < 1.0
+
+
+def test_a_drawn_box_counts_as_much_as_it_is_trusted() -> None:
+    trusting = BoxHead(_head().candidates, trust=6.0)
+    maps, nothing = np.zeros((1, len(PARTS), 14, 14), np.float32), np.zeros((0, 5), np.float32)
+    drawn = np.array([[0.62, 0.6, 0.9, 0.9, 0.3], [0.1, 0.1, 0.4, 0.4, 0.03]], np.float32)
+
+    assert trusting.find(maps, "Mass", drawn).corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
+    assert _head().find(maps, "Mass", drawn) == _head().find(maps, "Mass")
+    assert trusting.find(maps, "Mass", nothing) == trusting.find(maps, "Mass")
+    assert BoxHead.from_bytes(trusting.to_bytes()).trust == 6.0
+
+
+def test_what_is_drawn_without_area_or_score_is_near_nothing() -> None:
+    boxes = _head().candidates["Mass"].boxes
+    drawn = np.array([[0.1, 0.1, 0.1, 0.4, 0.9], [0.1, 0.1, 0.4, 0.4, 0.0]], np.float32)
+
+    assert not nearness(boxes, drawn).any()
+    assert nearness(boxes, np.array([[0.6, 0.6, 0.9, 0.9, 0.01]], np.float32)).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_a_yolos_rows_are_told_by_label_in_shares_of_the_picture() -> None:
+    rows = np.array([[-4, 22.4, 112, 224, 0.5, 1.0], [0, 0, 224, 224, 0.2, 0.0]], np.float32)
+
+    drawn = drawn_by_label(rows, ("Effusion", "Mass", "Nodule"), 224)
+
+    assert drawn["Mass"].tolist() == pytest.approx(np.array([[0, 0.1, 0.5, 1.0, 0.5]]))
+    assert drawn["Effusion"].shape == (1, 5)
+    assert drawn["Nodule"].shape == (0, 5)
 
 
 def test_a_label_without_boxes_is_unknown() -> None:
