@@ -40,7 +40,7 @@ def box_lines(figures: Mapping[str, Any]) -> list[str]:
     ]
     test = figures.get("test")
     if test:
-        lines += _pooled(test, f"{test['boxes']} boxes of {test['patients']} patients, test, looked at once")
+        lines += _pooled(test, f"{test['boxes']} boxes of {test['patients']} patients, test")
     return lines
 
 
