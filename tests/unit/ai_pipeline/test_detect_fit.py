@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomlkit
 
 pytest.importorskip("torch")
 
@@ -17,6 +18,7 @@ from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
 from ai_pipeline.training.detect.judge import Case, Said, cross_validated, passes, told
 from ai_pipeline.training.detect.locators import Fixed, Locator, centre, constant
 from ai_pipeline.training.detect.scores import Place
+from ai_pipeline.training.detect.ship import write_test_figures
 from ai_pipeline.training.detect.stacking import TRUSTS, settled
 from ai_pipeline.training.detect.text import as_markdown, as_text
 from ai_pipeline.training.detect.trunk import Read
@@ -197,3 +199,26 @@ def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:
     result = {"model": "made@1", "split": "cv", **figures}
     assert "Mass" in as_text(result)
     assert "| Mass | 40 |" in as_markdown(result)
+
+
+def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:
+    shipped = find("chest-efficientnet-lite0")
+    path = tmp_path / shipped.path.name
+    path.write_text(shipped.path.read_text())
+    values = {"mean T": [0.5, 0.4, 0.6]}
+    figures = {
+        "boxes": 7,
+        "patients": 3,
+        "arms": {"fusion": values, "constant": values},
+        "differences": {"fusion - constant": {"mean T": [0.0, -0.1, 0.1]}},
+        "labels": [],
+    }
+
+    write_test_figures(replace(shipped, path=path), figures)
+
+    card = tomlkit.parse(path.read_text()).unwrap()
+    test = card["detection"].pop("test")
+    assert (test["boxes"], test["fusion"], test["difference"]["mean T"]) == (7, values, [0.0, -0.1, 0.1])
+    before = tomlkit.parse(shipped.path.read_text()).unwrap()
+    before["detection"].pop("test")
+    assert card == before
