@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +25,29 @@ score, number of the label among those that have candidates. A card may do witho
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What the networks say of one image of ``rows`` × ``columns``: ``maps [labels, parts, h, w]``, and what
-    is ``drawn`` for each label: ``[K, 5]`` as :func:`ai_pipeline.detection.nearness` has it.
+class Said:
+    """What the networks say of an image: ``maps [labels, parts, h, w]``, and what is ``drawn`` for each
+    label: ``[K, 5]`` as :func:`ai_pipeline.detection.nearness` has it.
     """
 
     maps: Floats
     drawn: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image of ``rows`` × ``columns`` as the networks see it. They are asked when a box is wanted first:
+    most images have nothing that needs one.
+    """
+
+    ask: Callable[[], Said] = field(repr=False)
     to_model: Affine
     rows: int
     columns: int
+
+    @cached_property
+    def said(self) -> Said:
+        return self.ask()
 
 
 class BoxDetector:
@@ -57,25 +71,26 @@ class BoxDetector:
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
     def look(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Look:
-        """Run the network on a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
+        """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
         picture, to_upright = upright(image, pose)
         values, to_model = network_input(picture, self._input)
+        rows, columns = image.shape
+        return Look(partial(self._ask, values), to_model.after(to_upright), rows, columns)
+
+    def _ask(self, values: Floats) -> Said:
         maps = self._engine(values)["parts"][0]
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
             raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
-        rows, columns = image.shape
-        return Look(maps, self._drawn(values), to_model.after(to_upright), rows, columns)
-
-    def _drawn(self, values: Floats) -> dict[str, Floats]:
         if self._drawer is None:
-            return {}
-        return drawn_by_label(self._drawer(values)["boxes"][0], self.head.labels, self._input.size)
+            return Said(maps, {})
+        rows = self._drawer(values)["boxes"][0]
+        return Said(maps, drawn_by_label(rows, self.head.labels, self._input.size))
 
     def find(self, look: Look, label: str) -> Found | None:
         """The likeliest box of ``label``, whether it may be shown or not; None where none was learned."""
         if label not in self.head.labels:
             return None
-        return self.head.find(look.maps, label, look.drawn.get(label))
+        return self.head.find(look.said.maps, label, look.said.drawn.get(label))
 
     def region(self, look: Look, label: str) -> Region | None:
         """The box of ``label`` in source coordinates; None where the card says that it is not reliable."""

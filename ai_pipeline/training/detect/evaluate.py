@@ -80,6 +80,10 @@ class _Shipped:
         return Place(corners, found.point, found.score)
 
 
+def _without_yolo(look: Look) -> Look:
+    return replace(look, ask=lambda: replace(look.said, drawn={}))
+
+
 def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
     detector = BoxDetector.of(card)
     if detector is None:
@@ -91,7 +95,7 @@ def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]
     templates = BoxTemplates.from_bytes(read(card.file("boxes")))
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, looks)}
     if card.plays(DRAWER):
-        arms["head"] = _Shipped(detector, [replace(look, drawn={}) for look in looks])
+        arms["head"] = _Shipped(detector, [_without_yolo(look) for look in looks])
     return arms | {
         "activation": activated(said, templates, sorted({box.label for box in known})),
         "constant": constant(known),
