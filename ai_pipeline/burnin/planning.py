@@ -29,7 +29,7 @@ box's height)."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the detector has its letters (they fill 20 % and more)."""
 LETTERLESS = 0.05
-"""Pixels of letters beside those of other drawings, up to which a place holds no text (share of them)."""
+"""Pixels of letters beside those of symbols, up to which a place holds no text (share of them)."""
 LARGEST_SHARE = 0.4
 """More of the picture masked than this (banner not counted): no cleaned picture would be worth its name."""
 
@@ -64,16 +64,11 @@ def plan_removal(
     drawn = find_drawings(picture, tools.finder, tools.threshold) if graphics else no_drawings(shape)
     found = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner | devices)
     texts = [text for text in found if not _is_drawing(text, drawn)]
-    drawings = [text.box for text in found if text not in texts]
-    going = [text for text in texts if policy.removes(text.meaning)]
-    staying = [text for text in texts if not policy.removes(text.meaning)]
-    traced = [text for text in going if _is_traced(text, drawn.masks[MarkKind.TEXT])]
-    mask = paint([text.box for text in going if text not in traced], shape, MARGIN)
-    kept = paint([text.box for text in staying], shape, MARGIN) & ~mask
+    mask, kept, traced = _written(texts, drawn.masks[MarkKind.TEXT], policy)
     if policy is Policy.CLINICAL:
         drawn = drawn.beside(kept)
-        kept |= paint(drawings, shape, AROUND_DRAWING) & ~mask
-    mask |= _drawn(drawn, kept, paint([text.box for text in traced], shape, MARGIN) & ~mask, policy)
+        kept |= paint([text.box for text in found if text not in texts], shape, AROUND_DRAWING) & ~mask
+    mask |= _drawn(drawn, kept, traced, policy)
     mask |= spelled(mask | banner, tools.reader) & ~kept
     foreign = kept | _staying(drawn, policy)
     banner = (banner & ~foreign) | devices
@@ -128,6 +123,18 @@ def check_share(mask: Mask) -> None:
         )
 
 
+def _written(texts: Sequence[Text], strokes: Mask, policy: Policy) -> tuple[Mask, Mask, Mask]:
+    """The places of texts that go whole, of those that stay, and of those whose letters alone go."""
+    going = [text for text in texts if policy.removes(text.meaning)]
+    letters = [text for text in going if _is_traced(text, strokes)]
+    mask = paint([text.box for text in going if text not in letters], strokes.shape, MARGIN)
+    staying = [text.box for text in texts if not policy.removes(text.meaning)]
+    kept, traced = (
+        paint(boxes, strokes.shape, MARGIN) & ~mask for boxes in (staying, [text.box for text in letters])
+    )
+    return mask, kept, traced
+
+
 def _drawn(drawn: Drawings, kept: Mask, traced: Mask, policy: Policy) -> Mask:
     """The drawn pixels that have to go: of text all but what was read and stays.
 
@@ -152,12 +159,16 @@ def _is_traced(text: Text, strokes: Mask) -> bool:
 
 
 def _is_drawing(text: Text, drawn: Drawings) -> bool:
-    """A pair of crosses looks like a word: unread, and drawn there is hardly anything but other marks."""
+    """A pair of crosses looks like a word: unread, and drawn there is hardly anything but such marks.
+
+    A logo may be a hospital's, and counts as letters.
+    """
     left, top, right, bottom = text.box.box
     place = slice(max(top, 0), bottom), slice(max(left, 0), right)
     pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
-    others = sum(pixels.values()) - pixels[MarkKind.TEXT]
-    return not text.line.legible and others > 0 and pixels[MarkKind.TEXT] <= LETTERLESS * others
+    symbols = sum(pixels[kind] for kind in (MarkKind.CALIPER, MarkKind.MARKER, MarkKind.SCALE))
+    letters = pixels[MarkKind.TEXT] + pixels[MarkKind.LOGO]
+    return not text.line.legible and symbols > 0 and letters <= LETTERLESS * symbols
 
 
 def _staying(drawn: Drawings, policy: Policy) -> Mask:
