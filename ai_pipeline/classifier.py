@@ -29,13 +29,15 @@ LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """All that the network says about one image of ``rows`` × ``columns``.
+    """What the network has seen of one image of ``rows`` × ``columns``, and all that it says of it.
 
+    ``values [1, channels, size, size]`` is the input, which other networks of the card can look at again.
     ``logits [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the
     domain of the training images, NaN where the card has no gate. Where the image was put upright before it
     was analysed, ``pose`` says how it was shown; ``kind`` and ``shown_distance`` are of the image as shown.
     """
 
+    values: Floats
     logits: Floats
     places: Floats | None
     distance: float
@@ -102,7 +104,8 @@ class Classifier:
             distance, kind = float(self._gate.distance(pooled)[0]), self._gate.kind(pooled)
         places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
         rows, columns = image.shape
-        return Analysis(self._logits(outputs), places, distance, to_model, rows, columns, kind, distance)
+        said = (self._logits(outputs), places, distance)
+        return Analysis(values, *said, to_model, rows, columns, kind, shown_distance=distance)
 
     def features(self, image: npt.NDArray[np.uint8]) -> Floats:
         """The pooled features ``[1, C]`` of an image as it is shown: what a gate is fitted to."""

@@ -74,8 +74,11 @@ class BoxDetector:
         """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
         picture, to_upright = upright(image, pose)
         values, to_model = network_input(picture, self._input)
-        rows, columns = image.shape
-        return Look(partial(self._ask, values), to_model.after(to_upright), rows, columns)
+        return self.look_again(values, to_model.after(to_upright), *image.shape)
+
+    def look_again(self, values: Floats, to_model: Affine, rows: int, columns: int) -> Look:
+        """Take what the classifier has seen of an image: its input, and the map from the source to it."""
+        return Look(partial(self._ask, values), to_model, rows, columns)
 
     def _ask(self, values: Floats) -> Said:
         maps = self._engine(values)["parts"][0]

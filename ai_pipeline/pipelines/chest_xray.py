@@ -214,9 +214,10 @@ class ChestXray:
         decoded = time.perf_counter()
         model = self._model()
         analysis = model.analyse(grey)
-        boxes = (
-            self._detector.look(grey, analysis.pose) if self._detector and model.in_domain(analysis) else None
-        )
+        boxes = None
+        if self._detector is not None and model.in_domain(analysis):
+            size = analysis.rows, analysis.columns
+            boxes = self._detector.look_again(analysis.values, analysis.to_model, *size)
         spent = {"decode": decoded - start, "model": time.perf_counter() - decoded}
         self._seen[id(image)] = look = _Look(image, analysis, boxes, Exposure.of(grey), spent)
         while len(self._seen) > KEPT:
