@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import typer
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ai_pipeline.registry import CardError
 from ai_pipeline.training.chest.experiment import ExperimentError
 
+EXTRAS = {"ultralytics": "yolo"}
+"""The extra that brings a package, where it is not ``torch``."""
 EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
@@ -23,7 +26,8 @@ def errors() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        typer.echo(f"{error}: training and evaluation need the extra 'torch'", err=True)
+        extra = EXTRAS.get(error.name or "", "torch")
+        typer.echo(f"{error}: training and evaluation need the extra '{extra}'", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
     except (CardError, ExperimentError) as error:
         typer.echo(str(error), err=True)
@@ -31,6 +35,12 @@ def errors() -> Iterator[None]:
     except OSError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
+
+
+def needed(package: str) -> None:
+    """Raise ModuleNotFoundError now, not after minutes of reading, where ``package`` is not installed."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
 
 
 @contextmanager

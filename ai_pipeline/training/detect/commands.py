@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ai_pipeline.training.console import errors, progress
+from ai_pipeline.training.console import errors, needed, progress
 
 Data = Annotated[Path, typer.Option(help="The public image sets or the NIH download (docs/training.md).")]
 Boxes = Annotated[
@@ -50,6 +50,8 @@ def train_detect(
     Example: ai-pipeline train detect --data DIR --boxes ChestX_Det_train.json --out runs/detect
     """
     with errors(), progress() as report:
+        if not head_alone:
+            needed("ultralytics")
         import torch
 
         from ai_pipeline.engine import usable_cores
@@ -84,6 +86,7 @@ def train_yolo(
     Example: ai-pipeline train yolo --data DIR --out runs/yolo --epochs 60 --size 320
     """
     with errors(), progress() as report:
+        needed("ultralytics")
         from ai_pipeline.engine import usable_cores
         from ai_pipeline.registry import find
         from ai_pipeline.store.folder import active

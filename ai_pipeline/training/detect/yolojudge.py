@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +61,29 @@ class Drawn:
 def trained(
     boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: Recipe, paths: Sequence[Path]
 ) -> Drawn:
-    """The YOLO of ``boxes`` in ``folder``, trained now where there is none yet."""
-    path = folder / FILE
+    """The YOLO of ``boxes`` in ``folder``, trained now where there is none yet.
+
+    Raises FileExistsError where there is one that was made in another way, or of other boxes.
+    """
+    path, note, wanted = folder / FILE, folder / "made_of.json", _made_of(boxes, card, recipe)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(wanted)
         train_yolo(boxes, card, folder, recipe)
+    elif not note.exists() or note.read_text() != wanted:
+        raise FileExistsError(
+            f"{folder} holds a YOLO of other boxes or settings: remove it or name another --out"
+        )
     return Drawn(
         OnnxRuntime(path.read_bytes(), recipe.threads), labels_of(boxes), card, recipe.size, tuple(paths)
     )
+
+
+def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: Recipe) -> str:
+    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
+    settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
+    boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+    return json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
 
 
 def trained_and_judged(

@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomlkit
+import typer
 
 pytest.importorskip("torch")
 
+from typer.testing import CliRunner
+
 from ai_pipeline.detection import PARTS, Found
 from ai_pipeline.registry import find
+from ai_pipeline.training import console
+from ai_pipeline.training.detect import yolo, yolojudge
+from ai_pipeline.training.detect.commands import add_to
 from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
 from ai_pipeline.training.detect.judge import Case, Said, cross_validated, passes, told
 from ai_pipeline.training.detect.locators import Fixed, Locator, centre, constant
@@ -199,6 +205,41 @@ def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:
     result = {"model": "made@1", "split": "cv", **figures}
     assert "Mass" in as_text(result)
     assert "| Mass | 40 |" in as_markdown(result)
+
+
+def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def train(boxes: Sequence[TruthBox], card: object, out: Path, recipe: object) -> Path:
+        made.append(len(boxes))
+        (out / yolo.FILE).write_bytes(b"network")
+        return out / yolo.FILE
+
+    monkeypatch.setattr(yolojudge, "train_yolo", train)
+    monkeypatch.setattr(yolojudge, "OnnxRuntime", lambda data, threads: (data, threads))
+    card, (boxes, _) = find("chest-efficientnet-lite0"), _planted()
+
+    for threads in (1, 2):
+        drawn = yolojudge.trained(boxes, card, tmp_path / "one", yolo.Recipe(threads=threads), ())
+        assert drawn.labels == ("Mass",)
+    assert made == [40]
+    for others, recipe in ((boxes[1:], yolo.Recipe()), (boxes, yolo.Recipe(size=320))):
+        with pytest.raises(FileExistsError, match="other boxes or settings"):
+            yolojudge.trained(others, card, tmp_path / "one", recipe, ())
+
+
+@pytest.mark.parametrize("command", ["detect", "yolo"])
+def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "find_spec", lambda _package: None)
+    app = typer.Typer()
+    add_to(app, typer.Typer())
+    result = CliRunner().invoke(app, [command, "--data", str(tmp_path), "--out", str(tmp_path)])
+    assert result.exit_code == console.EXIT_CONFIG
+    assert "extra 'yolo'" in result.output
 
 
 def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:
