@@ -7,7 +7,7 @@ from typing import Any
 
 NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")
 ARMS = {
-    "fusion": "the detector: head and YOLO",
+    "fusion": "the detector",
     "head": "its head alone",
     "yolo": "its YOLO alone",
     "activation": "class activation and templates",

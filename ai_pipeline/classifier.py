@@ -104,8 +104,8 @@ class Classifier:
             distance, kind = float(self._gate.distance(pooled)[0]), self._gate.kind(pooled)
         places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
         rows, columns = image.shape
-        said = (self._logits(outputs), places, distance)
-        return Analysis(values, *said, to_model, rows, columns, kind, shown_distance=distance)
+        logits = self._logits(outputs)
+        return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
     def features(self, image: npt.NDArray[np.uint8]) -> Floats:
         """The pooled features ``[1, C]`` of an image as it is shown: what a gate is fitted to."""

@@ -90,7 +90,7 @@ class BoxHead:
         own = self.candidates[label]
         scores = own.prior + part_means(maps[self.labels.index(label)], own.boxes).sum(1)
         if drawn is not None:
-            scores = scores + np.float32(self.trust) * nearness(own.boxes, drawn)
+            scores = trusting(scores, own.boxes, drawn, self.trust)
         return self.choose(label, chances(scores))
 
     def choose(self, label: str, chance: Floats) -> Found:
@@ -115,6 +115,11 @@ def region(found: Found, size: int, to_model: Affine, rows: int, columns: int) -
     if not (x0 < x1 and y0 < y1):
         return None
     return Region("box", ((x0, y0), (x1, y1)), Origin.DETECTOR)
+
+
+def trusting(scores: Floats, boxes: Floats, drawn: Floats, trust: float) -> Floats:
+    """The ``scores [M]`` of candidate ``boxes``, raised by what is drawn near them, ``trust`` at most."""
+    return np.asarray(scores + np.float32(trust) * nearness(boxes, drawn), np.float32)
 
 
 def nearness(boxes: Floats, drawn: Floats) -> Floats:

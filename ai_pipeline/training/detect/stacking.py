@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.card import Card
-from ai_pipeline.detection import nearness
+from ai_pipeline.detection import trusting
 from ai_pipeline.training.detect import fusion
 from ai_pipeline.training.detect.folds import folds
 from ai_pipeline.training.detect.judge import MEAN_T, Case, Report, Said, cross_validated
@@ -39,9 +39,8 @@ class Stacked:
     def place(self, image: int, label: str) -> Place | None:
         if label not in self.head.head.candidates:
             return None
-        near = nearness(self.head.head.candidates[label].boxes, self.drawn.boxes(image, label))
-        scores = self.head.scores(image, label) + np.float32(self.trust) * near
-        return self.head.chosen(label, np.asarray(scores, np.float32))
+        boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
+        return self.head.chosen(label, trusting(self.head.scores(image, label), boxes, drawn, self.trust))
 
 
 def stacked_in_folds(
