@@ -46,6 +46,7 @@ class Node:
                 [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)],
                 stderr=log,
                 start_new_session=True,
+                umask=0o022,  # as a login shell has it: what the node writes is private all the same
                 cwd=self.folder,
             )
         wait_until(lambda: "[6002] ready" in self._log_from(offset) or self._died(), ready_seconds, "ready")

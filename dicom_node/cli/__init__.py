@@ -26,6 +26,7 @@ from dicom_node.cli import (
     serve,
     studies,
 )
+from dicom_node.cli.output import never_fail_on_characters, say
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -59,7 +60,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from dicom_node import __version__
 
-        typer.echo(f"dicom-node {__version__}")
+        say(f"dicom-node {__version__}")
         raise typer.Exit
 
 
@@ -75,6 +76,8 @@ def _options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a verb; every error of the node becomes one clear message and its exit status."""
     logs.configure("error", "dicom-node")  # a verb says what it has to say itself; `serve` sets its own level
+    never_fail_on_characters()
+    os.umask(0o077)  # whatever a verb writes holds patient data, or leads to it
     status = _run(arguments)
     if status == INTERRUPTED:
         # All is cleaned up; threads of an association that was cut would wait for their peer.
@@ -88,17 +91,15 @@ def _run(arguments: list[str] | None) -> int:
         return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
     except ConfigurationError as error:
         many = len(error.problems) > 1
-        typer.echo(
-            f"The configuration has {len(error.problems)} mistakes:" if many else "Configuration:", err=True
-        )
+        say(f"The configuration has {len(error.problems)} mistakes:" if many else "Configuration:", err=True)
         for problem in error.problems:
-            typer.echo(f"  {problem}", err=True)
+            say(f"  {problem}", err=True)
         return error.exit_code
     except NodeError as error:
-        typer.echo(f"dicom-node: {error}", err=True)
+        say(f"dicom-node: {error}", err=True)
         return error.exit_code
     except typer.TyperException as error:
-        error.show() if hasattr(error, "show") else typer.echo(str(error), err=True)
+        error.show() if hasattr(error, "show") else say(str(error), err=True)
         return ExitCode.USAGE
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED

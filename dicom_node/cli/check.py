@@ -7,7 +7,7 @@ import dataclasses
 import typer
 
 from dicom_node.cli.options import Config, Json
-from dicom_node.cli.output import console, print_json
+from dicom_node.cli.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 
 
@@ -32,12 +32,9 @@ def check(config: Config, as_json: Json = False) -> int:
             }
         )
         return ExitCode.CONFIG if problems else ExitCode.OK
-    screen = console()
     for line in tried:
-        mark = "[green]ok[/green]     " if line.ok else "[yellow]warning[/yellow]"
-        screen.print(f"{mark} [bold]{line.subject}[/bold] ", end="")
-        screen.print(line.text, markup=False, soft_wrap=True)
+        say_checked(line.subject, line.text, ok=line.ok)
     if problems:
         raise ConfigurationError(problems)
-    screen.print("The configuration is right.")
+    say("The configuration is right.")
     return ExitCode.OK

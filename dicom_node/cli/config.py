@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.cli.output import print_document
+
 app = typer.Typer(no_args_is_help=True, help="Configuration files to start from.")
 
 
@@ -27,4 +29,4 @@ def sample(
     """Print every key with its default and a sentence."""
     from dicom_node import sample as samples
 
-    typer.echo(samples.FILES[which](), nl=False)
+    print_document(samples.FILES[which]())

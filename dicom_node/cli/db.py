@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from dicom_node.cli.options import Config
+from dicom_node.cli.output import say
 
 app = typer.Typer(no_args_is_help=True, help="The database.")
 
@@ -20,4 +21,4 @@ def upgrade(config: Config) -> None:
     from dicom_node import services, settings
 
     version = services.upgrade_database(settings.load(config))
-    typer.echo(f"The database has version {version}.")
+    say(f"The database has version {version}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dicom_node.cli.output import console
+from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -41,25 +41,22 @@ def demo(
     """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
     from dicom_node.demo import performance
 
-    screen = console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
-
-    def say(text: str) -> None:
-        screen.print(text, markup=False, soft_wrap=True)
 
     shown = performance.perform(out, data=data, own=own, fresh=fresh, say=say)
     for item in shown:
         _print_study(item)
-    say(f"\nEverything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
+    say("")
+    say(f"Everything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
     return ExitCode.OK if all(item.ended_well for item in shown) else ExitCode.FAILED
 
 
 def _print_study(item: Shown) -> None:
-    screen = console()
-    screen.print(f"\n[bold]{item.folder.name}[/bold] {item.study.origin}")
+    say("")
+    say(f"{item.folder.name} {item.study.origin}", bold=True)
 
     def line(label: str, text: str) -> None:
-        screen.print(f"  {label:<10} {text}", markup=False, soft_wrap=True)
+        say(f"  {label:<10} {text}")
 
     line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
     told = [finding for finding in item.findings if finding["decision"] != "absent"]

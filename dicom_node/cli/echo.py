@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config
+from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 
 
@@ -24,5 +25,5 @@ def echo(
 
     loaded = settings.load(config)
     check = DimseDestination(loaded.peer(peer), loaded).echo()
-    typer.echo(f"{peer}: {check.text}", err=not check.ok)
+    say(f"{peer}: {check.text}", err=not check.ok)
     return ExitCode.OK if check.ok else ExitCode.UNAVAILABLE

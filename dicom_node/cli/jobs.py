@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none
-from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, short
+from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, say, short
 from dicom_node.model.lifecycle import JobState
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: one rule's pipeline on one study.")
@@ -77,7 +77,7 @@ def retry(job: Number, config: Config) -> None:
     from dicom_node import services, settings
 
     services.retry_job(settings.load(config), job)
-    typer.echo(f"Job {job} is queued.")
+    say(f"Job {job} is queued.")
 
 
 @app.command(epilog="Example: dicom-node jobs cancel 17 --config node.toml")
@@ -86,4 +86,4 @@ def cancel(job: Number, config: Config) -> None:
     from dicom_node import services, settings
 
     services.cancel_job(settings.load(config), job)
-    typer.echo(f"Job {job} is cancelled, or will be at its next step.")
+    say(f"Job {job} is cancelled, or will be at its next step.")

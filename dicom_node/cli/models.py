@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config, Json, Since, moment
-from dicom_node.cli.output import Column, Row, print_json, print_rows
+from dicom_node.cli.output import Column, Row, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
 app = typer.Typer(no_args_is_help=True, help="Models: cards and weights.")
@@ -93,19 +93,18 @@ def drift(
 
 def _print_model(card_sha256: str, senders: list[Row]) -> None:
     first = senders[0]
-    typer.echo(f"{first['model']} {first['version']} (card {card_sha256[:8]}), since {first['since']}")
+    say(f"{first['model']} {first['version']} (card {card_sha256[:8]}), since {first['since']}")
     print_rows(senders, _SENDERS, as_json=False, none="")
     if known := first["reference"]:
-        typer.echo(
-            f"reference: {known['set']}, {known['images']} images, {_percent(known['refused'])} refused"
-        )
+        say(f"reference: {known['set']}, {known['images']} images, {_percent(known['refused'])} refused")
     else:
-        typer.echo(first["note"])
+        say(first["note"])
     for sender in senders:
         if sender["scores"]:
-            typer.echo(f"\nScores of {sender['calling_ae']}")
+            say("")
+            say(f"Scores of {sender['calling_ae']}")
             print_rows(sender["scores"], _SCORES, as_json=False, none="")
-    typer.echo()
+    say("")
 
 
 def _refused(row: Row) -> str:

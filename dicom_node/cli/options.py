@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,25 @@ Since = Annotated[
         help="Not older than: 2026-03-01, 2026-03-01T03:12, 03:12 (today), or 90s, 30m, 2h, 3d ago.",
     ),
 ]
-StudyUid = Annotated[str, typer.Option("--study", metavar="UID", help="Study Instance UID.")]
+
+
+def whole_or_end(uid: str) -> str:
+    """A UID as a person copies it from a table: the sign that stands for its beginning is left out."""
+    return uid.strip().removeprefix("…")
+
+
+StudyUid = Annotated[
+    str,
+    typer.Option(
+        "--study", metavar="UID", callback=whole_or_end, help="Study Instance UID, or the last figures of it."
+    ),
+]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="UID", callback=whole_or_end, help="Study Instance UID, or the last figures of it."
+    ),
+]
 
 _AGO = re.compile(r"(\d+)\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -41,7 +60,8 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
         return None
     present = now or datetime.now(UTC)
     if ago := _AGO.fullmatch(text.strip()):
-        return present - timedelta(**{_UNITS[ago.group(2)]: int(ago.group(1))})
+        with suppress(OverflowError):
+            return present - timedelta(**{_UNITS[ago.group(2)]: int(ago.group(1))})
     if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text.strip()):
         text = f"{present.astimezone():%Y-%m-%d}T{text.strip():0>5}"
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none
-from dicom_node.cli.output import Column, local, print_rows, short
+from dicom_node.cli.output import Column, local, print_rows, say, short
 from dicom_node.model.lifecycle import DeliveryState
 
 app = typer.Typer(no_args_is_help=True, help="Outbox: one row per result object and destination.")
@@ -66,4 +66,4 @@ def retry(
     if bool(deliveries) == dead:
         raise typer.BadParameter("give the numbers of deliveries, or --dead for all that were given up")
     number = services.retry_deliveries(settings.load(config), deliveries or None, destination=to)
-    typer.echo(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")
+    say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")

@@ -1,15 +1,26 @@
-"""How verbs print: JSON for programs, tables of 100 columns for people, nothing else on standard output."""
+"""The one door through which verbs print (a test holds them to it).
+
+JSON for programs, tables for people, nothing else on standard output. Whatever comes from outside is shown,
+never obeyed: no markup is read from it, and control characters appear as escapes.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
+
+from dicom_node.printable import printable, printable_json
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], object]]
@@ -19,47 +30,69 @@ _FLEXIBLE = frozenset(
     {"reason", "details", "text", "why", "says", "patient", "results", "file", "address", "task", "licence"}
     | {"architecture"}
 )
-_PLAIN_WIDTH = 100  # of a table that goes to a file or a pipe
+_NARROWEST = 16  # columns of the terminal that a flexible column needs at least
+_GAP = "  "
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or 100 columns where there is none."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(
-        stderr=stderr, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False, soft_wrap=False
-    )
+def say(text: str, *, err: bool = False, bold: bool = False) -> None:
+    """One line."""
+    _line(Text(printable(text), style="bold" if bold else ""), err=err)
+
+
+def say_checked(subject: str, text: str, *, ok: bool) -> None:
+    """One line that says whether something is right: ok, or a warning."""
+    mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
+    _line(mark + Text(printable(subject), "bold") + f" {printable(text)}")
+
+
+def print_document(text: str) -> None:
+    """A text of the program's own, such as a sample configuration, as it is."""
+    sys.stdout.write(text)
 
 
 def print_json(value: object) -> None:
     """One JSON document, UTF-8."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(printable_json(json.dumps(value, ensure_ascii=False, indent=2)) + "\n")
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
-    """A list: JSON, a table, or the sentence ``none``."""
+    """A list: JSON, a table, or the sentence ``none``. In a file or a pipe each row is one whole line."""
     if as_json:
         print_json(list(rows))
-        return
-    if not rows:
-        console(stderr=True).print(none)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, _ in columns:
-        table.add_column(heading, overflow="fold", no_wrap=heading not in _FLEXIBLE)
-    for row in rows:
-        table.add_row(*(_text(value(row)) for _, value in columns))
-    console().print(table)
+    elif not rows:
+        say(none, err=True)
+    else:
+        headings = [heading for heading, _ in columns]
+        cells = [[_text(value(row)) for _, value in columns] for row in rows]
+        (_print_table if _to_a_terminal() else _print_lines)(headings, cells)
 
 
 def print_details(row: Row, labels: Mapping[str, str] | None = None) -> None:
     """Key and value per line; empty values are left out."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in row.items():
-        if value not in (None, "", [], {}):
-            table.add_row((labels or {}).get(key, key.replace("_", " ")), _text(value))
-    console().print(table)
+    shown = [
+        ((labels or {}).get(key, key.replace("_", " ")), _text(value))
+        for key, value in row.items()
+        if value not in (None, "", [], {})
+    ]
+    width = max((len(key) for key, _ in shown), default=0)
+    for key, value in shown:
+        _line(Text(key.ljust(width), "bold") + f"{_GAP}{value}")
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error, if that is a terminal; call it once for each that is done, "" says nothing."""
+    screen = _console(err=True)
+    bar = Progress(console=screen, disable=not screen.is_terminal, transient=True)
+    with bar:
+        task = bar.add_task(Text(printable(label)).markup, total=total)
+
+        def advance(text: str) -> None:
+            bar.advance(task)
+            if text:
+                bar.console.print(Text(printable(text)), soft_wrap=True)
+
+        yield advance
 
 
 def local(iso: str | None) -> str:
@@ -72,10 +105,13 @@ def local(iso: str | None) -> str:
 
 
 def short(uid: str | None, length: int = 26) -> str:
-    """A UID that fits in a table: its last figures tell UIDs of one device apart."""
+    """A UID that fits in a terminal's table (its last figures tell UIDs of one device apart); else all of it.
+
+    Verbs take the shortened form as it is printed (``options.whole_or_end``).
+    """
     if not uid:
         return "–"
-    return uid if len(uid) <= length else "…" + uid[1 - length :]
+    return uid if len(uid) <= length or not _to_a_terminal() else "…" + uid[1 - length :]
 
 
 def details(event: Row) -> str:
@@ -86,9 +122,51 @@ def details(event: Row) -> str:
     return " ".join(f"{key}={value}" for key, value in told.items())
 
 
+def never_fail_on_characters() -> None:
+    """A terminal that knows no UTF-8 gets escapes instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """For a terminal: only flexible columns are folded; a narrow terminal wraps lines, words stay whole."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    needed = 0
+    for heading, column in zip(headings, zip(*cells, strict=True), strict=True):
+        flexible = heading in _FLEXIBLE
+        table.add_column(Text(heading), overflow="fold", no_wrap=not flexible)
+        widest = max(map(cell_len, (heading, *column)))
+        needed += min(widest, _NARROWEST) if flexible else widest
+    for row in cells:
+        table.add_row(*map(Text, row))
+    screen = _console()
+    screen.width = max(screen.width, needed + len(_GAP) * len(headings))
+    screen.print(table)
+
+
+def _print_lines(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+    for row in (headings, *cells):
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(_GAP.join(padded).rstrip() + "\n")
+
+
+def _line(text: Text, *, err: bool = False) -> None:
+    _console(err=err).print(text, soft_wrap=True)
+
+
+def _console(*, err: bool = False) -> Console:
+    return Console(stderr=err, highlight=False, markup=False, emoji=False)
+
+
+def _to_a_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(str(item) for item in value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={item}" for key, item in value.items())
-    return "" if value is None else str(value)
+        value = ", ".join(str(item) for item in value)
+    elif isinstance(value, Mapping):
+        value = ", ".join(f"{key}={item}" for key, item in value.items())
+    return "" if value is None else printable(str(value))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config
-from dicom_node.cli.output import console, print_json
+from dicom_node.cli.output import print_json, progress, say
 from dicom_node.errors import ExitCode
 
 
@@ -26,24 +26,16 @@ def send(
     as_json: Annotated[bool, typer.Option("--json", help="Print the status of each file as JSON.")] = False,
 ) -> int:
     """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
-    from rich.progress import Progress
-
     from dicom_node import settings
     from dicom_node.scu import modality
 
     loaded = settings.load(config)
     callee = modality.Callee.of(loaded.peer(peer), loaded)
     chosen = modality.dicom_files(files)
-    screen = console(stderr=True)
-    with Progress(console=screen, disable=not screen.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"to {peer}", total=len(chosen))
-
-        def shown(sent: modality.Sent) -> None:
-            progress.advance(task)
-            if not as_json:
-                progress.console.print(f"{sent.path}: {sent.text}", markup=False, soft_wrap=True)
-
-        reports = modality.send(callee, chosen, shown)
+    with progress(f"to {peer}", len(chosen)) as advance:
+        reports = modality.send(
+            callee, chosen, lambda sent: advance("" if as_json else f"{sent.path}: {sent.text}")
+        )
     if as_json:
         print_json(
             [
@@ -58,5 +50,5 @@ def send(
             ]
         )
     failed = sum(not sent.stored for sent in reports)
-    screen.print(f"{len(reports) - failed} stored, {failed} not.")
+    say(f"{len(reports) - failed} stored, {failed} not.", err=True)
     return ExitCode.FAILED if failed else ExitCode.OK

@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
+from dicom_node.cli.options import Config, Json, Limit, Since, StudyArgument, limit_or_none, moment
 from dicom_node.cli.output import (
     Column,
-    console,
     details,
     local,
     print_details,
     print_json,
     print_rows,
+    say,
     short,
 )
 from dicom_node.model.lifecycle import StudyState
 
 app = typer.Typer(no_args_is_help=True, help="Studies: what was received, and what became of it.")
-
-Uid = Annotated[str, typer.Argument(metavar="UID", help="Study Instance UID, or the last figures of it.")]
 
 _COLUMNS: list[Column] = [
     ("study", lambda row: short(row["study_instance_uid"], 20)),
@@ -44,7 +41,7 @@ _READINGS: list[Column] = [
     ("meaning", lambda row: row["meaning"]),
     ("removed", lambda row: "yes" if row["removed"] else "no"),
     ("confidence", lambda row: row["confidence"]),
-    ("text", lambda row: escape(row["text"])),
+    ("text", lambda row: row["text"]),
 ]
 
 
@@ -69,7 +66,7 @@ def list_studies(
 
 
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
-def show(uid: Uid, config: Config, as_json: Json = False) -> None:
+def show(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     """Show one study: objects received, jobs, results, what happened."""
     from dicom_node import services, settings
     from dicom_node.store import views
@@ -86,7 +83,7 @@ def show(uid: Uid, config: Config, as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example: dicom-node studies readings 1.2.840.113619.2.1 --config node.toml")
-def readings(uid: Uid, config: Config, as_json: Json = False) -> None:
+def readings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     """Show what burned-in marks of a study said: names, too. Needs the site key; the look is event 4010."""
     from dicom_node import services, settings
 
@@ -95,12 +92,12 @@ def readings(uid: Uid, config: Config, as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")
-def release(uid: Uid, config: Config) -> None:
+def release(uid: StudyArgument, config: Config) -> None:
     """Let a study out of quarantine: what was received first counts, and is analysed."""
     from dicom_node import services, settings
 
     services.release_study(settings.load(config), uid)
-    typer.echo("Released: the study is assembled again and its rules are applied.")
+    say("Released: the study is assembled again and its rules are applied.")
 
 
 def results_in_words(results: list[dict[str, Any]]) -> str:
@@ -140,5 +137,6 @@ _PARTS: Mapping[str, list[Column]] = {
 
 def _print_part(name: str, rows: list[dict[str, Any]]) -> None:
     if rows:
-        console().print(f"\n[bold]{name.capitalize()}[/bold]")
+        say("")
+        say(name.capitalize(), bold=True)
         print_rows(rows, _PARTS[name], as_json=False, none="")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -252,7 +251,6 @@ def _asked(destination: Destination, objects: Sequence[Outgoing]) -> list[Confir
 
 
 def _defect(error: Exception) -> str:
-    """Log where, not what: the text of an exception may quote a data set."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    _LOGGER.error("defect while delivering: %s\n%s", type(error).__name__, where)
+    """The log says where (``logs`` leaves out the exception's text), the delivery of what kind."""
+    _LOGGER.error("defect while delivering", exc_info=error)
     return f"defect of the node: {type(error).__name__}"

@@ -79,7 +79,7 @@ def list_jobs(
     if wanted := tuple(states):
         chosen = chosen.where(Job.state.in_(wanted))
     if study_instance_uid:
-        chosen = chosen.where(Study.study_instance_uid == study_instance_uid)
+        chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
     return _job_views(session, chosen)
 
 
@@ -117,7 +117,7 @@ def list_deliveries(
     if destination:
         chosen = chosen.where(Delivery.destination == destination)
     if study_instance_uid:
-        chosen = chosen.where(Study.study_instance_uid == study_instance_uid)
+        chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
     return [_delivery(*row) for row in session.execute(chosen)]
 
 
@@ -310,9 +310,7 @@ def _delivery(row: Delivery, result: Result, study_instance_uid: str | None) -> 
 
 def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
     """The events of a study: its own, and those whose field ``association`` brought one of its objects."""
-    found = session.scalar(select(Study.id).where(Study.study_instance_uid == study_instance_uid))
-    if found is None:
-        raise NotFound(f"no study has the UID {study_instance_uid}")
+    found = find_study(session, study_instance_uid).id
     brought = session.scalars(
         select(Reception.association).where(Reception.study_id == found).distinct()
     ).all()

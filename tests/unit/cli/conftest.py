@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -79,8 +80,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
         return Ran(int(end.value.code or 0), printed.out, printed.err)
 
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, umask = list(root.handlers), root.level, os.umask(0o022)
     yield run
+    os.umask(umask)
     root.handlers, root.level = handlers, level
 
 

@@ -42,15 +42,6 @@ def test_studies_are_filtered_by_state_and_time(run: Run, filled: Path) -> None:
     assert len(uids("--limit", "0")) == 3
 
 
-@pytest.mark.parametrize("group", LISTS)
-def test_tables_can_be_read_at_100_columns(run: Run, filled: Path, group: str) -> None:
-    printed = run(group, "list", "--config", filled)
-    assert printed.status == 0
-    lines = printed.out.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert len(lines) >= 3
-
-
 @pytest.mark.parametrize(
     "verb",
     ["studies list", f"studies show {BROKEN}", "jobs list", "jobs show 1", "outbox list", "events list",

@@ -1,0 +1,31 @@
+"""Text from outside, made harmless for a terminal and a log file.
+
+A caller chooses its AE title, a modality its patient's name: a line break forges a log line, an escape
+sequence (ESC, or U+009B alone) works the terminal, U+202E turns the rest of the line round.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Categories Cc, Zl and Zp, lone surrogates, and what formats invisibly (Cf) but for the joiners U+200C and
+# U+200D, with which Persian and Indic names are written.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    r"""The text on one line, with what a terminal would obey as escapes: ``\n``, ``\x9b``, ``\u202e``."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_json(document: str) -> str:
+    r"""A JSON document that means the same and works no terminal: ``\u009b``; its line breaks stay."""
+    return _UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else _json_escape(found[0]), document)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
