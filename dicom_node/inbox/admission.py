@@ -130,7 +130,7 @@ class Admission:
             former.pixels_sha256,
             former.identity_sha256,
         )
-        return judge(item.found, before, set(), lambda: self._same_image(former.path, item))
+        return judge(item.found, before, (), lambda: self._same_image(former.path, item))
 
     def _same_image(self, former_path: str, item: Arrived) -> bool | None:
         """Whether both versions decode to the same samples; None when one does not decode or is purged."""
@@ -235,7 +235,7 @@ class Admission:
         row.path, row.bytes = self._relative(self._place(item)), item.size
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
-        row.identity_sha256, row.patient_sha256 = found.identity_sha256, found.patient_sha256
+        row.identity_sha256, row.patient = found.identity_sha256, str(found.patient)
         row.attributes = _attributes(found)
         row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
         row.received_at, row.revision = arrival.received_at, study.revision

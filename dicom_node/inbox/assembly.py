@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from dicom_node import jobs
 from dicom_node.events import STUDY_COMPLETE
 from dicom_node.inbox.judgement import TWO_PATIENTS
+from dicom_node.model.identity import are_one_patient
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.settings import Settings
@@ -42,7 +43,7 @@ class Assembler:
             study = intake.next_due(session, now, now - _SILENCE)
             if study is None:
                 return False
-            if len(intake.patients(session, study.id, [ObjectRole.SOURCE])) > 1:
+            if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
                 jobs.quarantine_study(session, study, TWO_PATIENTS)
                 return True
             study.due_at = None

@@ -21,7 +21,7 @@ from pydicom.uid import UID
 from dicom_node.errors import DecodedDifferently, FaultyObject
 from dicom_node.inbox import text
 from dicom_node.inbox.pixeldata import PixelData, check_image, hash_pixel_data
-from dicom_node.model.identity import digest, patient_sha256
+from dicom_node.model.identity import Patient, digest
 from dicom_node.model.own import is_own_result
 from dicom_node.model.sopclasses import SOURCES
 
@@ -69,7 +69,7 @@ class Inspected:
     study_date: str = ""
     pixels_sha256: str = ""
     identity_sha256: str = ""
-    patient_sha256: str = ""
+    patient: Patient = field(default_factory=Patient)
     attributes: Mapping[str, str] = field(default_factory=dict)
     assumed_charset: str = ""
     own: bool = False
@@ -143,7 +143,13 @@ class _Header:
             issuer_of_patient_id=issuer[:255],
             study_date=self._readable("StudyDate")[:8],
             identity_sha256=digest(identity.values()),
-            patient_sha256=patient_sha256(patient_id, issuer),
+            patient=Patient.of(
+                patient_id,
+                issuer,
+                identity.get("PatientName", ""),
+                identity.get("PatientBirthDate", ""),
+                identity.get("PatientSex", ""),
+            ),
             attributes=self._attributes(),
             assumed_charset=assumed,
             own=is_own_result(dataset),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dicom_node.inbox.inspection import Inspected
+from dicom_node.model.identity import Patient
 from dicom_node.model.kinds import Outcome
 
-TWO_PATIENTS = "images of two patients (ID and issuer) stand in this study"
+TWO_PATIENTS = "images of two patients (by ID, name, birth date or sex) stand in this study"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,20 @@ class Judgement:
 
 
 def judge(
-    found: Inspected, former: Former | None, patients: set[str], same_image: Callable[[], bool | None]
+    found: Inspected,
+    former: Former | None,
+    patients: Sequence[Patient],
+    same_image: Callable[[], bool | None],
 ) -> Judgement:
     """Compare a sound object with its former version and with the patients of its study.
 
-    ``patients`` are the hashed patients of the study's other objects. ``same_image`` decodes and compares
+    ``patients`` are those of the study's other objects. ``same_image`` decodes and compares
     the pixels of both versions, None when one does not decode; it is asked only when their bytes differ,
     as they do in another transfer syntax.
     """
     if former is not None:
         return _compare(found, former, same_image)
-    if patients and found.patient_sha256 not in patients:
+    if any(found.patient.contradicts(other) for other in patients):
         return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
     return Judgement(Outcome.NEW)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -16,6 +17,7 @@ from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results
 from pydicom.dataset import Dataset
 
 from dicom_node.errors import ResultRefused
+from dicom_node.model.identity import Patient, are_one_patient
 from dicom_node.model.sopclasses import SECONDARY_CAPTURES
 from dicom_node.results.context import SourceObject
 from dicom_node.results.text import read_header
@@ -57,6 +59,8 @@ _IMAGE_KEYWORDS: Final = (
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
 
+_PATIENT_ID: Final = ("PatientID", "IssuerOfPatientID")
+_PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # highdicom knows the classes of today's standard; a retired class is built as its successor and the
 # reference is put right afterwards (results.envelope).
@@ -149,10 +153,25 @@ def read_sources(given: Sequence[SourceObject]) -> tuple[Source, ...]:
     if not given:
         raise ResultRefused("a result needs at least one source image")
     sources = sorted((_read(one) for one in given), key=lambda s: (s.series_uid, s.number, s.uid))
-    for keyword in ("StudyInstanceUID", "PatientID", "IssuerOfPatientID"):
-        if len({str(source.header.get(keyword) or "") for source in sources}) > 1:
-            raise ResultRefused(f"the source images differ in {keyword}: no result for more than one patient")
+    if len({source.study_uid for source in sources}) > 1:
+        raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
+    if not are_one_patient(_patient(source) for source in sources):
+        raise ResultRefused("the source images contradict each other: no result for more than one patient")
+    _share_patient(sources)
     return tuple(sources)
+
+
+def _patient(source: Source) -> Patient:
+    return Patient.of(*(str(source.header.get(keyword) or "") for keyword in (*_PATIENT_ID, *_PATIENT)))
+
+
+def _share_patient(sources: Sequence[Source]) -> None:
+    """What one image says of the patient holds for those that leave it empty: one value for one patient."""
+    for keyword in _PATIENT:
+        said = [source.header[keyword] for source in sources if source.header.get(keyword)]
+        for source in sources:
+            if said and not source.header.get(keyword):
+                source.header[keyword] = deepcopy(said[0])
 
 
 def _read(given: SourceObject) -> Source:

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.model.identity import Patient
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import Association, Cursor, Delivery, Instance, Job, Reception, Result, Study
@@ -35,10 +36,10 @@ def is_result(session: Session, sop_instance_uid: str) -> bool:
     return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
 
 
-def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> set[str]:
-    """Whose objects of these roles stand in the study now (hashes)."""
-    chosen = select(Instance.patient_sha256).where(Instance.study_id == study_id, Instance.role.in_(roles))
-    return set(session.scalars(chosen.distinct()))
+def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
+    """What the study's objects of these roles say of their patients, each saying once."""
+    chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
+    return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
 
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:

@@ -118,7 +118,7 @@ class Instance(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
-    patient_sha256: Mapped[str] = mapped_column(String(64), default="")  # of Patient ID and its issuer
+    patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     calling_ae: Mapped[str] = mapped_column(String(16))
     called_ae: Mapped[str] = mapped_column(String(16))

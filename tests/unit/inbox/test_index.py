@@ -19,6 +19,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.events import by_number
+from dicom_node.model.identity import Patient
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
@@ -368,7 +369,8 @@ def test_sixteen_colour_frames_of_odd_width_are_sound(inbox: Inbox) -> None:
 
 def test_no_event_holds_what_identifies_a_patient(inbox: Inbox) -> None:
     image = ultrasound("secretname")
-    inbox.receive(image, changed(image, PatientName="Other^Secretname"), report(image))
+    renamed = changed(image, PatientName="Other^Secretname")
+    inbox.receive(image, renamed, report(renamed))
     inbox.settle()
     rows = inbox.events()
     assert {by_number(row.number).number for row in rows} >= {2001, 2003, 2010, 2011, 3001}
@@ -426,10 +428,72 @@ def test_the_index_works_on_postgresql_too(tmp_path: Path, postgres_url: str) ->
     inbox.released("a1")
     inbox.settle()
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
-    inbox.receive(late, changed(image, PatientName="Corrected^Name"))
+    inbox.receive(late, *(changed(one, PatientName="Corrected^Name") for one in (image, late)))
     inbox.settle()
     inbox.receive(changed(image, PixelData=bytes(len(image.PixelData))))
     inbox.index()
-    assert inbox.outcomes() == ["new", "duplicate", "new", "new", "new", "revision", "conflict"]
+    revised = ["revision", "revision"]
+    assert inbox.outcomes() == ["new", "duplicate", "new", "new", "new", *revised, "conflict"]
     assert [job.state.value for job in inbox.jobs()] == ["cancelled", "cancelled"]
     inbox.close()
+
+
+DIFFERING = [
+    {"PatientName": "Somebody^Else"},
+    {"PatientBirthDate": "19010203"},
+    {"PatientSex": "M"},
+    {"PatientID": "ANOTHER"},
+    {"PatientID": ""},
+]
+
+
+@pytest.mark.parametrize("values", DIFFERING, ids=str)
+@pytest.mark.parametrize("patient_id", ["", "ONE"])
+def test_images_that_contradict_each_other_on_the_patient_are_a_conflict(
+    inbox: Inbox, patient_id: str, values: dict[str, str]
+) -> None:
+    said = {"PatientID": patient_id, "PatientSex": "F", "PatientBirthDate": "19700101"}
+    one, other = (changed(ultrasound("mixed", number=number), **said) for number in (1, 2))
+    inbox.receive(one, changed(other, **values))
+    inbox.settle()
+    alike = values == {"PatientID": patient_id}
+    study = inbox.study(one.StudyInstanceUID)
+    assert study.state is (StudyState.QUEUED if alike else StudyState.QUARANTINED)
+    assert alike or "two patients" in study.reason
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"PatientName": "TEST^mixed^^^"},
+        {"PatientName": " test  ^ Mixed"},
+        {"PatientName": "Test^mixed=洪^吉洞=홍^길동"},
+        {"PatientName": "Ｔｅｓｔ^mixed"},
+        {"PatientName": "", "PatientBirthDate": "", "PatientSex": ""},
+    ],
+    ids=str,
+)
+def test_the_same_patient_written_otherwise_or_in_part_is_no_conflict(
+    inbox: Inbox, values: dict[str, str]
+) -> None:
+    images = [
+        changed(ultrasound("mixed", number=number), PatientBirthDate="19700101", PatientSex="F")
+        for number in (1, 2)
+    ]
+    inbox.receive(images[0], changed(images[1], SpecificCharacterSet="ISO_IR 192", **values))
+    inbox.settle()
+    assert inbox.study(images[0].StudyInstanceUID).state is StudyState.QUEUED
+
+
+def test_the_date_of_an_old_device_is_the_same_date() -> None:
+    old, new = (Patient.of("", "", "Test", date, "") for date in ("1970.01.01", "19700101"))
+    assert not old.contradicts(new)
+
+
+def test_a_name_corrected_in_part_of_a_study_is_a_conflict_when_it_is_quiet(inbox: Inbox) -> None:
+    images = [ultrasound("part", number=number) for number in (1, 2)]
+    inbox.receive(*images)
+    inbox.settle()
+    inbox.receive(changed(images[0], PatientName="Corrected^Name"))
+    inbox.settle()
+    assert inbox.study(images[0].StudyInstanceUID).state is StudyState.QUARANTINED

@@ -187,8 +187,19 @@ def test_two_patients_in_one_job_get_no_result(tmp_path: Path) -> None:
         )
         for name in ("a", "b")
     ]
-    with pytest.raises(ResultRefused, match="PatientID"):
+    with pytest.raises(ResultRefused, match="more than one patient"):
         built(context(), *pair)
+
+
+def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) -> None:
+    study = {"StudyInstanceUID": "1.2.3", "PatientID": ""}
+    bare = source(write_image(tmp_path / "a.dcm", CR, grey_image(), PatientName="", PatientSex="", **study))
+    full = source(write_image(tmp_path / "b.dcm", CR, grey_image(), **study))
+    named = {str(read(one).PatientName) + read(one).PatientSex for one in built(context(), bare, full)}
+    assert named == {"Test^CRF"}
+    other = source(write_image(tmp_path / "c.dcm", CR, grey_image(), PatientName="Other^One", **study))
+    with pytest.raises(ResultRefused, match="more than one patient"):
+        built(context(), bare, full, other)
 
 
 def test_values_that_real_scanners_write_are_copied_as_they_are(tmp_path: Path) -> None:
