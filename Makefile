@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= $(wildcard ../shared/data)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint hostile bench clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -17,6 +17,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+hostile: $(VENV)/.test  ## 100,000 mutated objects and messages, every bomb, slow and silent peers
+	$(BIN)/python -m pytest tests/hostile --hostile-rounds 50000 $(PYTEST_ARGS)
 
 bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; the turnaround, inference, cleaning
 	$(BIN)/python benchmarks/receive.py

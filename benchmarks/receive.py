@@ -85,7 +85,7 @@ def main() -> int:
         if arguments.large:
             large_rows = bench.measure(make_files(folder / "large", LARGE, 20), [1])
             print_rows("12 MiB objects, 20 each", large_rows)
-        idle = bench.idle([receivers.NODE, receivers.STOCK, receivers.DOCUMENTED])
+        idle = bench.idle([receivers.NODE, receivers.DOCUMENTED])
         stalled = bench.stalled(small[:40])
     if arguments.json:
         report = {

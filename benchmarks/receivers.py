@@ -123,19 +123,15 @@ def _start(*command: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _node(folder: Path, port: int, event_driven: bool = True) -> subprocess.Popen[bytes]:
+def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
     tables = {
-        "listener": {"port": port, "event_driven": event_driven},
+        "listener": {"port": port},
         "spool": {"minimum_free_mib": 1},
         "peers": [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 100}],
     }
     policy = Policy.from_settings(Settings.model_validate(tables))
     replace(policy, log_level="error").write(folder / "policy.json")
     return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
-
-
-def _node_with_stock_loops(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    return _node(folder, port, event_driven=False)
 
 
 def _documented(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -175,8 +171,7 @@ def _path(program: str) -> str:
 
 
 NODE = Receiver("this node", "yes", _node)
-STOCK = Receiver("this node, pynetdicom's loops", "yes", _node_with_stock_loops)
 DOCUMENTED = Receiver("pynetdicom as documented", "no", _documented)
 STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
 ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
-RECEIVERS = (NODE, STOCK, DOCUMENTED, STORESCP, ORTHANC)
+RECEIVERS = (NODE, DOCUMENTED, STORESCP, ORTHANC)

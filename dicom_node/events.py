@@ -45,6 +45,7 @@ STORE_REFUSED = EventType(1005, _WARNING, "C-STORE refused")
 ECHOED = EventType(1006, _INFO, "C-ECHO answered")
 TLS_FAILED = EventType(1007, _WARNING, "TLS handshake failed")
 LISTENER_STOPPED = EventType(1008, _INFO, "listener stopped")
+CONNECTIONS_FAILED = EventType(1009, _WARNING, "connections without an association, counted in one minute")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")
 OBJECT_DUPLICATE = EventType(2002, _INFO, "object received again, unchanged")

@@ -75,12 +75,14 @@ class ListenerSettings(_Section):
     """Certificates; absent: plain DICOM."""
     maximum_associations: int = Field(100, ge=1, le=1000)
     """Associations at the same time, over all peers; further ones are rejected for the moment."""
-    maximum_pdu_bytes: int = Field(131072, ge=0)
+    maximum_pdu_bytes: int = Field(131072, ge=4096, le=16777216)
     """Largest PDU we take, bytes; 128 KiB was fastest."""
+    maximum_object_mib: int = Field(4096, ge=1)
+    """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
     acse_timeout_seconds: float = Field(30, gt=0)
-    """How long a peer may take to negotiate."""
+    """How long a peer may take from its connection to the whole of its association request."""
     network_timeout_seconds: float = Field(60, gt=0)
-    """How long an association may stand idle before we abort it."""
+    """How long an association may stand idle; a message gets a second more for each 100 bytes that came."""
     unknown_callers: Literal["refuse", "accept"] = "refuse"
     """What an AE title gets that is no peer: refused, or accepted with the rights of a sender."""
     echo_from: Literal["peers", "anyone"] = "anyone"
@@ -91,8 +93,6 @@ class ListenerSettings(_Section):
     """More AE titles that we answer to (rules can tell them apart)."""
     further_storage_classes: Words = ()
     """SOP Class UIDs accepted besides ultrasound, X-ray and secondary capture."""
-    event_driven: bool = True
-    """Wait for sockets instead of polling (less CPU, quicker); false: stock pynetdicom loops."""
 
 
 class SpoolSettings(_Section):

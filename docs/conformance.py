@@ -23,6 +23,7 @@ from dicom_node.results.concepts import (
 )
 from dicom_node.results.envelope import SERIES_NUMBERS
 from dicom_node.results.profile import DUMMY_DATE, EDITION
+from dicom_node.scp import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, STATUSES
 from dicom_node.scu.kinds import SOP_CLASSES
@@ -135,8 +136,16 @@ def _storage_scp() -> str:
 
 Associations are accepted from configured peers that may send (`may = ["send"]`) and that call one of our AE titles
 (`check_called_ae`); C-ECHO from {listener.echo_from} (`echo_from`). At most {listener.maximum_associations}
-associations at the same time, and `maximum_associations` of each peer. Negotiation may take
-{listener.acse_timeout_seconds:g} s; an idle association is aborted after {listener.network_timeout_seconds:g} s.
+associations at the same time, and `maximum_associations` of each peer. An association request must be there whole
+{listener.acse_timeout_seconds:g} s after the connection; an idle association is aborted after
+{listener.network_timeout_seconds:g} s, and a message that takes longer than that and a second for each
+{limits.SLOWEST_BYTES_PER_SECOND} bytes of it.
+
+Aborted without being read to the end: an association request of more than {limits.LARGEST_REQUEST} bytes,
+{limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more than
+{limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than
+{limits.LARGEST_COMMAND} bytes, more than {limits.LONGEST_UNANSWERED} requests without waiting for their answers, and
+every command but C-STORE, C-ECHO and C-CANCEL.
 
 Each storage class below is accepted with each transfer syntax below, in any number of presentation contexts. Of
 several transfer syntaxes in one context the first of this list that was offered is taken: what we can decode

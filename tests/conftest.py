@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share; options ``--data`` and what skips without Debian's programs."""
+"""Fixtures and options that every room's tests share; what skips without Debian's programs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """``--data DIR``: the fetched image sets, ../shared/data beside the checkout by default."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.addoption("--data", type=Path, default=default, help="folder with the public image sets")
+    parser.addoption(
+        "--hostile-rounds",
+        type=int,
+        default=200,
+        help="mutated messages or objects of each test in tests/hostile",
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -57,6 +63,13 @@ def data(request: pytest.FixtureRequest) -> Path:
     """The folder with the public image sets; the test is marked ``data``."""
     folder: Path = request.config.getoption("--data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How many mutations a hostile test tries: few here, many by ``make hostile``."""
+    number: int = request.config.getoption("--hostile-rounds")
+    return number
 
 
 @pytest.fixture(scope="session")

@@ -1,26 +1,28 @@
-"""An association of ours: pynetdicom negotiates, our policy decides, our spool stores.
-
-Here with pynetdicom's own loops; ``reactor`` puts loops in their place that wait instead of polling.
-"""
+"""An association of ours: pynetdicom negotiates, our policy decides, our spool stores."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import ssl
+import threading
 from typing import Any
 
 from pynetdicom import evt
+from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_ECHO
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import A_ABORT, P_DATA
 
 from dicom_node.scp import command
+from dicom_node.scp.command import EchoCommand
+from dicom_node.scp.contexts import refusals
 from dicom_node.scp.dimse import SpoolingProvider
 from dicom_node.scp.policy import Proposal
+from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue
 from dicom_node.scp.reception import Reception, StoreRequest, Visit
-from dicom_node.scp.statuses import Rejection, Status
+from dicom_node.scp.request import AeTitles
+from dicom_node.scp.statuses import Rejection
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,18 +31,29 @@ _PDV_HEADER = 6
 
 
 class NodeAssociation(Association):  # type: ignore[misc]
-    """The acceptor's side; started by the server, it ends with its thread."""
+    """The acceptor's side; started by the server, it ends with its thread.
+
+    The thread sleeps until a message, a release or an abort is there.
+    """
 
     is_established: bool
     is_released: bool
+    is_rejected: bool
 
-    def __init__(self, ae: Any, mode: str, reception: Reception) -> None:
-        super().__init__(ae, mode)
+    def __init__(self, ae: Any, reception: Reception) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
         self.reception = reception
+        self.titles = AeTitles("", "")
         self.visit: Visit | None = None
+        self._reason = ""
+        self._something = threading.Event()
         self.acse = _Admission(self)
         self.dimse = SpoolingProvider(self)
-        self.dul.daemon = True  # a stuck peer must not keep the process from ending
+        self.dul = Provider(self, ae.acse_timeout)
+        self.dul.to_user_queue = SignallingQueue(self._something)
+        self.dimse.msg_queue = SignallingQueue(self._something)
+        # Their setters hand the time-outs to the DUL, which is another one now.
+        self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
     def run_reactor(self) -> None:
         """The association's thread: from the TLS handshake to the last event in the journal."""
@@ -49,35 +62,76 @@ class NodeAssociation(Association):  # type: ignore[misc]
                 super().run_reactor()
         except Exception as error:  # the thread ends here, and the listener must live on
             _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
+            self.ends(f"failed here: {type(error).__name__}")
             self._cut()
         finally:
             self.dimse.abandon()
             if self.visit is not None:
-                self.reception.leave(self.visit, released=self.is_released)
+                self.reception.leave(self.visit, released=self.is_released, reason=self._reason)
+            elif not self.is_rejected:
+                self.reception.give_up(self.requestor.address_info.address, self._reason)
+
+    def ends(self, reason: str) -> None:
+        """Why the association is about to end; the first reason counts, and it goes into the journal."""
+        self._reason = self._reason or reason
 
     def open_object(self, request: StoreRequest) -> None:
         """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
-        context = self._accepted_cx.get(request.context_id)
+        visit, syntaxes = self._negotiated(request.context_id)
+        self.reception.open(visit, request, syntaxes)
+
+    def kill(self) -> None:
+        """End both threads."""
+        self._kill = True
+        self.is_established = False
+        if self.dul.is_alive():
+            self.dul.finish()
+
+    def _run_reactor(self) -> None:
+        while not self._kill:
+            self._something.wait(LONGEST_WAIT)
+            self._something.clear()
+            self._serve_messages()
+            if self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.kill()
+            elif self.acse.is_aborted():
+                by_peer = isinstance(self.dul.receive_pdu(wait=False), A_ABORT)
+                self.ends("aborted by the peer" if by_peer else "connection lost")
+                self.is_aborted = True
+                self.kill()
+            elif not self.dul.is_alive():
+                self.kill()
+            elif self.dul.idle_timer_expired():
+                self.ends("idle too long")
+                self.abort()
+
+    def _serve_messages(self) -> None:
+        while not self._kill:
+            context_id, message = self.dimse.get_msg(block=False)
+            if message is None:
+                return
+            self._serve_request(message, context_id)
+
+    def _serve_request(self, msg: StoreRequest | EchoCommand, context_id: int) -> None:
+        """Answer one complete request."""
+        visit, (abstract_syntax, _) = self._negotiated(context_id)
+        if isinstance(msg, StoreRequest):
+            status = self.reception.finish(visit, msg)
+            self._answer(context_id, command.encode_store_response(msg.command, status, msg.comment))
+        else:
+            status = self.reception.echo(visit, abstract_syntax)
+            self._answer(context_id, command.encode_echo_response(msg, status))
+
+    def _negotiated(self, context_id: int) -> tuple[Visit, tuple[str, str]]:
+        """The visit, and abstract and transfer syntax of an accepted context. Raises MalformedCommand."""
+        context = self._accepted_cx.get(context_id)
         if context is None or self.visit is None:
             raise command.MalformedCommand("presentation context not accepted")
-        syntaxes = (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-        self.reception.open(self.visit, request, syntaxes)
+        return self.visit, (str(context.abstract_syntax), str(context.transfer_syntax[0]))
 
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        """Answer one complete request."""
-        if isinstance(msg, StoreRequest) and self.visit is not None:
-            self._answer(msg, self.reception.finish(self.visit, msg))
-            return
-        if not isinstance(msg, C_ECHO):
-            _LOGGER.warning("%s was not negotiated: association aborted", type(msg).__name__)
-            self.abort()
-            return
-        super()._serve_request(msg, context_id)
-        if self.visit is not None and self.is_established:
-            self.reception.echoed(self.visit)
-
-    def _answer(self, request: StoreRequest, status: Status) -> None:
-        encoded = command.encode_store_response(request.command, status, request.comment)
+    def _answer(self, context_id: int, encoded: bytes) -> None:
         limit = self.dimse.maximum_pdu_size
         step = max(limit - _PDV_HEADER, 1) if limit else len(encoded)
         for start in range(0, len(encoded), step):
@@ -85,7 +139,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
             primitive = P_DATA()
             header = bytes([_LAST_COMMAND if last else _LAST_COMMAND & 1])
             primitive.presentation_data_value_list.append(
-                (request.context_id, header + encoded[start : start + step])
+                (context_id, header + encoded[start : start + step])
             )
             self.dul.send_pdu(primitive)
 
@@ -95,8 +149,10 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if not isinstance(sock, ssl.SSLSocket):
             return True
         try:
+            sock.settimeout(max(self.dul.patience.seconds, 0.001))
             sock.do_handshake()
         except OSError as error:
+            self.ends("no TLS")
             reason = getattr(error, "reason", None) or type(error).__name__
             self.reception.tls_failed(self.requestor.address_info.address, str(reason))
             self._cut()
@@ -116,8 +172,8 @@ class _Admission(ACSE):  # type: ignore[misc]
     def _negotiate_as_acceptor(self) -> None:
         verdict = self.assoc.reception.enter(self._proposal())
         if isinstance(verdict, Rejection):
-            self.send_reject(verdict.result, verdict.source, verdict.reason)
             self.assoc.is_rejected = True
+            self.send_reject(verdict.result, verdict.source, verdict.reason)
             evt.trigger(self.assoc, evt.EVT_REJECTED, {})
             self.assoc.kill()
             return
@@ -125,11 +181,14 @@ class _Admission(ACSE):  # type: ignore[misc]
         super()._negotiate_as_acceptor()
 
     def _proposal(self) -> Proposal:
-        request = self.requestor.primitive
-        contexts = request.presentation_context_definition_list
+        contexts = [
+            (str(context.abstract_syntax), [str(syntax) for syntax in context.transfer_syntax])
+            for context in self.requestor.primitive.presentation_context_definition_list
+        ]
         return Proposal(
-            calling_ae=request.calling_ae_title.strip(),
-            called_ae=request.called_ae_title.strip(),
+            calling_ae=self.assoc.titles.calling,
+            called_ae=self.assoc.titles.called,
             address=self.requestor.address_info.address,
-            abstract_syntaxes=tuple(str(context.abstract_syntax) for context in contexts),
+            abstract_syntaxes=tuple(abstract for abstract, _ in contexts),
+            refused=refusals(contexts, self.acceptor.supported_contexts),
         )

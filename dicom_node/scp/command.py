@@ -1,4 +1,4 @@
-"""C-STORE command sets (PS3.7 9.3.1, E.1): read from and written to bytes.
+"""Command sets of C-STORE and C-ECHO (PS3.7 9.3.1, 9.3.5, E.1): read from and written to bytes.
 
 By hand, because this is what each object costs: pydicom takes 0.5 ms for the two of them.
 """
@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dicom_node.scp.statuses import Status
 
-C_STORE_RQ = 0x0001
-_C_STORE_RSP = 0x8001
+C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+_RESPONSE = 0x8000  # added to the field of a request
+_NAMES = {
+    0x0010: "C-GET",
+    0x0020: "C-FIND",
+    0x0021: "C-MOVE",
+    0x0100: "N-EVENT-REPORT",
+    0x0110: "N-GET",
+    0x0120: "N-SET",
+    0x0130: "N-ACTION",
+    0x0140: "N-CREATE",
+    0x0150: "N-DELETE",
+}
 _NO_DATA_SET = 0x0101
 _UID = re.compile(r"[0-9.]{1,64}")  # real devices send components with leading zeros
 
@@ -36,6 +47,14 @@ class StoreCommand:
     def names_an_instance(self) -> bool:
         """Whether the Affected SOP Instance UID can be one."""
         return _UID.fullmatch(self.sop_instance_uid) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class EchoCommand:
+    """A C-ECHO-RQ."""
+
+    message_id: int
+    sop_class_uid: str
 
 
 def read_elements(encoded: bytes | bytearray) -> dict[int, bytes]:
@@ -61,6 +80,18 @@ def command_field(elements: Mapping[int, bytes]) -> int:
     return _number(elements, 0x0100)
 
 
+def name_of(field: int) -> str:
+    """The service of a command field, or its number (PS3.7 E.1-1)."""
+    return _NAMES.get(field, f"command {field:04X}")
+
+
+def read_echo_command(elements: Mapping[int, bytes]) -> EchoCommand:
+    """Raises MalformedCommand, also where a data set is announced: C-ECHO has none."""
+    if _number(elements, 0x0800) != _NO_DATA_SET:
+        raise MalformedCommand("C-ECHO with a data set")
+    return EchoCommand(_number(elements, 0x0110), _uid(elements, 0x0002))
+
+
 def read_store_command(elements: Mapping[int, bytes]) -> StoreCommand:
     """Raises MalformedCommand where no answer could be given: without Message ID or Data Set Type."""
     priority = _number(elements, 0x0700) if 0x0700 in elements else 0
@@ -75,18 +106,31 @@ def read_store_command(elements: Mapping[int, bytes]) -> StoreCommand:
 
 def encode_store_response(command: StoreCommand, status: Status, comment: str) -> bytes:
     """The C-STORE-RSP. ``comment`` (at most 64 characters, no PHI) goes to Error Comment."""
-    elements = [
+    further = []
+    if comment:
+        text = comment[:64].encode("ascii", "replace")
+        further.append(_element(0x0902, text + b" " * (len(text) % 2)))
+    if command.names_an_instance:
+        further.append(_element(0x1000, _ui(command.sop_instance_uid)))
+    return _response(C_STORE_RQ, command, status, further)
+
+
+def encode_echo_response(command: EchoCommand, status: Status) -> bytes:
+    """The C-ECHO-RSP."""
+    return _response(C_ECHO_RQ, command, status, ())
+
+
+def _response(
+    field: int, command: StoreCommand | EchoCommand, status: Status, further: Iterable[bytes]
+) -> bytes:
+    elements = (
         _element(0x0002, _ui(command.sop_class_uid)),
-        _element(0x0100, struct.pack("<H", _C_STORE_RSP)),
+        _element(0x0100, struct.pack("<H", field | _RESPONSE)),
         _element(0x0120, struct.pack("<H", command.message_id)),
         _element(0x0800, struct.pack("<H", _NO_DATA_SET)),
         _element(0x0900, struct.pack("<H", status.code)),
-    ]
-    if comment:
-        text = comment[:64].encode("ascii", "replace")
-        elements.append(_element(0x0902, text + b" " * (len(text) % 2)))
-    if command.names_an_instance:
-        elements.append(_element(0x1000, _ui(command.sop_instance_uid)))
+        *further,
+    )
     body = b"".join(elements)
     return _element(0x0000, struct.pack("<I", len(body))) + body
 

@@ -6,7 +6,8 @@ from here. Everything is kept bit for bit, so a syntax may stand here that we ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -144,6 +145,8 @@ TRANSFER_SYNTAXES: tuple[TransferSyntax, ...] = (
 and what PS3.5 never gave to the network (XML, MIME, Papyrus)."""
 
 VERIFICATION = "1.2.840.10008.1.1"
+_SHOWN = 64  # characters of a UID that a peer sent
+_SYNTAXES_SHOWN = 3
 
 
 def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
@@ -160,3 +163,29 @@ def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationConte
         build_context(VERIFICATION, plain),
         *(build_context(uid, syntaxes) for uid in accepted_classes(further)),
     ]
+
+
+def refusals(
+    proposed: Iterable[tuple[str, Sequence[str]]], supported: Iterable[PresentationContext]
+) -> tuple[str, ...]:
+    """The proposed contexts (abstract syntax, transfer syntaxes) that will be refused, in words, each once.
+
+    "CT Image Storage (1.2.840.10008.5.1.4.1.1.2)" where we do not take the class; behind a colon the
+    transfer syntaxes, where we take none of them.
+    """
+    ours = {str(one.abstract_syntax): {str(uid) for uid in one.transfer_syntax} for one in supported}
+    found: dict[str, None] = {}
+    for abstract, syntaxes in proposed:
+        if abstract not in ours:
+            found[_named(abstract)] = None
+        elif ours[abstract].isdisjoint(syntaxes):
+            shown = ", ".join(_named(uid) for uid in syntaxes[:_SYNTAXES_SHOWN])
+            more = f" and {len(syntaxes) - _SYNTAXES_SHOWN} more" if len(syntaxes) > _SYNTAXES_SHOWN else ""
+            found[f"{_named(abstract)}: {shown}{more}"] = None
+    return tuple(found)
+
+
+def _named(uid: str) -> str:
+    """A UID from outside with its name, if it has one; nothing but figures and dots of it is shown."""
+    shown = re.sub(r"[^0-9.]", "?", uid[:_SHOWN])
+    return f"{_name(uid)} ({shown})" if uid in UID_dictionary else shown

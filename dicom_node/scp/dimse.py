@@ -1,28 +1,23 @@
 """DIMSE for a storage SCP: the fragments of a data set go to the spool as they come.
 
-pynetdicom gathers a message in memory; here an object of any size costs one PDU of it. Everything that is
-not a C-STORE request goes pynetdicom's way.
+pynetdicom gathers a message in memory; here an object of any size costs one PDU of it. Nothing is gathered
+of what is not served: its command ends the association before a data set can come.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu_primitives import P_DATA
 
-from dicom_node.scp import command
+from dicom_node.scp import command, limits
 from dicom_node.scp.command import MalformedCommand
 from dicom_node.scp.reception import StoreRequest
 
 if TYPE_CHECKING:
     from dicom_node.scp.association import NodeAssociation
 
-_LOGGER = logging.getLogger(__name__)
-
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
-_LARGEST_COMMAND = 65536  # bytes; a real command set has a few hundred
 
 
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
@@ -32,16 +27,22 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         super().__init__(association)
         self._association = association
         self._command = bytearray()
-        self._command_context = 0
+        self._command_context: int | None = None
         self._request: StoreRequest | None = None
+        self._empty_fragments = 0
+
+    @property
+    def within_message(self) -> bool:
+        """Whether more of a message must come."""
+        return self._command_context is not None or self._request is not None
 
     def receive_primitive(self, primitive: Any) -> None:
         """Take the PDVs of one P-DATA; what breaks PS3.7 or PS3.8 aborts the association (Evt19)."""
         try:
             for context_id, value in primitive.presentation_data_value_list:
                 self._take(context_id, value)
-        except Exception as error:  # noqa: BLE001 - pynetdicom decodes other commands: any error is the peer's
-            _LOGGER.warning("malformed message: %s", type(error).__name__)
+        except MalformedCommand as error:
+            self._association.ends(str(error))
             self.dul.event_queue.put("Evt19")
 
     def abandon(self) -> None:
@@ -54,51 +55,58 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             if isinstance(message, StoreRequest):
                 message.abandon()
 
-    def _take(self, context_id: int, value: bytes) -> None:
+    def _take(self, context_id: int, value: memoryview) -> None:
         if not value:
             raise MalformedCommand("PDV without message control header")
-        if self.message is not None:  # pynetdicom is in the middle of another message
-            self._forward(context_id, value)
-        elif value[0] & _COMMAND:
+        if len(value) == 1 and not value[0] & _LAST:
+            self._empty_fragments += 1
+            if self._empty_fragments > limits.EMPTY_FRAGMENTS:
+                raise MalformedCommand("too many empty fragments")
+        if value[0] & _COMMAND:
             self._take_command(context_id, value)
         else:
             self._take_data(context_id, value)
 
-    def _take_command(self, context_id: int, value: bytes) -> None:
+    def _take_command(self, context_id: int, value: memoryview) -> None:
         if self._request is not None:
             raise MalformedCommand("command inside a data set")
-        if self._command and context_id != self._command_context:
+        if self._command_context not in (None, context_id):
             raise MalformedCommand("command in two presentation contexts")
-        self._command += value[1:]
         self._command_context = context_id
-        if len(self._command) > _LARGEST_COMMAND:
-            raise MalformedCommand("command without end")
+        self._command += value[1:]
+        if len(self._command) > limits.LARGEST_COMMAND:
+            raise MalformedCommand("command set beyond its largest length")
         if value[0] & _LAST:
             encoded, self._command = bytes(self._command), bytearray()
+            self._command_context = None
             self._begin(context_id, encoded)
 
     def _begin(self, context_id: int, encoded: bytes) -> None:
         elements = command.read_elements(encoded)
-        if command.command_field(elements) != command.C_STORE_RQ:
-            self._forward(context_id, bytes([_COMMAND | _LAST]) + encoded)
-            return
-        request = StoreRequest(context_id, command.read_store_command(elements))
-        self._association.open_object(request)
-        if request.command.has_data_set:
-            self._request = request
-        else:
-            self.msg_queue.put((context_id, request))
+        field = command.command_field(elements)
+        if field == command.C_STORE_RQ:
+            request = StoreRequest(context_id, command.read_store_command(elements))
+            self._association.open_object(request)
+            if request.command.has_data_set:
+                self._request = request
+            else:
+                self._put(context_id, request)
+        elif field == command.C_ECHO_RQ:
+            self._put(context_id, command.read_echo_command(elements))
+        elif field != command.C_CANCEL_RQ:  # which has no answer, and nothing here to cancel
+            raise MalformedCommand(f"not served: {command.name_of(field)}")
 
-    def _take_data(self, context_id: int, value: bytes) -> None:
+    def _take_data(self, context_id: int, value: memoryview) -> None:
         request = self._request
         if request is None or context_id != request.context_id:
             raise MalformedCommand("data set without command")
-        request.write(memoryview(value)[1:])
+        request.write(value[1:])
         if value[0] & _LAST:
             self._request = None
-            self.msg_queue.put((context_id, request))
+            self._put(context_id, request)
 
-    def _forward(self, context_id: int, value: bytes) -> None:
-        primitive = P_DATA()
-        primitive.presentation_data_value_list.append((context_id, bytes(value)))
-        super().receive_primitive(primitive)
+    def _put(self, context_id: int, request: StoreRequest | command.EchoCommand) -> None:
+        self._empty_fragments = 0
+        self.msg_queue.put((context_id, request))
+        if self.msg_queue.qsize() > limits.LONGEST_UNANSWERED:
+            raise MalformedCommand("too many requests without waiting for the answers")

@@ -7,6 +7,7 @@ import logging
 import secrets
 import socket
 import ssl
+import sys
 import threading
 import time
 import weakref
@@ -15,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pynetdicom import AE, _config
-from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
+from pynetdicom.transport import AssociationServer, RequestHandler
 
 from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter
@@ -24,14 +24,12 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.contexts import presentation_contexts
-from dicom_node.scp.policy import Policy, PolicyFile, TlsPolicy
-from dicom_node.scp.reactor import EventDrivenAssociation, WaitingSocket
+from dicom_node.scp.policy import Policy, PolicyFile, TlsPolicy, addresses_of
+from dicom_node.scp.reactor import PatientSocket
 from dicom_node.scp.reception import Reception
 
 _LOGGER = logging.getLogger(__name__)
 
-# Connections that have not asked for an association yet, on top of the associations allowed.
-_WAITING_ROOM = 50
 _POLL_SECONDS = 0.25
 
 # pynetdicom logs association requests and identifiers in full: never in our logs.
@@ -42,7 +40,7 @@ class Listener:
     """The C-STORE and C-ECHO service of one data folder.
 
     Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``. Limits, peers, storage
-    classes and certificates follow the file while it runs; host, port and loops are those of its start.
+    classes and certificates follow the file while it runs; host and port are those of its start.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -54,6 +52,7 @@ class Listener:
         journal = JournalWriter(data_dir / "journal", self._listener_id)
         self._reception = Reception(self._policy_file, spool, journal, self._listener_id)
         self._server = _make_server(policy, self._reception)
+        self._learn_addresses(policy)
         self._applied = policy
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_SECONDS,), name="listener", daemon=True
@@ -84,6 +83,7 @@ class Listener:
         policy = self._policy_file.current()
         if policy != self._applied:
             _apply(policy, self._server)
+            self._learn_addresses(policy)
             self._applied = policy
         self._reception.write_out()
 
@@ -101,6 +101,11 @@ class Listener:
             association.join(2.0)
         self._reception.record(happened(LISTENER_STOPPED, listener=self._listener_id))
 
+    def _learn_addresses(self, policy: Policy) -> None:
+        """Places are kept for addresses of peers; a name service that is slow must not hold us up."""
+        entrance, peers = self._reception.entrance, policy.peers
+        threading.Thread(target=lambda: entrance.know(addresses_of(peers)), daemon=True).start()
+
 
 class _Server(AssociationServer):  # type: ignore[misc]
     """Accepts connections in one thread; nothing there waits for a peer."""
@@ -109,7 +114,6 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, reception: Reception, **options: Any) -> None:
         self.reception = reception
-        self.most_connections = 0
         self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
         super().__init__(*args, **options)
 
@@ -124,10 +128,7 @@ class _Server(AssociationServer):  # type: ignore[misc]
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; with TLS the handshake is left to the association's thread."""
         connection, address = self.socket.accept()
-        policy = self.reception.policy.current()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that stops in the middle of a PDU must not hold a thread for ever.
-        connection.settimeout(min(policy.acse_timeout_seconds, policy.network_timeout_seconds))
         if self.ssl_context is not None:
             connection = self.ssl_context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
@@ -136,7 +137,12 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's hook
         """Close connections beyond all limits at once: they have not said yet what they want."""
-        return len(self.associations()) < self.most_connections
+        return self.reception.arrive(client_address[0])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's hook
+        """A connection that got no threads is closed by the base class; its place is free again."""
+        _LOGGER.error("connection closed: %s", type(sys.exception()).__name__)
+        self.reception.give_up(client_address[0], "")
 
     def stop_accepting(self) -> None:
         """Close the listening socket; associations go on."""
@@ -148,15 +154,11 @@ class _Server(AssociationServer):  # type: ignore[misc]
 class _Handler(RequestHandler):  # type: ignore[misc]
     """Makes the association of one connection. The base class copies all contexts for each: 15 ms."""
 
-    event_driven = True
-
     def _create_association(self) -> NodeAssociation:
-        kind = EventDrivenAssociation if self.event_driven else NodeAssociation
-        association = kind(self.ae, MODE_ACCEPTOR, self.server.reception)
+        association = NodeAssociation(self.ae, self.server.reception)
         association._server = self.server
         association.name = f"AcceptorThread@{self.client_address[0]}"
-        socket_kind = WaitingSocket if self.event_driven else AssociationSocket
-        association.set_socket(socket_kind(association, client_socket=self.request))
+        association.set_socket(PatientSocket(association, client_socket=self.request))
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size
         acceptor.ae_title = self.server.ae_title
@@ -169,10 +171,6 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         return association
 
 
-class _PollingHandler(_Handler):
-    event_driven = False
-
-
 def _make_server(policy: Policy, reception: Reception) -> _Server:
     ae = AE(ae_title=policy.ae_titles[0])
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -182,7 +180,7 @@ def _make_server(policy: Policy, reception: Reception) -> _Server:
         (policy.host, policy.port),
         contexts=presentation_contexts(policy.further_storage_classes),
         server_class=_Server,
-        request_handler=_Handler if policy.event_driven else _PollingHandler,
+        request_handler=_Handler,
         reception=reception,
     )
     with contextlib.ExitStack() as on_error:
@@ -198,7 +196,6 @@ def _apply(policy: Policy, server: _Server) -> None:
     ae.maximum_pdu_size = policy.maximum_pdu_bytes
     ae.acse_timeout, ae.network_timeout = policy.acse_timeout_seconds, policy.network_timeout_seconds
     server.contexts = presentation_contexts(policy.further_storage_classes)
-    server.most_connections = policy.maximum_associations + _WAITING_ROOM
     server.ssl_context = _ssl_context(policy.tls) if policy.tls else None
 
 

@@ -10,13 +10,14 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.scp import statuses
+from dicom_node.scp import limits, statuses
 from dicom_node.scp.contexts import VERIFICATION
+from dicom_node.scp.request import is_ae_title
 from dicom_node.scp.statuses import Rejection
 
 if TYPE_CHECKING:  # the listener starts without them
@@ -48,12 +49,13 @@ class TlsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an A-ASSOCIATE-RQ asks for."""
+    """What an A-ASSOCIATE-RQ asks for; titles as in ``AeTitles``, ``refused`` as ``contexts.refusals``."""
 
     calling_ae: str
     called_ae: str
     address: str
     abstract_syntaxes: tuple[str, ...]
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,10 @@ class Policy:
     echo_from: str
     maximum_associations: int
     maximum_pdu_bytes: int
+    maximum_object_bytes: int
     acse_timeout_seconds: float
     network_timeout_seconds: float
     further_storage_classes: tuple[str, ...]
-    event_driven: bool
     minimum_free_bytes: int
     log_level: str
     tls: TlsPolicy | None
@@ -98,10 +100,10 @@ class Policy:
             echo_from=listener.echo_from,
             maximum_associations=listener.maximum_associations,
             maximum_pdu_bytes=listener.maximum_pdu_bytes,
+            maximum_object_bytes=listener.maximum_object_mib * 2**20,
             acse_timeout_seconds=listener.acse_timeout_seconds,
             network_timeout_seconds=listener.network_timeout_seconds,
             further_storage_classes=listener.further_storage_classes,
-            event_driven=listener.event_driven,
             minimum_free_bytes=settings.spool.minimum_free_mib * 2**20,
             log_level=settings.node.log_level,
             tls=_tls(listener.tls) if listener.tls else None,
@@ -133,22 +135,33 @@ class Policy:
 
         An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept".
         """
-        if self.check_called_ae and proposal.called_ae not in self.ae_titles:
+        known = proposal.called_ae in self.ae_titles
+        if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
             return statuses.CALLED_AE_NOT_RECOGNISED
         peer = self._peer_of(proposal)
         if peer is None:
             return self._decide_unknown(proposal)
         return Permission(peer.name, peer.may_send)
 
-    def has_room(self, permission: Permission, open_associations: Mapping[str, int]) -> bool:
-        """Whether one more association is within the limits; the mapping counts them by name of peer."""
+    def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
+        """Whether one more association is within the limits.
+
+        The mapping counts them by name of peer, "" for strangers; ``here`` of them are from the same
+        address. Strangers never get more than half of the places, where there are peers to need them.
+        """
         if sum(open_associations.values()) >= self.maximum_associations:
             return False
-        limits = {peer.name: peer.maximum_associations for peer in self.peers}
-        limit = limits.get(permission.peer, self.maximum_associations)
-        return open_associations.get(permission.peer, 0) < limit
+        number = open_associations.get(permission.peer, 0)
+        if permission.peer:
+            return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
+        half = max(self.maximum_associations // 2, 1) if self.peers else self.maximum_associations
+        if permission.may_send:
+            return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
+        return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
 
     def _decide_unknown(self, proposal: Proposal) -> Permission | Rejection:
+        if not is_ae_title(proposal.calling_ae):
+            return statuses.CALLING_AE_NOT_RECOGNISED
         if self.unknown_callers == "accept":
             return Permission("", may_send=True)
         only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
@@ -163,6 +176,12 @@ class Policy:
             if not peer.check_address or _is_address_of(proposal.address, peer.host):
                 return peer
         return None
+
+
+def addresses_of(peers: Iterable[PeerPolicy]) -> Iterator[str]:
+    """Numeric addresses of the peers whose host is known. Asks the name service, which may take seconds."""
+    for host in {peer.host for peer in peers if peer.host}:
+        yield from _addresses(host)
 
 
 class PolicyFile:

@@ -1,9 +1,8 @@
-"""pynetdicom's loops, waiting instead of polling.
+"""The DUL of one association: a thread that waits for its socket instead of polling it, within limits.
 
 Stock pynetdicom sleeps 1 ms in two loops per association: 31 idle associations cost half a core, and each
 C-STORE waits for two or three of these sleeps. Here the DUL waits on socket and eventfd, the association on
-an event. The protocol machine itself (``fsm``) is pynetdicom's; ``listener.event_driven = false`` brings its
-loops back. Written against pynetdicom 3.0: tests hold both paths to the same results.
+an event. The protocol machine itself (``fsm``) is pynetdicom's. Written against pynetdicom 3.0.
 """
 
 from __future__ import annotations
@@ -13,72 +12,36 @@ import logging
 import os
 import queue
 import select
+import socket
 import ssl
 import struct
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
-from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket
 
-from dicom_node.scp.association import NodeAssociation
-from dicom_node.scp.reception import Reception
+from dicom_node.scp import limits
+from dicom_node.scp.request import look_over
+
+if TYPE_CHECKING:
+    from dicom_node.scp.association import NodeAssociation
 
 _LOGGER = logging.getLogger(__name__)
 
-_LONGEST_WAIT = 1.0  # seconds; timers are looked at this often
+LONGEST_WAIT = 1.0  # seconds; timers are looked at this often
 _CLOSING = 0.5  # seconds that a peer has to close after release or abort, before we do (Sta13)
-_LARGEST_PDU = 2**20  # bytes; more is taken only where a larger maximum_pdu_bytes (or 0) was announced
-_P_DATA_TF = 0x04
-_CLOSED = "Sta13"  # PS3.8 Table 9-5: the association is over, the transport is to be closed
-_IDLE = "Sta1"
+_A_ASSOCIATE_RQ, _P_DATA_TF = 0x01, 0x04
+_AWAITING_REQUEST, _ESTABLISHED, _CLOSED, _IDLE = "Sta2", "Sta6", "Sta13", "Sta1"  # PS3.8 9.2.2
+
+TOO_LATE = "no association request within the time allowed"
+TOO_SLOW = "too slow: a message did not come within the time allowed"
 
 
-class EventDrivenAssociation(NodeAssociation):
-    """The association's thread sleeps until a message, a release or an abort is there."""
-
-    def __init__(self, ae: Any, mode: str, reception: Reception) -> None:
-        super().__init__(ae, mode, reception)
-        self._something = threading.Event()
-        self.dul = _EventDrivenProvider(self)
-        self.dul.to_user_queue = _SignallingQueue(self._something)
-        self.dimse.msg_queue = _SignallingQueue(self._something)
-        # Their setters hand the time-outs to the DUL, which is another one now.
-        self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
-
-    def _run_reactor(self) -> None:
-        while not self._kill:
-            self._something.wait(_LONGEST_WAIT)
-            self._something.clear()
-            self._serve_messages()
-            if self.is_established and self.acse.is_release_requested():
-                self.acse.send_release(is_response=True)
-                self.is_released = True
-                self.is_established = False
-                self.kill()
-            elif self.acse.is_aborted():
-                self.dul.receive_pdu(wait=False)
-                self.is_aborted = True
-                self.is_established = False
-                self.kill()
-            elif not self.dul.is_alive():
-                self.kill()
-            elif self.dul.idle_timer_expired():
-                _LOGGER.info("association idle too long: aborted")
-                self.abort()
-
-    def _serve_messages(self) -> None:
-        while not self._kill:
-            context_id, message = self.dimse.get_msg(block=False)
-            if message is None:
-                return
-            self._serve_request(message, context_id)
-
-
-class _SignallingQueue(queue.Queue[Any]):
+class SignallingQueue(queue.Queue[Any]):
     """A queue whose reader also waits for other things."""
 
     def __init__(self, something: threading.Event) -> None:
@@ -90,53 +53,103 @@ class _SignallingQueue(queue.Queue[Any]):
         self._something.set()
 
 
-class WaitingSocket(AssociationSocket):  # type: ignore[misc]
-    """Reads a PDU with as few system calls as it takes."""
+class Patience:
+    """How long a peer may take for what it has begun: a fixed time, and more for each byte that came.
+
+    Nor may it be silent for longer than the fixed time.
+    """
+
+    def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
+        self._longest = seconds
+        self._until = time.monotonic() + seconds
+        self._bytes_per_second = bytes_per_second
+
+    def came(self, count: int) -> None:
+        """So many bytes of it are here."""
+        self._until += count / self._bytes_per_second
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait for the next byte; not positive when the time is over."""
+        return min(self._longest, self._until - time.monotonic())
+
+
+class PatientSocket(AssociationSocket):  # type: ignore[misc]
+    """Reads a PDU with as few system calls as it takes, and no longer than the patience lasts."""
+
+    patience: Patience
+    send_seconds: float
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Exactly ``nr_bytes``, or fewer when the connection was closed. Raises OSError."""
         data = bytearray(nr_bytes)
         view, count = memoryview(data), 0
         while count < nr_bytes:
+            seconds = self.patience.seconds
+            if seconds <= 0:
+                raise TimeoutError
+            self.socket.settimeout(seconds)
             received = self.socket.recv_into(view[count:])
             if not received:
                 view.release()
                 del data[count:]
                 break
             count += received
+            self.patience.came(received)
         return data
 
+    def send(self, bytestream: bytes) -> None:
+        """All of it; a peer that does not read loses its connection (Evt17)."""
+        try:
+            self.socket.settimeout(self.send_seconds)
+            self.socket.sendall(bytestream)
+        except (OSError, AttributeError):
+            self.event_queue.put("Evt17")
 
-class _EventDrivenProvider(DULServiceProvider):  # type: ignore[misc]
-    """The thread that owns the socket of one association."""
 
-    def __init__(self, association: NodeAssociation) -> None:
+class Provider(DULServiceProvider):  # type: ignore[misc]
+    """The thread that owns the socket of one association.
+
+    ``request_seconds``: from the connection to the whole of the association request.
+    """
+
+    def __init__(self, association: NodeAssociation, request_seconds: float) -> None:
         super().__init__(association)
         self.daemon = True
         self._alarm = _Alarm()
         self._readable = False
+        self._reading = self._ending = False
         self._closes_at: float | None = None
+        self._drops = limits.DROPPED
+        self.patience = Patience(request_seconds)
 
     def run_reactor(self) -> None:
         """The thread: one event at a time, and sleep when there is none."""
         self._idle_timer.start()
+        self.artim_timer.timeout = max(self.patience.seconds, 0.001)  # what TLS has left of it
+        self.socket.patience, self.socket.send_seconds = self.patience, self.network_timeout
         self._poll = select.poll()
         self._poll.register(self._alarm.fileno(), select.POLLIN)
         self._poll.register(self.socket.socket.fileno(), select.POLLIN)
         self.assoc._dul_ready.set()
         try:
-            while not self._kill_thread:
+            while not self._kill_thread and not self._has_ended():
                 self._step()
         except Exception as error:  # noqa: BLE001 - whatever a peer sent, only its own association may end
-            _LOGGER.warning("DUL stopped: %s", type(error).__name__)
+            self.assoc.ends(f"invalid PDU: {type(error).__name__}")
             self._abort_hard()
         finally:
             self._alarm.close()
             self.to_user_queue.put(None)  # nobody waits for what cannot come any more
 
+    def idle_timer_expired(self) -> bool:
+        """Whether nothing came for too long; what comes slowly has its own patience."""
+        return not self._reading and super().idle_timer_expired()
+
     def send_pdu(self, primitive: Any) -> None:
         """Have a primitive sent by the DUL's thread."""
         super().send_pdu(primitive)
+        self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
         self._alarm.ring()
 
     def kill_dul(self) -> None:
@@ -149,13 +162,30 @@ class _EventDrivenProvider(DULServiceProvider):  # type: ignore[misc]
         if self.state_machine.current_state != _IDLE:
             return False
         self.kill_dul()
-        if self.is_alive() and threading.current_thread() is not self:
-            self.join()
         return True
+
+    def finish(self) -> None:
+        """Send what is left and end; a peer that holds the thread up loses its connection.
+
+        Called by the association's thread.
+        """
+        self._ending = True
+        self._alarm.ring()
+        self.join(LONGEST_WAIT + _CLOSING)
+        if self.is_alive():
+            with contextlib.suppress(OSError, AttributeError):
+                self.socket.socket.shutdown(socket.SHUT_RDWR)  # wakes it from reading or sending
+            self.kill_dul()
+            self.join(LONGEST_WAIT + _CLOSING)
+
+    def _has_ended(self) -> bool:
+        return self._ending and self.state_machine.current_state == _IDLE
 
     def _step(self) -> None:
         if self.event_queue.empty():
             if self.artim_timer.expired:
+                if self.state_machine.current_state == _AWAITING_REQUEST:
+                    self.assoc.ends(TOO_LATE)
                 self.event_queue.put("Evt18")
             elif not self._take_primitive() and self._is_transport_event():
                 self._idle_timer.restart()
@@ -176,16 +206,29 @@ class _EventDrivenProvider(DULServiceProvider):  # type: ignore[misc]
 
     def _is_transport_event(self) -> bool:
         if self.state_machine.current_state == _CLOSED:
-            now = time.monotonic()
-            self._closes_at = self._closes_at or now + _CLOSING
-            if now >= self._closes_at:
-                self.socket.close()  # Evt17
-                return True
+            return self._await_closing()
         if not self._readable:
             return False
-        self._readable = False
+        self._readable, self._reading = False, True
         self._read_pdu_data()
+        self._reading = False
         return True
+
+    def _await_closing(self) -> bool:
+        """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
+        now = time.monotonic()
+        self._closes_at = self._closes_at or now + _CLOSING
+        dropped = 0
+        if self._readable:
+            self._readable = False
+            with contextlib.suppress(OSError):
+                self.socket.socket.settimeout(_CLOSING)
+                dropped = len(self.socket.socket.recv(limits.DROPPED))
+            self._drops -= dropped or self._drops
+        if now >= self._closes_at or self._drops <= 0:
+            self.socket.close()  # Evt17
+            return True
+        return bool(dropped)
 
     def _wait(self) -> None:
         """Until the socket can be read, the association has something to send, or a timer is due."""
@@ -196,30 +239,40 @@ class _EventDrivenProvider(DULServiceProvider):  # type: ignore[misc]
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             self._readable = True
             return
-        seconds = _LONGEST_WAIT
-        if self._closes_at is not None:
-            seconds = max(0.0, self._closes_at - time.monotonic())
-        elif self.state_machine.current_state == _CLOSED:
-            seconds = 0.0
-        ready = dict(self._poll.poll(seconds * 1000))
+        ready = dict(self._poll.poll(1000 * self._seconds_to_wait()))
         if self._alarm.fileno() in ready:
             self._alarm.clear()
             del ready[self._alarm.fileno()]
         self._readable = bool(ready)
 
+    def _seconds_to_wait(self) -> float:
+        if self._closes_at is not None:
+            return max(0.0, self._closes_at - time.monotonic())
+        if self.state_machine.current_state == _CLOSED:
+            return 0.0
+        if self.state_machine.current_state == _AWAITING_REQUEST:
+            return min(LONGEST_WAIT, max(0.0, float(self.artim_timer.remaining)))
+        return LONGEST_WAIT
+
     def _read_pdu_data(self) -> None:
         """As pynetdicom does it, but a PDU beyond all measure is not even read."""
-        sock = self.socket
+        self._give_patience()
         try:
-            head = sock.recv(6)
+            head = self.socket.recv(6)
             if len(head) < 6:
                 self.event_queue.put("Evt17")
                 return
             length = int.from_bytes(head[2:6], "big")
-            if not 1 <= head[0] <= 7 or length > self._largest_pdu:
+            if not 1 <= head[0] <= 7 or length > self._largest(head[0]):
+                self.assoc.ends("no PDU, or one beyond its largest length")
                 self.event_queue.put("Evt19")
                 return
-            body = sock.recv(length)
+            body = self.socket.recv(length)
+        except TimeoutError:
+            self.assoc.ends(TOO_LATE if self._awaits_request else TOO_SLOW)
+            self._abort_hard()
+            self.kill_dul()
+            return
         except OSError:
             self.event_queue.put("Evt17")
             return
@@ -228,29 +281,43 @@ class _EventDrivenProvider(DULServiceProvider):  # type: ignore[misc]
             return
         self._take_pdu(head, body)
 
+    def _give_patience(self) -> None:
+        """A new one for each message; a request has what is left since the connection."""
+        if not self._awaits_request and not self.assoc.dimse.within_message:
+            self.patience = Patience(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
+        self.socket.patience = self.patience
+
+    @property
+    def _awaits_request(self) -> bool:
+        return bool(self.state_machine.current_state == _AWAITING_REQUEST)
+
     def _take_pdu(self, head: bytearray, body: bytearray) -> None:
         try:
             if head[0] == _P_DATA_TF:
                 pdu, event = _PData(body), "Evt10"
             else:
+                if head[0] == _A_ASSOCIATE_RQ:
+                    self.assoc.titles = look_over(body)
                 pdu, event = self._decode_pdu(head + body)
         except Exception as error:  # noqa: BLE001 - pynetdicom's decoders raise what they like: PS3.8 Evt19
-            _LOGGER.warning("invalid PDU: %s", type(error).__name__)
+            self.assoc.ends(f"invalid PDU: {type(error).__name__}")
             self.event_queue.put("Evt19")
             return
         self.event_queue.put(event)
         self._recv_pdu.put(pdu)
 
-    @property
-    def _largest_pdu(self) -> int:
-        announced: int = self.assoc.acceptor.maximum_length or 0
-        return max(announced, _LARGEST_PDU) if announced else 2**32
+    def _largest(self, kind: int) -> int:
+        """Bytes of a PDU of this kind that are read."""
+        if self.state_machine.current_state != _ESTABLISHED or kind != _P_DATA_TF:
+            return limits.LARGEST_REQUEST
+        return max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
 
     def _abort_hard(self) -> None:
         """Past the state machine, which cannot be trusted any more."""
         pdu = A_ABORT_RQ()
         pdu.source, pdu.reason_diagnostic = 0x02, 0x00
         with contextlib.suppress(OSError, AttributeError):
+            self.socket.send_seconds = _CLOSING
             self.socket.send(pdu.encode())
             self.socket.close()
         self.assoc.is_aborted, self.assoc.is_established = True, False
@@ -258,27 +325,38 @@ class _EventDrivenProvider(DULServiceProvider):  # type: ignore[misc]
 
 
 class _PData:
-    """A P-DATA-TF PDU whose fragments are views into what was read (PS3.8 9.3.5), not copies."""
+    """A P-DATA-TF PDU whose fragments are views into what was read (PS3.8 9.3.5), made when they are taken.
+
+    A PDU may hold a hundred thousand of them. Stands for its own P-DATA primitive.
+    """
 
     def __init__(self, body: bytearray) -> None:
         """Raises ValueError when the items do not fill the PDU."""
-        self._values = []
-        view, offset = memoryview(body), 0
-        while offset < len(body):
-            if offset + 5 > len(body):
-                raise ValueError("PDV item cut off")
-            length, context_id = struct.unpack_from(">IB", body, offset)
-            end = offset + 4 + length
-            if length < 1 or end > len(body):
-                raise ValueError("PDV item longer than its PDU")
-            self._values.append((context_id, view[offset + 5 : end]))
-            offset = end
+        self._view = memoryview(body)
+        for _ in self._places():
+            pass
 
-    def to_primitive(self) -> P_DATA:
+    def to_primitive(self) -> _PData:
         """What the DIMSE provider takes."""
-        primitive = P_DATA()
-        primitive.presentation_data_value_list.extend(self._values)
-        return primitive
+        return self
+
+    @property
+    def presentation_data_value_list(self) -> Iterator[tuple[int, memoryview]]:
+        """Context identifier and value, from the message control header on."""
+        for context_id, start, end in self._places():
+            yield context_id, self._view[start:end]
+
+    def _places(self) -> Iterator[tuple[int, int, int]]:
+        offset, size = 0, len(self._view)
+        while offset < size:
+            if offset + 5 > size:
+                raise ValueError("PDV item cut off")
+            length, context_id = struct.unpack_from(">IB", self._view, offset)
+            end = offset + 4 + length
+            if length < 1 or end > size:
+                raise ValueError("PDV item longer than its PDU")
+            yield context_id, offset + 5, end
+            offset = end
 
 
 class _Alarm:

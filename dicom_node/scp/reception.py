@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dicom_node.errors import SpoolError, SpoolFull
@@ -19,6 +19,7 @@ from dicom_node.events import (
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_REJECTED,
     ASSOCIATION_RELEASED,
+    CONNECTIONS_FAILED,
     ECHOED,
     STORE_REFUSED,
     TLS_FAILED,
@@ -29,9 +30,12 @@ from dicom_node.events import (
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool
 from dicom_node.model.spooled import Arrival
-from dicom_node.scp import statuses
-from dicom_node.scp.command import StoreCommand
+from dicom_node.scp import limits, statuses
+from dicom_node.scp.command import MalformedCommand, StoreCommand
+from dicom_node.scp.contexts import VERIFICATION
+from dicom_node.scp.entrance import Entrance, Failure, Failures
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
+from dicom_node.scp.reactor import TOO_LATE
 from dicom_node.scp.statuses import Rejection, Status
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,7 +62,8 @@ class StoreRequest:
     refusal: Status | None = None
     comment: str = ""
     size: int = 0
-    _closed: bool = field(default=False, init=False)
+    largest: int = 0
+    """Bytes of a data set that are kept; of one that is refused, twice as many are awaited."""
 
     def refuse(self, status: Status, comment: str) -> None:
         """Answer so, whatever else comes of this object; nothing of it stays."""
@@ -66,9 +71,14 @@ class StoreRequest:
         self.abandon()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Take one fragment of the data set."""
+        """Take one fragment of the data set. Raises MalformedCommand when it does not seem to end."""
         self.size += len(data)
+        if self.size > 2 * self.largest:
+            raise MalformedCommand("data set far beyond listener.maximum_object_mib")
         if self.incoming is None:
+            return
+        if self.size > self.largest:
+            self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
             return
         try:
             self.incoming.write(data)
@@ -90,19 +100,41 @@ class Reception:
         self._spool = spool
         self._journal = journal
         self._listener_id = listener_id
+        self.entrance = Entrance()
+        self._failures = Failures()
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
+        self._strangers: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._unwritten: list[Event] = []
 
+    def arrive(self, address: str) -> bool:
+        """A connection came; False: it is to be closed, too many of this address wait already."""
+        if self.entrance.enter(address):
+            return True
+        self._failures.add(address, Failure.NO_PLACE)
+        return False
+
+    def give_up(self, address: str, reason: str) -> None:
+        """A connection ended before it asked for an association; "" is the peer's own choice."""
+        self.entrance.leave(address)
+        if reason:
+            self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
+
     def enter(self, proposal: Proposal) -> Visit | Rejection:
         """Accept or reject an association; either is journalled before the peer hears of it."""
+        self.entrance.leave(proposal.address)
         policy = self.policy.current()
         verdict = policy.decide(proposal)
         if isinstance(verdict, Permission):
+            if verdict.peer:
+                self.entrance.know([proposal.address])
+            elif not self._failures.may_list(proposal.address):
+                verdict = statuses.TEMPORARY_CONGESTION
+        if isinstance(verdict, Permission):
             with self._lock:
-                if policy.has_room(verdict, self._open):
-                    self._open[verdict.peer] += 1
+                if policy.has_room(verdict, self._open, self._strangers[proposal.address]):
+                    self._count(proposal, verdict, 1)
                 else:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
         if isinstance(verdict, Rejection):
@@ -110,21 +142,27 @@ class Reception:
         visit = Visit(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
         try:
             # Before the first object can be acknowledged: else its study could look quiet (truth 3).
-            self._journal.append(self._event(ASSOCIATION_ACCEPTED, visit))
+            self._journal.append(self._event(ASSOCIATION_ACCEPTED, visit, refused=_refused(proposal)))
         except OSError:
             self._leave_room(visit)
             return self._reject(proposal, statuses.TEMPORARY_CONGESTION)
         return visit
 
-    def leave(self, visit: Visit, *, released: bool) -> None:
-        """The association ended, after its last object."""
-        outcome = ("released", ASSOCIATION_RELEASED) if released else ("aborted", ASSOCIATION_ABORTED)
+    def leave(self, visit: Visit, *, released: bool, reason: str) -> None:
+        """The association ended, after its last object; ``reason`` says why, where it was not released."""
         self._leave_room(visit)
-        self.record(self._event(outcome[1], visit, objects=visit.stored, outcome=outcome[0]))
+        if released:
+            event = self._event(ASSOCIATION_RELEASED, visit, objects=visit.stored, outcome="released")
+        else:
+            event = self._event(
+                ASSOCIATION_ABORTED, visit, objects=visit.stored, outcome="aborted", reason=reason
+            )
+        self.record(event)
 
     def open(self, visit: Visit, request: StoreRequest, context: tuple[str, str]) -> None:
         """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
         command = request.command
+        request.largest = self.policy.current().maximum_object_bytes
         if not visit.permission.may_send:
             request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
         elif command.sop_class_uid != context[0]:
@@ -165,13 +203,19 @@ class Reception:
         )
         return request.refusal
 
-    def echoed(self, visit: Visit) -> None:
-        """A C-ECHO was answered."""
+    def echo(self, visit: Visit, abstract_syntax: str) -> Status:
+        """The answer to a C-ECHO in a presentation context of this abstract syntax."""
+        if abstract_syntax != VERIFICATION:
+            return statuses.SOP_CLASS_NOT_SUPPORTED
         self.record(self._event(ECHOED, visit))
+        return statuses.SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
         """A peer could not agree on TLS with us."""
-        self.record(happened(TLS_FAILED, listener=self._listener_id, address=address, reason=reason))
+        if self._failures.may_list(address):
+            self.record(happened(TLS_FAILED, listener=self._listener_id, address=address, reason=reason))
+        else:
+            self._failures.add(address, Failure.NO_TLS)
 
     def record(self, event: Event) -> None:
         """Journal an event; while the disk is full it waits for the next one."""
@@ -180,7 +224,11 @@ class Reception:
             self._write_out()
 
     def write_out(self) -> None:
-        """Journal what had to wait."""
+        """Journal what had to wait, and what was counted."""
+        for address, counts in self._failures.due():
+            numbers = {str(failure): number for failure, number in counts.items()}
+            event = happened(CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers)
+            self.record(event)
         with self._lock:
             self._write_out()
 
@@ -193,6 +241,9 @@ class Reception:
             _LOGGER.error("the journal cannot be written: %s", error.strerror)
 
     def _reject(self, proposal: Proposal, rejection: Rejection) -> Rejection:
+        if not self._failures.may_list(proposal.address):
+            self._failures.add(proposal.address, Failure.REJECTED)
+            return rejection
         event = happened(
             ASSOCIATION_REJECTED,
             listener=self._listener_id,
@@ -209,7 +260,14 @@ class Reception:
 
     def _leave_room(self, visit: Visit) -> None:
         with self._lock:
-            self._open[visit.permission.peer] -= 1
+            self._count(visit.proposal, visit.permission, -1)
+
+    def _count(self, proposal: Proposal, permission: Permission, step: int) -> None:
+        self._open[permission.peer] += step
+        if not permission.peer:
+            self._strangers[proposal.address] += step
+            if not self._strangers[proposal.address]:
+                del self._strangers[proposal.address]
 
     def _event(self, event_type: EventType, visit: Visit, **fields: str | int) -> Event:
         return happened(
@@ -232,6 +290,13 @@ class Reception:
             priority=command.priority,
             received_at=datetime.now(UTC),
         )
+
+
+def _refused(proposal: Proposal) -> str:
+    """The refused presentation contexts, with a limit; "" where all are taken."""
+    named = proposal.refused[: limits.REFUSED_CONTEXTS_NAMED]
+    more = len(proposal.refused) - len(named)
+    return "; ".join([*named, f"and {more} more"] if more else named)
 
 
 def _comment(error: SpoolError) -> str:

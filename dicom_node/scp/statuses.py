@@ -51,6 +51,13 @@ CANNOT_UNDERSTAND = Status(
     "no data set came, or the request has no valid Affected SOP Instance UID",
     "PS3.4 B.2.3",
 )
+TOO_LARGE = Status(
+    0xC001,
+    "Failure",
+    "Error: Cannot understand",
+    "the data set is larger than listener.maximum_object_mib",
+    "PS3.4 B.2.3",
+)
 
 STATUSES: tuple[Status, ...] = (
     SUCCESS,
@@ -58,6 +65,7 @@ STATUSES: tuple[Status, ...] = (
     SOP_CLASS_NOT_SUPPORTED,
     NOT_AUTHORISED,
     CANNOT_UNDERSTAND,
+    TOO_LARGE,
 )
 """All that a C-STORE can get. Faulty content is acknowledged, and quarantined later."""
 

@@ -32,11 +32,9 @@ STORAGE = [(US, [EXPLICIT])]
 LIMIT = 16384
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["event-driven", "stock loops"])
-def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    """Both kinds of loops get the same input and give the same answers."""
-    folder = tmp_path_factory.mktemp("listener")
-    with receiving(folder, event_driven=request.param, acse_timeout_seconds=2) as running:
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    with receiving(tmp_path_factory.mktemp("listener"), acse_timeout_seconds=2) as running:
         yield running
         assert running.process.poll() is None, "the listener died"
 
@@ -254,7 +252,7 @@ def test_random_bytes_in_an_association_do_no_harm(receiver: Receiver) -> None:
 def test_a_disk_under_its_watermark_refuses_for_the_moment(receiver: Receiver) -> None:
     folder = receiver.data_dir.with_name(f"{receiver.data_dir.name}-full")
     free_mib = 2**40
-    with receiving(folder, minimum_free_mib=free_mib, event_driven=receiver.policy.event_driven) as full:
+    with receiving(folder, minimum_free_mib=free_mib) as full:
         association = associate(full.address, STORAGE)
         for number in range(2):
             assert association.store(1, ultrasound(number, pixels=100_000)) == 0xA700
@@ -266,9 +264,7 @@ def test_a_disk_under_its_watermark_refuses_for_the_moment(receiver: Receiver) -
 
 def test_an_idle_association_is_aborted(receiver: Receiver) -> None:
     folder = receiver.data_dir.with_name(f"{receiver.data_dir.name}-idle")
-    with receiving(
-        folder, network_timeout_seconds=0.5, event_driven=receiver.policy.event_driven
-    ) as impatient:
+    with receiving(folder, network_timeout_seconds=0.5) as impatient:
         association = associate(impatient.address, STORAGE)
         stalled = associate(impatient.address, STORAGE)
         stalled.sock.sendall(stalled.encode_store(1, ultrasound(1))[:2000])  # stops within a PDU

@@ -1,4 +1,4 @@
-"""The listener as a process: what it imports, how it ends, what survives kill -9; and its loops."""
+"""The listener as a process: what it imports, how it ends, what survives kill -9."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving,
 
 STORAGE = [(US, [EXPLICIT])]
 HEAVY = ("torch", "onnxruntime", "cv2", "sqlalchemy", "highdicom", "pydantic", "numpy", "ultralytics")
-LOOPS = pytest.mark.parametrize("event_driven", [True, False], ids=["event-driven", "stock loops"])
 
 BLOCKED = f"""
 import sys
@@ -99,9 +98,8 @@ def test_a_policy_that_cannot_be_read_is_an_error_at_start(tmp_path: Path) -> No
     assert "listener cannot start" in done.stderr
 
 
-@LOOPS
-def test_sigterm_lets_associations_finish_and_aborts_the_rest(tmp_path: Path, event_driven: bool) -> None:
-    with receiving(tmp_path, event_driven=event_driven) as receiver:
+def test_sigterm_lets_associations_finish_and_aborts_the_rest(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver:
         busy, idle = associate(receiver.address, STORAGE), associate(receiver.address, STORAGE)
         encoded = busy.encode_store(1, ultrasound(1, pixels=200_000))
         busy.sock.sendall(encoded[:1000])
@@ -119,8 +117,7 @@ def test_sigterm_lets_associations_finish_and_aborts_the_rest(tmp_path: Path, ev
         assert kinds[-1] == LISTENER_STOPPED
 
 
-@LOOPS
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, event_driven: bool) -> None:
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     acknowledged: dict[str, bytes] = {}
 
     def send(receiver: Receiver, first: int) -> None:
@@ -134,7 +131,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, event_driven: boo
             association.sock.close()
 
     for kill in range(3):
-        with receiving(tmp_path, event_driven=event_driven) as receiver:
+        with receiving(tmp_path) as receiver:
             first = 100_000 * kill
             threads = [threading.Thread(target=send, args=(receiver, first + 1000 * k)) for k in range(4)]
             for thread in threads:
@@ -144,7 +141,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path, event_driven: boo
             receiver.kill()
             for thread in threads:
                 thread.join(20)
-    with receiving(tmp_path, event_driven=event_driven) as receiver:
+    with receiving(tmp_path) as receiver:
         kept = [load(path) for path in receiver.spool.pending()]
         assert not [name for name in receiver.files() if name.startswith(".")]
         assert len(receiver.events(LISTENER_STARTED)) == 4
@@ -174,9 +171,8 @@ def test_31_idle_associations_cost_no_more_than_3_percent_of_a_core(tmp_path: Pa
     assert used <= 0.03
 
 
-@LOOPS
-def test_both_loops_journal_the_same(tmp_path: Path, event_driven: bool) -> None:
-    with receiving(tmp_path, event_driven=event_driven) as receiver:
+def test_each_end_of_an_association_is_journalled(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver:
         contexts = [*STORAGE, (VERIFICATION, [EXPLICIT])]
         association = associate(receiver.address, contexts)
         assert association.store(1, ultrasound(1)) == 0x0000

@@ -108,7 +108,18 @@ def test_an_unknown_caller_may_at_most_verify(
 def test_limits_hold_per_peer_and_for_all() -> None:
     one = replace(policy((US1 | {"maximum_associations": 2},)), maximum_associations=3)
     us1, unknown = Permission("us1", may_send=True), Permission("", may_send=False)
-    assert one.has_room(us1, {"us1": 1})
-    assert not one.has_room(us1, {"us1": 2})
-    assert one.has_room(unknown, {"us1": 2})
-    assert not one.has_room(unknown, {"us1": 2, "": 1})
+    assert one.has_room(us1, {"us1": 1}, 0)
+    assert not one.has_room(us1, {"us1": 2}, 0)
+    assert one.has_room(unknown, {"us1": 2}, 0)
+    assert not one.has_room(unknown, {"us1": 2, "": 1}, 0)
+
+
+@pytest.mark.parametrize(("may_send", "of_one_address", "of_all"), [(False, 3, 10), (True, 20, 50)])
+def test_strangers_leave_places_to_peers_and_to_each_other(
+    may_send: bool, of_one_address: int, of_all: int
+) -> None:
+    one, stranger = policy((US1,)), Permission("", may_send=may_send)
+    assert one.has_room(stranger, {"": of_all - 1}, of_one_address - 1)
+    assert not one.has_room(stranger, {"": of_one_address}, of_one_address)
+    assert not one.has_room(stranger, {"": of_all}, 0)
+    assert one.has_room(Permission("us1", may_send=True), {"": of_all}, 0)

@@ -1,0 +1,56 @@
+"""What a peer may make us keep, count and wait for. Whoever goes beyond is cut off, and nobody else notices.
+
+None of these is a setting: each is far above what a modality needs. What a site may want to change
+(associations, time-outs, the size of an object) stands in ``[listener]``.
+"""
+
+from __future__ import annotations
+
+# One PDU and one message.
+LARGEST_REQUEST = 2**18
+"""Bytes of an A-ASSOCIATE-RQ: 128 contexts with every transfer syntax of PS3.5 take 190 KB."""
+LARGEST_PDU = 2**20
+"""Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
+LARGEST_COMMAND = 2**14
+"""Bytes of a command set; a C-STORE-RQ has about 200."""
+LONGEST_UNANSWERED = 32
+"""Requests of one association that wait for our answer. Without negotiation PS3.7 D.3.3.3 allows one."""
+EMPTY_FRAGMENTS = 16
+"""Fragments of one message that bring nothing and are not its last."""
+DROPPED = 2**20
+"""Bytes that may still come after we have aborted, before we close without waiting for the peer."""
+
+# Parts of an A-ASSOCIATE-RQ.
+CONTEXTS = 128
+"""Presentation contexts: their identifiers are the odd numbers of one byte (PS3.8 9.3.2.2)."""
+CONTEXT_ITEMS = 8192
+"""Abstract and transfer syntaxes over all contexts."""
+USER_ITEMS = 512
+"""Items of the user information: three for each context, and those that stand alone."""
+
+# Time. ``acse_timeout_seconds`` bounds connect to association as a whole.
+SLOWEST_BYTES_PER_SECOND = 100
+"""A message gets ``network_timeout_seconds``, and one second more for each 100 bytes of it that came."""
+
+# Places. An address is an IPv4 address or an IPv6 network of 64 bits.
+WAITING = 64
+"""Connections that have not asked for an association yet, of all addresses where no peer is known."""
+WAITING_OF_PEERS = 64
+"""As many places more, which only addresses of peers may use."""
+WAITING_OF_ONE_ADDRESS = 32
+"""Of one address; a peer's address may have twice as many."""
+STRANGERS = 10
+"""Associations of unknown callers that may only verify; never more than half of all."""
+STRANGERS_OF_ONE_ADDRESS = 3
+SENDING_STRANGERS_OF_ONE_ADDRESS = 20
+"""Where ``unknown_callers`` are accepted: as many as a peer has by default."""
+
+# Events.
+LISTED_A_MINUTE = 60
+"""Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
+ADDRESSES_A_MINUTE = 20
+"""Addresses that get an event of their own with these counts; others are counted together."""
+ADDRESSES_KEPT = 1000
+"""Addresses remembered at a time."""
+REFUSED_CONTEXTS_NAMED = 10
+"""Refused presentation contexts named in an event; more are counted."""
