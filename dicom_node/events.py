@@ -61,6 +61,11 @@ STUDY_RELEASED = EventType(2014, _WARNING, "a person released the study from qua
 STUDY_MOVED = EventType(2015, _INFO, "study changed its state")
 RECOVERY_SCANNED = EventType(2020, _INFO, "spool scanned after start")
 SPOOL_PURGED = EventType(2021, _INFO, "spool purged of confirmed studies")
+SPOOL_DIFFERS = EventType(2030, _ERROR, "spool and index differ: database or disk lost objects")
+OBJECTS_REINDEXED = EventType(2031, _WARNING, "a person put objects back that the database did not know")
+DATABASE_REPLACED = EventType(
+    2032, _ERROR, "the database's file is gone: restart the node, then spool reindex"
+)
 
 JOB_QUEUED = EventType(3001, _INFO, "job queued")
 JOB_STARTED = EventType(3002, _INFO, "job started")

@@ -16,6 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from dicom_node import __version__, logs
 from dicom_node.errors import ConfigProblem, ConfigurationError, ExitCode, NodeError
 from dicom_node.events import (
     CHILD_DIED,
+    DATABASE_REPLACED,
     DISK_LOW,
     NODE_READY,
     NODE_STARTED,
@@ -38,6 +40,7 @@ from dicom_node.events import (
     happened,
 )
 from dicom_node.inbox.assembly import Assembler
+from dicom_node.inbox.comparison import reconcile
 from dicom_node.inbox.index import Indexer
 from dicom_node.inbox.purge import purge
 from dicom_node.inbox.spool import Spool
@@ -113,7 +116,9 @@ class _Node:
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._is_scheduler = False
+        self._database_file = _inode(database)
         spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._spool = spool
         self._indexer = Indexer(database, spool, settings)
         self._assembler = Assembler(database, settings)
         self._receives = role in (Role.ALL, Role.LISTENER)
@@ -225,6 +230,9 @@ class _Node:
         if self._receives:
             timers.append((self._watch_disk, 30.0))
             timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
+            timers.append((self._watch_database, 30.0))
+            compare = self._when_scheduler(self._compare_spool)
+            self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
         for function, seconds in timers:
             self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
         self._hold_scheduler()
@@ -248,6 +256,14 @@ class _Node:
         """By one machine at a time, and one that has the models: the scheduler may be a listener."""
         if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
             tell_drift(self._database, self._settings)
+
+    def _compare_spool(self) -> None:
+        reconcile(self._database, self._spool, self._settings.node.data_dir)
+
+    def _watch_database(self) -> None:
+        """A deleted SQLite file goes on being written to, and all of it is forgotten at the restart."""
+        if self._database_file != _inode(self._database):
+            self._say(DATABASE_REPLACED)
 
     def _watch_disk(self) -> None:
         free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
@@ -305,6 +321,12 @@ def _database(settings: Settings) -> Iterator[Database]:
         yield database
     finally:
         database.dispose()
+
+
+def _inode(database: Database) -> int:
+    """Which file the database is; 0 where it is none, or is gone."""
+    path = Path(database.url.database or "")
+    return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
 
 
 def _owner(settings: Settings, role: Role) -> str:

@@ -26,6 +26,8 @@ from ai_pipeline.devicerules import DeviceRuleError, from_environment, read_rule
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node import sitekey
 from dicom_node.errors import ConfigProblem, ConfigurationError, DatabaseNotReady
+from dicom_node.inbox.comparison import compare
+from dicom_node.inbox.spool import Spool
 from dicom_node.scu import open_destination
 from dicom_node.scu.dimse import DimseDestination
 from dicom_node.settings import PeerSettings, RuleSettings, Settings, examine
@@ -156,7 +158,9 @@ def _check_database(settings: Settings) -> Found:
     url = make_url(settings.database_url)
     shown = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        yield Passed("database", True, f"{shown}: will be made at the first start")
+        lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
+        note = "; objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
+        yield Passed("database", not lost, f"{shown}: will be made at the next start{note * lost}")
         return
     try:
         database = Database(settings.database_url)
@@ -166,6 +170,7 @@ def _check_database(settings: Settings) -> Found:
     try:
         migrate.check(database)
         yield Passed("database", True, f"{shown}: reachable, schema is up to date")
+        yield from _check_spool(database, settings)
     except DatabaseNotReady as error:
         if database.is_sqlite and migrate.current(database) is not None and "older" in str(error):
             yield Passed("database", True, f"{shown}: will be brought up to date at the next start")
@@ -175,6 +180,13 @@ def _check_database(settings: Settings) -> Found:
         yield "node.database_url", shown, f"cannot be reached: {type(error).__name__}"
     finally:
         database.dispose()
+
+
+def _check_spool(database: Database, settings: Settings) -> Found:
+    data_dir = settings.node.data_dir
+    if (data_dir / "spool").is_dir():
+        difference = str(compare(database, Spool(data_dir / "spool", 0), data_dir))
+        yield Passed("spool", not difference, difference or "all objects are known to the database")
 
 
 def _check_listener(settings: Settings) -> Found:

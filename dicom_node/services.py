@@ -7,7 +7,7 @@ list must be quick.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from dicom_node.store.views import find_study
 
 if TYPE_CHECKING:
     from ai_pipeline.registry import Card
+    from dicom_node.inbox.spool import Spool
     from dicom_node.jobs.drift import Drift
 
 OTHER = "other"
@@ -75,6 +76,31 @@ def release_study(settings: Settings, study_instance_uid: str) -> None:
 
     with writing(settings) as session:
         jobs.release_study(session, find_study(session, study_instance_uid).id)
+
+
+def compare_spool(settings: Settings) -> str:
+    """In what spool and index differ, and what to do; "" when they agree."""
+    from dicom_node.inbox.comparison import compare
+
+    with open_database(settings) as database:
+        return str(compare(database, _spool(settings), settings.node.data_dir))
+
+
+def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
+    """Let the node take in again what its database does not know; returns how many objects.
+
+    ``progress`` gets how many of how many were put back. Raises SpoolError.
+    """
+    from dicom_node.inbox.comparison import reindex
+
+    with open_database(settings) as database:
+        return reindex(database, _spool(settings), settings.node.data_dir, progress)
+
+
+def _spool(settings: Settings) -> Spool:
+    from dicom_node.inbox.spool import Spool
+
+    return Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
 
 
 def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:

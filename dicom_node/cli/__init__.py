@@ -24,6 +24,7 @@ from dicom_node.cli import (
     rules,
     send,
     serve,
+    spool,
     studies,
 )
 from dicom_node.cli.output import never_fail_on_characters, say
@@ -45,6 +46,7 @@ for name, group in (
     ("peers", peers.app),
     ("rules", rules.app),
     ("studies", studies.app),
+    ("spool", spool.app),
     ("jobs", jobs.app),
     ("outbox", outbox.app),
     ("events", events.app),

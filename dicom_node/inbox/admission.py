@@ -21,6 +21,7 @@ from dicom_node.events import (
     STUDY_REOPENED,
     EventType,
 )
+from dicom_node.inbox.clock import steady_now
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.judgement import Former, Judgement, judge
 from dicom_node.inbox.spool import Spool
@@ -167,7 +168,7 @@ class Admission:
             revision=1,
             first_received_at=at,
             last_received_at=at,
-            due_at=at + timedelta(seconds=self._quiet_seconds(item)),
+            due_at=steady_now() + timedelta(seconds=self._quiet_seconds(item)),
             priority=_PRIORITY.get(item.arrival.priority, 0),
         )
         session.add(study)
@@ -203,7 +204,7 @@ class Admission:
         last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
         if len(last) > 1 and len(set(last)) == len(last):
             seconds *= 2
-        due_at = item.arrival.received_at + timedelta(seconds=seconds)
+        due_at = steady_now() + timedelta(seconds=seconds)
         return max(due_at, study.due_at) if study.due_at else due_at
 
     def _quiet_seconds(self, item: Arrived) -> float:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from dicom_node import jobs
 from dicom_node.events import STUDY_COMPLETE
+from dicom_node.inbox.clock import steady_now
 from dicom_node.inbox.judgement import TWO_PATIENTS
 from dicom_node.model.identity import are_one_patient
 from dicom_node.model.kinds import ObjectRole
@@ -13,7 +14,7 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.settings import Settings
 from dicom_node.store import intake
 from dicom_node.store.database import Database
-from dicom_node.store.transitions import move_study, utc_now
+from dicom_node.store.transitions import move_study
 
 # An association that is open but brought a study nothing for so long holds it no more: should the journal
 # lose the line that says how it ended, the study still comes to an end.
@@ -26,14 +27,30 @@ class Assembler:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
+        assembly = settings.assembly
+        of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
+        quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
+        self._longest = timedelta(seconds=quiet)
 
     def run_once(self, now: datetime | None = None) -> int:
-        """Complete every due study, jobs included, in one transaction each; returns how many."""
-        now = now or utc_now()
+        """Complete every due study, jobs included, in one transaction each; returns how many.
+
+        ``now`` is by the steady clock, so that a clock set a day on or back moves no quiet time.
+        """
+        now = now or steady_now()
+        self._bring_forward(now + 2 * self._longest)
         done = 0
         while self._complete_next(now):
             done += 1
         return done
+
+    def _bring_forward(self, latest: datetime) -> None:
+        """No quiet time is longer: such a study was received by a clock that has been put back since."""
+        with self._database.read() as session:
+            if not intake.any_due_after(session, latest):
+                return
+        with self._database.write() as session:
+            intake.bring_forward(session, latest)
 
     def _complete_next(self, now: datetime) -> bool:
         with self._database.read() as session:

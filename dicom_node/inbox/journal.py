@@ -10,11 +10,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dicom_node.events import Event, by_number
 
+_TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
 _READ_BYTES = 2**20
 
@@ -24,7 +26,7 @@ class JournalWriter:
 
     def __init__(self, folder: Path, listener_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._stem = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{listener_id}"
+        self._stem = folder / f"{_newest(folder):{_TIME}}-{listener_id}"
         self._lock = threading.Lock()
         self._number = 0
         self._written = 0
@@ -87,6 +89,15 @@ class JournalReader:
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.jsonl"))
+
+
+def _newest(folder: Path) -> datetime:
+    """The present, or just after the newest file there: a clock put back must not make this the oldest."""
+    now = datetime.now(UTC)
+    with suppress(IndexError, ValueError):  # no file, or none of ours
+        newest = datetime.strptime(sorted(path.name for path in folder.glob("*.jsonl"))[-1][:22], _TIME)
+        return max(now, newest.replace(tzinfo=UTC) + timedelta(microseconds=1))
+    return now
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:

@@ -22,7 +22,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     """Delete received objects of studies that ended ``spool.keep_days`` ago; returns how many files.
 
     Quarantined studies, and studies with a result that is not confirmed, are left alone. The rows are
-    committed first: a file that a crash leaves behind is not in any row, and harmless.
+    committed first; a file that a crash leaves behind goes when spool and index are compared.
     """
     before = (now or utc_now()) - timedelta(days=settings.spool.keep_days)
     total = 0

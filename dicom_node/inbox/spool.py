@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +87,19 @@ class Spool:
         with os.scandir(self._incoming) as entries:
             names = [entry.name for entry in entries if entry.name.endswith(".dcm")]
         return [self._incoming / name for name in sorted(names) if not name.startswith(".")]
+
+    def is_pending(self, name: str) -> bool:
+        """Whether a file of this name waits for the index."""
+        return (self._incoming / name).is_file()
+
+    def kept(self) -> Iterator[Path]:
+        """Files that were indexed once, and those in quarantine."""
+        for folder in (self._objects, self._quarantine):
+            yield from (path for path in folder.rglob("*.dcm") if not path.name.startswith("."))
+
+    def put_back(self, path: Path) -> Path:
+        """Let a kept file wait for the index again. Raises SpoolError."""
+        return _move(path, self._incoming)
 
     def read_arrival(self, path: Path) -> Arrival:
         """How this object came, from its header. Raises SpoolError."""

@@ -39,12 +39,17 @@ _ROUNDS = 5  # another worker may release the same object at the same moment; on
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A built object on disk under a temporary name; ``final`` is where it belongs."""
+    """A built object on disk under a temporary name; ``final`` is where it belongs.
+
+    ``was_there``: it was built before and its row was lost with the database. Those bytes are the object
+    (truth 5), and nobody knows whether they were sent.
+    """
 
     temporary: Path
     final: Path
     sha256: str
     size: int
+    was_there: bool = False
 
 
 class Releaser:
@@ -130,14 +135,16 @@ class Releaser:
                     row.analysed_at = row.analysed_at or analysed_at
                     known = self._known(session, built)
                     for item in built:
-                        stored = known.get(item.sop_instance_uid) or self._add(session, job, item, files)
-                        self._deliver(session, job, stored)
+                        uid = item.sop_instance_uid
+                        stored = known.get(uid) or self._add(session, job, item, files)
+                        self._deliver(session, job, stored, in_doubt=uid in files and files[uid].was_there)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.
-                    _put_in_place([file for uid, file in files.items() if uid not in known])
+                    new = [file for uid, file in files.items() if uid not in known and not file.was_there]
+                    _put_in_place(new)
                     return
         raise RuntimeError("results of this job are being released by another worker again and again")
 
@@ -194,11 +201,13 @@ class Releaser:
             raise ResultRefused("; ".join(made.withheld))
         return list(made.objects)
 
-    def _deliver(self, session: Session, job: ClaimedJob, result: Result) -> None:
+    def _deliver(self, session: Session, job: ClaimedJob, result: Result, *, in_doubt: bool) -> None:
         for peer in self._peers(job, deidentified=result.deidentified):
             if result.kind not in peer.results:
                 continue
-            delivery = deliveries.add(session, result, peer.name)
+            delivery = deliveries.add(
+                session, result, peer.name, ask_first=in_doubt and peer.confirm != "none"
+            )
             withdrawn = delivery.reason.startswith(deliveries.WITHDRAWN)
             if delivery.state is DeliveryState.CANCELLED and withdrawn:
                 wanted = {"reason": "wanted again", "next_at": utc_now(), "lease_until": None}
@@ -283,12 +292,15 @@ def _write(folder: Path, uid: str, data: bytes) -> _File:
     digest = hashlib.sha256(uid.encode("ascii")).hexdigest()
     place = folder / digest[:2]
     place.mkdir(parents=True, exist_ok=True)
-    temporary = place / f".{uid}.{os.getpid()}"
+    temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
+    if final.is_file():
+        data = final.read_bytes()
+        return _File(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return _File(temporary, place / f"{uid}.dcm", hashlib.sha256(data).hexdigest(), len(data))
+    return _File(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
 
 
 def _put_in_place(files: Sequence[_File]) -> None:

@@ -17,14 +17,20 @@ WITHDRAWN = "withdrawn: "  # how the reason of such a delivery begins; it goes o
 _S = DeliveryState
 
 
-def add(session: Session, result: Result, destination: str) -> Delivery:
-    """Put a result into the outbox for a peer, due now; once only, however often it is asked."""
+def add(session: Session, result: Result, destination: str, *, ask_first: bool = False) -> Delivery:
+    """Put a result into the outbox for a peer, due now; once only, however often it is asked.
+
+    ``ask_first``: it may have been sent, so the peer is asked for it, and it is sent if it is not there.
+    """
     found = session.scalar(
         select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
     )
     if found is not None:
         return found
-    delivery = Delivery(result=result, destination=destination, next_at=utc_now(), reason="", status="")
+    state = _S.UNCONFIRMED if ask_first else _S.PENDING
+    delivery = Delivery(
+        result=result, destination=destination, state=state, next_at=utc_now(), reason="", status=""
+    )
     session.add(delivery)
     session.flush()
     return delivery

@@ -19,6 +19,18 @@ def reception(session: Session, spool_name: str) -> Reception | None:
     return session.scalar(select(Reception).where(Reception.spool_name == spool_name))
 
 
+def reception_paths(session: Session, spool_names: Collection[str]) -> dict[str, str]:
+    """Where the files of these names lie, "" for purged ones; what was never indexed is not in it."""
+    chosen = select(Reception.spool_name, Reception.path).where(Reception.spool_name.in_(spool_names))
+    return {row.spool_name: row.path for row in session.execute(chosen)}
+
+
+def paths_after(session: Session, reception_id: int, limit: int) -> Sequence[tuple[int, str]]:
+    """Numbers and paths of receptions after this one whose files were not purged."""
+    chosen = select(Reception.id, Reception.path).where(Reception.id > reception_id, Reception.path != "")
+    return [(row.id, row.path) for row in session.execute(chosen.order_by(Reception.id).limit(limit))]
+
+
 def instance(session: Session, sop_instance_uid: str) -> Instance | None:
     """The version of this SOP instance that counts."""
     return session.scalar(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid))
@@ -57,7 +69,7 @@ def pending_deliveries(session: Session, study_id: int) -> Sequence[Delivery]:
 def next_due(session: Session, now: datetime, silent_since: datetime) -> Study | None:
     """A study that is quiet: its time has come and no association that brings it objects is open.
 
-    STAT first. An open association that brought nothing after ``silent_since`` holds a study no more.
+    STAT first. An open association no longer holds a study that got nothing since ``silent_since``.
     """
     return session.scalar(
         select(Study)
@@ -71,6 +83,18 @@ def next_due(session: Session, now: datetime, silent_since: datetime) -> Study |
 def any_due(session: Session, now: datetime, silent_since: datetime) -> bool:
     """Whether ``next_due`` would find one: worth a writing transaction."""
     return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since)))))
+
+
+def any_due_after(session: Session, latest: datetime) -> bool:
+    """Whether a study waits for longer than until ``latest``."""
+    late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
+    return bool(session.scalar(select(exists().where(late))))
+
+
+def bring_forward(session: Session, latest: datetime) -> None:
+    """Let no study wait for longer than until ``latest``."""
+    late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
+    session.execute(update(Study).where(late).values(due_at=latest))
 
 
 def close_association(session: Session, association: str, at: datetime, outcome: str, objects: int) -> None:
@@ -154,9 +178,9 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
 
 
 def _is_held(silent_since: datetime) -> ColumnElement[bool]:
-    return exists().where(
+    open_ones = exists().where(
         Reception.study_id == Study.id,
-        Reception.received_at > silent_since,
         Association.id == Reception.association,
         Association.closed_at.is_(None),
     )
+    return open_ones & (Study.due_at > silent_since)  # set anew by each object, by the steady clock

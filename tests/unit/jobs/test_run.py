@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from dicom_node import jobs
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
+from dicom_node.inbox.comparison import reindex
 from dicom_node.jobs.worker import Worker
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -260,3 +261,19 @@ def test_an_unknown_pipeline_fails_the_job_with_the_names_that_there_are(make: M
     study = analysed(node, ultrasound("unknown"))
     assert study.state is StudyState.FAILED and "no pipeline is called 'no_such'" in study.reason
     node.close()
+
+
+def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make) -> None:
+    node = make()
+    analysed(node, ultrasound("lost"))
+    built = {row.sop_instance_uid: row.sha256 for row in results(node)}
+    assert {state for _, state in deliveries(node)} == {DeliveryState.PENDING}
+    node.close()
+    for path in node.folder.glob("node.db*"):
+        path.unlink()
+    node = make()
+    reindex(node.database, node.spool, node.folder, lambda _done, _of: None)
+    node.settle()
+    work(node)
+    assert {row.sop_instance_uid: row.sha256 for row in results(node)} == built
+    assert [state for _, state in deliveries(node)] == [DeliveryState.UNCONFIRMED] * len(built)

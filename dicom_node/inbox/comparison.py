@@ -1,0 +1,105 @@
+"""Spool and index compared: what one has and the other lacks is found and named (truth 1).
+
+Rows are committed before their file is moved and emptied before it is deleted. So a file beside
+``incoming`` that no row knows tells of a lost database, and a row without its file of a lost disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from dicom_node.events import OBJECTS_REINDEXED, SPOOL_DIFFERS
+from dicom_node.inbox.spool import Spool
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record
+
+_BATCH = 500  # rows asked for at once
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What spool and index do not share.
+
+    ``unknown``: files that no row knows, in the order in which they came. ``left_over``: files that outlived
+    the purge of their study. ``missing``: how many rows name a file that is not there.
+    """
+
+    unknown: Sequence[Path]
+    left_over: Sequence[Path]
+    missing: int
+
+    def __str__(self) -> str:
+        said = []
+        if self.unknown:
+            said.append(f"{len(self.unknown)} objects unknown to the database: dicom-node spool reindex")
+        if self.missing:
+            said.append(f"{self.missing} objects of the database have no file: restore or send them again")
+        return "; ".join(said)
+
+
+def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
+    """Compare both ways, in time by the number of objects (some 20 s for a million)."""
+    unknown, left_over = [], []
+    for batch in _batches(spool.kept()):
+        with database.read() as session:
+            paths = intake.reception_paths(session, [path.stem for path in batch])
+        unknown += [path for path in batch if path.stem not in paths]
+        left_over += [path for path in batch if paths.get(path.stem) == ""]
+    missing = sum(not _is_there(data_dir / path, spool) for path in _indexed(database))
+    return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
+
+
+def reconcile(database: Database, spool: Spool, data_dir: Path) -> None:
+    """Delete what outlived its purge and record event 2030 when spool and index differ in anything else.
+
+    What was never indexed is never deleted: the purge reaches it when it was put back and its study ended.
+    """
+    found = compare(database, spool, data_dir)
+    for path in found.left_over:
+        path.unlink(missing_ok=True)
+    if text := str(found):
+        with database.write() as session:
+            record(session, SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text)
+
+
+def reindex(database: Database, spool: Spool, data_dir: Path, progress: Callable[[int, int], None]) -> int:
+    """Put objects that no row knows back to what waits for the index; returns how many.
+
+    The node takes them in like any other, now or when it starts. ``progress`` gets how many of how many.
+    Interrupted, it goes on where it was. Raises SpoolError.
+    """
+    unknown = compare(database, spool, data_dir).unknown
+    for done, path in enumerate(unknown, 1):
+        spool.put_back(path)
+        progress(done, len(unknown))
+    if unknown:
+        with database.write() as session:
+            record(session, OBJECTS_REINDEXED, objects=len(unknown))
+    return len(unknown)
+
+
+def _is_there(path: Path, spool: Spool) -> bool:
+    """At its place, or still on the way to it."""
+    return path.is_file() or spool.is_pending(path.name) or path.is_file()
+
+
+def _indexed(database: Database) -> Iterator[str]:
+    """The paths of all received objects that were not purged."""
+    last = 0
+    while True:
+        with database.read() as session:
+            rows = intake.paths_after(session, last, _BATCH)
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield from (path for _, path in rows)
+
+
+def _batches(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    rest = iter(paths)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
