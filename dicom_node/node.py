@@ -60,6 +60,7 @@ _LOGGER = logging.getLogger(__name__)
 _OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
+_LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
 
 
 class Role(StrEnum):
@@ -82,15 +83,22 @@ class UnsafeFolder(NodeError):
     exit_code = ExitCode.CONFIG
 
 
+class CannotListen(NodeError):
+    """The listener does not start: its port is in use, or its certificate cannot be read."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
 def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; returns the exit status.
 
-    Raises ConfigurationError, DatabaseNotReady, AlreadyRunning and SpoolError before anything is accepted.
+    Raises ConfigurationError, DatabaseNotReady, AlreadyRunning, CannotListen and SpoolError before anything
+    is accepted.
     """
     logs.configure(settings.node.log_level, "node")
     if role is not Role.LISTENER:
         _check_device_rules(settings, files)
-    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.node.data_dir)
     if any(peer.deidentify for peer in settings.peers):
         load_or_create(settings.node.data_dir)  # a key that cannot be used is a mistake to tell now
     signals = _signals()
@@ -112,6 +120,8 @@ class _Node:
         self._waiting_for: set[str] = set()
         self._address = ""
         self._ready_lock = threading.Lock()
+        self._listener_spoke = threading.Event()
+        self._cannot_listen = ""
         self._courier = Courier(database, settings)
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
@@ -126,15 +136,18 @@ class _Node:
         self._children = self._make_children(files)
 
     def start(self) -> None:
-        """Recover, then run; "ready" is logged when every child says so."""
+        """Listen first, however much waits in the spool; "ready" is logged when every child says so.
+
+        Raises CannotListen; then the children are ended.
+        """
         self._say(NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         if self._receives:
             Policy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
-            self._say(RECOVERY_SCANNED, objects=self._indexer.run_once())
         self._waiting_for = {child.name for child in self._children}
         for child in self._children:
             child.start()
         if self._receives:
+            self._wait_for_listener()
             self._run("office", self._office)
         if self._works:
             self._run("outbox", lambda: self._courier.run_forever(self._stop))
@@ -170,7 +183,19 @@ class _Node:
             for name, command in commands.items()
         ]
 
+    def _wait_for_listener(self) -> None:
+        self._listener_spoke.wait(_LISTENER_SECONDS)
+        if self._cannot_listen:
+            for child in self._children:
+                child.stop(_GRACE_SECONDS)
+            raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
+
     def _child_ready(self, name: str, said: Mapping[str, Any]) -> None:
+        if name == "listener":
+            self._cannot_listen = str(said.get("cannot_start", ""))
+            self._listener_spoke.set()
+        if "cannot_start" in said:  # the first time the node ends; later the port may become free again
+            return
         with self._ready_lock:
             if "listening" in said:
                 self._address = ":".join(str(part) for part in said["listening"])
@@ -205,10 +230,15 @@ class _Node:
 
     def _office(self) -> None:
         """Index what the listener spooled and close studies that are quiet; once more at the end."""
+        scanned = False
         while True:
             ending = self._stop.is_set()
             try:
-                busy = self._indexer.run_once() + self._assembler.run_once()
+                busy = self._indexer.run_once()
+                if not scanned:
+                    self._say(RECOVERY_SCANNED, objects=busy)
+                    scanned = True
+                busy += self._assembler.run_once()
             except Exception as error:  # noqa: BLE001  (the loop must outlive a database that is away)
                 # Without the error's text: a database error quotes what it was to write.
                 _LOGGER.error("indexing failed, tried again: %s", type(error).__name__)
@@ -269,6 +299,13 @@ class _Node:
         free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
         if free < self._settings.spool.minimum_free_mib:
             self._say(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnsafeFolder(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
 
 
 def _check_device_rules(settings: Settings, files: Sequence[Path]) -> None:

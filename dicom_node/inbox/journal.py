@@ -38,8 +38,8 @@ class JournalWriter:
         line = _encode(event)
         with self._lock:
             if self._written > _FILE_BYTES:
-                os.close(self._file)
-                self._file = self._next_file()
+                full, self._file = self._file, self._next_file()
+                os.close(full)
             if self._torn:  # the disk was full: end the half line, so that it spoils no other
                 line = b"\n" + line
             self._torn = True
@@ -55,10 +55,11 @@ class JournalWriter:
             os.close(self._file)
 
     def _next_file(self) -> int:
+        path = f"{self._stem}-{self._number + 1:05d}.jsonl"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         self._number += 1
         self._written = 0
-        path = f"{self._stem}-{self._number:05d}.jsonl"
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return file
 
 
 class JournalReader:

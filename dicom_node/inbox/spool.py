@@ -33,7 +33,7 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 class Spool:
     """Folders ``incoming``, ``objects`` and ``quarantine`` under ``root``; many threads may use one.
 
-    ``minimum_free_bytes``: with less free space nothing further is taken (SpoolFull).
+    ``minimum_free_bytes``: with less free space nothing further is taken (SpoolFull). Raises SpoolError.
     """
 
     def __init__(self, root: Path, minimum_free_bytes: int) -> None:
@@ -43,7 +43,10 @@ class Spool:
             root / "quarantine",
         )
         for folder in (self._incoming, self._objects, self._quarantine):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
         self._free_space = _FreeSpace(self._incoming, minimum_free_bytes)
         self._commits = _GroupCommit(self._incoming)
         self._token = secrets.token_hex(4)
@@ -208,10 +211,13 @@ class _FreeSpace:
         self._free = 0
 
     def check(self) -> None:
-        """Raises SpoolFull while free space is under the minimum."""
+        """Raises SpoolFull while free space is under the minimum, SpoolError where the folder is gone."""
         now = time.monotonic()
         if now - self._asked_at > _FREE_SPACE_SECONDS:
-            self._free = shutil.disk_usage(self._folder).free
+            try:
+                self._free = shutil.disk_usage(self._folder).free
+            except OSError as error:
+                raise _spool_error(error) from None
             self._asked_at = now  # after the answer: other threads must not read the old one as new
         if self._free < self._minimum:
             raise SpoolFull(
@@ -226,7 +232,7 @@ class _GroupCommit:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder = folder
         self._changed = threading.Condition()
         self._begun = self._finished = self._failed = 0  # numbers of syncs
         self._error: OSError | None = None
@@ -248,7 +254,7 @@ class _GroupCommit:
         self._changed.release()
         error = None
         try:
-            os.fsync(self._folder)
+            _sync(self._folder)
         except OSError as raised:
             error = raised
         finally:
@@ -258,8 +264,14 @@ class _GroupCommit:
         self._finished = self._begun
         self._changed.notify_all()
 
-    def __del__(self) -> None:
-        os.close(self._folder)
+
+def _sync(folder: Path) -> None:
+    """Opened anew each time: it may have been deleted and made again."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _move(path: Path, folder: Path) -> Path:

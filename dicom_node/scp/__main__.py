@@ -1,8 +1,8 @@
 """``python -m dicom_node.scp --data-dir DIR``: the listener process.
 
-Says ``{"listening": [host, port]}`` on standard output when it accepts; ends when standard input closes (the
-node died) or on SIGTERM, after giving associations a few seconds. SIGHUP reads the policy again; a changed
-``policy.json`` does the same.
+Says ``{"listening": [host, port]}`` on standard output when it accepts, or ``{"cannot_start": reason}``; ends
+when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP reads
+the policy again; a changed ``policy.json`` does the same.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _only_one(data_dir):
             _serve(data_dir)
     except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
-        print(f"listener cannot start: {error}", file=sys.stderr)
+        print(json.dumps({"cannot_start": str(error)}), flush=True)
         return ExitCode.UNAVAILABLE
     return ExitCode.OK
 

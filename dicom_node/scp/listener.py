@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import secrets
 import socket
@@ -176,13 +177,17 @@ def _make_server(policy: Policy, reception: Reception) -> _Server:
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.maximum_associations = 2**31  # ours is the policy's limit, journalled and per peer
-    server: _Server = ae.make_server(
-        (policy.host, policy.port),
-        contexts=presentation_contexts(policy.further_storage_classes),
-        server_class=_Server,
-        request_handler=_Handler,
-        reception=reception,
-    )
+    try:
+        server: _Server = ae.make_server(
+            (policy.host, policy.port),
+            contexts=presentation_contexts(policy.further_storage_classes),
+            server_class=_Server,
+            request_handler=_Handler,
+            reception=reception,
+        )
+    except OSError as error:
+        why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
+        raise OSError(f"port {policy.port} of {policy.host}: {why} (listener.host, listener.port)") from None
     with contextlib.ExitStack() as on_error:
         on_error.callback(server.server_close)
         _apply(policy, server)
