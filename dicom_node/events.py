@@ -86,6 +86,9 @@ CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
 RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
+SOURCE_REPAIRED = EventType(
+    4020, _WARNING, "faulty attributes of a source image: put right or left out in its results"
+)
 READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at what burned-in marks of a study said")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 

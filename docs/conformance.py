@@ -272,9 +272,9 @@ def _security(_version: str) -> str:
 * Association level: calling and called AE title, optionally the address of the caller, permissions and limits per
   peer.
 * De-identification (PS3.15 Annex E) for peers with `deidentify = true`, and for no others: Basic Application Level
-  Confidentiality Profile with the Clean Pixel Data Option, for reports also the Clean Structured Content Option, by
+  Confidentiality Profile, for images with the Clean Pixel Data Option, for reports the Clean Structured Content Option, by
   Table E.1-1 of edition {EDITION}. Patient Identity Removed (0012,0062) is YES, De-identification Method Code Sequence
-  (0012,0064) holds (113100, DCM), (113101, DCM) and in reports (113104, DCM), Longitudinal Temporal Information
+  (0012,0064) holds (113100, DCM), in images (113101, DCM), in reports (113104, DCM), Longitudinal Temporal Information
   Modified (0028,0303) is REMOVED. UIDs and the pseudonym in Patient ID and Patient's Name are HMAC-SHA256 under a key of
   the site. All attributes that are not needed to describe the picture are removed, more than the profile asks for.
   Dates that an IOD requires are {DUMMY_DATE}. Digital signatures and encrypted attributes are not made.

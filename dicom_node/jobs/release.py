@@ -18,7 +18,13 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
 from dicom_node import results
 from dicom_node.errors import ResultRefused, UnknownPeer
-from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS, RESULT_WITHHELD
+from dicom_node.events import (
+    DELIVERY_RETRIED,
+    RESULT_BUILT,
+    RESULT_EXISTS,
+    RESULT_WITHHELD,
+    SOURCE_REPAIRED,
+)
 from dicom_node.jobs.cleaning import NOTHING_CLEANED, CleaningCounts
 from dicom_node.jobs.images import JobImages
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
@@ -26,7 +32,7 @@ from dicom_node.jobs.tally import Tallies, Tally
 from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.results import BuiltObject, Pseudonyms, ResultContext
+from dicom_node.results import BuiltObject, Pseudonyms, ResultContext, SourceObject
 from dicom_node.settings import PeerSettings, Settings
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
@@ -86,6 +92,7 @@ class Releaser:
         if hidden := self._peers(job, deidentified=True):
             context = self._context(job, pipeline, models, analysed_at, hidden, deidentified=True)
             built += self._deidentified(job, context, images, result)
+        self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = CleaningCounts.of(result)
         self._release(job, JobState.SUCCEEDED, "", built, analysed_at, tally, cleaning)
@@ -106,6 +113,7 @@ class Releaser:
         known = self._peers(job, deidentified=False)
         context = self._context(job, pipeline, pipeline.models(), utc_now(), known)
         built = results.build_failure(context, images.all, reason)
+        self._tell_repairs(job, images.all)
         self._release(job, state, reason, built, None, self._tallies.of((), refused))
 
     def end(
@@ -182,6 +190,19 @@ class Releaser:
             job=job.id, kind=row.kind.value, instance=row.sop_instance_uid, supersedes=row.supersedes,
         )  # fmt: skip
         return row
+
+    def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
+        """An event for each image with attributes that DICOM does not allow: keywords, no values."""
+        faulty = results.repairs_of(images)
+        if not faulty:
+            return
+        with self._database.write() as session:
+            for uid, repairs in faulty.items():
+                record(
+                    session, SOURCE_REPAIRED, job.study_id, job=job.id, instance=uid,
+                    repaired=",".join(repairs.repaired), left_out=",".join(repairs.left_out),
+                    kept=",".join(repairs.kept),
+                )  # fmt: skip
 
     def _deidentified(
         self, job: ClaimedJob, context: ResultContext, images: JobImages, result: PipelineResult

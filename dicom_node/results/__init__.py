@@ -5,6 +5,7 @@ from dicom_node.results.build import build, build_failure
 from dicom_node.results.context import BuiltObject, ResultContext, SourceObject
 from dicom_node.results.deidentified import Deidentified, build_deidentified
 from dicom_node.results.pseudonyms import Pseudonyms
+from dicom_node.results.source import repairs_of
 
 __all__ = [
     "DEVICE_UID",
@@ -17,4 +18,5 @@ __all__ = [
     "build_deidentified",
     "build_failure",
     "is_own_result",
+    "repairs_of",
 ]

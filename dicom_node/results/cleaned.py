@@ -22,10 +22,10 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.concepts import PIXEL_MASK
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
+    ORIENTATION_FOR_HIGHDICOM,
     copy_present,
     copy_spacing,
     describe_derivation,
-    orientation_for_highdicom,
     set_orientation,
 )
 from dicom_node.results.envelope import complete, disclaimer, header_arguments
@@ -66,6 +66,7 @@ def build_cleaned(context: ResultContext, source: Source, image: DerivedImage, u
         PIXEL_MASK,
     )
     picture.BurnedInAnnotation = "NO"
+    picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
     copy_spacing(picture, source)
     copy_present(picture, source, "SequenceOfUltrasoundRegions")
@@ -197,7 +198,7 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
         photometric_interpretation=image.photometric,
         bits_allocated=bits,
         coordinate_system="PATIENT",
-        patient_orientation=orientation_for_highdicom(source),
+        patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **arguments,
     )
     if image.photometric != "RGB":

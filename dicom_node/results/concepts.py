@@ -26,6 +26,8 @@ QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Eval
 COMMENT: Final = DicomCode("121106", "DCM", "Comment")
 SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
 PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")
+MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")
+DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")
 # CID 7203 has no inpainting; this one says that pixels under a mask were set.
 PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
 IMAGING_PROCEDURE: Final = DicomCode("363679005", "SCT", "Imaging procedure")

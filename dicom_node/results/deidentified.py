@@ -20,6 +20,7 @@ from dicom_node.results import gate, profile
 from dicom_node.results.cleaned import build_cleaned, cleaned_class, modality_of
 from dicom_node.results.context import BuiltObject, ResultContext, SourceObject
 from dicom_node.results.envelope import encode
+from dicom_node.results.equipment import deidentifying_equipment
 from dicom_node.results.hidden import as_cleaned, hidden, in_boxes, of_cleaned
 from dicom_node.results.identity import object_uid, series_uid
 from dicom_node.results.leaks import KnownIdentity
@@ -140,6 +141,7 @@ class _Builder:
     def _released(self, kind: ResultKind, sources: Sequence[Source], make: Callable[[], Dataset]) -> bytes:
         dataset = make()
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
+        dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
         profile.apply(dataset, kind)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import Final
 
@@ -22,7 +21,8 @@ _LOSSY_METHODS: Final = {
     "1.2.840.10008.1.2.4.91": "ISO_15444_1",
     "1.2.840.10008.1.2.4.203": "ISO_15444_15",
 }
-_ORIENTATION: Final = ("1", "R", "L", "A", "P", "H", "F", "RF", "RH", "LF", "LH", "AF", "AH", "PF", "PH")
+ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
+"""SCImage wants one, and knows no compound ones ("PF"); :func:`set_orientation` writes the true one."""
 
 
 def describe_derivation(
@@ -35,15 +35,8 @@ def describe_derivation(
     if codes:
         picture.DerivationCodeSequence = [CodedConcept.from_code(code) for code in codes]
     picture.SourceImageSequence = [_reference(source, frames)]
+    copy_present(picture, source, "SyntheticData")  # PS3.3 C.12.1.1.12: what was drawn on stays made up
     _carry_on_lossy(picture, source)
-
-
-def orientation_for_highdicom(source: Source) -> tuple[str, str]:
-    """Patient Orientation (0020,0020) as SCImage wants it; :func:`set_orientation` writes the true one."""
-    value: Sequence[str] = source.header.get("PatientOrientation") or ()
-    if len(value) == 2 and all(one in _ORIENTATION for one in value):
-        return (value[0], value[1])
-    return ("L", "F")
 
 
 def set_orientation(picture: Dataset, source: Source) -> None:

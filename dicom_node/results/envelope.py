@@ -40,12 +40,6 @@ _SERIES_NAMES: Final = {
     ResultKind.SEG: "AI mask of removed text",
 }
 _WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
-_REFERENCE: Final = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
-_CODES: Final = (
-    ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
-    ("LongCodeValue", "CodingSchemeDesignator", "CodeMeaning"),
-    ("URNCodeValue", "CodeMeaning"),
-)
 # Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
 _UNPAIRED: Final = frozenset(
     {
@@ -72,7 +66,7 @@ def header_arguments(
         "series_number": SERIES_NUMBERS[kind],
         "sop_instance_uid": uid,
         "instance_number": number,
-        "contributing_equipment": contributing_equipment(context, offset),
+        "contributing_equipment": contributing_equipment(context, offset, kind),
         "transfer_syntax_uid": ExplicitVRLittleEndian,
         "specific_character_set": UTF8,
         "coding_schemes": coding_schemes(),
@@ -132,40 +126,17 @@ def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
 
 
 def _copy_identity(dataset: Dataset, source: Source) -> None:
-    """Patient and study as they are in the source, to the letter: one value for one patient (PS3.3 A.1.2).
+    """Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2).
 
     What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
     """
     for keyword in (*identity_keywords(), "TimezoneOffsetFromUTC"):
         if keyword in source.header:
-            element = deepcopy(source.header[keyword])
-            if element.VR == "SQ":
-                element.value = sound(keyword, element.value)
-                if not element.value:
-                    continue
-            dataset[keyword] = element
+            dataset[keyword] = deepcopy(source.header[keyword])
     for name in dataset:
         if name.VR == "PN" and name.value:
             # As text: pydicom would otherwise keep the bytes of the source's character set.
             name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
-
-
-def sound(keyword: str, items: Sequence[Dataset]) -> list[Dataset]:
-    """Copies of the items of an optional sequence that are fit to be repeated; none if one is not.
-
-    Codes must be complete (no attribute of theirs may be empty, PS3.3 8.8), references whole.
-    """
-    copies = [deepcopy(item) for item in items]
-    if keyword.endswith("CodeSequence"):
-        for item in copies:
-            for element in list(item):
-                if element.value in (None, "", []):
-                    del item[element.tag]
-        wanted: tuple[tuple[str, ...], ...] = _CODES
-    else:
-        wanted = (_REFERENCE,) if keyword.startswith("Referenced") else ((),)
-    whole = all(any(all(word in item for word in one) for one in wanted) for item in copies)
-    return copies if whole else []
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> None:
@@ -187,6 +158,8 @@ def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if uid in classes and "ReferencedSOPClassUID" in item:
             item.ReferencedSOPClassUID = classes[uid]
+        # PS3.3 C.10.4, C.18.6: for images with a total pixel matrix; highdicom says VOLUME of all others.
+        item.pop("PixelOriginInterpretation", None)
 
 
 def _items(dataset: Dataset) -> list[Dataset]:

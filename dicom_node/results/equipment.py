@@ -13,10 +13,12 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline.contract import Finding, ModelRef
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.own import DEVICE_UID, MANUFACTURER, MODEL_NAME
-from dicom_node.results.concepts import PROCESSING_EQUIPMENT
+from dicom_node.results.concepts import DEIDENTIFYING_EQUIPMENT, MODIFYING_EQUIPMENT, PROCESSING_EQUIPMENT
 from dicom_node.results.context import ResultContext
 from dicom_node.results.identity import BUILDER_VERSION, model_device_uid, observer_uid
 from dicom_node.results.times import dicom_datetime
@@ -39,16 +41,30 @@ def software_versions(context: ResultContext) -> list[str]:
     return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
 
 
-def contributing_equipment(context: ResultContext, offset: str) -> list[ContributingEquipment]:
-    """One item for the node, by which it knows its results again, and one a model (IHE AIR 6.5.3.1)."""
-    node = _item(context, offset, MODEL_NAME, software_versions(context), "AI node: built this object")
-    node.DeviceUID = DEVICE_UID
-    items = [node]
+def contributing_equipment(
+    context: ResultContext, offset: str, kind: ResultKind
+) -> list[ContributingEquipment]:
+    """One item for the node, by which it knows its results again, and one a model (IHE AIR 6.5.3.1).
+
+    On a cleaned image a second one for the node, which changed the source's pixels (CID 7005).
+    """
+    items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
+    if kind is ResultKind.CLEANED:
+        items.append(
+            _node(context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT)
+        )
     for model in context.models:
-        item = _item(context, offset, model.id[:64], [model.version[:64]], "AI model: inference")
+        item = _item(
+            context, offset, model.id[:64], [model.version[:64]], "AI model: inference", PROCESSING_EQUIPMENT
+        )
         item.DeviceUID = model_device_uid(model)
         items.append(item)
     return items
+
+
+def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
+    """The node as what applies the confidentiality profile (CID 7005)."""
+    return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
 
 
 def freeze(dataset: Dataset, context: ResultContext, offset: str) -> None:
@@ -82,12 +98,18 @@ def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdent
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
 
 
+def _node(context: ResultContext, offset: str, what: str, purpose: DicomCode) -> ContributingEquipment:
+    item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
+    item.DeviceUID = DEVICE_UID
+    return item
+
+
 def _item(
-    context: ResultContext, offset: str, name: str, versions: list[str], what: str
+    context: ResultContext, offset: str, name: str, versions: list[str], what: str, purpose: DicomCode
 ) -> ContributingEquipment:
     return ContributingEquipment(
         manufacturer=MANUFACTURER,
-        purpose_of_reference=PROCESSING_EQUIPMENT,
+        purpose_of_reference=purpose,
         manufacturer_model_name=name,
         software_versions=versions,
         station_name=context.station_name[:16] or None,

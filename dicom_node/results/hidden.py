@@ -47,6 +47,7 @@ _TERMS: Final = {
     "ImageLaterality": re.compile(r"[RLBU]"),
     "VOILUTFunction": re.compile(r"LINEAR|LINEAR_EXACT|SIGMOID"),
     "LossyImageCompression": re.compile(r"0[01]"),
+    "SyntheticData": re.compile(r"YES|NO"),
     "LossyImageCompressionMethod": re.compile(r"ISO_\d{5}_\d{1,2}"),
 }
 _TEXTS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT", "DA", "DT", "TM", "UI"})

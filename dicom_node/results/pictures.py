@@ -16,9 +16,9 @@ from ai_pipeline.render import annotate, heatmap_overlay, places_told
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
+    ORIENTATION_FOR_HIGHDICOM,
     copy_spacing,
     describe_derivation,
-    orientation_for_highdicom,
     set_orientation,
 )
 from dicom_node.results.envelope import complete, disclaimer, header_arguments
@@ -88,7 +88,7 @@ def _picture(context: ResultContext, source: Source, drawn: _Drawn, uid: str) ->
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        patient_orientation=orientation_for_highdicom(source),
+        patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **header_arguments(context, drawn.kind, source, uid, drawn.number),
     )
     what = f"{drawn.what} {disclaimer(context)}"[:1024]

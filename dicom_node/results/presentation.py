@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import highdicom as hd
 import numpy as np
+import pydicom
 from highdicom.color import CIELabColor
 from highdicom.pr import (
     ColorSoftcopyPresentationState,
@@ -21,20 +22,35 @@ from highdicom.pr import (
 from PIL import ImageCms
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, PixelArray
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.context import ResultContext
+from dicom_node.results.derivation import copy_present
 from dicom_node.results.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.marks import Mark, marks_of, of_source, outline
 from dicom_node.results.source import Source
+from dicom_node.results.text import quiet_pydicom
 
 LAYER: Final = "AI"
+OVERLAYS: Final = "OVERLAYS"
 NOTHING_FOUND: Final = "AI: no finding reported"
 
 # In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
 _LIST_BOX: Final = (0.01, 0.02, 0.5, 0.3)
 _FOOTER_BOX: Final = (0.01, 0.95, 0.99, 0.99)
+
+_SHUTTER: Final = {
+    "RECTANGULAR": (
+        "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+        "ShutterLowerHorizontalEdge",
+    ),
+    "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
+    "POLYGONAL": ("VerticesOfThePolygonalShutter",),
+}  # fmt: skip
+_OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
+_OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
 
 
 def build_presentation(
@@ -42,18 +58,23 @@ def build_presentation(
 ) -> Dataset:
     """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
 
-    A state replaces the image's own window, rescale and polarity, so they are copied (PS3.4 N.2).
+    A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so they are
+    copied, and the overlays stay on.
     """
+    overlays = _overlay_groups(source)
     layer = GraphicLayer(
-        LAYER, order=1, description="AI findings", display_color=CIELabColor(82.0, 10.0, 80.0)
+        LAYER, order=2, description="AI findings", display_color=CIELabColor(82.0, 10.0, 80.0)
     )
+    layers = [layer]
+    if overlays:
+        layers.insert(0, GraphicLayer(OVERLAYS, order=1, description="Overlays of the image"))
     image = source.stand_in if source.grey else _as_true_colour(source.stand_in)
     arguments: dict[str, Any] = {
         "referenced_images": [image],
         "content_label": "AI_FINDINGS",
         "content_description": "AI findings - not for diagnostic use",
         "content_creator_name": "AI^",
-        "graphic_layers": [layer],
+        "graphic_layers": layers,
         "graphic_annotations": _annotations(context, source, findings, layer, image),
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
@@ -61,7 +82,31 @@ def build_presentation(
         state = GrayscaleSoftcopyPresentationState(**arguments, **_grey_pipeline(source))
     else:
         state = ColorSoftcopyPresentationState(icc_profile=srgb_profile(), **arguments)
+    _copy_shutter(state, source)
+    for group in overlays:
+        state.add_new((group, _ACTIVATION_LAYER), "CS", OVERLAYS)
     return complete(state, context, ResultKind.GSPS, [source])
+
+
+def _copy_shutter(state: Dataset, source: Source) -> None:
+    """Display Shutter (PS3.3 C.7.6.11) and what it is shown with (C.11.12): black, if it is not said."""
+    shapes = [shape for shape in _values(source.header.get("ShutterShape")) if shape in _SHUTTER]
+    whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
+    if not whole:
+        return
+    state.ShutterShape = whole
+    copy_present(state, source, *(word for shape in whole for word in _SHUTTER[shape]))
+    state.ShutterPresentationValue = 0
+    copy_present(state, source, "ShutterPresentationValue", "ShutterPresentationColorCIELabValue")
+    if not source.grey and "ShutterPresentationColorCIELabValue" not in state:
+        state.ShutterPresentationColorCIELabValue = [0, 32896, 32896]  # black (PS3.3 C.10.7.1.1)
+
+
+def _overlay_groups(source: Source) -> list[int]:
+    """Groups of the image's overlay planes: Overlay Activation (PS3.3 C.11.7) is of each of them."""
+    with quiet_pydicom():
+        tags = pydicom.dcmread(source.given.path, stop_before_pixels=True).keys()
+    return [group for group in _OVERLAY_GROUPS if Tag(group, _OVERLAY_ROWS) in tags]
 
 
 @cache
@@ -180,13 +225,14 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
     ]
     centres, widths = _values(header.get("WindowCenter")), _values(header.get("WindowWidth"))
     # PS3.3 C.11.2.1.2.1: a width is at least 1; some images hold 0 for "none".
-    if not centres or len(centres) != len(widths) or min(widths) <= 0:
+    if not centres or len(centres) != len(widths) or widths[0] <= 0:
         return SoftcopyVOILUTTransformation(voi_luts=luts) if luts else _full_range(source)
     explanations = _values(header.get("WindowCenterWidthExplanation"))
+    # The first is the one that the image is shown with; DCMTK's check wants one in a presentation state.
     return SoftcopyVOILUTTransformation(
-        window_center=centres,
-        window_width=widths,
-        window_explanation=explanations if len(explanations) == len(centres) else None,
+        window_center=centres[0],
+        window_width=widths[0],
+        window_explanation=explanations[0] if len(explanations) == len(centres) else None,
         voi_lut_function=header.get("VOILUTFunction") or None,
         voi_luts=luts or None,
     )

@@ -35,6 +35,8 @@ DUMMY_DATE: Final = "19000101"
 BASIC_PROFILE: Final = DicomCode("113100", "DCM", "Basic Application Confidentiality Profile")
 CLEAN_PIXEL_DATA: Final = DicomCode("113101", "DCM", "Clean Pixel Data Option")
 CLEAN_STRUCTURED_CONTENT: Final = DicomCode("113104", "DCM", "Clean Structured Content Option")
+# A mask has neither pixels of the source nor content items: the basic profile is all that was applied to it.
+_OPTIONS: Final = {ResultKind.CLEANED: (CLEAN_PIXEL_DATA,), ResultKind.SR: (CLEAN_STRUCTURED_CONTENT,)}
 
 # A non-zero value for where an IOD wants one (action D), by value representation.
 _DUMMIES: Final = {
@@ -80,9 +82,7 @@ def apply(dataset: Dataset, kind: ResultKind) -> None:
     each of its items. Raises ResultRefused for what has to be replaced and cannot.
     """
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
-    codes = [BASIC_PROFILE, CLEAN_PIXEL_DATA]
-    if kind is ResultKind.SR:
-        codes.append(CLEAN_STRUCTURED_CONTENT)
+    codes = [BASIC_PROFILE, *_OPTIONS.get(kind, ())]
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = [f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"]
     dataset.DeidentificationMethodCodeSequence = [CodedConcept.from_code(code) for code in codes]

@@ -20,6 +20,7 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.identity import Patient, are_one_patient
 from dicom_node.model.sopclasses import SECONDARY_CAPTURES
 from dicom_node.results.context import SourceObject
+from dicom_node.results.repair import Repairs, repair
 from dicom_node.results.text import read_header
 
 # Modules whose values every result of a study must share with the study's images (PS3.3 A.1.2.1, A.1.2.2).
@@ -41,7 +42,7 @@ _NOT_COPIED: Final = frozenset(
 )
 _IMAGE_KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "Modality",
-    "SpecificCharacterSet", "TimezoneOffsetFromUTC",
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC", "SyntheticData",
     "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName",
     "InstitutionName", "InstitutionalDepartmentName", "AcquisitionDateTime", "AcquisitionDate",
     "AcquisitionTime",
@@ -54,6 +55,9 @@ _IMAGE_KEYWORDS: Final = (
     "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
     "RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence", "PixelPaddingValue",
     "SequenceOfUltrasoundRegions",
+    "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter", "ShutterPresentationValue", "ShutterPresentationColorCIELabValue",
     "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "FrameDelay",
     "ActualFrameDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
@@ -61,6 +65,7 @@ _IMAGE_KEYWORDS: Final = (
 
 _PATIENT_ID: Final = ("PatientID", "IssuerOfPatientID")
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
+_NONE: Final = Repairs()
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # highdicom knows the classes of today's standard; a retired class is built as its successor and the
 # reference is put right afterwards (results.envelope).
@@ -76,30 +81,35 @@ _OF_MODALITY: Final = {
 }
 
 
-@cache
 def identity_keywords() -> tuple[str, ...]:
     """Attributes of the patient and study modules, as highdicom's tables (made from PS3.3) name them."""
+    return tuple(_identity_types())
+
+
+@cache
+def _identity_types() -> dict[str, str]:
     attributes = get_module_attribute_map()
-    return tuple(
-        item["keyword"]
+    return {
+        item["keyword"]: item["type"]
         for module in _IDENTITY_MODULES
         for item in attributes[module]
         if not item["path"] and item["keyword"] not in _NOT_COPIED
-    )
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """``header`` is exact and decoded; ``stand_in`` is what highdicom's constructors are given instead.
+    """``header`` is decoded, and repaired where DICOM does not allow what it says (``repairs``).
 
-    highdicom refuses values that real images have (a Patient's Sex of "W", a date with dots, no Imager Pixel
-    Spacing). The stand-in has only what describes the image; the exact patient and study attributes are
-    copied over what was built (results.envelope).
+    ``stand_in`` is what highdicom's constructors are given instead: they refuse what real images have (no
+    Imager Pixel Spacing, a retired class). It has only what describes the image; the patient and study
+    attributes of the header are copied over what was built (results.envelope).
     """
 
     given: SourceObject
     header: Dataset
     stand_in: Dataset
+    repairs: Repairs = _NONE
 
     @property
     def uid(self) -> str:
@@ -174,6 +184,14 @@ def _share_patient(sources: Sequence[Source]) -> None:
                 source.header[keyword] = deepcopy(said[0])
 
 
+def repairs_of(given: Sequence[SourceObject]) -> dict[str, Repairs]:
+    """What was not as DICOM wants it, by SOP Instance UID; images without a fault are left out.
+
+    Raises as ``read_sources``.
+    """
+    return {source.uid: source.repairs for source in read_sources(given) if source.repairs}
+
+
 def _read(given: SourceObject) -> Source:
     header = read_header(given.path, (*identity_keywords(), *_IMAGE_KEYWORDS), given.assume_charset)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
@@ -181,12 +199,13 @@ def _read(given: SourceObject) -> Source:
             raise ResultRefused(f"the source image has no {keyword}")
     if header.SOPInstanceUID != given.image.uid:
         raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
-    return source_of(given, header)
+    emptied = [keyword for keyword, kind in _identity_types().items() if kind == "2"]
+    return source_of(given, header, repair(header, emptied))
 
 
-def source_of(given: SourceObject, header: Dataset) -> Source:
+def source_of(given: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
     """The source with this header."""
-    return Source(given, header, _stand_in(header, given.image.header.frames))
+    return Source(given, header, _stand_in(header, given.image.header.frames), repairs)
 
 
 def _stand_in(header: Dataset, frames: int) -> Dataset:

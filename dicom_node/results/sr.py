@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from highdicom.sr import Comprehensive3DSR, ContainerContentItem, MeasurementReport
 from pydicom.dataset import Dataset
@@ -14,7 +15,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results import concepts
 from dicom_node.results.burned_measurements import measurement_groups
 from dicom_node.results.context import ResultContext
-from dicom_node.results.envelope import complete, header_arguments, sound
+from dicom_node.results.envelope import complete, header_arguments
 from dicom_node.results.equipment import observation_context
 from dicom_node.results.identity import series_uid
 from dicom_node.results.marks import marks_of, of_source, ranked
@@ -132,5 +133,5 @@ def _request(source: Source, attributes: Dataset) -> Dataset:
     item.RequestedProcedureID = attributes.get("RequestedProcedureID")
     item.RequestedProcedureDescription = attributes.get("RequestedProcedureDescription")
     keyword = "RequestedProcedureCodeSequence"
-    item.RequestedProcedureCodeSequence = sound(keyword, attributes.get(keyword) or [])
+    item.RequestedProcedureCodeSequence = deepcopy(attributes.get(keyword) or [])
     return item

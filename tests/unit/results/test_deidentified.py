@@ -69,7 +69,11 @@ def test_what_was_done_stands_in_the_object(built: dict[ResultKind, bytes], kind
     ds = dataset(built[kind])
     assert is_deidentified(ds)
     codes = [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
-    assert codes == ["113100", "113101", *(["113104"] if kind is ResultKind.SR else [])]
+    options = {ResultKind.CLEANED: ["113101"], ResultKind.SR: ["113104"]}
+    assert codes == ["113100", *options.get(kind, [])]
+    purposes = [e.PurposeOfReferenceCodeSequence[0].CodeValue for e in ds.ContributingEquipmentSequence]
+    assert purposes.count("109104") == 1
+    assert purposes.count("109103") == (kind is ResultKind.CLEANED)
     assert (ds.PatientIdentityRemoved, ds.LongitudinalTemporalInformationModified) == ("YES", "REMOVED")
     assert ds.PatientID.startswith("AI-")
     assert str(ds.PatientName).startswith(ds.PatientID)

@@ -211,7 +211,39 @@ def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Pat
     state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
     assert state.PresentationLUTShape == "INVERSE"
     assert (state.RescaleSlope, state.RescaleIntercept) == (2, -5)
-    assert state.SoftcopyVOILUTSequence[0].WindowCenter == [100, 2000]
+    assert state.SoftcopyVOILUTSequence[0].WindowCenter == 100
+
+
+def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: Path) -> None:
+    shutter = {"ShutterShape": ["CIRCULAR", "RECTANGULAR"], "CenterOfCircularShutter": [120, 110]}
+    shutter |= {"RadiusOfCircularShutter": 90, "ShutterPresentationValue": 77}
+    path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **shutter)
+    with_overlay = pydicom.dcmread(path)
+    with_overlay.add_new(0x60020010, "US", 8)
+    with_overlay.save_as(path)
+    state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
+    # The rectangle has no edges: a shutter that is not whole is none.
+    assert (state.ShutterShape, list(state.CenterOfCircularShutter)) == ("CIRCULAR", [120, 110])
+    assert (state.RadiusOfCircularShutter, state.ShutterPresentationValue) == (90, 77)
+    assert state[0x60021001].value == "OVERLAYS"
+    assert [layer.GraphicLayer for layer in state.GraphicLayerSequence] == ["OVERLAYS", "AI"]
+    plain = one(
+        ResultKind.GSPS, context(), source(write_image(tmp_path / "a.dcm", DX, grey_image())), found()
+    )
+    assert "ShutterShape" not in plain
+    assert [layer.GraphicLayer for layer in plain.GraphicLayerSequence] == ["AI"]
+
+
+def test_no_result_of_an_untiled_image_speaks_of_a_total_pixel_matrix(cr: SourceObject) -> None:
+    for built in results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX))):
+        assert "Pixel Origin Interpretation" not in str(read(built))
+
+
+def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
+    made_up = source(write_image(tmp_path / "us.dcm", US, speckle(), SyntheticData="YES"))
+    assert one(ResultKind.SC, context(), made_up, found()).SyntheticData == "YES"
+    true = source(write_image(tmp_path / "true.dcm", US, speckle()))
+    assert "SyntheticData" not in one(ResultKind.SC, context(), true, found())
 
 
 def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
@@ -269,6 +301,10 @@ def test_a_cleaned_cine_keeps_time_regions_and_every_sample(cine: SourceObject, 
     assert "inpainted, not for measurement" in cleaned.DerivationDescription.lower()
     assert "inpainted, not for measurement" in cleaned.SeriesDescription
     assert cleaned.DerivationCodeSequence[0].CodeValue == "113047"
+    assert cleaned.SyntheticData == "YES"
+    purposes = [e.PurposeOfReferenceCodeSequence[0].CodeValue for e in cleaned.ContributingEquipmentSequence]
+    assert purposes.count("109103") == 1
+    assert "109102" in purposes
     assert "PatientIdentityRemoved" not in cleaned
 
 

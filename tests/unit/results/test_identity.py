@@ -202,16 +202,6 @@ def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) 
         built(context(), bare, full, other)
 
 
-def test_values_that_real_scanners_write_are_copied_as_they_are(tmp_path: Path) -> None:
-    odd = {"PatientSex": "W", "StudyDate": "2025.01.02", "StudyTime": "10:15", "PatientName": "Mononym"}
-    with pytest.warns(UserWarning):
-        path = write_image(tmp_path / "cr.dcm", CR, grey_image(), **odd)
-    for one in built(context(), source(path)):
-        assert one.data is not None
-        for value in odd.values():
-            assert value.encode() in one.data
-
-
 def test_our_own_results_are_known_again(image: SourceObject) -> None:
     for one in built(context(), image):
         assert results.is_own_result(read(one))
