@@ -120,6 +120,6 @@ def write_finder_card(
 
 
 def _fonts(family: str) -> list[str]:
-    """The fonts that this machine had, by name, weight and the start of the file's SHA-256."""
+    """The fonts of a style family, by name, weight and the start of the file's SHA-256."""
     faces = latin_faces(FAMILIES[family]) + korean_faces(FAMILIES[family])
     return [" ".join((row["name"], row["weight"], row["sha256"][:12])).strip() for row in font_list(faces)]

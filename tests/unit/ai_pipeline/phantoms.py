@@ -12,13 +12,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pylopdf_fonts_ko import sans_path
 
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.display import GreyDisplay
 from ai_pipeline.pixels import colour_display
 
 Picture = npt.NDArray[np.uint8]
-KOREAN_FONT = Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
+KOREAN_FONT = sans_path()
 NAME = "KIM^MINJUN 1970-01-02"
 
 

@@ -58,7 +58,6 @@ def test_a_burned_name_is_gone_and_the_rest_is_untouched(way: str, reader: TextR
     assert mask.mean() < 0.2
 
 
-@pytest.mark.debian("fonts-noto-cjk")
 def test_korean_is_text_too(reader: TextReader) -> None:
     picture = echo()
     burned = burn(picture, "김민준 환자 정보", size=22, font_file=phantoms.KOREAN_FONT)

@@ -201,7 +201,6 @@ def test_a_name_goes_wherever_and_however_it_is_written(place: str) -> None:
     assert result is None or covered(before, burned, result) >= 0.95
 
 
-@pytest.mark.debian("fonts-noto-cjk")
 @pytest.mark.parametrize(
     ("text", "place"),
     [

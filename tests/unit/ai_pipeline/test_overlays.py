@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fontTools.ttLib import TTFont
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("HersheyFonts")
@@ -26,13 +27,37 @@ from ai_pipeline.training.ultrasound.overlays import (
     clean_frames,
 )
 from ai_pipeline.training.ultrasound.overlays import cleanframes as frames
+from ai_pipeline.training.ultrasound.overlays.burning import store
 from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Stamp
 from ai_pipeline.training.ultrasound.overlays.device import Storing
 from ai_pipeline.training.ultrasound.overlays.drawings import GLYPHS
 from ai_pipeline.training.ultrasound.overlays.layouts import LAYOUTS
 from ai_pipeline.training.ultrasound.overlays.styles import korean_faces, latin_faces
 from ai_pipeline.training.ultrasound.overlays.typesetting import Hand, font_list, write
+from ai_pipeline.training.ultrasound.overlays.words import VOCABULARY
 
+FONTS = {
+    "SourceSansPro-Regular.ttf": "b77f3a70",
+    "SourceSansPro-Bold.ttf": "2efc3a95",
+    "SourceSerifPro-Regular.ttf": "b4e0771f",
+    "SourceSerifPro-Bold.ttf": "78041207",
+    "Manrope-Regular.ttf": "1e390629",
+    "Manrope-Bold.ttf": "8452aa34",
+    "STIXGeneral.ttf": "16737803",
+    "STIXGeneralBol.ttf": "e8533dc7",
+    "cmss10.ttf": "7df91a83",
+    "cmtt10.ttf": "6211f09a",
+    "NotoSansKR-Regular.otf": "69975a0a",
+    "DejaVuSans.ttf": "3fdf69ca",
+    "DejaVuSans-Bold.ttf": "b184b89e",
+    "DejaVuSansMono.ttf": "602ec86b",
+    "DejaVuSansMono-Bold.ttf": "baada9a5",
+    "DejaVuSerif.ttf": "10724495",
+    "DejaVuSerif-Bold.ttf": "c3753f2e",
+    "Caladea-Regular.ttf": "d2f6cad3",
+    "Caladea-Bold.ttf": "74eda4fc",
+    "NotoSerifKR-Regular.otf": "5ea012e1",
+}
 FAMILIES = pytest.mark.parametrize("family", [TRAIN, HELD_OUT], ids=lambda family: family.name)
 
 
@@ -66,18 +91,38 @@ def test_the_mask_is_just_what_changed(burned: list[BurnIn]) -> None:
         assert set(np.unique(picture.mask)) <= {0, 255}
 
 
-def test_every_class_in_the_map_is_an_objects_and_lies_in_its_box(burned: list[BurnIn]) -> None:
+def test_every_class_in_the_map_is_an_objects_and_its_box_holds_just_that(burned: list[BurnIn]) -> None:
     for picture in burned:
         assert picture.owners.max() <= len(picture.objects)
         for number, thing in enumerate(picture.objects, start=1):
             own = picture.owners == number
             assert set(np.unique(picture.classes[own])) <= {thing.kind}
-            left, top, right, bottom = thing.box
-            # Scaling blurs a mark over its box by the reach of the interpolation.
             rows, columns = np.nonzero(own)
+            left, top, right, bottom = thing.box
             if rows.size:
-                assert left - 4 <= columns.min() and columns.max() <= right + 4
-                assert top - 4 <= rows.min() and rows.max() <= bottom + 4
+                assert (left, top) == (columns.min(), rows.min())
+                assert (right, bottom) == (columns.max() + 1, rows.max() + 1)
+            else:
+                assert (left, top, right, bottom) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("scale", [0.37, 0.62, 1.0, 1.7])
+def test_a_dot_that_scaling_steps_over_is_not_given_to_something_far_away(scale: float) -> None:
+    canvas = Canvas(np.zeros((300, 400, 3), np.uint8))
+    places = [(20 + 37 * number, 15 + 26 * number) for number in range(10)]
+    for column, row in places:
+        dot = canvas.blank()
+        dot[row, column] = 255
+        canvas.burn([Stamp(dot, (255, 255, 255))], MarkClass.CALIPER, Meaning.MEASUREMENT)
+
+    stored = store(canvas, Storing(scale, cv2.INTER_CUBIC, None, whole_chroma=True))
+
+    for (column, row), thing in zip(places, stored.objects, strict=True):
+        left, top, right, bottom = thing.box
+        if right:  # cubic scaling drops some dots altogether
+            assert abs(left - column * scale) < 6 and abs(right - column * scale) < 6
+            assert abs(top - row * scale) < 6 and abs(bottom - row * scale) < 6
+    assert sum(thing.box[2] > 0 for thing in stored.objects) >= 3
 
 
 def test_all_kinds_of_marks_and_meanings_occur_and_some_pictures_have_none(burned: list[BurnIn]) -> None:
@@ -100,13 +145,17 @@ def test_identity_comes_with_its_text(burned: list[BurnIn]) -> None:
 
 
 def test_the_two_families_share_nothing() -> None:
-    for part in ("fonts", "strokes", "layouts", "glyphs", "dates"):
+    for part in ("strokes", "layouts", "glyphs", "dates"):
         assert set(getattr(TRAIN, part)).isdisjoint(getattr(HELD_OUT, part)), part
     assert set(TRAIN.names) & set(HELD_OUT.names) == {"korean"}
-    assert set(TRAIN.korean).isdisjoint(HELD_OUT.korean)
-    for kind in (latin_faces, korean_faces):
-        files = [{(face.name, face.bold) for face in kind(family)} for family in (TRAIN, HELD_OUT)]
-        assert files[0].isdisjoint(files[1])
+    names, files = (
+        [
+            {getattr(face, part) for face in latin_faces(family) + korean_faces(family) if face.path}
+            for family in (TRAIN, HELD_OUT)
+        ]
+        for part in ("name", "path")
+    )
+    assert names[0].isdisjoint(names[1]) and files[0].isdisjoint(files[1])
 
 
 def test_each_layout_and_each_caliper_belongs_to_one_family() -> None:
@@ -118,9 +167,29 @@ def test_each_layout_and_each_caliper_belongs_to_one_family() -> None:
 def test_fonts_are_recorded_by_name_and_digest(family: StyleFamily) -> None:
     listed = font_list(latin_faces(family))
 
-    assert len(listed) >= 4 + len(family.strokes) // 2  # what matplotlib and Hershey-Fonts bring
+    assert len(listed) == len(family.strokes) + sum(1 + bool(font.bold) for font in family.fonts)
     assert all("/" not in row["file"] for row in listed)
     assert all(len(row["sha256"]) == 64 for row in listed if row["file"] != "Hershey-Fonts")
+
+
+@FAMILIES
+def test_every_font_comes_from_a_package_and_has_every_letter_that_is_written(family: StyleFamily) -> None:
+    packages = Path(np.__file__).parents[1]
+    latin = {chr(code) for code in range(32, 127)} | set("²°")
+    hangul = {letter for name, texts in VOCABULARY.items() if "korean" in name for letter in "".join(texts)}
+    for faces, letters in ((latin_faces(family), latin), (korean_faces(family), latin | hangul)):
+        for face in faces:
+            if not face.is_stroked:
+                assert Path(face.path).is_relative_to(packages)
+                with TTFont(face.path, lazy=True) as font:
+                    assert not {letter for letter in letters if ord(letter) not in font.getBestCmap()}
+
+
+def test_the_fonts_are_these_and_no_others() -> None:
+    faces = [face for family in (TRAIN, HELD_OUT) for face in latin_faces(family) + korean_faces(family)]
+    found = {row["file"]: row["sha256"][:8] for row in font_list(faces) if row["sha256"]}
+
+    assert found == FONTS  # other fonts, other pictures: figures of before can no longer be compared
 
 
 def test_a_bar_under_text_stays_in_the_clean_picture() -> None:

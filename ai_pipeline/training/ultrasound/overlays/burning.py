@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import find_objects
 
 from ai_pipeline.burnin.marks import Box, Picture
 from ai_pipeline.training.ultrasound.overlays.canvas import BurnedObject, Canvas, MarkClass
@@ -49,7 +50,7 @@ class BurnIn:
 def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn:
     """Draw one random overlay of ``family`` onto ``part`` (RGB uint8 without annotation).
 
-    The same part, family, seed and fonts give the same picture. The picture may be larger than the part:
+    The same part, family and seed give the same picture. The picture may be larger than the part:
     a black surround is added at times, and writers scale.
     """
     random = np.random.default_rng(seed)
@@ -60,11 +61,12 @@ def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn
 
 
 def store(canvas: Canvas, storing: Storing) -> BurnIn:
-    """Scale and compress a drawn canvas and its clean picture alike; owners follow the changed pixels."""
+    """Scale and compress a drawn canvas and its clean picture alike; owners and boxes follow what changed."""
     drawn, plain = storing.scaled(canvas.picture), storing.scaled(canvas.clean)
     owners = _followed(canvas.owners, (drawn != plain).any(axis=2))
-    factors = drawn.shape[1] / canvas.size[0], drawn.shape[0] / canvas.size[1]
-    objects = tuple(replace(thing, box=_scaled(thing.box, factors)) for thing in canvas.objects)
+    objects = tuple(
+        replace(thing, box=box) for thing, box in zip(canvas.objects, _boxes(owners, canvas), strict=True)
+    )
     return BurnIn(storing.compressed(drawn), storing.compressed(plain), drawn, plain, owners, objects)
 
 
@@ -78,26 +80,25 @@ def _overlay(canvas: Canvas, random: np.random.Generator, family: StyleFamily) -
 
 
 def _followed(owners: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
-    """Owners at a new size: each changed pixel belongs to the nearest object, the others to none."""
+    """Owners at a new size: each changed pixel belongs to the object drawn nearest to it, the others to none.
+
+    The nearest is looked for before scaling, since a coarser grid steps over thin strokes and lone dots.
+    """
     rows, columns = changed.shape
     if not owners.any():
         return np.zeros((rows, columns), np.uint16)
-    resized = cv2.resize(owners, (columns, rows), interpolation=cv2.INTER_NEAREST)
-    if not resized.any():  # a lone dot that the coarser grid steps over
-        resized[changed] = owners.max()
-    empty = (resized == 0).astype(np.uint8)
+    empty = (owners == 0).astype(np.uint8)
     _, labels = cv2.distanceTransformWithLabels(empty, cv2.DIST_L1, 3, labelType=cv2.DIST_LABEL_PIXEL)
     nearest = np.zeros(int(labels.max()) + 1, np.uint16)
-    nearest[labels[empty == 0]] = resized[empty == 0]
-    return np.where(changed, nearest[labels], 0).astype(np.uint16)
+    nearest[labels[empty == 0]] = owners[empty == 0]
+    resized = cv2.resize(nearest[labels], (columns, rows), interpolation=cv2.INTER_NEAREST)
+    return np.where(changed, resized, 0).astype(np.uint16)
 
 
-def _scaled(box: Box, factors: tuple[float, float]) -> Box:
-    across, down = factors
-    left, top, right, bottom = box
-    return (
-        int(np.floor(left * across)),
-        int(np.floor(top * down)),
-        int(np.ceil(right * across)),
-        int(np.ceil(bottom * down)),
-    )
+def _boxes(owners: npt.NDArray[np.uint16], canvas: Canvas) -> list[Box]:
+    """The smallest box around each object's pixels; empty where later objects cover all of it."""
+    places = find_objects(owners, max_label=len(canvas.objects))
+    return [
+        (place[1].start, place[0].start, place[1].stop, place[0].stop) if place else (0, 0, 0, 0)
+        for place in places
+    ]

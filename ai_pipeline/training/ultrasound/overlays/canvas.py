@@ -30,7 +30,10 @@ class MarkClass(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class BurnedObject:
-    """One thing that was drawn: ``text`` is what it says, in full (the names are invented)."""
+    """One thing that was drawn: ``text`` is what it says, in full (the names are invented).
+
+    ``box`` (pixels; right and bottom excluded) follows from what was drawn, not from what was planned.
+    """
 
     kind: MarkClass
     meaning: Meaning

@@ -43,7 +43,7 @@ class Setting:
 
 def lay_out(canvas: Canvas, random: Random, family: StyleFamily, layout: str) -> None:
     """Write one layout's texts."""
-    korean = writes_korean(random, family)
+    korean = writes_korean(random)
     size = max(7.0, float(random.uniform(0.022, 0.05)) * min(canvas.size))
     LAYOUTS[layout](Setting(canvas, random, family, hand(random, family, size, korean=korean), korean))
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from ai_pipeline.training.ultrasound.overlays.canvas import Colour
-from ai_pipeline.training.ultrasound.overlays.typesetting import Face, Hand, outline_faces
+from ai_pipeline.training.ultrasound.overlays.typesetting import Face, Font, Hand
 from ai_pipeline.training.ultrasound.overlays.words import Random, one
 
+TTF = "mpl-data/fonts/ttf"
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 COLOURS: tuple[tuple[Colour, float], ...] = (
     (WHITE, 6),
@@ -34,12 +35,12 @@ COLOURS: tuple[tuple[Colour, float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class StyleFamily:
-    """What one family of overlays draws from. Fonts are found by name; missing ones are left out."""
+    """What one family of overlays draws from. Every font comes with a Python package."""
 
     name: str
-    fonts: tuple[str, ...]
+    fonts: tuple[Font, ...]
     strokes: tuple[str, ...]
-    korean: tuple[str, ...]
+    korean: tuple[Font, ...]
     layouts: tuple[str, ...]
     glyphs: tuple[str, ...]
     names: tuple[str, ...]
@@ -49,22 +50,25 @@ class StyleFamily:
 TRAIN = StyleFamily(
     name="train",
     fonts=(
-        "Liberation Sans",
-        "Liberation Sans Narrow",
-        "Liberation Mono",
-        "Liberation Serif",
-        "Nimbus Sans",
-        "Nimbus Sans Narrow",
-        "Nimbus Roman",
-        "C059",
-        "URW Bookman",
-        "Noto Sans Mono",
-        "STIXGeneral",
-        "cmss10",
-        "cmtt10",
+        Font(
+            "Source Sans Pro",
+            "font_source_sans_pro",
+            "files/SourceSansPro-Regular.ttf",
+            "files/SourceSansPro-Bold.ttf",
+        ),
+        Font(
+            "Source Serif Pro",
+            "font_source_serif_pro",
+            "files/SourceSerifPro-Regular.ttf",
+            "files/SourceSerifPro-Bold.ttf",
+        ),
+        Font("Manrope", "font_manrope", "files/Manrope-Regular.ttf", "files/Manrope-Bold.ttf"),
+        Font("STIXGeneral", "matplotlib", f"{TTF}/STIXGeneral.ttf", f"{TTF}/STIXGeneralBol.ttf"),
+        Font("cmss10", "matplotlib", f"{TTF}/cmss10.ttf"),
+        Font("cmtt10", "matplotlib", f"{TTF}/cmtt10.ttf"),
     ),
     strokes=("futural", "futuram", "rowmans", "scripts"),
-    korean=("Noto Sans CJK KR", "Noto Sans Mono CJK KR"),
+    korean=(Font("Noto Sans KR", "pylopdf_fonts_ko", "NotoSansKR-Regular.otf"),),
     layouts=("top strip", "top left stack", "right column", "bottom results", "inner labels", "boxed line"),
     glyphs=("plus", "times", "gapped plus", "tee", "up tack"),
     names=("korean", "last, first", "LAST FIRST", "first last", "MRS LAST"),
@@ -73,18 +77,13 @@ TRAIN = StyleFamily(
 HELD_OUT = StyleFamily(
     name="held-out",
     fonts=(
-        "DejaVu Sans",
-        "DejaVu Sans Condensed",
-        "DejaVu Sans Mono",
-        "DejaVu Serif",
-        "Nimbus Mono PS",
-        "P052",
-        "URW Gothic",
-        "Noto Mono",
-        "Z003",
+        Font("DejaVu Sans", "matplotlib", f"{TTF}/DejaVuSans.ttf", f"{TTF}/DejaVuSans-Bold.ttf"),
+        Font("DejaVu Sans Mono", "matplotlib", f"{TTF}/DejaVuSansMono.ttf", f"{TTF}/DejaVuSansMono-Bold.ttf"),
+        Font("DejaVu Serif", "matplotlib", f"{TTF}/DejaVuSerif.ttf", f"{TTF}/DejaVuSerif-Bold.ttf"),
+        Font("Caladea", "font_caladea", "files/Caladea-Regular.ttf", "files/Caladea-Bold.ttf"),
     ),
     strokes=("timesr", "rowmant", "cursive", "scriptc"),
-    korean=("Noto Serif CJK KR",),
+    korean=(Font("Noto Serif KR", "pylopdf_fonts_ko", "NotoSerifKR-Regular.otf"),),
     layouts=(
         "bottom strip",
         "centred heading",
@@ -102,13 +101,14 @@ FAMILIES = {family.name: family for family in (TRAIN, HELD_OUT)}
 
 @cache
 def latin_faces(family: StyleFamily) -> tuple[Face, ...]:
-    """The family's fonts that this machine has, plotter fonts last. matplotlib brings some of each family."""
-    return outline_faces(family.fonts) + tuple(Face(name) for name in family.strokes)
+    """The family's outline fonts, then its plotter fonts."""
+    outlines = tuple(face for font in family.fonts for face in font.faces())
+    return outlines + tuple(Face(name) for name in family.strokes)
 
 
 @cache
 def korean_faces(family: StyleFamily) -> tuple[Face, ...]:
-    return outline_faces(family.korean)
+    return tuple(face for font in family.korean for face in font.faces())
 
 
 def colour(random: Random) -> Colour:
@@ -147,9 +147,9 @@ def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> H
     )
 
 
-def writes_korean(random: Random, family: StyleFamily) -> bool:
-    """One overlay in six is Korean, where the machine has a font for it."""
-    return bool(korean_faces(family)) and bool(random.random() < 1 / 6)
+def writes_korean(random: Random) -> bool:
+    """One overlay in six is Korean."""
+    return bool(random.random() < 1 / 6)
 
 
 def person(random: Random, family: StyleFamily, *, korean: bool) -> str:

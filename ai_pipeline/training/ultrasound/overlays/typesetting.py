@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ai_pipeline.training.ultrasound.overlays.canvas import Alpha, Canvas, Colour, Stamp
 
-BOLD = 600
 STROKE_HEIGHT = 21.0
 """Height of a capital in the units of the Hershey fonts."""
 
@@ -25,7 +25,6 @@ class Face:
 
     name: str
     path: str = ""
-    index: int = 0
     bold: bool = False
 
     @property
@@ -54,16 +53,22 @@ class Hand:
         return replace(self, size=max(6, round(size)))
 
 
-def outline_faces(families: Sequence[str]) -> tuple[Face, ...]:
-    """Upright regular and bold faces of those ``families`` that this machine has, in the given order."""
-    from matplotlib.font_manager import fontManager
+@dataclass(frozen=True, slots=True)
+class Font:
+    """An openly licensed family out of a Python package, and its upright faces' files in there."""
 
-    found: dict[tuple[str, bool], Face] = {}
-    for entry in sorted(fontManager.ttflist, key=lambda entry: (entry.name, str(entry.weight), entry.fname)):
-        if entry.name in families and entry.style == "normal" and not entry.fname.endswith((".pfb", ".t1")):
-            bold = _weight(entry.weight) >= BOLD
-            found.setdefault((entry.name, bold), Face(entry.name, entry.fname, bold=bold))
-    return tuple(found[name, bold] for name in families for bold in (False, True) if (name, bold) in found)
+    name: str
+    package: str
+    regular: str
+    bold: str = ""
+
+    def faces(self) -> tuple[Face, ...]:
+        """Raises ModuleNotFoundError without the package: other fonts would be other pictures."""
+        return tuple(
+            Face(self.name, str(files(self.package).joinpath(file)), bold=file == self.bold)
+            for file in (self.regular, self.bold)
+            if file
+        )
 
 
 def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
@@ -135,7 +140,7 @@ def extent(text: str, hand: Hand) -> tuple[int, int]:
 
 def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
     # Letters' height, not em: a font's em is about 1.4 times its capitals.
-    font = _font(hand.face.path, hand.face.index, round(size * 1.35))
+    font = _font(hand.face.path, round(size * 1.35))
     left, top, right, bottom = font.getbbox(text, stroke_width=1)
     image = Image.new("L", (max(1, int(right - left) + 2), max(1, int(bottom - top) + 2)), 0)
     draw = ImageDraw.Draw(image)
@@ -198,13 +203,9 @@ def _ascii(text: str) -> str:
     return text.replace("²", "2").replace("°", "").encode("ascii", "ignore").decode()
 
 
-def _weight(weight: int | str) -> int:
-    return weight if isinstance(weight, int) else BOLD if "bold" in weight.lower() else 400
-
-
 @cache
-def _font(path: str, index: int, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size, index)
+def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
 
 
 @cache
