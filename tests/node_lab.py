@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import _config
 
+from dicom_node import services, settings
 from dicom_node.scu.transport import CallingAE
-from tests.wire.orthanc_lab import free_port
+from dicom_node.store import views
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 _config.LOG_HANDLER_LEVEL = "none"
 
@@ -38,7 +40,7 @@ class Node:
         self.config.write_text(head + config, encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, ready_seconds: float = 60) -> None:
+    def start(self, ready_seconds: float = 120) -> None:
         """Start it and wait for "ready"."""
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
@@ -49,10 +51,15 @@ class Node:
                 umask=0o022,  # as a login shell has it: what the node writes is private all the same
                 cwd=self.folder,
             )
-        wait_until(lambda: "[6002] ready" in self._log_from(offset) or self._died(), ready_seconds, "ready")
+        wait_until(
+            lambda: "[6002] ready" in self._log_from(offset) or self._died(),
+            ready_seconds,
+            "ready",
+            progress=lambda: self.log.stat().st_size,
+        )
         assert not self._died(), self.log.read_text(encoding="utf-8")[-3000:]
 
-    def stop(self, seconds: float = 60) -> int:
+    def stop(self, seconds: float = 120) -> int:
         """SIGTERM, as systemd would; returns the exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
@@ -83,13 +90,14 @@ class Node:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     def studies(self) -> dict[str | None, dict[str, Any]]:
-        """``studies list --json`` by Study Instance UID."""
-        return {
-            study["study_instance_uid"]: study for study in self.cli("studies", "list", "--limit", "100000")
-        }
+        """What ``studies list`` shows, by Study Instance UID; read here, since a process takes a second."""
+        with services.reading(settings.load([self.config])) as session:
+            return {study["study_instance_uid"]: study for study in views.list_studies(session)}
 
     def wait_for(self, states: Sequence[str], count: int = 1, seconds: float = 120) -> dict[str | None, Any]:
-        """Wait until ``count`` studies stand in one of ``states``; returns all studies."""
+        """Wait until ``count`` studies stand in one of ``states``; returns all studies. Fails when no study
+        changed its state for ``seconds``.
+        """
         found: dict[str | None, Any] = {}
 
         def there() -> bool:
@@ -97,7 +105,14 @@ class Node:
             found.update(self.studies())
             return sum(study["state"] in states for study in found.values()) >= count
 
-        wait_until(there, seconds, f"{count} studies {'/'.join(states)}", step=0.3, shown=lambda: str(found))
+        wait_until(
+            there,
+            seconds,
+            f"{count} studies {'/'.join(states)}",
+            step=0.3,
+            shown=lambda: found,
+            progress=lambda: {uid: study["state"] for uid, study in found.items()},
+        )
         return found
 
     def _log_from(self, offset: int) -> str:
@@ -118,20 +133,6 @@ def running(node: Node) -> Iterator[Node]:
     finally:
         with contextlib.suppress(AssertionError):  # it was never started
             node.kill()
-
-
-def wait_until(
-    holds: Callable[[], bool],
-    seconds: float,
-    what: str,
-    step: float = 0.05,
-    shown: Callable[[], str] = lambda: "",
-) -> None:
-    """Poll until ``holds`` or fail, naming what was waited for."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what} {shown()}"
-        time.sleep(step)
 
 
 def store(

@@ -29,6 +29,7 @@ from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
+from tests.waiting import wait_until
 
 SOP_CLASSES = {
     ResultKind.SR: Comprehensive3DSRStorage,
@@ -87,21 +88,28 @@ class Outbox:
             study.state = StudyState.DELIVERING
         return [result.sop_instance_uid for result in results]
 
-    def run_until(self, *states: str, seconds: float = 20, courier: Courier | None = None) -> None:
+    def run_until(self, *states: str, seconds: float = 60, courier: Courier | None = None) -> None:
         """Run a courier, round by round, until every delivery stands in one of these states."""
         courier = courier or self.courier()
-        end = time.monotonic() + seconds
-        while not set(self.states()) <= set(states):
-            assert time.monotonic() < end, f"not within {seconds} s: {self.states()} {self.rows()[:3]}"
+
+        def done() -> bool:
+            if set(self.states()) <= set(states):
+                return True
             if not courier.run_once():
                 time.sleep(0.02)
+            return False
 
-    def wait_until(self, *states: str, seconds: float = 20) -> None:
+        wait_until(done, seconds, "/".join(states), 0, self._shown, self.states)
+
+    def wait_until(self, *states: str, seconds: float = 60) -> None:
         """Wait for a courier that runs elsewhere."""
-        end = time.monotonic() + seconds
-        while not set(self.states()) <= set(states):
-            assert time.monotonic() < end, f"not within {seconds} s: {self.states()} {self.rows()[:3]}"
-            time.sleep(0.05)
+        wait_until(
+            lambda: set(self.states()) <= set(states),
+            seconds,
+            "/".join(states),
+            shown=self._shown,
+            progress=self.states,
+        )
 
     def states(self) -> Counter[str]:
         """How many deliveries stand in each state."""
@@ -140,6 +148,9 @@ class Outbox:
         with self.database.read() as session:
             path = session.scalar(select(Result.path).where(Result.sop_instance_uid == sop_instance_uid))
         return self.settings.node.data_dir / str(path)
+
+    def _shown(self) -> str:
+        return f"{self.states()} {self.rows()[:3]}"
 
     def _result(self, study: Study, job: Job, kind: ResultKind, pixels: int) -> Result:
         ds = a_result(SOP_CLASSES[kind], str(study.study_instance_uid), pixels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicom_node.settings import PeerSettings
+from tests.ports import free_port  # noqa: F401  (imported from here by tests of deliveries)
 
 _config.LOG_HANDLER_LEVEL = "none"
 
@@ -111,11 +111,3 @@ def run_pacs(
             if thread.name.startswith("AcceptorThread"):
                 with contextlib.suppress(RuntimeError):
                     thread.join(5)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

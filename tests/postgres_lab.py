@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.node_lab import free_port
+from tests.ports import free_port
 
 _UNSAFE = ["-c", "fsync=off", "-c", "synchronous_commit=off"]  # it is thrown away
 _NUMBERS = count(1)

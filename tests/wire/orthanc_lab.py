@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import shutil
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -34,7 +34,7 @@ class Orthanc:
         self._headers = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 30) -> None:
+    def start(self, seconds: float = 120) -> None:
         """Start it and wait until it answers."""
         program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
         assert program, "needs the Debian package orthanc"
@@ -42,16 +42,23 @@ class Orthanc:
             self._process = subprocess.Popen(
                 [program, "--verbose", str(self._config)], stdout=log, stderr=subprocess.STDOUT
             )
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                self.get("/system")
-                return
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.05)
-        self.stop()
-        raise AssertionError(f"Orthanc did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
+        wait_until(
+            lambda: self._answers() or self._died(),
+            seconds,
+            "Orthanc's first answer",
+            progress=lambda: self.log.stat().st_size,
+        )
+        assert not self._died(), f"Orthanc ended:\n{self.log.read_text(errors='replace')[-2000:]}"
+
+    def _answers(self) -> bool:
+        try:
+            self.get("/system")
+        except OSError:
+            return False
+        return True
+
+    def _died(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
     def stop(self) -> None:
         """Stop it; what it stored stays. Its ports refuse connections from now on."""
@@ -154,11 +161,3 @@ def start_orthanc(
         yield orthanc
     finally:
         orthanc.kill()
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

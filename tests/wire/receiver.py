@@ -9,8 +9,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from dicom_node.inbox.journal import JournalReader
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
+from tests.waiting import wait_until
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -113,7 +113,7 @@ class Receiver:
         return [event for _, _, event in found if not types or event.type in types]
 
     def wait_for_event(self, event_type: EventType, count: int = 1) -> list[Event]:
-        wait_until(lambda: len(self.events(event_type)) >= count)
+        wait_until(lambda: len(self.events(event_type)) >= count, what=event_type.text)
         return self.events(event_type)
 
     def cpu_seconds(self) -> float:
@@ -134,14 +134,6 @@ def receiving(data_dir: Path, **listener: Any) -> Iterator[Receiver]:
             receiver.signal(signal.SIGKILL)
             receiver.process.wait(10)
         receiver._close_pipes()
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10) -> None:
-    """Poll until it holds, or fail."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.02)
 
 
 def ultrasound(number: int = 1, pixels: int = 5000, syntax: str = EXPLICIT) -> Stored:

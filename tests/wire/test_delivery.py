@@ -27,7 +27,8 @@ from dicom_node.events import (
 from dicom_node.model.kinds import ResultKind
 from dicom_node.outbox import retry_all
 from tests.outbox_lab import THREE_FACES, Outbox
-from tests.pacs_lab import ABORT, Pacs, free_port, run_pacs
+from tests.pacs_lab import ABORT, Pacs, run_pacs
+from tests.ports import free_port
 
 ONE = (ResultKind.SC,)
 

@@ -17,7 +17,8 @@ from dicom_node.outbox import Courier
 from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store.database import Database
 from tests.outbox_lab import Outbox
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
 from tests.wire.orthanc_lab import start_orthanc
 
 LEASE_SECONDS = 1.0

@@ -17,7 +17,7 @@ from dicom_node.scu import open_destination
 from dicom_node.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
 from dicom_node.store.tables import Delivery
 from tests.outbox_lab import THREE_FACES, Outbox
-from tests.pacs_lab import free_port
+from tests.ports import free_port
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 
 pytestmark = pytest.mark.debian("orthanc", "orthanc-dicomweb")

@@ -10,7 +10,8 @@ import pytest
 
 from dicom_node.events import DELIVERY_IN_DOUBT
 from tests.outbox_lab import Outbox
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
 from tests.postgres_lab import start_postgres
 
 

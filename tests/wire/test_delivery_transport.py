@@ -12,7 +12,8 @@ from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
 
 from dicom_node.scu.transport import CallingAE
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
 
 ECHO = [build_context(Verification)]
 

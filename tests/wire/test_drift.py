@@ -17,7 +17,8 @@ from ai_pipeline import pipelines
 from ai_pipeline.registry import Card, find
 from dicom_node.model.uids import derived_uid
 from tests.modality import chest
-from tests.node_lab import Node, free_port, running, store, wait_until
+from tests.node_lab import Node, running, store, wait_until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.data, pytest.mark.timeout(300)]
 

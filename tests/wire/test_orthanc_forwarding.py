@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from pydicom.uid import (
 
 from dicom_node.model.own import DEVICE_UID
 from tests.outbox_lab import Outbox, a_result
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.waiting import wait_until
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk")]
@@ -90,13 +92,6 @@ def of_our_equipment() -> dict[str, Any]:
     return {"ContributingEquipmentSequence": [item]}
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
-
-
 def mark_of(orthanc: Orthanc, sop_instance_uid: str) -> str | None:
     """The metadata that the script wrote."""
     metadata = orthanc.get(f"/instances/{orthanc.id_of(sop_instance_uid)}/metadata?expand")
@@ -117,15 +112,15 @@ def test_ultrasound_and_x_ray_go_to_the_node(tmp_path: Path, node: Pacs, sop_cla
     with existing_orthanc(tmp_path, node.port) as pacs:
         file = an_object(tmp_path, sop_class)
         storescu(pacs, file)
-        wait_for(lambda: node.received == [file.stem])
-        wait_for(lambda: mark_of(pacs, file.stem) == "forwarded")
+        wait_until(lambda: node.received == [file.stem])
+        wait_until(lambda: mark_of(pacs, file.stem) == "forwarded")
 
 
 def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Path, node: Pacs) -> None:
     with existing_orthanc(tmp_path, node.port) as pacs:
         image = an_object(tmp_path, UltrasoundImageStorage)
         storescu(pacs, image)
-        wait_for(lambda: node.received == [image.stem])
+        wait_until(lambda: node.received == [image.stem])
         peer = Pacs(pacs.dicom_port, ae_title=pacs.ae_title).peer()
         outbox = Outbox(tmp_path / "node", [peer])
         results = outbox.add_study(["pacs"])
@@ -138,7 +133,7 @@ def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Pa
         pacs.get("/system")
         another = an_object(tmp_path, UltrasoundImageStorage)
         storescu(pacs, another)
-        wait_for(lambda: another.stem in node.received)
+        wait_until(lambda: another.stem in node.received)
         assert node.received == [image.stem, another.stem]
         for uid in (*results, cleaned_by_dimse.stem, cleaned_by_rest.stem):
             assert mark_of(pacs, uid) == "result"
@@ -152,7 +147,7 @@ def test_other_objects_stay(tmp_path: Path, node: Pacs, sop_class: UID) -> None:
         other, image = an_object(tmp_path, sop_class), an_object(tmp_path, UltrasoundImageStorage)
         storescu(pacs, other)
         storescu(pacs, image)
-        wait_for(lambda: image.stem in node.received)
+        wait_until(lambda: image.stem in node.received)
         time.sleep(0.5)
         assert node.received == [image.stem]
         assert mark_of(pacs, other.stem) is None
@@ -168,7 +163,7 @@ def test_what_the_node_did_not_take_is_forwarded_when_it_is_back(tmp_path: Path)
         assert [mark_of(pacs, file.stem) for file in files] == ["waiting"] * 3
         with run_pacs(node):
             # Any HTTP request is the clock: here the questions of the test.
-            wait_for(lambda: [mark_of(pacs, file.stem) for file in files] == ["forwarded"] * 3)
+            wait_until(lambda: [mark_of(pacs, file.stem) for file in files] == ["forwarded"] * 3)
         assert sorted(node.stored) == sorted(file.stem for file in files)
 
 
@@ -177,11 +172,11 @@ def test_what_waited_is_forwarded_after_a_crash_of_orthanc(tmp_path: Path) -> No
     with existing_orthanc(tmp_path, node.port) as pacs:
         file = an_object(tmp_path, DigitalXRayImageStorageForPresentation)
         storescu(pacs, file)
-        wait_for(lambda: mark_of(pacs, file.stem) == "waiting")
+        wait_until(lambda: mark_of(pacs, file.stem) == "waiting")
         pacs.kill()
         with run_pacs(node):
             pacs.start()
-            wait_for(lambda: mark_of(pacs, file.stem) == "forwarded")
+            wait_until(lambda: mark_of(pacs, file.stem) == "forwarded")
         assert list(node.stored) == [file.stem]
 
 
@@ -198,7 +193,7 @@ def test_a_script_of_the_site_keeps_its_functions(tmp_path: Path, node: Pacs) ->
     with existing_orthanc(tmp_path, node.port, further_script=theirs) as pacs:
         file = an_object(tmp_path, UltrasoundImageStorage)
         storescu(pacs, file)
-        wait_for(lambda: node.received == [file.stem])
+        wait_until(lambda: node.received == [file.stem])
         assert "their script ran" in pacs.log.read_text(encoding="utf-8")
         with pytest.raises(urllib.error.HTTPError):
             pacs.get("/patients")

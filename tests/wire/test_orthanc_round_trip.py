@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.modality import ultrasound
-from tests.node_lab import Node, free_port, running, store, wait_until
+from tests.node_lab import Node, running, store, wait_until
+from tests.ports import free_port
 from tests.wire.test_orthanc_forwarding import existing_orthanc, mark_of
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.timeout(200)]

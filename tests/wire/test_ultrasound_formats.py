@@ -15,7 +15,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.node_lab import Node, free_port, running
+from tests.node_lab import Node, running
+from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, decoded, told, words, write
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from dicom_node.store.tables import Job, Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.jobs.worker_lab import configuration
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -51,13 +51,6 @@ def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.03)
-
-
 def the_job(node: Inbox) -> Job:
     return node.jobs()[-1]
 
@@ -70,7 +63,7 @@ def test_a_worker_runs_what_is_queued_and_says_in_an_event_that_it_is_ready(tmp_
     with node_with(tmp_path, "find") as node, worker_of(node) as worker:
         wait_until(in_state(node, JobState.SUCCEEDED))
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait(60) == 0
         assert 3020 in {row.number for row in node.events()}
 
 
@@ -78,7 +71,7 @@ def test_sigterm_hands_a_long_job_back_uncounted(tmp_path: Path) -> None:
     with node_with(tmp_path, "sleep") as node, worker_of(node) as worker:
         wait_until(lambda: the_job(node).share_done > 0)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait(60) == 0
         job = the_job(node)
         assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
 
@@ -88,7 +81,7 @@ def test_a_worker_ends_when_its_node_is_gone(tmp_path: Path) -> None:
         wait_until(lambda: the_job(node).share_done > 0)
         assert worker.stdin is not None
         worker.stdin.close()  # what the kernel does when the node is killed
-        assert worker.wait(20) == 0
+        assert worker.wait(60) == 0
         assert the_job(node).state is JobState.QUEUED
 
 
@@ -121,7 +114,7 @@ def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(
     with node_with(tmp_path, do, attempts=2, time_limit_seconds=1) as node:
         for _ in range(2):
             with worker_of(node) as worker:
-                worker.wait(20)  # as if the node restarted it each time
+                worker.wait(60)  # as if the node restarted it each time
         with worker_of(node):
             wait_until(in_state(node, JobState.FAILED))
         job = the_job(node)

@@ -14,7 +14,8 @@ from dicom_node.model.deidentified import FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.store.tables import Result
 from tests.outbox_lab import Outbox
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
 
 KINDS = ("cleaned", "seg", "sr")
 
