@@ -52,6 +52,7 @@ OUTSIDE = (
     "dicom_node.console",
     "dicom_node.demo",
     "dicom_node.services",
+    "dicom_node.contacts",
     "dicom_node.preflight",
     "dicom_node.rehearsal",
     "dicom_node.conformance",

@@ -5,11 +5,17 @@ from __future__ import annotations
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
-from dicom_node.cli.output import Column, local, print_rows
+from dicom_node.cli.output import Column, Row, local, print_rows
 
 app = typer.Typer(no_args_is_help=True, help="Associations: who connected, and how many objects came.")
 
-_COLUMNS: list[Column] = [
+
+def _details(row: Row) -> str:
+    refused = f"refused: {', '.join(row['refused'])}" if row["refused"] else ""
+    return "; ".join(filter(None, [row["reason"], refused]))
+
+
+COLUMNS: list[Column] = [
     ("opened", lambda row: local(row["opened_at"])),
     ("closed", lambda row: local(row["closed_at"])),
     ("calling", lambda row: row["calling_ae"]),
@@ -17,6 +23,7 @@ _COLUMNS: list[Column] = [
     ("address", lambda row: row["address"]),
     ("outcome", lambda row: row["outcome"]),
     ("objects", lambda row: row["objects"]),
+    ("details", _details),
 ]
 
 
@@ -37,4 +44,4 @@ def list_associations(
 
     with services.reading(settings.load(config)) as session:
         rows = views.list_associations(session, since=moment(since), limit=limit_or_none(limit))
-    print_rows(rows, _COLUMNS, as_json=as_json, none="No associations.")
+    print_rows(rows, COLUMNS, as_json=as_json, none="No associations.")

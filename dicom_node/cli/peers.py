@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.options import Config, Json
-from dicom_node.cli.output import Column, Row, print_rows
+from dicom_node.cli import associations
+from dicom_node.cli.options import Config, Json, Since, moment
+from dicom_node.cli.output import Column, Row, local, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
 app = typer.Typer(no_args_is_help=True, help="Peers: modalities and PACS.")
@@ -26,6 +27,29 @@ _COLUMNS: list[Column] = [
     ("results", lambda row: row["results"] if "receive" in row["may"] else "–"),
     ("confirm", lambda row: row["confirm"] if "receive" in row["may"] else "–"),
 ]
+
+_COUNTED: list[Column] = [
+    ("count", lambda row: row["count"]),
+    ("last", lambda row: local(row["last_at"])),
+]
+
+_WHY: dict[str, list[Column]] = {
+    "associations": [*associations.COLUMNS],
+    "refused_contexts": [("context", lambda row: row["context"]), *_COUNTED],
+    "rejections": [
+        ("calling", lambda row: row["calling_ae"]),
+        ("called", lambda row: row["called_ae"]),
+        ("address", lambda row: row["address"]),
+        ("meaning", lambda row: row["meaning"]),
+        *_COUNTED,
+    ],
+    "refused_objects": [
+        ("status", lambda row: row["status"]),
+        ("reason", lambda row: row["reason"]),
+        *_COUNTED,
+    ],
+    "failures": [("address", lambda row: row["address"]), ("text", lambda row: row["text"]), *_COUNTED],
+}
 
 _CHECKS: list[Column] = [
     ("peer", lambda row: row["peer"]),
@@ -58,3 +82,36 @@ def test(
     rows: list[dict[str, Any]] = services.test_peers(settings.load(config), names or ())
     print_rows(rows, _CHECKS, as_json=as_json, none="No peer may receive.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE
+
+
+@app.command(epilog="Example (did the ultrasound get through?): dicom-node peers why US1 --config node.toml")
+def why(
+    config: Config,
+    asked: Annotated[
+        str, typer.Argument(metavar="NAME|AE|ADDRESS", help="A peer, an AE title or an address.")
+    ],
+    since: Since = "30d",
+    as_json: Json = False,
+) -> None:
+    """Tell what a machine tried, what it was refused, and which lines would let it in."""
+    from dicom_node import contacts, settings
+
+    found = contacts.why(settings.load(config), asked, moment(since))
+    if as_json:
+        print_json(found)
+        return
+    peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
+    say(f"{asked} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
+    for heading, columns in _WHY.items():
+        if rows := found[heading]:
+            say("")
+            say(heading.replace("_", " ").capitalize(), bold=True)
+            print_rows(rows, columns, as_json=False, none="")
+    for advice in found["advice"]:
+        say("")
+        say(advice["says"], bold=True)
+        for line in advice["lines"]:
+            say(f"    {line}")
+    if not found["advice"]:
+        say("")
+        say("Nothing of it was refused.")

@@ -84,8 +84,14 @@ def _ingest(session: Session, event: Event) -> None:
         session.merge(_opened(event, association))
         session.flush()
     elif event.type in _ENDS:
-        objects = int(event.fields.get("objects") or 0)
-        intake.close_association(session, association, event.at, _ENDS[event.type], objects)
+        intake.close_association(
+            session,
+            association,
+            event.at,
+            outcome=_ENDS[event.type],
+            objects=int(event.fields.get("objects") or 0),
+            reason=str(event.fields.get("reason") or ""),
+        )
     elif event.type is LISTENER_STOPPED:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
 
@@ -107,4 +113,6 @@ def _opened(event: Event, association: str) -> Association:
         closed_at=None,
         outcome="open",
         objects=0,
+        refused=str(fields.get("refused") or ""),
+        reason="",
     )

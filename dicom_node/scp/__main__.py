@@ -1,8 +1,8 @@
 """``python -m dicom_node.scp --data-dir DIR``: the listener process.
 
 Says ``{"listening": [host, port]}`` on standard output when it accepts, or ``{"cannot_start": reason}``; ends
-when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP reads
-the policy again; a changed ``policy.json`` does the same.
+when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP
+reads the policy again; a changed ``policy.json`` does the same.
 """
 
 from __future__ import annotations

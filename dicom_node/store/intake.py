@@ -97,12 +97,14 @@ def bring_forward(session: Session, latest: datetime) -> None:
     session.execute(update(Study).where(late).values(due_at=latest))
 
 
-def close_association(session: Session, association: str, at: datetime, outcome: str, objects: int) -> None:
+def close_association(
+    session: Session, association: str, at: datetime, *, outcome: str, objects: int, reason: str
+) -> None:
     """The association ended."""
     session.execute(
         update(Association)
         .where(Association.id == association, Association.closed_at.is_(None))
-        .values(closed_at=at, outcome=outcome, objects=objects)
+        .values(closed_at=at, outcome=outcome, objects=objects, reason=reason)
     )
 
 

@@ -161,6 +161,8 @@ class Association(Base):
     closed_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[str] = mapped_column(String(16), default="open")  # open released aborted lost
     objects: Mapped[int] = mapped_column(default=0)
+    refused: Mapped[str] = mapped_column(Text, default="")  # presentation contexts, separated by "; "
+    reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
 
 
 class Job(Base):

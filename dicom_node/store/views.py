@@ -166,6 +166,8 @@ def list_associations(
             "closed_at": _time(row.closed_at),
             "outcome": row.outcome,
             "objects": row.objects,
+            "refused": row.refused.split("; ") if row.refused else [],
+            "reason": row.reason,
         }
         for row in session.scalars(chosen)
     ]
