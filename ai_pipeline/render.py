@@ -1,6 +1,8 @@
 """Drawing results into pictures, for viewers that show neither structured reports nor presentation states.
 
-Pillow and its built-in scalable font only: this runs where no model is installed.
+Words stand below the picture, in a margin that is added: they cover nothing of it. What is drawn keeps the
+coordinates of the picture, which lies at the top left. Pillow and its built-in scalable font only: this runs
+where no model is installed.
 """
 
 from __future__ import annotations
@@ -25,20 +27,23 @@ PLACE_IS_APPROXIMATE = {
     Origin.DETECTOR: "box: detector, approximate place",
 }
 
-YELLOW, BLACK, WHITE = (255, 214, 0), (0, 0, 0), (255, 255, 255)
+YELLOW, BLACK, WHITE, EDGE = (255, 214, 0), (0, 0, 0), (255, 255, 255), (70, 70, 70)
 """Yellow on black is seen by colour-blind readers and is no colour of anatomy or of flow alone."""
-LETTER_SHARE = 0.026
-"""Height of letters as a share of the picture's shorter side."""
-SMALLEST_LETTERS, LARGEST_LETTERS = 9, 72
-"""Letter sizes in pixels: less is not readable, more hides the picture."""
-MOST_LABELS = 6
-"""Boxes that bear a label each; of more the legend tells how many there are."""
-ROOM_FOR_LEGEND = 140
-"""Shorter side below which there is room for "AI" only (pixels)."""
-LARGEST_LEGEND = 0.35
-"""Share of the picture's height that the legend may take; further lines are dropped, the last one never."""
+LETTER_SHARE, LETTER_SHARE_OF_LONGER_SIDE = 0.026, 0.014
+"""Height of letters as a share of the picture's shorter and longer side: the larger of the two, because viewers
+fit the longer side to their window."""
+SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
+"""Letter sizes in pixels: less is not readable, more is not needed."""
+NARROWEST = 22
+"""Least width of the result in letter heights, about forty characters; black is added at the right."""
+MOST_NUMBERED = 9
+"""Boxes that bear a number each; of more the legend tells how many there are."""
+MOST_LINES = 40
+"""Lines of the legend; further ones are dropped from the middle, never the last one."""
 MOST_OPAQUE = 0.6
 """Opacity of the heat map where it is 1; the picture must stay visible below."""
+SCALE_COLUMNS = 256
+"""Steps of the colour bar."""
 MEDIUM_GREY = 128
 """What the colour bar is drawn over: where the map is 0 it adds no colour, so black there would mislead."""
 
@@ -53,11 +58,11 @@ INFERNO = np.array(
 
 
 def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str] = ()) -> Picture:
-    """Return RGB of the size of ``display`` with the regions of what is not absent, and a legend.
+    """Return RGB: ``display`` with the regions of what is not absent, below it what they are and a legend.
 
-    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``. ``legend``: lines at the foot, the most
-    important last; without any, :func:`legend_of` of the findings. Many boxes bear no label each, which would
-    hide the picture: the legend counts them.
+    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
+    columns where ``display`` is too narrow for words. ``legend``: the last lines, the most important one at
+    the end; without any, :func:`legend_of` of the findings. Several regions bear numbers, many are only counted.
     """
     canvas = _Canvas.of(display)
     placed = [
@@ -68,34 +73,30 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
     ]
     for _, region in placed:
         canvas.outline(region.bounds if region.type == "box" else None, region.points)
-    lines = list(legend) or legend_of(findings)
-    if len(placed) <= MOST_LABELS:
-        for finding, region in placed:
-            canvas.label(label_text(finding), region.bounds)
-    else:
-        counts = Counter(finding.label for finding, _ in placed)
-        lines = ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items()), *lines]
-    canvas.legend(lines)
-    return canvas.result()
+    if 1 < len(placed) <= MOST_NUMBERED:
+        for number, (_, region) in enumerate(placed, start=1):
+            canvas.number(str(number), region.bounds)
+    told = _boxes_told([finding for finding, _ in placed])
+    return canvas.above([], told, list(legend) or legend_of(findings))
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
-    """Return RGB of the size of ``display`` under the heat map of ``finding``, with a colour bar from 0 to 1.
+    """Return RGB: ``display`` under the heat map of ``finding``; below it a colour bar from 0 to 1 and words.
 
-    Above stands what was found, below what the colours mean, then ``legend`` (by default the model and the
-    warning). Raises ValueError when the finding has no heat map or one of another size.
+    First what was found, then what the colours mean, then ``legend`` (by default the model and the warning).
+    Sizes as in :func:`annotate`. Raises ValueError when the finding has no heat map or one of another size.
     """
     evidence = finding.evidence
     if evidence is None or evidence.values.shape != display.shape[:2]:
         size = "none" if evidence is None else f"one of {evidence.values.shape}"
         raise ValueError(f"a heat map over a picture of {display.shape[:2]} is asked for, there is {size}")
     values = np.clip(evidence.values.astype(np.float64), 0.0, 1.0)
-    canvas = _Canvas.of(_under_colours(_rgb(display), values))
-    canvas.colour_bar()
-    canvas.heading(label_text(finding))
     warning = list(legend) or [_models([finding]), NOT_FOR_DIAGNOSIS]
-    canvas.legend([f"Colours: {evidence.method}; 1 = peak; no outline", *warning])
-    return canvas.result()
+    meaning = f"Colours: {evidence.method}; 1 = peak; no outline"
+    scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
+    bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
+    canvas = _Canvas.of(_under_colours(_rgb(display), values))
+    return canvas.above([bar], [label_text(finding)], [meaning, *warning])
 
 
 def label_text(finding: Finding) -> str:
@@ -128,122 +129,108 @@ def places_told(regions: Iterable[Region]) -> list[str]:
     return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
 
 
-@dataclass(slots=True)
+def _boxes_told(boxed: Sequence[Finding]) -> list[str]:
+    """What each box is, by its number where there are several; of many how many there are of each label."""
+    if len(boxed) > MOST_NUMBERED:
+        counts = Counter(finding.label for finding in boxed)
+        return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
+    numbers: dict[str, list[str]] = {}
+    for number, finding in enumerate(boxed, start=1):
+        numbers.setdefault(label_text(finding), []).append(str(number))
+    if len(boxed) < 2:
+        return list(numbers)
+    return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]
+
+
+@dataclass(frozen=True, slots=True)
 class _Canvas:
     image: Image.Image
-    draw: ImageDraw.ImageDraw
     font: Font
     letters: int
-    taken: list[tuple[float, float, float, float]]
-    said: set[str]
 
     @staticmethod
     def of(display: Picture) -> _Canvas:
         image = Image.fromarray(_rgb(display))
-        letters = round(min(image.size) * LETTER_SHARE)
-        letters = min(max(letters, SMALLEST_LETTERS), LARGEST_LETTERS)
-        return _Canvas(image, ImageDraw.Draw(image), ImageFont.load_default(letters), letters, [], set())
+        wanted = max(min(image.size) * LETTER_SHARE, max(image.size) * LETTER_SHARE_OF_LONGER_SIDE)
+        letters = min(max(round(wanted), SMALLEST_LETTERS), LARGEST_LETTERS)
+        return _Canvas(image, ImageFont.load_default(letters), letters)
 
     @property
     def line_width(self) -> int:
         return max(1, round(self.letters / 7))
 
     @property
-    def small(self) -> bool:
-        return min(self.image.size) < ROOM_FOR_LEGEND
-
-    def result(self) -> Picture:
-        return np.array(self.image, np.uint8)
+    def line_height(self) -> int:
+        return round(self.letters * 1.3)
 
     def outline(
         self, box: tuple[float, float, float, float] | None, points: Sequence[tuple[float, float]]
     ) -> None:
         """Draw in yellow with a black rim, so that it is seen on white and on black."""
+        draw = ImageDraw.Draw(self.image)
         width = self.line_width
         for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
             if box is not None:
-                self.draw.rectangle(self._pixels(box), outline=colour, width=thickness)
+                draw.rectangle(self._pixels(box), outline=colour, width=thickness)
             else:
-                self.draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
+                draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
 
-    def label(self, text: str, box: tuple[float, float, float, float]) -> None:
-        """Write above the box, else below it, else inside; leave it out where the same was said nearby."""
-        text = "AI" if self.small else text
-        width, height = self._size(text)
-        left = min(max(box[0], 0.0), max(0.0, self.image.width - width))
-        places = [box[1] - height, box[3] + 1, box[1] + 1]
-        free = [
-            top
-            for top in places
-            if 0 <= top <= self.image.height - height and not self._overlaps(left, top, width, height)
-        ]
-        if not free and text in self.said:
-            return
-        top = free[0] if free else min(max(box[1] - height, 0.0), max(0.0, self.image.height - height))
-        self._write(text, left, top, YELLOW)
-        self.said.add(text)
-
-    def heading(self, text: str) -> None:
-        self._write("AI" if self.small else self._fitted(text), 0, 0, YELLOW)
-        self.said.add("AI")
-
-    def legend(self, lines: Sequence[str]) -> None:
-        """Write the lines at the foot; a small picture has room for "AI" only."""
-        if self.small:
-            if "AI" not in self.said:
-                self._write("AI", 0, self.image.height - self._size("AI")[1], YELLOW)
-            return
-        wrapped = [piece for line in lines for piece in self._wrapped(line)]
-        height = self._size("AI")[1]
-        room = max(1, int(LARGEST_LEGEND * self.image.height / height))
-        kept = wrapped if len(wrapped) <= room else [*wrapped[: room - 1], wrapped[-1]]
-        for number, line in enumerate(kept):
-            self._write(line, 0, self.image.height - height * (len(kept) - number), WHITE)
-
-    def colour_bar(self) -> None:
-        """Draw the scale at the right edge: 1 at the top, 0 at the bottom, as it looks over medium grey."""
-        width = max(3, self.image.width // 40)
-        height = max(8, int(0.45 * self.image.height))
-        left = self.image.width - width - 2
-        top = (self.image.height - height) // 2
-        scale = np.linspace(1.0, 0.0, height)[:, None].repeat(width, axis=1)
-        grey = np.full((height, width, 3), MEDIUM_GREY, np.uint8)
-        self.image.paste(Image.fromarray(_under_colours(grey, scale)), (left, top))
-        self.draw.rectangle((left - 1, top - 1, left + width, top + height), outline=WHITE)
-        if not self.small:
-            for value in (1.0, 0.5, 0.0):
-                text = f"{value:.1f}"
-                text_width, text_height = self._size(text)
-                self._write(text, left - text_width - 2, top + (1 - value) * height - text_height / 2, WHITE)
-
-    def _write(self, text: str, left: float, top: float, colour: tuple[int, int, int]) -> None:
-        width, height = self._size(text)
-        self.draw.rectangle((left, top, left + width, top + height), fill=BLACK)
-        self.draw.text((left + self.letters / 4, top), _printable(text), fill=colour, font=self.font)
-        self.taken.append((left, top, left + width, top + height))
-
-    def _size(self, text: str) -> tuple[float, float]:
-        """Return width and height of a written line with its black ground (pixels)."""
-        return float(self.font.getlength(_printable(text))) + self.letters / 2, round(self.letters * 1.3)
-
-    def _overlaps(self, left: float, top: float, width: float, height: float) -> bool:
-        return any(
-            left < right_ and left_ < left + width and top < bottom_ and top_ < top + height
-            for left_, top_, right_, bottom_ in self.taken
+    def number(self, text: str, box: tuple[float, float, float, float]) -> None:
+        """Write above the left corner of the box, else below it, else inside, without a ground."""
+        places = (box[1] - self.line_height, box[3] + 1, box[1] + self.line_width + 1)
+        top = next((one for one in places if 0 <= one <= self.image.height - self.line_height), 0.0)
+        left = min(max(box[0], 0.0), max(0.0, self.image.width - self.letters))
+        rim = max(1, self.line_width // 2)
+        ImageDraw.Draw(self.image).text(
+            (left + rim, top), text, fill=YELLOW, font=self.font, stroke_width=rim, stroke_fill=BLACK
         )
 
-    def _fitted(self, text: str) -> str:
-        return self._wrapped(text)[0]
+    def above(self, bars: Sequence[Picture], told: Sequence[str], legend: Sequence[str]) -> Picture:
+        """The picture with a margin below: colour bars, what was found in yellow, the legend in white."""
+        width = max(self.image.width, NARROWEST * self.letters)
+        lines = [(piece, YELLOW) for text in told for piece in self._wrapped(text, width)]
+        lines += [(piece, WHITE) for text in legend for piece in self._wrapped(text, width)]
+        if len(lines) > MOST_LINES:
+            lines = [*lines[: MOST_LINES - 1], lines[-1]]
+        gap = self.letters // 2
+        height = self.image.height + gap + (len(bars) + len(lines)) * self.line_height + gap
+        sheet = Image.new("RGB", (width, height), BLACK)
+        sheet.paste(self.image, (0, 0))
+        draw = ImageDraw.Draw(sheet)
+        # Where the picture ends must be seen, of a dark one too.
+        draw.line([(0, self.image.height), (width, self.image.height)], fill=EDGE)
+        draw.line([(self.image.width, 0), (self.image.width, self.image.height)], fill=EDGE)
+        top = self.image.height + gap
+        for bar in bars:
+            self._scale(sheet, draw, bar, top)
+            top += self.line_height
+        for text, colour in lines:
+            draw.text((self.letters / 4, top), text, fill=colour, font=self.font)
+            top += self.line_height
+        return np.array(sheet, np.uint8)
 
-    def _wrapped(self, text: str) -> list[str]:
+    def _scale(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, bar: Picture, top: int) -> None:
+        """Draw a colour bar between its numbers, as the colours look over medium grey."""
+        left, room = self.letters * 2, sheet.width - self.letters * 4
+        sheet.paste(Image.fromarray(bar).resize((room, self.letters)), (left, top))
+        draw.rectangle((left - 1, top - 1, left + room, top + self.letters), outline=WHITE)
+        draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
+        draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
+
+    def _wrapped(self, text: str, width: int) -> list[str]:
+        """Lines no wider than the sheet; words that are wider (a long model name) are broken."""
+        room = width - self.letters // 2
         lines: list[str] = []
-        for word in text.split():
+        for word in _printable(text).split():
             longer = f"{lines[-1]} {word}" if lines else word
-            if lines and self._size(longer)[0] <= self.image.width:
+            if lines and self.font.getlength(longer) <= room:
                 lines[-1] = longer
-            else:
-                lines.append(word)
-        return lines or [""]
+                continue
+            lines.append(word)
+            while self.font.getlength(lines[-1]) > room:
+                fitting = max(1, int(len(lines[-1]) * room / self.font.getlength(lines[-1])) - 1)
+                lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
+        return lines
 
     def _pixels(self, box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
         """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""

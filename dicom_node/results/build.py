@@ -105,7 +105,8 @@ def _faces(
         plans.append(_annotated(context, source, findings))
     for place, finding in enumerate(with_evidence(findings), start=1):
         plans.append(_heatmap(context, source, finding, place))
-    plans += [_cleaned(context, source, image) for image in cleaned]
+    mask = next((image for image in images if image.kind is ImageKind.MASK), None)
+    plans += [_cleaned(context, source, image, mask) for image in cleaned]
     plans += [
         _segmentation(context, source, image)
         for image in images
@@ -148,14 +149,14 @@ def _heatmap(context: ResultContext, source: Source, finding: Finding, place: in
     )
 
 
-def _cleaned(context: ResultContext, source: Source, image: DerivedImage) -> _Plan:
+def _cleaned(context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None) -> _Plan:
     uid = object_uid(context, ResultKind.CLEANED, [source])
     return _Plan(
         ResultKind.CLEANED,
         uid,
         cleaned_class(source, image),
         [source],
-        lambda: build_cleaned(context, source, image, uid),
+        lambda: build_cleaned(context, source, image, mask, uid),
         (modality_of(source),),
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from copy import deepcopy
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from highdicom import SOPClass
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
@@ -23,6 +25,7 @@ from dicom_node.results.concepts import PIXEL_MASK
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
     ORIENTATION_FOR_HIGHDICOM,
+    copy_aspect,
     copy_present,
     copy_spacing,
     describe_derivation,
@@ -43,11 +46,13 @@ _CINE: Final = (
 )  # fmt: skip
 
 
-def build_cleaned(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+def build_cleaned(
+    context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
+) -> Dataset:
     """The cleaned picture of one source. Raises ResultRefused unless it was verified (truth 9).
 
-    Grey stays grey with the source's depth, sign, window and rescale; Pixel Spacing and the ultrasound
-    regions are kept, for orientation, with the words "not for measurement".
+    Grey stays grey with the source's depth, sign, window and rescale. Calibration is kept only where nothing
+    was filled, as ``mask`` says (nonzero: filled); without a mask all may have been.
     """
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
@@ -68,9 +73,46 @@ def build_cleaned(context: ResultContext, source: Source, image: DerivedImage, u
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
-    copy_spacing(picture, source)
-    copy_present(picture, source, "SequenceOfUltrasoundRegions")
+    everywhere = np.ones((source.rows, source.columns), np.bool_)
+    _calibrate(picture, source, filled(source, mask) if mask else everywhere)
     return complete(picture, context, ResultKind.CLEANED, [source])
+
+
+def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
+    """Pixels ``[rows, columns]`` filled in any frame. Raises ResultRefused for a mask of another size."""
+    frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
+    if frames.shape != (source.frames, source.rows, source.columns):
+        raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
+    any_frame = np.zeros(frames.shape[1:], np.bool_)
+    for frame in frames:
+        any_frame |= frame != 0
+    return any_frame
+
+
+def _calibrate(picture: Dataset, source: Source, changed: npt.NDArray[np.bool_]) -> None:
+    """Pixel Spacing if no pixel was filled; the ultrasound regions in which none was."""
+    if changed.any():
+        copy_aspect(picture, source)
+    else:
+        copy_spacing(picture, source)
+    regions = [
+        deepcopy(region)
+        for region in source.header.get("SequenceOfUltrasoundRegions") or []
+        if _is_untouched(region, changed)
+    ]
+    if regions:
+        picture.SequenceOfUltrasoundRegions = regions
+
+
+def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
+    """False also of a region that does not lie in the image: it is of another one (PS3.3 C.8.5.5.1.1)."""
+    corners = [region.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+    if not all(isinstance(corner, int) for corner in corners):
+        return False
+    left, top, right, bottom = corners
+    rows, columns = changed.shape
+    lies_inside = 0 <= left < right < columns and 0 <= top < bottom < rows
+    return bool(lies_inside and not changed[top : bottom + 1, left : right + 1].any())
 
 
 def _told(image: DerivedImage, context: ResultContext) -> str:

@@ -70,8 +70,9 @@ class _Builder:
     def built(self) -> Deidentified:
         there = {}
         for source in self._sources:
+            mask = next(iter(self._images(source, ImageKind.MASK)), None)
             for image in self._images(source, ImageKind.CLEANED):
-                cleaned = self._cleaned(hidden(source, self._pseudonyms), image)
+                cleaned = self._cleaned(hidden(source, self._pseudonyms), image, mask)
                 if cleaned is not None:
                     there[source.uid] = cleaned
                     self._mask(source, cleaned)
@@ -79,7 +80,7 @@ class _Builder:
             self._report(there)
         return Deidentified(tuple(self._objects), tuple(self._withheld))
 
-    def _cleaned(self, source: Source, image: DerivedImage) -> Source | None:
+    def _cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source | None:
         """The source as the destination knows it: by its cleaned image. None when that is withheld."""
         context, kind = self._context, ResultKind.CLEANED
         uid = object_uid(context, kind, [source])
@@ -90,7 +91,12 @@ class _Builder:
             self._withheld.append(str(refused))
             return None
         made = self._add(
-            kind, uid, sop_class_uid, series, [source], lambda: build_cleaned(context, source, image, uid)
+            kind,
+            uid,
+            sop_class_uid,
+            series,
+            [source],
+            lambda: build_cleaned(context, source, image, mask, uid),
         )
         return as_cleaned(source, sop_class_uid, uid, series) if made else None
 

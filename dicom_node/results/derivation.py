@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from fractions import Fraction
 from typing import Final
 
 from highdicom.sr import CodedConcept
@@ -53,12 +54,26 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
 
 
 def copy_spacing(picture: Dataset, source: Source) -> None:
-    """Pixel Spacing and Pixel Aspect Ratio of the source. A spacing of 0 (seen in CR) is none."""
-    spacing = source.header.get("PixelSpacing") or ()
-    if len(spacing) == 2 and all(float(one) > 0 for one in spacing):
+    """Pixel Spacing and Pixel Aspect Ratio of the source."""
+    if _spacing(source):
         keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
         copy_present(picture, source, *keywords)
     copy_present(picture, source, "PixelAspectRatio")
+
+
+def copy_aspect(picture: Dataset, source: Source) -> None:
+    """The shape of the pixels without their size: wanted where they are no squares (PS3.3 C.7.6.3.1.7)."""
+    copy_present(picture, source, "PixelAspectRatio")
+    spacing = _spacing(source)
+    if spacing and "PixelAspectRatio" not in picture and spacing[0] != spacing[1]:
+        ratio = Fraction(spacing[0] / spacing[1]).limit_denominator(1000)
+        picture.PixelAspectRatio = [ratio.numerator, ratio.denominator]
+
+
+def _spacing(source: Source) -> tuple[float, ...]:
+    """Pixel Spacing, empty where there is none. One of 0 (seen in CR) is none."""
+    spacing = tuple(float(one) for one in source.header.get("PixelSpacing") or ())
+    return spacing if len(spacing) == 2 and min(spacing) > 0 else ()
 
 
 def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:

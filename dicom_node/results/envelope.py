@@ -74,9 +74,12 @@ def header_arguments(
 
 
 def series_description(context: ResultContext, kind: ResultKind) -> str:
-    """Series Description (0008,103E), VR LO: what a reader sees in the list of series."""
-    text = f"{_SERIES_NAMES[kind]} {context.pipeline}"
-    return f"{text[:32]} - {_WARNINGS.get(kind, 'not for diagnostic use')}"[:64]
+    """Series Description (0008,103E): what a reader sees in the list of series, the warning whole.
+
+    VR LO holds 64 characters; what does not fit is cut off the name of the pipeline, which stands last.
+    """
+    warning = _WARNINGS.get(kind, "not for diagnostic use")
+    return f"{_SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
 
 
 def disclaimer(context: ResultContext) -> str:

@@ -95,6 +95,5 @@ def _picture(context: ResultContext, source: Source, drawn: _Drawn, uid: str) ->
     describe_derivation(picture, source, what, frames=(drawn.frame,))
     picture.BurnedInAnnotation = "YES"
     set_orientation(picture, source)
-    if drawn.pixels.shape[:2] == (source.rows, source.columns):
-        copy_spacing(picture, source)
+    copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
     return complete(picture, context, drawn.kind, [source])

@@ -7,16 +7,15 @@ from typing import Final
 
 import highdicom as hd
 import numpy as np
-import numpy.typing as npt
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from ai_pipeline.contract import DerivedImage
-from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.uids import derived_uid
+from dicom_node.results.cleaned import filled
 from dicom_node.results.concepts import BURNED_IN, SPATIAL_CONCEPT
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import set_orientation
@@ -38,7 +37,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
     Of a cine it shows what was changed in any frame, and refers to all of them: highdicom makes no
     multi-frame segmentation of images without a frame of reference, and ultrasound has none.
     """
-    mask = _mask(source, image)
+    mask = filled(source, image)
     arguments = header_arguments(context, ResultKind.SEG, source, uid, source.number)
     segment = SegmentDescription(
         segment_number=1,
@@ -67,16 +66,6 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
     # Type 2C in General Image for images without a frame of reference; highdicom leaves it out.
     set_orientation(segmentation, source)
     return complete(segmentation, context, ResultKind.SEG, [source])
-
-
-def _mask(source: Source, image: DerivedImage) -> npt.NDArray[np.bool_]:
-    frames = image.frames if image.frames.ndim == 3 else image.frames[None]
-    if frames.shape != (source.frames, source.rows, source.columns):
-        raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
-    mask = np.zeros(frames.shape[1:], np.bool_)
-    for frame in frames:
-        mask |= frame != 0
-    return mask
 
 
 def _one_frame(source: Source) -> Dataset:

@@ -1,18 +1,20 @@
-"""Drawn results: the size of the source, boxes at their place, "AI" always there."""
+"""Drawn results: boxes at their place in an uncovered picture, words that can be read below it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import ImageDraw
 
 from ai_pipeline.contract import Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
 from ai_pipeline.render import (
     MEDIUM_GREY,
     YELLOW,
-    _Canvas,
+    _boxes_told,
     annotate,
     heatmap_overlay,
     label_text,
@@ -33,20 +35,53 @@ def with_heatmap(values: npt.NDArray[np.float32]) -> Finding:
     return replace(finding(), evidence=Heatmap(values, "CAM"))
 
 
-@pytest.mark.parametrize("shape", [(60, 80), (240, 320, 3), (1760, 2140), (3, 3), (40, 3000)])
-def test_the_drawing_has_the_size_of_the_picture(shape: tuple[int, ...]) -> None:
-    display = np.full(shape, 90, np.uint8)
+@pytest.mark.parametrize("shape", [(60, 80), (240, 320, 3), (1760, 2140), (3, 3), (40, 3000), (2000, 90)])
+def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int, ...]) -> None:
+    display = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     rows, columns = shape[:2]
-    drawn = annotate(display, [finding((0.0, 0.0, columns / 2, rows / 2))])
-    assert drawn.shape == (rows, columns, 3)
-    assert drawn.dtype == np.uint8
-    values = np.linspace(0, 1, rows * columns, dtype=np.float32).reshape(rows, columns)
-    assert heatmap_overlay(display, with_heatmap(values)).shape == (rows, columns, 3)
+    values = np.zeros((rows, columns), np.float32)
+    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, with_heatmap(values))):
+        assert drawn.dtype == np.uint8
+        expected = display if display.ndim == 3 else display[:, :, None]
+        assert np.array_equal(drawn[:rows, :columns], np.broadcast_to(expected, (rows, columns, 3)))
+        assert (drawn[rows + 1 :] > 150).all(axis=2).sum() > 100  # letters
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (64, 64), (128, 128), (512, 512), (90, 2000), (2000, 90)])
+def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = ImageDraw.ImageDraw.text
+
+    def noted(self: ImageDraw.ImageDraw, place: tuple[float, float], text: str, **how: Any) -> None:
+        assert place[0] + how["font"].getlength(text) <= self.im.size[0]
+        assert how["font"].size >= max(11, 0.0139 * max(shape))
+        written.append(text)
+        write(self, place, text, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    said = "AI result - not for diagnostic use, model one-with-a-very-long-name-that-fits-no-line version 1.2"
+    annotate(np.zeros(shape, np.uint8), [finding()], [said])
+    assert "".join(written).replace(" ", "").endswith(said.replace(" ", ""))
+
+
+def test_several_boxes_are_numbered_and_many_are_counted() -> None:
+    assert _boxes_told([finding()]) == ["AI: Cardiomegaly 83 %"]
+    other = replace(finding(), label="Nodule", probability=0.5)
+    assert _boxes_told([finding(), other, finding()]) == [
+        "[1, 3] AI: Cardiomegaly 83 %",
+        "[2] AI: Nodule 50 %",
+    ]
+    assert _boxes_told([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
+    boxes = [(200.0, 300.0, 400.0, 450.0), (500.0, 300.0, 600.0, 450.0)]
+    tags = annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[270:299]
+    assert tags[:, 195:230].any() and tags[:, 495:530].any()
 
 
 def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
     drawn = annotate(np.zeros((600, 800), np.uint8), [finding((200.0, 300.0, 400.0, 450.0))])
-    yellow = (drawn == YELLOW).all(axis=2)
+    yellow = (drawn[:600] == YELLOW).all(axis=2)
     assert yellow[400, 199:205].any() and yellow[400, 395:400].any()
     assert not yellow[400, :199].any() and not yellow[310:440, 210:390].any() and not yellow[400, 400:].any()
 
@@ -78,21 +113,23 @@ def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
 
 
 def test_the_colour_bar_shows_the_colours_as_they_look_over_grey() -> None:
-    values = np.tile(np.linspace(1.0, 0.0, 400, dtype=np.float32)[:, None], (1, 400))
+    values = np.tile(np.linspace(0.0, 1.0, 400, dtype=np.float32), (400, 1))
     drawn = heatmap_overlay(np.full((400, 400), MEDIUM_GREY, np.uint8), with_heatmap(values))
-
-    for share in (0.25, 0.5, 0.75):  # of the way from 1 to 0; the bar is 45 % of the picture's height
-        in_bar, in_picture = drawn[110 + round(share * 179), 392], drawn[round(share * 399), 200]
-        np.testing.assert_allclose(in_bar.astype(int), in_picture.astype(int), atol=2)
+    bar = drawn[400 + 5 + 5, 22 : 400 - 22]  # of letters of 11 pixels, behind a gap
+    for share in (0.25, 0.5, 0.75):
+        in_bar, in_picture = bar[round(share * (len(bar) - 1))], drawn[200, round(share * 399)]
+        np.testing.assert_allclose(in_bar.astype(int), in_picture.astype(int), atol=3)
 
 
 def test_the_heat_map_says_finding_scale_model_and_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(_Canvas, "_write", lambda self, text, *place: said.append(text))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **how: said.append(text))
     heatmap_overlay(np.zeros((900, 900), np.uint8), with_heatmap(np.zeros((900, 900), np.float32)))
 
-    assert said[:4] == ["1.0", "0.5", "0.0", "AI: Cardiomegaly 83 %"]
-    assert said[4:] == [
+    assert said == [
+        "0.0",
+        "1.0",
+        "AI: Cardiomegaly 83 %",
         "Colours: CAM; 1 = peak; no outline",
         "Model: model 1",
         "AI result - not for diagnostic use",

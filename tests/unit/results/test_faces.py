@@ -21,6 +21,7 @@ from ai_pipeline.contract import (
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.envelope import series_description
 from tests.result_images import (
     CARDIOMEGALY,
     CR,
@@ -283,7 +284,7 @@ def test_the_picture_of_a_cine_is_the_frame_of_the_first_finding(cine: SourceObj
     assert picture.SourceImageSequence[0].ReferencedFrameNumber == 4
     assert picture.BurnedInAnnotation == "YES"
     assert "NumberOfFrames" not in picture
-    changed = (picture.pixel_array != cine.image.display(3)).any(axis=-1)
+    changed = (picture.pixel_array[:120, :160] != cine.image.display(3)).any(axis=-1)
     assert changed[10:40, 10:40].any()
     assert not changed[15:35, 15:35].any()
 
@@ -293,7 +294,10 @@ def test_a_cleaned_cine_keeps_time_regions_and_every_sample(cine: SourceObject, 
     frames[:] = np.stack([cine.image.stored(index) for index in range(5)])
     frames[:, 5:20, 5:60] = 0
     image = DerivedImage(ImageKind.CLEANED, cine.image.uid, frames, "RGB", "x", verified=True)
-    cleaned = one(ResultKind.CLEANED, context(), cine, PipelineResult(images=(image,)))
+    mask = np.zeros((5, 120, 160), np.uint8)
+    mask[2, 5:20, 5:60] = 255  # the region of the scan begins at row 20
+    masked = DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask")
+    cleaned = one(ResultKind.CLEANED, context(), cine, PipelineResult(images=(image, masked)))
     assert np.array_equal(cleaned.pixel_array, frames)
     assert (cleaned.FrameTime, cleaned.CineRate, cleaned.NumberOfFrames) == (40, 25, 5)
     assert cleaned.SequenceOfUltrasoundRegions == pydicom.dcmread(cine.path).SequenceOfUltrasoundRegions
@@ -312,10 +316,40 @@ def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path)
     pixels = (grey_image().astype(np.int16) - 2048).astype(np.int16)
     dx = source(write_image(tmp_path / "dx.dcm", DX, pixels, PixelSpacing=[0.14, 0.14], RescaleSlope=0.5))
     image = DerivedImage(ImageKind.CLEANED, dx.image.uid, pixels, "MONOCHROME2", "x", verified=True)
-    cleaned = one(ResultKind.CLEANED, context(), dx, PipelineResult(images=(image,)))
+    untouched = DerivedImage(
+        ImageKind.MASK, dx.image.uid, np.zeros((256, 224), np.uint8), "MONOCHROME2", "mask"
+    )
+    cleaned = one(ResultKind.CLEANED, context(), dx, PipelineResult(images=(image, untouched)))
     assert np.array_equal(cleaned.pixel_array, pixels)
     assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
     assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
+
+
+def test_calibration_is_kept_only_where_nothing_was_filled(tmp_path: Path) -> None:
+    left, right, beyond = (Dataset() for _ in range(3))
+    for region, x0, x1, y1 in ((left, 0, 79, 119), (right, 80, 159, 119), (beyond, 0, 159, 576)):
+        region.RegionLocationMinX0, region.RegionLocationMinY0 = x0, 0
+        region.RegionLocationMaxX1, region.RegionLocationMaxY1 = x1, y1
+    given = {"SequenceOfUltrasoundRegions": [left, right, beyond], "PixelSpacing": [0.2, 0.1]}
+    us = source(write_image(tmp_path / "us.dcm", US, speckle(), **given))
+    image = DerivedImage(ImageKind.CLEANED, us.image.uid, speckle(), "RGB", "x", verified=True)
+    mask = np.zeros((120, 160), np.uint8)
+    mask[100, 81] = 255
+    masked = DerivedImage(ImageKind.MASK, us.image.uid, mask, "MONOCHROME2", "mask")
+    cleaned = one(ResultKind.CLEANED, context(), us, PipelineResult(images=(image, masked)))
+    assert list(cleaned.SequenceOfUltrasoundRegions) == [left]
+    assert "PixelSpacing" not in cleaned
+    assert list(cleaned.PixelAspectRatio) == [2, 1]
+    unknown = one(ResultKind.CLEANED, context(), us, PipelineResult(images=(image,)))
+    assert "SequenceOfUltrasoundRegions" not in unknown
+
+
+@pytest.mark.parametrize("kind", list(ResultKind))
+def test_the_warning_of_a_series_is_whole_whatever_the_pipeline_is_called(kind: ResultKind) -> None:
+    said = series_description(context(pipeline="a_pipeline_with_a_name_that_goes_on_and_on"), kind)
+    assert len(said) <= 64
+    warning = "inpainted, not for measurement" if kind is ResultKind.CLEANED else "not for diagnostic use"
+    assert f" - {warning} - a_" in said
 
 
 def test_a_cleaned_image_takes_the_place_of_an_empty_picture(tmp_path: Path) -> None:
@@ -359,4 +393,4 @@ def test_a_heat_map_is_a_picture_of_its_own(cr: SourceObject) -> None:
     picture = one(ResultKind.HEATMAP, context(), cr, result)
     assert picture.SeriesNumber == 9004
     assert "class activation" in picture.DerivationDescription
-    assert picture.pixel_array.shape == (256, 224, 3)
+    assert (picture.Rows, picture.Columns) > (256, 224), "words stand below the picture"
