@@ -104,6 +104,10 @@ DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "sent or not is unknown: the desti
 DELIVERY_WITHDRAWN = EventType(
     5010, _WARNING, "delivery withdrawn: its study changed or stands in quarantine"
 )
+DESTINATION_HUNG = EventType(
+    5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
+)
+DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery did not end in its time: left behind, taken up anew")
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")

@@ -61,6 +61,7 @@ _OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
+_MAXIMUM_WORKER_NODES = 64  # on one data folder
 
 
 class Role(StrEnum):
@@ -102,8 +103,8 @@ def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> i
     if any(peer.deidentify for peer in settings.peers):
         load_or_create(settings.node.data_dir)  # a key that cannot be used is a mistake to tell now
     signals = _signals()
-    with _only_one(settings, role), _database(settings) as database:
-        node = _Node(settings, files, role, database)
+    with _locked(settings, role) as place, _database(settings) as database:
+        node = _Node(settings, files, role, database, _owner(settings, place))
         node.start()
         os.read(signals, 1)  # until a signal comes
         node.stop()
@@ -111,10 +112,12 @@ def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> i
 
 
 class _Node:
-    def __init__(self, settings: Settings, files: Sequence[Path], role: Role, database: Database) -> None:
+    def __init__(
+        self, settings: Settings, files: Sequence[Path], role: Role, database: Database, owner: str
+    ) -> None:
         self._settings = settings
         self._database = database
-        self._owner = _owner(settings, role)
+        self._owner = owner
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._waiting_for: set[str] = set()
@@ -325,19 +328,25 @@ def _signals() -> int:
 
 
 @contextmanager
-def _only_one(settings: Settings, role: Role) -> Iterator[None]:
-    """One node per data folder and role; the kernel drops the lock when the process dies."""
-    path = settings.node.data_dir / f"{role}.lock"
-    with path.open("w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"another node works on {settings.node.data_dir}: stop it, or set another node.data_dir"
-            ) from None
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def _locked(settings: Settings, role: Role) -> Iterator[str]:
+    """One node per data folder and role, but any number of workers: each takes the first place that is free.
+
+    The kernel drops the lock when the process dies, on NFS too. Raises AlreadyRunning.
+    """
+    many = role is Role.WORKER
+    for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_WORKER_NODES + 1)] if many else [str(role)]:
+        with (settings.node.data_dir / f"{place}.lock").open("a", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield place
+            return
+    whom = f"{_MAXIMUM_WORKER_NODES} worker nodes work" if many else "another node works"
+    raise AlreadyRunning(f"{whom} on {settings.node.data_dir}: stop one, or set another node.data_dir")
 
 
 @contextmanager
@@ -366,7 +375,7 @@ def _inode(database: Database) -> int:
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
 
 
-def _owner(settings: Settings, role: Role) -> str:
+def _owner(settings: Settings, place: str) -> str:
     """A name that is the same after a restart, so that a killed node takes its lease back at once."""
     folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
-    return f"{socket.gethostname()[:40]}/{folder}/{role}"
+    return f"{socket.gethostname()[:40]}/{folder}/{place}"

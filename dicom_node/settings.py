@@ -161,6 +161,16 @@ class OutboxSettings(_Section):
     """An object that the peer does not show is asked for again this long, then sent again."""
     refusals: int = Field(3, ge=1)
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+    answer_seconds: float = Field(120, gt=0)
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later."""
+    minimum_kib_per_second: float = Field(64, gt=0)
+    """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
+    stop_seconds: float = Field(20, ge=0, le=25)
+    """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
+
+    def seconds_for(self, size: int) -> float:
+        """How long the sending of ``size`` bytes and the answer to it may take."""
+        return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
 
 
 class PeerSettings(_Section):

@@ -91,6 +91,7 @@ def run_pacs(
     ae = AE(ae_title=pacs.ae_title)
     ae.maximum_associations = 50
     ae.require_called_aet = True
+    ae.acse_timeout = 3  # its threads wait that long for a request on a connection that was closed
     known = [context.abstract_syntax for context in AllStoragePresentationContexts]
     for sop_class in classes if classes is not None else known:
         ae.add_supported_context(sop_class, list(syntaxes))

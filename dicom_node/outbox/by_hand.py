@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_BY_HAND
 from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
 
@@ -15,19 +16,24 @@ _S = DeliveryState
 
 
 def retry(session: Session, delivery_id: int) -> None:
-    """Send again what was given up or left out; try or ask now what waits.
+    """Send again what was given up, left out or lost by its sender; try or ask now what waits.
 
     Raises NotFound, and NotAllowedNow for what is being sent, is confirmed, or stands in quarantine.
     """
+    now = utc_now()
     delivery = session.get(Delivery, delivery_id)
     if delivery is None:
         raise NotFound(f"no delivery has the number {delivery_id}")
-    if delivery.state in (_S.SENDING, _S.CONFIRMED):
+    if delivery.state is _S.CONFIRMED:
         raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
+    if delivery.state is _S.SENDING and deliveries.is_held(delivery, now):
+        raise NotAllowedNow(
+            f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
+        )
     if delivery.result.study.state is StudyState.QUARANTINED:
         raise NotAllowedNow(f"delivery {delivery_id}: its study stands in quarantine, release that first")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
-        delivery.next_at = utc_now()
+        delivery.next_at = now
         study = delivery.result.study_id
         record(session, DELIVERY_BY_HAND, study, delivery=delivery_id, destination=delivery.destination)
         return
@@ -40,7 +46,9 @@ def retry(session: Session, delivery_id: int) -> None:
         refusals=0,
         queries=0,
         sent_at=None,
-        next_at=utc_now(),
+        next_at=now,
+        lease_owner="",
+        lease_until=None,
     )
     settle_study(session, delivery.result.study_id)
 

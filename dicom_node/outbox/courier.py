@@ -10,23 +10,26 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
+from collections.abc import Iterable
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import scu
+from dicom_node.events import DELIVERY_OVERDUE
 from dicom_node.outbox.by_hand import retry, retry_all
 from dicom_node.outbox.route import OpenDestination, Route, give_up_all
-from dicom_node.settings import Settings
+from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.transitions import record, utc_now
 
 __all__ = ["Courier", "retry", "retry_all"]
 
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
-_GRACE_SECONDS = 20.0
+_WRITING_SECONDS = 5.0  # what was cut off comes back at once, and is written down
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -48,19 +51,20 @@ class Courier:
         self._settings = settings
         self._wake = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
-        owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        self._routes = {
-            peer.name: Route(
-                database,
-                settings,
-                peer,
-                owner=owner,
-                lease_seconds=lease_seconds,
-                open_destination=open_destination,
-            )
-            for peer in settings.peers
-            if "receive" in peer.may
-        }
+        self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._lease_seconds = lease_seconds
+        self._open = open_destination
+        self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
+
+    def _route(self, peer: PeerSettings) -> Route:
+        return Route(
+            self._database,
+            self._settings,
+            peer,
+            owner=self._owner,
+            lease_seconds=self._lease_seconds,
+            open_destination=self._open,
+        )
 
     def run_once(self) -> int:
         """Work on what is due now, one study per destination, here and now; returns how many deliveries."""
@@ -69,7 +73,7 @@ class Courier:
         return sum(self._work(destination) for destination in due)
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Deliver until told to stop, then let what is being sent come to its end (up to 20 s)."""
+        """Deliver until told to stop, then let what is being sent end (within ``outbox.stop_seconds``)."""
         self._start_afresh()
         while not stop.is_set():
             try:
@@ -79,8 +83,7 @@ class Courier:
                 stop.wait(_DATABASE_AWAY_SECONDS)
             self._wake.wait(_POLL_SECONDS)
             self._wake.clear()
-        for thread in list(self._threads.values()):
-            thread.join(_GRACE_SECONDS)
+        self._finish()
 
     def wake(self) -> None:
         """Look now: something was put into the outbox. Without it, within 0.05 s."""
@@ -94,18 +97,42 @@ class Courier:
         except SQLAlchemyError as error:
             _LOGGER.error("the outbox cannot be read (%s)", type(error).__name__)
 
+    def _finish(self) -> None:
+        """Wait for what is under way, cut off what takes too long, hand back what is left all the same."""
+        _join(self._threads.values(), self._settings.outbox.stop_seconds)
+        for route in self._routes.values():
+            route.hang_up()
+        _join(self._threads.values(), _WRITING_SECONDS)
+        try:
+            with self._database.write() as session:
+                deliveries.hand_back(session, self._owner)
+        except SQLAlchemyError as error:
+            _LOGGER.error("deliveries are handed back when their leases end (%s)", type(error).__name__)
+
     def _dispatch(self, stop: threading.Event) -> None:
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         for destination in due:
-            running = self._threads.get(destination)
-            if running is not None and running.is_alive():
+            if self._is_busy(destination):
                 continue
             thread = threading.Thread(
                 target=self._work_in_thread, args=(destination, stop), name=f"to {destination}", daemon=True
             )
             self._threads[destination] = thread
             thread.start()
+
+    def _is_busy(self, destination: str) -> bool:
+        """Whether its thread works; one that should have ended long ago is left behind (its leases end)."""
+        running, route = self._threads.get(destination), self._routes.get(destination)
+        if running is None or not running.is_alive():
+            return False
+        if route is None or time.monotonic() < route.overdue_at:
+            return True
+        route.hang_up()
+        self._routes[destination] = self._route(route.peer)
+        with self._database.write() as session:
+            record(session, DELIVERY_OVERDUE, destination=destination)
+        return False
 
     def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
         try:
@@ -119,3 +146,10 @@ class Courier:
         if route is None:
             return give_up_all(self._database, self._settings, destination)
         return route.run_once()
+
+
+def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
+    """Wait for all of them together."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))

@@ -155,7 +155,7 @@ class Ledger:
 
     def _doubtful_missing(self, delivery: Delivery, answer: Confirmation) -> None:
         """Never acknowledged: no half hour of patience, it is sent (again) now."""
-        unanswered = answer.presence is Presence.UNKNOWN
+        unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
         if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
             self._ask_again(delivery, answer)
         else:

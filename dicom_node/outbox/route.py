@@ -1,13 +1,15 @@
 """One destination's way: claim what is due of one study, send it, ask for it, write down the answers.
 
-What is claimed is leased and the lease renewed while the work lasts; when this process is killed the lease
-runs out and another round takes over. No transaction is open while the network is waited for.
+What is claimed is leased and the lease renewed while the work lasts, but not longer than it can last at most;
+when this process is killed or hangs the lease runs out and another round takes over. No transaction is open
+while the network is waited for.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.events import DELIVERY_STARTED
+from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.outbox import boundary
 from dicom_node.outbox.ledger import Ledger
@@ -26,12 +28,14 @@ from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery
-from dicom_node.store.transitions import move_delivery, settle_study, utc_now
+from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
 
 OpenDestination = Callable[[PeerSettings, Settings], Destination]
 
 _BATCH = 32  # objects of one study on one association
+_CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
 _STORED = frozenset({SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY})
+_AWAY = frozenset({SendStatus.UNREACHABLE, SendStatus.HUNG})
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -42,6 +46,7 @@ class _Held:
     delivery: int
     attempts: int
     study: int
+    bytes: int
     object: Outgoing
 
 
@@ -60,10 +65,20 @@ class Route:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._peer = peer
+        self.peer = peer
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
         self._open = open_destination
+        self._destination: Destination | None = None
+        self._stopping = False
+        self.overdue_at = float("inf")
+        """When (monotonic seconds) the round under way must have ended."""
+
+    def hang_up(self) -> None:
+        """The node stops: end the round under way, from any thread. What it knows is still written down."""
+        self._stopping = True
+        if self._destination is not None:
+            self._destination.close()
 
     def run_once(self) -> int:
         """Send and confirm what is due of one study; returns how many deliveries were worked on."""
@@ -71,19 +86,29 @@ class Route:
         held = [*to_send, *to_ask]
         if not held:
             return 0
-        with self._kept(held):
-            destination = self._open(self._peer, self._settings)
+        self.overdue_at = time.monotonic() + self._longest(held)
+        with self._kept(held, self.overdue_at):
+            destination = self._destination = self._open(self.peer, self._settings)
+            if self._stopping:
+                destination.close()
             acknowledged = self._send(destination, to_send)
             self._ask(destination, [*acknowledged, *to_ask])
+        self.overdue_at = float("inf")
         return len(held)
+
+    def _longest(self, batch: Sequence[_Held]) -> float:
+        """How long sending and asking for these can take at most, seconds."""
+        outbox = self._settings.outbox
+        sending = sum(outbox.seconds_for(held.bytes) for held in batch)
+        return 2 * sending + len(batch) * (outbox.answer_seconds + _CALLS_SECONDS)
 
     def _claim(self) -> tuple[list[_Held], list[_Held]]:
         """Lease what is due of one study: what is to be sent, and what is to be asked for."""
         now = utc_now()
         to_send, to_ask = [], []
         with self._database.write() as session:
-            ledger = Ledger(session, self._peer, self._settings.outbox, now)
-            for delivery in deliveries.due_batch(session, self._peer.name, now, _BATCH):
+            ledger = Ledger(session, self.peer, self._settings.outbox, now)
+            for delivery in deliveries.due_batch(session, self.peer.name, now, _BATCH):
                 if delivery.state is DeliveryState.SENDING:
                     ledger.sender_lost(delivery)
                 if delivery.state is DeliveryState.PENDING and _is_quarantined(delivery):
@@ -119,16 +144,16 @@ class Route:
             path=path,
             sha256=result.sha256,
         )
-        return _Held(delivery.id, delivery.attempts, result.study_id, outgoing)
+        return _Held(delivery.id, delivery.attempts, result.study_id, result.bytes, outgoing)
 
     def _send(self, destination: Destination, batch: Sequence[_Held]) -> list[_Held]:
         """Send; returns those that the destination acknowledged and has not shown yet."""
-        faults = {held.delivery: boundary.fault(held.object, self._peer) for held in batch}
+        faults = {held.delivery: boundary.fault(held.object, self.peer) for held in batch}
         whole = [held for held in batch if not faults[held.delivery]]
         reports = dict(zip(whole, _sent(destination, [held.object for held in whole]), strict=True))
         now = utc_now()
         with self._database.write() as session:
-            ledger = Ledger(session, self._peer, self._settings.outbox, now)
+            ledger = Ledger(session, self.peer, self._settings.outbox, now)
             rows = deliveries.held_by(session, self._owner, [held.delivery for held in batch])
             narrowed = [held for held, report in reports.items() if report.status is SendStatus.NARROWED]
             for held in batch:
@@ -141,6 +166,8 @@ class Route:
                     ledger.sent(row, reports[held])
             self._narrow(session, ledger, {held: reports[held] for held in narrowed}, rows)
             self._pace(session, reports)
+            if any(report.status is SendStatus.HUNG for report in reports.values()):
+                self._tell_hung(session, batch, "send")
             _settle(session, batch)
         return [
             held
@@ -155,7 +182,7 @@ class Route:
             return
         study = next(iter(narrowed)).study
         ids = [held.delivery for held in narrowed]
-        others = deliveries.others_of_study(session, study, self._peer.name, but=ids)
+        others = deliveries.others_of_study(session, study, self.peer.name, but=ids)
         takes_others = any(
             other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD) for other in others
         )
@@ -168,40 +195,46 @@ class Route:
         if not reports:
             return
         attempts = max(held.attempts for held in reports)
-        if all(report.status is SendStatus.UNREACHABLE for report in reports.values()):
+        if all(report.status in _AWAY for report in reports.values()):
             until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
-            deliveries.postpone(session, self._peer.name, until)
+            deliveries.postpone(session, self.peer.name, until)
         elif attempts > 1 and any(report.status in _STORED for report in reports.values()):
-            deliveries.hurry(session, utc_now(), self._peer.name)
+            deliveries.hurry(session, utc_now(), self.peer.name)
 
     def _ask(self, destination: Destination, batch: Sequence[_Held]) -> None:
         if not batch:
             return
         answers = _asked(destination, [held.object for held in batch])
         with self._database.write() as session:
-            ledger = Ledger(session, self._peer, self._settings.outbox, utc_now())
+            ledger = Ledger(session, self.peer, self._settings.outbox, utc_now())
             rows = deliveries.held_by(session, self._owner, [held.delivery for held in batch])
             for held, answer in zip(batch, answers, strict=True):
                 row = rows.get(held.delivery)
                 if row is not None and row.state is DeliveryState.UNCONFIRMED:
                     ledger.asked(row, answer)
+            if any(answer.presence is Presence.HUNG for answer in answers):
+                self._tell_hung(session, batch, "query")
             _settle(session, batch)
 
+    def _tell_hung(self, session: Session, batch: Sequence[_Held], doing: str) -> None:
+        study = batch[0].study
+        record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=len(batch))
+
     @contextmanager
-    def _kept(self, batch: Sequence[_Held]) -> Iterator[None]:
-        """Renew the leases while the work lasts."""
+    def _kept(self, batch: Sequence[_Held], end: float) -> Iterator[None]:
+        """Renew the leases while the work lasts, until ``end`` (monotonic seconds)."""
         done = threading.Event()
         ids = [held.delivery for held in batch]
 
         def renew() -> None:
-            while not done.wait(self._lease.total_seconds() / 3):
+            while not done.wait(self._lease.total_seconds() / 3) and time.monotonic() < end:
                 try:
                     with self._database.write() as session:
                         deliveries.renew(session, ids, self._owner, utc_now() + self._lease)
                 except SQLAlchemyError as error:  # next time; the lease bears one miss
                     _LOGGER.error("a lease was not renewed (%s)", type(error).__name__)
 
-        keeper = threading.Thread(target=renew, name=f"lease of {self._peer.name}", daemon=True)
+        keeper = threading.Thread(target=renew, name=f"lease of {self.peer.name}", daemon=True)
         keeper.start()
         try:
             yield

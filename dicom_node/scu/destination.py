@@ -31,6 +31,7 @@ class SendStatus(StrEnum):
     WARNED = "warned"  # stored, with a warning status
     VERIFY = "verify"  # the destination says it has the object already: ask it
     RETRY = "retry"  # waiting may cure it
+    HUNG = "hung"  # it stopped taking or answering, and was cut off: waiting may cure it
     UNREACHABLE = "unreachable"  # nothing was sent to anybody: the destination is away
     REFUSED = "refused"  # waiting does not cure it
     NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
@@ -52,6 +53,7 @@ class Presence(StrEnum):
     DIFFERENT = "different"  # another object bears this UID there
     NOT_FOUND = "not found"
     UNKNOWN = "unknown"  # could not be asked
+    HUNG = "hung"  # the same: it stopped answering, and was cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class Confirmation:
 
     presence: Presence
     text: str = ""
+
+
+CUT_OFF = SendReport(SendStatus.HUNG, "", "cut off: it stopped taking or answering, or is too slow")
+NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects before it were cut off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,10 @@ class Check:
 
 
 class Destination(Protocol):
-    """One peer that may receive. Not shared between threads; nothing is kept open between calls."""
+    """One peer that may receive. Not shared between threads; nothing is kept open between calls.
+
+    No call waits for the peer without end (``outbox.answer_seconds``, ``minimum_kib_per_second``).
+    """
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Send in this order; one report per object, in order. The peer's faults are reports, not errors."""
@@ -85,3 +94,12 @@ class Destination(Protocol):
     def test(self) -> list[Check]:
         """Try everything that delivery needs, without storing anything."""
         ...
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread: what waits for the peer comes back at once."""
+        ...
+
+
+def hangs(reports: Sequence[SendReport]) -> bool:
+    """Two objects in a row hung: it is the destination, not one object, and the rest need not be tried."""
+    return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])

@@ -12,8 +12,17 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 
+from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, one_by_one, problem, status_of
+from dicom_node.scu.http import (
+    CONNECT_SECONDS,
+    BoundedSession,
+    one_by_one,
+    problem,
+    status_of,
+    unanswered,
+    until_it_hangs,
+)
 from dicom_node.scu.statuses import store_report
 from dicom_node.settings import PeerSettings, Settings
 
@@ -23,8 +32,10 @@ _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
 class DicomwebDestination:
     """A DICOMweb server at a base URL such as https://host/dicom-web."""
 
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:  # noqa: ARG002 - one shape for all ends
-        session = requests.Session()
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        self._outbox = settings.outbox
+        self._connections = Connections(settings.outbox.answer_seconds)
+        session = BoundedSession(self._connections)
         if peer.username:
             session.auth = (peer.username, peer.password)
         # Study Instance UIDs come from modalities, and some write components with leading zeros.
@@ -32,7 +43,7 @@ class DicomwebDestination:
             peer.url.rstrip("/"),
             session=session,
             permissive_uid=True,
-            timeout=(CONNECT_SECONDS, ANSWER_SECONDS),
+            timeout=(CONNECT_SECONDS, settings.outbox.answer_seconds),
         )
         # Retries belong to the outbox, which counts and shows them.
         self._client.set_http_retry_params(retry=False)
@@ -42,38 +53,45 @@ class DicomwebDestination:
         return one_by_one(objects, self._store)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Search for each object in its series."""
-        return [self._look(item) for item in objects]
+        """Search for each object in its series; when it hangs the rest is not asked for."""
+        return until_it_hangs(objects, self._look)
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread."""
+        self._connections.close()
 
     def test(self) -> list[Check]:
         """Search for an object that cannot exist: shows whether the server is there and lets us in."""
         try:
-            self._client.search_for_instances(search_filters={"SOPInstanceUID": generate_uid()})
+            with self._connections.within(self._outbox.answer_seconds):
+                self._client.search_for_instances(search_filters={"SOPInstanceUID": generate_uid()})
         except requests.RequestException as error:
             if status_of(error) != 404:
-                return [Check("QIDO-RS", False, problem(error).text)]
+                return [Check("QIDO-RS", False, problem(error, self._connections).text)]
         return [Check("QIDO-RS", True, "search answered")]
 
     def _store(self, item: Outgoing) -> SendReport:
         try:
-            answer = self._client.store_instances([dcmread(item.path)])
+            with self._connections.within(self._outbox.seconds_for(item.path.stat().st_size)):
+                answer = self._client.store_instances([dcmread(item.path)])
         except requests.RequestException as error:
-            return _refused(error) or problem(error)
+            return _refused(error) or problem(error, self._connections)
         except (KeyError, ValueError):
             return SendReport(SendStatus.VERIFY, "HTTP 200", "the answer cannot be read")
         return _stored(answer)
 
     def _look(self, item: Outgoing) -> Confirmation:
         try:
-            answers = self._client.search_for_instances(
-                item.study_instance_uid,
-                item.series_instance_uid,
-                search_filters={"SOPInstanceUID": item.sop_instance_uid},
-            )
+            with self._connections.within(self._outbox.answer_seconds):
+                answers = self._client.search_for_instances(
+                    item.study_instance_uid,
+                    item.series_instance_uid,
+                    search_filters={"SOPInstanceUID": item.sop_instance_uid},
+                )
         except requests.RequestException as error:
             if status_of(error) == 404:
                 return Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
-            return Confirmation(Presence.UNKNOWN, f"query: {problem(error).text}")
+            return unanswered(problem(error, self._connections))
         for answer in answers:
             if _value(answer, _SOP_INSTANCE) == item.sop_instance_uid:
                 return _same_class(item, _value(answer, _SOP_CLASS))

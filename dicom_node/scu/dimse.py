@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -22,7 +23,18 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.connections import Connections
+from dicom_node.scu.destination import (
+    CUT_OFF,
+    NOT_TRIED,
+    Check,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+    hangs,
+)
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import store_report
 from dicom_node.scu.transport import CallingAE, client_tls
@@ -36,7 +48,8 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 
 _CONNECT_SECONDS = 10.0
 _NEGOTIATE_SECONDS = 30.0
-_ANSWER_SECONDS = 120.0  # a PACS that stores and indexes a 500 MB cine before it answers
+_ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
+_LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
 _MEDIUM_PRIORITY = 0
 _PENDING = (0xFF00, 0xFF01)
 _LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -56,12 +69,18 @@ class DimseDestination:
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._peer = peer
         self._settings = settings
+        self._connections = Connections(settings.outbox.answer_seconds)
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread."""
+        self._connections.close()
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Send all on one association; a peer that cuts it at one object is called again for the next."""
         reports: list[SendReport] = []
         while len(reports) < len(objects):
-            reports += self._send_on_one_association(objects[len(reports) :])
+            rest = objects[len(reports) :]
+            reports += [NOT_TRIED] * len(rest) if hangs(reports) else self._send_on_one_association(rest)
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
@@ -70,12 +89,12 @@ class DimseDestination:
             if isinstance(association, _Refusal):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str | None] = {}
-            unanswered: dict[str, str] = {}
+            unanswered: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                if problem := _find(association, group, found):
+                if problem := self._find(association, group, found):
                     unanswered[series] = problem
-        return [_confirmation(item, found, unanswered.get(item.series_instance_uid, "")) for item in objects]
+        return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
 
     def test(self) -> list[Check]:
         """C-ECHO, which result classes are taken, and whether confirmation can be asked for."""
@@ -96,7 +115,8 @@ class DimseDestination:
         with self._associate([build_context(Verification)]) as association:
             if isinstance(association, _Refusal):
                 return Check("echo", False, association.text)
-            status = association.send_c_echo().get("Status")
+            with self._waiting(association, self._settings.outbox.answer_seconds):
+                status = association.send_c_echo().get("Status")
         took = f"{(time.monotonic() - began) * 1000:.0f} ms"
         if status is None:
             return Check("echo", False, "association lost before the answer")
@@ -109,9 +129,8 @@ class DimseDestination:
                 return [SendReport(status, "", association.text)] * len(objects)
             reports: list[SendReport] = []
             for item in objects:
-                report = _store(association, item)
-                reports.append(report)
-                if report == store_report(None):
+                reports.append(self._store(association, item))
+                if not association.is_established:
                     break
         return reports
 
@@ -143,13 +162,17 @@ class DimseDestination:
         if port is None:
             yield _Refusal("no port configured")
             return
-        ae = CallingAE(ae_title=self._settings.node.ae_title)
+        if self._connections.closed:
+            yield _Refusal("not tried: the node stops")
+            return
+        ae = CallingAE(self._settings.node.ae_title, self._connections)
         ae.connection_timeout = _CONNECT_SECONDS
         ae.acse_timeout = _NEGOTIATE_SECONDS
-        ae.dimse_timeout = ae.network_timeout = _ANSWER_SECONDS
+        ae.network_timeout = None
         try:
             tls = (client_tls(self._settings), host) if peer.tls else None
-            association = ae.associate(host, port, contexts, ae_title=called, tls_args=tls)
+            with self._connections.within(_ASSOCIATE_SECONDS):
+                association = ae.associate(host, port, contexts, ae_title=called, tls_args=tls)
         except OSError as error:  # unknown host name, unreadable certificate
             yield _Refusal(f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}")
             return
@@ -160,7 +183,54 @@ class DimseDestination:
             yield association
         finally:
             if association.is_established:
-                association.release()
+                with self._connections.within(_ASSOCIATE_SECONDS):
+                    association.release()
+
+    @contextmanager
+    def _waiting(self, association: Association, seconds: float) -> Iterator[None]:
+        """One message and its answer, within ``seconds``."""
+        association.dimse_timeout = seconds + _LATER_SECONDS
+        with self._connections.within(seconds):
+            yield
+
+    def _store(self, association: Association, item: Outgoing) -> SendReport:
+        content = _as_accepted(association, item)
+        if isinstance(content, SendReport):
+            return content
+        with self._waiting(association, self._settings.outbox.seconds_for(item.path.stat().st_size)):
+            try:
+                status = association.send_c_store(content, priority=_MEDIUM_PRIORITY).get("Status")
+            except RuntimeError:  # cut since the last object
+                status = None
+            except ValueError:
+                return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
+            if status is None:
+                association.abort()  # pynetdicom notices a cut late, and would wait for the next answer
+        return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
+
+    def _find(
+        self, association: Association, group: Sequence[Outgoing], found: dict[str, str | None]
+    ) -> Confirmation | None:
+        """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
+        question = _question(group)
+        code = None
+        with self._waiting(association, self._settings.outbox.answer_seconds):
+            try:
+                for status, answer in association.send_c_find(
+                    question, StudyRootQueryRetrieveInformationModelFind
+                ):
+                    code = status.get("Status")
+                    if code in _PENDING and answer is not None and "SOPInstanceUID" in answer:
+                        found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "") or None
+            except RuntimeError:  # an earlier question cost us the association
+                code = None
+            if code is None:
+                association.abort()
+        if code is None and self._connections.timed_out:
+            return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
+        if code is None:
+            return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
+        return None if code == 0 else Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
@@ -177,7 +247,8 @@ def _find_contexts() -> list[PresentationContext]:
     return [build_context(StudyRootQueryRetrieveInformationModelFind, list(_LITTLE_ENDIAN))]
 
 
-def _store(association: Association, item: Outgoing) -> SendReport:
+def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
+    """The file, or its data set where it must be converted; a report where no context fits."""
     syntaxes = {
         context.transfer_syntax[0]
         for context in association.accepted_contexts
@@ -186,57 +257,36 @@ def _store(association: Association, item: Outgoing) -> SendReport:
     if not syntaxes:
         return SendReport(SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} is not accepted")
     own = _transfer_syntax(item)
-    as_it_is = own in syntaxes
-    if not as_it_is and own not in _LITTLE_ENDIAN:
-        kind = f"{UID(item.sop_class_uid).name} in {own.name}"
-        return SendReport(SendStatus.NARROWED, "", f"{kind} is not accepted")
-    try:
-        content = item.path if as_it_is else dcmread(item.path)
-        status = association.send_c_store(content, priority=_MEDIUM_PRIORITY).get("Status")
-    except RuntimeError:  # cut since the last object
-        status = None
-    except ValueError:
-        return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
-    if status is None:
-        association.abort()  # pynetdicom notices a cut late, and would wait for an answer to the next object
-    return store_report(status)
+    if own in syntaxes:
+        return item.path
+    if own in _LITTLE_ENDIAN:
+        return dcmread(item.path)
+    return SendReport(
+        SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} in {own.name} is not accepted"
+    )
 
 
 def _transfer_syntax(item: Outgoing) -> UID:
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
-def _find(association: Association, group: Sequence[Outgoing], found: dict[str, str | None]) -> str:
-    """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
+def _question(group: Sequence[Outgoing]) -> Dataset:
     question = Dataset()
     question.QueryRetrieveLevel = "IMAGE"
     question.StudyInstanceUID = group[0].study_instance_uid
     question.SeriesInstanceUID = group[0].series_instance_uid
     question.SOPInstanceUID = group[0].sop_instance_uid if len(group) == 1 else ""
     question.SOPClassUID = ""
-    code = None
-    try:
-        for status, answer in association.send_c_find(question, StudyRootQueryRetrieveInformationModelFind):
-            code = status.get("Status")
-            if code in _PENDING and answer is not None and "SOPInstanceUID" in answer:
-                found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "") or None
-    except RuntimeError:  # an earlier question cost us the association
-        code = None
-    if code is None:
-        association.abort()
-        return "query: association lost before the answer"
-    return "" if code == 0 else f"query: status {code:04X}"
+    return question
 
 
-def _confirmation(item: Outgoing, found: dict[str, str | None], problem: str) -> Confirmation:
+def _confirmation(item: Outgoing, found: dict[str, str | None], problem: Confirmation | None) -> Confirmation:
     if item.sop_instance_uid in found:
         sop_class = found[item.sop_instance_uid]
         if sop_class is not None and sop_class != item.sop_class_uid:
             return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
         return Confirmation(Presence.FOUND)
-    if problem:
-        return Confirmation(Presence.UNKNOWN, problem)
-    return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+    return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
 def _refusal(association: Association, whom: str) -> _Refusal:

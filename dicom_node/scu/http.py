@@ -1,16 +1,88 @@
-"""What a failed HTTP request means to the outbox; shared by the ends that speak HTTP."""
+"""HTTP with an end: sessions that can be cut, and what a failed request means to the outbox."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
 
 import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.poolmanager import PoolManager, ProxyManager
 
-from dicom_node.scu.destination import Outgoing, SendReport, SendStatus
+from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
+from dicom_node.scu.destination import (
+    CUT_OFF,
+    NOT_TRIED,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+    hangs,
+)
 from dicom_node.scu.statuses import http_report
 
-# To connect, and to answer: a server may store and index a 500 MB cine before it answers.
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 120.0
+CONNECT_SECONDS = 10.0
+
+
+class BoundedSession(requests.Session):
+    """A session whose ``connections`` can be cut, and whose answers have a largest size.
+
+    Streamed answers are read by who asked for them, and bounded there.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        super().__init__()
+        self._connections = connections
+        self.adapters.clear()
+        for scheme in ("https://", "http://"):
+            super().mount(scheme, _Adapter(connections))
+
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        """Take no adapters of others: clients bring theirs for retries, and those belong to the outbox."""
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Raises requests.ConnectionError for an answer that is too long."""
+        streamed = options.get("stream", False)
+        response = super().send(request, **{**options, "stream": True})
+        if not streamed:
+            whole = response.raw.read(MAXIMUM_ANSWER_BYTES + 1, decode_content=True)
+            if len(whole) > MAXIMUM_ANSWER_BYTES:
+                response.close()
+                raise requests.ConnectionError("the answer is too long")
+            response.raw.release_conn()
+            response.raw = BytesIO(whole)
+        return response
+
+
+class _Adapter(HTTPAdapter):
+    """Tells ``connections`` of each connection that is opened."""
+
+    def __init__(self, connections: Connections) -> None:
+        pools = (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool))
+        self._pools = {scheme: _watched(pool, connections) for scheme, pool in pools}
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        manager: PoolManager = self.poolmanager
+        manager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
+        manager: ProxyManager = super().proxy_manager_for(proxy, **options)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[HTTPConnectionPool]:
+    class Watched(pool.ConnectionCls):  # type: ignore[misc, name-defined]  # a class attribute of urllib3
+        def connect(self) -> None:
+            super().connect()
+            connections.opened(self.sock)
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
 
 
 def status_of(error: requests.RequestException) -> int | None:
@@ -18,13 +90,13 @@ def status_of(error: requests.RequestException) -> int | None:
     return error.response.status_code if error.response is not None else None
 
 
-def problem(error: requests.RequestException) -> SendReport:
+def problem(error: requests.RequestException, connections: Connections) -> SendReport:
     """The report for any failure of ``requests``. Its own text is not kept: it may quote the answer."""
     status = status_of(error)
     if isinstance(error, requests.HTTPError) and status is not None:
         return http_report(status)
-    if isinstance(error, requests.ReadTimeout):
-        return SendReport(SendStatus.RETRY, "", "no answer in time")
+    if connections.timed_out or isinstance(error, requests.ReadTimeout):
+        return CUT_OFF
     if isinstance(error, requests.JSONDecodeError):
         return SendReport(SendStatus.RETRY, "", "the answer is not JSON: is the URL right?")
     return SendReport(SendStatus.UNREACHABLE, "", "no connection")
@@ -34,6 +106,25 @@ def one_by_one(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendRepor
     """Send each object for itself; after the first that finds nobody, the rest are not tried."""
     reports: list[SendReport] = []
     for item in objects:
-        unreachable = bool(reports) and reports[-1].status is SendStatus.UNREACHABLE
-        reports.append(reports[-1] if unreachable else send(item))
+        if reports and reports[-1].status is SendStatus.UNREACHABLE:
+            reports.append(reports[-1])
+        else:
+            reports.append(NOT_TRIED if hangs(reports) else send(item))
     return reports
+
+
+def until_it_hangs(
+    objects: Sequence[Outgoing], look: Callable[[Outgoing], Confirmation]
+) -> list[Confirmation]:
+    """Ask for each object; after the first question that was cut off, the rest are not asked."""
+    answers: list[Confirmation] = []
+    for item in objects:
+        hung = bool(answers) and answers[-1].presence is Presence.HUNG
+        answers.append(answers[-1] if hung else look(item))
+    return answers
+
+
+def unanswered(report: SendReport) -> Confirmation:
+    """The answer to a question that failed as ``report`` says."""
+    hung = report.status is SendStatus.HUNG
+    return Confirmation(Presence.HUNG if hung else Presence.UNKNOWN, f"query: {report.text}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.errors import PeerUnreachable
+from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import SendStatus
 from dicom_node.scu.statuses import store_report
 from dicom_node.scu.transport import CallingAE, client_tls
-from dicom_node.settings import PeerSettings, Settings
+from dicom_node.settings import OutboxSettings, PeerSettings, Settings
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 _TIMEOUT_SECONDS = 30.0
@@ -39,6 +40,8 @@ class Callee:
     port: int
     calling: str
     tls: ssl.SSLContext | None = None
+    patience: OutboxSettings = field(default_factory=OutboxSettings)
+    """How long it may take to take and answer an object."""
 
     @classmethod
     def of(cls, peer: PeerSettings, settings: Settings) -> Callee:
@@ -46,7 +49,7 @@ class Callee:
         if not peer.host or peer.port is None:
             raise PeerUnreachable(f"peer {peer.name} has no host and port: add both to its [[peers]]")
         context = client_tls(settings) if peer.tls else None
-        return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context)
+        return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context, settings.outbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,13 @@ def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None])
         on_each(sent)
 
     for contexts, batch in _batches(files, report):
-        with _Association(callee, contexts) as association:
+        connections = Connections(callee.patience.answer_seconds)
+        with _Association(callee, contexts, connections) as association:
             for file in batch:
-                report(_send_one(association, file))
+                seconds = callee.patience.seconds_for(file.path.stat().st_size)
+                association.dimse_timeout = seconds + _TIMEOUT_SECONDS
+                with connections.within(seconds):
+                    report(_send_one(association, file))
     return reports
 
 
@@ -103,19 +110,24 @@ class _File:
 class _Association:
     """One association, released at the end, aborted when something went wrong."""
 
-    def __init__(self, callee: Callee, contexts: Sequence[PresentationContext]) -> None:
+    def __init__(
+        self, callee: Callee, contexts: Sequence[PresentationContext], connections: Connections
+    ) -> None:
         self._callee = callee
         self._contexts = contexts
+        self._connections = connections
 
     def __enter__(self) -> Association:
         callee = self._callee
-        ae = CallingAE(ae_title=callee.calling)
-        ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = _TIMEOUT_SECONDS
+        ae = CallingAE(callee.calling, self._connections)
+        ae.acse_timeout = ae.connection_timeout = _TIMEOUT_SECONDS
+        ae.network_timeout = None
         ae.requested_contexts = list(self._contexts)
         tls = (callee.tls, callee.host) if callee.tls else None
-        self._association = ae.associate(
-            callee.host, callee.port, ae_title=callee.ae_title, max_pdu=131072, tls_args=tls
-        )
+        with self._connections.within(3 * _TIMEOUT_SECONDS):
+            self._association = ae.associate(
+                callee.host, callee.port, ae_title=callee.ae_title, max_pdu=131072, tls_args=tls
+            )
         if not self._association.is_established:
             raise PeerUnreachable(
                 f"{callee.ae_title} at {callee.host}:{callee.port} {_why(self._association)}"
@@ -125,10 +137,12 @@ class _Association:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self._association.is_established:
             return
-        if kind is None:
-            self._association.release()
-        else:  # Ctrl-C while an answer is on its way: a release would wait for its own in vain
-            self._association.abort()
+        with self._connections.within(3 * _TIMEOUT_SECONDS):
+            if kind is None:
+                self._association.release()
+            else:  # Ctrl-C while an answer is on its way: a release would wait for its own in vain
+                self._connections.cut()
+                self._association.abort()
 
 
 def _why(association: Association) -> str:

@@ -7,7 +7,8 @@ confirmation fetches the stored file and compares it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from io import BytesIO
 from typing import Any
 
@@ -20,10 +21,19 @@ from pydicom.tag import BaseTag
 from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
+from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.http import ANSWER_SECONDS, CONNECT_SECONDS, one_by_one, problem
+from dicom_node.scu.http import (
+    CONNECT_SECONDS,
+    BoundedSession,
+    one_by_one,
+    problem,
+    unanswered,
+    until_it_hangs,
+)
 from dicom_node.settings import PeerSettings, Settings
 
+_OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
 _UPLOADED = {
     "Success": SendReport(SendStatus.STORED, "Success", "stored"),
     "AlreadyStored": SendReport(SendStatus.VERIFY, "AlreadyStored", "Orthanc has this UID already"),
@@ -34,12 +44,15 @@ _UPLOADED = {
 class OrthancDestination:
     """An Orthanc at a URL such as http://host:8042."""
 
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:  # noqa: ARG002 - one shape for all ends
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        self._outbox = settings.outbox
+        self._connections = Connections(settings.outbox.answer_seconds)
         self._client = _client(peer)
         # Retries belong to the outbox, which counts and shows them.
         self._call: dict[str, Any] = {
-            "timeout_spec": Timeout(CONNECT_SECONDS, ANSWER_SECONDS),
+            "timeout_spec": Timeout(CONNECT_SECONDS, settings.outbox.answer_seconds),
             "retry_spec": Retry(0),
+            "session": BoundedSession(self._connections),
         }
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
@@ -48,23 +61,28 @@ class OrthancDestination:
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Look each object up and compare what is stored with what we built."""
-        return [self._look(item) for item in objects]
+        return until_it_hangs(objects, self._look)
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread."""
+        self._connections.close()
 
     def test(self) -> list[Check]:
         """Is it there, and does it let us in?"""
         try:
-            system = self._client.get_system(**self._call)
+            with self._connections.within(self._outbox.answer_seconds):
+                system = self._client.get_system(**self._call)
         except requests.RequestException as error:
-            return [Check("REST", False, problem(error).text)]
+            return [Check("REST", False, problem(error, self._connections).text)]
         text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
         return [Check("REST", True, text)]
 
     def _upload(self, item: Outgoing) -> SendReport:
         try:
-            with item.path.open("rb") as file:
+            with self._within(item), item.path.open("rb") as file:
                 answer = self._client.add_instance(file, **self._call)
         except requests.RequestException as error:
-            return problem(error)
+            return problem(error, self._connections)
         status = str(answer.get("Status", "")) if isinstance(answer, dict) else ""
         unknown = SendReport(SendStatus.RETRY, status[:32], "Orthanc did not store it")
         return _UPLOADED.get(status, unknown)
@@ -73,29 +91,32 @@ class OrthancDestination:
         uid = {"SOPInstanceUID": item.sop_instance_uid}
         query = {"Level": "Instance", "CaseSensitive": True, "Query": uid}
         try:
-            found = self._client.find(query, **self._call)
-            if not found:
-                return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
-            if any(self._is_same(identifier, item) for identifier in found):
-                return Confirmation(Presence.FOUND)
+            with self._within(item):
+                found = self._client.find(query, **self._call)
+                if not found:
+                    return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
+                if any(self._is_same(identifier, item) for identifier in found):
+                    return Confirmation(Presence.FOUND)
         except requests.RequestException as error:
-            return Confirmation(Presence.UNKNOWN, problem(error).text)
+            return unanswered(problem(error, self._connections))
         return Confirmation(Presence.DIFFERENT, "Orthanc holds another object under this UID")
 
     def _is_same(self, identifier: str, item: Outgoing) -> bool:
         """The same file; or, when it came another way (C-STORE writes its own header), the same data set."""
-        digest = hashlib.sha256()
-        for chunk in self._fetch(identifier):
+        digest, size = hashlib.sha256(), 0
+        for chunk in self._client.get_instance_file(identifier, **self._call):
             digest.update(chunk)
+            size += len(chunk)
+            if size > item.path.stat().st_size + _OTHER_HEADER_BYTES:
+                self._connections.cut()
+                return False
         if digest.hexdigest() == item.sha256:
             return True
-        stored = dcmread(BytesIO(b"".join(self._fetch(identifier))))
-        return _values(stored) == _values(dcmread(item.path))
+        stored = b"".join(self._client.get_instance_file(identifier, **self._call))
+        return _values(dcmread(BytesIO(stored))) == _values(dcmread(item.path))
 
-    def _fetch(self, identifier: str) -> Iterator[bytes]:
-        # With a session of our own: the client would close its own before the stream is read.
-        with requests.Session() as session:
-            yield from self._client.get_instance_file(identifier, session=session, **self._call)
+    def _within(self, item: Outgoing) -> AbstractContextManager[None]:
+        return self._connections.within(self._outbox.seconds_for(item.path.stat().st_size))
 
 
 def _values(ds: Dataset) -> dict[BaseTag, object]:

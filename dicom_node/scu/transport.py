@@ -10,25 +10,34 @@ from typing import Any
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.transport import AddressInformation, AssociationSocket
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
+from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 from dicom_node.settings import Settings
 
+_SILENCE_SECONDS = 120.0
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
 class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     """An AE that calls others and serves nobody on its associations.
 
-    Its sockets do not wait for delayed acknowledgements and are closed; no answer is lost.
+    Its sockets do not wait for delayed acknowledgements and are closed; no answer is lost; and whoever waits
+    for the peer goes on when ``connections`` are cut.
     """
+
+    def __init__(self, ae_title: str = "PYNETDICOM", connections: Connections | None = None) -> None:
+        super().__init__(ae_title)
+        self._connections = connections or Connections(_SILENCE_SECONDS)
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
         connection = _PromptSocket(assoc, address=address)
+        connection.connections = self._connections
         connection.tls_args = tls_args
         assoc.dimse = _AnswersOnly(assoc)
+        assoc.dul.daemon = True  # the interpreter would wait for it at its end
         return connection
 
 
@@ -39,7 +48,18 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
     between is not waited for, and the reactor takes the answer off the queue (the only reader without
     ``block``). Seen under load: one C-STORE or C-FIND of 1,500 waited in vain until its time-out, or lost a
     match. A requestor has no requests to serve: its reactor gets nothing.
+
+    They are gathered in memory, so a peer that never ends its answer is hung up on.
     """
+
+    _received = 0
+
+    def receive_primitive(self, primitive: Any) -> None:
+        self._received += sum(len(value) for _, value in primitive.presentation_data_value_list)
+        if self._received > MAXIMUM_ANSWER_BYTES:
+            self.assoc.dul.socket.connections.expire()
+        else:
+            super().receive_primitive(primitive)
 
     def get_msg(self, block: bool = False) -> tuple[int, Any] | tuple[None, None]:
         if not block:
@@ -53,7 +73,29 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
     acknowledgement of the first, which Linux delays by 40 ms. Measured with Orthanc 1.10.1 on the loopback,
     one C-STORE with its association: 115 ms before, 27 ms with TCP_QUICKACK after each read and TCP_NODELAY
     for our own writes.
+
+    A read or write that moves no byte for ``connections.silence_seconds`` ends the connection: pynetdicom's
+    own have no time-out, and its abort() waits for the thread that is blocked in them.
     """
+
+    connections: Connections
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        super().connect(primitive)
+        if self.socket is not None:
+            self.socket.settimeout(self.connections.silence_seconds)
+            self.connections.opened(self.socket)
+
+    def send(self, bytestream: bytes) -> None:
+        rest = memoryview(bytestream)
+        try:
+            while rest:
+                rest = rest[self.socket.send(rest) :]
+        except TimeoutError:
+            self.connections.expire()
+            self.event_queue.put("Evt17")
+        except (OSError, AttributeError):  # cut by the peer; closed by the other thread meanwhile
+            self.event_queue.put("Evt17")
 
     def _create_socket(self, address: AddressInformation) -> socket.socket:
         created: socket.socket = super()._create_socket(address)
@@ -61,7 +103,13 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
         return created
 
     def recv(self, nr_bytes: int) -> bytearray:
-        data: bytearray = super().recv(nr_bytes)
+        if nr_bytes > MAXIMUM_ANSWER_BYTES:
+            raise OSError("a PDU longer than any that we asked for")
+        try:
+            data: bytearray = super().recv(nr_bytes)
+        except TimeoutError:
+            self.connections.expire()
+            raise
         if self.socket is not None and _QUICKACK is not None:
             with contextlib.suppress(OSError):  # closed by the other thread meanwhile
                 self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
@@ -70,9 +118,11 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
     def _shutdown_socket(self) -> None:
         """pynetdicom forgets the socket of a refused connection without closing it."""
         last = self.socket
-        super()._shutdown_socket()
-        if last is not None:
-            last.close()
+        if last is None:
+            return
+        with contextlib.suppress(OSError):  # not ssl.SSLSocket's, see Connections
+            socket.socket.shutdown(last, socket.SHUT_RDWR)
+        last.close()
 
 
 def client_tls(settings: Settings) -> ssl.SSLContext:

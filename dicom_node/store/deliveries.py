@@ -81,6 +81,15 @@ def renew(session: Session, deliveries: Sequence[int], owner: str, until: dateti
     )
 
 
+def hand_back(session: Session, owner: str) -> None:
+    """The owner ends: whatever it holds is free at once, and what it was sending counts as lost."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
+        .values(lease_owner="", lease_until=None)
+    )
+
+
 def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
     """Those of the deliveries that this owner still holds; the others were taken over."""
     held = session.scalars(
@@ -120,6 +129,11 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
             .where(Result.study_id == study_id, Delivery.destination == destination, Delivery.id.not_in(but))
         )
     )
+
+
+def is_held(delivery: Delivery, now: datetime) -> bool:
+    """Whether somebody works on it."""
+    return delivery.lease_until is not None and delivery.lease_until >= now
 
 
 def _due(now: datetime) -> ColumnElement[bool]:

@@ -1,0 +1,69 @@
+"""A bound on every wait for a peer: connections that can be cut while another thread is blocked on them.
+
+Time-outs of single reads and writes do not suffice: a line that moves one byte now and then never runs into
+them, and pynetdicom waits for its own thread without any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import weakref
+from collections.abc import Iterator
+
+MAXIMUM_ANSWER_BYTES = 16 * 2**20
+"""What one association or one HTTP answer may bring: 30,000 matches of a C-FIND."""
+
+
+class Connections:
+    """The open connections of one end of ours.
+
+    ``silence_seconds``: how long one read or write of them may move no byte.
+    """
+
+    def __init__(self, silence_seconds: float) -> None:
+        self.silence_seconds = silence_seconds
+        self.timed_out = False
+        self.closed = False
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def opened(self, connection: socket.socket) -> None:
+        """Know a connection from now on; after :meth:`close` it is cut at once."""
+        with self._lock:
+            self._sockets.add(connection)
+        if self.closed:
+            self.cut()
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """After ``seconds``, whatever waits for the peer in this scope gets an error of its connection."""
+        self.timed_out = False
+        timer = threading.Timer(seconds, self.expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def expire(self) -> None:
+        """The peer had time enough: cut what is open. ``timed_out`` says so until the next scope begins."""
+        self.timed_out = True
+        self.cut()
+
+    def close(self) -> None:
+        """Cut what is open, and whatever is opened later. From any thread."""
+        self.closed = True
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut what is open now."""
+        with self._lock:
+            open_now = list(self._sockets)
+        for connection in open_now:
+            # Not the method of ssl.SSLSocket, which first forgets the cipher: a thread that sends at that
+            # moment would send plain text. Closing the file is left to its owner: its number could be reused.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
