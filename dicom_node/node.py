@@ -155,6 +155,8 @@ class _Node:
         if self._works:
             self._run("outbox", lambda: self._courier.run_forever(self._stop))
         self._start_timers()
+        if not self._children:  # a worker node without workers delivers
+            self._say_ready()
 
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and couriers finish or hand back."""
@@ -206,13 +208,16 @@ class _Node:
                 return
             self._waiting_for.remove(name)
             if not self._waiting_for:
-                self._say(
-                    NODE_READY,
-                    ae_title=self._settings.node.ae_title,
-                    dicom=self._address,
-                    workers=self._settings.workers.processes,
-                    database=self._database.url.render_as_string(hide_password=True),
-                )
+                self._say_ready()
+
+    def _say_ready(self) -> None:
+        self._say(
+            NODE_READY,
+            ae_title=self._settings.node.ae_title,
+            dicom=self._address,
+            workers=self._settings.workers.processes,
+            database=self._database.url.render_as_string(hide_password=True),
+        )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
         self._say(CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)

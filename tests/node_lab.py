@@ -30,8 +30,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 class Node:
     """One ``dicom-node serve``, started and stopped at will on the same data folder."""
 
-    def __init__(self, folder: Path, config: str, port: int = 0) -> None:
+    def __init__(self, folder: Path, config: str, port: int = 0, role: str = "all") -> None:
         self.folder = folder
+        self.role = role
         self.port = port or free_port()
         self.config = folder / "node.toml"
         self.log = folder / "node.log"
@@ -45,7 +46,16 @@ class Node:
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)],
+                [
+                    sys.executable,
+                    "-m",
+                    "dicom_node",
+                    "serve",
+                    "--role",
+                    self.role,
+                    "--config",
+                    str(self.config),
+                ],
                 stderr=log,
                 start_new_session=True,
                 umask=0o022,  # as a login shell has it: what the node writes is private all the same

@@ -24,6 +24,7 @@ from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import utc_now
 from tests.hostile.valve import Valve, valve_before
+from tests.node_lab import Node, running
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, free_port, run_pacs
 
@@ -207,6 +208,27 @@ def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs:
     assert outbox.states() == {"pending": 1}
     valve.open()
     outbox.run_until("confirmed")
+
+
+def test_sigterm_ends_a_node_whose_pacs_hangs(tmp_path: Path, pacs: Pacs, valve: Valve) -> None:
+    valve.to_peer = A_MEGABYTE
+    outbox = outbox_to(tmp_path / "var", pacs, valve)
+    outbox.add_study(["pacs"], ONE, LARGE)
+    node = Node(tmp_path, delivering_to(pacs, valve.port), role="worker")
+    with running(node):
+        outbox.wait_until("sending")
+        assert node.stop(30) == 0
+    assert outbox.states() == {"pending": 1}
+
+
+def delivering_to(pacs: Pacs, port: int) -> str:
+    """A configuration of a node that only delivers."""
+    return (
+        "[workers]\nprocesses = 0\n"
+        "[outbox]\nanswer_seconds = 600\nstop_seconds = 0.5\n"
+        f'[[peers]]\nname = "pacs"\nae_title = "{pacs.ae_title}"\nmay = ["receive"]\n'
+        f'host = "127.0.0.1"\nport = {port}\n'
+    )
 
 
 class StuckDestination:

@@ -13,7 +13,7 @@ _PIECE_SECONDS = 0.02
 
 
 class Valve:
-    """Relays to ``port``. ``to_peer``, ``from_peer``: bytes that pass on each connection from now on, None: all.
+    """Relays to ``port``. ``to_peer``, ``from_peer``: bytes that pass on each later connection, None: all.
 
     ``rate``: bytes a second that pass once those are used up; 0: none, and nothing is read either.
     """
