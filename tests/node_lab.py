@@ -45,17 +45,9 @@ class Node:
         """Start it and wait for "ready"."""
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
+            words = ["serve", "--role", self.role, "--config", str(self.config)]
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "dicom_node",
-                    "serve",
-                    "--role",
-                    self.role,
-                    "--config",
-                    str(self.config),
-                ],
+                [sys.executable, "-m", "dicom_node", *words],
                 stderr=log,
                 start_new_session=True,
                 umask=0o022,  # as a login shell has it: what the node writes is private all the same

@@ -140,7 +140,7 @@ def test_a_person_hurries_what_waits(outbox: Outbox) -> None:
 
 @pytest.mark.parametrize("state", [S.SENDING, S.CONFIRMED])
 def test_a_person_cannot_retry_what_is_on_its_way_or_there(outbox: Outbox, state: DeliveryState) -> None:
-    put(outbox, state=state)
+    put(outbox, state=state, lease_until=utc_now() + timedelta(hours=1))
     with outbox.database.write() as session, pytest.raises(NotAllowedNow):
         retry(session, 1)
 
