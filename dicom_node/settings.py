@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -24,6 +22,8 @@ from pydantic import (
 
 from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
+from dicom_node.sections import OutboxSettings
+from dicom_node.sections import Section as _Section
 from dicom_node.toml_files import TomlFiles
 
 AeTitle = Annotated[
@@ -32,10 +32,6 @@ AeTitle = Annotated[
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class NodeSettings(_Section):
@@ -148,29 +144,6 @@ class PrivacySettings(_Section):
 
     keep_readings: bool = True
     """Keep what marks said, sealed under the site key, until the study leaves the spool; false: never."""
-
-
-class OutboxSettings(_Section):
-    """``[outbox]``: delivery of results."""
-
-    retry_seconds: float = Field(2, gt=0)
-    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
-    retry_limit_seconds: float = Field(300, gt=0)
-    """Longest wait between two tries. A peer that is down is tried for ever."""
-    confirm_seconds: float = Field(1800, gt=0)
-    """An object that the peer does not show is asked for again this long, then sent again."""
-    refusals: int = Field(3, ge=1)
-    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
-    answer_seconds: float = Field(120, gt=0)
-    """A peer that takes no byte or gives no answer for this long is cut off and tried later."""
-    minimum_kib_per_second: float = Field(64, gt=0)
-    """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
-    stop_seconds: float = Field(20, ge=0, le=25)
-    """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
-
-    def seconds_for(self, size: int) -> float:
-        """How long the sending of ``size`` bytes and the answer to it may take."""
-        return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
 
 
 class PeerSettings(_Section):

@@ -27,7 +27,8 @@ from dicom_node.scp import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, STATUSES
 from dicom_node.scu.kinds import SOP_CLASSES
-from dicom_node.settings import ListenerSettings, OutboxSettings
+from dicom_node.sections import OutboxSettings
+from dicom_node.settings import ListenerSettings
 
 _KINDS = {
     ResultKind.SR: "report of findings (TID 1500)",

@@ -15,7 +15,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dicom_node", "ai_pipeline")
 
-CELLAR = ("dicom_node", "dicom_node.model", "dicom_node.settings", "dicom_node.errors", "dicom_node.events")
+CELLAR = (
+    "dicom_node",
+    "dicom_node.model",
+    "dicom_node.sections",
+    "dicom_node.settings",
+    "dicom_node.errors",
+    "dicom_node.events",
+)
 STORE = ("dicom_node.store",)
 LOGS = ("dicom_node.logs",)
 SITE_KEY = ("dicom_node.sitekey",)  # of the cellar, but nothing for those who talk to the network
@@ -28,7 +35,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.logs": ("dicom_node.printable",),
     "dicom_node.printable": (),
     "dicom_node.toml_files": ("dicom_node.errors",),
-    "dicom_node.settings": ("dicom_node.errors", "dicom_node.model", "dicom_node.toml_files"),
+    "dicom_node.sections": (),
+    "dicom_node.settings": (
+        "dicom_node.errors",
+        "dicom_node.model",
+        "dicom_node.sections",
+        "dicom_node.toml_files",
+    ),
     "dicom_node.sitekey": ("dicom_node.errors",),
     "dicom_node.store": (*CELLAR, *SITE_KEY),
     "dicom_node.scp": (*CELLAR, *LOGS, "dicom_node.inbox.spool", "dicom_node.inbox.journal"),

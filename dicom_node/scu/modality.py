@@ -24,7 +24,8 @@ from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import SendStatus
 from dicom_node.scu.statuses import store_report
 from dicom_node.scu.transport import CallingAE, client_tls
-from dicom_node.settings import OutboxSettings, PeerSettings, Settings
+from dicom_node.sections import OutboxSettings
+from dicom_node.settings import PeerSettings, Settings
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 _TIMEOUT_SECONDS = 30.0

@@ -1,0 +1,34 @@
+"""Sections of the configuration that know no others; :mod:`dicom_node.settings` puts all of them together."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen once read, unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class OutboxSettings(Section):
+    """``[outbox]``: delivery of results."""
+
+    retry_seconds: float = Field(2, gt=0)
+    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
+    retry_limit_seconds: float = Field(300, gt=0)
+    """Longest wait between two tries. A peer that is down is tried for ever."""
+    confirm_seconds: float = Field(1800, gt=0)
+    """An object that the peer does not show is asked for again this long, then sent again."""
+    refusals: int = Field(3, ge=1)
+    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+    answer_seconds: float = Field(120, gt=0)
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later."""
+    minimum_kib_per_second: float = Field(64, gt=0)
+    """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
+    stop_seconds: float = Field(20, ge=0, le=25)
+    """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
+
+    def seconds_for(self, size: int) -> float:
+        """How long the sending of ``size`` bytes and the answer to it may take."""
+        return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
