@@ -133,6 +133,18 @@ class ModelRefused(NodeError):
     exit_code = ExitCode.DATA
 
 
+class DatabaseUnusable(NodeError):
+    """The database does not answer, is locked, or cannot be opened or written."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class DatabaseDamaged(NodeError):
+    """The database's file is damaged."""
+
+    exit_code = ExitCode.DATA
+
+
 class DatabaseNotReady(NodeError):
     """The schema is older or newer than this program."""
 

@@ -52,7 +52,7 @@ from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
 from dicom_node.sitekey import load_or_create
-from dicom_node.store import leases, migrate
+from dicom_node.store import faults, leases, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import append
 
@@ -93,8 +93,8 @@ class CannotListen(NodeError):
 def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; returns the exit status.
 
-    Raises ConfigurationError, DatabaseNotReady, AlreadyRunning, CannotListen and SpoolError before anything
-    is accepted.
+    Raises ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning,
+    CannotListen and SpoolError before anything is accepted.
     """
     logs.configure(settings.node.log_level, "node")
     if role is not Role.LISTENER:
@@ -103,7 +103,8 @@ def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> i
     if any(peer.deidentify for peer in settings.peers):
         load_or_create(settings.node.data_dir)  # a key that cannot be used is a mistake to tell now
     signals = _signals()
-    with _locked(settings, role) as place, _database(settings) as database:
+    in_words = faults.in_words(settings.database_url)
+    with in_words, _locked(settings, role) as place, _database(settings) as database:
         node = _Node(settings, files, role, database, _owner(settings, place))
         node.start()
         os.read(signals, 1)  # until a signal comes

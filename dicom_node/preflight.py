@@ -31,7 +31,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.scu import open_destination
 from dicom_node.scu.dimse import DimseDestination
 from dicom_node.settings import PeerSettings, RuleSettings, Settings, examine
-from dicom_node.store import migrate
+from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
@@ -165,7 +165,7 @@ def _check_database(settings: Settings) -> Found:
     try:
         database = Database(settings.database_url)
     except (SQLAlchemyError, ImportError) as error:
-        yield "node.database_url", shown, f"cannot be used: {type(error).__name__}"
+        yield "node.database_url", shown, str(faults.meaning(error, settings.database_url) or error)
         return
     try:
         migrate.check(database)
@@ -177,7 +177,8 @@ def _check_database(settings: Settings) -> Found:
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        yield "node.database_url", shown, f"cannot be reached: {type(error).__name__}"
+        told = faults.meaning(error, settings.database_url)
+        yield "node.database_url", shown, str(told or f"cannot be used: {type(error).__name__}")
     finally:
         database.dispose()
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import DatabaseNotReady, ModelRefused
 from dicom_node.model.kinds import Counted
 from dicom_node.settings import Settings
-from dicom_node.store import migrate
+from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.views import find_study
 
@@ -35,12 +35,13 @@ OTHER = "other"
 def open_database(settings: Settings) -> Iterator[Database]:
     """The node's database, which must exist and have this version's schema."""
     _refuse_missing_file(settings)
-    database = Database(settings.database_url)
-    try:
-        migrate.check(database)
-        yield database
-    finally:
-        database.dispose()
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url)
+        try:
+            migrate.check(database)
+            yield database
+        finally:
+            database.dispose()
 
 
 @contextmanager
@@ -59,12 +60,13 @@ def writing(settings: Settings) -> Iterator[Session]:
 
 def upgrade_database(settings: Settings) -> str:
     """Bring the schema to this program's version, and return that version."""
-    database = Database(settings.database_url)
-    try:
-        migrate.upgrade(database)
-        return migrate.current(database) or ""
-    finally:
-        database.dispose()
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url)
+        try:
+            migrate.upgrade(database)
+            return migrate.current(database) or ""
+        finally:
+            database.dispose()
 
 
 def release_study(settings: Settings, study_instance_uid: str) -> None:

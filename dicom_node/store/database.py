@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
+_CONNECT_SECONDS = 10
 
 
 class Database:
@@ -30,7 +31,12 @@ class Database:
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         # An error's text would quote the values of its statement: patients' IDs among them.
-        self.engine = create_engine(self.url, pool_pre_ping=not self.is_sqlite, hide_parameters=True)
+        self.engine = create_engine(
+            self.url,
+            pool_pre_ping=not self.is_sqlite,
+            hide_parameters=True,
+            connect_args={} if self.is_sqlite else {"connect_timeout": _CONNECT_SECONDS},
+        )
         if self.is_sqlite:
             event.listen(self.engine, "connect", _set_pragmas)
             event.listen(self.engine, "begin", _begin_sqlite)
