@@ -15,7 +15,10 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.url import make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
+
+from dicom_node.errors import DatabaseNotReady
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
@@ -23,10 +26,18 @@ _CONNECT_SECONDS = 10
 
 
 class Database:
-    """The node's database by URL: ``sqlite:///path`` or ``postgresql+psycopg://…``."""
+    """The node's database by URL: ``sqlite:///path`` or ``postgresql+psycopg://…``.
+
+    Raises DatabaseNotReady for what is no such URL.
+    """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        try:
+            self.url = make_url(url)
+        except (ArgumentError, ValueError):  # ValueError: a port that is no number; quoted is neither
+            raise DatabaseNotReady(
+                "node.database_url cannot be read: write postgresql+psycopg://USER@HOST:PORT/NAME"
+            ) from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)

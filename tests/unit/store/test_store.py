@@ -189,3 +189,10 @@ def test_a_database_error_does_not_quote_the_patient(database: Database) -> None
     with pytest.raises(IntegrityError) as caught:
         write_twice()
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:secret@host:abc/name", "secret", "sqlite//secret"])
+def test_a_url_that_is_none_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(DatabaseNotReady, match="database_url") as raised:
+        Database(url)
+    assert "secret" not in str(raised.value)
