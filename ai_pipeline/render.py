@@ -30,8 +30,8 @@ PLACE_IS_APPROXIMATE = {
 YELLOW, BLACK, WHITE, EDGE = (255, 214, 0), (0, 0, 0), (255, 255, 255), (70, 70, 70)
 """Yellow on black is seen by colour-blind readers and is no colour of anatomy or of flow alone."""
 LETTER_SHARE, LETTER_SHARE_OF_LONGER_SIDE = 0.026, 0.014
-"""Height of letters as a share of the picture's shorter and longer side: the larger of the two, because viewers
-fit the longer side to their window."""
+"""Height of letters as a share of the picture's shorter and longer side: the larger, because a viewer fits
+the longer side to its window."""
 SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
 """Letter sizes in pixels: less is not readable, more is not needed."""
 NARROWEST = 22
@@ -62,7 +62,7 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
     columns where ``display`` is too narrow for words. ``legend``: the last lines, the most important one at
-    the end; without any, :func:`legend_of` of the findings. Several regions bear numbers, many are only counted.
+    the end; without any, :func:`legend_of` of the findings. Several regions bear numbers, many are counted.
     """
     canvas = _Canvas.of(display)
     placed = [

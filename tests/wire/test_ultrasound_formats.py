@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydicom.dataset import Dataset
 from tests.node_lab import Node, running
 from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, decoded, told, words, write
+from tests.validators import dciodvfy_errors
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(400)]
@@ -208,7 +208,7 @@ def test_a_validator_finds_no_error(case: Case, tmp_path: Path) -> None:
     for ds in case.results():
         path = tmp_path / "object.dcm"
         path.write_bytes(as_bytes(ds))
-        assert errors(path) == []
+        assert dciodvfy_errors(path) == []
 
 
 def as_bytes(ds: Dataset) -> bytes:
@@ -222,10 +222,3 @@ def shown(samples: np.ndarray, inverted: bool) -> np.ndarray:
     """8-bit samples, bright where a viewer shows them bright."""
     eight = (samples >> 8).astype(np.uint8) if samples.dtype == np.uint16 else samples
     return 255 - eight if inverted else eight
-
-
-def errors(path: Path) -> list[str]:
-    """What dciodvfy calls an error."""
-    command = ["dciodvfy", "-new", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
