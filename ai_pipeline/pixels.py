@@ -22,14 +22,15 @@ import pydicom
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from ai_pipeline.codestreams import first_cut_frame
+from ai_pipeline import codestreams
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.display import GreyDisplay
 from ai_pipeline.headers import HeaderError, embedded_overlays, picture_header, read_header
+from ai_pipeline.limits import LIMITS, Limits, lacks_memory
 
 Picture = npt.NDArray[np.uint8]
 MOST_PADDING = 0.05
@@ -40,24 +41,42 @@ class PixelError(Exception):
     """The pixels cannot be had; the text is one sentence that names the cause, without PHI."""
 
 
-def open_dicom(path: Path) -> DicomImage:
-    """Read the header of a DICOM file (Part 10). Raises :class:`PixelError`; decodes nothing yet."""
+class OutOfMemory(PixelError):
+    """This process may not have the memory that the image takes."""
+
+
+def open_dicom(path: Path, limits: Limits = LIMITS) -> DicomImage:
+    """Read the header of a DICOM file (Part 10). Raises :class:`PixelError`; decodes nothing yet.
+
+    So does an image beyond ``limits``, and one whose transfer syntax is not decoded here.
+    """
     with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
+        codestreams.check_inflation(path, limits.inflated_mib)
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
-        if not syntax:
-            raise PixelError("the file has no Transfer Syntax UID (0002,0010)")
+        syntax = _decodable(UID(str(dataset.file_meta.get("TransferSyntaxUID") or "")))
         header = read_header(dataset)
+        samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.BitsAllocated)
+        if header.photometric == "PALETTE COLOR":
+            _check_palette(dataset, syntax)
+            samples, bits = 3, max(bits, 16)
+        if fault := limits.fault(header.rows, header.columns, header.frames, samples, bits):
+            raise PixelError(fault)
         _check_length(path, dataset, syntax)
     return DicomImage(path, dataset, header, syntax)
 
 
-def open_picture(path: Path, modality: str) -> PictureImage:
+def open_picture(path: Path, modality: str, limits: Limits = LIMITS) -> PictureImage:
     """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …).
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
-    with _as_pixel_error("the file is not a readable picture"), Image.open(path) as picture:
+    with (
+        _pydicom_may_warn(),
+        _as_pixel_error("the file is not a readable picture"),
+        Image.open(path) as picture,
+    ):
+        if fault := limits.fault(picture.height, picture.width, samples=3):
+            raise PixelError(fault)
         lossy = picture.format in {"JPEG", "WEBP"}
         samples = _picture_samples(picture)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -166,7 +185,7 @@ class DicomImage:
         if self._whole_frames:
             return
         with _pydicom_may_warn(), _as_pixel_error("the frames cannot be told apart"):
-            cut = first_cut_frame(self.path, self.transfer_syntax, self.header.frames)
+            cut = codestreams.first_cut_frame(self.path, self.transfer_syntax, self.header.frames)
         if cut is not None:
             raise PixelError(f"frame {cut} of {self.header.frames} is cut off ({self.transfer_syntax.name})")
         self._whole_frames = True
@@ -240,13 +259,57 @@ def _check_length(path: Path, dataset: Dataset, syntax: UID) -> None:
         raise PixelError(f"the pixel data are {length} bytes, the header describes {expected}")
 
 
+def _decodable(syntax: UID) -> UID:
+    """The transfer syntax, if it is decoded here."""
+    if not syntax:
+        raise PixelError("the file has no Transfer Syntax UID (0002,0010)")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        raise PixelError(f"its transfer syntax {_named(syntax)} is not decoded here")
+    return syntax
+
+
+def _named(syntax: UID) -> str:
+    name = _NAMES.get(syntax, syntax.name)
+    return syntax if name == syntax else f"{name} ({syntax})"
+
+
+# Transfer syntaxes that are newer than pydicom's dictionary (PS3.6 table A-1).
+_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}
+
+
+def _check_palette(dataset: Dataset, syntax: UID) -> None:
+    """Refuse segmented colour tables that expand to more than the 65,536 colours that there can be.
+
+    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): a bomb, and in no file
+    that we have seen.
+    """
+    for colour in ("Red", "Green", "Blue"):
+        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if not isinstance(data, bytes):
+            continue
+        wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")
+        kind_of_word = ("<u2" if syntax.is_little_endian else ">u2") if wide else "u1"
+        words = np.frombuffer(data[: len(data) // 2 * 2], kind_of_word)
+        place = colours = 0
+        while place + 1 < len(words):
+            kind, count = int(words[place]), int(words[place + 1])
+            colours += count
+            if kind not in {0, 1} or colours > 65_536:
+                raise PixelError("a segmented colour palette is not one of at most 65,536 plain colours")
+            place += 2 + (count if kind == 0 else 1)
+
+
 def _plugin(syntax: UID) -> str:
-    """Name the decoder for ``syntax``: one decoder per syntax, whatever else is installed (gdcm, Pillow)."""
-    if syntax in {JPEGLSLossless, JPEGLSNearLossless}:
-        return "pyjpegls"
-    if syntax == RLELossless:
-        return "pydicom"
-    return "pylibjpeg" if syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian else ""
+    """Name the decoder for ``syntax``: that behind our check, whatever else is installed (gdcm, Pillow)."""
+    return codestreams.PLUGIN if syntax in codestreams.DECODER_DEPENDENCIES else ""
 
 
 def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
@@ -327,15 +390,17 @@ def _as_pixel_error(what: str) -> Iterator[None]:
         yield
     except PixelError:
         raise
-    except HeaderError as error:
+    except (HeaderError, codestreams.CodestreamFault) as error:
         raise PixelError(str(error)) from error
     except _DAMAGE as error:
+        if lacks_memory(error):
+            raise OutOfMemory(f"{what}: there is not enough memory for it") from error
         raise PixelError(f"{what}: {_cause(error)}") from error
 
 
 def _cause(error: BaseException) -> str:
     """Say what the decoder said when it speaks of pixels; header values (PHI) are not repeated."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).rpartition(f"available plugins: {codestreams.PLUGIN}: ")[2]
     if isinstance(error, FileNotFoundError):
         return "no such file"
     about_pixels = (
@@ -346,6 +411,9 @@ def _cause(error: BaseException) -> str:
         "pixel data",
         "Pixel Data",
         "Offset Table",
+        "code stream",
+        "JPEG",
+        "RLE",
     )
     if any(word in text for word in about_pixels):
         return text[:200]
