@@ -107,6 +107,32 @@ def check_inflation(path: Path, most_mib: int) -> None:
             rest = inflater.unconsumed_tail or file.read(_CHUNK)
 
 
+def decodable(syntax: UID) -> UID:
+    """The transfer syntax, if it is decoded here. Raises CodestreamFault."""
+    if not syntax:
+        raise CodestreamFault("the file has no Transfer Syntax UID (0002,0010)")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        raise CodestreamFault(f"its transfer syntax {_named(syntax)} is not decoded here")
+    return syntax
+
+
+def _named(syntax: UID) -> str:
+    name = _NAMES.get(syntax, syntax.name)
+    return syntax if name == syntax else f"{name} ({syntax})"
+
+
+# Transfer syntaxes that are newer than pydicom's dictionary (PS3.6 table A-1).
+_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}
+
+
 def declared(frame: bytes, syntax: UID) -> Declared:
     """What a JPEG, JPEG-LS or JPEG 2000 frame says of itself. Raises CodestreamFault."""
     try:
@@ -145,6 +171,11 @@ def is_available(syntax: str) -> bool:
     if syntax == RLELossless:
         return True
     return bool((pyjpegls if syntax in JPEG_LS else pylibjpeg).is_available(syntax))
+
+
+def plugin(syntax: UID) -> str:
+    """Name the decoder for ``syntax``: that behind our check, whatever else is installed (gdcm, Pillow)."""
+    return PLUGIN if syntax in DECODER_DEPENDENCIES else ""
 
 
 def _jpeg(frame: bytes) -> Declared:

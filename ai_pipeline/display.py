@@ -60,7 +60,10 @@ class GreyDisplay:
         return cast(PixelArray, apply_modality_lut(values, self.dataset))
 
     def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
-        shares = self._shares(values, stored)
+        with np.errstate(all="ignore"):  # windows and slopes of any size; what is no number is found below
+            shares = self._shares(values, stored)
+        if not np.isfinite(shares).all():
+            raise ValueError("decoded grey levels are no numbers: Rescale Slope, LUT or samples")
         if self.dataset.get("PhotometricInterpretation") == "MONOCHROME1":
             shares = 1.0 - shares
         return cast(GreyPicture, np.rint(shares * 255.0).astype(np.uint8))

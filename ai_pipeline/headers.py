@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import date, datetime
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -127,6 +128,28 @@ def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
     return tuple(bits)
 
 
+def check_palette(dataset: Dataset, syntax: UID) -> None:
+    """Refuse segmented colour tables that expand to more than the 65,536 colours that there can be.
+
+    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): a bomb, and in no file
+    that we have seen. Raises :class:`HeaderError`.
+    """
+    for colour in ("Red", "Green", "Blue"):
+        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if not isinstance(data, bytes):
+            continue
+        wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")
+        kind_of_word = ("<u2" if syntax.is_little_endian else ">u2") if wide else "u1"
+        words = np.frombuffer(data[: len(data) // 2 * 2], kind_of_word)
+        place = colours = 0
+        while place + 1 < len(words):
+            kind, count = int(words[place]), int(words[place + 1])
+            colours += count
+            if kind not in {0, 1} or colours > 65_536:
+                raise HeaderError("a segmented colour palette is not one of at most 65,536 plain colours")
+            place += 2 + (count if kind == 0 else 1)
+
+
 def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
     """The parts of an image in which a length can be measured, the smallest first.
 
@@ -203,7 +226,7 @@ def _drawn(dataset: Dataset, group: int) -> bool:
     """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
     element = dataset.get((group, 0x3000))
     value = None if element is None else element.value
-    return isinstance(value, bytes) and any(value)
+    return isinstance(value, bytes) and value.count(0) < len(value)
 
 
 def _number(dataset: Dataset, group: int, element: int) -> int:

@@ -22,14 +22,14 @@ import pydicom
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline import codestreams
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.display import GreyDisplay
-from ai_pipeline.headers import HeaderError, embedded_overlays, picture_header, read_header
+from ai_pipeline.headers import HeaderError, check_palette, embedded_overlays, picture_header, read_header
 from ai_pipeline.limits import LIMITS, Limits, lacks_memory
 
 Picture = npt.NDArray[np.uint8]
@@ -53,11 +53,11 @@ def open_dicom(path: Path, limits: Limits = LIMITS) -> DicomImage:
     with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
         codestreams.check_inflation(path, limits.inflated_mib)
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        syntax = _decodable(UID(str(dataset.file_meta.get("TransferSyntaxUID") or "")))
+        syntax = codestreams.decodable(UID(str(dataset.file_meta.get("TransferSyntaxUID") or "")))
         header = read_header(dataset)
         samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.BitsAllocated)
         if header.photometric == "PALETTE COLOR":
-            _check_palette(dataset, syntax)
+            check_palette(dataset, syntax)
             samples, bits = 3, max(bits, 16)
         if fault := limits.fault(header.rows, header.columns, header.frames, samples, bits):
             raise PixelError(fault)
@@ -170,6 +170,10 @@ class DicomImage:
             self._last = (frame, self._decode(frame))
         return self._last[1]
 
+    def forget(self) -> None:
+        """Give back the memory of the frame that was decoded last."""
+        self._last = self._whole = None
+
     def _decode(self, frame: int) -> PixelArray:
         self._check_ends()
         with _pydicom_may_warn(), _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"):
@@ -192,7 +196,7 @@ class DicomImage:
 
     def _samples(self, frame: int) -> PixelArray:
         # Bits above Bits Stored are cleared by us: below High Bit there may be more of them (old overlays).
-        how = {"decoding_plugin": _plugin(self.transfer_syntax), "correct_unused_bits": False}
+        how = {"decoding_plugin": codestreams.plugin(self.transfer_syntax), "correct_unused_bits": False}
         # pydicom reads single frames straight from the file, but cannot inflate there.
         if self._whole is None and self.transfer_syntax != DeflatedExplicitVRLittleEndian:
             try:
@@ -257,59 +261,6 @@ def _check_length(path: Path, dataset: Dataset, syntax: UID) -> None:
     length, expected = getattr(element, "length", None), get_expected_length(dataset)
     if length is not None and length > expected * (1 + MOST_PADDING):
         raise PixelError(f"the pixel data are {length} bytes, the header describes {expected}")
-
-
-def _decodable(syntax: UID) -> UID:
-    """The transfer syntax, if it is decoded here."""
-    if not syntax:
-        raise PixelError("the file has no Transfer Syntax UID (0002,0010)")
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if decoder is None or not decoder.is_available:
-        raise PixelError(f"its transfer syntax {_named(syntax)} is not decoded here")
-    return syntax
-
-
-def _named(syntax: UID) -> str:
-    name = _NAMES.get(syntax, syntax.name)
-    return syntax if name == syntax else f"{name} ({syntax})"
-
-
-# Transfer syntaxes that are newer than pydicom's dictionary (PS3.6 table A-1).
-_NAMES = {
-    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
-    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
-    "1.2.840.10008.1.2.4.112": "JPEG XL",
-}
-
-
-def _check_palette(dataset: Dataset, syntax: UID) -> None:
-    """Refuse segmented colour tables that expand to more than the 65,536 colours that there can be.
-
-    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): a bomb, and in no file
-    that we have seen.
-    """
-    for colour in ("Red", "Green", "Blue"):
-        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
-        if not isinstance(data, bytes):
-            continue
-        wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")
-        kind_of_word = ("<u2" if syntax.is_little_endian else ">u2") if wide else "u1"
-        words = np.frombuffer(data[: len(data) // 2 * 2], kind_of_word)
-        place = colours = 0
-        while place + 1 < len(words):
-            kind, count = int(words[place]), int(words[place + 1])
-            colours += count
-            if kind not in {0, 1} or colours > 65_536:
-                raise PixelError("a segmented colour palette is not one of at most 65,536 plain colours")
-            place += 2 + (count if kind == 0 else 1)
-
-
-def _plugin(syntax: UID) -> str:
-    """Name the decoder for ``syntax``: that behind our check, whatever else is installed (gdcm, Pillow)."""
-    return codestreams.PLUGIN if syntax in codestreams.DECODER_DEPENDENCIES else ""
 
 
 def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:

@@ -81,6 +81,10 @@ class LeaseLost(NodeError):
     """Another worker owns the job now; whatever this one has is thrown away."""
 
 
+class TimeLimitReached(NodeError):
+    """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
+
+
 class JobCancelled(NodeError):
     """A person cancelled the job while it ran."""
 

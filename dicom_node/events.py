@@ -82,6 +82,8 @@ WORKER_READY = EventType(3020, _INFO, "worker ready, models warm")
 SCORES_DRIFTED = EventType(3021, _WARNING, "model scores have drifted")
 IMAGES_CLEANED = EventType(3022, _INFO, "burned-in annotation cleaned: how many images, and what it took")
 CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left in them")
+IMAGE_LEFT_OUT = EventType(3030, _WARNING, "image left out of its study's analysis")
+WORKER_SPENT = EventType(3031, _WARNING, "worker ends: an image took all the memory that it may have")
 
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")

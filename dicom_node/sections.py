@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ai_pipeline.limits import LIMITS, Limits
+
 
 class Section(BaseModel):
     """A table of the configuration: frozen once read, unknown keys are mistakes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ImageSettings(Section):
+    """``[images]``: the largest image that is decoded; one beyond fails by itself, not its study."""
+
+    longest_side: int = Field(LIMITS.longest_side, ge=1)
+    """Rows and columns (pixels)."""
+    elongation: int = Field(LIMITS.elongation, ge=1)
+    """The longer side as a multiple of the shorter one, in images of more than 1,024 pixels a side."""
+    megapixels: int = Field(LIMITS.megapixels, ge=1)
+    """Pixels of one frame (millions)."""
+    frames: int = Field(LIMITS.frames, ge=1)
+    """Frames of one image."""
+    decoded_mib: int = Field(LIMITS.decoded_mib, ge=1)
+    """All frames of one image, decoded (MiB)."""
+    inflated_mib: int = Field(LIMITS.inflated_mib, ge=1)
+    """A data set in the deflated transfer syntax, inflated (MiB)."""
+
+    @property
+    def limits(self) -> Limits:
+        """The same, as the decoder takes them."""
+        return Limits(**self.model_dump())
 
 
 class OutboxSettings(Section):

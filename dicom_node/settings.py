@@ -22,7 +22,7 @@ from pydantic import (
 
 from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.sections import OutboxSettings
+from dicom_node.sections import ImageSettings, OutboxSettings
 from dicom_node.sections import Section as _Section
 from dicom_node.toml_files import TomlFiles
 
@@ -120,6 +120,9 @@ class WorkerSettings(_Section):
     """Folder with your own model cards and weights, besides those shipped."""
     device_rules_dir: Path | None = None
     """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
+    memory_mib: int = Field(2304, ge=0)
+    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
+    by itself. Enough for ultrasound of 2560 × 1440 and X-rays of 40 megapixels; larger captures need more."""
     time_limit_seconds: float = Field(600, gt=0)
     """A job that takes longer is stopped and counts as failed once."""
     lease_seconds: float = Field(15, gt=0)
@@ -275,6 +278,7 @@ class Settings(_Section):
     spool: SpoolSettings = SpoolSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
+    images: ImageSettings = ImageSettings()
     drift: DriftSettings = DriftSettings()
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()

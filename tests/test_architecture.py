@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.logs": ("dicom_node.printable",),
     "dicom_node.printable": (),
     "dicom_node.toml_files": ("dicom_node.errors",),
-    "dicom_node.sections": (),
+    "dicom_node.sections": ("ai_pipeline.limits",),
     "dicom_node.settings": (
         "dicom_node.errors",
         "dicom_node.model",

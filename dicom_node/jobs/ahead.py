@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from ai_pipeline.contract import Accept, Pipeline, Progress
 from ai_pipeline.pixels import open_dicom
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, TimeLimitReached
 from dicom_node.jobs.analyses import Analyses, key_of
+from dicom_node.jobs.at_work import AtWork, WorkerSpent
 from dicom_node.jobs.readings import ReadingRecord
 from dicom_node.jobs.rules import StudyFacts, decide
 from dicom_node.jobs.studies import image_facts
@@ -36,6 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5  # how often an analysis looks whether a job is free
 _FORGET_SECONDS = 3600.0
 _GRACE_SECONDS = 10.0
+_PATIENCE_SECONDS = 60.0  # a job waits so long for an analysis ahead that reports no progress
 
 
 class _GiveWay(NodeError):
@@ -62,9 +65,11 @@ class Ahead:
         analyses: Analyses,
         pipelines: Callable[[str], Pipeline],
         stopping: threading.Event,
+        at_work: AtWork,
     ) -> None:
         self._database, self._settings = database, settings
         self._analyses, self._pipelines, self._stopping = analyses, pipelines, stopping
+        self._at_work = at_work
         self._readings = ReadingRecord(database, settings)
         self._seen = 0  # instance ids rise: an image is looked at once
         self._forgot_at = 0.0
@@ -80,6 +85,8 @@ class Ahead:
                 self._analyse(image, rule)
         except _GiveWay:
             return True
+        except WorkerSpent:
+            raise
         except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; the job will tell it)
             _LOGGER.info("an image could not be analysed ahead: %s", type(error).__name__)
         self._seen = max(self._seen, image.id)
@@ -116,37 +123,62 @@ class Ahead:
             return
         try:
             self._look()
-            source = open_dicom(path)
-            with _watchdog(self._settings.workers.time_limit_seconds + _GRACE_SECONDS):
+            source = open_dicom(path, self._settings.images.limits)
+            with self._at_work.at(path.name), self._watched(path.name) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
-                    result = pipeline.run([source], self._progress(), rule.options)
+                    result = pipeline.run([source], progress, rule.options)
                     result = self._readings.take(pipeline, rule.options, [source.uid], result)
                     self._analyses.put(key, result)
         except _GiveWay:
             self._analyses.drop(key)  # the claim too: it may be made later
             raise
 
-    def _progress(self) -> Progress:
-        started = looked = time.monotonic()
+    @contextmanager
+    def _watched(self, spool_name: str) -> Iterator[Progress]:
+        """Progress of one analysis, watched: one that hangs ends this process; the node starts another.
+
+        After the time limit of a job, and sooner when a job waits: that image is then not to blame.
+        """
+        limit = self._settings.workers.time_limit_seconds
+        started = moved = time.monotonic()
+        ended = threading.Event()
 
         def report(share: float, what: str) -> None:  # noqa: ARG001  (nobody waits for this one)
-            nonlocal looked
+            nonlocal moved
             now = time.monotonic()
-            if now - looked < _LOOK_SECONDS and not self._stopping.is_set():
+            if now - moved < _LOOK_SECONDS and not self._stopping.is_set():
                 return
-            looked = now
-            if now - started > self._settings.workers.time_limit_seconds:
-                raise TimeoutError
+            moved = now
+            if now - started > limit:
+                raise TimeLimitReached(f"took longer than {limit:g} s")
             self._look()
 
-        return report
+        def watch() -> None:
+            while not ended.wait(_LOOK_SECONDS):
+                now = time.monotonic()
+                if now - started > limit + _GRACE_SECONDS:
+                    _end("does not come to an end")
+                if now - moved > _PATIENCE_SECONDS and self._is_job_free():
+                    self._at_work.leave(spool_name)
+                    _end("does not give way to a job")
+
+        threading.Thread(target=watch, name="watch-ahead", daemon=True).start()
+        try:
+            yield report
+        finally:
+            ended.set()
+
+    def _is_job_free(self) -> bool:
+        try:
+            with self._database.read() as session:
+                return queue.is_anything(session, utc_now())[0]
+        except SQLAlchemyError:
+            return False
 
     def _look(self) -> None:
         if self._stopping.is_set():
             raise _GiveWay("the worker stops")
-        with self._database.read() as session:
-            free, _ = queue.is_anything(session, utc_now())
-        if free:
+        if self._is_job_free():
             raise _GiveWay("a job is free")
 
     def _forget_old(self) -> None:
@@ -154,20 +186,9 @@ class Ahead:
         if now - self._forgot_at > _FORGET_SECONDS:
             self._forgot_at = now
             self._analyses.forget_old()
+            self._at_work.forget_old()
 
 
-@contextmanager
-def _watchdog(seconds: float) -> Iterator[None]:
-    """End this process when a pipeline hangs: the node starts another, which passes this image over."""
-
-    def end() -> None:
-        _LOGGER.error("an image analysed ahead does not come to an end: this worker ends")
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _end(why: str) -> None:
+    _LOGGER.error("an image analysed ahead %s: this worker ends", why)
+    os._exit(1)

@@ -37,17 +37,12 @@ class JobImages:
         kept = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
         return JobImages(kept, self.faults)
 
-    def without_undecodable(self, raised: PixelError) -> JobImages:
-        """Decode everything and leave out what does not. Raises PixelError when nothing is left.
-
-        And what the pipeline ``raised``, when all decode.
-        """
-        faults = {source.image.uid: fault for source in self.readable if (fault := _fault(source))}
-        if not faults:
-            raise raised
-        if len(faults) == len(self.readable):
+    def without(self, faults: Mapping[str, str]) -> JobImages:
+        """Leave out images with these faults, by UID. Raises PixelError when nothing is left."""
+        left = JobImages(self.all, {**self.faults, **faults})
+        if faults and not left.readable:
             raise PixelError("; ".join(dict.fromkeys(faults.values())))
-        return JobImages(self.all, {**self.faults, **faults})
+        return left
 
 
 def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
@@ -66,7 +61,9 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
-            sources.append(SourceObject(open_dicom(path), path, pixels, identity, charset))
+            sources.append(
+                SourceObject(open_dicom(path, settings.images.limits), path, pixels, identity, charset)
+            )
         except PixelError as error:
             faults[uid] = str(error)
     return JobImages(tuple(sources), faults)
@@ -78,12 +75,3 @@ def _in_order(uids: Sequence[str], known: Collection[str]) -> list[str]:
 
 def _of(row: Instance) -> tuple[str, str, str]:
     return row.pixels_sha256, row.identity_sha256, str(row.attributes.get("AssumedCharacterSet", ""))
-
-
-def _fault(source: SourceObject) -> str:
-    try:
-        for frame in range(source.image.header.frames):
-            source.image.stored(frame)
-    except PixelError as error:
-        return str(error)
-    return ""

@@ -11,15 +11,11 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.errors import JobCancelled, LeaseLost, NodeError
+from dicom_node.errors import JobCancelled, LeaseLost, NodeError, TimeLimitReached
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.run import HandedBack
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class TimeLimitReached(NodeError):
-    """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
 
 
 class Pulse:
@@ -99,7 +95,7 @@ class Pulse:
             self._queue.heartbeat(self._job, self._share, self._doing)
         except (LeaseLost, JobCancelled) as stop:
             self._tell(stop)
-        except SQLAlchemyError as error:  # the lease outlasts several beats
+        except (SQLAlchemyError, MemoryError) as error:  # the lease outlasts several beats
             _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
 
     def _tell(self, stop: NodeError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from ai_pipeline.contract import (
     Refusal,
     Refuse,
 )
+from ai_pipeline.limits import lacks_memory
 from ai_pipeline.pixels import PixelError
 from dicom_node.errors import (
     DecodedDifferently,
@@ -27,9 +28,10 @@ from dicom_node.errors import (
     ResultRefused,
     UnknownPeer,
 )
-from dicom_node.events import RESULT_REFUSED
-from dicom_node.jobs.analyse import analyse, forget
+from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
+from dicom_node.jobs.analyse import Analysed, analyse, ask, forget
 from dicom_node.jobs.analyses import Analyses
+from dicom_node.jobs.at_work import AtWork
 from dicom_node.jobs.cleaning import CleaningCounts
 from dicom_node.jobs.images import JobImages, open_images
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
@@ -94,18 +96,23 @@ class Runner:
         queue: LeaseQueue,
         pipelines: Callable[[str], Pipeline],
         analyses: Analyses,
+        at_work: AtWork,
     ) -> None:
         self._database = database
         self._settings = settings
         self._queue = queue
         self._pipelines = pipelines
-        self._analyses = analyses
+        self._analyses, self._at_work = analyses, at_work
         self._readings = ReadingRecord(database, settings)
         self._releaser = Releaser(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Report) -> None:
-        """Bring a job to an end, put it back, or lose it. Raises only what the database raises."""
+        """Bring a job to an end, put it back, or lose it. Raises only what the database raises.
+
+        After a job that took all memory (``AtWork.spent``) this process shall end.
+        """
         attempt = _Attempt(job, accepted=job.was_accepted)
+        self._at_work.last_try = self._queue.is_last_try(job)
         try:
             try:
                 self._end(attempt, report)
@@ -113,6 +120,8 @@ class Runner:
                 self._releaser.end(job, JobState.CANCELLED)
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
+        finally:
+            self._at_work.last_try = False
 
     def _end(self, attempt: _Attempt, report: Report) -> None:
         job = attempt.job
@@ -134,6 +143,12 @@ class Runner:
             self._fail(attempt, f"a result was refused: {refused}")
         except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, and told)
             reason = _sentence(error)
+            self._at_work.spent |= lacks_memory(error)
+            if self._at_work.spent:
+                with self._database.write() as session:
+                    record(
+                        session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
+                    )
             _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
             if self._queue.is_last_try(job):
                 self._fail(attempt, reason)
@@ -167,31 +182,40 @@ class Runner:
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
         try:
-            return pipeline.accepts([source.image for source in attempt.images.readable], attempt.job.options)
-        except PixelError as error:
-            attempt.accepted = True
-            attempt.images = attempt.images.without_undecodable(error)
-            return pipeline.accepts([source.image for source in attempt.images.readable], attempt.job.options)
+            asked = ask(pipeline, attempt.images.readable, attempt.job.options, self._at_work)
+        except PixelError:
+            attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
+            raise
+        self._leave_out(attempt, asked.faults)
+        return asked.verdict
 
     def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
-        try:
-            result = self._analyse(pipeline, attempt, progress)
-        except PixelError as error:
-            attempt.images = attempt.images.without_undecodable(error)
-            result = self._analyse(pipeline, attempt, progress)
-        faults = attempt.images.faults
+        analysed = self._analyse(pipeline, attempt, progress)
+        self._leave_out(attempt, analysed.faults)
+        result, faults = analysed.result, attempt.images.faults
         if not faults:
             return result
         reasons = "; ".join(dict.fromkeys(faults.values()))
         note = QualityNote("not_analysed", f"{len(faults)} of the images not analysed: {reasons}")
         return replace(result, quality=(*result.quality, note))
 
-    def _analyse(self, pipeline: Pipeline, attempt: _Attempt, progress: Progress) -> PipelineResult:
+    def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
+        """These images cannot be analysed; the others of the study are."""
+        if not faults:
+            return
+        attempt.accepted = True  # nobody could say that they are out of scope: the PACS is told
+        attempt.images = attempt.images.without(faults)
+        with self._database.write() as session:
+            for uid, reason in faults.items():
+                job = attempt.job
+                record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
+
+    def _analyse(self, pipeline: Pipeline, attempt: _Attempt, progress: Progress) -> Analysed:
         options, images = attempt.job.options, attempt.images.readable
-        return analyse(pipeline, images, options, progress, self._analyses, self._readings)
+        return analyse(pipeline, images, options, progress, self._analyses, self._readings, self._at_work)
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
         """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""

@@ -19,6 +19,7 @@ from dicom_node.errors import JobCancelled, LeaseLost, NodeError
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.ahead import Ahead
 from dicom_node.jobs.analyses import Analyses
+from dicom_node.jobs.at_work import AtWork, WorkerSpent
 from dicom_node.jobs.owners import new_owner
 from dicom_node.jobs.pulse import Pulse
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
@@ -48,17 +49,24 @@ class Worker:
         self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this worker is gone."""
         analyses = Analyses(settings.node.data_dir / "analyses")
-        self._runner = Runner(database, settings, self._queue, self._pipeline, analyses)
-        self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping)
+        workers = settings.workers
+        # The last attempt of a job is made without an image that failed the ones before.
+        self._at_work = AtWork(
+            settings.node.data_dir / "at-work", self._owner, max(1, workers.attempts - 1), workers.memory_mib
+        )
+        self._runner = Runner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
+        self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
 
     def run_forever(self) -> None:
-        """Warm up, say that it is ready, and work until ``stopping`` is set."""
+        """Warm up, say that it is ready, and work until ``stopping`` is set or the memory is used up."""
         self.warm_up()
         self._say_ready()
-        while not self.stopping.is_set():
+        while not self.stopping.is_set() and not self._at_work.spent:
             try:
                 if not self.run_once() and not self._ahead.run_once():
                     self.stopping.wait(_POLL_SECONDS)
+            except WorkerSpent as spent:
+                _LOGGER.warning("%s: this worker ends", spent)
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
                 _LOGGER.error("the database does not answer: %s", type(error).__name__)
                 self.stopping.wait(_PAUSE_SECONDS)

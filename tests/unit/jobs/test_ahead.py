@@ -27,6 +27,7 @@ from ai_pipeline.contract import (
 )
 from dicom_node.jobs.ahead import Ahead
 from dicom_node.jobs.analyses import KEEP_SECONDS, Analyses, merged
+from dicom_node.jobs.at_work import AtWork
 from dicom_node.jobs.worker import Worker
 from dicom_node.model.lifecycle import JobState, StudyState
 from tests.inbox_lab import Inbox
@@ -52,7 +53,8 @@ def runs(node: Inbox) -> int:
 
 def ahead_of(node: Inbox) -> Ahead:
     pipelines = {"obedient": Obedient()}
-    return Ahead(node.database, node.settings, kept(node), pipelines.__getitem__, threading.Event())
+    at_work = AtWork(node.folder / "at-work", "us", most=2, memory_mib=0)
+    return Ahead(node.database, node.settings, kept(node), pipelines.__getitem__, threading.Event(), at_work)
 
 
 def kept(node: Inbox) -> Analyses:

@@ -29,7 +29,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.pixels import PixelError
 from dicom_node.jobs import worker as worker_module
-from dicom_node.jobs.__main__ import watch_parent
+from dicom_node.jobs.__main__ import limit_memory, watch_parent
 from dicom_node.jobs.worker import Worker
 from dicom_node.settings import Settings
 from dicom_node.store.database import Database
@@ -91,6 +91,17 @@ class Obedient:
     def not_clean(self, _images: Sequence[SourceImage], _report: Progress) -> None:
         raise CleaningFailed("text may be left")
 
+    def hoard(self, images: Sequence[SourceImage], _report: Progress) -> None:
+        """Takes all the memory there is for images of a breast."""
+        hoard = [
+            bytearray(2**26) for image in images if image.header.body_part == "BREAST" for _ in range(2**10)
+        ]
+        assert not hoard
+
+    def die_at_breasts(self, images: Sequence[SourceImage], _report: Progress) -> None:
+        if any(image.header.body_part == "BREAST" for image in images):
+            os._exit(7)
+
     def die(self, _images: Sequence[SourceImage], _report: Progress) -> None:
         os._exit(7)
 
@@ -130,6 +141,7 @@ if __name__ == "__main__":
     register()
     worker_module._GRACE_SECONDS = worker_module._FINISH_SECONDS = 0.5
     settings = Settings.model_validate(json.loads(sys.argv[1]))
+    limit_memory(settings.workers.memory_mib)
     worker = Worker(settings, Database(settings.database_url))
     signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
     watch_parent(worker.stopping)
