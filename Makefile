@@ -4,14 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= $(wildcard ../shared/data)
+# Processes that run tests side by side; each takes up to 1 GB.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint hostile bench clean
+.PHONY: demo test tests lint hostile bench clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
 
-test: $(VENV)/.test lint  ## everything: lint, types, all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.test  ## everything: lint and types beside all tests
+	@$(MAKE) --no-print-directory --jobs=2 lint tests
+
+tests: $(VENV)/.test
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import text_networks
+
 if TYPE_CHECKING:
     from tests.postgres_lab import Postgres
 
@@ -59,6 +61,15 @@ def _memory_is_given_back() -> Iterator[None]:
             getattr(sys.modules[module], name).cache_clear()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _text_networks_answer_once() -> Iterator[None]:
+    """Only where tests of this process read text: the networks take a second to load."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "ai_pipeline.burnin.text" in sys.modules:
+            text_networks.remember(patch)
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
