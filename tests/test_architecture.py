@@ -65,6 +65,8 @@ OUTSIDE = (
     "dicom_node.console",
     "dicom_node.demo",
     "dicom_node.services",
+    "dicom_node.backup",
+    "dicom_node.support",
     "dicom_node.contacts",
     "dicom_node.preflight",
     "dicom_node.rehearsal",

@@ -11,6 +11,7 @@ import typer
 from dicom_node import logs
 from dicom_node.cli import (
     associations,
+    backup,
     check,
     config,
     db,
@@ -26,6 +27,7 @@ from dicom_node.cli import (
     serve,
     spool,
     studies,
+    support,
 )
 from dicom_node.cli.output import never_fail_on_characters, say
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
@@ -40,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (serve, check, echo, send, demo):
+for verb in (serve, check, echo, send, demo, backup, support):
     verb.register(app)
 for name, group in (
     ("peers", peers.app),

@@ -42,10 +42,14 @@ def head() -> str | None:
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
+def is_known(version: str) -> bool:
+    """Whether this program knows this version: it is not newer."""
+    return version in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def _refuse_newer(database: Database) -> None:
     found = current(database)
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and not is_known(found):
         raise DatabaseNotReady(f"the database has version {found}, which is newer than this program")
 
 

@@ -1,0 +1,98 @@
+"""Backup while the node runs, verification, and the way back."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from dicom_node.errors import ExitCode
+from dicom_node.store.database import Database
+from tests.unit.cli.conftest import DELIVERED, Run
+
+
+@pytest.fixture
+def saved(run: Run, filled: Path, tmp_path: Path) -> Path:
+    """A backup, made while somebody writes."""
+    key = filled.parent / "var" / "keys" / "site.key"
+    key.parent.mkdir()
+    key.write_text("ab" * 32, encoding="ascii")
+    key.chmod(0o600)
+    image = filled.parent / "var" / "spool" / "objects" / "ab" / "1.dcm"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"image")
+    with Database(f"sqlite:///{filled.parent / 'var' / 'node.db'}").write():
+        done = run("backup", tmp_path / "saved", "--objects", "--config", filled)
+    assert (done.status, "verified" in done.out) == (0, True), done.err
+    return tmp_path / "saved"
+
+
+def test_a_lost_node_is_back_with_its_studies_its_key_and_its_objects(
+    run: Run, filled: Path, saved: Path
+) -> None:
+    var = filled.parent / "var"
+    var.rename(filled.parent / "lost")
+    assert run("restore", saved, "--config", filled).status == 0
+    assert DELIVERED in run("studies", "list", "--config", filled).out
+    assert (var / "keys" / "site.key").read_text() == "ab" * 32
+    assert (var / "keys" / "site.key").stat().st_mode & 0o777 == 0o600
+    assert (var / "spool" / "objects" / "ab" / "1.dcm").read_bytes() == b"image"
+
+
+def test_only_its_owner_reads_a_backup(saved: Path) -> None:
+    assert saved.stat().st_mode & 0o077 == 0
+
+
+def test_what_was_there_is_kept(run: Run, filled: Path, saved: Path) -> None:
+    var = filled.parent / "var"
+    (var / "node.db").write_bytes(b"damaged")
+    assert run("restore", saved, "--config", filled).status == 0
+    [kept] = var.glob("node.db.before-*")
+    assert kept.read_bytes() == b"damaged"
+
+
+def test_nothing_is_restored_under_a_node_that_runs(run: Run, filled: Path, saved: Path) -> None:
+    with (filled.parent / "var" / "worker-1.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = run("restore", saved, "--config", filled)
+    assert refused.status == ExitCode.FAILED
+    assert "stop it first" in refused.err
+
+
+def test_a_backup_that_is_not_whole_is_refused_and_named(run: Run, filled: Path, saved: Path) -> None:
+    assert run("restore", saved, "--verify", "--config", filled).status == 0
+    (saved / "site.key").write_text("cd" * 32, encoding="ascii")
+    for words in (["--verify"], []):
+        refused = run("restore", saved, *words, "--config", filled)
+        assert refused.status == ExitCode.DATA
+        assert "site.key is not what was saved" in refused.err
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(run: Run, filled: Path, saved: Path) -> None:
+    manifest = saved / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"site.key"', '"../site.key"'), encoding="utf-8")
+    assert run("restore", saved, "--verify", "--config", filled).status == ExitCode.DATA
+
+
+def test_a_database_of_a_newer_program_is_refused(run: Run, filled: Path, tmp_path: Path) -> None:
+    with sqlite3.connect(filled.parent / "var" / "node.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    refused = run("backup", tmp_path / "saved", "--config", filled)
+    assert refused.status == ExitCode.DATA
+    assert "newer" in refused.err
+
+
+def test_a_backup_never_writes_over_another(run: Run, filled: Path, saved: Path) -> None:
+    assert run("backup", saved, "--config", filled).status == ExitCode.DATA
+
+
+def test_of_a_postgresql_it_says_how_to_save_it(run: Run, site: Path, tmp_path: Path) -> None:
+    text = site.read_text().replace("[node]", '[node]\ndatabase_url = "postgresql+psycopg://u:hunter2@h/n"')
+    site.write_text(text, encoding="utf-8")
+    done = run("backup", tmp_path / "saved", "--config", site)
+    assert done.status == 0
+    assert "pg_dump" in done.out
+    assert "hunter2" not in done.out
