@@ -20,6 +20,7 @@ from ai_pipeline.contract import Decision, Finding, Origin, Region
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Box = tuple[float, float, float, float]
 
 NOT_FOR_DIAGNOSIS = "AI result - not for diagnostic use"
 PLACE_IS_APPROXIMATE = {
@@ -74,8 +75,9 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
     for _, region in placed:
         canvas.outline(region.bounds if region.type == "box" else None, region.points)
     if 1 < len(placed) <= MOST_NUMBERED:
+        taken = [region.bounds for _, region in placed]
         for number, (_, region) in enumerate(placed, start=1):
-            canvas.number(str(number), region.bounds)
+            taken.append(canvas.number(str(number), region.bounds, taken))
     told = _boxes_told([finding for finding, _ in placed])
     return canvas.above([], told, list(legend) or legend_of(findings))
 
@@ -163,9 +165,7 @@ class _Canvas:
     def line_height(self) -> int:
         return round(self.letters * 1.3)
 
-    def outline(
-        self, box: tuple[float, float, float, float] | None, points: Sequence[tuple[float, float]]
-    ) -> None:
+    def outline(self, box: Box | None, points: Sequence[tuple[float, float]]) -> None:
         """Draw in yellow with a black rim, so that it is seen on white and on black."""
         draw = ImageDraw.Draw(self.image)
         width = self.line_width
@@ -175,15 +175,27 @@ class _Canvas:
             else:
                 draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
 
-    def number(self, text: str, box: tuple[float, float, float, float]) -> None:
-        """Write above the left corner of the box, else below it, else inside, without a ground."""
-        places = (box[1] - self.line_height, box[3] + 1, box[1] + self.line_width + 1)
-        top = next((one for one in places if 0 <= one <= self.image.height - self.line_height), 0.0)
-        left = min(max(box[0], 0.0), max(0.0, self.image.width - self.letters))
+    def number(self, text: str, box: Box, taken: Sequence[Box]) -> Box:
+        """Write outside a corner of the box where nothing is ``taken``, else inside it; return the place."""
         rim = max(1, self.line_width // 2)
-        ImageDraw.Draw(self.image).text(
-            (left + rim, top), text, fill=YELLOW, font=self.font, stroke_width=rim, stroke_fill=BLACK
+        width, height = self.letters * 0.8 + 2 * rim, float(self.line_height)
+        places = [
+            (left, top, left + width, top + height)
+            for top in (box[1] - height, box[3] + 1)
+            for left in (max(box[0], rim), min(box[2], self.image.width) - width)
+        ]
+        inside = max(box[0], 0.0) + self.line_width + rim, max(box[1], 0.0) + self.line_width
+        free = (
+            place
+            for place in places
+            if place[0] >= 0 and place[1] >= 0 and place[3] <= self.image.height
+            if not any(_overlap(place, other) for other in taken)
         )
+        chosen = next(free, (*inside, inside[0] + width, inside[1] + height))
+        ImageDraw.Draw(self.image).text(
+            chosen[:2], text, fill=YELLOW, font=self.font, stroke_width=rim, stroke_fill=BLACK
+        )
+        return chosen
 
     def above(self, bars: Sequence[Picture], told: Sequence[str], legend: Sequence[str]) -> Picture:
         """The picture with a margin below: colour bars, what was found in yellow, the legend in white."""
@@ -232,12 +244,16 @@ class _Canvas:
                 lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
         return lines
 
-    def _pixels(self, box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    def _pixels(self, box: Box) -> tuple[int, int, int, int]:
         """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""
         left, top = max(0, int(box[0])), max(0, int(box[1]))
         right = min(self.image.width - 1, max(left, round(box[2]) - 1))
         bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
         return left, top, right, bottom
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _models(findings: Sequence[Finding]) -> str:

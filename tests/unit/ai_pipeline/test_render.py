@@ -74,9 +74,12 @@ def test_several_boxes_are_numbered_and_many_are_counted() -> None:
         "[2] AI: Nodule 50 %",
     ]
     assert _boxes_told([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
-    boxes = [(200.0, 300.0, 400.0, 450.0), (500.0, 300.0, 600.0, 450.0)]
-    tags = annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[270:299]
-    assert tags[:, 195:230].any() and tags[:, 495:530].any()
+    boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
+    drawn = annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])
+    yellow = (drawn == YELLOW).all(axis=2)
+    # The first stands below its box, at the left; the second above its own, at the right, where it is free.
+    assert yellow[251:271, :30].any() and yellow[251:271, 370:400].any()
+    assert not yellow[251:271, 30:370].any()
 
 
 def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
