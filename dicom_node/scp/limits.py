@@ -48,6 +48,8 @@ SENDING_STRANGERS_OF_ONE_ADDRESS = 20
 # Events.
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
+TOLD_OF_ONE_ASSOCIATION = 10
+"""Echoes, and objects of those that may not send, that get an event; refusals of a sender all do."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000

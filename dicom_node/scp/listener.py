@@ -32,6 +32,7 @@ from dicom_node.scp.reception import Reception
 _LOGGER = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
+_ABORT_SECONDS = 4.0  # for all of them: a successor waits 15 s for us
 
 # pynetdicom logs association requests and identifiers in full: never in our logs.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -98,8 +99,9 @@ class Listener:
         aborting = [threading.Thread(target=one.abort, daemon=True) for one in self._server.associations()]
         for thread in aborting:
             thread.start()
+        end = time.monotonic() + _ABORT_SECONDS
         for association in self._server.associations():
-            association.join(2.0)
+            association.join(max(0.0, end - time.monotonic()))
         self._reception.record(happened(LISTENER_STOPPED, listener=self._listener_id))
 
     def _learn_addresses(self, policy: Policy) -> None:

@@ -50,6 +50,8 @@ class Visit:
     permission: Permission
     stored: int = 0
     """Objects acknowledged with Success."""
+    told: int = 0
+    """Echoes answered and objects refused; only the first few are journalled (``_tell``)."""
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ class Reception:
         if isinstance(verdict, Permission):
             if verdict.peer:
                 self.entrance.know([proposal.address])
-            elif not self._failures.may_list(proposal.address):
+            elif not verdict.may_send and not self._failures.may_list(proposal.address):
                 verdict = statuses.TEMPORARY_CONGESTION
         if isinstance(verdict, Permission):
             with self._lock:
@@ -191,7 +193,8 @@ class Reception:
         if request.refusal is None:
             visit.stored += 1
             return statuses.SUCCESS
-        self.record(
+        self._tell(
+            visit,
             self._event(
                 STORE_REFUSED,
                 visit,
@@ -199,7 +202,7 @@ class Reception:
                 reason=request.comment,
                 sop_class_uid=request.command.sop_class_uid[:64],
                 sop_instance_uid=request.command.sop_instance_uid[:64],
-            )
+            ),
         )
         return request.refusal
 
@@ -207,7 +210,7 @@ class Reception:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""
         if abstract_syntax != VERIFICATION:
             return statuses.SOP_CLASS_NOT_SUPPORTED
-        self.record(self._event(ECHOED, visit))
+        self._tell(visit, self._event(ECHOED, visit))
         return statuses.SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
@@ -231,6 +234,13 @@ class Reception:
             self.record(event)
         with self._lock:
             self._write_out()
+
+    def _tell(self, visit: Visit, event: Event) -> None:
+        """Journal what a peer can repeat a thousand times a second, within limits."""
+        visit.told += 1
+        sends = visit.permission.may_send and event.type is STORE_REFUSED
+        if sends or visit.told <= limits.TOLD_OF_ONE_ASSOCIATION:
+            self.record(event)
 
     def _write_out(self) -> None:
         try:

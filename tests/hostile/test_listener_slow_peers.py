@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sender import Rejected, associate, associate_request
-from dicom_node.events import ASSOCIATION_ABORTED, ASSOCIATION_REJECTED, CONNECTIONS_FAILED
-from tests.hostile.attacker import STORAGE, connect, is_cut, nobody_notices
+from dicom_node.events import (
+    ASSOCIATION_ABORTED,
+    ASSOCIATION_REJECTED,
+    CONNECTIONS_FAILED,
+    ECHOED,
+    STORE_REFUSED,
+)
+from tests.hostile.attacker import STORAGE, command, connect, is_cut, nobody_notices
 from tests.wire.receiver import EXPLICIT, VERIFICATION, receiving, ultrasound
 
 ECHO = [(VERIFICATION, [EXPLICIT])]
@@ -100,3 +106,23 @@ def test_a_peer_that_does_not_read_our_answers_is_left(tmp_path: Path) -> None:
             while True:
                 association.sock.sendall(bytes(100))
         assert is_cut(association.sock)
+
+
+def test_echoes_and_refused_objects_without_number_do_not_fill_the_journal(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver, nobody_notices(receiver):
+        association = associate(receiver.address, ECHO, calling="STRANGER")
+        refused = [association.store(1, ultrasound(number, pixels=10)) for number in range(100)]
+        for _ in range(100):
+            command(association, 0x0030, data_set=False)
+            assert association.read_status() == 0x0000
+        association.release()
+        assert set(refused) == {0x0124}
+        assert len(receiver.events(STORE_REFUSED)) + len(receiver.events(ECHOED)) == 10
+
+
+def test_an_unknown_sender_may_come_as_often_as_it_likes(tmp_path: Path) -> None:
+    with receiving(tmp_path, unknown_callers="accept") as receiver:
+        for number in range(80):  # an association for each image
+            association = associate(receiver.address, STORAGE, calling="STRANGER")
+            assert association.store(1, ultrasound(number, pixels=10)) == 0x0000
+            association.release()
