@@ -68,8 +68,9 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self.dimse.abandon()
             if self.visit is not None:
                 self.reception.leave(self.visit, released=self.is_released, reason=self._reason)
-            elif not self.is_rejected:
-                self.reception.give_up(self.requestor.address_info.address, self._reason)
+            else:
+                reason = "" if self.is_rejected else self._reason
+                self.reception.give_up(self.requestor.address_info.address, reason)
 
     def ends(self, reason: str) -> None:
         """Why the association is about to end; the first reason counts, and it goes into the journal."""

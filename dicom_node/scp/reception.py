@@ -118,14 +118,16 @@ class Reception:
         return False
 
     def give_up(self, address: str, reason: str) -> None:
-        """A connection ended before it asked for an association; "" is the peer's own choice."""
+        """A connection ended without an association; "" is the peer's own choice, or it was rejected."""
         self.entrance.leave(address)
         if reason:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
     def enter(self, proposal: Proposal) -> Visit | Rejection:
-        """Accept or reject an association; either is journalled before the peer hears of it."""
-        self.entrance.leave(proposal.address)
+        """Accept or reject an association; either is journalled before the peer hears of it.
+
+        A rejected connection keeps its place among those that wait until it is closed.
+        """
         policy = self.policy.current()
         verdict = policy.decide(proposal)
         if isinstance(verdict, Permission):
@@ -148,6 +150,7 @@ class Reception:
         except OSError:
             self._leave_room(visit)
             return self._reject(proposal, statuses.TEMPORARY_CONGESTION)
+        self.entrance.leave(proposal.address)
         return visit
 
     def leave(self, visit: Visit, *, released: bool, reason: str) -> None:
