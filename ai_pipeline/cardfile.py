@@ -1,11 +1,11 @@
-"""Model cards in TOML, read with complaints that name the file and the key."""
+"""Model cards in TOML, read with complaints that name the file and the key, all of them at once."""
 
 from __future__ import annotations
 
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -30,39 +30,48 @@ SHIPPED = Path(__file__).parent / "cards"
 
 
 def load(path: Path) -> Card:
-    """Read one card. Raises CardError naming the file and the key that is wrong."""
+    """Read one card. Raises CardError naming the file and every key that is wrong."""
     data = path.read_bytes()
     try:
         table = _Table(path, tomllib.loads(data.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CardError(f"{path} is not TOML: {error}") from error
-    return _card(table, hashlib.sha256(data).hexdigest())
+    card = _card(table, hashlib.sha256(data).hexdigest())
+    if table.faults:
+        raise CardError("\n".join(table.faults))
+    return card
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A TOML table that complains with the file's name and the key."""
+    """A TOML table that notes what is wrong with its keys in ``faults``, and gives values to go on with."""
 
     path: Path
     values: Mapping[str, Any]
     where: str = ""
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, text: str) -> None:
+        self.faults.append(f"{self.path}: {text}")
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
         value = self.values.get(key, default)
         if value is None:
-            raise CardError(f"{self.path}: {self.where}{key} is missing")
+            self.fault(f"{self.where}{key} is missing")
+            return kind()
         if kind is float and type(value) is int:
             value = float(value)
         if not isinstance(value, kind):
-            raise CardError(f"{self.path}: {self.where}{key} must be {kind.__name__}, not {value!r}")
+            self.fault(f"{self.where}{key} must be {kind.__name__}, not {value!r}")
+            return kind()
         return value
 
     def choice(self, key: str, among: Any, default: str) -> Any:
         """One of the words of the Literal type ``among``."""
         value = self.get(key, str, default)
         if value not in get_args(among):
-            words = ", ".join(get_args(among))
-            raise CardError(f"{self.path}: {self.where}{key} must be one of {words}, not {value!r}")
+            self.fault(f"{self.where}{key} must be one of {', '.join(get_args(among))}, not {value!r}")
+            return default
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -70,15 +79,22 @@ class _Table:
         value = self.values.get(key)
         rows: list[Any] = value if isinstance(value, list) else [value]
         if not rows or any(isinstance(row, bool) or not isinstance(row, int | float) for row in rows):
-            raise CardError(f"{self.path}: {self.where}{key} must be a number or a list, not {value!r}")
+            self.fault(f"{self.where}{key} must be a number or a list, not {value!r}")
+            return (1.0,)
         return tuple(float(row) for row in rows)
 
     def table(self, key: str) -> _Table:
-        return _Table(self.path, self.get(key, dict), f"{self.where}{key}.")
+        return _Table(self.path, self.get(key, dict), f"{self.where}{key}.", self.faults)
 
     def tables(self, key: str) -> list[_Table]:
         rows = self.get(key, list, [])
-        return [_Table(self.path, row, f"{self.where}{key}[{index}].") for index, row in enumerate(rows)]
+        if not all(isinstance(row, dict) for row in rows):
+            self.fault(f"{self.where}{key} must be tables: [[{key}]]")
+            return []
+        return [
+            _Table(self.path, row, f"{self.where}{key}[{index}].", self.faults)
+            for index, row in enumerate(rows)
+        ]
 
 
 def _card(table: _Table, sha256: str) -> Card:
@@ -108,11 +124,11 @@ def _card(table: _Table, sha256: str) -> Card:
 def _weights(row: _Table) -> Weights:
     name, sha256 = row.get("file", str), row.get("sha256", str)
     if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-        raise CardError(f"{row.path}: {row.where}sha256 must be 64 lower-case hexadecimal digits")
+        row.fault(f"{row.where}sha256 must be 64 lower-case hexadecimal digits")
     if "package" in row.values:
         return Weights(row.get("role", str), _package_folder(row) / name, sha256)
     if Path(name).name != name:
-        raise CardError(f"{row.path}: {row.where}file must be the name of a file beside the card")
+        row.fault(f"{row.where}file must be the name of a file beside the card")
     beside = row.path.parent / name
     apart = row.path.parent.parent / "weights" / name
     shipped = row.path.parent == SHIPPED
@@ -143,11 +159,9 @@ def _input(table: _Table) -> Input:
         interpolation=table.choice("interpolation", Literal["bilinear", "bicubic"], "bilinear"),
     )
     if {len(made.mean), len(made.scale)} - {1, made.channels} or 0.0 in made.scale:
-        raise CardError(
-            f"{table.path}: {table.where}mean and scale need one number or {made.channels}, no scale of 0"
-        )
+        table.fault(f"{table.where}mean and scale need one number or {made.channels}, no scale of 0")
     if not 0.0 < made.crop <= 1.0:
-        raise CardError(f"{table.path}: {table.where}crop must be above 0 and at most 1, not {made.crop}")
+        table.fault(f"{table.where}crop must be above 0 and at most 1, not {made.crop}")
     return made
 
 
@@ -175,14 +189,13 @@ def _outputs(table: _Table) -> Outputs:
 def _label(row: _Table) -> Label:
     name = row.get("name", str)
     threshold, absent_below = row.get("threshold", float), row.get("absent_below", float)
-    if not 0.0 <= absent_below <= threshold <= 1.0:
-        raise CardError(
-            f"{row.path}: label {name}: 0 ≤ absent_below ≤ threshold ≤ 1 must hold, "
-            f"not {absent_below} and {threshold}"
+    if {"threshold", "absent_below"} <= row.values.keys() and not 0.0 <= absent_below <= threshold <= 1.0:
+        row.fault(
+            f"label {name}: 0 ≤ absent_below ≤ threshold ≤ 1 must hold, not {absent_below} and {threshold}"
         )
     point = row.get("operating_point", float) if "operating_point" in row.values else None
     if point is not None and not 0.0 < point < 1.0:
-        raise CardError(f"{row.path}: label {name}: operating_point must lie between 0 and 1, not {point}")
+        row.fault(f"label {name}: operating_point must lie between 0 and 1, not {point}")
     code = row.table("code")
     return Label(
         name=name,

@@ -1,7 +1,7 @@
 """``ai-pipeline``: run the pipelines on files, without the node.
 
 Exit codes: 0 every input was handled (refusals included), 2 wrong usage, 65 an input could not be read or a
-model's weights are missing or altered.
+model's weights are missing or altered, 78 the libraries that run models are not installed.
 """
 
 from __future__ import annotations
@@ -22,25 +22,46 @@ if TYPE_CHECKING:
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
     from ai_pipeline.report import Folder, Record
 
-EXIT_DATA = 65  # EX_DATAERR of sysexits.h
+EXIT_DATA, EXIT_CONFIG = 65, 78  # EX_DATAERR, EX_CONFIG of sysexits.h
 AUTO = {
     "US": "ultrasound", "IVUS": "ultrasound", "CR": "chest_xray", "DX": "chest_xray", "DR": "chest_xray",
 }  # fmt: skip
 """Which pipeline ``--pipeline auto`` takes for a modality."""
 
 app = typer.Typer(
-    name="ai-pipeline", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="ai-pipeline", context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use.",
 )  # fmt: skip
 app.add_typer(models_app, name="models")
 app.add_typer(devices_app, name="devices")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ai-pipeline {version('dicom-ai-node')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use."""
+
+
 @app.command(
     epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json",
 )
 def run(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files, or folders of DICOM files."),
+    ],
     pipeline: Annotated[str, typer.Option(help="ultrasound, chest_xray or auto (by modality).")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
@@ -54,6 +75,11 @@ def run(
     device_rules: Annotated[Path | None, typer.Option(help="Folder of one's own device rules.")] = None,
 ) -> None:
     """Run a pipeline on files and write findings and pictures."""
+    from ai_pipeline import extras
+
+    if lacking := extras.missing():
+        typer.echo(lacking, err=True)
+        raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.devicerules import DeviceRuleError
     from ai_pipeline.pipelines import PIPELINES
     from ai_pipeline.registry import CardError
@@ -64,7 +90,7 @@ def run(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
     runner = _Runner(pipeline, Folder(out), modality, _options(option or []), models_dir, device_rules)
-    unreadable = False
+    files, unreadable = _inputs(files), False
     try:
         with _progress(len(files)) as report_for:
             for number, file in enumerate(files):
@@ -78,6 +104,30 @@ def run(
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
     raise typer.Exit(EXIT_DATA if unreadable else 0)
+
+
+def _inputs(named: Sequence[Path]) -> list[Path]:
+    """The files, and of folders all DICOM files below; what else lies there is counted on standard error."""
+    found: list[Path] = []
+    for path in named:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = sorted(file for file in path.rglob("*") if file.is_file())
+        dicom = [file for file in below if _is_dicom(file)]
+        found += dicom
+        if len(dicom) < len(below):
+            typer.echo(f"{path}: {len(below) - len(dicom)} files skipped: not DICOM (Part 10)", err=True)
+    return found
+
+
+def _is_dicom(file: Path) -> bool:
+    """By the prefix; a DICOMDIR only lists others."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM" and file.name.upper() != "DICOMDIR"
+    except OSError:
+        return False
 
 
 def main() -> None:

@@ -45,11 +45,12 @@ class OutOfMemory(PixelError):
     """This process may not have the memory that the image takes."""
 
 
-def open_dicom(path: Path, limits: Limits = LIMITS) -> DicomImage:
+def open_dicom(file: Path | str, limits: Limits = LIMITS) -> DicomImage:
     """Read the header of a DICOM file (Part 10). Raises :class:`PixelError`; decodes nothing yet.
 
     So does an image beyond ``limits``, and one whose transfer syntax is not decoded here.
     """
+    path = Path(file)
     with _pydicom_may_warn(), _as_pixel_error("the file is not readable as DICOM"):
         codestreams.check_inflation(path, limits.inflated_mib)
         dataset = pydicom.dcmread(path, stop_before_pixels=True)

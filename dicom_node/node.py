@@ -47,7 +47,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.drift import forget_old, tell_drift
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.outbox.courier import Courier
-from dicom_node.preflight import device_rule_faults, network_file_system
+from dicom_node.preflight import device_rule_faults, missing_extra, network_file_system
 from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
@@ -98,7 +98,7 @@ def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> i
     """
     logs.configure(settings.node.log_level, "node")
     if role is not Role.LISTENER:
-        _check_device_rules(settings, files)
+        _check_models(settings, files)
     _make_folder(settings.node.data_dir)
     if any(peer.deidentify for peer in settings.peers):
         load_or_create(settings.node.data_dir)  # a key that cannot be used is a mistake to tell now
@@ -317,9 +317,10 @@ def _make_folder(folder: Path) -> None:
         raise UnsafeFolder(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
 
 
-def _check_device_rules(settings: Settings, files: Sequence[Path]) -> None:
+def _check_models(settings: Settings, files: Sequence[Path]) -> None:
+    """What no worker could run without, told before anything is accepted."""
     names = ", ".join(str(file) for file in files)
-    if faults := device_rule_faults(settings):
+    if faults := missing_extra(settings) or device_rule_faults(settings):
         raise ConfigurationError([ConfigProblem(names, *fault) for fault in faults])
 
 

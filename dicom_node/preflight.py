@@ -6,7 +6,6 @@ what may pass (a PACS that is switched off) is a warning.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -20,7 +19,7 @@ from pydicom.uid import UID
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ai_pipeline import registry
+from ai_pipeline import extras, registry
 from ai_pipeline.contract import ChecksOptions
 from ai_pipeline.devicerules import DeviceRuleError, from_environment, read_rules
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
@@ -97,6 +96,14 @@ def device_rule_faults(settings: Settings) -> list[tuple[str, str, str]]:
     return []
 
 
+def missing_extra(settings: Settings) -> list[tuple[str, str, str]]:
+    """What a machine with workers lacks to run models, as key, value, remedy."""
+    if settings.workers.processes and (remedy := extras.missing()):
+        remedy += ", or set 0 on a machine that runs no models"
+        return [("workers.processes", str(settings.workers.processes), remedy)]
+    return []
+
+
 Problem = tuple[str, str, str]  # key, value, remedy
 Found = Iterator[Problem | Passed]
 
@@ -107,10 +114,13 @@ def _everything(settings: Settings) -> Found:
     yield from _check_database(settings)
     yield from _check_listener(settings)
     yield from _check_tls(settings)
+    lacking = missing_extra(settings)
+    yield from lacking
     for rule in settings.rules:
-        yield from _check_rule(rule, settings)
-    yield from _check_models(settings)
-    yield from _check_device_rules(settings)
+        yield from _check_rule(rule, settings, asks=not lacking)
+    if not lacking:
+        yield from _check_models(settings)
+        yield from _check_device_rules(settings)
     for peer in settings.peers:
         yield from _check_peer(peer, settings)
 
@@ -263,21 +273,18 @@ def _check_tls(settings: Settings) -> Found:
     yield Passed("TLS", True, "certificate and private key belong together")
 
 
-def _check_rule(rule: RuleSettings, settings: Settings) -> Found:
+def _check_rule(rule: RuleSettings, settings: Settings, *, asks: bool) -> Found:
+    """``asks``: the pipeline can be asked about its options, because this machine has its libraries."""
     key = f"rules.{rule.name}"
     if rule.pipeline not in PIPELINES:
         known = ", ".join(sorted(PIPELINES))
         yield f"{key}.pipeline", repr(rule.pipeline), f"no such pipeline; there are: {known}"
         return
-    try:
-        known_options = pipeline_class(rule.pipeline).options  # type: ignore[attr-defined]
-    except ImportError as error:
-        if settings.workers.processes:
-            remedy = f"{error.name} is not installed: pip install 'dicom-ai-node[ai]'"
-            yield f"{key}.pipeline", repr(rule.pipeline), remedy
-        else:
+    if not asks or extras.missing():
+        if not settings.workers.processes:
             yield Passed(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
         return
+    known_options = pipeline_class(rule.pipeline).options  # type: ignore[attr-defined]
     for option, value in rule.options.items():
         if option not in known_options:
             known = ", ".join(sorted(known_options)) or "none"
@@ -307,12 +314,6 @@ def _check_models(settings: Settings) -> Found:
     if not settings.workers.processes:
         yield Passed("models", True, "this machine runs none (workers.processes = 0)")
         return
-    if importlib.util.find_spec("onnxruntime") is None:
-        yield (
-            "workers.processes",
-            str(settings.workers.processes),
-            "onnxruntime is not installed: pip install 'dicom-ai-node[ai]', or set 0 on a pure listener",
-        )
     try:
         cards = registry.cards(settings.workers.models_dir)
     except registry.CardError as error:

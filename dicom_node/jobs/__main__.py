@@ -11,8 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
+from ai_pipeline import extras
 from dicom_node import logs, settings
-from dicom_node.errors import NodeError
+from dicom_node.errors import ExitCode, NodeError
 from dicom_node.store.database import Database
 
 
@@ -26,6 +27,9 @@ def main() -> int:
     except NodeError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)
+    if lacking := extras.missing():
+        sys.stderr.write(f"{lacking}\n")
+        return ExitCode.CONFIG
     logs.configure(loaded.node.log_level, f"worker {os.getpid()}")
     _limit_threads(loaded.workers.threads)
     limit_memory(loaded.workers.memory_mib)
