@@ -96,7 +96,7 @@ class Node:
         with services.reading(settings.load([self.config])) as session:
             return {study["study_instance_uid"]: study for study in views.list_studies(session)}
 
-    def wait_for(self, states: Sequence[str], count: int = 1, seconds: float = 120) -> dict[str | None, Any]:
+    def wait_for(self, states: Sequence[str], count: int = 1, seconds: float = 300) -> dict[str | None, Any]:
         """Wait until ``count`` studies stand in one of ``states``; returns all studies. Fails when no study
         changed its state for ``seconds``.
         """

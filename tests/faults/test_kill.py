@@ -106,7 +106,6 @@ def test_thirty_kills_while_200_objects_arrive_lose_and_double_nothing(tmp_path:
 
 
 @pytest.mark.debian("orthanc")
-@pytest.mark.timeout(400)
 def test_a_pacs_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:
     images = [ultrasound(f"away{number}") for number in range(4)]
     with start_orthanc(tmp_path / "orthanc", ae_title="ORTHANC") as pacs:

@@ -88,13 +88,13 @@ class Receiver:
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self._close_pipes()
 
     def stop(self) -> int:
         """SIGTERM; returns the exit status."""
         self.process.terminate()
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         self._close_pipes()
         return status
 

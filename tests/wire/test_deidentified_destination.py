@@ -21,7 +21,7 @@ from tests.deidentified_lab import BIRTH_DATE, SECRET, UID_ROOT, write_named
 from tests.node_lab import Node, running, store
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
-pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.timeout(1800)]
 
 CONFIG = """
 [spool]
@@ -76,7 +76,7 @@ class Site:
         image = write_named(self.folder / f"{study}.dcm", patient, study, burned())
         assert store(self.node.port, [image], "MODALITY") == [0x0000]
         count = int(study)
-        return dict(self.node.wait_for(["delivered"], count, 200)[f"{UID_ROOT}.1.{study}"])
+        return dict(self.node.wait_for(["delivered"], count)[f"{UID_ROOT}.1.{study}"])
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_another_node_with_the_same_key_makes_the_same_objects_though_it_is_kill
         assert store(other.port, [site.folder / "1.dcm"], "MODALITY") == [0x0000]
         other.kill()
         other.start(ready_seconds=180)
-        other.wait_for(["delivered"], 1, 200)
+        other.wait_for(["delivered"], 1)
         sent = {item["sop_instance_uid"] for item in other.studies()[f"{UID_ROOT}.1.1"]["results"]}
     assert sent
     assert {uid: site.archive.fetch(uid) for uid in site.archive.instances()} == before

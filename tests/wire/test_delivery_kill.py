@@ -78,7 +78,7 @@ def test_an_object_that_was_stored_when_the_courier_died_is_found_and_not_sent_a
         outbox = Outbox(tmp_path, [pacs.peer()])
         sent = outbox.add_study(["pacs"])[:1]
         with courier_process(outbox):
-            assert stored.wait(20)
+            assert stored.wait(60)
             assert outbox.states() == {"sending": 3}
         time.sleep(1.5)
         pacs.answer = lambda uid, times: 0

@@ -18,8 +18,6 @@ from pydicom import dcmread, examples
 
 from dicom_node.demo import pacs, performance
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture
 def without_orthanc(monkeypatch: pytest.MonkeyPatch) -> None:

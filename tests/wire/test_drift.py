@@ -20,7 +20,7 @@ from tests.modality import chest
 from tests.node_lab import Node, running, store, wait_until
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.data, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.data
 
 CONFIG = """unknown_callers = "accept"
 [spool]

@@ -19,7 +19,7 @@ from tests.modality import ultrasound
 from tests.node_lab import Node, running, store, wait_until
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
-pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(1800)]
 
 CONFIG = """
 [spool]
@@ -89,7 +89,14 @@ class Site:
             studies.update(self.node.studies())
             return study_uid in studies and studies[study_uid]["state"] in ends
 
-        wait_until(ended, 120, f"end of study, log:\n{self.node.log.read_text()[-1500:]}", step=0.3)
+        wait_until(
+            ended,
+            300,
+            f"end of study {study_uid}",
+            step=0.3,
+            shown=lambda: self.node.log.read_text()[-1500:],
+            progress=lambda: {uid: row["state"] for uid, row in studies.items()},
+        )
         return studies[study_uid]
 
 

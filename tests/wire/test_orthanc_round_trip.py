@@ -13,7 +13,7 @@ from tests.node_lab import Node, running, store, wait_until
 from tests.ports import free_port
 from tests.wire.test_orthanc_forwarding import existing_orthanc, mark_of
 
-pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.timeout(200)]
+pytestmark = pytest.mark.debian("orthanc")
 
 CONFIG = """
 [spool]

@@ -20,7 +20,7 @@ from tests.ultrasound_lab import ENCODINGS, SECRETS, decoded, told, words, write
 from tests.validators import dciodvfy_errors
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
-pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(1800)]
 
 CONFIG = """
 [spool]
@@ -96,7 +96,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         with running(node):
             ids = [pacs.upload(path.read_bytes())["ID"] for path, _ in written.values()]
             pacs.call("POST", "/modalities/node/store", json.dumps(ids).encode())
-            rows = node.wait_for(ENDS, count=len(ids), seconds=240)
+            rows = node.wait_for(ENDS, count=len(ids))
             shown = everything_shown(node)
         held = objects(pacs, folder / "results")
     cases = {}
