@@ -66,6 +66,7 @@ OBJECTS_REINDEXED = EventType(2031, _WARNING, "a person put objects back that th
 DATABASE_REPLACED = EventType(
     2032, _ERROR, "the database's file is gone: restart the node, then spool reindex"
 )
+VERSION_CHOSEN = EventType(2033, _WARNING, "a person chose between versions or patients of a study")
 
 JOB_QUEUED = EventType(3001, _INFO, "job queued")
 JOB_STARTED = EventType(3002, _INFO, "job started")

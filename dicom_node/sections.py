@@ -56,3 +56,22 @@ class OutboxSettings(Section):
     def seconds_for(self, size: int) -> float:
         """How long the sending of ``size`` bytes and the answer to it may take."""
         return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
+
+
+class InspectionSettings(Section):
+    """``[inspection]``: limits of a received object's header; what exceeds one is quarantined."""
+
+    maximum_items: int = Field(20_000, ge=1)
+    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
+    maximum_elements: int = Field(200_000, ge=1)
+    """Attributes, those in items included."""
+    maximum_depth: int = Field(32, ge=1, le=200)
+    """Sequences within sequences."""
+    maximum_header_mib: int = Field(64, ge=1)
+    """All values that are read: the pixels, and other values over 64 KiB outside of items, are not."""
+    maximum_inflated_mib: int = Field(512, ge=1)
+    """A deflated data set when it is inflated (on disk, not in memory)."""
+    memory_mib: int = Field(512, ge=64)
+    """Memory (address space) of the process that reads objects, above what it starts with."""
+    seconds: float = Field(30, gt=0)
+    """Time to read one object, and a second more for every 10 MiB."""

@@ -69,15 +69,27 @@ def upgrade_database(settings: Settings) -> str:
             database.dispose()
 
 
-def release_study(settings: Settings, study_instance_uid: str) -> None:
-    """Let a study out of quarantine: the versions received first count, its rules are applied to them.
+def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+    """What is to be chosen before a study can be released; it names patients. Raises NotFound."""
+    from dicom_node.inbox.versions import Choice, rows
 
-    Raises NotFound, or NotAllowedNow when it is not in quarantine.
+    with open_database(settings) as database:
+        with database.read() as session:
+            study = find_study(session, study_instance_uid).id
+        return rows(Choice(database, settings).options(study))
+
+
+def release_study(settings: Settings, study_instance_uid: str, take: Sequence[int] = ()) -> None:
+    """Let a study out of quarantine with the options taken, one for each question of ``study_versions``.
+
+    Raises NotFound, or NotAllowedNow when it is not in quarantine or a choice is missing.
     """
-    from dicom_node import jobs
+    from dicom_node.inbox.versions import Choice
 
-    with writing(settings) as session:
-        jobs.release_study(session, find_study(session, study_instance_uid).id)
+    with open_database(settings) as database:
+        with database.read() as session:
+            study = find_study(session, study_instance_uid).id
+        Choice(database, settings).release(study, take)
 
 
 def compare_spool(settings: Settings) -> str:

@@ -22,7 +22,7 @@ from pydantic import (
 
 from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.sections import ImageSettings, OutboxSettings
+from dicom_node.sections import ImageSettings, InspectionSettings, OutboxSettings
 from dicom_node.sections import Section as _Section
 from dicom_node.toml_files import TomlFiles
 
@@ -276,6 +276,7 @@ class Settings(_Section):
     node: NodeSettings = NodeSettings()
     listener: ListenerSettings = ListenerSettings()
     spool: SpoolSettings = SpoolSettings()
+    inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
     images: ImageSettings = ImageSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,9 +23,11 @@ from dicom_node.events import (
 )
 from dicom_node.inbox.assembly import Assembler
 from dicom_node.inbox.index import Indexer
+from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
+from dicom_node.sections import InspectionSettings
 from dicom_node.settings import Settings
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
@@ -66,6 +69,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
+INSPECTOR = Inspector(InspectionSettings())  # one process for all tests of a run
+atexit.register(INSPECTOR.close)
+
+
 @dataclass
 class Inbox:
     """A node's inbox in a folder; ``later`` and ``settle`` move its clock, which tests cannot wait for."""
@@ -73,6 +80,7 @@ class Inbox:
     folder: Path
     config: Mapping[str, Any] = field(default_factory=lambda: CONFIG)
     url: str = ""
+    inspector: Inspector = field(default=INSPECTOR)
 
     def __post_init__(self) -> None:
         node = {"data_dir": self.folder, "database_url": self.url}
@@ -85,7 +93,7 @@ class Inbox:
 
     def reopen(self) -> None:
         """As after a restart of the node."""
-        self.indexer = Indexer(self.database, self.spool, self.settings)
+        self.indexer = Indexer(self.database, self.spool, self.settings, self.inspector)
         self.assembler = Assembler(self.database, self.settings)
 
     def close(self) -> None:

@@ -34,6 +34,16 @@ _COLUMNS: list[Column] = [
 ]
 
 
+_VERSIONS: list[Column] = [
+    ("take", lambda row: row["number"]),
+    ("choose", lambda row: row["choose"] + (f" (if {row['if_taken']} is taken)" if row["if_taken"] else "")),
+    ("image", lambda row: short(row["sop_instance_uid"]) if row["sop_instance_uid"] else ""),
+    ("objects", lambda row: row["objects"]),
+    ("from", lambda row: row["calling_ae"]),
+    ("received", lambda row: local(row["first_received_at"])),
+    ("now", lambda row: "counts" if row["counts"] else "in another study" if row["stands_in"] else ""),
+    ("details", lambda row: row["differs"]),
+]
 _READINGS: list[Column] = [
     ("image", lambda row: short(row["sop_instance_uid"])),
     ("frame", lambda row: row["frame"]),
@@ -91,12 +101,28 @@ def readings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     print_rows(rows, _READINGS, as_json=as_json, none="Nothing was read in this study, or it was purged.")
 
 
-@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")
-def release(uid: StudyArgument, config: Config) -> None:
-    """Let a study out of quarantine: what was received first counts, and is analysed."""
+@app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
+def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
+    """Show what is to be chosen in a study in quarantine: patients, versions, who sent them, what differs."""
     from dicom_node import services, settings
 
-    services.release_study(settings.load(config), uid)
+    rows = services.study_versions(settings.load(config), uid)
+    print_rows(rows, _VERSIONS, as_json=as_json, none="There is nothing to choose in this study.")
+
+
+@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")
+def release(
+    uid: StudyArgument,
+    config: Config,
+    take: Annotated[
+        list[int] | None,
+        typer.Option(metavar="NUMBER", help="What `studies versions` shows under this number; repeatable."),
+    ] = None,
+) -> None:
+    """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
+    from dicom_node import services, settings
+
+    services.release_study(settings.load(config), uid, take or ())
     say("Released: the study is assembled again and its rules are applied.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,7 +23,9 @@ from dicom_node.events import (
     EventType,
 )
 from dicom_node.inbox.clock import steady_now
+from dicom_node.inbox.header import same_object
 from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.judgement import Former, Judgement, judge
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole, Outcome
@@ -43,6 +46,8 @@ _EVENTS: dict[Outcome, EventType] = {
     Outcome.CONFLICT: OBJECT_CONFLICT,
     Outcome.QUARANTINED: OBJECT_QUARANTINED,
 }
+_BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
+_COMPARED = 20  # versions of one object that a new one is compared with, so that nobody makes it a burden
 _LOOK_BACK = 3  # receptions that show how a sender uses associations
 
 
@@ -64,21 +69,25 @@ class Arrived:
 class Admission:
     """Admits objects, one after the other, within the caller's transaction."""
 
-    def __init__(self, spool: Spool, settings: Settings) -> None:
+    def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
         self._spool = spool
+        self._inspector = inspector
         self._settings = settings
         self._data_dir = settings.node.data_dir
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self._further = frozenset(settings.listener.further_storage_classes)
         self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
         self._same: dict[tuple[str, Path], bool | None] = {}
+        self._copies: dict[tuple[str, Path], bool] = {}
 
     def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
-        """Decode what came again with other bytes, before the database is locked for writing."""
+        """Compare and decode what came again, before the database is locked for writing."""
         self._same.clear()
+        self._copies.clear()
         differing: list[tuple[str, Arrived]] = []
         with database.read() as session:
             for item in arrived:
+                self._kept_copy(session, item)
                 former = intake.instance(session, item.found.sop_instance_uid)
                 if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
                     differing.append((former.path, item))
@@ -86,36 +95,67 @@ class Admission:
             self._same_image(path, item)
 
     def admit(self, session: Session, item: Arrived) -> Path:
-        """Write the object's rows; returns where its file belongs.
+        """Write the object's rows; returns where its file belongs: to the same bytes, if they are here.
 
         Raises IntegrityError when another process was quicker.
         """
         found = item.found
-        if found.fault:
-            study = self._study(session, item)
-            self._set_aside(session, study, item, Outcome.QUARANTINED, found.fault)
-            return self._spool.quarantine_place(item.path)
+        kept = self._kept_copy(session, item)
         role = self._role(session, item)
         former = intake.instance(session, found.sop_instance_uid)
         study = self._study(session, item)
-        judgement = self._judge(session, study, item, role, former)
-        if judgement.outcome is Outcome.CONFLICT:
-            self._set_aside(session, study, item, Outcome.CONFLICT, judgement.reason)
-            if former is not None and former.study_id != study.id:
+        if found.fault:
+            judgement = Judgement(Outcome.QUARANTINED, found.fault)
+        else:
+            judgement = self._judge(session, study, item, role, former)
+        bad = judgement.outcome in _BAD
+        place = self._data_dir / kept.path if kept else self._place(item, bad=bad)
+        if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
+            # It told what it has to tell when it came first, and a person may have decided since.
+            judgement = Judgement(Outcome.DUPLICATE)
+        elif bad:
+            self._set_aside(session, study, item, judgement, place)
+            if former is not None and former.study_id != study.id and not found.fault:
                 other = session.get_one(Study, former.study_id)
-                jobs.quarantine_study(session, other, judgement.reason)
-            return self._spool.quarantine_place(item.path)
-        place = self._place(item)
+                jobs.quarantine_study(session, other, _told(judgement.reason, item))
+            return place
         self._receive(session, study, item, role, judgement.outcome)
-        if former is None or judgement.outcome is Outcome.REVISION:
-            self._write_instance(session, study, item, role, former)
-        elif not former.path:  # purged: the new copy takes its place
+        if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
+            self._write_instance(session, study, item, role, place)
+        elif former is not None and not former.path:  # purged: the new copy takes its place
             former.path = self._relative(place)
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_reception(session, study, item, judgement, place)
         own = role is ObjectRole.OWN and judgement.outcome is Outcome.NEW
         self._tell(session, study, item, OWN_RESULT_RETURNED if own else _EVENTS[judgement.outcome])
         return place
+
+    def take(self, session: Session, study: Study, item: Arrived) -> None:
+        """Make this the version that counts, where it lies: a person chose it."""
+        row = self._write_instance(session, study, item, self._role(session, item), item.path)
+        row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
+        session.flush()
+
+    def _kept_copy(self, session: Session, item: Arrived) -> Reception | None:
+        """The first reception of the same bytes; None when they are not here."""
+        if not item.arrival.calling_ae:  # a stray file, not written by the listener
+            return None
+        rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
+        return next((row for row in rows if self._is_copy(row.path, item)), None)
+
+    def _is_copy(self, kept: str, item: Arrived) -> bool:
+        key = (kept, item.path)
+        if key not in self._copies:
+            try:
+                self._copies[key] = same_object(self._where(kept, item), item.path)
+            except (OSError, struct.error):  # gone or cut: then this one is kept
+                self._copies[key] = False
+        return self._copies[key]
+
+    def _where(self, kept: str, item: Arrived) -> Path:
+        """An indexed file; one of the same batch was not moved yet."""
+        path = self._data_dir / kept
+        return path if path.is_file() else item.path.with_name(path.name)
 
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
@@ -137,10 +177,7 @@ class Admission:
         """Whether both versions decode to the same samples; None when one does not decode or is purged."""
         key = (former_path, item.path)
         if key not in self._same:
-            former = self._data_dir / former_path
-            if not former.is_file():  # of the same batch: not moved yet
-                former = item.path.with_name(former.name)
-            self._same[key] = _same_pixels(former, item.path)
+            self._same[key] = self._inspector.same_image(self._where(former_path, item), item.path)
         return self._same[key]
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
@@ -215,25 +252,24 @@ class Admission:
         return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
 
     def _set_aside(
-        self, session: Session, study: Study, item: Arrived, outcome: Outcome, reason: str
+        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
         """The object does not count, and a person must look at its study."""
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
-        self._write_reception(
-            session, study, item, Judgement(outcome, reason), self._spool.quarantine_place(item.path)
-        )
-        self._tell(session, study, item, _EVENTS[outcome], reason=reason)
-        jobs.quarantine_study(session, study, reason)
+        self._write_reception(session, study, item, judgement, place)
+        self._tell(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
+        jobs.quarantine_study(session, study, _told(judgement.reason, item))
 
     def _write_instance(
-        self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
-    ) -> None:
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
+    ) -> Instance:
         """Make this the version that counts; the study's patient is that of the newest version."""
         found, arrival = item.found, item.arrival
+        former = intake.instance(session, found.sop_instance_uid)
         row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
         row.sop_class_uid, row.series_instance_uid = found.sop_class_uid, found.series_instance_uid
         row.transfer_syntax_uid, row.modality, row.role = found.transfer_syntax_uid, found.modality, role
-        row.path, row.bytes = self._relative(self._place(item)), item.size
+        row.path, row.bytes = self._relative(place), item.size
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
         row.identity_sha256, row.patient = found.identity_sha256, str(found.patient)
@@ -245,8 +281,11 @@ class Admission:
             study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
             study.study_date = found.study_date
         session.flush()
+        return row
 
-    def _place(self, item: Arrived) -> Path:
+    def _place(self, item: Arrived, *, bad: bool) -> Path:
+        if bad:
+            return self._spool.quarantine_place(item.path)
         return self._spool.place(item.path, item.found.study_instance_uid)
 
     def _write_reception(
@@ -288,15 +327,12 @@ class Admission:
         return str(path.relative_to(self._data_dir))
 
 
+def _told(reason: str, item: Arrived) -> str:
+    """The reason with the object, its sender and the time: the study may have hundreds of objects."""
+    at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
+    return f"{reason} (object {uid} from {item.arrival.calling_ae or 'nobody'}, {at:%Y-%m-%d %H:%M:%S} UTC)"
+
+
 def _attributes(found: Inspected) -> dict[str, str]:
     assumed = {"AssumedCharacterSet": found.assumed_charset} if found.assumed_charset else {}
     return {**found.attributes, **assumed}
-
-
-def _same_pixels(one: Path, other: Path) -> bool | None:
-    from ai_pipeline.pixels import PixelError, pixels_sha256  # numpy and decoders, seldom needed here
-
-    try:
-        return pixels_sha256(one) == pixels_sha256(other)
-    except PixelError:
-        return None

@@ -6,9 +6,11 @@ So the spool alone tells, after any crash, what was received from whom (truth 1)
 from __future__ import annotations
 
 import json
+import os
 import struct
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
@@ -21,6 +23,8 @@ from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSI
 ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
 
 _PREAMBLE = bytes(128) + b"DICM"
+_AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every header that is written here
+_BLOCK = 2**20
 
 
 def encode_header(
@@ -55,6 +59,42 @@ def read_arrival(path: Path) -> Arrival:
         raise SpoolError(f"{path.name} was not written by the listener")
     fields = json.loads(bytes(meta.PrivateInformation).rstrip(b" \0"))
     return Arrival(**{**fields, "received_at": datetime.fromisoformat(fields["received_at"])})
+
+
+def same_object(one: Path, other: Path) -> bool:
+    """Whether two spooled files hold the same SOP class, instance, transfer syntax and data set.
+
+    Byte by byte; only how and when they came is left out. Raises OSError.
+    """
+    with one.open("rb") as mine, other.open("rb") as theirs:
+        if _described(mine) != _described(theirs) or _rest(mine) != _rest(theirs):
+            return False
+        while block := mine.read(_BLOCK):
+            if block != theirs.read(_BLOCK):
+                return False
+    return True
+
+
+def _described(file: BinaryIO) -> bytes:
+    """The elements of the header up to the transfer syntax; leaves the file at the data set."""
+    start = file.read(len(_PREAMBLE) + 12)
+    elements = file.read(struct.unpack("<I", start[-4:])[0])
+    return elements.partition(_AFTER_SYNTAX)[0]
+
+
+def _rest(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size - file.tell()
+
+
+def read_requested(path: Path) -> tuple[str, str, str]:
+    """Transfer syntax, SOP class and instance UID of the C-STORE request, "" where the file has none."""
+    try:
+        meta = read_file_meta_info(path)
+    except (OSError, InvalidDicomError, ValueError, struct.error):
+        return "", "", ""
+    uids = ("TransferSyntaxUID", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
+    syntax, sop_class, instance = (str(meta.get(keyword, ""))[:64] for keyword in uids)
+    return syntax, sop_class, instance
 
 
 def _encode_arrival(arrival: Arrival) -> bytes:

@@ -20,7 +20,9 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import NodeError, SpoolError
 from dicom_node.inbox.admission import Admission, Arrived
 from dicom_node.inbox.associations import JournalIngest
-from dicom_node.inbox.inspection import Inspected, inspect
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector, unread
+from dicom_node.inbox.openmark import OpenMark
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.settings import Settings
@@ -34,22 +36,26 @@ _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried agai
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A file and the place that its rows name."""
+    """A file and the place that its rows name: under another name where the same bytes are kept already."""
 
     path: Path
-    place: Path
+    place: Path | None
 
 
 class Indexer:
     """Brings the listener's journal and spool into the database. One thread at a time runs it."""
 
-    def __init__(self, database: Database, spool: Spool, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
+    ) -> None:
         self._database = database
         self._spool = spool
         self._data_dir = settings.node.data_dir
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._journal = JournalIngest(database, settings.node.data_dir / "journal")
-        self._admission = Admission(spool, settings)
+        self._inspector = inspector or Inspector(settings.inspection)
+        self._mark = OpenMark(spool.mark)
+        self._admission = Admission(spool, settings, self._inspector)
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def run_once(self) -> int:
@@ -82,7 +88,7 @@ class Indexer:
                 except (SpoolError, ValueError, TypeError, KeyError):
                     yield Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
                     continue
-                yield Arrived(path, arrival, inspect(path, self._assumed.get(arrival.calling_ae, "")), size)
+                yield Arrived(path, arrival, self._inspect(path, arrival), size)
             except OSError as error:
                 _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
                 self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
@@ -90,11 +96,20 @@ class Indexer:
                 fault = f"cannot be indexed ({type(error).__name__})"
                 yield Arrived(path, self._spool.read_arrival(path), Inspected(fault=fault), size)
 
+    def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
+        """Open the object, unless the node died of it twice; it may have died once of something else."""
+        if self._mark.deaths(path.name) > 1:
+            return unread(path, "the node died twice while it was being read")
+        self._inspector.start()  # a node that is killed meanwhile did not die of this object
+        with self._mark.on(path.name):
+            return self._inspector.inspect(path, self._assumed.get(arrival.calling_ae, ""))
+
     def _admit(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process is just doing it."""
         known = intake.reception(session, item.spool_name)
         if known is not None:
-            return _Placed(item.path, self._data_dir / known.path)
+            # Purged, and here again after a power failure: it has no place any more.
+            return _Placed(item.path, self._data_dir / known.path if known.path else None)
         try:
             with session.begin_nested():
                 place = self._admission.admit(session, item)
@@ -108,11 +123,12 @@ class Indexer:
         return _Placed(item.path, place)
 
     def _move(self, item: _Placed) -> None:
+        """The rows are committed: now the file may go to its place, or go because it is kept already."""
         try:
-            if item.place.parent.name == "quarantine":
-                self._spool.quarantine(item.path)
+            if item.place is None:
+                item.path.unlink(missing_ok=True)
             else:
-                self._spool.keep(item.path, item.place.parent.name)
+                self._spool.settle(item.path, item.place)
         except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
             _LOGGER.error("spooled file %s cannot be moved: %s", item.path.name, error)
             self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+import tempfile
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -21,9 +23,11 @@ from pydicom.uid import UID
 from dicom_node.errors import DecodedDifferently, FaultyObject
 from dicom_node.inbox import text
 from dicom_node.inbox.pixeldata import PixelData, check_image, hash_pixel_data
+from dicom_node.inbox.prescan import BULK_BYTES, scan
 from dicom_node.model.identity import Patient, digest
 from dicom_node.model.own import is_own_result
 from dicom_node.model.sopclasses import SOURCES
+from dicom_node.sections import InspectionSettings
 
 # Attributes that results copy and that say whose examination it is: another value is another identity.
 IDENTITY = (
@@ -38,8 +42,7 @@ ATTRIBUTES = (
     "StudyDate",
 )  # fmt: skip
 _NUMBERS = ("Rows", "Columns", "BitsStored")
-_BULK_BYTES = 65536  # longer values are passed over: no header attribute is that long
-_LARGEST_INFLATED = 2**31  # bytes of a deflated data set; more is a bomb
+_DEFAULT_LIMITS = InspectionSettings()
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)  # Float, Double Float, Pixel Data
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
@@ -55,7 +58,8 @@ class Inspected:
     """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
 
     With a fault the other fields hold what could be read (UIDs are empty or valid). ``attributes`` are texts
-    by DICOM keyword; ``assumed_charset`` is set where the object's own character set does not decode it.
+    by DICOM keyword, ``identity`` those that say whose examination it is; ``assumed_charset`` is set where
+    the object's own character set does not decode it.
     """
 
     transfer_syntax_uid: str = ""
@@ -71,24 +75,25 @@ class Inspected:
     identity_sha256: str = ""
     patient: Patient = field(default_factory=Patient)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False)
     assumed_charset: str = ""
     own: bool = False
     fault: str = ""
 
 
-def inspect(path: Path, assume_charset: str = "") -> Inspected:
+def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _DEFAULT_LIMITS) -> Inspected:
     """Read a Part 10 file. Raises OSError when the disk cannot, and nothing else: faults are told."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values; what matters is judged here
-            return _inspect(file, assume_charset)
+            return _inspect(file, assume_charset, limits)
     except FaultyObject as error:
         return Inspected(fault=str(error))
     except _DAMAGE as error:
         return Inspected(fault=f"not readable as DICOM ({_cause(error)})")
 
 
-def _inspect(file: BinaryIO, assume_charset: str) -> Inspected:
+def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) -> Inspected:
     meta = _read_meta(file)
     syntax = UID(_valid_uid(meta, "TransferSyntaxUID"))
     known = Inspected(
@@ -97,7 +102,7 @@ def _inspect(file: BinaryIO, assume_charset: str) -> Inspected:
         sop_instance_uid=_valid_uid(meta, "MediaStorageSOPInstanceUID"),
     )
     try:
-        dataset, pixels, complete = _read_body(file, syntax)
+        dataset, pixels, complete = _read_body(file, syntax, limits)
     except FaultyObject as error:
         return replace(known, fault=str(error))
     except _DAMAGE as error:
@@ -151,6 +156,7 @@ class _Header:
                 identity.get("PatientSex", ""),
             ),
             attributes=self._attributes(),
+            identity={keyword: value for keyword, value in identity.items() if value},
             assumed_charset=assumed,
             own=is_own_result(dataset),
             fault=fault,
@@ -218,18 +224,17 @@ def _read_meta(file: BinaryIO) -> Dataset:
     return meta
 
 
-def _read_body(file: BinaryIO, syntax: UID) -> tuple[Dataset, PixelData | None, bool]:
+def _read_body(
+    file: BinaryIO, syntax: UID, limits: InspectionSettings
+) -> tuple[Dataset, PixelData | None, bool]:
     """The data set up to its Pixel Data, where that is, and whether all values are there in full."""
     known = syntax.is_transfer_syntax
     implicit = known and syntax.is_implicit_VR
     little = not known or syntax.is_little_endian
     if known and syntax.is_deflated:
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        whole = inflate.decompress(file.read(), _LARGEST_INFLATED)
-        if not inflate.eof:
-            raise FaultyObject("the data set is truncated")
-        file = io.BytesIO(whole)
+        file = _inflated(file, limits)
     start = file.tell()
+    scan(file, implicit=implicit, little=little, limits=limits)
     size = file.seek(0, io.SEEK_END)
     file.seek(start)
     end: int | None = start  # of the value seen last, as its length says; None where it has none
@@ -243,9 +248,28 @@ def _read_body(file: BinaryIO, syntax: UID) -> tuple[Dataset, PixelData | None, 
         pixels = PixelData(file, file.tell(), None if end is None else length, size, little)
         return True
 
-    dataset = read_dataset(file, implicit, little, stop_when=seen, defer_size=_BULK_BYTES)
+    dataset = read_dataset(file, implicit, little, stop_when=seen, defer_size=BULK_BYTES)
     complete = end in (None, size) or (pixels is not None and end is not None and end <= size)
     return dataset, pixels, complete
+
+
+def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
+    """The inflated data set, in a file without a name beside this one."""
+    folder = Path(file.name).parent
+    handle = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115  (returned)
+    out = cast(BinaryIO, handle)
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    while not inflate.eof:
+        block = inflate.unconsumed_tail or file.read(BULK_BYTES)
+        inflated = inflate.decompress(block, 2**20)
+        if not block and not inflated:
+            raise FaultyObject("the data set is truncated")
+        out.write(inflated)
+        if out.tell() > limits.maximum_inflated_mib * 2**20:
+            limit = f"{limits.maximum_inflated_mib} MiB (inspection.maximum_inflated_mib)"
+            raise FaultyObject(f"the data set inflates to more than {limit}")
+    out.seek(0)
+    return out
 
 
 def _valid_uid(dataset: Dataset, keyword: str) -> str:

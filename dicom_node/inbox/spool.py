@@ -47,6 +47,8 @@ class Spool:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
+        self.mark = root / "open"
+        """The file in which the index notes which object it has open."""
         self._free_space = _FreeSpace(self._incoming, minimum_free_bytes)
         self._commits = _GroupCommit(self._incoming)
         self._token = secrets.token_hex(4)
@@ -108,27 +110,30 @@ class Spool:
         """How this object came, from its header. Raises SpoolError."""
         return header.read_arrival(path)
 
-    def keep(self, path: Path, study_dir: str) -> Path:
-        """Move an indexed file to its study's folder; called again, it returns where the file is.
+    def settle(self, path: Path, place: Path) -> None:
+        """Move an indexed file to its place, or delete it if the place is that of another file of its bytes.
 
-        The move is atomic but not synced: after a power failure the file may be in ``incoming`` again.
+        Called again, it does nothing. Not synced: a power failure may put the file into ``incoming`` again.
+        Raises SpoolError.
         """
-        return _move(path, self.place(path, study_dir).parent)
+        if path.name == place.name:
+            _move(path, place.parent)
+        elif place.is_file() or self.is_pending(place.name):
+            path.unlink(missing_ok=True)
+        elif path.is_file():  # the other one was lost meanwhile
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
 
     def place(self, path: Path, study_dir: str) -> Path:
-        """Where ``keep`` puts an object: the index writes it down before the move. Raises SpoolError."""
+        """Where an indexed object belongs: the index writes it down before the move. Raises SpoolError."""
         if not _FOLDER_NAME.fullmatch(study_dir):
             raise SpoolError(f"{study_dir!r} is no folder name")
         shard = hashlib.sha256(study_dir.encode("ascii")).hexdigest()[:2]
         return self._objects / shard / study_dir / path.name
 
     def quarantine_place(self, path: Path) -> Path:
-        """Where ``quarantine`` puts an object."""
+        """Where an object lies that a person must look at."""
         return self._quarantine / path.name
-
-    def quarantine(self, path: Path) -> Path:
-        """Set a faulty file aside; called again, it returns where the file is."""
-        return _move(path, self._quarantine)
 
     def remove_leftovers(self) -> int:
         """Delete what a killed listener left half-written; for a listener, before it accepts anything."""

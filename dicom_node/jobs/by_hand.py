@@ -9,10 +9,8 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_QUEUED, STUDY_RELEASED
 from dicom_node.jobs.queue import cancel
-from dicom_node.model.identity import Patient
-from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
-from dicom_node.store.tables import Instance, Job, Study
+from dicom_node.store.tables import Job, Study
 from dicom_node.store.transitions import move_job, move_study, settle_study, utc_now
 
 __all__ = ["cancel", "release_study", "retry"]
@@ -43,21 +41,15 @@ def retry(session: Session, job_id: int) -> None:
 
 
 def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
-    """Let a study out of quarantine: what was set aside stays aside, the versions received first count.
+    """Let a study out of quarantine: it is assembled again from the versions that count.
 
-    Of two patients the one of the image that came last counts; images of the other start nothing. Faulty
-    and conflicting objects never count. Raises NotFound, NotAllowedNow.
+    What counts was chosen before (``inbox.versions``). Raises NotFound, NotAllowedNow.
     """
     study = session.get(Study, study_id, with_for_update=_FOR_UPDATE)
     if study is None:
         raise NotFound(f"no study has the number {study_id}")
     if study.state is not StudyState.QUARANTINED:
         raise NotAllowedNow(f"the study is {study.state}: only one in quarantine can be released")
-    images = session.query(Instance).filter_by(study_id=study.id, role=ObjectRole.SOURCE).all()
-    newest = max(images, key=lambda image: (image.received_at, image.id), default=None)
-    for image in images:
-        if newest and Patient.parse(image.patient).contradicts(Patient.parse(newest.patient)):
-            image.role = ObjectRole.COMPANION
     study.revision += 1  # its jobs may have been made before the conflict came
     study.due_at = now or utc_now()
     session.flush()

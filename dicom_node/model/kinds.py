@@ -26,6 +26,7 @@ class ObjectRole(StrEnum):
     SOURCE = "source"  # may start a job
     COMPANION = "companion"  # SR, PR, SEG, KO, secondary capture …: kept, never starts or reopens a job
     OWN = "own"  # our own result come back: kept, never processed
+    ASIDE = "aside"  # a person decided against it: kept, counts for nothing
 
 
 class Outcome(StrEnum):
@@ -36,6 +37,8 @@ class Outcome(StrEnum):
     REVISION = "revision"  # same pixels, other identity: results are issued again
     CONFLICT = "conflict"  # same UID, other pixels or study; or two patients in one study
     QUARANTINED = "quarantined"  # faulty content
+    TAKEN = "taken"  # was a conflict; a person took this version
+    SET_ASIDE = "set_aside"  # a person took another version or another patient
 
 
 class Counted(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.model.identity import Patient
@@ -29,6 +29,35 @@ def paths_after(session: Session, reception_id: int, limit: int) -> Sequence[tup
     """Numbers and paths of receptions after this one whose files were not purged."""
     chosen = select(Reception.id, Reception.path).where(Reception.id > reception_id, Reception.path != "")
     return [(row.id, row.path) for row in session.execute(chosen.order_by(Reception.id).limit(limit))]
+
+
+def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[Reception]:
+    """The first receptions of this SOP instance whose files are here, each file once."""
+    chosen = (
+        select(func.min(Reception.id))
+        .where(Reception.sop_instance_uid == sop_instance_uid, Reception.path != "")
+        .group_by(Reception.path)
+    )
+    rows = select(Reception).where(Reception.id.in_(chosen)).order_by(Reception.id).limit(limit)
+    return session.scalars(rows).all()
+
+
+def receptions(session: Session, study_id: int) -> Sequence[Reception]:
+    """What came for a study and was not purged, in the order in which it was indexed."""
+    chosen = select(Reception).where(Reception.study_id == study_id, Reception.path != "")
+    return session.scalars(chosen.order_by(Reception.id)).all()
+
+
+def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
+    """The versions that count, by SOP Instance UID, in whatever study they stand."""
+    chosen = select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids))
+    return {row.sop_instance_uid: row for row in session.scalars(chosen)}
+
+
+def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole]) -> Sequence[Instance]:
+    """A study's objects of these roles."""
+    chosen = select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles))
+    return session.scalars(chosen.order_by(Instance.id)).all()
 
 
 def instance(session: Session, sop_instance_uid: str) -> Instance | None:
@@ -167,7 +196,7 @@ def forget_files(session: Session, study_id: int) -> list[str]:
     """Empty the paths of a study's objects; returns what they were."""
     chosen = select(Reception).where(Reception.study_id == study_id, Reception.path != "")
     receptions = session.scalars(chosen).all()
-    paths = [row.path for row in receptions]
+    paths = sorted({row.path for row in receptions})
     for row in receptions:
         row.path = ""
     session.execute(update(Instance).where(Instance.study_id == study_id).values(path=""))

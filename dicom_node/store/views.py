@@ -25,6 +25,9 @@ View = dict[str, Any]
 PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 
 
+_NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
+
+
 def list_studies(
     session: Session,
     *,
@@ -194,7 +197,7 @@ def _study_views(session: Session, chosen: Select[Study]) -> list[View]:
     of_study = select(ids.c.id).scalar_subquery()
     images = session.execute(
         select(Instance.study_id, Instance.modality, func.count())
-        .where(Instance.study_id.in_(of_study), Instance.role != ObjectRole.OWN)
+        .where(Instance.study_id.in_(of_study), Instance.role.not_in(_NOT_COUNTED))
         .group_by(Instance.study_id, Instance.modality)
         .order_by(Instance.modality)
     ).all()

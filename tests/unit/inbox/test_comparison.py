@@ -61,7 +61,7 @@ def test_a_reindexed_study_waits_for_its_other_objects(inbox: Inbox) -> None:
     for path in paths:
         again.spool.put_back(path)
         again.index()
-        assert again.assemble(seconds=20) == 0
+        assert again.assemble(seconds=0) == 0
     again.settle()
     assert again.study(images[0].StudyInstanceUID).revision == 1
     again.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from dicom_node.model.identity import Patient
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Job, Result, Study
+from dicom_node.store.tables import Job, Reception, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import chest, ultrasound
@@ -60,17 +61,55 @@ def test_a_second_scan_indexes_nothing_again(inbox: Inbox) -> None:
     assert inbox.outcomes() == ["new"]
 
 
-def test_the_same_object_again_is_a_duplicate_and_both_files_stay(inbox: Inbox) -> None:
+def test_the_same_bytes_again_are_a_duplicate_and_kept_once(inbox: Inbox) -> None:
     image = ultrasound("one")
     inbox.receive(image, image)
     inbox.settle()
     inbox.receive(image)
     inbox.settle()
     assert inbox.outcomes() == ["new", "duplicate", "duplicate"]
-    assert len(list((inbox.folder / "spool" / "objects").rglob("*.dcm"))) == 3
+    assert len(list((inbox.folder / "spool").rglob("*.dcm"))) == 1
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.revision) == (StudyState.QUEUED, 1)
     assert len(inbox.jobs()) == 1
+    with inbox.database.read() as session:
+        assert len({row.path for row in session.query(Reception)}) == 1
+
+
+def test_other_bytes_of_the_same_image_are_kept_beside_it(inbox: Inbox) -> None:
+    image = ultrasound("one")
+    inbox.receive(image, changed(image, SeriesDescription="another"), in_syntax(image, RLELossless))
+    inbox.settle()
+    assert inbox.outcomes() == ["new", "duplicate", "duplicate"]
+    assert len(list((inbox.folder / "spool").rglob("*.dcm"))) == 3
+
+
+def test_a_copy_whose_first_file_was_lost_is_kept(inbox: Inbox) -> None:
+    image = ultrasound("one")
+    inbox.receive(image)
+    inbox.index()
+    lost = inbox.folder / inbox.instance(image.SOPInstanceUID).path
+    lost.unlink()
+    inbox.receive(image)
+    inbox.index()
+    assert len(list((inbox.folder / "spool").rglob("*.dcm"))) == 1
+
+
+def test_a_faulty_object_that_comes_again_and_again_is_kept_once(inbox: Inbox) -> None:
+    image = changed(ultrasound("faulty"), Rows=0)
+    inbox.receive(image, image, image)
+    inbox.index()
+    assert inbox.outcomes() == ["quarantined", "duplicate", "duplicate"]
+    assert len(list((inbox.folder / "spool").rglob("*.dcm"))) == 1
+
+
+def test_a_reason_names_the_object_its_sender_and_the_time(inbox: Inbox) -> None:
+    image = changed(ultrasound("faulty"), Rows=0)
+    inbox.receive(image)
+    inbox.index()
+    reason = inbox.study(image.StudyInstanceUID).reason
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert f"object {image.SOPInstanceUID} from MODALITY, {today}" in reason and "UTC" in reason
 
 
 def test_another_description_is_a_duplicate(inbox: Inbox) -> None:

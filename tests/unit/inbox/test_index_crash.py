@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from dicom_node.inbox.index import Indexer
+from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool
 from dicom_node.settings import Settings
 from dicom_node.store.database import Database
@@ -25,7 +26,9 @@ OBJECTS = 240
 def index_for_ever(folder: Path) -> None:
     """The victim: what the node's office does."""
     settings = Settings.model_validate({"node": {"data_dir": folder}})
-    indexer = Indexer(Database(settings.database_url), Spool(folder / "spool", 0), settings)
+    inspector = Inspector(settings.inspection)
+    inspector.start()
+    indexer = Indexer(Database(settings.database_url), Spool(folder / "spool", 0), settings, inspector)
     print("ready", flush=True)
     while True:
         indexer.run_once()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 
-from dicom_node import jobs
 from dicom_node.events import DELIVERY_CONFIRMED
+from dicom_node.inbox.versions import Choice
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import (
@@ -94,10 +94,18 @@ class Life:
                 settle_study(session, row.result.study_id)
 
     def release(self) -> None:
-        with self.inbox.database.write() as session:
-            study = session.scalar(select(Study).where(Study.study_instance_uid == self.uid))
-            if study is not None and study.state is StudyState.QUARANTINED:
-                jobs.release_study(session, study.id)
+        with self.inbox.database.read() as session:
+            held = (Study.study_instance_uid == self.uid) & (Study.state == StudyState.QUARANTINED)
+            study = session.scalar(select(Study.id).where(held))
+        if study is not None:
+            choice = Choice(self.inbox.database, self.inbox.settings)
+            options = choice.options(study)
+            patient = options[0].number if options and not options[0].sop_instance_uid else None
+            first = {option.question: option.number for option in reversed(options)}
+            asked = [
+                number for question, number in first.items() if question[0] == patient or not question[1]
+            ]
+            choice.release(study, asked)
 
     def bring_to_an_end(self) -> None:
         self.quiet()

@@ -24,7 +24,7 @@ def files(inbox: Inbox) -> int:
 def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -> int:
     """A study with one result on which everything happened now; returns the id of its delivery."""
     image = ultrasound(name)
-    inbox.receive(image, image)
+    inbox.receive(image, image, changed(image, SeriesDescription="another"))
     inbox.settle()
     with inbox.database.write() as session:
         job = inbox.jobs()[-1]

@@ -220,10 +220,11 @@ def test_no_object_is_acknowledged_before_its_directory_sync(
 def test_an_indexed_object_moves_to_its_study_once(spool: Spool, tmp_path: Path) -> None:
     name = store(spool)
     (path,) = spool.pending()
-    kept = spool.keep(path, "study-1")
+    kept = spool.place(path, "study-1")
+    spool.settle(path, kept)
+    spool.settle(path, kept)
     assert kept.parent.name == "study-1"
     assert kept.stem == name
-    assert spool.keep(path, "study-1") == spool.keep(kept, "study-1") == kept
     assert spool.pending() == []
     assert everything_in(tmp_path) == [kept.name]
 
@@ -231,29 +232,43 @@ def test_an_indexed_object_moves_to_its_study_once(spool: Spool, tmp_path: Path)
 def test_a_faulty_object_is_set_aside(spool: Spool, tmp_path: Path) -> None:
     store(spool)
     (path,) = spool.pending()
-    aside = spool.quarantine(path)
-    assert aside.parent == tmp_path / "spool" / "quarantine"
-    assert spool.quarantine(path) == aside
+    aside = spool.quarantine_place(path)
+    spool.settle(path, aside)
+    spool.settle(path, aside)
+    assert aside.parent == tmp_path / "spool" / "quarantine" and aside.is_file()
     assert spool.pending() == []
 
 
 def test_nothing_in_the_spool_is_overwritten(spool: Spool) -> None:
     store(spool)
     (path,) = spool.pending()
-    kept = spool.keep(path, "study-1")
+    kept = spool.place(path, "study-1")
+    spool.settle(path, kept)
     path.write_bytes(b"another")
     with pytest.raises(SpoolError, match="two folders"):
-        spool.keep(path, "study-1")
+        spool.settle(path, kept)
     assert kept.read_bytes().endswith(DATA_SET)
 
 
 def test_a_file_that_is_nowhere_is_an_error(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="not in the spool"):
-        spool.keep(tmp_path / "gone.dcm", "study-1")
+        spool.settle(tmp_path / "gone.dcm", spool.place(tmp_path / "gone.dcm", "study-1"))
 
 
 @pytest.mark.parametrize("folder", ["", "..", "../up", "a/b", ".hidden"])
 def test_a_study_folder_cannot_lead_out_of_the_spool(spool: Spool, folder: str) -> None:
     store(spool)
     with pytest.raises(SpoolError, match="folder name"):
-        spool.keep(spool.pending()[0], folder)
+        spool.place(spool.pending()[0], folder)
+
+
+def test_bytes_that_are_kept_already_are_kept_once_and_a_lost_file_is_made_good(spool: Spool) -> None:
+    store(spool), store(spool), store(spool)
+    first, second, third = spool.pending()
+    place = spool.place(first, "study-1")
+    spool.settle(first, place)
+    spool.settle(second, place)
+    assert (place.is_file(), second.exists()) == (True, False)
+    place.unlink()
+    spool.settle(third, place)
+    assert (place.is_file(), third.exists()) == (True, False)

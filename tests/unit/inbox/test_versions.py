@@ -1,0 +1,153 @@
+"""A person chooses between patients and versions; what is not taken stays aside and starts nothing again."""
+
+from __future__ import annotations
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_node import services
+from dicom_node.errors import NotAllowedNow
+from dicom_node.model.lifecycle import StudyState
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+
+
+def blank(image: Dataset) -> Dataset:
+    return changed(image, PixelData=bytes(len(image.PixelData)))
+
+
+def release(inbox: Inbox, uid: str, *take: int) -> None:
+    services.release_study(inbox.settings, uid, take)
+    inbox.settle()
+
+
+def analysed(inbox: Inbox, uid: str) -> list[str]:
+    """The images of the newest job of a study that was assembled."""
+    assert inbox.study(uid).state is StudyState.QUEUED
+    return inbox.jobs()[-1].source_uids
+
+
+def test_a_study_with_a_choice_is_not_released_without_one(inbox: Inbox) -> None:
+    image = ultrasound("choose")
+    inbox.receive(image, blank(image))
+    inbox.settle()
+    with pytest.raises(NotAllowedNow, match=f"image {image.SOPInstanceUID} 1 or 2"):
+        services.release_study(inbox.settings, image.StudyInstanceUID)
+    with pytest.raises(NotAllowedNow, match="--take 3 is no option"):
+        services.release_study(inbox.settings, image.StudyInstanceUID, [1, 3])
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_version_that_is_taken_counts(inbox: Inbox, number: int) -> None:
+    image = ultrasound("pixels")
+    other = blank(image)
+    inbox.receive(image)
+    inbox.receive(changed(other, Manufacturer="Other Maker"), calling="QUICK")
+    inbox.settle()
+    first, second = services.study_versions(inbox.settings, image.StudyInstanceUID)
+    assert (first["calling_ae"], first["counts"]) == (["MODALITY"], True)
+    assert (second["calling_ae"], second["counts"]) == (["QUICK"], False)
+    assert second["differs"]["Manufacturer"] == "Other Maker"
+    assert set(second["differs"]) == {"Manufacturer", "PixelData"}
+    release(inbox, image.StudyInstanceUID, number)
+    assert analysed(inbox, image.StudyInstanceUID) == [image.SOPInstanceUID]
+    expected = (image, other)[number - 1]
+    assert inbox.file_of(image.SOPInstanceUID).PixelData == expected.PixelData
+    with pytest.raises(NotAllowedNow, match="only one in quarantine"):
+        services.release_study(inbox.settings, image.StudyInstanceUID)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_of_two_patients_all_objects_of_the_chosen_one_are_assembled(inbox: Inbox, number: int) -> None:
+    ours = [ultrasound("two", number=number) for number in (1, 2)]
+    theirs = [
+        changed(ultrasound("two", number=number), PatientID="X", PatientName="Y^Z") for number in (3, 4)
+    ]
+    inbox.receive(*ours, *theirs)
+    inbox.settle()
+    rows = services.study_versions(inbox.settings, ours[0].StudyInstanceUID)
+    assert [(row["choose"], row["objects"], row["counts"]) for row in rows] == [
+        ("patient", 2, True),
+        ("patient", 2, False),
+    ]
+    assert rows[1]["differs"] == {"PatientID": "X", "PatientName": "Y^Z"}
+    release(inbox, ours[0].StudyInstanceUID, number)
+    chosen = (ours, theirs)[number - 1]
+    assert analysed(inbox, ours[0].StudyInstanceUID) == [image.SOPInstanceUID for image in chosen]
+    assert inbox.study(ours[0].StudyInstanceUID).patient_id == chosen[0].PatientID
+    late = changed(ultrasound("two", number=5), PatientID=chosen[0].PatientID)
+    late.PatientName = chosen[0].PatientName
+    inbox.receive(*ours, *theirs, late)  # nothing that was decided is asked again
+    inbox.settle()
+    assert len(analysed(inbox, ours[0].StudyInstanceUID)) == 3
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
+    inbox: Inbox, number: int
+) -> None:
+    images = [ultrasound("part", number=number) for number in (1, 2)]
+    inbox.receive(*images)
+    inbox.settle()
+    inbox.receive(changed(images[0], PatientID="THE-RIGHT-ONE"))
+    inbox.settle()
+    rows = services.study_versions(inbox.settings, images[0].StudyInstanceUID)
+    [first] = [row["number"] for row in rows if row["differs"]["PatientID"] == images[0].PatientID]
+    release(inbox, images[0].StudyInstanceUID, first if number == 1 else 3 - first)
+    expected = images if number == 1 else images[:1]
+    assert analysed(inbox, images[0].StudyInstanceUID) == [image.SOPInstanceUID for image in expected]
+    assert inbox.file_of(images[0].SOPInstanceUID).PatientID == (
+        images[0].PatientID if number == 1 else "THE-RIGHT-ONE"
+    )
+
+
+def test_an_image_of_two_studies_stays_or_moves(inbox: Inbox) -> None:
+    image = ultrasound("one")
+    moved = changed(image, StudyInstanceUID="1.2.3.4")
+    inbox.receive(image, moved)
+    inbox.index()
+    rows = services.study_versions(inbox.settings, "1.2.3.4")
+    assert {row["stands_in"] for row in rows} == {"", image.StudyInstanceUID}
+    [here] = [row["number"] for row in rows if not row["stands_in"]]
+    release(inbox, "1.2.3.4", here)
+    assert analysed(inbox, "1.2.3.4") == [image.SOPInstanceUID]
+    release(inbox, image.StudyInstanceUID)
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.NOT_APPLICABLE
+
+
+def test_an_image_that_was_released_in_one_study_cannot_move(inbox: Inbox) -> None:
+    image = ultrasound("one")
+    inbox.receive(image, changed(image, StudyInstanceUID="1.2.3.4"))
+    inbox.index()
+    release(inbox, image.StudyInstanceUID)
+    rows = services.study_versions(inbox.settings, "1.2.3.4")
+    [here] = [row["number"] for row in rows if not row["stands_in"]]
+    with pytest.raises(NotAllowedNow, match="cannot be taken from there"):
+        services.release_study(inbox.settings, "1.2.3.4", [here])
+    release(inbox, "1.2.3.4", 3 - here)
+    assert inbox.study("1.2.3.4").state is StudyState.NOT_APPLICABLE
+
+
+def test_a_study_with_a_faulty_object_is_released_without_it(inbox: Inbox) -> None:
+    image, faulty = ultrasound("faulty"), changed(ultrasound("faulty", number=2), Rows=0)
+    inbox.receive(image, faulty)
+    inbox.settle()
+    assert services.study_versions(inbox.settings, image.StudyInstanceUID) == []
+    release(inbox, image.StudyInstanceUID)
+    assert analysed(inbox, image.StudyInstanceUID) == [image.SOPInstanceUID]
+    inbox.receive(faulty)
+    inbox.index()
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
+
+
+def test_no_event_of_a_choice_names_the_patient(inbox: Inbox) -> None:
+    image = ultrasound("secretname")
+    other = changed(ultrasound("secretname", number=2), PatientName="Somebody^Secretname", PatientID="")
+    inbox.receive(image, other)
+    inbox.settle()
+    release(inbox, image.StudyInstanceUID, 1)
+    rows = inbox.events()
+    assert [row.fields["calling"] for row in rows if row.number == 2033] == ["MODALITY"]
+    assert not [row.fields for row in rows if "secretname" in str(row.fields).lower()]
