@@ -29,6 +29,12 @@ class Code:
     meaning: str
 
 
+# No concept of DICOM PS3.16 or SNOMED CT says "annotation burned into the pixels" (looked through DCM and SCT
+# of pydicom 3.0: (113101, DCM, Clean Pixel Data Option) names a de-identification profile, not a finding).
+BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
+"""The code of findings that say nothing of the patient: annotation that the policy wants gone."""
+
+
 class Decision(StrEnum):
     """What a probability means at the model's operating threshold."""
 
@@ -120,7 +126,8 @@ class Finding:
 
     ``probability`` 0 to 1 or None where the model gives none; ``frame`` 1-based as in DICOM, None for a
     single-frame image; ``tracking_uid`` is left empty by pipelines and set by ``results``; ``site`` is the
-    body site (PS3.16 CID 4031 or SNOMED CT).
+    body site (PS3.16 CID 4031 or SNOMED CT); ``side`` is the patient's side on which its regions lie, empty
+    where that is not known or they lie on both.
     """
 
     label: str
@@ -133,6 +140,7 @@ class Finding:
     frame: int | None = None
     regions: tuple[Region, ...] = ()
     site: Code | None = None
+    side: Literal["", "L", "R"] = ""
     evidence: Heatmap | None = None
     tracking_uid: str = ""
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.contract import Decision, Finding, Origin, Region
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Origin, Region
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -119,10 +119,30 @@ def legend_of(findings: Sequence[Finding]) -> list[str]:
     """Return the usual legend: what has no place, what the boxes are, the models, the warning."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     lines = [label_text(finding) for finding in shown if not finding.regions]
-    if not shown:
-        lines = ["AI: nothing found"]
+    if not assesses(shown):
+        lines.append(nothing_shown(findings))
     lines += places_told(region for finding in shown for region in finding.regions)
     return [*lines, *([_models(findings)] if findings else []), NOT_FOR_DIAGNOSIS]
+
+
+def assesses(findings: Iterable[Finding]) -> bool:
+    """Whether findings say anything of the patient: burned-in annotation does not."""
+    return any(finding.code != BURNED_IN for finding in findings)
+
+
+def nothing_shown(findings: Sequence[Finding]) -> str:
+    """What is said of an image that shows no finding of the patient: only what was looked for is "not found".
+
+    ``findings``: all of the image, absent ones too.
+    """
+    if assesses(findings):
+        names = dict.fromkeys(finding.label for finding in findings if finding.code != BURNED_IN)
+        return f"AI: not found: {', '.join(names)}"
+    if not findings:
+        return "AI: nothing stated about this image"
+    absent = [finding.label for finding in findings if finding.decision is Decision.ABSENT]
+    seen = f"no {absent[0]} found" if absent else "burned-in annotation found"
+    return f"AI: {seen}; this AI does not assess the image"
 
 
 def places_told(regions: Iterable[Region]) -> list[str]:

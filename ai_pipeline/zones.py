@@ -8,6 +8,7 @@ turned over, and a wrong side is worse than none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 Bounds = tuple[float, float, float, float]
 
@@ -29,20 +30,36 @@ def zone_words(box: Bounds, size: tuple[int, int], orientation: Sequence[str] | 
     ``orientation`` holds the values of Patient Orientation, or both joined by a backslash. A box over the
     midline has no side: ``"lower zone, across the midline"``.
     """
+    placed = _placed(box, size, orientation)
+    if placed is None:
+        return None
+    zone, side = _zone(*placed["down"]), _side(*placed["across"])
+    if not side:
+        return f"{zone}, across the midline"
+    return f"{side} lung, {zone}" if zone == ALL else f"{side} {zone}"
+
+
+def side_of(box: Bounds, size: tuple[int, int], orientation: Sequence[str] | str) -> Literal["", "L", "R"]:
+    """The patient's side on which a box lies, as in :func:`zone_words`; empty across the midline too."""
+    placed = _placed(box, size, orientation)
+    side = _side(*placed["across"]) if placed else ""
+    return "R" if side == "right" else "L" if side == "left" else ""
+
+
+def _placed(
+    box: Bounds, size: tuple[int, int], orientation: Sequence[str] | str
+) -> dict[str, tuple[float, float]] | None:
+    """Where a box begins and ends, as shares from the patient's right to left and from head to feet."""
     axes = _axes(orientation)
     if axes is None:
         return None
     spans = ((box[0] / size[0], box[2] / size[0]), (box[1] / size[1], box[3] / size[1]))
     placed = {}
     for towards, (low, high) in zip(axes, spans, strict=True):
-        # As shares from the patient's right to left, and from head to feet.
         kept = towards in "LF"
         axis = "across" if towards in "LR" else "down"
         placed[axis] = (low, high) if kept else (1.0 - high, 1.0 - low)
-    zone, side = _zone(*placed["down"]), _side(*placed["across"])
-    if not side:
-        return f"{zone}, across the midline"
-    return f"{side} lung, {zone}" if zone == ALL else f"{side} {zone}"
+    return placed
 
 
 def _axes(orientation: Sequence[str] | str) -> tuple[str, str] | None:

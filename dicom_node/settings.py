@@ -182,6 +182,8 @@ class PeerSettings(_Section):
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """What it can show: sr, gsps, sc, heatmap, cleaned, seg."""
+    burned_in_boxes: bool = False
+    """A box around each burned-in text that was found, in sr, gsps and sc; false: told in one paragraph."""
     confirm: Literal["query", "none"] = "query"
     """"query": ask until it shows the object. "none": its Success is all we get."""
     query_ae_title: AeTitle | None = None
@@ -204,6 +206,8 @@ class PeerSettings(_Section):
         if deidentify and (wrong or ResultKind.CLEANED not in results):
             why = f"{', '.join(wrong)} may identify the patient" if wrong else "cleaned is missing"
             raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
+        if deidentify and info.data.get("burned_in_boxes"):
+            raise ValueError("what was burned in is not there to box: leave out burned_in_boxes")
         if deidentify and info.data.get("charset") == "source":
             raise ValueError("de-identified results are in UTF-8 always: leave out charset")
         return deidentify

@@ -12,15 +12,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.own import DEVICE_UID, MANUFACTURER, MODEL_NAME
 from dicom_node.model.sopclasses import SECONDARY_CAPTURES
 from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.results.concepts import (
-    AI_RESULT,
-    BURNED_IN,
-    CERTAINTY,
-    FINDINGS,
-    NO_FINDING,
-    NOT_RUN,
-    SCHEME,
-)
+from dicom_node.results.concepts import CERTAINTY, PRIVATE, SCHEME, SCHEME_UID
 from dicom_node.results.envelope import SERIES_NUMBERS
 from dicom_node.results.profile import DUMMY_DATE, EDITION
 from dicom_node.scp import limits
@@ -286,7 +278,7 @@ def _security(_version: str) -> str:
 def _annexes(_version: str) -> str:
     codes = table(
         ("value", "scheme", "meaning"),
-        [(code.value, code.scheme_designator, code.meaning) for code in _PRIVATE_CODES],
+        [(code.value, code.scheme_designator, code.meaning) for code in PRIVATE],
     )
     return f"""\
 ## 7 Annexes
@@ -305,14 +297,16 @@ start nothing.
 
 | object | what it holds |
 | --- | --- |
-| Comprehensive 3D SR | TID 1500: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, decision, probability; UNVERIFIED, COMPLETE. "Nothing found" and "AI did not run" are reports too |
+| Comprehensive 3D SR | TID 1500, the conclusion (121077, DCM) in words first: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, presence (CID 240), probability; image library with view and target region; UNVERIFIED, COMPLETE. What was looked for and not found, and "AI did not run" with a reason of CID 9300 or 9303, are reports too |
 | Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
 | Secondary capture | picture, RGB, with findings drawn on it; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement" |
 | Segmentation | BINARY mask of what was removed |
 
-Finding's probability: (111012, DCM, "{CERTAINTY.meaning}") in % from calibrated models only; any other number is
-called a score.
+Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
+"{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score.
+Timezone Offset From UTC (0008,0201) is that of the source. Where the source has none there is none: it would speak of
+the copied Study Date and Time too, whose zone nobody told; the times of the analysis are then in the node's own zone.
 
 ### 7.2 Private attributes
 
@@ -321,16 +315,14 @@ Information: how the object came.
 
 ### 7.3 Coded terminology
 
-SNOMED CT, DCM, RadLex and UCUM, as the model cards name them with their source. Private codes, coding scheme designator
-`{SCHEME}`:
+SNOMED CT, DCM, LOINC, RadLex and UCUM, as the model cards name them with their source. Private codes, coding scheme
+designator `{SCHEME}`, UID `{SCHEME_UID}` in Coding Scheme Identification Sequence (0008,0110):
 
 {codes}
-Names of scores and certainties of single findings are codes of the same scheme, made from the finding's own code.
+Names of scores and probabilities of single findings are codes of the same scheme, hashes of the finding's code and the
+name.
 
 ### 7.4 Greyscale consistency
 
 Not claimed: the node displays nothing.
 """
-
-
-_PRIVATE_CODES = (AI_RESULT, FINDINGS, NO_FINDING, NOT_RUN, BURNED_IN)

@@ -19,7 +19,7 @@ from ai_pipeline.contract import BurnedMeasurement, Code, ImageHeader, Point, Re
 from ai_pipeline.headers import Calibration, calibrated_regions
 
 LENGTH = Code("410668003", "SCT", "Length")
-UNITS = {"mm": Code("mm", "UCUM", "millimeter"), "cm": Code("cm", "UCUM", "centimeter")}
+UNITS = {"mm": Code("mm", "UCUM", "mm"), "cm": Code("cm", "UCUM", "cm")}
 MILLIMETRES = {"mm": 1.0, "cm": 10.0}
 
 TOLERANCE_SHARE = 0.01

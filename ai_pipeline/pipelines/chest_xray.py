@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from ai_pipeline.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.contract import (
     Accept,
     CleaningFailed,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -45,7 +47,7 @@ from ai_pipeline.pipelines.intended_use import refused_by_header, refused_by_pix
 from ai_pipeline.pose import UPRIGHT, Pose
 from ai_pipeline.registry import Card, Label, find
 from ai_pipeline.store.folder import SHIPPED_MODELS, active
-from ai_pipeline.zones import zone_words
+from ai_pipeline.zones import side_of, zone_words
 
 MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "burnin-text"
@@ -57,7 +59,6 @@ DETECTOR_NOTE = (
 ZONED = ("Lung", "Pleura")  # sites whose boxes are told as zones
 NO_PLACE = "no reliable location"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
-TOP = 3
 KEPT = 4  # analyses remembered between accepts() and run()
 
 
@@ -151,7 +152,6 @@ class ChestXray:
             explaining = time.perf_counter()
             mine = self._findings(look, labels, options)
             findings += mine
-            notes += _likeliest(mine)
             notes += self._placeless(mine)
             notes += _places(image, mine, look.analysis.pose)
             notes += intended_use.notes(image, look.analysis.pose, look.exposure)
@@ -255,6 +255,7 @@ class ChestXray:
                     model=model.card.ref,
                     regions=(region,) if region else (),
                     site=label.site,
+                    side=_side(look, label, region),
                     evidence=evidence,
                 )
             )
@@ -288,27 +289,31 @@ def _places(image: SourceImage, findings: Sequence[Finding], pose: Pose) -> list
     Of a picture that had to be turned upright the header's word on its sides is not taken.
     """
     size = image.header.columns, image.header.rows
-    orientation = image.header.attributes.get("PatientOrientation", "") if pose == UPRIGHT else ""
+    orientation = _orientation(image, pose)
     said = [
         f"{finding.code.meaning}: {words}"
         for finding in findings
-        if finding.site is not None and finding.site.meaning in ZONED
         for region in finding.regions
-        if region.origin is Origin.DETECTOR and (words := zone_words(region.bounds, size, orientation))
+        if _has_a_side(finding.site, region) and (words := zone_words(region.bounds, size, orientation))
     ]
     return [QualityNote("place", f"{'; '.join(said)} (approximate).", image.uid)] if said else []
 
 
-def _likeliest(findings: Sequence[Finding]) -> list[QualityNote]:
-    """The top three in words, whatever was decided about them."""
-    best = sorted(findings, key=lambda finding: -(finding.probability or 0.0))[:TOP]
-    if not best:
-        return []
-    said = ", ".join(
-        f"{finding.code.meaning} {100 * (finding.probability or 0.0):.1f} % ({finding.decision.value})"
-        for finding in best
-    )
-    return [QualityNote("top three", f"{said}.", best[0].source_uid)]
+def _side(look: _Look, label: Label, region: Region | None) -> Literal["", "L", "R"]:
+    """The side of a box, under the same conditions as its place in words."""
+    if region is None or not _has_a_side(label.site, region):
+        return ""
+    header = look.image.header
+    orientation = _orientation(look.image, look.analysis.pose)
+    return side_of(region.bounds, (header.columns, header.rows), orientation)
+
+
+def _orientation(image: SourceImage, pose: Pose) -> str:
+    return image.header.attributes.get("PatientOrientation", "") if pose == UPRIGHT else ""
+
+
+def _has_a_side(site: Code | None, region: Region) -> bool:
+    return site is not None and site.meaning in ZONED and region.origin is Origin.DETECTOR
 
 
 def _cleaned(

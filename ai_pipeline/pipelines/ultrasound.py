@@ -15,10 +15,10 @@ from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.measuring import measurements_of
 from ai_pipeline.burnin.text import DOUBTFUL_TEXT
 from ai_pipeline.contract import (
+    BURNED_IN,
     Accept,
     BurnedMeasurement,
     CleaningFailed,
-    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -37,10 +37,6 @@ from ai_pipeline.devicerules import device_rules
 
 MOST_MARKS = 24
 """Marks that are reported as findings per image; the rest is counted in a note."""
-
-# No concept of DICOM PS3.16 or SNOMED CT says "annotation burned into the pixels" (looked through DCM and SCT
-# of pydicom 3.0: (113101, DCM, Clean Pixel Data Option) names a de-identification profile, not a finding).
-BURNED_IN = Code("BURNED_IN_MARK", "99AINODE", "Burned-in annotation")
 
 
 class Ultrasound:
@@ -142,8 +138,9 @@ class Ultrasound:
         tools = self._tools()
         removed = [mark for mark in marks if mark.removed]
         if not removed:
-            model = tools.models[0]
-            return [Finding("Burned-in annotation", BURNED_IN, None, None, Decision.ABSENT, image.uid, model)]
+            # What stays by policy is annotation too: then only what would have to go is not there.
+            absent = "burned-in text to remove" if marks else "burned-in text"
+            return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.models[0])]
         shown = sorted(removed, key=_area, reverse=True)[:MOST_MARKS]
         return [_finding(image, mark, tools) for mark in shown]
 

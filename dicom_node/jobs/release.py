@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from dicom_node.jobs.tally import Tallies, Tally
 from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.results import BuiltObject, Pseudonyms, ResultContext, SourceObject
+from dicom_node.results import BuiltObject, Cause, Pseudonyms, ResultContext, SourceObject
 from dicom_node.settings import PeerSettings, Settings
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries
@@ -86,9 +86,10 @@ class Releaser:
         """
         analysed_at = job.analysed_at or utc_now()
         models = result.models or pipeline.models()
-        known = self._peers(job, deidentified=False)
-        context = self._context(job, pipeline, models, analysed_at, known)
-        built = results.build(context, images.readable, result)
+        built: list[BuiltObject] = []
+        for peers in _by_boxes(self._peers(job, deidentified=False)):
+            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
+            built += results.build(context, images.readable, result)
         if hidden := self._peers(job, deidentified=True):
             context = self._context(job, pipeline, models, analysed_at, hidden, deidentified=True)
             built += self._deidentified(job, context, images, result)
@@ -104,15 +105,16 @@ class Releaser:
         images: JobImages,
         state: JobState,
         reason: str,
+        cause: Cause,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Release a short report that the AI did not run. Raises as ``release``.
+        """Release a short report that the AI did not run, why, and what kind of cause. Raises as ``release``.
 
         It is for those who wait for the study: a de-identified destination has no study to wait for.
         """
         known = self._peers(job, deidentified=False)
         context = self._context(job, pipeline, pipeline.models(), utc_now(), known)
-        built = results.build_failure(context, images.all, reason)
+        built = results.build_failure(context, images.all, reason, cause)
         self._tell_repairs(job, images.all)
         self._release(job, state, reason, built, None, self._tallies.of((), refused))
 
@@ -142,10 +144,12 @@ class Releaser:
                     row = self._queue.complete_if_owner(session, job, state, reason)
                     row.analysed_at = row.analysed_at or analysed_at
                     known = self._known(session, built)
+                    rows = dict(known)
                     for item in built:
                         uid = item.sop_instance_uid
-                        stored = known.get(uid) or self._add(session, job, item, files)
-                        self._deliver(session, job, stored, in_doubt=uid in files and files[uid].was_there)
+                        rows[uid] = rows.get(uid) or self._add(session, job, item, files)
+                        in_doubt = uid in files and files[uid].was_there
+                        self._deliver(session, job, item, rows[uid], in_doubt=in_doubt)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
@@ -222,9 +226,11 @@ class Releaser:
             raise ResultRefused("; ".join(made.withheld))
         return list(made.objects)
 
-    def _deliver(self, session: Session, job: ClaimedJob, result: Result, *, in_doubt: bool) -> None:
+    def _deliver(
+        self, session: Session, job: ClaimedJob, item: BuiltObject, result: Result, *, in_doubt: bool
+    ) -> None:
         for peer in self._peers(job, deidentified=result.deidentified):
-            if result.kind not in peer.results:
+            if result.kind not in peer.results or item.burned_in_boxes is (not peer.burned_in_boxes):
                 continue
             delivery = deliveries.add(
                 session, result, peer.name, ask_first=in_doubt and peer.confirm != "none"
@@ -258,10 +264,13 @@ class Releaser:
         peers: Sequence[PeerSettings],
         *,
         deidentified: bool = False,
+        built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
-        former, series = self._former_report(job, deidentified=deidentified)
+        """``built``: objects of this job for other destinations; the same one is not built again."""
+        former, series = self._former_report(job, peers, deidentified=deidentified)
+        known = self._peers(job, deidentified=deidentified)
         charset: Literal["utf8", "source"] = (
-            "source" if any(peer.charset == "source" for peer in peers) else "utf8"
+            "source" if any(peer.charset == "source" for peer in known) else "utf8"
         )
         return ResultContext(
             pipeline=pipeline.name,
@@ -273,22 +282,31 @@ class Releaser:
             options=job.options,
             station_name=self._settings.node.station_name,
             charset=charset,
+            burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,
             supersedes_series=series,
-            exists=self._exists(),
+            exists=self._exists({item.sop_instance_uid for item in built}),
         )
 
-    def _exists(self) -> Callable[[str], bool]:
+    def _exists(self, built: Collection[str]) -> Callable[[str], bool]:
         def exists_already(uid: str) -> bool:
+            if uid in built:
+                return True
             with self._database.read() as session:
                 return bool(session.scalar(select(exists().where(Result.sop_instance_uid == uid))))
 
         return exists_already
 
-    def _former_report(self, job: ClaimedJob, *, deidentified: bool) -> tuple[str, str]:
-        """SOP and Series Instance UID of the newest report of this rule on the study that may have left."""
+    def _former_report(
+        self, job: ClaimedJob, peers: Sequence[PeerSettings], *, deidentified: bool
+    ) -> tuple[str, str]:
+        """SOP and Series Instance UID of the newest report of this rule on the study that these may have."""
         hidden = Result.path.startswith(f"{DEIDENTIFIED_FOLDER}/")
-        left = exists().where(Delivery.result_id == Result.id, Delivery.state != DeliveryState.CANCELLED)
+        left = exists().where(
+            Delivery.result_id == Result.id,
+            Delivery.destination.in_([peer.name for peer in peers]),
+            Delivery.state != DeliveryState.CANCELLED,
+        )
         chosen = (
             select(Result.sop_instance_uid, Result.series_instance_uid)
             .join(Job, Job.id == Result.job_id)
@@ -307,6 +325,12 @@ class Releaser:
             with contextlib.suppress(UnknownPeer):  # check_destinations told it at the start
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
+
+
+def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Destinations that get the same objects: boxes of burned-in text are for those that want them."""
+    wanted = [[peer for peer in peers if peer.burned_in_boxes is boxes] for boxes in (False, True)]
+    return [group for group in wanted if group] or [[]]
 
 
 def _write(folder: Path, uid: str, data: bytes) -> _File:

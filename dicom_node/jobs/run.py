@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from ai_pipeline.card import CardError
 from ai_pipeline.contract import (
     Accept,
     CleaningFailed,
@@ -26,6 +27,7 @@ from dicom_node.errors import (
     LeaseLost,
     NodeError,
     ResultRefused,
+    TimeLimitReached,
     UnknownPeer,
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
@@ -38,11 +40,13 @@ from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.readings import ReadingRecord
 from dicom_node.jobs.release import Releaser
 from dicom_node.model.lifecycle import JobState
+from dicom_node.results import Cause
 from dicom_node.settings import Settings
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
+_NO_IMAGE = "there is no image any more"
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done; a job that has any was accepted (ClaimedJob.was_accepted)
 
 
@@ -78,6 +82,10 @@ class _Attempt:
 
 class _Failed(Exception):
     """The job fails for good: a further attempt would find the same."""
+
+    def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
+        super().__init__(reason)
+        self.cause = cause
 
 
 _FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
@@ -136,11 +144,11 @@ class Runner:
                 withheld = CleaningCounts(withheld=len(attempt.images.readable))
                 with self._database.write() as session:
                     withheld.record(session, job)
-            self._fail(attempt, _sentence(failure))
+            self._fail(attempt, _sentence(failure), _cause(failure))
         except ResultRefused as refused:
             with self._database.write() as session:
                 record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
-            self._fail(attempt, f"a result was refused: {refused}")
+            self._fail(attempt, f"a result was refused: {refused}", _cause(refused))
         except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, and told)
             reason = _sentence(error)
             self._at_work.spent |= lacks_memory(error)
@@ -151,7 +159,7 @@ class Runner:
                     )
             _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
             if self._queue.is_last_try(job):
-                self._fail(attempt, reason)
+                self._fail(attempt, reason, _cause(error))
             else:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
@@ -165,7 +173,8 @@ class Runner:
             raise _Failed(f"given up after {job.tries - 1} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
             attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
-            raise _Failed("; ".join(dict.fromkeys(images.faults.values())) or "there is no image any more")
+            reasons = "; ".join(dict.fromkeys(images.faults.values()))
+            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
         verdict = self._accepts(attempt, pipeline)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
@@ -221,24 +230,25 @@ class Runner:
         """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""
         rule = self._settings.rule(attempt.job.rule)
         if rule is not None and rule.tell_pacs_refusals:
-            self._tell(attempt, JobState.NOT_APPLICABLE, reason)
+            self._tell(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
         else:
             self._releaser.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
 
-    def _fail(self, attempt: _Attempt, reason: str) -> None:
+    def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
         """For good: an accepted study gets a report that says so, unless it had a result before."""
         if attempt.accepted and attempt.job.analysed_at is None:
-            self._tell(attempt, JobState.FAILED, reason)
+            self._tell(attempt, JobState.FAILED, reason, cause)
         else:
             self._releaser.end(attempt.job, JobState.FAILED, reason)
 
-    def _tell(self, attempt: _Attempt, state: JobState, reason: str) -> None:
+    def _tell(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         try:
             if attempt.pipeline is None or not attempt.images.all:
                 self._releaser.end(job, state, reason, refused)
                 return
-            self._releaser.release_failure(job, attempt.pipeline, attempt.images, state, reason, refused)
+            images = attempt.images
+            self._releaser.release_failure(job, attempt.pipeline, images, state, reason, cause, refused)
         except (LeaseLost, JobCancelled):
             raise
         except Exception as error:  # noqa: BLE001  (the job must come to its end, even if nobody can be told)
@@ -253,6 +263,23 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, (NodeError, PixelError, CleaningFailed, _Failed)):
         return str(error)
     return f"{type(error).__name__} in the pipeline"
+
+
+def _cause(error: BaseException) -> Cause:
+    """The kind of a failure, as the report codes it."""
+    if isinstance(error, _Failed):
+        return error.cause
+    if lacks_memory(error):
+        return Cause.RESOURCES
+    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
+
+
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+    ((PixelError, DecodedDifferently), Cause.FORMAT),
+    (CleaningFailed, Cause.QUALITY),
+    (TimeLimitReached, Cause.RESOURCES),
+    ((CardError, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
+)
 
 
 def _where(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from dicom_node.model.own import DEVICE_UID, is_own_result
 from dicom_node.results.build import build, build_failure
-from dicom_node.results.context import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.context import BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.deidentified import Deidentified, build_deidentified
 from dicom_node.results.pseudonyms import Pseudonyms
 from dicom_node.results.source import repairs_of
@@ -10,6 +10,7 @@ from dicom_node.results.source import repairs_of
 __all__ = [
     "DEVICE_UID",
     "BuiltObject",
+    "Cause",
     "Deidentified",
     "Pseudonyms",
     "ResultContext",

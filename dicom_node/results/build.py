@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -14,15 +14,22 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ai_pipeline.contract import DerivedImage, Finding, ImageKind, PipelineResult
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    PipelineResult,
+)
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
 from dicom_node.results.cleaned import build_cleaned, cleaned_class, modality_of
-from dicom_node.results.context import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.context import BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.envelope import encode
 from dicom_node.results.identity import object_uid, series_uid
-from dicom_node.results.marks import of_source
+from dicom_node.results.marks import of_source, reported
 from dicom_node.results.pictures import build_annotated, build_failure_picture, build_heatmap, with_evidence
 from dicom_node.results.presentation import build_presentation
 from dicom_node.results.segmentation import build_segmentation, is_empty
@@ -52,25 +59,28 @@ def build(
     return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
 
 
-def build_failure(context: ResultContext, sources: Sequence[SourceObject], reason: str) -> list[BuiltObject]:
+def build_failure(
+    context: ResultContext, sources: Sequence[SourceObject], reason: str, cause: Cause = Cause.UNKNOWN
+) -> list[BuiltObject]:
     """Objects that say that the AI did not run (truth 9).
 
-    ``reason`` is one sentence for a reader, without PHI. The images need not be decodable.
+    ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images need not decode.
     """
     read = read_sources(sources)
-    uid = object_uid(context, ResultKind.SR, read, "failure", reason)
+    uid = object_uid(context, ResultKind.SR, read, "failure", cause, reason)
     plans = [
         _Plan(
             ResultKind.SR,
             uid,
             Comprehensive3DSRStorage,
             read,
-            lambda: build_failure_report(context, read, reason, uid),
+            lambda: build_failure_report(context, read, reason, cause, uid),
         )
     ]
     for source in read:
         plans.append(_failure_picture(context, source, reason))
-    return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
+    built = [_built(context, plan) for plan in plans if plan.kind in context.kinds]
+    return [replace(item, burned_in_boxes=None) for item in built]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +96,7 @@ class _Plan:
 
 
 def _report(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> Iterator[_Plan]:
-    uid = object_uid(context, ResultKind.SR, sources)
+    uid = object_uid(context, ResultKind.SR, sources, *_boxed(context, result.findings))
     yield _Plan(
         ResultKind.SR,
         uid,
@@ -101,7 +111,7 @@ def _faces(
 ) -> list[_Plan]:
     plans = [_presentation(context, source, findings)]
     cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
-    if findings or not cleaned or ResultKind.CLEANED not in context.kinds:
+    if reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds:
         plans.append(_annotated(context, source, findings))
     for place, finding in enumerate(with_evidence(findings), start=1):
         plans.append(_heatmap(context, source, finding, place))
@@ -116,7 +126,7 @@ def _faces(
 
 
 def _presentation(context: ResultContext, source: Source, findings: Sequence[Finding]) -> _Plan:
-    uid = object_uid(context, ResultKind.GSPS, [source])
+    uid = object_uid(context, ResultKind.GSPS, [source], *_boxed(context, findings))
     grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
     return _Plan(
         ResultKind.GSPS,
@@ -128,7 +138,7 @@ def _presentation(context: ResultContext, source: Source, findings: Sequence[Fin
 
 
 def _annotated(context: ResultContext, source: Source, findings: Sequence[Finding]) -> _Plan:
-    uid = object_uid(context, ResultKind.SC, [source])
+    uid = object_uid(context, ResultKind.SC, [source], *_boxed(context, findings))
     return _Plan(
         ResultKind.SC,
         uid,
@@ -136,6 +146,14 @@ def _annotated(context: ResultContext, source: Source, findings: Sequence[Findin
         [source],
         lambda: build_annotated(context, source, findings, uid),
     )
+
+
+def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
+    """What tells an object with boxes of burned-in annotation from that without, in its UID."""
+    drawn = context.burned_in_boxes and any(
+        finding.code == BURNED_IN and finding.decision is not Decision.ABSENT for finding in findings
+    )
+    return ("burned-in boxes",) if drawn else ()
 
 
 def _heatmap(context: ResultContext, source: Source, finding: Finding, place: int) -> _Plan:
@@ -196,6 +214,7 @@ def _built(context: ResultContext, plan: _Plan) -> BuiltObject:
         series_instance_uid=series_uid(context, plan.kind, plan.sources[0], *plan.series_parts),
         supersedes=context.supersedes if plan.kind is ResultKind.SR else "",
         data=data,
+        burned_in_boxes=context.burned_in_boxes,
     )
 
 

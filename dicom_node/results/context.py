@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -16,15 +17,28 @@ def _nothing_exists(_uid: str) -> bool:
     return False
 
 
+class Cause(StrEnum):
+    """Why the AI did not run, as far as PS3.16 CID 9300 and 9303 can say it."""
+
+    FORMAT = "format"  # the objects are damaged
+    OBJECT_TYPE = "object_type"  # not what the pipeline is for
+    INCOMPLETE = "incomplete"  # objects are gone
+    RESOURCES = "resources"  # time or memory ran out
+    QUALITY = "quality"  # the pixels do not allow it
+    EQUIPMENT = "equipment"  # the node itself: a model, a setting
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class ResultContext:
     """One job's frozen circumstances.
 
     ``analysed_at`` is aware and drawn once per job: every time in every object is this one. ``kinds`` is the
     union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the source.
-    ``supersedes`` is the SOP Instance UID of the report that the new one replaces and ``supersedes_series``
-    its Series Instance UID (empty: the series into which the new report goes). ``exists`` tells of a
-    SOP Instance UID whether that object was built before; then it is named, not built again (truth 5).
+    ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is the SOP
+    Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance UID
+    (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether that
+    object was built before; then it is named, not built again (truth 5).
     """
 
     pipeline: str
@@ -36,6 +50,7 @@ class ResultContext:
     options: Mapping[str, object] = field(default_factory=dict)
     station_name: str = ""
     charset: Literal["utf8", "source"] = "utf8"
+    burned_in_boxes: bool = False
     supersedes: str = ""
     supersedes_series: str = ""
     exists: Callable[[str], bool] = _nothing_exists
@@ -64,7 +79,8 @@ class SourceObject:
 class BuiltObject:
     """One result: ``data`` is the whole Part 10 file, None when ``exists`` said that it is there already.
 
-    ``deidentified``: for destinations that may not know the patient, and for no others.
+    ``deidentified``: for destinations that may not know the patient, and for no others. ``burned_in_boxes``:
+    for those that ask for such boxes (True) or do not (False); None: for both.
     """
 
     kind: ResultKind
@@ -74,3 +90,4 @@ class BuiltObject:
     supersedes: str
     data: bytes | None = field(repr=False)
     deidentified: bool = False
+    burned_in_boxes: bool | None = None

@@ -182,5 +182,10 @@ def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
     part = str(source.header.get("BodyPartExamined") or "")
     if part:
         dataset.BodyPartExamined = part
-    if kind is not ResultKind.SEG and part.upper() not in _UNPAIRED:
+    if kind is not ResultKind.SEG and not is_unpaired(part):
         dataset.Laterality = source.header.get("Laterality") or ""
+
+
+def is_unpaired(part: str) -> bool:
+    """Whether a Body Part Examined has no side."""
+    return part.upper() in _UNPAIRED

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import Decision, Finding, Region
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Region
 from ai_pipeline.render import label_text
 from dicom_node.errors import ResultRefused
 from dicom_node.results.context import ResultContext
@@ -40,15 +40,29 @@ class Mark:
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """Present before indeterminate before absent; the more probable first."""
-    return sorted(findings, key=lambda f: (_RANK[f.decision], -(f.probability or 0.0), f.label, f.code.value))
+    """What says something of the patient before burned-in annotation; present before indeterminate before
+    absent; the more probable first."""
+    return sorted(
+        findings,
+        key=lambda f: (
+            f.code == BURNED_IN, _RANK[f.decision], -(f.probability or 0.0), f.label, f.code.value
+        ),
+    )  # fmt: skip
+
+
+def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Finding]:
+    """Those that are findings to a reader: burned-in annotation is none but to peers that want its boxes."""
+    return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
 
 
 def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]) -> list[Mark]:
-    """Marks of one image: all that is not absent, ranked. Raises ResultRefused for an impossible frame."""
+    """Marks of one image: all that is reported and not absent, ranked.
+
+    Raises ResultRefused for an impossible frame.
+    """
     marks: list[Mark] = []
     seen: Counter[tuple[str, ...]] = Counter()
-    for finding in ranked(of_source(source, findings)):
+    for finding in ranked(reported(context, of_source(source, findings))):
         if finding.decision is Decision.ABSENT:
             continue
         check_frame(finding, source)

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import Decision, Finding
 from ai_pipeline.pixels import PixelError
-from ai_pipeline.render import annotate, heatmap_overlay, places_told
+from ai_pipeline.render import annotate, assesses, heatmap_overlay, nothing_shown, places_told
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import (
@@ -22,8 +22,7 @@ from dicom_node.results.derivation import (
     set_orientation,
 )
 from dicom_node.results.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.marks import marks_of, ranked, tracked
-from dicom_node.results.presentation import NOTHING_FOUND
+from dicom_node.results.marks import marks_of, of_source, ranked, tracked
 from dicom_node.results.source import Source
 
 Picture = npt.NDArray[np.uint8]
@@ -45,7 +44,9 @@ def build_annotated(context: ResultContext, source: Source, findings: Sequence[F
     marks = marks_of(context, source, findings)
     frame = next((mark.finding.frame for mark in marks if mark.finding.frame), 1)
     shown = [mark for mark in marks if (mark.finding.frame or 1) == frame]
-    words = [mark.text for mark in shown if mark.region is None] if marks else [NOTHING_FOUND]
+    words = [mark.text for mark in shown if mark.region is None]
+    if not assesses(mark.finding for mark in marks):
+        words.append(nothing_shown(of_source(source, findings)))
     words += places_told(mark.region for mark in shown if mark.region is not None)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")

@@ -25,6 +25,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, PixelArray
+from ai_pipeline.render import assesses, nothing_shown
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.context import ResultContext
 from dicom_node.results.derivation import copy_present
@@ -35,7 +36,6 @@ from dicom_node.results.text import quiet_pydicom
 
 LAYER: Final = "AI"
 OVERLAYS: Final = "OVERLAYS"
-NOTHING_FOUND: Final = "AI: no finding reported"
 
 # In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
 _LIST_BOX: Final = (0.01, 0.02, 0.5, 0.3)
@@ -73,7 +73,6 @@ def build_presentation(
         "referenced_images": [image],
         "content_label": "AI_FINDINGS",
         "content_description": "AI findings - not for diagnostic use",
-        "content_creator_name": "AI^",
         "graphic_layers": layers,
         "graphic_annotations": _annotations(context, source, findings, layer, image),
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
@@ -124,7 +123,8 @@ def srgb_profile() -> bytes:
 def _annotations(
     context: ResultContext, source: Source, findings: Sequence[Finding], layer: GraphicLayer, image: Dataset
 ) -> list[GraphicAnnotation]:
-    marks = marks_of(context, source, of_source(source, findings))
+    mine = of_source(source, findings)
+    marks = marks_of(context, source, mine)
     annotations = []
     for frame in dict.fromkeys(mark.finding.frame for mark in marks if mark.region is not None):
         placed = [mark for mark in marks if mark.region is not None and mark.finding.frame == frame]
@@ -138,8 +138,8 @@ def _annotations(
             )
         )
     listed = [mark.text for mark in marks if mark.region is None]
-    if not marks:
-        listed = [NOTHING_FOUND]
+    if not assesses(mark.finding for mark in marks):
+        listed.append(nothing_shown(mine))
     annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, listed)))
     return annotations
 

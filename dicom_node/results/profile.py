@@ -47,12 +47,13 @@ _DUMMIES: Final = {
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
 _CONTENT_SEQUENCE: Final = BaseTag(0x0040A730)
 
-# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, comment.
+# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, conclusion,
+# comment.
 _CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
 _TEXTS_OF_OURS: Final = frozenset(
     {
         "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
-        "121106",
+        "121077", "121106",
     }
 )  # fmt: skip
 OUR_WORDS: Final = ("SeriesDescription", "DerivationDescription")

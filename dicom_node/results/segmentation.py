@@ -56,7 +56,6 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
         segment_descriptions=[segment],
         content_label="AI_REMOVED_TEXT",
         content_description="Pixels that AI inpainted" + (", in any frame" if source.frames > 1 else ""),
-        content_creator_name="AI^",
         **arguments,
     )
     # highdicom draws this UID by lot; the same input gives the same object (truth 5).

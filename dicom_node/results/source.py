@@ -47,7 +47,7 @@ _IMAGE_KEYWORDS: Final = (
     "InstitutionName", "InstitutionalDepartmentName", "AcquisitionDateTime", "AcquisitionDate",
     "AcquisitionTime",
     "BodyPartExamined", "Laterality", "ImageLaterality", "PatientOrientation", "AnatomicRegionSequence",
-    "RequestAttributesSequence",
+    "RequestAttributesSequence", "ViewPosition", "ViewCodeSequence",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "Rows", "Columns", "NumberOfFrames",
     "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",

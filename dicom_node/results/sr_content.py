@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from highdicom._standard_utils import get_anatomic_region_map
 from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
@@ -32,8 +31,8 @@ from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline.contract import Decision, Finding
 from dicom_node.results import concepts
-from dicom_node.results.context import ResultContext
-from dicom_node.results.envelope import disclaimer
+from dicom_node.results.body import region_of, side_of
+from dicom_node.results.context import Cause, ResultContext
 from dicom_node.results.equipment import algorithm
 from dicom_node.results.identity import tracking_uid
 from dicom_node.results.marks import Mark, check_frame, outline, ranked
@@ -42,24 +41,22 @@ from dicom_node.results.source import Source
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence
 
-_EVALUATIONS: Final = {
-    Decision.PRESENT: concepts.PRESENT,
-    Decision.ABSENT: concepts.ABSENT,
-    Decision.INDETERMINATE: concepts.INDETERMINATE,
-}
-_SIDES: Final = {"L": codes.SCT.Left, "R": codes.SCT.Right, "B": codes.SCT.Bilateral}
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """What is said of one image as a whole: a name, an answer in place of findings, and texts."""
+    """What is said of one image as a whole: a name, an answer in place of findings, and remarks.
+
+    ``findings``: those that the report tells of this image. ``cause``: why the AI did not run.
+    """
 
     source: Source
     name: str
     answer: DicomCode
-    texts: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    cause: Cause | None = None
 
     @property
     def absent(self) -> list[Finding]:
@@ -68,6 +65,12 @@ class Summary:
         for finding in absent:
             check_frame(finding, self.source)
         return absent
+
+    @property
+    def answers(self) -> list[tuple[DicomCode, DicomCode]]:
+        """What came of the analysis, as names and values of coded evaluations."""
+        because = [(concepts.NOT_RUN_BECAUSE, concepts.CAUSES[self.cause])] if self.cause else []
+        return [(concepts.AI_RESULT, self.answer), *because]
 
 
 def region_group(mark: Mark, source: Source) -> Group:
@@ -86,8 +89,8 @@ def region_group(mark: Mark, source: Source) -> Group:
         finding_type=concepts.coded(finding.code),
         finding_sites=_sites(finding, source),
         algorithm_id=algorithm(finding.model, finding),
-        measurements=[Measurement(**number) for number in _numbers(finding)],
-        qualitative_evaluations=[_evaluation(finding)],
+        measurements=[Measurement(**number) for number in _number(finding)],
+        qualitative_evaluations=[_presence(finding)],
     )
 
 
@@ -101,56 +104,63 @@ def image_finding_group(mark: Mark, source: Source) -> Group:
         finding_type=concepts.coded(finding.code),
         finding_sites=_sites(finding, source),
         algorithm_id=algorithm(finding.model, finding),
-        measurements=[Measurement(**number) for number in _numbers(finding)],
-        qualitative_evaluations=[_evaluation(finding)],
+        measurements=[Measurement(**number) for number in _number(finding)],
+        qualitative_evaluations=[_presence(finding)],
     )
 
 
 def summary_group(context: ResultContext, summary: Summary) -> Group:
-    """TID 1501 on the whole image: what is absent, and what the analysis came to; with the disclaimer."""
+    """TID 1501 on the whole image: what is absent, what the analysis came to, and remarks."""
     source, absent = summary.source, summary.absent
-    answer = QualitativeEvaluation(name=concepts.AI_RESULT, value=summary.answer)
     measurements = [
         Measurement(algorithm_id=algorithm(finding.model, finding), **number)
         for finding in absent
-        for number in _numbers(finding)[:1]
+        for number in _number(finding)
     ]
+    said = [(concepts.coded(finding.code), concepts.DECISIONS[finding.decision]) for finding in absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(context, source, summary.name),
             identifier=f"{summary.name}, image {source.number}",
         ),
-        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in)],
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, all_frames(source))],
         algorithm_id=algorithm(context.models[0]) if context.models else None,
         measurements=measurements or None,
-        qualitative_evaluations=[*map(_evaluation, absent), answer],
+        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*said, *summary.answers]],
     )
-    group[0].ContentSequence.extend(_comments(context, summary))
+    group[0].ContentSequence.extend(_remarks(summary))
     return group
 
 
 def evaluations_container(
-    context: ResultContext, marks: Sequence[tuple[Mark, Source]], summaries: Sequence[Summary]
+    marks: Sequence[tuple[Mark, Source]], summaries: Sequence[Summary]
 ) -> ContainerContentItem:
     """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
     items = [_evaluation_item(mark.finding, source, _tracking(mark)) for mark, source in marks]
     for summary in summaries:
         items += [_evaluation_item(finding, summary.source, ()) for finding in summary.absent]
-        items.append(_answer_item(summary))
-        items += _comments(context, summary)
+        items += [_answer_item(summary.source, *answer) for answer in summary.answers]
+        items += _remarks(summary)
     container.ContentSequence = ContentSequence(items)
     return container
 
 
+def all_frames(source: Source) -> list[int] | None:
+    """Every frame of a multi-frame image, as PixelMed wants it referenced; None of a still."""
+    return list(range(1, source.frames + 1)) if source.frames > 1 else None
+
+
 def _evaluation_item(finding: Finding, source: Source, tracking: Sequence[ContentItem]) -> ContentItem:
-    """CODE "finding = present / absent / indeterminate" with its number, site, algorithm and image."""
+    """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
     item = CodeContentItem(
-        name=concepts.coded(finding.code), value=_EVALUATIONS[finding.decision], relationship_type=_CONTAINS
+        name=concepts.coded(finding.code),
+        value=concepts.DECISIONS[finding.decision],
+        relationship_type=_CONTAINS,
     )
     numbers = [
         NumContentItem(relationship_type=RelationshipTypeValues.HAS_PROPERTIES, **number)
-        for number in _numbers(finding)
+        for number in _number(finding)
     ]
     item.ContentSequence = ContentSequence(
         [
@@ -164,9 +174,9 @@ def _evaluation_item(finding: Finding, source: Source, tracking: Sequence[Conten
     return item
 
 
-def _answer_item(summary: Summary) -> ContentItem:
-    item = CodeContentItem(name=concepts.AI_RESULT, value=summary.answer, relationship_type=_CONTAINS)
-    item.ContentSequence = ContentSequence([_image_item(summary.source, None)])
+def _answer_item(source: Source, name: DicomCode, value: DicomCode) -> ContentItem:
+    item = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+    item.ContentSequence = ContentSequence([_image_item(source, all_frames(source))])
     return item
 
 
@@ -180,10 +190,10 @@ def _image_item(source: Source, frames: list[int] | None) -> ContentItem:
     )
 
 
-def _comments(context: ResultContext, summary: Summary) -> list[ContentItem]:
+def _remarks(summary: Summary) -> list[ContentItem]:
     return [
         TextContentItem(name=concepts.COMMENT, value=text, relationship_type=_CONTAINS)
-        for text in (disclaimer(context), *summary.texts)
+        for text in summary.remarks
     ]
 
 
@@ -191,40 +201,38 @@ def _tracking(mark: Mark) -> TrackingIdentifier:
     return TrackingIdentifier(uid=mark.tracking_uid, identifier=mark.identifier)
 
 
-def _evaluation(finding: Finding) -> QualitativeEvaluation:
-    return QualitativeEvaluation(name=concepts.coded(finding.code), value=_EVALUATIONS[finding.decision])
+def _presence(finding: Finding) -> QualitativeEvaluation:
+    """What was decided of the finding that the group names."""
+    return QualitativeEvaluation(concepts.PRESENCE, concepts.DECISIONS[finding.decision])
 
 
-def _numbers(finding: Finding) -> list[dict[str, object]]:
-    """The probability under a name that a box label can show, and as (111012, DCM) where it may be called so.
+def _number(finding: Finding) -> list[dict[str, object]]:
+    """The probability, once; none where the model gives none.
 
-    Certainty of Finding in % is a claim about how often such a finding is there: only a calibrated model
-    makes it (truth 10). The score of any other is a number of its own kind, without unit.
+    Per cent is a claim about how often such a finding is there: only a calibrated model makes it (truth 10).
+    The score of any other is a number of its own kind, without unit.
     """
     if finding.probability is None:
         return []
-    if not finding.model.calibrated:
-        score = round(finding.probability, 4)
-        return [{"name": concepts.value_of(finding), "value": score, "unit": concepts.RATIO}]
-    percent = round(finding.probability * 100, 1)
-    return [
-        {"name": concepts.value_of(finding), "value": percent, "unit": concepts.PERCENT},
-        {"name": concepts.CERTAINTY, "value": percent, "unit": concepts.PERCENT},
-    ]
+    name = concepts.number_of(finding)
+    if finding.model.calibrated:
+        return [{"name": name, "value": round(finding.probability * 100, 1), "unit": concepts.PERCENT}]
+    return [{"name": name, "value": round(finding.probability, 4), "unit": concepts.RATIO}]
 
 
 def _sites(finding: Finding, source: Source) -> list[FindingSite]:
-    """The card's site, else what Body Part Examined says (PS3.16 Annex L), with the side of the image."""
-    site: CodedConcept | DicomCode | None = None
+    """The card's site, else the body part of the image, with the side on which the finding lies.
+
+    That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
+    Laterality B) does not make a finding bilateral.
+    """
+    site: CodedConcept | DicomCode | None = region_of(source)
     if finding.site is not None:
         site = concepts.coded(finding.site)
-    elif source.header.get("BodyPartExamined"):
-        known = get_anatomic_region_map().get(str(source.header.BodyPartExamined).upper())
-        site = known[0] if known else None
     if site is None:
         return []
-    letter = str(source.header.get("ImageLaterality") or source.header.get("Laterality") or "")
-    return [FindingSite(anatomic_location=site, laterality=_SIDES.get(letter.upper()))]
+    side = finding.side or side_of(source)
+    return [FindingSite(anatomic_location=site, laterality=concepts.SIDES.get(side))]
 
 
 def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:

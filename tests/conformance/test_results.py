@@ -108,7 +108,7 @@ def test_dcmtk_reads_the_report_and_passes_the_presentation_state(cases: dict[st
         assert _run(["dcmftest", str(path)]).startswith("yes")
 
 
-@pytest.mark.parametrize("name", ["us_cine"])
+@pytest.mark.parametrize("name", ["us_cine", "cr"])
 def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], name: str) -> None:
     _judge_by_pixelmed(cases[name].objects[ResultKind.SR])
 
@@ -195,7 +195,9 @@ def _judge_by_pixelmed(path: Path) -> None:
     text = _run([*PIXELMED, str(path)])
     assert "Found Root Template TID_1500" in text
     assert "IOD validation complete" in text
-    assert [line for line in text.splitlines() if line.startswith("Error")] == []
+    # CID 100 has this code since 2023; the packaged validator is of 2022.
+    errors = [line for line in text.splitlines() if line.startswith("Error") and "43468-8" not in line]
+    assert errors == []
 
 
 def _run(command: list[str]) -> str:

@@ -205,19 +205,6 @@ def test_unsupported_labels_are_reported_only_on_request(chest: ChestXray, data:
 
 
 @pytest.mark.data
-def test_the_top_three_are_told_in_words(chest: ChestXray, data: Path) -> None:
-    result = chest.run([Shown(_nih(data))], quiet, {})
-    best = sorted(result.findings, key=lambda finding: -(finding.probability or 0.0))[:3]
-
-    (note,) = (note for note in result.quality if note.name == "top three")
-
-    places = [note.text.index(finding.code.meaning) for finding in best]
-    assert places == sorted(places)
-    for finding in best:
-        assert f"{100 * (finding.probability or 0.0):.1f} % ({finding.decision.value})" in note.text
-
-
-@pytest.mark.data
 @pytest.mark.parametrize("pose", POSES[1:], ids=[pose.name for pose in POSES[1:]])
 def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as_shown(
     chest: ChestXray, data: Path, pose: Pose

@@ -93,7 +93,7 @@ def test_what_is_absent_is_not_drawn() -> None:
     display = np.zeros((600, 800), np.uint8)
     drawn = annotate(display, [finding((200.0, 300.0, 400.0, 450.0), decision=Decision.ABSENT)])
     assert not drawn[200:460, 190:410].any()
-    assert legend_of([finding(decision=Decision.ABSENT)])[0] == "AI: nothing found"
+    assert legend_of([finding(decision=Decision.ABSENT)])[0] == "AI: not found: Cardiomegaly"
 
 
 def test_only_a_calibrated_model_speaks_in_per_cent() -> None:

@@ -35,7 +35,7 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
 
 def test_nothing_found_is_said() -> None:
     result = create("ultrasound").run([ArrayImage(echo(3)[None])], silent, {})
-    assert [finding.decision for finding in result.findings] == [Decision.ABSENT]
+    assert [(f.decision, f.label) for f in result.findings] == [(Decision.ABSENT, "burned-in text")]
 
 
 def test_without_clean_only_the_findings_come_back() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ai_pipeline.zones import zone_words
+from ai_pipeline.zones import side_of, zone_words
 
 SIZE = (1000, 1200)  # columns, rows
 
@@ -35,3 +35,10 @@ def test_a_tall_box_names_all_the_zones_that_it_fills() -> None:
     assert zone_words((150, 100, 350, 1000), SIZE, "L\\F") == "right lung, all zones"
     assert zone_words((650, 450, 850, 900), SIZE, "LA\\FP") == "left middle and lower zones"
     assert zone_words((300, 100, 700, 1000), SIZE, "L\\F") == "all zones, across the midline"
+
+
+def test_a_side_is_told_only_where_the_header_says_how_the_picture_lies_and_the_box_lies_on_one() -> None:
+    assert side_of((150, 800, 350, 1000), SIZE, "L\\F") == "R"
+    assert side_of((150, 800, 350, 1000), SIZE, ("R", "F")) == "L"
+    assert side_of((300, 800, 700, 1000), SIZE, "L\\F") == ""
+    assert side_of((150, 800, 350, 1000), SIZE, "") == ""

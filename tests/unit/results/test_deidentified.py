@@ -221,7 +221,7 @@ def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: dict[Re
         for item in items(dataset(built[ResultKind.SR]))
         if item.get("ValueType") == "TEXT"
     }
-    assert texts <= {"Comment", "Tracking Identifier"} | algorithm | observer
+    assert texts <= {"Comment", "Conclusion", "Tracking Identifier"} | algorithm | observer
 
 
 def _comment(ds: Dataset) -> None:

@@ -20,7 +20,7 @@ from ai_pipeline.contract import (
 )
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results import BuiltObject, ResultContext, SourceObject
+from dicom_node.results import BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.envelope import series_description
 from tests.result_images import (
     CARDIOMEGALY,
@@ -114,19 +114,20 @@ def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObjec
     uid = cr.image.uid
     calibrated = groups(one(ResultKind.SR, context(), cr, found(finding(CARDIOMEGALY, 0.834, uid, BOX))))[0]
     numbers = values(calibrated, "NUM")
-    assert list(numbers) == ["AI Cardiomegaly certainty", "Certainty of Finding"]
-    for number in numbers.values():
-        measured = number.MeasuredValueSequence[0]
-        assert float(measured.NumericValue) == 83.4
-        assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+    assert list(numbers) == ["AI estimated probability of Cardiomegaly"], "each number stands once"
+    (number,) = numbers.values()
+    measured = number.MeasuredValueSequence[0]
+    assert float(measured.NumericValue) == 83.4
+    assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+    assert number.ConceptNameCodeSequence[0].EquivalentCodeSequence[0].CodeValue == "111012"
 
 
 def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
     uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
     report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))
     numbers = values(groups(report)[0], "NUM")
-    assert list(numbers) == ["AI Nodule score"]
-    measured = numbers["AI Nodule score"].MeasuredValueSequence[0]
+    assert list(numbers) == ["AI score of Nodule of lung"]
+    measured = numbers["AI score of Nodule of lung"].MeasuredValueSequence[0]
     assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "{ratio}"
     assert "111012" not in str(report)
 
@@ -144,11 +145,16 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
         ),
     )
     said = [
-        (_name(item), item.ConceptCodeSequence[0].CodeMeaning)
-        for item in items(report)
-        if _name(item) in {"Cardiomegaly", "Nodule", "Pleural effusion"}
-    ]
-    assert said == [("Cardiomegaly", "Present"), ("Nodule", "Indeterminate"), ("Pleural effusion", "Absent")]
+        (values(group, "CODE")["Finding"].ConceptCodeSequence[0].CodeMeaning,
+         values(group, "CODE")["Presence"].ConceptCodeSequence[0].CodeMeaning)
+        for group in groups(report)
+    ]  # fmt: skip
+    assert said == [("Cardiomegaly", "Present"), ("Nodule of lung", "Undetermined")]
+    (absent,) = (item for item in items(report) if _name(item) == "Pleural effusion")
+    assert absent.ConceptCodeSequence[0].CodeMeaning == "Absent"
+    numbers = values(absent, "NUM")
+    assert list(numbers) == ["AI estimated probability of Pleural effusion"]
+    assert "111012" not in str(absent), "a low certainty of absence is not what the number says"
 
 
 def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
@@ -159,20 +165,10 @@ def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
     assert [list(values(group, "SCOORD")) for group in groups(boxed)] == [["Image Region"]]
     (said,) = (item for item in items(boxed) if _name(item) == "Cardiomegaly")
     assert next(_name(item) for item in said.ContentSequence if item.ValueType == "NUM") == (
-        "AI Cardiomegaly certainty"
+        "AI estimated probability of Cardiomegaly"
     )
     alone = one(ResultKind.SR, context(), cr, found(nowhere))
     assert [g.ContentTemplateSequence[0].TemplateIdentifier for g in groups(alone)] == ["1501", "1501"]
-
-
-def test_nothing_found_is_said(cr: SourceObject) -> None:
-    report = one(ResultKind.SR, context(), cr, PipelineResult())
-    (group,) = groups(report)
-    assert (
-        values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "No finding reported by AI"
-    )
-    assert "not for diagnostic use, model chest-lite0 version 1" in values(group, "TEXT")["Comment"].TextValue
-    assert "no finding" in str(one(ResultKind.GSPS, context(), cr, PipelineResult()))
 
 
 def test_the_report_is_of_nobody_and_tells_the_request(cr: SourceObject) -> None:
@@ -186,11 +182,13 @@ def test_the_report_is_of_nobody_and_tells_the_request(cr: SourceObject) -> None
 def test_a_failure_says_so_with_its_reason_even_where_pixels_do_not_decode(tmp_path: Path) -> None:
     broken = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), PixelData=b"\0\0"))
     kinds = [ResultKind.SR, ResultKind.SC]
-    report, picture = map(read, results.build_failure(context(kinds=kinds), [broken], "pixels are damaged"))
+    failed = results.build_failure(context(kinds=kinds), [broken], "pixels are damaged", Cause.FORMAT)
+    report, picture = map(read, failed)
     (group,) = groups(report)
     assert values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
-    texts = [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"]
-    assert "AI did not run: pixels are damaged" in texts
+    assert values(report, "TEXT")["Conclusion"].TextValue == "AI did not run: pixels are damaged"
+    reason = values(group, "CODE")["Reason why AI did not run"].ConceptCodeSequence[0]
+    assert (reason.CodeValue, reason.CodingSchemeDesignator) == ("110521", "DCM")
     assert picture.pixel_array.max() > 0
 
 

@@ -1,0 +1,268 @@
+"""What the report says first, what it claims of sides and procedures, and what it says of burned-in text."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from ai_pipeline.burnin.measuring import LENGTH, UNITS
+from ai_pipeline.contract import (
+    BURNED_IN,
+    BurnedMeasurement,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    PipelineResult,
+    QualityNote,
+)
+from ai_pipeline.render import nothing_shown
+from dicom_node import results
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results import ResultContext, SourceObject
+from dicom_node.results.concepts import SCHEME_UID
+from tests.result_images import (
+    CARDIOMEGALY,
+    CR,
+    DX,
+    EFFUSION,
+    LUNG,
+    NODULE,
+    UNCALIBRATED,
+    US,
+    US_MULTI_FRAME,
+    context,
+    finding,
+    grey_image,
+    source,
+    speckle,
+    write_image,
+)
+
+BOX = (50.5, 60.25, 150.0, 170.0)
+TEXT = (10.0, 20.0, 60.0, 30.0)
+
+
+def film(folder: Path, **attributes: Any) -> SourceObject:
+    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
+
+
+def still(folder: Path, name: str = "us", **attributes: Any) -> SourceObject:
+    return source(write_image(folder / f"{name}.dcm", US, speckle(), **attributes))
+
+
+def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict[ResultKind, Dataset]:
+    made = results.build(ctx, [one], result)
+    return {item.kind: pydicom.dcmread(io.BytesIO(item.data)) for item in made if item.data is not None}
+
+
+def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
+    kinds = context(kinds=[ResultKind.SR])
+    return built(kinds, one, PipelineResult(findings=findings, **given))[ResultKind.SR]
+
+
+def items(item: Dataset) -> list[Dataset]:
+    return [item, *(deep for child in item.get("ContentSequence") or [] for deep in items(child))]
+
+
+def named(item: Dataset, value: str) -> list[Dataset]:
+    def name(one: Dataset) -> str:
+        names = one.get("ConceptNameCodeSequence") or [Dataset()]
+        return str(names[0].get("CodeValue", ""))
+
+    return [one for one in items(item) if name(one) == value]
+
+
+def value(item: Dataset, name: str) -> str:
+    (found,) = named(item, name)
+    return str(found.ConceptCodeSequence[0].CodeValue)
+
+
+def conclusion(read: Dataset) -> str:
+    (found,) = named(read, "121077")
+    return str(found.TextValue)
+
+
+def burned(uid: str, *boxes: tuple[float, float, float, float]) -> Finding:
+    if not boxes:
+        return finding(BURNED_IN, None, uid, label="burned-in text", decision=Decision.ABSENT)
+    return finding(BURNED_IN, 0.9, uid, *boxes, label="Burned-in text", model=UNCALIBRATED)
+
+
+def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    uid = one.image.uid
+    found = [
+        finding(CARDIOMEGALY, 0.83, uid, BOX),
+        finding(NODULE, 0.4, uid, decision=Decision.INDETERMINATE),
+        finding(EFFUSION, 0.07, uid, decision=Decision.ABSENT),
+    ]
+    read = report(one, *found)
+    contained = [item for item in read.ContentSequence if item.RelationshipType == "CONTAINS"]
+    assert contained[0].ConceptNameCodeSequence[0].CodeMeaning == "Conclusion"
+    assert conclusion(read) == (
+        "AI: present: Cardiomegaly; undetermined: Nodule of lung; not found: Pleural effusion."
+    )
+    assert "not for diagnostic use, model chest-lite0 version 1" in contained[1].TextValue
+    numbers = [float(item.MeasuredValueSequence[0].NumericValue) for item in items(read)
+               if item.get("ValueType") == "NUM" and "99AINODE" in str(item)]  # fmt: skip
+    assert sorted(numbers) == [7.0, 40.0, 83.0], "each number once"
+
+
+def test_nothing_found_is_said_only_of_what_was_looked_for(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    uid, kinds = one.image.uid, [ResultKind.SR, ResultKind.GSPS, ResultKind.SC]
+    absent = finding(CARDIOMEGALY, 0.01, uid, decision=Decision.ABSENT)
+    said = {
+        "AI: not found: Cardiomegaly": ("NONEFOUND", (absent,)),
+        "AI: no burned-in text found; this AI does not assess the image": ("NOTASSESSED", (burned(uid),)),
+        "AI: burned-in annotation found; this AI does not assess the image": (
+            "NOTASSESSED", (burned(uid, TEXT),),
+        ),
+        "AI: nothing stated about this image": ("NOTASSESSED", ()),
+    }  # fmt: skip
+    for words, (answer, found) in said.items():
+        assert nothing_shown(found) == words
+        faces = built(context(kinds=kinds), one, PipelineResult(findings=found))
+        assert value(faces[ResultKind.SR], "RESULT") == answer
+        assert words in str(faces[ResultKind.GSPS])
+        assert all("no finding" not in str(face).lower() for face in faces.values())
+
+
+def test_a_film_of_both_lungs_makes_no_finding_bilateral(tmp_path: Path) -> None:
+    one = film(tmp_path, ImageLaterality="B")
+    read = report(one, finding(CARDIOMEGALY, 0.8, one.image.uid, BOX, site=LUNG))
+    assert named(read, "363698007")
+    assert not named(read, "272741003")
+
+
+@pytest.mark.parametrize("given", [{"Laterality": "L"}, {"ImageLaterality": "L"}])
+def test_a_laterality_of_a_part_without_sides_is_no_side(tmp_path: Path, given: dict[str, str]) -> None:
+    one = film(tmp_path, **given)
+    assert not named(report(one, finding(CARDIOMEGALY, 0.8, one.image.uid, BOX)), "272741003")
+
+
+def test_a_side_comes_from_the_region_or_from_an_image_of_one_side(tmp_path: Path) -> None:
+    one, breast = film(tmp_path), still(tmp_path)
+    boxed = finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG, side="R")
+    assert value(report(one, boxed), "272741003") == "24028007"
+    assert value(report(breast, finding(NODULE, 0.8, breast.image.uid, TEXT)), "272741003") == "7771000"
+
+
+def test_the_report_of_a_cleaning_is_one_paragraph_with_its_measurements_behind_it(tmp_path: Path) -> None:
+    one = still(tmp_path)
+    uid = one.image.uid
+    notes = (
+        QualityNote("burned_in", "removed: 1 text", uid),
+        QualityNote("kept", "left in place: 2 caliper", uid),
+        QualityNote("filled_share", "0.4% of the pixels were filled", uid),
+    )
+    length = BurnedMeasurement(uid, None, LENGTH, 2.3, UNITS["cm"], ((10.0, 10.0), (50.0, 10.0)), 0.97)
+    read = report(one, burned(uid, TEXT), quality=notes, measurements=(length,))
+    assert conclusion(read) == (
+        "Burned-in annotation: removed: 1 text; left in place: 2 caliper. This AI does not assess the images."
+    )
+    (group,) = named(read, "125007")
+    assert value(group, "121071") == "BURNEDINLENGTH"
+    assert "removed: 1 text" not in "".join(str(item.TextValue) for item in named(read, "121106"))
+
+
+def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> None:
+    study = {"StudyInstanceUID": "2.25.77", "SeriesInstanceUID": "2.25.78"}
+    several = [still(tmp_path, f"us{number}", InstanceNumber=number, **study) for number in (1, 2, 3)]
+    said = ("no burned-in annotation found", "removed: 1 text", "removed: 1 text")
+    notes = [QualityNote("burned_in", text, one.image.uid) for one, text in zip(several, said, strict=True)]
+    found = tuple(burned(one.image.uid, TEXT) for one in several)
+    data = results.build(
+        context(kinds=[ResultKind.SR]), several, PipelineResult(findings=found, quality=tuple(notes))
+    )[0].data
+    assert data is not None
+    assert conclusion(pydicom.dcmread(io.BytesIO(data))) == (
+        "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text. "
+        "This AI does not assess the images."
+    )
+
+
+def test_boxes_around_texts_are_drawn_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    one = still(tmp_path)
+    uid = one.image.uid
+    image = DerivedImage(ImageKind.CLEANED, uid, speckle(), "RGB", "x", verified=True)
+    result = PipelineResult(findings=(burned(uid, TEXT),), images=(image,))
+    plain, asked = context(), context(burned_in_boxes=True)
+    faces = built(plain, one, result)
+    assert "GraphicObjectSequence" not in str(faces[ResultKind.GSPS])
+    assert not [item for item in items(faces[ResultKind.SR]) if item.get("ValueType") == "SCOORD"]
+    assert ResultKind.SC not in faces, "the cleaned image shows it"
+    boxed = built(asked, one, result)
+    (region,) = [item for item in items(boxed[ResultKind.SR]) if item.get("ValueType") == "SCOORD"]
+    (graphic,) = boxed[ResultKind.GSPS].GraphicAnnotationSequence[0].GraphicObjectSequence
+    assert list(region.GraphicData) == list(graphic.GraphicData)
+    assert ResultKind.SC in boxed
+    uids = [{kind: face.SOPInstanceUID for kind, face in found.items()} for found in (faces, boxed)]
+    assert uids[0][ResultKind.CLEANED] == uids[1][ResultKind.CLEANED]
+    assert uids[0][ResultKind.SR] != uids[1][ResultKind.SR]
+    assert uids[0][ResultKind.GSPS] != uids[1][ResultKind.GSPS]
+
+
+def test_without_burned_in_text_the_objects_are_the_same_for_both(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    result = PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),))
+    plain, asked = (results.build(context(burned_in_boxes=boxes), [one], result) for boxes in (False, True))
+    assert [item.data for item in plain] == [item.data for item in asked]
+
+
+def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: Path) -> None:
+    local = Dataset()
+    local.CodeValue, local.CodingSchemeDesignator, local.CodeMeaning = "XR1", "99RIS", "XR CHEST AP PORTABLE"
+    told, untold = report(film(tmp_path, ProcedureCodeSequence=[local])), report(film(tmp_path))
+    assert [item.CodeValue for item in told.PerformedProcedureCodeSequence] == ["XR1"]
+    assert [item.CodeMeaning for item in untold.PerformedProcedureCodeSequence] == ["Plain chest X-ray"]
+    assert value(told, "121058") == value(untold, "121058") == "43468-8", "CID 100 has no local codes"
+    ultrasound = report(still(tmp_path))
+    assert value(ultrasound, "121058") == "363679005"
+    assert ultrasound.PerformedProcedureCodeSequence[0].CodeMeaning == "Diagnostic ultrasonography"
+
+
+def test_the_image_library_tells_view_and_region_and_no_modality_that_is_none(tmp_path: Path) -> None:
+    (library,) = named(report(source(write_image(tmp_path / "dx.dcm", DX, grey_image()))), "111028")
+    assert value(library, "111031") == "272479007"
+    assert value(library, "121139") == "DX"
+    (region,) = named(library, "123014")
+    assert region.ConceptCodeSequence[0].CodeMeaning == "Chest"
+    captured = still(tmp_path, Modality="OT", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    (library,) = named(report(captured), "111028")
+    assert not named(library, "121139")
+
+
+def test_every_reference_to_a_cine_names_its_frames(tmp_path: Path) -> None:
+    cine = source(write_image(tmp_path / "cine.dcm", US_MULTI_FRAME, speckle(frames=3)))
+    found = finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=2)
+    for read in (report(cine), report(cine, found)):
+        images = [item for item in items(read) if item.get("ValueType") == "IMAGE"]
+        assert images
+        assert all(item.ReferencedSOPSequence[0].get("ReferencedFrameNumber") for item in images)
+
+
+def test_the_private_scheme_says_what_it_is_and_no_person_is_named_as_the_maker(tmp_path: Path) -> None:
+    faces = built(context(), film(tmp_path), PipelineResult())
+    for face in faces.values():
+        schemes = {item.CodingSchemeDesignator: item for item in face.CodingSchemeIdentificationSequence}
+        scheme = schemes["99AINODE"]
+        assert scheme.CodingSchemeUID == SCHEME_UID
+        assert scheme.CodingSchemeResponsibleOrganization
+    assert not faces[ResultKind.GSPS].get("ContentCreatorName")
+
+
+def test_a_number_is_not_changed_by_its_findings_decision(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    doubtful = finding(NODULE, 0.5, one.image.uid, BOX, decision=Decision.INDETERMINATE)
+    for found in (doubtful, replace(doubtful, decision=Decision.PRESENT)):
+        (group,) = named(report(one, found), "125007")
+        (number,) = (item for item in items(group) if item.get("ValueType") == "NUM")
+        assert number.ConceptNameCodeSequence[0].CodeMeaning == "AI estimated probability of Nodule of lung"
