@@ -1,4 +1,4 @@
-"""``ai-pipeline`` as a person meets it: help, version, folders, cards, and what the documents say to paste."""
+"""``ai-pipeline`` as a person meets it: help, version, folders, cards, what the documents say to paste."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from importlib.machinery import PathFinder
 HIDDEN = {"cv2", "onnxruntime", "rapidocr", "onnx", "safetensors", "torch", "sklearn", "skimage", "scipy"}
 find = PathFinder.find_spec
 PathFinder.find_spec = classmethod(
-    lambda cls, name, path=None, target=None: None if name.split(".")[0] in HIDDEN else find(name, path, target)
+    lambda cls, name, *where: None if name.split(".")[0] in HIDDEN else find(name, *where)
 )
 """
 
