@@ -10,31 +10,11 @@ import pytest
 
 from benchmarks.sender import associate, associate_request
 from tests.hostile.attacker import STORAGE, connect, nobody_notices
+from tests.hostile.mutation import mutated
 from tests.wire.receiver import receiving, ultrasound, wait_until
 
 _SEED = 20261120
 _LOOKS = 200  # at the listener and its memory, at most
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Bytes changed, left out, doubled; lengths made extreme; the end cut off."""
-    result = bytearray(data)
-    for _ in range(chance.randrange(1, 8)):
-        if not result:
-            break
-        place = chance.randrange(len(result))
-        kind = chance.randrange(5)
-        if kind == 0:
-            result[place] = chance.randrange(256)
-        elif kind == 1:
-            result[place : place + 4] = chance.choice([b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff"])
-        elif kind == 2:
-            del result[place : place + chance.randrange(1, 40)]
-        elif kind == 3:
-            result[place:place] = result[place : place + chance.randrange(1, 200)]
-        else:
-            del result[max(place, 8) :]
-    return bytes(result) or b"\0"
 
 
 @pytest.mark.timeout(0)
