@@ -268,7 +268,7 @@ def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make
     analysed(node, ultrasound("lost"))
     built = {row.sop_instance_uid: row.sha256 for row in results(node)}
     assert {state for _, state in deliveries(node)} == {DeliveryState.PENDING}
-    node.close()
+    node.database.dispose()
     for path in node.folder.glob("node.db*"):
         path.unlink()
     node = make()
