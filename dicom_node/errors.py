@@ -35,10 +35,13 @@ class ConfigProblem:
     key: str
     value: str
     remedy: str
+    line: int = 0
+    """From 1; 0 where there is no line to name."""
 
     def __str__(self) -> str:
         shown = f" = {self.value}" if self.value else ""
-        return f"{self.file}: {self.key}{shown}: {self.remedy}"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.key}{shown}: {self.remedy}"
 
 
 class ConfigurationError(NodeError):
@@ -97,6 +100,12 @@ class UnknownPeer(NodeError):
 
 class PeerUnreachable(NodeError):
     """No association with a peer: it is down, refuses us, or its settings lack host or port."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class NotRunning(NodeError):
+    """A running node is needed, and none works on the data folder."""
 
     exit_code = ExitCode.UNAVAILABLE
 

@@ -118,6 +118,8 @@ NODE_STOPPING = EventType(6003, _INFO, "node is stopping")
 CHILD_DIED = EventType(6004, _ERROR, "a process of the node died and is restarted")
 SCHEDULER_TAKEN = EventType(6005, _INFO, "this process runs the timers now")
 DISK_LOW = EventType(6006, _ERROR, "free disk space is under the watermark")
+CONFIGURATION_RELOADED = EventType(6010, _INFO, "configuration reloaded")
+CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the one before stays in force")
 
 _LOGGER = logging.getLogger("dicom_node.events")
 

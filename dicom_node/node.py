@@ -1,75 +1,54 @@
-"""The composition root: the only place that knows every room. Start order, stop order, timers.
+"""The composition root: start order, stop order, reload.
 
-One main process (index and assembly, couriers, timers), one listener process without database and models,
-and the worker processes. ``--role`` lets a site spread them over machines.
+One main process (``office``: index and assembly, couriers, timers), one listener process without database
+and models, and the worker processes. ``--role`` lets a site spread them over machines.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
-import shutil
 import signal
-import socket
+import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import __version__, logs
+from dicom_node import __version__, logs, preflight
 from dicom_node.errors import ConfigProblem, ConfigurationError, ExitCode, NodeError
 from dicom_node.events import (
     CHILD_DIED,
-    DATABASE_REPLACED,
-    DISK_LOW,
+    CONFIGURATION_REFUSED,
+    CONFIGURATION_RELOADED,
     NODE_READY,
     NODE_STARTED,
     NODE_STOPPING,
     RECOVERY_SCANNED,
-    SCHEDULER_TAKEN,
     EventType,
     happened,
 )
-from dicom_node.inbox.assembly import Assembler
-from dicom_node.inbox.comparison import reconcile
-from dicom_node.inbox.index import Indexer
-from dicom_node.inbox.purge import purge
-from dicom_node.inbox.spool import Spool
-from dicom_node.jobs.drift import forget_old, tell_drift
-from dicom_node.jobs.queue import LeaseQueue
-from dicom_node.outbox.courier import Courier
-from dicom_node.preflight import device_rule_faults, missing_extra, network_file_system
+from dicom_node.model.roles import Role
+from dicom_node.office import Office, inode
+from dicom_node.preflight.machine import network_file_system
+from dicom_node.printable import redacted
 from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
 from dicom_node.settings import Settings
 from dicom_node.sitekey import load_or_create
-from dicom_node.store import faults, leases, migrate
+from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import append
 
 _LOGGER = logging.getLogger(__name__)
-_OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
-_SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
-_LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
 _MAXIMUM_WORKER_NODES = 64  # on one data folder
-
-
-class Role(StrEnum):
-    """What this process and its children do."""
-
-    ALL = "all"
-    LISTENER = "listener"  # receive, index, assemble
-    WORKER = "worker"  # run models, deliver
+_LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
 
 
 class AlreadyRunning(NodeError):
@@ -90,54 +69,51 @@ class CannotListen(NodeError):
     exit_code = ExitCode.UNAVAILABLE
 
 
-def serve(settings: Settings, files: Sequence[Path], role: Role = Role.ALL) -> int:
-    """Run the node until SIGTERM or SIGINT; returns the exit status.
+def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
+    """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
 
     Raises ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning,
     CannotListen and SpoolError before anything is accepted.
     """
-    logs.configure(settings.node.log_level, "node")
-    if role is not Role.LISTENER:
-        _check_models(settings, files)
-    _make_folder(settings.node.data_dir)
-    if any(peer.deidentify for peer in settings.peers):
-        load_or_create(settings.node.data_dir)  # a key that cannot be used is a mistake to tell now
     signals = _signals()
+    checked = preflight.check(files, role)
+    if checked.problems or checked.settings is None:
+        raise ConfigurationError(checked.problems)
+    settings = checked.settings
+    logs.configure(settings.node.log_level, "node")
+    _warn(checked)
+    _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
     with in_words, _locked(settings, role) as place, _database(settings) as database:
-        node = _Node(settings, files, role, database, _owner(settings, place))
+        node = _Node(settings, files, role, database, place)
         node.start()
-        os.read(signals, 1)  # until a signal comes
+        while _wants_reload(signals):
+            node.reload()
         node.stop()
     return ExitCode.OK
 
 
 class _Node:
+    """The main process. Its children go on while the rest is exchanged for that of a new configuration."""
+
     def __init__(
-        self, settings: Settings, files: Sequence[Path], role: Role, database: Database, owner: str
+        self, settings: Settings, files: Sequence[Path], role: Role, database: Database, place: str
     ) -> None:
         self._settings = settings
+        self._place = place
+        self._files = files
+        self._role = role
         self._database = database
-        self._owner = owner
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._waiting_for: set[str] = set()
         self._address = ""
         self._ready_lock = threading.Lock()
         self._listener_spoke = threading.Event()
         self._cannot_listen = ""
-        self._courier = Courier(database, settings)
-        self._queue = LeaseQueue(database, settings.workers)
-        self._scheduler = BackgroundScheduler(timezone="UTC")
-        self._is_scheduler = False
-        self._database_file = _inode(database)
-        spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._spool = spool
-        self._indexer = Indexer(database, spool, settings)
-        self._assembler = Assembler(database, settings)
-        self._receives = role in (Role.ALL, Role.LISTENER)
-        self._works = role in (Role.ALL, Role.WORKER)
-        self._children = self._make_children(files)
+        self._database_file = inode(database)
+        command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
+        self._listener = self._child("listener", command) if role.receives else None
+        self._workers = self._make_workers(settings)
+        self._waiting_for = {child.name for child in self._children()}
+        self._office = self._make_office(settings)
 
     def start(self) -> None:
         """Listen first, however much waits in the spool; "ready" is logged when every child says so.
@@ -145,56 +121,112 @@ class _Node:
         Raises CannotListen; then the children are ended.
         """
         self._say(NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
-        if self._receives:
-            Policy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
-        self._waiting_for = {child.name for child in self._children}
-        for child in self._children:
+        if self._role.receives:
+            self._write_policy()
+        for child in self._children():
             child.start()
-        if self._receives:
+        if self._role.receives:
             self._wait_for_listener()
-            self._run("office", self._office)
-        if self._works:
-            self._run("outbox", lambda: self._courier.run_forever(self._stop))
-        self._start_timers()
-        if not self._children:  # a worker node without workers delivers
+        self._office.start(self._scanned)
+        if not self._children():  # a worker node without workers delivers
             self._say_ready()
+
+    def reload(self) -> None:
+        """Take over the configuration as the files have it now, or leave everything as it is.
+
+        Nothing that is under way is lost: workers finish their job first, couriers what they are sending.
+        """
+        try:
+            settings = self._new_settings()
+            _prepare_folder(settings)
+            office = self._make_office(settings)
+        except NodeError as error:
+            problems = error.problems if isinstance(error, ConfigurationError) else (error,)
+            for problem in problems:
+                _LOGGER.error("%s", problem)
+            self._say(CONFIGURATION_REFUSED, mistakes=len(problems))
+            return
+        except Exception as error:
+            _LOGGER.error("the new configuration cannot be used", exc_info=error)
+            self._say(CONFIGURATION_REFUSED, mistakes=1)
+            return
+        self._office.stop()
+        self._settings, self._office = settings, office
+        logs.configure(settings.node.log_level, "node")
+        if self._listener:
+            self._write_policy()
+            self._listener.hang_up()
+        self._renew_workers()
+        self._office.start()
+        self._say(CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and couriers finish or hand back."""
         self._say(NODE_STOPPING)
-        listeners = [child for child in self._children if child.name == "listener"]
-        workers = [child for child in self._children if child.name != "listener"]
-        for child in listeners:
-            child.stop(_GRACE_SECONDS)
-        self._scheduler.shutdown(wait=False)
-        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in workers]
+        if self._listener:
+            self._listener.stop(_GRACE_SECONDS)
+        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in self._workers]
         for stopper in stoppers:
             stopper.start()
-        self._stop.set()
-        for thread in (*self._threads, *stoppers):
-            thread.join(_GRACE_SECONDS)
-        if self._is_scheduler:
-            leases.release(self._database, "scheduler", self._owner)
+        self._office.stop()
+        for stopper in stoppers:
+            stopper.join(_GRACE_SECONDS)
+        self._office.release()
 
-    def _make_children(self, files: Sequence[Path]) -> list[Child]:
-        commands: dict[str, list[str]] = {}
-        if self._receives:
-            commands["listener"] = ["-m", "dicom_node.scp", "--data-dir", str(self._settings.node.data_dir)]
-        if self._works:
-            configs = [word for file in files for word in ("--config", str(file))]
-            for number in range(1, self._settings.workers.processes + 1):
-                commands[f"worker-{number}"] = ["-m", "dicom_node.jobs", *configs]
-        return [
-            Child(name, command, partial(self._child_ready, name), partial(self._child_died, name))
-            for name, command in commands.items()
+    def _new_settings(self) -> Settings:
+        """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
+        checked = preflight.check(self._files, self._role)
+        if checked.problems or checked.settings is None:
+            raise ConfigurationError(checked.problems)
+        names = ", ".join(str(file) for file in self._files)
+        fixed = [
+            ConfigProblem(names, key, "", "cannot change while the node runs: restart it")
+            for key, value in _fixed(checked.settings).items()
+            if value != _fixed(self._settings)[key]
         ]
+        if fixed:
+            raise ConfigurationError(fixed)
+        _warn(checked)
+        return checked.settings
+
+    def _write_policy(self) -> None:
+        Policy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
+
+    def _make_office(self, settings: Settings) -> Office:
+        return Office(self._database, settings, self._role, self._place, self._say, self._database_file)
+
+    def _make_workers(self, settings: Settings) -> list[Child]:
+        count = settings.workers.processes if self._role.works else 0
+        # The configuration in force, by standard input: the files may change before a worker starts again.
+        given = settings.model_dump_json()
+        return [self._child(f"worker-{n}", ["-m", "dicom_node.jobs"], given) for n in range(1, count + 1)]
+
+    def _renew_workers(self) -> None:
+        """Each worker ends after its job and starts again; more or fewer of them as the settings say."""
+        wanted = self._make_workers(self._settings)
+        for child in self._workers[: len(wanted)]:
+            child.renew(self._settings.model_dump_json())
+        for child in self._workers[len(wanted) :]:
+            child.retire()
+        for child in wanted[len(self._workers) :]:
+            child.start()
+        self._workers = [*self._workers[: len(wanted)], *wanted[len(self._workers) :]]
+
+    def _children(self) -> list[Child]:
+        return [*([self._listener] if self._listener else []), *self._workers]
+
+    def _child(self, name: str, command: Sequence[str], given: str = "") -> Child:
+        return Child(name, command, partial(self._child_ready, name), partial(self._child_died, name), given)
 
     def _wait_for_listener(self) -> None:
         self._listener_spoke.wait(_LISTENER_SECONDS)
         if self._cannot_listen:
-            for child in self._children:
+            for child in self._children():
                 child.stop(_GRACE_SECONDS)
             raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
+
+    def _scanned(self, objects: int) -> None:
+        self._say(RECOVERY_SCANNED, objects=objects)
 
     def _child_ready(self, name: str, said: Mapping[str, Any]) -> None:
         if name == "listener":
@@ -217,7 +249,7 @@ class _Node:
             ae_title=self._settings.node.ae_title,
             dicom=self._address,
             workers=self._settings.workers.processes,
-            database=self._database.url.render_as_string(hide_password=True),
+            database=redacted(self._settings.database_url),
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
@@ -232,96 +264,37 @@ class _Node:
         except SQLAlchemyError as error:
             _LOGGER.error("event %s is only in the log: %s", event_type.number, type(error).__name__)
 
-    def _run(self, name: str, loop: Callable[[], None]) -> None:
-        thread = threading.Thread(target=loop, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
-    def _office(self) -> None:
-        """Index what the listener spooled and close studies that are quiet; once more at the end."""
-        scanned = False
-        while True:
-            ending = self._stop.is_set()
-            try:
-                busy = self._indexer.run_once()
-                if not scanned:
-                    self._say(RECOVERY_SCANNED, objects=busy)
-                    scanned = True
-                busy += self._assembler.run_once()
-            except Exception as error:  # noqa: BLE001  (the loop must outlive a database that is away)
-                # Without the error's text: a database error quotes what it was to write.
-                _LOGGER.error("indexing failed, tried again: %s", type(error).__name__)
-                busy = 0
-                self._stop.wait(1.0)
-            if ending:
-                return
-            if not busy:
-                self._stop.wait(_OFFICE_POLL_SECONDS)
-
-    def _start_timers(self) -> None:
-        timers: list[tuple[Callable[[], object], float]] = [
-            (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
-            (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
-        ]
-        if self._works:
-            timers.append((self._watch_drift, 3600.0))
-            timers.append((self._when_scheduler(self._queue.reap), self._settings.workers.lease_seconds / 3))
-        if self._receives:
-            timers.append((self._watch_disk, 30.0))
-            timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
-            timers.append((self._watch_database, 30.0))
-            compare = self._when_scheduler(self._compare_spool)
-            self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
-        for function, seconds in timers:
-            self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
-        self._hold_scheduler()
-        self._scheduler.start()
-
-    def _hold_scheduler(self) -> None:
-        """Only one process of a site runs the timers that act on shared state."""
-        held = leases.acquire(self._database, "scheduler", self._owner, _SCHEDULER_SECONDS)
-        if held and not self._is_scheduler:
-            self._say(SCHEDULER_TAKEN, owner=self._owner)
-        self._is_scheduler = held
-
-    def _when_scheduler(self, function: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            if self._is_scheduler:
-                function()
-
-        return run
-
-    def _watch_drift(self) -> None:
-        """By one machine at a time, and one that has the models: the scheduler may be a listener."""
-        if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
-            tell_drift(self._database, self._settings)
-
-    def _compare_spool(self) -> None:
-        reconcile(self._database, self._spool, self._settings.node.data_dir)
-
-    def _watch_database(self) -> None:
-        """A deleted SQLite file goes on being written to, and all of it is forgotten at the restart."""
-        if self._database_file != _inode(self._database):
-            self._say(DATABASE_REPLACED)
-
-    def _watch_disk(self) -> None:
-        free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
-        if free < self._settings.spool.minimum_free_mib:
-            self._say(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
-
-
-def _make_folder(folder: Path) -> None:
+def _prepare_folder(settings: Settings) -> None:
+    """The data folder is there, nobody else reads it, and a site key that is needed can be used."""
+    folder = settings.node.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnsafeFolder(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o007:  # of an earlier version; which group may read is the admin's to say
+        folder.chmod(mode & ~0o007)
+        _LOGGER.warning("%s was open to every user of this machine: closed", folder)
+    if any(peer.deidentify for peer in settings.peers):
+        load_or_create(folder)
 
 
-def _check_models(settings: Settings, files: Sequence[Path]) -> None:
-    """What no worker could run without, told before anything is accepted."""
-    names = ", ".join(str(file) for file in files)
-    if faults := missing_extra(settings) or device_rule_faults(settings):
-        raise ConfigurationError([ConfigProblem(names, *fault) for fault in faults])
+def _warn(checked: preflight.Checked) -> None:
+    for line in checked.tried:
+        if not line.ok:
+            _LOGGER.warning("%s: %s", line.subject, line.text)
+
+
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What the listener and the connection to the database have from their start."""
+    return {
+        "node.data_dir": settings.node.data_dir,
+        "node.database_url": settings.node.database_url,
+        "listener.host": settings.listener.host,
+        "listener.port": settings.listener.port,
+        "spool.minimum_free_mib": settings.spool.minimum_free_mib,
+    }
 
 
 def _signals() -> int:
@@ -332,6 +305,24 @@ def _signals() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def _wants_reload(signals: int) -> bool:
+    """Wait for the next signal; whether it is SIGHUP and none that ends the node came with it."""
+    return set(os.read(signals, 64)) == {signal.SIGHUP}
+
+
+def running(data_dir: Path) -> dict[str, int]:
+    """The nodes of this machine that work on a data folder: process ids by place (``all``, ``worker-1``)."""
+    found = {}
+    for path in sorted(data_dir.glob("*.lock")):
+        with suppress(OSError, ValueError):
+            pid = int(path.read_text(encoding="ascii"))
+            # The folder may be shared: the process of this number may be a stranger on this machine.
+            held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
+            if path.resolve() in held:
+                found[path.stem] = pid
+    return found
 
 
 @contextmanager
@@ -374,15 +365,3 @@ def _database(settings: Settings) -> Iterator[Database]:
         yield database
     finally:
         database.dispose()
-
-
-def _inode(database: Database) -> int:
-    """Which file the database is; 0 where it is none, or is gone."""
-    path = Path(database.url.database or "")
-    return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
-
-
-def _owner(settings: Settings, place: str) -> str:
-    """A name that is the same after a restart, so that a killed node takes its lease back at once."""
-    folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
-    return f"{socket.gethostname()[:40]}/{folder}/{place}"

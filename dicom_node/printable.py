@@ -29,3 +29,9 @@ def printable_json(document: str) -> str:
 def _json_escape(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def redacted(url: str) -> str:
+    """A URL without user, password and query: ``postgresql://***@host/name``."""
+    shown = re.sub(r"(?<=://)\S*@", "***@", url)
+    return re.sub(r"\?.*", "?…", shown) if "://" in shown else shown

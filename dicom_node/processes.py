@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 _LOGGER = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ class Child:
     """One process that the node keeps alive.
 
     ``command``: arguments of the Python interpreter. ``on_ready`` gets what it says when it is ready,
-    ``on_death`` its exit status and the seconds until it is started again.
+    ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line of its
+    standard input, if it reads one.
     """
 
     def __init__(
@@ -33,11 +36,15 @@ class Child:
         command: Sequence[str],
         on_ready: Callable[[Mapping[str, Any]], None],
         on_death: Callable[[int, float], None],
+        given: str = "",
     ) -> None:
         self.name = name
         self._command = [sys.executable, *command]
         self._on_ready = on_ready
         self._on_death = on_death
+        self._given = given
+        self._renewed = False
+        self._lock = threading.Lock()  # on starting a process and on renewing it
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=f"keep-{name}", daemon=True)
@@ -50,6 +57,23 @@ class Child:
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
+
+    def hang_up(self) -> None:
+        """SIGHUP, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def renew(self, given: str) -> None:
+        """Let it end by SIGHUP, in its own time, and start it again with another first line."""
+        with self._lock:
+            self._given = given
+            self._renewed = self.pid is not None
+            self.hang_up()
+
+    def retire(self) -> None:
+        """Let it end by SIGHUP, in its own time, for good."""
+        self._stopping.set()
+        self.hang_up()
 
     def stop(self, grace_seconds: float) -> None:
         """Ask it to end (SIGTERM and end of input); after ``grace_seconds`` kill it."""
@@ -71,6 +95,11 @@ class Child:
             status = self._run_once()
             if self._stopping.is_set():
                 return
+            with self._lock:
+                renewed, self._renewed = self._renewed, False
+            if renewed:
+                wait = _FIRST_WAIT
+                continue
             if time.monotonic() - started > _STEADY:
                 wait = _FIRST_WAIT
             self._on_death(status, wait)
@@ -78,13 +107,19 @@ class Child:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _run_once(self) -> int:
-        with subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        ) as process:
-            self._process = process
+        with self._lock:
+            given = self._given
+            process = self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+        with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
+            assert process.stdin is not None
             assert process.stdout is not None
+            if given:
+                with suppress(BrokenPipeError):  # it died at once
+                    process.stdin.write(given + "\n")
             for line in process.stdout:
                 if line.startswith("{"):
                     self._on_ready(json.loads(line))

@@ -10,7 +10,7 @@ from ai_pipeline.limits import LIMITS, Limits
 class Section(BaseModel):
     """A table of the configuration: frozen once read, unknown keys are mistakes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ImageSettings(Section):

@@ -7,6 +7,9 @@ list must be quick.
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -15,18 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import DatabaseNotReady, ModelRefused
+from dicom_node.errors import (
+    ConfigurationError,
+    DatabaseNotReady,
+    ModelRefused,
+    NotAllowedNow,
+    NotRunning,
+)
+from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import Counted
-from dicom_node.settings import Settings
+from dicom_node.model.roles import Role
+from dicom_node.settings import Settings, examine
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
-from dicom_node.store.views import find_study
+from dicom_node.store.views import find_study, list_events
 
 if TYPE_CHECKING:
     from ai_pipeline.registry import Card
     from dicom_node.inbox.spool import Spool
     from dicom_node.jobs.drift import Drift
 
+_RELOAD_SECONDS = 90.0  # couriers may have 20 s to finish what they send
 OTHER = "other"
 """What stands for all senders that are no configured peers."""
 
@@ -67,6 +79,47 @@ def upgrade_database(settings: Settings) -> str:
             return migrate.current(database) or ""
         finally:
             database.dispose()
+
+
+def reload_node(files: Sequence[Path]) -> list[str]:
+    """Let the nodes of this machine that work on the files' data folder take them over; returns which.
+
+    Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
+    """
+    from dicom_node import preflight
+    from dicom_node.node import running
+
+    settings, read = examine(files)
+    if settings is None or read.problems:
+        raise ConfigurationError(read.problems)
+    found = running(settings.node.data_dir)
+    if not found:
+        raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+    for place, pid in found.items():
+        role = Role(place.partition("-")[0])
+        if problems := preflight.check(files, role).problems:
+            raise ConfigurationError(problems)
+        _hang_up(settings, pid)
+    return list(found)
+
+
+def _hang_up(settings: Settings, pid: int) -> None:
+    """SIGHUP, and wait for what the node says of it."""
+    asked = datetime.now(UTC)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except PermissionError:
+        raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
+    numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    end = time.monotonic() + _RELOAD_SECONDS
+    while time.monotonic() < end:
+        with reading(settings) as session:
+            if events := list_events(session, since=asked, numbers=numbers):
+                if events[0]["number"] == CONFIGURATION_REFUSED.number:
+                    raise NotAllowedNow("the node keeps the configuration before: its log says why (6011)")
+                return
+        time.sleep(0.1)
+    raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
 
 
 def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     Field,
@@ -20,16 +21,17 @@ from pydantic import (
     model_validator,
 )
 
-from dicom_node.errors import ConfigProblem, ConfigurationError, UnknownPeer
+from dicom_node.crosscheck import cross_check
+from dicom_node.errors import ConfigurationError, UnknownPeer
+from dicom_node.mistakes import AE_TITLE, HOST, NAME, described
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.sections import ImageSettings, InspectionSettings, OutboxSettings
 from dicom_node.sections import Section as _Section
-from dicom_node.toml_files import TomlFiles
+from dicom_node.toml_files import Place, TomlFiles
 
-AeTitle = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$")
-]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
+Host = Annotated[str, Field(max_length=255, pattern=HOST)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 
@@ -63,7 +65,7 @@ class TlsSettings(_Section):
 class ListenerSettings(_Section):
     """``[listener]``: the C-STORE and C-ECHO service."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Port = 11112
     """TCP port."""
@@ -156,7 +158,7 @@ class PeerSettings(_Section):
     """Short name, used in rules and commands."""
     ae_title: AeTitle
     """Its AE title."""
-    host: str = ""
+    host: Host = ""
     """Its address, for sending and (with check_address) for receiving."""
     port: Port | None = None
     """Its port; needed when it may receive over DIMSE."""
@@ -176,7 +178,7 @@ class PeerSettings(_Section):
     """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
     username: str = ""
     """For HTTP; better by ${VAR}."""
-    password: str = ""
+    password: str = Field("", repr=False)
     """For HTTP; by ${VAR}, never in the file."""
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
@@ -188,7 +190,7 @@ class PeerSettings(_Section):
     """"query": ask until it shows the object. "none": its Success is all we get."""
     query_ae_title: AeTitle | None = None
     """Another AE title to query, where store and query are two AEs."""
-    query_host: str | None = None
+    query_host: Host | None = None
     """Another host to query."""
     query_port: Port | None = None
     """Another port to query."""
@@ -196,6 +198,36 @@ class PeerSettings(_Section):
     """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
+        """So that whoever shows the URL shows no secret."""
+        url = given.get("url") if isinstance(given, dict) else None
+        if not isinstance(url, str) or "@" not in url or {"username", "password"} & given.keys():
+            return given
+        scheme, _, rest = url.partition("://")
+        login, _, place = rest.rpartition("@")
+        name, _, password = login.partition(":")
+        return {
+            **given, "url": f"{scheme}://{place}", "username": unquote(name), "password": unquote(password),
+        }  # fmt: skip
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if not url:
+            return url
+        if "@" in url:
+            raise ValueError("user and password stand in it and beside it: leave them out of url")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ValueError("the port in it is no number from 1 to 65535") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise ValueError("write it as http://host:8042 or https://host/dicom-web")
+        return url
 
     @field_validator("deidentify")
     @classmethod
@@ -313,71 +345,36 @@ def load(files: Sequence[Path]) -> Settings:
 
     Relative paths in them count from the current folder. Raises ConfigurationError with every mistake.
     """
-    settings, problems = examine(files)
-    if problems or settings is None:
-        raise ConfigurationError(problems)
+    settings, read = examine(files)
+    if read.problems or settings is None:
+        raise ConfigurationError(read.problems)
     return settings
 
 
-def examine(files: Sequence[Path]) -> tuple[Settings | None, list[ConfigProblem]]:
-    """The settings and every mistake in them; with mistakes, the settings are what is left without them.
+def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
+    """The settings, and the files with their mistakes; the settings are what is left without these.
 
-    None when nothing is left to examine.
+    None when nothing is left to examine, or when a file could not be read: defaults are not its content.
     """
     read = TomlFiles.read(files)
     try:
         settings: Settings | None = Settings.model_validate(read.data)
     except ValidationError as error:
-        _report(error, read)
-        settings = _what_is_left(read, error)
-    if settings is not None:
-        _cross_check(settings, read)
-    return settings, read.problems
+        mistakes = list(described(error, Settings))
+        for place, known, remedy in mistakes:
+            value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
+            read.add_unless_known(place, value, remedy)
+        settings = _what_is_left(read, [place for place, _, _ in mistakes])
+    if settings is None or read.unread:
+        return None, read
+    cross_check(settings, read)
+    return settings, read
 
 
-def _report(error: ValidationError, read: TomlFiles) -> None:
-    for item in error.errors():
-        place, value = item["loc"], item.get("input")
-        secret = bool(place) and place[-1] == "password"
-        shown = "" if secret or isinstance(value, dict | list) else repr(value)
-        remedy = "unknown key: look for a typing error" if item["type"] == "extra_forbidden" else item["msg"]
-        read.add_unless_known(place, shown, remedy.removeprefix("Value error, "))
-
-
-def _what_is_left(read: TomlFiles, error: ValidationError) -> Settings | None:
+def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
     """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
-    keys = [item["loc"] for item in error.errors()]
     tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
     for places in (keys, tables):
         with suppress(ValidationError):
             return Settings.model_validate(read.without(places))
     return None
-
-
-def _cross_check(settings: Settings, read: TomlFiles) -> None:
-    """What no single field can know: names that refer to each other, names used twice."""
-    for key in ("peers", "rules"):
-        names = read.names(key)
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            read.add((key, "name"), repr(name), "is used twice; names are unique")
-    senders = [peer for peer in settings.peers if "send" in peer.may]
-    titles = [peer.ae_title for peer in senders]
-    for title in sorted({title for title in titles if titles.count(title) > 1}):
-        read.add(("peers", "ae_title"), repr(title), "two peers that may send bear this AE title")
-    for rule in settings.rules:
-        _check_peers_of(rule, settings, read)
-
-
-def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
-    place = read.place_of("rules", rule.name)
-    named = read.names("peers")  # those that are faulty in another way are known all the same
-    may_receive = {peer.name: "receive" in peer.may for peer in settings.peers}
-    for name in rule.send_to:
-        if name not in named:
-            remedy = f"no such peer; known: {', '.join(named) or 'none'}"
-            read.add((*place, "send_to"), repr(name), remedy)
-        elif not may_receive.get(name, True):
-            read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
-    for name in rule.secondary_captures_from:
-        if name not in named:
-            read.add((*place, "secondary_captures_from"), repr(name), "no such peer")

@@ -90,7 +90,8 @@ def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:
 
 def _check(files: Sequence[Path], settings: Settings) -> dict[str, object]:
     """What ``check`` says, without the values that it quotes."""
-    problems, tried = preflight.check(files)
+    checked = preflight.check_and_probe(files)
+    problems, tried = checked.problems, checked.tried
     names = {peer.name for peer in settings.peers}
     return {
         "problems": [{"key": problem.key.split("=")[0]} for problem in problems],

@@ -1,4 +1,4 @@
-"""TOML files read, expanded and put together; every mistake is collected, with the file it stands in."""
+"""TOML files read, expanded and put together; every mistake is collected, with its file and line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dicom_node.errors import ConfigProblem
+from dicom_node.printable import redacted
 
 Place = tuple[str | int, ...]  # ("peers", 0, "port")
 
@@ -21,7 +23,13 @@ class TomlFiles:
 
     data: dict[str, Any] = field(default_factory=dict)
     problems: list[ConfigProblem] = field(default_factory=list)
-    _origins: dict[Place, str] = field(default_factory=dict)
+    unread: bool = False
+    """A file is missing, empty or no TOML: what the others say is not the whole configuration."""
+    _origins: dict[Place, tuple[Path, Place]] = field(
+        default_factory=dict
+    )  # where a table begins, and as what
+    _texts: dict[Path, str] = field(default_factory=dict)
+    _written: dict[Place, str] = field(default_factory=dict)  # before ${...} was expanded
     _names: str = ""
 
     @classmethod
@@ -34,7 +42,19 @@ class TomlFiles:
 
     def add(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake."""
-        self.problems.append(ConfigProblem(self._origin(place), self._spelled(place), value, remedy))
+        file, line = self._origin(place)
+        self.problems.append(ConfigProblem(file, self._spelled(place), value, remedy, line))
+
+    def add_named(self, key: str, value: str, remedy: str) -> None:
+        """Add a mistake about a key that is spelled out, such as ``peers.pacs.port``."""
+        file, line = self._origin(self._place(key))
+        self.problems.append(ConfigProblem(file, key, value, remedy, line))
+
+    def shown(self, place: Place, value: object) -> str:
+        """A value for a message: as it was written, so that no secret of the environment shows."""
+        if isinstance(value, dict | list) or place[-1:] == ("password",):
+            return ""
+        return redacted(repr(self._written.get(place, value)))
 
     def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake, unless one about the same key is known (a variable that is not set)."""
@@ -49,12 +69,24 @@ class TomlFiles:
                 return (key, number)
         return (key,)
 
-    def names(self, key: str) -> list[str]:
-        """The names of the tables in the list ``key``, of faulty ones too."""
+    def at(self, place: Place) -> Any:
+        """The value that stands there, None where there is none."""
+        value: Any = self.data
+        for part in place:
+            value = _inside(value, part)
+        return value
+
+    def numbered_names(self, key: str) -> list[tuple[int, str]]:
+        """Number and name of the tables in the list ``key``, of faulty ones too."""
         items = self.data.get(key, ())
         if not isinstance(items, list):
             return []
-        return [str(item["name"]) for item in items if isinstance(item, dict) and "name" in item]
+        return [(n, str(item["name"])) for n, item in enumerate(items) if _has(item, "name")]
+
+    def values(self, key: str, inner: str) -> list[object]:
+        """What the tables in the list ``key`` have under the key ``inner``."""
+        items = self.data.get(key, ())
+        return [item[inner] for item in items if _has(item, inner)] if isinstance(items, list) else []
 
     def without(self, places: Sequence[Place]) -> dict[str, Any]:
         """The data without these keys."""
@@ -63,13 +95,23 @@ class TomlFiles:
 
     def _add_file(self, file: Path) -> None:
         try:
-            read = tomllib.loads(file.read_text(encoding="utf-8"))
+            self._texts[file] = file.read_text(encoding="utf-8-sig")
+            read = tomllib.loads(self._texts[file])
         except OSError as error:
-            self._wrong(file, (), "", f"cannot be read: {error.strerror}")
+            self._not_read(file, f"cannot be read: {error.strerror}")
             return
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            self._wrong(file, (), "", f"is not valid TOML: {error}")
+        except UnicodeDecodeError:
+            self._not_read(file, "is not text in UTF-8")
             return
+        except tomllib.TOMLDecodeError as error:
+            what, _, where = str(error).partition(" (at ")
+            line = re.match(r"line (\d+)", where)
+            at = int(line[1]) if line else self._texts[file].count("\n") + 1
+            said = re.sub(r"\((.*?),?\)", r"\1", what)  # "cannot declare ('rules',) twice"
+            self._not_read(file, f"is no TOML: {said[:1].lower()}{said[1:]}", at)
+            return
+        if not read:
+            self._not_read(file, "is empty: nothing is configured there")
         for key, value in read.items():
             self._merge(file, key, value)
 
@@ -78,13 +120,15 @@ class TomlFiles:
         if isinstance(value, list) and isinstance(known, list):
             for item in value:
                 number = len(known)
-                self._origins[key, number] = str(file)
+                self._origins[key, number] = (file, (key, _count(self._origins, key, file)))
                 known.append(item)  # first as it is, so that a mistake found in it can be named
                 known[number] = self._expand(item, (key, number), file)
         elif key in self.data:
             self._wrong(file, (key,), "", "stands in another file already")
         else:
-            self._origins[(key,)] = str(file)
+            self._origins[(key,)] = (file, (key,))
+            for number in range(len(value) if isinstance(value, list) else 0):
+                self._origins[key, number] = (file, (key, number))
             self.data[key] = value
             self.data[key] = self._expand(value, (key,), file)
 
@@ -104,7 +148,10 @@ class TomlFiles:
                 self._wrong(file, place, match.group(0), f"environment variable {name} is not set")
             return os.environ.get(name, default or "")
 
-        return _VARIABLE.sub(replace, value)
+        expanded = _VARIABLE.sub(replace, value)
+        if expanded != value:
+            self._written[place] = value
+        return expanded
 
     def _secret(self, path: Path, place: Place, file: Path) -> str:
         try:
@@ -114,13 +161,29 @@ class TomlFiles:
             return ""
 
     def _wrong(self, file: Path, place: Place, value: str, remedy: str) -> None:
-        self.problems.append(ConfigProblem(str(file), self._spelled(place), value, remedy))
+        line = self._origin(place)[1] if place else 0
+        self.problems.append(ConfigProblem(str(file), self._spelled(place), value, remedy, line))
 
-    def _origin(self, place: Place) -> str:
+    def _not_read(self, file: Path, remedy: str, line: int = 0) -> None:
+        self.unread = True
+        self.problems.append(ConfigProblem(str(file), "file", "", remedy, line))
+
+    def _origin(self, place: Place) -> tuple[str, int]:
+        """The file that a place stands in, and its line there; of a key that is missing, its table's."""
         for length in range(len(place), 0, -1):
             if place[:length] in self._origins:
-                return self._origins[place[:length]]
-        return self._names
+                file, local = self._origins[place[:length]]
+                return str(file), _line(self._texts[file], (*local, *place[length:]))
+        return self._names, 0
+
+    def _place(self, key: str) -> Place:
+        """What ``_spelled`` spelled."""
+        for table in ("peers", "rules"):
+            for number, name in self.numbered_names(table):
+                if f"{key}.".startswith(f"{table}.{name}."):
+                    rest = key.removeprefix(f"{table}.{name}").split(".")[1:]
+                    return (table, number, *rest)
+        return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:
         """``peers.pacs.port``; ``peers[0].port`` where the peer has no name."""
@@ -134,6 +197,52 @@ class TomlFiles:
 
 
 _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
+
+
+def _line(text: str, place: Place) -> int:
+    """The line at which the statement begins that makes ``place``, from 1.
+
+    Whatever stands before a statement is TOML itself, and holds the place or not: so the parser of the
+    standard library finds the line, and no second one has to know the grammar.
+    """
+    lines = text.split("\n")
+    while not _holds(tomllib.loads(text), place):
+        place = place[:-1]
+    before, holding = 0, len(lines)  # the first ``before`` lines do not make it, the first ``holding`` do
+    while holding - before > 1:
+        middle = (before + holding) // 2
+        if _holds(_begun(lines, middle)[1], place):
+            holding = middle
+        else:
+            before = middle
+    return _begun(lines, before)[0] + 1
+
+
+def _begun(lines: list[str], count: int) -> tuple[int, dict[str, Any]]:
+    """The whole statements in the first ``count`` lines: on how many lines, and what they say."""
+    for whole in range(count, 0, -1):
+        with suppress(tomllib.TOMLDecodeError):
+            return whole, tomllib.loads("\n".join(lines[:whole]))
+    return 0, {}
+
+
+def _holds(value: Any, place: Place) -> bool:
+    for part in place:
+        if isinstance(value, dict) and part in value:
+            value = value[str(part)]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return False
+    return True
+
+
+def _count(origins: dict[Place, tuple[Path, Place]], key: str, file: Path) -> int:
+    return sum(len(local) == 2 and local[0] == key and of == file for of, local in origins.values())
+
+
+def _has(item: Any, key: str) -> bool:
+    return isinstance(item, dict) and key in item
 
 
 def _inside(value: Any, part: str | int) -> Any:

@@ -32,9 +32,7 @@ _EXIT_MEANINGS: Mapping[int, str] = {
     ExitCode.USAGE: "wrong use: unknown verb or option, missing argument",
     ExitCode.DATA: "a file is not what it should be (no DICOM, a damaged database, weights not of the card)",
     ExitCode.NOT_FOUND: "no such peer, study, job, delivery",
-    ExitCode.UNAVAILABLE: (
-        "a peer or the database does not answer; for `serve`: its port or its data folder is in use"
-    ),
+    ExitCode.UNAVAILABLE: "peer or database does not answer, port or data folder is in use, no node runs",
     ExitCode.SOFTWARE: "a defect of the node, or something that it cannot cure by itself",
     ExitCode.CANNOT_CREATE: "a file or folder cannot be made",
     ExitCode.CONFIG: "the configuration has mistakes, or the database is not of this version",

@@ -22,6 +22,7 @@ CELLAR = (
     "dicom_node.settings",
     "dicom_node.errors",
     "dicom_node.events",
+    "dicom_node.printable",
 )
 STORE = ("dicom_node.store",)
 LOGS = ("dicom_node.logs",)
@@ -34,13 +35,22 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.events": (),
     "dicom_node.logs": ("dicom_node.printable",),
     "dicom_node.printable": (),
-    "dicom_node.toml_files": ("dicom_node.errors",),
+    "dicom_node.toml_files": ("dicom_node.errors", "dicom_node.printable"),
     "dicom_node.sections": ("ai_pipeline.limits",),
+    "dicom_node.mistakes": (),
+    "dicom_node.crosscheck": (
+        "dicom_node.model",
+        "dicom_node.mistakes",
+        "dicom_node.settings",
+        "dicom_node.toml_files",
+    ),
     "dicom_node.settings": (
         "dicom_node.errors",
         "dicom_node.model",
         "dicom_node.sections",
         "dicom_node.toml_files",
+        "dicom_node.mistakes",
+        "dicom_node.crosscheck",
     ),
     "dicom_node.sitekey": ("dicom_node.errors",),
     "dicom_node.store": (*CELLAR, *SITE_KEY),
@@ -61,6 +71,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # From outside one may look into every room; only these do.
 OUTSIDE = (
     "dicom_node.node",
+    "dicom_node.office",
     "dicom_node.cli",
     "dicom_node.console",
     "dicom_node.demo",
@@ -87,7 +98,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "highdicom": ("dicom_node.results",),
     "dicomanonymizer": ("dicom_node.results.profile",),
     "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
-    "apscheduler": ("dicom_node.node",),
+    "apscheduler": ("dicom_node.office",),
     "typer": (
         "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.store.commands", "ai_pipeline.training.console",
         "ai_pipeline.devicecommands",
@@ -97,6 +108,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",
         "dicom_node.services", "dicom_node.preflight", "dicom_node.console", "dicom_node.node",
+        "dicom_node.office",
     ),
     "alembic": ("dicom_node.store",),
     "cryptography": ("dicom_node.sitekey", "dicom_node.jobs.readings"),

@@ -87,6 +87,9 @@ class ChestXray:
     options: Mapping[str, type] = MappingProxyType(
         {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict}
     )
+    modalities = intended_use.MODALITIES
+    """Of the images that it takes; views likewise, empty: any."""
+    views = intended_use.FRONTAL - {""}
     per_image = True
 
     def __init__(self, *, models_dir: Path | None = None) -> None:

@@ -53,6 +53,9 @@ class Ultrasound:
     options: Mapping[str, type] = MappingProxyType(
         {"policy": str, "clean": bool, "measurements": bool, "any_modality": bool}
     )
+    modalities = ULTRASOUND
+    """Of the images that it takes; views likewise, empty: any."""
+    views = frozenset[str]()
     per_image = True
 
     def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:

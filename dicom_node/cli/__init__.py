@@ -22,6 +22,7 @@ from dicom_node.cli import (
     models,
     outbox,
     peers,
+    reload,
     rules,
     send,
     serve,
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (serve, check, echo, send, demo, backup, support):
+for verb in (serve, reload, check, echo, send, demo, backup, support):
     verb.register(app)
 for name, group in (
     ("peers", peers.app),

@@ -6,9 +6,10 @@ import dataclasses
 
 import typer
 
-from dicom_node.cli.options import Config, Json
+from dicom_node.cli.options import Config, Json, RoleOption
 from dicom_node.cli.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
+from dicom_node.model.roles import Role
 
 
 def register(app: typer.Typer) -> None:
@@ -16,25 +17,25 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: dicom-node check --config node.toml")(check)
 
 
-def check(config: Config, as_json: Json = False) -> int:
+def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) -> int:
     """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
 
     What may pass, such as a PACS that does not answer now, is a warning and changes no exit status.
     """
     from dicom_node import preflight
 
-    problems, tried = preflight.check(config)
+    checked = preflight.check_and_probe(config, role)
     if as_json:
         print_json(
             {
-                "problems": [dataclasses.asdict(problem) for problem in problems],
-                "checks": [dataclasses.asdict(line) for line in tried],
+                "problems": [dataclasses.asdict(problem) for problem in checked.problems],
+                "checks": [dataclasses.asdict(line) for line in checked.tried],
             }
         )
-        return ExitCode.CONFIG if problems else ExitCode.OK
-    for line in tried:
+        return ExitCode.CONFIG if checked.problems else ExitCode.OK
+    for line in checked.tried:
         say_checked(line.subject, line.text, ok=line.ok)
-    if problems:
-        raise ConfigurationError(problems)
+    if checked.problems:
+        raise ConfigurationError(checked.problems)
     say("The configuration is right.")
     return ExitCode.OK

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.model.roles import Role
+
 Config = Annotated[
     list[Path],
     typer.Option(
@@ -21,6 +23,10 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")]
+RoleOption = Annotated[
+    Role,
+    typer.Option("--role", help="listener: receive and assemble. worker: run models, deliver. all: both."),
+]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=0, help="At most this many rows; 0: all.")]
 Since = Annotated[
     str,

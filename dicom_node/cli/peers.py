@@ -64,7 +64,8 @@ def list_peers(config: Config, as_json: Json = False) -> None:
     """List the configured peers; passwords are not shown."""
     from dicom_node import settings
 
-    rows = [peer.model_dump(mode="json", exclude={"password"}) for peer in settings.load(config).peers]
+    secret = {"username", "password"}
+    rows = [peer.model_dump(mode="json", exclude=secret) for peer in settings.load(config).peers]
     print_rows(rows, _COLUMNS, as_json=as_json, none="No peers are configured.")
 
 

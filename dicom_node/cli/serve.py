@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+import logging
 
 import typer
 
-from dicom_node.cli.options import Config
+from dicom_node import __version__, logs
+from dicom_node.cli.options import Config, RoleOption
+from dicom_node.model.roles import Role
 
-
-class Role(StrEnum):
-    """Which part of a node this machine is; the words of ``node.Role``, which is heavy to import."""
-
-    ALL = "all"
-    LISTENER = "listener"
-    WORKER = "worker"
+_LOGGER = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,13 +18,14 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: dicom-node serve --config node.toml")(serve)
 
 
-def serve(
-    config: Config,
-    role: Annotated[
-        Role, typer.Option(help="listener: receive and assemble. worker: run models, deliver. all: both.")
-    ] = Role.ALL,
-) -> int:
-    """Run the node in the foreground until SIGTERM or Ctrl-C; logs "ready" when it can receive and run."""
-    from dicom_node import node, settings
+def serve(config: Config, role: RoleOption = Role.ALL) -> int:
+    """Run the node in the foreground until SIGTERM or Ctrl-C; logs "ready" when it can receive and run.
 
-    return node.serve(settings.load(config), config, node.Role(role))
+    SIGHUP (`dicom-node reload`) takes over a changed configuration, all of it or nothing.
+    """
+    logs.configure("info", "node")
+    files = ", ".join(str(file) for file in config)
+    _LOGGER.info("dicom-node %s starts (role %s), reads and checks %s", __version__, role, files)
+    from dicom_node import node  # takes a second or two
+
+    return node.serve(config, role)

@@ -1,4 +1,8 @@
-"""``python -m dicom_node.jobs --config FILE``: one worker process."""
+"""``python -m dicom_node.jobs``: one worker process.
+
+Its configuration is the first line of standard input, as JSON, from the node that starts it, or stands in
+files (``--config FILE``). SIGHUP lets it finish its job and end, SIGTERM hands the job back.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,10 @@ from dicom_node.store.database import Database
 def main() -> int:
     """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
     parser = argparse.ArgumentParser(prog="python -m dicom_node.jobs", description="One worker of the node.")
-    parser.add_argument("--config", type=Path, action="append", required=True, help="as for dicom-node serve")
+    parser.add_argument("--config", type=Path, action="append", help="as for dicom-node serve")
     arguments = parser.parse_args()
     try:
-        loaded = settings.load(arguments.config)
+        loaded = settings.load(arguments.config) if arguments.config else _given()
     except NodeError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)
@@ -40,11 +44,23 @@ def main() -> int:
         worker = Worker(loaded, database)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stopping.set())
+        signal.signal(signal.SIGHUP, lambda *_: worker.retiring.set())
         watch_parent(worker.stopping)
         worker.run_forever()
     finally:
         database.dispose()
     return 0
+
+
+def _given() -> settings.Settings:
+    """The first line of standard input, unbuffered: what comes after it is only its end."""
+    line = b""
+    while not line.endswith(b"\n"):
+        some = os.read(sys.stdin.fileno(), 65536)
+        if not some:
+            raise SystemExit(int(ExitCode.USAGE))
+        line += some
+    return settings.Settings.model_validate_json(line)
 
 
 def watch_parent(stopping: threading.Event) -> None:

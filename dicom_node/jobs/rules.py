@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from fnmatch import fnmatchcase
 
 from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.patterns import matches
 from dicom_node.model.sopclasses import SECONDARY_CAPTURES
 from dicom_node.settings import Conditions, RuleSettings
 
@@ -108,7 +108,7 @@ def mismatch(rule: RuleSettings, image: ImageFacts) -> str:
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)
         values = _values(image, name)
-        if patterns and not any(_matches(pattern, value) for pattern in patterns for value in values):
+        if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
             return _sentence(name, patterns, values)
     return ""
 
@@ -117,11 +117,6 @@ def _values(image: ImageFacts, condition: str) -> list[str]:
     asked = _ASKED[condition]
     value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
     return [part.strip() for part in value.split("\\")]
-
-
-def _matches(pattern: str, value: str) -> bool:
-    """Shell patterns, without case; ``[`` is a plain character, because descriptions have brackets."""
-    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
 
 
 def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:

@@ -48,6 +48,8 @@ class Worker:
         self._pipelines: dict[str, Pipeline] = {}
         self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this worker is gone."""
+        self.retiring = threading.Event()
+        """Set by SIGHUP: end after this job, a successor with another configuration waits."""
         analyses = Analyses(settings.node.data_dir / "analyses")
         workers = settings.workers
         # The last attempt of a job is made without an image that failed the ones before.
@@ -58,10 +60,10 @@ class Worker:
         self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
 
     def run_forever(self) -> None:
-        """Warm up, say that it is ready, and work until ``stopping`` is set or the memory is used up."""
+        """Warm up, say that it is ready, and work until told to end, or until the memory is used up."""
         self.warm_up()
         self._say_ready()
-        while not self.stopping.is_set() and not self._at_work.spent:
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
             try:
                 if not self.run_once() and not self._ahead.run_once():
                     self.stopping.wait(_POLL_SECONDS)

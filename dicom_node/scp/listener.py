@@ -83,7 +83,7 @@ class Listener:
         if not self._thread.is_alive():
             raise RuntimeError("the thread that accepts connections ended")
         policy = self._policy_file.current()
-        if policy != self._applied:
+        if policy is not self._applied:  # read again: also where only certificates were replaced
             _apply(policy, self._server)
             self._learn_addresses(policy)
             self._applied = policy
@@ -200,6 +200,7 @@ def _make_server(policy: Policy, reception: Reception) -> _Server:
 def _apply(policy: Policy, server: _Server) -> None:
     """What a running listener takes from a new policy, for the associations to come."""
     ae = server.ae
+    logging.getLogger().setLevel(policy.log_level.upper())
     ae.maximum_pdu_size = policy.maximum_pdu_bytes
     ae.acse_timeout, ae.network_timeout = policy.acse_timeout_seconds, policy.network_timeout_seconds
     server.contexts = presentation_contexts(policy.further_storage_classes)

@@ -94,9 +94,9 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     found = mistakes(write(tmp_path / "node.toml", text))
     for expected in (
         "listener.port = 70000",
-        "rules.ultrasound.when.modalty = 'US': unknown key",
-        "peers.ae_title = 'ORTHANC': two peers that may send",
-        "rules.ultrasound.send_to = 'pax': no such peer; known: pacs, us1",
+        "rules.ultrasound.when.modalty: unknown key: did you mean modality?",
+        "peers.us1.ae_title = 'ORTHANC': peer pacs, who may send too, bears the same AE title",
+        "rules.ultrasound.send_to = 'pax': no such peer; did you mean pacs?",
         "rules.chest.send_to = 'pax': no such peer",
     ):
         assert any(expected in line for line in found), (expected, found)
@@ -108,9 +108,8 @@ def test_each_mistake_names_its_own_file(tmp_path: Path) -> None:
     peers = write(tmp_path / "peers.toml", '[[peers]]\nname = "a b"\nae_title = "X"\n')
     broken = write(tmp_path / "rules.toml", "[[rules]\n")
     found = mistakes(node, peers, broken, tmp_path / "missing.toml")
-    assert [line.partition(": ")[0] for line in sorted(found)] == sorted(
-        map(str, (node, peers, broken, tmp_path / "missing.toml"))
-    )
+    places = (f"{node}:2", f"{peers}:2", f"{broken}:1", tmp_path / "missing.toml")
+    assert [line.partition(": ")[0] for line in sorted(found)] == sorted(map(str, places))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_each_mistake_names_its_own_file(tmp_path: Path) -> None:
         (('"AINODE"', '" LEADING"'), "node.ae_title"),
         (("port = 4242", ""), "peers.pacs: a peer that may receive needs host and port"),
         (('"sr", ', '"report", '), "peers.pacs.results[0] = 'report'"),
-        (('name = "us1"', 'name = "pacs"'), "peers.name = 'pacs': is used twice"),
+        (('name = "us1"', 'name = "pacs"'), "peers.pacs.name = 'pacs': is used twice"),
         (('send_to = ["pacs"]', 'send_to = ["us1"]'), 'this peer may not receive: add may = ["receive"]'),
         (('may = ["send"]', 'transport = "orthanc"\nmay = ["receive"]'), "transport orthanc needs url"),
         (("quiet_seconds = 1", "quiet_seconds = -1"), "peers.us1.quiet_seconds = -1"),

@@ -76,7 +76,7 @@ def test_check_tells_of_a_key_that_cannot_be_used_where_it_is_needed(tmp_path: P
         f'ae_title = "ARCHIVE"\nresults = ["cleaned"]\ndeidentify = {deidentify}\n',
         encoding="utf-8",
     )
-    problems, _ = preflight.check([config])
+    problems = preflight.check([config]).problems
     assert any("chmod 600" in problem.remedy for problem in problems) == (deidentify == "true")
 
 
@@ -87,7 +87,7 @@ def test_check_makes_no_key(tmp_path: Path) -> None:
         'ae_title = "ARCHIVE"\nresults = ["cleaned"]\ndeidentify = true\n',
         encoding="utf-8",
     )
-    _, tried = preflight.check([config])
+    tried = preflight.check([config]).tried
     assert [passed.ok for passed in tried if passed.subject == "site key"] == [True]
     assert not path_of(tmp_path / "var").exists()
 

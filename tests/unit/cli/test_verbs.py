@@ -137,9 +137,9 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
     for expected in (
         "listener.colour",
         f"listener.port = 127.0.0.1:{pacs.port}: cannot be listened on",
-        "listener.tls.certificate = none.pem",
-        "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; there are: chest_xray, ultrasound",
-        "rules.chest.options.heatmap = 1: chest_xray has no such option; it has:",
+        "listener.tls.certificate = none.pem: the certificate is missing: there is no such file",
+        "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; did you mean ultrasound?",
+        "rules.chest.options.heatmap: chest_xray has no such option; did you mean heatmaps?",
         "rules.chest.options.prevalence = {'Fracture': 0.1}: chest-efficientnet-lite0@",
         "peers.us1.assume_charset = 'latin'",
     ):
@@ -155,9 +155,9 @@ def test_check_refuses_a_data_folder_that_cannot_be(run: Run, site: Path, tmp_pa
 
 
 def test_check_refuses_a_network_file_system(run: Run, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dicom_node import preflight
+    from dicom_node.preflight import machine
 
-    monkeypatch.setattr(preflight, "NETWORK_FILE_SYSTEMS", {file_system_of(site)})
+    monkeypatch.setattr(machine, "NETWORK_FILE_SYSTEMS", {file_system_of(site)})
     printed = run("check", "--config", site)
     assert printed.status == 78
     assert "is on a network file system" in printed.err

@@ -1,0 +1,24 @@
+"""``dicom-node reload``: a running node takes over a changed configuration."""
+
+from __future__ import annotations
+
+import typer
+
+from dicom_node.cli.options import Config
+from dicom_node.cli.output import say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(epilog="Example: dicom-node reload --config node.toml")(reload)
+
+
+def reload(config: Config) -> None:
+    """Let the node that runs on this machine take over its configuration files, all of them or nothing.
+
+    Mistakes are told as by `check`, and change nothing. Jobs and deliveries under way are finished first.
+    """
+    from dicom_node import services
+
+    for place in services.reload_node(config):
+        say(f"The node ({place}) has the new configuration; each worker takes it after its job.")

@@ -1,0 +1,254 @@
+"""The machine that a configuration asks for: folders, database, port, certificates."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom.uid import UID
+from sqlalchemy.engine.url import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from dicom_node import sitekey
+from dicom_node.errors import ConfigurationError, DatabaseNotReady
+from dicom_node.inbox.comparison import compare
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.roles import Role
+from dicom_node.preflight.found import Found, Passed, Problem
+from dicom_node.printable import redacted
+from dicom_node.settings import Settings, TlsSettings
+from dicom_node.store import faults, migrate
+from dicom_node.store.database import Database
+
+# On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "afs", "gfs2", "ocfs2"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs"}
+)
+
+
+def network_file_system(folder: Path) -> str:
+    """The type of the file system that a folder is (or would be) on, if it is a network's; else ""."""
+    device = _existing(folder).stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+        for line in mounts:
+            # man 5 proc: 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw
+            left, _, right = line.partition(" - ")
+            if left.split()[2] == wanted and right.split()[0] in NETWORK_FILE_SYSTEMS:
+                return right.split()[0]
+    return ""
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    whole = folder.resolve()
+    return next(path for path in (whole, *whole.parents) if path.exists())
+
+
+def check_machine(settings: Settings, role: Role) -> Found:
+    """What a machine of this role needs."""
+    yield from _check_data_dir(settings)
+    yield from _check_site_key(settings)
+    yield from _check_database_url(settings)
+    if role.receives:
+        yield from _check_listener(settings)
+    yield from _check_tls(settings)
+
+
+def probe_machine(settings: Settings, role: Role) -> Found:
+    """What may be otherwise in a minute, or takes long to look at: database, spool, port."""
+    yield from _probe_database(settings)
+    if role.receives:
+        yield from _probe_port(settings)
+
+
+def _check_data_dir(settings: Settings) -> Found:
+    folder = settings.node.data_dir
+    existing = _existing(folder)
+    if not existing.is_dir():
+        yield "node.data_dir", str(folder), f"{existing} is no folder"
+        return
+    if not os.access(existing, os.W_OK | os.X_OK):
+        remedy = f"the node may not write in {existing}: change its owner or choose another folder"
+        yield "node.data_dir", str(folder), remedy
+        return
+    kind = network_file_system(folder)
+    if kind and settings.database_url.startswith("sqlite"):
+        yield (
+            "node.data_dir",
+            str(folder),
+            f"is on a network file system ({kind}), where SQLite loses data: choose a local disk, "
+            "or set node.database_url to a PostgreSQL",
+        )
+    free = shutil.disk_usage(existing).free // 2**20
+    enough = free >= settings.spool.minimum_free_mib
+    note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
+    yield Passed("data folder", enough, f"{folder}, {free} MiB free{note}")
+
+
+def _check_site_key(settings: Settings) -> Found:
+    path = sitekey.path_of(settings.node.data_dir)
+    if not any(peer.deidentify for peer in settings.peers):
+        return
+    if not path.exists():
+        yield Passed("site key", True, f"{path}: will be made at the first start; back it up then")
+        return
+    try:
+        sitekey.load_or_create(settings.node.data_dir)
+    except ConfigurationError as error:
+        yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
+        return
+    yield Passed("site key", True, f"{path}: back it up")
+
+
+def _check_database_url(settings: Settings) -> Found:
+    shown = redacted(settings.database_url)
+    try:
+        url = make_url(settings.database_url)
+        if url.get_backend_name() != "sqlite":
+            Database(settings.database_url).dispose()
+    except (ArgumentError, ValueError):
+        remedy = "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME"
+        yield "node.database_url", shown, remedy
+    except (SQLAlchemyError, ImportError) as error:
+        yield "node.database_url", shown, str(faults.meaning(error, settings.database_url) or error)
+
+
+def _probe_database(settings: Settings) -> Found:
+    shown = redacted(settings.database_url)
+    try:
+        url = make_url(settings.database_url)
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+            lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
+            note = "; objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
+            yield Passed("database", not lost, f"{shown}: will be made at the next start{note * lost}")
+            return
+        database = Database(settings.database_url)
+    except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
+        return  # told by _check_database_url
+    try:
+        migrate.check(database)
+        yield Passed("database", True, f"{shown}: reachable, schema is up to date")
+        yield from _compare_spool(database, settings)
+    except DatabaseNotReady as error:
+        if database.is_sqlite and migrate.current(database) is not None and "older" in str(error):
+            yield Passed("database", True, f"{shown}: will be brought up to date at the next start")
+        else:
+            yield "node.database_url", shown, str(error)
+    except SQLAlchemyError as error:
+        told = faults.meaning(error, settings.database_url)
+        yield "node.database_url", shown, str(told or f"cannot be used: {type(error).__name__}")
+    finally:
+        database.dispose()
+
+
+def _compare_spool(database: Database, settings: Settings) -> Found:
+    data_dir = settings.node.data_dir
+    if (data_dir / "spool").is_dir():
+        difference = str(compare(database, Spool(data_dir / "spool", 0), data_dir))
+        yield Passed("spool", not difference, difference or "all objects are known to the database")
+
+
+def _check_listener(settings: Settings) -> Found:
+    listener = settings.listener
+    for uid in listener.further_storage_classes:
+        if not UID(uid).is_valid:
+            yield "listener.further_storage_classes", repr(uid), "is no UID (PS3.5 9.1)"
+    try:
+        socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)
+    except OSError:
+        yield "listener.host", repr(listener.host), "is no address of this machine"
+
+
+def _probe_port(settings: Settings) -> Found:
+    listener = settings.listener
+    try:
+        address = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        return  # told by _check_listener
+    shown = f"{listener.host}:{listener.port}"
+    if _listens(settings):
+        yield Passed("listener", True, f"{shown}: this node runs there already")
+        return
+    with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address[4])
+        except PermissionError:
+            remedy = "ports under 1024 need a privilege: choose 11112, or give CAP_NET_BIND_SERVICE"
+            yield "listener.port", str(listener.port), remedy
+            return
+        except OSError as error:
+            remedy = f"cannot be listened on ({error.strerror}): stop what uses it, or choose another"
+            yield "listener.port", shown, remedy
+            return
+    yield Passed("listener", True, f"{shown} is free")
+
+
+def _listens(settings: Settings) -> bool:
+    """Whether a listener of this data folder has the port, or is just giving it up: it holds its lock."""
+    folder = settings.node.data_dir
+    try:
+        policy = json.loads((folder / "policy.json").read_bytes())
+        wanted = (settings.listener.host, settings.listener.port)
+        if (policy.get("host"), policy.get("port")) != wanted:
+            return False
+        with (folder / "scp.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError, AttributeError):
+        return False
+    return False
+
+
+def _check_tls(settings: Settings) -> Found:
+    tls = settings.listener.tls
+    if tls is None:
+        for peer in settings.peers:
+            if peer.tls:
+                yield Passed(
+                    f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown"
+                )
+        return
+    faults = [fault for key, path, what in _tls_files(tls) if (fault := _file_fault(key, path, what))]
+    yield from faults
+    if not faults:
+        yield from _check_certificates(tls)
+
+
+def _tls_files(tls: TlsSettings) -> Iterator[tuple[str, Path, str]]:
+    yield "certificate", tls.certificate, "certificate"
+    yield "private_key", tls.private_key, "private key"
+    if tls.trusted is not None:
+        yield "trusted", tls.trusted, "file of trusted certificates"
+
+
+def _file_fault(key: str, path: Path, what: str) -> Problem | None:
+    if not path.is_file():
+        return f"listener.tls.{key}", str(path), f"the {what} is missing: there is no such file"
+    if not os.access(path, os.R_OK):
+        return f"listener.tls.{key}", str(path), f"the {what} may not be read by the user who runs the node"
+    return None
+
+
+def _check_certificates(tls: TlsSettings) -> Found:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+        yield Passed("TLS", True, "certificate and private key belong together")
+    except (ssl.SSLError, OSError):
+        remedy = "is no PEM certificate, or the private key is not its own"
+        yield "listener.tls.certificate", str(tls.certificate), remedy
+    if tls.trusted is not None:
+        try:
+            context.load_verify_locations(tls.trusted)
+        except (ssl.SSLError, OSError):
+            yield "listener.tls.trusted", str(tls.trusted), "holds no PEM certificates"

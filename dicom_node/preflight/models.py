@@ -1,0 +1,109 @@
+"""Rules and what runs them: pipelines, their options, models, device rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ai_pipeline import extras, registry
+from ai_pipeline.contract import ChecksOptions
+from ai_pipeline.devicerules import DeviceRuleError, from_environment, read_rules
+from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
+from dicom_node.mistakes import did_you_mean
+from dicom_node.model.patterns import matches
+from dicom_node.preflight.found import Found, Passed
+from dicom_node.settings import RuleSettings, Settings
+
+
+def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> Found:
+    """Whether its pipeline is there and knows its options, and whether it takes what the rule gives it."""
+    key = f"rules.{rule.name}"
+    if rule.pipeline not in PIPELINES:
+        remedy = f"no such pipeline; {did_you_mean(rule.pipeline, sorted(PIPELINES), 'there are')}"
+        yield f"{key}.pipeline", repr(rule.pipeline), remedy
+        return
+    if extras.missing():
+        if not runs_models:
+            yield Passed(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
+        return
+    pipeline: Any = pipeline_class(rule.pipeline)
+    for option, value in rule.options.items():
+        if option not in pipeline.options:
+            remedy = f"{rule.pipeline} has no such option; {did_you_mean(option, sorted(pipeline.options))}"
+            yield f"{key}.options.{option}", "", remedy
+        elif not isinstance(value, pipeline.options[option]):
+            kind = pipeline.options[option]
+            wanted = "a table" if kind is dict else "true or false" if kind is bool else "text, in quotes"
+            yield f"{key}.options.{option}", repr(value), f"must be {wanted}"
+    yield from _check_conditions(rule, pipeline)
+    known = {k: v for k, v in rule.options.items() if isinstance(v, pipeline.options.get(k, ()))}
+    yield from _check_values(rule, known, settings)
+
+
+def _check_conditions(rule: RuleSettings, pipeline: Any) -> Found:
+    """Conditions by which the rule takes only images that its pipeline refuses."""
+    takes = {"modality": pipeline.modalities, "view": pipeline.views}
+    if rule.options.get("any_modality"):
+        takes["modality"] = frozenset()
+    for name, values in takes.items():
+        for pattern in getattr(rule.when, name) if values else ():
+            if not any(matches(pattern, value) for value in values):
+                remedy = f"{rule.pipeline} takes no such images; it takes {', '.join(sorted(values))}"
+                yield f"rules.{rule.name}.when.{name}", repr(pattern), remedy
+
+
+def _check_values(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Found:
+    """What only the pipeline can say of its options' values; it may have to read its model's card."""
+    pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
+    if not isinstance(pipeline, ChecksOptions):
+        return
+    try:
+        faults = pipeline.option_faults(options)
+    except registry.CardError:
+        return  # told by _check_models
+    for option, remedy in faults.items():
+        yield f"rules.{rule.name}.options.{option}", repr(rule.options[option]), remedy
+
+
+def check_models(settings: Settings) -> Found:
+    """The models' weights are those of their cards, the device rules can be read."""
+    if remedy := extras.missing():
+        further = ", or set 0 on a machine that runs no models"
+        yield "workers.processes", str(settings.workers.processes), f"{remedy}{further}"
+        return
+    yield from _check_cards(settings)
+    yield from _check_device_rules(settings)
+
+
+def _check_cards(settings: Settings) -> Found:
+    try:
+        cards = registry.cards(settings.workers.models_dir)
+    except registry.CardError as error:
+        yield "workers.models_dir", str(settings.workers.models_dir or ""), str(error)
+        return
+    for card in cards:
+        try:
+            registry.verify(card)
+        except registry.CardError as error:
+            yield f"model {card.id}", "", str(error)
+        else:
+            yield Passed(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
+    for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
+        try:
+            create(name, models_dir=settings.workers.models_dir).models()
+        except registry.CardError as error:  # the one that was activated is gone: no other is taken
+            yield f"pipeline {name}", "", str(error)
+
+
+def _check_device_rules(settings: Settings) -> Found:
+    own = settings.workers.device_rules_dir or from_environment()
+    try:
+        rules = read_rules(own)
+    except DeviceRuleError as error:
+        for fault in error.faults:
+            place = ": ".join(filter(None, (str(fault.file), fault.key)))
+            yield "workers.device_rules_dir", place, fault.remedy
+        return
+    files = len(list(own.glob("*.toml"))) if own else 0
+    text = f"{len(rules)} in all" + (f", {files} files of yours in {own}" if own else "")
+    yield Passed("device rules", own is None or files > 0, text)
