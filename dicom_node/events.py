@@ -85,6 +85,7 @@ IMAGES_CLEANED = EventType(3022, _INFO, "burned-in annotation cleaned: how many 
 CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left in them")
 IMAGE_LEFT_OUT = EventType(3030, _WARNING, "image left out of its study's analysis")
 WORKER_SPENT = EventType(3031, _WARNING, "worker ends: an image took all the memory that it may have")
+JOB_FIRST = EventType(3032, _INFO, "a person put a job before all others")
 
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")

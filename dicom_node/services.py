@@ -189,6 +189,14 @@ def retry_job(settings: Settings, job_id: int) -> None:
         jobs.retry(session, job_id)
 
 
+def put_job_first(settings: Settings, job_id: int) -> None:
+    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
+    from dicom_node import jobs
+
+    with writing(settings) as session:
+        jobs.put_first(session, job_id)
+
+
 def cancel_job(settings: Settings, job_id: int) -> None:
     """Cancel a job; a running one stops at its next step. Raises NotFound, NotAllowedNow."""
     from dicom_node import jobs

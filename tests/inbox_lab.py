@@ -81,6 +81,7 @@ class Inbox:
     config: Mapping[str, Any] = field(default_factory=lambda: CONFIG)
     url: str = ""
     inspector: Inspector = field(default=INSPECTOR)
+    is_open: bool = True
 
     def __post_init__(self) -> None:
         node = {"data_dir": self.folder, "database_url": self.url}
@@ -97,8 +98,11 @@ class Inbox:
         self.assembler = Assembler(self.database, self.settings)
 
     def close(self) -> None:
-        self.journal.close()
-        self.database.dispose()
+        """Once: a second close would close a file of somebody else by its number."""
+        if self.is_open:
+            self.is_open = False
+            self.journal.close()
+            self.database.dispose()
 
     def receive(
         self, *objects: Dataset, calling: str = "MODALITY", association: str = "", priority: int = 0

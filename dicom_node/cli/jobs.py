@@ -24,12 +24,21 @@ def _doing(row: Row) -> str:
     return str(row["doing"]) if row["state"] == JobState.RUNNING else ""
 
 
+def _waits(row: Row) -> str:
+    """How long it will wait, in words that are no more exact than the estimate."""
+    seconds = row["waits_seconds"]
+    if seconds is None:
+        return ""
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+
+
 _COLUMNS: list[Column] = [
     ("job", lambda row: row["job"]),
     ("state", _state),
     ("rule", lambda row: row["rule"]),
     ("study", lambda row: short(row["study_instance_uid"], 20)),
     ("priority", lambda row: row["priority"]),
+    ("waits", _waits),
     ("tries", lambda row: row["attempts"]),
     ("created", lambda row: local(row["created_at"])),
     ("reason", lambda row: row["reason"] or _doing(row)),
@@ -49,9 +58,14 @@ def list_jobs(
     from dicom_node import services, settings
     from dicom_node.store import views
 
-    with services.reading(settings.load(config)) as session:
+    loaded = settings.load(config)
+    with services.reading(loaded) as session:
         rows = views.list_jobs(
-            session, states=state or (), study_instance_uid=study, limit=limit_or_none(limit)
+            session,
+            states=state or (),
+            study_instance_uid=study,
+            limit=limit_or_none(limit),
+            workers=loaded.workers.processes,
         )
     print_rows(rows, _COLUMNS, as_json=as_json, none="No jobs.")
 
@@ -78,6 +92,15 @@ def retry(job: Number, config: Config) -> None:
 
     services.retry_job(settings.load(config), job)
     say(f"Job {job} is queued.")
+
+
+@app.command(epilog="Example: dicom-node jobs first 17 --config node.toml")
+def first(job: Number, config: Config) -> None:
+    """Put a job that waits before all others."""
+    from dicom_node import services, settings
+
+    services.put_job_first(settings.load(config), job)
+    typer.echo(f"Job {job} is the next.")
 
 
 @app.command(epilog="Example: dicom-node jobs cancel 17 --config node.toml")

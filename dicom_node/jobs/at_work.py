@@ -37,6 +37,7 @@ class AtWork:
     spent: bool = False
     """Set when memory ran out: what libraries keep of it is given back only by the process's end."""
 
+    _image: Path | None = None
     last_try: bool = False
     """Set while a job runs for the last time: an image that fails now is left out at once."""
 
@@ -45,8 +46,9 @@ class AtWork:
         """While an image is worked on. Raises PixelError when it has cost too much; WorkerSpent."""
         file = self.folder / spool_name
         if (lost := self._losses(file)) >= self.most:
-            raise PixelError(f"{lost} workers were lost with this image, or ran out of memory or time")
+            raise PixelError(f"workers lost with this image, or out of memory or time at it: {lost}")
         self._add(file, self.owner)
+        self._image = file
         try:
             yield
         except TimeLimitReached:
@@ -65,6 +67,21 @@ class AtWork:
             raise WorkerSpent("an image took all the memory of its worker") from error
         else:
             self._remove(file)
+        finally:
+            self._image = None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """While another job passes: should it end this process, the image of this one is not to blame."""
+        image, last_try = self._image, self.last_try
+        if image is not None:
+            self._remove(image)
+        try:
+            yield
+        finally:
+            self._image, self.last_try = image, last_try
+            if image is not None:
+                self._add(image, self.owner)
 
     def leave(self, spool_name: str) -> None:
         """This process ends while it is at the image, and the image is not to blame."""

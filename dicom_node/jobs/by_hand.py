@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_QUEUED, STUDY_RELEASED
-from dicom_node.jobs.queue import cancel
+from dicom_node.jobs.queue import cancel, put_first
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store.tables import Job, Study
 from dicom_node.store.transitions import move_job, move_study, settle_study, utc_now
 
-__all__ = ["cancel", "release_study", "retry"]
+__all__ = ["cancel", "put_first", "release_study", "retry"]
 
 # Weaker than FOR UPDATE: an event that others write about the study (foreign key) does not wait for it.
 _FOR_UPDATE = {"key_share": True}

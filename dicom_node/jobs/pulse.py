@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -43,6 +44,7 @@ class Pulse:
         self._started = time.monotonic()
         self._asked_at: float | None = None  # when the worker was asked to stop
         self._told_at = 0.0
+        self._paused = False
         self._stop: NodeError | None = None
         self._share, self._doing = 0.0, ""
         self._ended = threading.Event()
@@ -64,6 +66,16 @@ class Pulse:
         if self._stop is not None:
             raise self._stop
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While another job passes this one: the lease is renewed, its time limit waits."""
+        began, self._paused = time.monotonic(), True
+        try:
+            yield
+        finally:
+            gone = time.monotonic() - began
+            self._started, self._told_at, self._paused = self._started + gone, self._told_at + gone, False
+
     def checkpoint(self, share: float, what: str) -> None:
         """Progress that is written down before it returns; raises when the job must stop."""
         self(share, what)
@@ -73,11 +85,13 @@ class Pulse:
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):
             now = time.monotonic()
-            self._look(now)
+            if not self._paused:
+                self._look(now)
             if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
                 next_beat = now + self._interval
                 self._send()
-            if self._stop is not None and now - self._told_at > self._grace and not self._ended.is_set():
+            idle = self._paused or self._ended.is_set()
+            if self._stop is not None and not idle and now - self._told_at > self._grace:
                 self._abandon(self._job, self._stop)
 
     def _look(self, now: float) -> None:

@@ -17,6 +17,7 @@ from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.events import (
     JOB_CANCELLED,
     JOB_FAILED,
+    JOB_FIRST,
     JOB_HANDED_BACK,
     JOB_HELD,
     JOB_NOT_APPLICABLE,
@@ -28,6 +29,7 @@ from dicom_node.events import (
     EventType,
 )
 from dicom_node.jobs import owners
+from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
 from dicom_node.settings import WorkerSettings
 from dicom_node.store import queue as table
@@ -68,6 +70,8 @@ class ClaimedJob:
     was_accepted: bool = False
     reason: str = ""
     analysed_at: datetime | None = None
+    priority: int = 0
+    cost_seconds: float = 1.0
 
 
 class JobQueue(Protocol):
@@ -79,8 +83,11 @@ class JobQueue(Protocol):
     def enqueue(self, session: Session, job: Job) -> None:
         """Add a job; it exists when the caller's transaction commits."""
 
-    def claim(self, owner: str) -> ClaimedJob | None:
-        """Take the job that comes first, STAT before others; None when there is none."""
+    def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
+        """Take the job whose turn it is, STAT before others; None when there is none.
+
+        ``passing`` a job that this owner is at: only what is more urgent, or much shorter.
+        """
 
     def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
@@ -105,7 +112,8 @@ class JobQueue(Protocol):
 
 
 def enqueue(session: Session, job: Job) -> None:
-    """Add a job to the lease table, with its event."""
+    """Add a job to the lease table, with its turn and its event."""
+    job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
     session.add(job)
     session.flush()
     held = job.state is JobState.HELD
@@ -133,7 +141,7 @@ class LeaseQueue:
     def enqueue(self, session: Session, job: Job) -> None:
         enqueue(session, job)
 
-    def claim(self, owner: str) -> ClaimedJob | None:
+    def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             free, runs = table.is_anything(session, now)
@@ -141,7 +149,7 @@ class LeaseQueue:
                 return None
         with self._database.write() as session:
             self._take_back(session, now)
-            job = table.next_free(session, now)
+            job = table.next_free(session, now, passing and (passing.priority, PASSES * passing.cost_seconds))
             if job is None:
                 return None
             before = job.tries
@@ -279,6 +287,19 @@ def cancel(session: Session, job_id: int) -> None:
     settle_study(session, job.study_id)
 
 
+def put_first(session: Session, job_id: int) -> None:
+    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise NotFound(f"no job has the number {job_id}")
+    if job.state is not JobState.QUEUED:
+        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that is queued can be put first")
+    now = utc_now()
+    job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
+    session.flush()
+    record(session, JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
+
+
 def _claimed(job: Job, *, gives_up: bool, was_accepted: bool) -> ClaimedJob:
     return ClaimedJob(
         id=job.id,
@@ -296,4 +317,6 @@ def _claimed(job: Job, *, gives_up: bool, was_accepted: bool) -> ClaimedJob:
         was_accepted=was_accepted,
         reason=job.reason,
         analysed_at=job.analysed_at,
+        priority=job.priority,
+        cost_seconds=job.cost_seconds,
     )

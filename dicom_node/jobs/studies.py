@@ -8,6 +8,7 @@ from datetime import UTC, datetime, time
 from sqlalchemy.orm import Session
 
 from dicom_node.events import DELIVERY_WITHDRAWN, JOB_CANCELLED, NO_RULE, STUDY_QUARANTINED
+from dicom_node.jobs.fairness import estimated_seconds
 from dicom_node.jobs.queue import enqueue
 from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -31,8 +32,10 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> None:
     if not decisions:
         _not_applicable(session, study, "no rule applies")
         return
+    attributes = {source.sop_instance_uid: source.attributes for source in sources}
     for decision in decisions:
-        _add(session, study, decision)
+        seconds = estimated_seconds(attributes[uid] for uid in decision.source_uids)
+        _add(session, study, decision, seconds)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
         move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)
@@ -94,7 +97,7 @@ def _study_facts(session: Session, study: Study, rules: Sequence[RuleSettings]) 
     return StudyFacts(study.study_date, now.date(), counted)
 
 
-def _add(session: Session, study: Study, decision: RuleDecision) -> None:
+def _add(session: Session, study: Study, decision: RuleDecision, seconds: float) -> None:
     rule, now = decision.rule, utc_now()
     job = Job(
         study_id=study.id,
@@ -105,6 +108,7 @@ def _add(session: Session, study: Study, decision: RuleDecision) -> None:
         destinations=list(rule.send_to),
         source_uids=list(decision.source_uids),
         priority=_priority(study, rule),
+        cost_seconds=seconds,
         state=JobState.HELD if decision.held_reason else JobState.QUEUED,
         reason=decision.held_reason,
         run_at=now,

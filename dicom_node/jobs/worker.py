@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,7 +35,25 @@ _POLL_SECONDS = 0.05  # one indexed look at the database: 0.4 ms
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
 _GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is left behind
 _TELL_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
+_LOOK_SECONDS = 1.0  # how often a running job looks whether another may pass
 _PAUSE_SECONDS = 1.0  # when the database is away
+
+
+class _LetsPass:
+    """Reports a job's progress, and between its steps lets others pass."""
+
+    def __init__(self, job: ClaimedJob, pulse: Pulse, let_pass: Callable[[ClaimedJob, Pulse], None]) -> None:
+        self._job, self._pulse, self._let_pass = job, pulse, let_pass
+        self._looked_at = time.monotonic()
+
+    def __call__(self, share: float, what: str) -> None:
+        self._pulse(share, what)
+        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._let_pass(self._job, self._pulse)
+            self._looked_at = time.monotonic()
+
+    def checkpoint(self, share: float, what: str) -> None:
+        self._pulse.checkpoint(share, what)
 
 
 class Worker:
@@ -78,8 +97,28 @@ class Worker:
         job = self._queue.claim(self._owner)
         if job is None:
             return False
+        with self._pulse(job) as pulse:
+            self._runner.run(job, _LetsPass(job, pulse, self._let_pass))
+        return True
+
+    def _let_pass(self, job: ClaimedJob, pulse: Pulse) -> None:
+        """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
+
+        So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
+        """
+        if self.stopping.is_set() or self._at_work.spent:
+            return
+        try:
+            other = self._queue.claim(self._owner, passing=job)
+            if other is not None:
+                with pulse.paused(), self._at_work.aside(), self._pulse(other) as report:
+                    self._runner.run(other, report)
+        except SQLAlchemyError as error:  # the other's lease ends; this job goes on
+            _LOGGER.error("no job can pass: %s", type(error).__name__)
+
+    def _pulse(self, job: ClaimedJob) -> Pulse:
         workers = self._settings.workers
-        pulse = Pulse(
+        return Pulse(
             self._queue,
             job,
             interval=min(1.0, workers.lease_seconds / 4),
@@ -91,9 +130,6 @@ class Worker:
             finish=_FINISH_SECONDS,
             abandon=self._abandon,
         )
-        with pulse:
-            self._runner.run(job, pulse)
-        return True
 
     def warm_up(self) -> None:
         """Load every pipeline that a rule names; one that cannot be loaded fails only its own jobs."""

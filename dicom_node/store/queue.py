@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session, aliased
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Instance, Job
 
+_IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
+_LAST_JOBS = 20
+
 
 def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
     """Jobs of a study in these states, whatever their revision."""
@@ -29,10 +32,39 @@ def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) ->
     return dict(Counter((rule, sender) for _, rule, sender in session.execute(made)))
 
 
-def next_free(session: Session, now: datetime) -> Job | None:
-    """The job that a worker should take, locked: STAT first, then the longest waiting; None without any."""
-    chosen = select(Job).where(_is_free(now)).order_by(Job.priority.desc(), Job.run_at, Job.id).limit(1)
+def next_free(session: Session, now: datetime, passing: tuple[int, float] | None = None) -> Job | None:
+    """The job that a worker should take, locked: STAT first, then whose turn is earliest; None without any.
+
+    ``passing`` a job with this priority: only what is more urgent, or as urgent and at most so much work.
+    """
+    chosen = select(Job).where(_is_free(now)).order_by(*_IN_TURN).limit(1)
+    if passing is not None:
+        priority, seconds = passing
+        short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
+        chosen = chosen.where((Job.priority > priority) | short)
     return session.scalar(chosen.with_for_update(skip_locked=True))
+
+
+def expected_waits(session: Session, workers: int) -> dict[int, float]:
+    """How many seconds each queued job will wait for a worker, by its number, as things are now.
+
+    The estimates are scaled by what the last jobs really took.
+    """
+    ended = session.execute(
+        select(Job.cost_seconds, Job.started_at, Job.finished_at)
+        .where(Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None), Job.finished_at.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(_LAST_JOBS)
+    ).all()
+    took = sum((row.finished_at - row.started_at).total_seconds() for row in ended)
+    scale = took / estimated if (estimated := sum(row.cost_seconds for row in ended)) else 1.0
+    before = sum(job.cost_seconds * (1.0 - job.share_done) for job in running(session))
+    waits: dict[int, float] = {}
+    queued = select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
+    for number, seconds in session.execute(queued):
+        waits[number] = round(max(scale, 0.0) * before / max(workers, 1), 1)
+        before += seconds
+    return waits
 
 
 def is_anything(session: Session, now: datetime) -> tuple[bool, bool]:

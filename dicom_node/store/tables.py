@@ -187,7 +187,9 @@ class Job(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
     tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
-    run_at: Mapped[datetime]
+    run_at: Mapped[datetime]  # not before, after a failed try
+    turn_at: Mapped[datetime]  # the earliest goes first (jobs/fairness.py)
+    cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
     cancel_requested: Mapped[bool] = mapped_column(default=False)

@@ -18,6 +18,7 @@ from dicom_node import events
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.store import queue
 from dicom_node.store.tables import Association, Delivery, EventRow, Instance, Job, Reception, Result, Study
 
 View = dict[str, Any]
@@ -76,14 +77,16 @@ def list_jobs(
     states: Iterable[JobState] = (),
     study_instance_uid: str = "",
     limit: int | None = None,
+    workers: int = 1,
 ) -> list[View]:
-    """Jobs, newest first."""
+    """Jobs, newest first. ``workers``: how many share the work, for the time that a queued one will wait."""
     chosen = _jobs().limit(limit)
     if wanted := tuple(states):
         chosen = chosen.where(Job.state.in_(wanted))
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
-    return _job_views(session, chosen)
+    waits = queue.expected_waits(session, workers)
+    return [view | {"waits_seconds": waits.get(view["job"])} for view in _job_views(session, chosen)]
 
 
 def show_job(session: Session, job_id: int) -> View:
@@ -290,6 +293,8 @@ def _job(row: Job, study_instance_uid: str | None) -> View:
         "doing": row.doing,
         "created_at": _time(row.created_at),
         "run_at": _time(row.run_at),
+        "turn_at": _time(row.turn_at),
+        "cost_seconds": row.cost_seconds,
         "started_at": _time(row.started_at),
         "finished_at": _time(row.finished_at),
     }
