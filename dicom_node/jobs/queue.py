@@ -149,7 +149,8 @@ class LeaseQueue:
                 return None
         with self._database.write() as session:
             self._take_back(session, now)
-            job = table.next_free(session, now, passing and (passing.priority, PASSES * passing.cost_seconds))
+            short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
+            job = table.next_free(session, now, short)
             if job is None:
                 return None
             before = job.tries

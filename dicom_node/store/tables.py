@@ -22,6 +22,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
@@ -165,6 +166,11 @@ class Association(Base):
     reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
 
 
+def _when_due(context: DefaultExecutionContext) -> Any:
+    """A job's turn where nobody estimated its work."""
+    return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
+
+
 class Job(Base):
     """One rule's pipeline on one revision of a study: the lease table of the queue."""
 
@@ -188,7 +194,7 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
     tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
     run_at: Mapped[datetime]  # not before, after a failed try
-    turn_at: Mapped[datetime]  # the earliest goes first (jobs/fairness.py)
+    turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/fairness.py)
     cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
