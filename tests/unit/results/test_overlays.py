@@ -45,7 +45,8 @@ def write_with_overlays(path: Path, sop_class: str, frames: int) -> Path:
 
 
 def groups(dataset: Dataset) -> set[int]:
-    found = {element.tag.group for element in dataset}
+    """Groups of the attributes, but for Overlay Activation (60xx,1001): it names a layer and has no pixel."""
+    found = {element.tag.group for element in dataset if element.tag.element != 0x1001}
     for element in dataset:
         if element.VR == "SQ":
             found |= {group for item in element.value for group in groups(item)}
