@@ -80,7 +80,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     if checked.problems or checked.settings is None:
         raise ConfigurationError(checked.problems)
     settings = checked.settings
-    logs.configure(settings.node.log_level, "node")
+    logs.configure(settings.node.log_level, "node", settings.log_target)
     _warn(checked)
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
@@ -152,7 +152,7 @@ class _Node:
             return
         self._office.stop()
         self._settings, self._office = settings, office
-        logs.configure(settings.node.log_level, "node")
+        logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
             self._write_policy()
             self._listener.hang_up()

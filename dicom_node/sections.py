@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from ai_pipeline.limits import LIMITS, Limits
@@ -33,6 +36,21 @@ class ImageSettings(Section):
     def limits(self) -> Limits:
         """The same, as the decoder takes them."""
         return Limits(**self.model_dump())
+
+
+class LogSettings(Section):
+    """``[log]``: the log besides standard error, and its form. No level logs patient data."""
+
+    format: Literal["text", "json"] = "text"
+    """text, or json: an object a line, with an event's number and fields under keys of their own."""
+    file: Path | None = None
+    """A file that all processes of this node write, besides standard error."""
+    file_mib: int = Field(10, ge=1)
+    """At this size (MiB) the file is turned over: node.log becomes node.log.1, and so on."""
+    files: int = Field(5, ge=1)
+    """How many turned over files are kept."""
+    syslog: str = ""
+    """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
 
 
 class OutboxSettings(Section):

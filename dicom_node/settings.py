@@ -23,9 +23,10 @@ from pydantic import (
 
 from dicom_node.crosscheck import cross_check
 from dicom_node.errors import ConfigurationError, UnknownPeer
+from dicom_node.logs import LogTarget
 from dicom_node.mistakes import AE_TITLE, HOST, NAME, described
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.sections import ImageSettings, InspectionSettings, OutboxSettings
+from dicom_node.sections import ImageSettings, InspectionSettings, LogSettings, OutboxSettings
 from dicom_node.sections import Section as _Section
 from dicom_node.toml_files import Place, TomlFiles
 
@@ -196,6 +197,8 @@ class PeerSettings(_Section):
     """Another port to query."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
+    debug: bool = False
+    """Log at debug level what concerns this peer, whatever node.log_level says."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
 
@@ -310,6 +313,7 @@ class Settings(_Section):
     """The whole configuration."""
 
     node: NodeSettings = NodeSettings()
+    log: LogSettings = LogSettings()
     listener: ListenerSettings = ListenerSettings()
     spool: SpoolSettings = SpoolSettings()
     inspection: InspectionSettings = InspectionSettings()
@@ -333,6 +337,19 @@ class Settings(_Section):
     def rule(self, name: str) -> RuleSettings | None:
         """The rule of that name, None when it was taken out of the configuration."""
         return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def log_target(self) -> LogTarget:
+        """Where the log goes, and which peers are watched closely."""
+        watched = [name for peer in self.peers if peer.debug for name in (peer.name, peer.ae_title)]
+        return LogTarget(
+            json=self.log.format == "json",
+            file=str(self.log.file.resolve()) if self.log.file else "",
+            file_bytes=self.log.file_mib * 2**20,
+            files=self.log.files,
+            syslog=self.log.syslog,
+            debug=tuple(watched),
+        )
 
     @property
     def database_url(self) -> str:

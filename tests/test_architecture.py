@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "dicom_node.settings": (
         "dicom_node.errors",
+        "dicom_node.logs",
         "dicom_node.model",
         "dicom_node.sections",
         "dicom_node.toml_files",

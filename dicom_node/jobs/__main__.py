@@ -34,7 +34,7 @@ def main() -> int:
     if lacking := extras.missing():
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG
-    logs.configure(loaded.node.log_level, f"worker {os.getpid()}")
+    logs.configure(loaded.node.log_level, f"worker {os.getpid()}", loaded.log_target)
     _limit_threads(loaded.workers.threads)
     limit_memory(loaded.workers.memory_mib)
     from dicom_node.jobs.worker import Worker  # after the thread limit, which libraries read when imported

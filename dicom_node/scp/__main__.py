@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
     data_dir: Path = parser.parse_args(arguments).data_dir
     try:
-        logs.configure(PolicyFile(data_dir / "policy.json").current().log_level, "listener")
+        policy = PolicyFile(data_dir / "policy.json").current()
+        logs.configure(policy.log_level, "listener", policy.log)
         with _only_one(data_dir):
             _serve(data_dir)
     except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:

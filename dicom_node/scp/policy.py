@@ -11,10 +11,11 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dicom_node.logs import LogTarget
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.contexts import VERIFICATION
 from dicom_node.scp.request import is_ae_title
@@ -86,6 +87,7 @@ class Policy:
     log_level: str
     tls: TlsPolicy | None
     peers: tuple[PeerPolicy, ...]
+    log: LogTarget = field(default_factory=LogTarget)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Policy:
@@ -108,6 +110,7 @@ class Policy:
             log_level=settings.node.log_level,
             tls=_tls(listener.tls) if listener.tls else None,
             peers=tuple(_peer(peer) for peer in settings.peers),
+            log=settings.log_target,
         )
 
     @classmethod
@@ -115,6 +118,7 @@ class Policy:
         """Read what ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
+        fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
         fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
         for name in ("ae_titles", "further_storage_classes"):
             fields[name] = tuple(fields[name])

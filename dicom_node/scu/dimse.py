@@ -46,6 +46,7 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 # A path given to send_c_store is sent as it stands on disk, in pieces.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
+_LOGGER = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10.0
 _NEGOTIATE_SECONDS = 30.0
 _ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
@@ -179,12 +180,18 @@ class DimseDestination:
         if not association.is_established:
             yield _refusal(association, f"{called} at {host}:{port}")
             return
+        self._debug("association", accepted=len(association.accepted_contexts), of=len(contexts))
         try:
             yield association
         finally:
             if association.is_established:
                 with self._connections.within(_ASSOCIATE_SECONDS):
                     association.release()
+
+    def _debug(self, what: str, **said: object) -> None:
+        """For ``peers.debug``: numbers and UIDs, as in events."""
+        shown = " ".join(f"{key}={value}" for key, value in said.items())
+        _LOGGER.debug("%s with %s: %s", what, self._peer.name, shown, extra={"peer": self._peer.name})
 
     @contextmanager
     def _waiting(self, association: Association, seconds: float) -> Iterator[None]:
@@ -206,6 +213,7 @@ class DimseDestination:
                 return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
             if status is None:
                 association.abort()  # pynetdicom notices a cut late, and would wait for the next answer
+        self._debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _find(
@@ -226,6 +234,7 @@ class DimseDestination:
                 code = None
             if code is None:
                 association.abort()
+        self._debug("C-FIND", objects=len(group), status=code)
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
         if code is None:
