@@ -58,8 +58,8 @@ class OutboxSettings(Section):
 
     retry_seconds: float = Field(2, gt=0)
     """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
-    retry_limit_seconds: float = Field(300, gt=0)
-    """Longest wait between two tries. A peer that is down is tried for ever."""
+    retry_limit_seconds: float = Field(300, gt=0, le=3600)
+    """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
     confirm_seconds: float = Field(1800, gt=0)
     """An object that the peer does not show is asked for again this long, then sent again."""
     refusals: int = Field(3, ge=1)

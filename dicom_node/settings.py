@@ -128,11 +128,11 @@ class WorkerSettings(_Section):
     by itself. Enough for ultrasound of 2560 × 1440 and X-rays of 40 megapixels; larger captures need more."""
     time_limit_seconds: float = Field(600, gt=0)
     """A job that takes longer is stopped and counts as failed once."""
-    lease_seconds: float = Field(15, gt=0)
+    lease_seconds: float = Field(15, gt=0, le=3600)
     """A worker that shows no life for this long loses its job to another."""
     attempts: int = Field(3, ge=1)
     """How often a job is tried before it fails for good."""
-    retry_seconds: float = Field(5, ge=0)
+    retry_seconds: float = Field(5, ge=0, le=3600)
     """Wait before the second attempt; doubles for each further one."""
 
 

@@ -33,12 +33,12 @@ from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
 from dicom_node.settings import WorkerSettings
 from dicom_node.store import queue as table
+from dicom_node.store.clock import LONGEST_WAIT, has_ended
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job
 from dicom_node.store.transitions import move_job, record, settle_study, utc_now
 
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
-_LONGEST_WAIT = timedelta(hours=1)
 _ENDS: Mapping[JobState, EventType] = {
     JobState.SUCCEEDED: JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: JOB_NOT_APPLICABLE,
@@ -220,7 +220,7 @@ class LeaseQueue:
 
     def retry_delay(self, tries: int) -> timedelta:
         """Wait before the next attempt: doubles with each."""
-        return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), _LONGEST_WAIT)
+        return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
 
     def is_last_try(self, job: ClaimedJob) -> bool:
         """Whether a failure of this attempt is for good."""
@@ -246,7 +246,7 @@ class LeaseQueue:
         return [
             job
             for job in table.running(session, lock=lock)
-            if job.lease_until is None or job.lease_until < now or owners.is_dead(job.lease_owner)
+            if has_ended(job.lease_until, now) or owners.is_dead(job.lease_owner)
         ]
 
     def _take_back(self, session: Session, now: datetime) -> int:

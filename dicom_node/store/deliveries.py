@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store.clock import has_come, has_ended
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now
 
@@ -133,12 +134,12 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
 
 def is_held(delivery: Delivery, now: datetime) -> bool:
     """Whether somebody works on it."""
-    return delivery.lease_until is not None and delivery.lease_until >= now
+    return not has_ended(delivery.lease_until, now)
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
     """Pending or to be confirmed, and its time has come; or held by an owner that is gone."""
-    free = or_(Delivery.lease_until.is_(None), Delivery.lease_until < now)
-    waiting = and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), Delivery.next_at <= now, free)
+    free = or_(Delivery.lease_until.is_(None), has_come(Delivery.lease_until, now))
+    waiting = and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), has_come(Delivery.next_at, now), free)
     lost = and_(Delivery.state == _S.SENDING, free)
     return or_(waiting, lost)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import delete, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 
+from dicom_node.store.clock import has_come
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Lease
 from dicom_node.store.transitions import utc_now
@@ -19,7 +20,7 @@ def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
     with database.write() as session:
         taken = session.execute(
             update(Lease)
-            .where(Lease.name == name, or_(Lease.owner == owner, Lease.until < now))
+            .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now)))
             .values(owner=owner, until=until)
         )
         if getattr(taken, "rowcount", 0):

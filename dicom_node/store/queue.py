@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.model.lifecycle import JobState
+from dicom_node.store.clock import has_come
 from dicom_node.store.tables import Instance, Job
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
@@ -117,4 +118,4 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
     same_work_runs = exists().where(
         other.study_id == Job.study_id, other.rule == Job.rule, other.state == JobState.RUNNING
     )
-    return (Job.state == JobState.QUEUED) & (Job.run_at <= now) & ~same_work_runs
+    return (Job.state == JobState.QUEUED) & has_come(Job.run_at, now) & ~same_work_runs

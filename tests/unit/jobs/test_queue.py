@@ -140,6 +140,19 @@ def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_n
     assert 3009 in event_numbers(database)
 
 
+def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, queue: JobQueue) -> None:
+    a_day_ahead = utc_now() + timedelta(days=1)
+    number = add_job(database, add_study(database))
+    claimed(queue, "elsewhere/1/1/a")
+    with database.write() as session:
+        session.get_one(Job, number).lease_until = a_day_ahead
+    taken = claimed(queue, "elsewhere/2/1/b")
+    queue.retry_at(taken, a_day_ahead, "the disk was full")
+    assert claimed(queue, "elsewhere/3/1/c").id == number
+    assert leases.acquire(database, "scheduler", "the dead", seconds=86400)
+    assert leases.acquire(database, "scheduler", "the living", seconds=15)
+
+
 def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     lost = claimed(queue)

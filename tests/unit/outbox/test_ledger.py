@@ -188,3 +188,12 @@ def test_stat_studies_go_first(outbox: Outbox) -> None:
     with outbox.database.read() as session:
         batch = deliveries.due_batch(session, "pacs", utc_now(), 10)
         assert [delivery.result.sop_instance_uid for delivery in batch] == [stat]
+
+
+@pytest.mark.parametrize("ahead", ["next_at", "lease_until"])
+def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox, ahead: str) -> None:
+    now = utc_now()
+    put(outbox, **{"next_at": now, "lease_until": None, ahead: now + timedelta(minutes=30)})
+    with outbox.database.read() as session:
+        assert deliveries.due_destinations(session, now) == []
+        assert deliveries.due_destinations(session, now - timedelta(days=1)) == ["pacs"]
