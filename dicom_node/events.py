@@ -86,6 +86,7 @@ CLEANING_WITHHELD = EventType(3023, _WARNING, "images withheld: text may be left
 IMAGE_LEFT_OUT = EventType(3030, _WARNING, "image left out of its study's analysis")
 WORKER_SPENT = EventType(3031, _WARNING, "worker ends: an image took all the memory that it may have")
 JOB_FIRST = EventType(3032, _INFO, "a person put a job before all others")
+STUDY_RERUN = EventType(3033, _WARNING, "a person had the rules applied to a study again")
 
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")

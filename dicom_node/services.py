@@ -145,6 +145,29 @@ def release_study(settings: Settings, study_instance_uid: str, take: Sequence[in
         Choice(database, settings).release(study, take)
 
 
+def rerun_studies(settings: Settings, study_instance_uids: Sequence[str]) -> list[dict[str, Any]]:
+    """Apply the rules to these studies again, all or none; a row for each study and rule that takes it.
+
+    Raises NotFound, NotAllowedNow.
+    """
+    from dicom_node import jobs
+
+    with writing(settings) as session:
+        studies = [find_study(session, uid).id for uid in study_instance_uids]
+        return [row for study in studies for row in jobs.rerun(session, study, settings)]
+
+
+def replay_rules(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[str, Any]]:
+    """Which studies of that time other rules take now; unless it is a dry run, the rules are applied to them.
+
+    A row for each such study and rule that takes it.
+    """
+    from dicom_node import jobs
+
+    with open_database(settings) as database:
+        return (jobs.foresee if dry_run else jobs.replay)(database, settings, since)
+
+
 def compare_spool(settings: Settings) -> str:
     """In what spool and index differ, and what to do; "" when they agree."""
     from dicom_node.inbox.comparison import compare

@@ -1,14 +1,16 @@
-"""``dicom-node rules``: which rule would apply to these files, and why."""
+"""``dicom-node rules``: which rule would apply to these files, and why; what a changed rule has missed."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json
+from dicom_node.cli.options import Config, Json, Since, moment
 from dicom_node.cli.output import Column, print_rows
+from dicom_node.cli.studies import DECISIONS
 
 app = typer.Typer(no_args_is_help=True, help="Rules: which pipeline for which study.")
 
@@ -46,3 +48,26 @@ def try_(
     peer = loaded.peer(sender) if sender else None
     rows = rehearsal.try_rules(loaded, dicom_files(files), peer)
     print_rows(rows, _COLUMNS, as_json=as_json, none="No files, or no rules are configured.")
+
+
+@app.command(epilog="Example: dicom-node rules replay --since 7d --dry-run --config node.toml")
+def replay(
+    *,
+    config: Config,
+    since: Since = "7d",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be queued; change nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """After a changed rule: find studies that it takes and that did not get this job, and queue them.
+
+    By the rules in these files: let the node take them over first (`dicom-node reload`).
+    """
+    from dicom_node import services, settings
+
+    loaded, received = settings.load(config), moment(since) or datetime.min.replace(tzinfo=UTC)
+    rows = services.replay_rules(loaded, received, dry_run=dry_run)
+    print_rows(
+        rows, DECISIONS, as_json=as_json, none="All studies of this time had the jobs that the rules want."
+    )

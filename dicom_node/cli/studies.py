@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, Since, StudyArgument, limit_or_none, moment
+from dicom_node.cli.options import (
+    Config,
+    Json,
+    Limit,
+    Since,
+    StudyArgument,
+    limit_or_none,
+    moment,
+    whole_or_end,
+)
 from dicom_node.cli.output import (
     Column,
     details,
@@ -44,6 +53,16 @@ _VERSIONS: list[Column] = [
     ("now", lambda row: "counts" if row["counts"] else "in another study" if row["stands_in"] else ""),
     ("details", lambda row: row["differs"]),
 ]
+DECISIONS: list[Column] = [
+    ("study", lambda row: short(row["study_instance_uid"], 20)),
+    ("rule", lambda row: row["rule"] or "–"),
+    ("pipeline", lambda row: row["pipeline"] or "–"),
+    ("images", lambda row: row["sources"]),
+    ("to", lambda row: row["destinations"]),
+    ("queued", lambda row: "yes" if row["queued"] else "no"),
+    ("reason", lambda row: row["reason"]),
+]
+"""What rules made of studies; `rules replay` shows the same."""
 _READINGS: list[Column] = [
     ("image", lambda row: short(row["sop_instance_uid"])),
     ("frame", lambda row: row["frame"]),
@@ -124,6 +143,25 @@ def release(
 
     services.release_study(settings.load(config), uid, take or ())
     say("Released: the study is assembled again and its rules are applied.")
+
+
+@app.command(epilog="Example: dicom-node studies rerun 1.2.840.113619.2.1 --config node.toml")
+def rerun(
+    uids: Annotated[
+        list[str],
+        typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each."),
+    ],
+    config: Config,
+    as_json: Json = False,
+) -> None:
+    """Apply the rules of now to studies again, delivered and failed ones too: all of them or none.
+
+    Results that do not change are not sent twice. A study that is being received or in quarantine is refused.
+    """
+    from dicom_node import services, settings
+
+    rows = services.rerun_studies(settings.load(config), [whole_or_end(uid) for uid in uids])
+    print_rows(rows, DECISIONS, as_json=as_json, none="")
 
 
 def results_in_words(results: list[dict[str, Any]]) -> str:

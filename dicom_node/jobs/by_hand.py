@@ -9,14 +9,12 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_QUEUED, STUDY_RELEASED
 from dicom_node.jobs.queue import cancel, put_first
+from dicom_node.jobs.studies import FOR_UPDATE
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store.tables import Job, Study
 from dicom_node.store.transitions import move_job, move_study, settle_study, utc_now
 
 __all__ = ["cancel", "put_first", "release_study", "retry"]
-
-# Weaker than FOR UPDATE: an event that others write about the study (foreign key) does not wait for it.
-_FOR_UPDATE = {"key_share": True}
 
 
 def retry(session: Session, job_id: int) -> None:
@@ -26,7 +24,7 @@ def retry(session: Session, job_id: int) -> None:
         raise NotFound(f"no job has the number {job_id}")
     if job.state is JobState.RUNNING or JobState.QUEUED not in JOB[job.state]:
         raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
-    study = session.get_one(Study, job.study_id, with_for_update=_FOR_UPDATE)
+    study = session.get_one(Study, job.study_id, with_for_update=FOR_UPDATE)
     if job.study_revision != study.revision or study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
         raise NotAllowedNow(
             f"job {job_id} is of revision {job.study_revision}; its study is {study.state}, "
@@ -45,7 +43,7 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
 
     What counts was chosen before (``inbox.versions``). Raises NotFound, NotAllowedNow.
     """
-    study = session.get(Study, study_id, with_for_update=_FOR_UPDATE)
+    study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
     if study is None:
         raise NotFound(f"no study has the number {study_id}")
     if study.state is not StudyState.QUARANTINED:

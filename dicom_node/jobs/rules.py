@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
@@ -22,7 +23,9 @@ _ASKED = {
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
 }
-_WITHOUT_PHI = frozenset({"modality", "body_part", "view", "calling_ae", "called_ae"})
+_AE_TITLES = frozenset({"calling_ae", "called_ae"})
+_CODED = frozenset({"modality", "body_part", "view"})
+_CODE_STRING = re.compile(r"[A-Z0-9 _]{0,16}")  # PS3.5 6.2, CS: a value that is none may be a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def decide(
     decisions = []
     ordered = sorted(images, key=_order)
     for rule in rules:
-        taken = [image for image in ordered if not mismatch(rule, image)]
+        taken = [image for image in ordered if not any(_mismatches(rule, image))]
         if taken:
             uids = tuple(image.sop_instance_uid for image in taken)
             decisions.append(RuleDecision(rule, uids, _held(rule, study, taken)))
@@ -88,29 +91,39 @@ def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanatio
     """For each rule whether it takes this image and why not, in the order of the configuration."""
     found = []
     for rule in rules:
-        reason = mismatch(rule, image)
+        reason = next(_mismatches(rule, image), "")
         found.append(Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold"))
     return found
 
 
-def mismatch(rule: RuleSettings, image: ImageFacts) -> str:
-    """The first condition of the rule that the image fails, as a sentence; "" when it takes the image.
+def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str:
+    """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
 
-    Says header values only where they are no free text.
+    Closest is the rule with the fewest failed conditions on an image, the first of the configuration among
+    equals. Says header values only where they are no free text.
     """
+    ordered = sorted(images, key=_order)
+    tried = [(rule.name, list(_mismatches(rule, image))) for rule in rules for image in ordered]
+    if not tried:
+        return "no rule applies: " + ("none is configured" if images else "the study has no images")
+    name, failed = min(tried, key=lambda attempt: len(attempt[1]))
+    return f"no rule applies; closest is {name}: {' and '.join(failed)}"
+
+
+def _mismatches(rule: RuleSettings, image: ImageFacts) -> Iterator[str]:
+    """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
     if image.role is ObjectRole.OWN:
-        return "it is a result of this node"
-    if image.sop_class_uid in SECONDARY_CAPTURES:
+        yield "it is a result of this node"
+    elif image.sop_class_uid in SECONDARY_CAPTURES:
         if image.sender not in rule.secondary_captures_from:
-            return "it is a secondary capture, and secondary_captures_from does not name its sender"
+            yield "it is a secondary capture, and secondary_captures_from does not name its sender"
     elif image.role is not ObjectRole.SOURCE:
-        return "its SOP class is no ultrasound or X-ray image"
+        yield "its SOP class is no ultrasound or X-ray image"
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)
         values = _values(image, name)
         if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
-            return _sentence(name, patterns, values)
-    return ""
+            yield _sentence(name, patterns, values)
 
 
 def _values(image: ImageFacts, condition: str) -> list[str]:
@@ -124,7 +137,8 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     wanted = " or ".join(patterns)
     if not any(values):
         return f"{name} is empty, not {wanted}"
-    shown = f" {'/'.join(values)}" if condition in _WITHOUT_PHI else ""
+    coded = condition in _CODED and all(map(_CODE_STRING.fullmatch, values))
+    shown = f" {'/'.join(values)}" if coded or condition in _AE_TITLES else ""
     return f"{name}{shown} does not match {wanted}"
 
 

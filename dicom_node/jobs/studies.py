@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from dicom_node.events import DELIVERY_WITHDRAWN, JOB_CANCELLED, NO_RULE, STUDY_QUARANTINED
 from dicom_node.jobs.fairness import estimated_seconds
 from dicom_node.jobs.queue import enqueue
-from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide
+from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.settings import RuleSettings, Settings
 from dicom_node.store import intake, queue
@@ -18,20 +19,24 @@ from dicom_node.store.deliveries import WITHDRAWN
 from dicom_node.store.tables import Instance, Job, Study
 from dicom_node.store.transitions import move_delivery, move_job, move_study, record, utc_now
 
+# Weaker than FOR UPDATE: an event that others write about the study (foreign key) does not wait for it.
+FOR_UPDATE = {"key_share": True}
 _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 
 
-def enqueue_study(session: Session, study: Study, settings: Settings) -> None:
-    """Make the jobs of a complete study and move it to queued, or not_applicable with the reason."""
+def enqueue_study(session: Session, study: Study, settings: Settings) -> list[RuleDecision]:
+    """Make the jobs of a complete study and move it to queued, or not_applicable with the reason.
+
+    Returns the rules that took it.
+    """
     sources = intake.sources(session, study.id)
-    if not sources:
-        _not_applicable(session, study, "no image that a rule could match")
-        return
-    facts = [image_facts(source, settings) for source in sources]
-    decisions = decide(settings.rules, _study_facts(session, study, settings.rules), facts)
+    decisions = decide_study(session, study, sources, settings)
     if not decisions:
-        _not_applicable(session, study, "no rule applies")
-        return
+        images = sources or intake.instances_of(session, study.id, [ObjectRole.COMPANION])
+        reason = why_none(settings.rules, [image_facts(image, settings) for image in images])
+        record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
+        move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)
+        return []
     attributes = {source.sop_instance_uid: source.attributes for source in sources}
     for decision in decisions:
         seconds = estimated_seconds(attributes[uid] for uid in decision.source_uids)
@@ -39,8 +44,17 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> None:
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
         move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)
-        return
-    move_study(session, study, StudyState.QUEUED)
+    else:
+        move_study(session, study, StudyState.QUEUED)
+    return decisions
+
+
+def decide_study(
+    session: Session, study: Study, sources: Sequence[Instance], settings: Settings
+) -> list[RuleDecision]:
+    """What the rules make of a study with these images now."""
+    facts = [image_facts(source, settings) for source in sources]
+    return decide(settings.rules, _study_facts(session, study, settings.rules), facts)
 
 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
@@ -121,8 +135,3 @@ def _priority(study: Study, rule: RuleSettings) -> int:
     """STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does."""
     wanted = (study.priority, _RULE_PRIORITY[rule.priority])
     return 1 if 1 in wanted else min(wanted)
-
-
-def _not_applicable(session: Session, study: Study, reason: str) -> None:
-    record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
-    move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)

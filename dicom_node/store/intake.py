@@ -83,6 +83,13 @@ def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> 
     return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
 
 
+def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
+    """Studies that got their last object since then and whose rules were applied, the oldest first."""
+    coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
+    chosen = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
+    return session.scalars(chosen.order_by(Study.last_received_at, Study.id)).all()
+
+
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:
     """Associations of the study's last receptions, one for each reception."""
     chosen = select(Reception.association).where(Reception.study_id == study_id)

@@ -80,6 +80,24 @@ def test_a_study_is_shown_with_all_that_happened(run: Run, filled: Path) -> None
         assert expected in text
 
 
+def test_a_study_is_run_again_and_a_rule_is_replayed(run: Run, filled: Path) -> None:
+    config = ("--config", filled)
+    replay = ("rules", "replay", "--since", "2026-01-02T03:00Z", *config)
+    [row] = run(*replay, "--dry-run", "--json").json
+    assert (row["study_instance_uid"], row["rule"], row["queued"]) == (DELIVERED, "ultrasound", False)
+    assert run("studies", "show", DELIVERED, *config, "--json").json["state"] == "delivered"
+    assert run(*replay, "--json").json == [row | {"queued": True}]
+    shown = run("studies", "show", DELIVERED, *config, "--json").json
+    assert (shown["state"], [job["state"] for job in shown["jobs"]]) == ("queued", ["queued", "succeeded"])
+    assert [event["number"] for event in shown["events"] if event["number"] > 3000][:1] == [3033]
+
+    assert BROKEN in run("studies", "rerun", "99.1", "99.2", *config).out
+    refused = run("studies", "rerun", BROKEN, CONFLICT, *config)
+    assert (refused.status, refused.out) == (1, "")
+    assert "stands in quarantine: `dicom-node studies release` lets it out" in refused.err
+    assert run("studies", "rerun", "1.2.3.4", *config).status == 66
+
+
 def test_the_last_figures_of_a_uid_find_its_study(run: Run, filled: Path) -> None:
     assert run("studies", "show", "99.2", "--config", filled, "--json").json["study_instance_uid"] == BROKEN
     ambiguous = run("studies", "show", "", "--config", filled)

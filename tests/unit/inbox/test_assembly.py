@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 import numpy as np
 import pytest
 
-from dicom_node.events import ASSOCIATION_ACCEPTED
+from dicom_node.events import ASSOCIATION_ACCEPTED, NO_RULE
 from dicom_node.inbox.clock import steady_now
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.tables import Association, Study
@@ -137,7 +137,9 @@ def test_a_companion_prolongs_the_wait_but_its_study_alone_starts_nothing(inbox:
     capture = secondary_capture(ultrasound("companion"))
     inbox.receive(capture)
     inbox.settle()
-    assert state(inbox, capture.StudyInstanceUID) is StudyState.NOT_APPLICABLE
+    study = inbox.study(capture.StudyInstanceUID)
+    assert study.state is StudyState.NOT_APPLICABLE
+    assert "secondary_captures_from does not name its sender" in study.reason
     inbox.receive(ultrasound("companion"))
     inbox.settle()
     study = inbox.study(capture.StudyInstanceUID)
@@ -149,7 +151,10 @@ def test_a_study_that_no_rule_takes_is_not_applicable(inbox: Inbox) -> None:
     inbox.receive(image)
     inbox.settle()
     study = inbox.study(image.StudyInstanceUID)
-    assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, "no rule applies")
+    closest = "no rule applies; closest is ultrasound: modality DX does not match US"
+    assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, closest)
+    [told] = [event for event in inbox.events() if event.number == NO_RULE.number]
+    assert told.fields["reason"] == closest
 
 
 def test_a_late_image_in_quarantine_stays_there_and_is_kept(inbox: Inbox) -> None:

@@ -250,12 +250,18 @@ def test_own_results_reports_and_captures_start_no_job_and_reopen_nothing(inbox:
     assert 2006 in {row.number for row in inbox.events()}
 
 
+REPORT_ONLY = (
+    "no rule applies; closest is ultrasound: its SOP class is no ultrasound or X-ray image "
+    "and modality SR does not match US"
+)
+
+
 def test_a_study_without_images_is_not_applicable(inbox: Inbox) -> None:
     document = report(ultrasound("one"))
     inbox.receive(document)
     inbox.settle()
     study = inbox.study(document.StudyInstanceUID)
-    assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, "no image that a rule could match")
+    assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, REPORT_ONLY)
 
 
 def test_secondary_captures_of_a_named_peer_start_the_rule_that_names_it(inbox: Inbox) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain
+from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.settings import RuleSettings
@@ -74,6 +74,23 @@ def test_the_first_condition_that_fails_is_named(
 def test_free_text_of_a_header_is_never_repeated() -> None:
     [reason] = why({"study_description": "thorax*"}, image(StudyDescription="Mrs Secret, knee"))
     assert reason == "study description does not match thorax*"
+    [reason] = why({"body_part": "CHEST"}, image(BodyPartExamined="Secret^Jane"))
+    assert reason == "body part does not match CHEST", "no code string, so nobody knows what it is"
+
+
+def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() -> None:
+    chest = rule("chest", when={"modality": ["CR", "DX"], "body_part": "CHEST", "view": "PA"})
+    breast = rule("breast", when={"modality": "MG", "view": "CC", "calling_ae": "ROOM2"})
+    images = [
+        image("1.1", BodyPartExamined="KNEE"),
+        image("1.2", BodyPartExamined="CHEST", ViewPosition="LL"),
+    ]
+    assert why_none([breast, chest], images) == "no rule applies; closest is chest: view LL does not match PA"
+    assert why_none([breast, chest], images[:1]) == (
+        "no rule applies; closest is chest: body part KNEE does not match CHEST and view is empty, not PA"
+    )
+    assert why_none([], images) == "no rule applies: none is configured"
+    assert why_none([chest], []) == "no rule applies: the study has no images"
 
 
 def test_companions_and_own_results_are_never_taken() -> None:
