@@ -14,10 +14,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from ai_pipeline.pixels import PixelError, open_dicom
+from dicom_node.results import concepts
 
-# PS3.16 TID 1500: containers and concepts that are read here.
-_MEASUREMENT_GROUP, _FINDING, _REGION = "125007", "121071", "111030"
-_DECISIONS = {"52101004": "present", "2667000": "absent", "82334004": "indeterminate"}  # SNOMED CT
+# PS3.16 TID 1500: the container and the concept that are read here.
+_MEASUREMENT_GROUP, _FINDING = "125007", "121071"
+_DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,22 @@ def findings(report: Path) -> list[dict[str, Any]]:
 def _of_group(group: Dataset) -> list[dict[str, Any]]:
     items = list(group.get("ContentSequence", ()))
     numbers = {
-        _meaning(item): f"{item.MeasuredValueSequence[0].NumericValue} "
+        str(_name(item).CodeMeaning): f"{item.MeasuredValueSequence[0].NumericValue} "
         f"{item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue}"
         for item in items
         if item.ValueType == "NUM" and item.get("MeasuredValueSequence")
     }
     region = next((item for item in items if item.ValueType == "SCOORD"), None)
     points = [float(value) for value in region.GraphicData] if region is not None else []
+    coded = [item for item in items if item.ValueType == "CODE"]
+    subject = next((_value(item) for item in coded if _name(item).CodeValue == _FINDING), "")
     decided = [
-        (_meaning(item), _DECISIONS[item.ConceptCodeSequence[0].CodeValue])
-        for item in items
-        if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeValue in _DECISIONS
+        (
+            subject if _name(item).CodeValue == concepts.PRESENCE.value else str(_name(item).CodeMeaning),
+            _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
+        )
+        for item in coded
+        if item.ConceptCodeSequence[0].CodeValue in _DECISIONS
     ]
     return [
         {
@@ -98,8 +104,14 @@ def _containers(item: Dataset, code: str) -> list[Dataset]:
     return [found for child in item.get("ContentSequence", ()) for found in _containers(child, code)]
 
 
-def _meaning(item: Dataset) -> str:
-    return str(item.ConceptNameCodeSequence[0].CodeMeaning)
+def _name(item: Dataset) -> Dataset:
+    """Its concept, as a code."""
+    code: Dataset = item.ConceptNameCodeSequence[0]
+    return code
+
+
+def _value(item: Dataset) -> str:
+    return str(item.ConceptCodeSequence[0].CodeMeaning)
 
 
 def _order(header: Dataset, kinds: Mapping[str, str]) -> tuple[bool, str, int, str]:
