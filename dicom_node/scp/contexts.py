@@ -186,6 +186,10 @@ def refusals(
 
 
 def _named(uid: str) -> str:
-    """A UID from outside with its name, if it has one; nothing but figures and dots of it is shown."""
-    shown = re.sub(r"[^0-9.]", "?", uid[:_SHOWN])
-    return f"{_name(uid)} ({shown})" if uid in UID_dictionary else shown
+    """A UID from outside with its name, if it has one."""
+    return f"{_name(uid)} ({figures_of(uid)})" if uid in UID_dictionary else figures_of(uid)
+
+
+def figures_of(uid: str) -> str:
+    """What may be shown of a UID from outside: figures and dots; whoever puts a name there names nobody."""
+    return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])

@@ -32,7 +32,7 @@ from dicom_node.inbox.spool import IncomingObject, Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.command import MalformedCommand, StoreCommand
-from dicom_node.scp.contexts import VERIFICATION
+from dicom_node.scp.contexts import VERIFICATION, figures_of
 from dicom_node.scp.entrance import Entrance, Failure, Failures
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
 from dicom_node.scp.reactor import TOO_LATE
@@ -203,8 +203,8 @@ class Reception:
                 visit,
                 status=f"{request.refusal.code:04X}",
                 reason=request.comment,
-                sop_class_uid=request.command.sop_class_uid[:64],
-                sop_instance_uid=request.command.sop_instance_uid[:64],
+                sop_class_uid=figures_of(request.command.sop_class_uid),
+                sop_instance_uid=figures_of(request.command.sop_instance_uid),
             ),
         )
         return request.refusal
