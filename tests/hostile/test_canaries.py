@@ -21,6 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
+from pydicom.valuerep import PersonName
 from typer.testing import CliRunner
 
 from dicom_node import cli
@@ -131,8 +134,13 @@ def with_its_name_burned_in() -> Dataset:
 
 
 def objects() -> dict[str, list[Dataset]]:
-    """Good, quarantined for each reason, of no rule, and refused."""
+    """Good, quarantined for each reason, broken, of no rule, and refused."""
     xray = np.zeros((32, 32), np.uint16)
+    undecodable = planted(ultrasound("charset"))
+    undecodable.PatientName = PersonName(b"QUETZAL\xff\xfe", ["UTF8"])
+    broken = planted(ultrasound("broken"), PixelData=encapsulate([b"\xff\xd8 QUETZAL \xff\xd9"]))
+    broken.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    broken["PixelData"].is_undefined_length = True
     return {
         "good": [with_its_name_burned_in()],
         "quarantined": [
@@ -140,7 +148,9 @@ def objects() -> dict[str, list[Dataset]]:
             planted(ultrasound("two", number=2), PatientName=OTHER_PATIENT),
             planted(ultrasound("no-uid"), StudyInstanceUID="QUETZAL.XOCHITL"),
             planted(ultrasound("no-rows"), Rows=0),
+            undecodable,
         ],
+        "broken": [broken],
         "of no rule": [planted(chest("none", xray))],
         "refused": [planted(ultrasound("refused"), SOPInstanceUID=f"{PATIENT_ID}.QUETZAL")],
     }
@@ -208,9 +218,14 @@ class Passed:
         return self.node.folder / "var"
 
 
+def moody(_uid: str, times: int) -> int:
+    """Refuses each object once."""
+    return 0xC123 if times == 1 else 0x0000
+
+
 @pytest.fixture(scope="module")
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
-    folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(free_port())
+    folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(free_port(), answer=moody)
     node = Node(folder, CONFIG.format(pacs=pacs.port, folder=folder))
     debug = node.config.read_text(encoding="utf-8").replace(
         "[listener]", 'log_level = "debug"\n[listener]', 1
@@ -220,19 +235,19 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     with run_pacs(pacs), running(node):
         watch = Watch(node)
         with watch.on():
-            for name in ("good", "quarantined", "of no rule"):
+            for name in ("good", "quarantined", "broken", "of no rule"):
                 assert set(store(node.port, sent[name], "MODALITY")) == {0}, name
             assert store(node.port, sent["refused"], "MODALITY") == [0xC000]
             assert store(node.port, sent["good"], "STRANGER") == [None]
             for title in (MARKUP.encode(), b"\x1b[2J\x9b31m", b"\xe2\x80\xae\r\nFORGED"):
                 knock(node.port, title)
-            node.wait_for(["delivered", "quarantined", "not_applicable"], count=5)
+            node.wait_for(["delivered", "quarantined", "not_applicable", "failed"], count=7)
         yield Passed(node, pacs, watch)
 
 
 def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed) -> None:
     states = sorted(study["state"] for study in passed.node.studies().values())
-    assert states == ["delivered", "not_applicable", *["quarantined"] * 3]
+    assert states == ["delivered", "failed", "not_applicable", *["quarantined"] * 4]
     spooled = [path.read_bytes() for path in (passed.data / "spool").rglob("*") if path.is_file()]
     assert set().union(*map(birds, spooled)) >= set(TOKENS) - {"1877-02-13"}
     assert {"QUETZAL", PATIENT_ID} <= set().union(*map(birds, passed.pacs.stored.values()))
@@ -302,7 +317,9 @@ def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
             assert not any(sign in output for sign in "\x1b\x9b\u202e\r"), words
     events = json.loads(printed(passed.node, *VERBS[0], "--json"))
     numbers = {row["number"] for row in events}
-    assert {1004, 1005, 2004, 2005, 3010, 3022, 5002} <= numbers, "each of these might have told something"
+    assert {1004, 1005, 2004, 2005, 3006, 3010, 3022, 5002, 5003} <= numbers, (
+        "each of these might have told something"
+    )
     assert MARKUP in {row["fields"].get("calling") for row in events}
 
 
