@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 
+from dicom_node import jobs
+from dicom_node.errors import NotAllowedNow
 from dicom_node.events import DELIVERY_CONFIRMED
 from dicom_node.inbox.versions import Choice
 from dicom_node.jobs.queue import LeaseQueue
@@ -24,7 +27,7 @@ from dicom_node.model.lifecycle import (
     StudyState,
 )
 from dicom_node.model.uids import derived_uid
-from dicom_node.store import deliveries
+from dicom_node.store import deliveries, intake
 from dicom_node.store.tables import Delivery, Instance, Job, Reception, Result, Study
 from dicom_node.store.transitions import move_delivery, settle_study, utc_now
 from tests.inbox_lab import Inbox
@@ -42,7 +45,7 @@ VALUES = {
 STEPS = st.one_of(
     st.tuples(st.just("send"), st.integers(1, 3), st.sampled_from(VARIANTS)),
     st.tuples(st.just("send"), st.integers(1, 3), st.just("same")),
-    st.tuples(st.sampled_from(["quiet", "confirm", "release"])),
+    st.tuples(st.sampled_from(["quiet", "confirm", "release", "rerun"])),
     st.tuples(st.just("work"), st.sampled_from(["succeeded", "failed", "not_applicable", "again"])),
 )
 
@@ -106,6 +109,12 @@ class Life:
                 number for question, number in first.items() if question[0] == patient or not question[1]
             ]
             choice.release(study, asked)
+
+    def rerun(self) -> None:
+        with self.inbox.database.write() as session:
+            if (study := intake.study(session, self.uid)) is not None:
+                with suppress(NotAllowedNow):
+                    jobs.rerun(session, study.id, self.inbox.settings)
 
     def bring_to_an_end(self) -> None:
         self.quiet()

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node import services
-from dicom_node.errors import NotAllowedNow
+from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
+from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.jobs.worker import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.settings import Settings
@@ -127,6 +128,25 @@ def test_a_study_that_failed_or_that_no_rule_took_is_taken_up(tmp_path: Path) ->
     services.rerun_studies(mended, [uid])
     assert node.study(uid).state is StudyState.QUEUED
     node.close()
+
+
+def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) -> None:
+    image = ultrasound("running")
+    node.receive(image)
+    node.settle()
+    queue = LeaseQueue(node.database, node.settings.workers)
+    running = queue.claim("elsewhere/1/1/x")
+    assert running is not None
+    services.rerun_studies(node.settings, [str(image.StudyInstanceUID)])
+    assert queue.claim("elsewhere/1/1/y") is None, "two jobs of one rule and study do not run together"
+    with pytest.raises(JobCancelled):
+        queue.heartbeat(running, 0.5, "analysing")
+    with node.database.write() as session:
+        queue.complete_if_owner(session, running, JobState.CANCELLED)
+        settle_study(session, running.study_id)
+    assert node.study(image.StudyInstanceUID).state is StudyState.QUEUED
+    work(node)
+    assert [job.state for job in node.jobs()] == [JobState.CANCELLED, JobState.SUCCEEDED]
 
 
 def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_queued(node: Inbox) -> None:
