@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -17,8 +18,12 @@ BYTES = 64 << 20
 
 
 def remember(patch: pytest.MonkeyPatch) -> None:
-    """Let rapidocr's sessions look into the answers of before."""
+    """Let rapidocr's sessions look into the answers of before; each on one core, the next process has the other."""
     from rapidocr.inference_engine.onnxruntime.main import OrtInferSession
+
+    from ai_pipeline.burnin.text import TextReader
+
+    patch.setattr(TextReader, "__init__", partialmethod(TextReader.__init__, threads=1))
 
     ask = OrtInferSession.__call__
     answers: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()

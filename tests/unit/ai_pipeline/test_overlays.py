@@ -223,7 +223,7 @@ def test_burned_names_can_be_read() -> None:
     canvas = Canvas(picture)
     hand = Hand(next(face for face in latin_faces(TRAIN) if not face.is_stroked), 22, (255, 255, 255))
     canvas.burn(write(canvas, "SVENSSON ANNA", (20, 40), hand), MarkClass.TEXT, Meaning.IDENTITY)
-    reader = TextReader(1)
+    reader = TextReader(threads=1)
 
     boxes = reader.find(canvas.picture)
 
@@ -246,7 +246,7 @@ def test_a_frame_with_text_gives_the_part_without_it() -> None:
     hand = Hand(latin_faces(TRAIN)[0], 16, (255, 255, 0))
     canvas.burn(write(canvas, "R-CYST 2.34cm", (20, 20), hand), MarkClass.TEXT, Meaning.MEASUREMENT)
 
-    box = frames.clean_part(canvas.picture, (0, 0), TextReader(1))
+    box = frames.clean_part(canvas.picture, (0, 0), TextReader(threads=1))
 
     assert box is not None
     left, top, right, bottom = box
