@@ -18,7 +18,7 @@ BYTES = 64 << 20
 
 
 def remember(patch: pytest.MonkeyPatch) -> None:
-    """Let rapidocr's sessions look into the answers of before; each on one core, the next process has the other."""
+    """Let rapidocr's sessions look into the answers of before; each on one core."""
     from rapidocr.inference_engine.onnxruntime.main import OrtInferSession
 
     from ai_pipeline.burnin.text import TextReader
