@@ -31,7 +31,18 @@ def _json_escape(character: str) -> str:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
-def redacted(url: str) -> str:
-    """A URL without user, password and query: ``postgresql://***@host/name``."""
-    shown = re.sub(r"(?<=://)\S*@", "***@", url)
-    return re.sub(r"\?.*", "?…", shown) if "://" in shown else shown
+def redacted(value: str) -> str:
+    """A value without what may be a secret in it: user and password before ``@``, a query behind ``?``.
+
+    ``postgresql://***@host/name``, also where the scheme was forgotten; quotes around it stay.
+    """
+    parts = _ADDRESS.fullmatch(value)
+    quote, scheme, rest = parts.groups() if parts else ("", "", value)
+    login, at, shown = rest.removesuffix(quote).rpartition("@")
+    if "?" in login:  # a password with ?, or a query with @: either way nothing here is the machine's
+        return f"{quote}{scheme}***{quote}"
+    shown, mark, _ = shown.partition("?")
+    return f"{quote}{scheme}{'***@' if at else ''}{shown}{'?…' if mark else ''}{quote}"
+
+
+_ADDRESS = re.compile(r"""(['"]?)((?:[A-Za-z][A-Za-z0-9+.-]*://)?)(.*)""", re.DOTALL)

@@ -23,6 +23,7 @@ _WIDTH = 100
 
 # What stands in the sample where there is no default.
 _EXAMPLES: Mapping[tuple[str, str], object] = {
+    ("LogSettings", "file"): "log/node.log",
     ("TlsSettings", "certificate"): "tls/node.pem",
     ("TlsSettings", "private_key"): "tls/node.key",
     ("TlsSettings", "trusted"): "tls/modalities-ca.pem",

@@ -7,6 +7,7 @@ this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -207,7 +208,11 @@ class PeerSettings(_Section):
     def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
         """So that whoever shows the URL shows no secret."""
         url = given.get("url") if isinstance(given, dict) else None
-        if not isinstance(url, str) or "@" not in url or {"username", "password"} & given.keys():
+        if (
+            not isinstance(url, str)
+            or not re.match(r"https?://.*@", url)
+            or {"username", "password"} & given.keys()
+        ):
             return given
         scheme, _, rest = url.partition("://")
         login, _, place = rest.rpartition("@")
@@ -221,8 +226,14 @@ class PeerSettings(_Section):
     def _is_an_address(cls, url: str) -> str:
         if not url:
             return url
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://, such as http://host:8042")
         if "@" in url:
             raise ValueError("user and password stand in it and beside it: leave them out of url")
+        if "?" in url or "#" in url:
+            raise ValueError(
+                "must end with the path: no ? or # and what follows; username and password are keys"
+            )
         try:
             parts = urlsplit(url)
             port = parts.port

@@ -43,18 +43,16 @@ class TomlFiles:
     def add(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake."""
         file, line = self._origin(place)
-        self.problems.append(ConfigProblem(file, self._spelled(place), value, remedy, line))
+        self._add(file, line, self._spelled(place), value, remedy)
 
     def add_named(self, key: str, value: str, remedy: str) -> None:
         """Add a mistake about a key that is spelled out, such as ``peers.pacs.port``."""
         file, line = self._origin(self._place(key))
-        self.problems.append(ConfigProblem(file, key, value, remedy, line))
+        self._add(file, line, key, value, remedy)
 
     def shown(self, place: Place, value: object) -> str:
         """A value for a message: as it was written, so that no secret of the environment shows."""
-        if isinstance(value, dict | list) or place[-1:] == ("password",):
-            return ""
-        return redacted(repr(self._written.get(place, value)))
+        return "" if isinstance(value, dict | list) else repr(self._written.get(place, value))
 
     def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake, unless one about the same key is known (a variable that is not set)."""
@@ -92,6 +90,11 @@ class TomlFiles:
         """The data without these keys."""
         left: dict[str, Any] = _without(self.data, (), set(places))
         return left
+
+    def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
+        """The one place where a mistake gets its value: no secret is among what is printed and logged."""
+        shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
+        self.problems.append(ConfigProblem(file, key, shown, remedy, line))
 
     def _add_file(self, file: Path) -> None:
         try:
@@ -162,11 +165,11 @@ class TomlFiles:
 
     def _wrong(self, file: Path, place: Place, value: str, remedy: str) -> None:
         line = self._origin(place)[1] if place else 0
-        self.problems.append(ConfigProblem(str(file), self._spelled(place), value, remedy, line))
+        self._add(str(file), line, self._spelled(place), value, remedy)
 
     def _not_read(self, file: Path, remedy: str, line: int = 0) -> None:
         self.unread = True
-        self.problems.append(ConfigProblem(str(file), "file", "", remedy, line))
+        self._add(str(file), line, "file", "", remedy)
 
     def _origin(self, place: Place) -> tuple[str, int]:
         """The file that a place stands in, and its line there; of a key that is missing, its table's."""
@@ -196,6 +199,7 @@ class TomlFiles:
         return spelled.lstrip(".") or "file"
 
 
+_SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
 
 

@@ -147,6 +147,29 @@ send_to = ["p"]
     assert "hunter2" not in repr(peer)
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ('transport = "orthanc"\nurl = "127.0.0.1:8042/user:TOPSECRET@x"',
+         "peers.p.url = '***@x': must begin with http:// or https://"),
+        ('transport = "orthanc"\nurl = "127.0.0.1:8042?token=TOPSECRET"',
+         "peers.p.url = '127.0.0.1:8042?…': must begin with http:// or https://"),
+        ('transport = "orthanc"\nurl = "http://127.0.0.1:8042?token=TOPSECRET"',
+         "url = 'http://127.0.0.1:8042?…': must end with the path"),
+        ('transport = "orthanc"\nurl = "http://me:TOP?SECRET@h:x"', "url = 'http://***': the port"),
+        ('transport = "orthanc"\nurl = "http://h/?a=b@TOPSECRET"\nusername = "me"', "url = 'http://***': "),
+        ('host = "bob:TOPSECRET@127.0.0.1"', "peers.p.host = '***@127.0.0.1': is no name or address"),
+        ('password = ["TOPSECRET"]', "peers.p.password: must be text"),
+        ('tls = "x"\n[listener.tls]\ncertificate = "c"\nprivate_key = "TOPSECRET"', "tls.private_key: the"),
+    ],
+)  # fmt: skip
+def test_whatever_may_be_a_login_or_a_token_is_masked(tmp_path: Path, lines: str, expected: str) -> None:
+    peer = f'[[peers]]\nname = "p"\nae_title = "P"\n{lines}\n'
+    found = " ".join(found_in(tmp_path / "node.toml", f'[node]\ndata_dir = "{tmp_path}"\n{peer}'))
+    assert expected in found
+    assert "SECRET" not in found
+
+
 def test_the_line_of_a_key_is_found_in_whatever_toml() -> None:
     text = (
         'title = """\n[[peers]]\nname = "not this"\n"""\n\n[[peers]]\nname = "a"\n[[peers]]\n'
