@@ -7,14 +7,13 @@ this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken fr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit
 
 from pydantic import (
+    AfterValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicom_node.addresses import checked_host, checked_url, with_login_apart
 from dicom_node.crosscheck import cross_check
 from dicom_node.errors import ConfigurationError, UnknownPeer
 from dicom_node.logs import LogTarget
@@ -33,7 +33,7 @@ from dicom_node.toml_files import Place, TomlFiles
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
-Host = Annotated[str, Field(max_length=255, pattern=HOST)]
+Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 
@@ -176,7 +176,7 @@ class PeerSettings(_Section):
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
     transport: Literal["dimse", "orthanc", "dicomweb"] = "dimse"
     """How results are sent: C-STORE, Orthanc's REST API or STOW-RS."""
-    url: str = ""
+    url: Annotated[str, AfterValidator(checked_url)] = ""
     """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
     username: str = ""
     """For HTTP; better by ${VAR}."""
@@ -206,42 +206,7 @@ class PeerSettings(_Section):
     @model_validator(mode="before")
     @classmethod
     def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
-        """So that whoever shows the URL shows no secret."""
-        url = given.get("url") if isinstance(given, dict) else None
-        if (
-            not isinstance(url, str)
-            or not re.match(r"https?://.*@", url)
-            or {"username", "password"} & given.keys()
-        ):
-            return given
-        scheme, _, rest = url.partition("://")
-        login, _, place = rest.rpartition("@")
-        name, _, password = login.partition(":")
-        return {
-            **given, "url": f"{scheme}://{place}", "username": unquote(name), "password": unquote(password),
-        }  # fmt: skip
-
-    @field_validator("url")
-    @classmethod
-    def _is_an_address(cls, url: str) -> str:
-        if not url:
-            return url
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://, such as http://host:8042")
-        if "@" in url:
-            raise ValueError("user and password stand in it and beside it: leave them out of url")
-        if "?" in url or "#" in url:
-            raise ValueError(
-                "must end with the path: no ? or # and what follows; username and password are keys"
-            )
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise ValueError("the port in it is no number from 1 to 65535") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise ValueError("write it as http://host:8042 or https://host/dicom-web")
-        return url
+        return with_login_apart(given) if isinstance(given, dict) else given
 
     @field_validator("deidentify")
     @classmethod
