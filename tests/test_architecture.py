@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.toml_files": ("dicom_node.errors", "dicom_node.printable"),
     "dicom_node.sections": ("ai_pipeline.limits",),
     "dicom_node.mistakes": (),
+    "dicom_node.addresses": (),
     "dicom_node.crosscheck": (
         "dicom_node.model",
         "dicom_node.mistakes",
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.model",
         "dicom_node.sections",
         "dicom_node.toml_files",
+        "dicom_node.addresses",
         "dicom_node.mistakes",
         "dicom_node.crosscheck",
     ),
