@@ -132,10 +132,13 @@ def test_two_objects_in_a_row_are_tried_and_no_more(tmp_path: Path, pacs: Pacs, 
 
 
 class Chatterbox(Pacs):
-    """Never ends its answer to a C-FIND."""
+    """Ends its answer to a C-FIND after minutes."""
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        while not event.assoc.is_aborted:
+        for _ in range(60_000):
+            if event.assoc.is_aborted:
+                return
+            time.sleep(0.005)  # pynetdicom queues what the line does not take, without a limit
             found = Dataset()
             found.QueryRetrieveLevel, found.SOPInstanceUID = "IMAGE", "1.2.3"
             yield 0xFF00, found
@@ -151,10 +154,10 @@ def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None
 
 
 class Flood(Pacs):
-    """One match of a C-FIND with an attribute that has no end, and then the next."""
+    """Matches of a C-FIND of a megabyte each: four times what an association may bring, and then silence."""
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
-        while not event.assoc.is_aborted:
+        for _ in range(64):
             found = Dataset()
             found.QueryRetrieveLevel, found.TextValue = "IMAGE", "x" * A_MEGABYTE
             yield 0xFF00, found
