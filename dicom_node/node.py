@@ -13,7 +13,7 @@ import signal
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -310,19 +310,6 @@ def _signals() -> int:
 def _wants_reload(signals: int) -> bool:
     """Wait for the next signal; whether it is SIGHUP and none that ends the node came with it."""
     return set(os.read(signals, 64)) == {signal.SIGHUP}
-
-
-def running(data_dir: Path) -> dict[str, int]:
-    """The nodes of this machine that work on a data folder: process ids by place (``all``, ``worker-1``)."""
-    found = {}
-    for path in sorted(data_dir.glob("*.lock")):
-        with suppress(OSError, ValueError):
-            pid = int(path.read_text(encoding="ascii"))
-            # The folder may be shared: the process of this number may be a stranger on this machine.
-            held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
-            if path.resolve() in held:
-                found[path.stem] = pid
-    return found
 
 
 @contextmanager

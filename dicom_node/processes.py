@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _LOGGER = logging.getLogger(__name__)
@@ -124,3 +125,16 @@ class Child:
                 if line.startswith("{"):
                     self._on_ready(json.loads(line))
             return process.wait()
+
+
+def running(data_dir: Path) -> dict[str, int]:
+    """The nodes of this machine that work on a data folder: process ids by place (``all``, ``worker-1``)."""
+    found = {}
+    for path in sorted(data_dir.glob("*.lock")):
+        with suppress(OSError, ValueError):
+            pid = int(path.read_text(encoding="ascii"))
+            # The folder may be shared: the process of this number may be a stranger on this machine.
+            held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
+            if path.resolve() in held:
+                found[path.stem] = pid
+    return found

@@ -31,6 +31,7 @@ from dicom_node.model.roles import Role
 from dicom_node.settings import Settings, examine
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
+from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.views import find_study, list_events
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
     """
     from dicom_node import preflight
-    from dicom_node.node import running
+    from dicom_node.processes import running
 
     settings, read = examine(files)
     if settings is None or read.problems:
@@ -120,6 +121,16 @@ def _hang_up(settings: Settings, pid: int) -> None:
                 return
         time.sleep(0.1)
     raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
+
+
+def is_worked_on(settings: Settings) -> bool:
+    """Whether a node of this machine runs jobs here, or one of another machine is at a job."""
+    from dicom_node.processes import running
+
+    if any(place != Role.LISTENER for place in running(settings.node.data_dir)):
+        return True
+    with reading(settings) as session:
+        return any(job.lease_until and job.lease_until > datetime.now(UTC) for job in running_jobs(session))
 
 
 def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, Since, StudyUid, limit_or_none, moment
-from dicom_node.cli.output import Column, details, local, print_rows
+from dicom_node.cli.output import Column, details, local, print_rows, short
 
 app = typer.Typer(no_args_is_help=True, help="Events: what happened, and when.")
 
@@ -16,6 +16,7 @@ _COLUMNS: list[Column] = [
     ("at", lambda row: local(row["at"])),
     ("number", lambda row: row["number"]),
     ("event", lambda row: row["text"]),
+    ("study", lambda row: short(row["study_instance_uid"])),
     ("details", details),
 ]
 
@@ -33,10 +34,13 @@ def list_events(
     config: Config,
     study: StudyUid = "",
     since: Since = "",
-    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Only before this time.")] = "",
+    until: Annotated[
+        str, typer.Option("--until", metavar="WHEN", help="Only before this time, written as in --since.")
+    ] = "",
     number: Annotated[
         list[int] | None, typer.Option("--number", help="Only with this number (docs/admin.md); repeatable.")
     ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Also events of the level debug.")] = False,
     limit: Limit = 200,
     as_json: Json = False,
 ) -> None:
@@ -51,6 +55,7 @@ def list_events(
             since=moment(since),
             until=moment(until),
             numbers=number or (),
+            debug=debug,
             limit=limit_or_none(limit),
         )
     print_rows(rows, _COLUMNS, as_json=as_json, none="No events.")

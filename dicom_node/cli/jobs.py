@@ -36,7 +36,7 @@ _COLUMNS: list[Column] = [
     ("job", lambda row: row["job"]),
     ("state", _state),
     ("rule", lambda row: row["rule"]),
-    ("study", lambda row: short(row["study_instance_uid"], 20)),
+    ("study", lambda row: short(row["study_instance_uid"])),
     ("priority", lambda row: row["priority"]),
     ("waits", _waits),
     ("tries", lambda row: row["attempts"]),
@@ -65,7 +65,7 @@ def list_jobs(
             states=state or (),
             study_instance_uid=study,
             limit=limit_or_none(limit),
-            workers=loaded.workers.processes,
+            workers=max(loaded.workers.processes, 1) if services.is_worked_on(loaded) else 0,
         )
     print_rows(rows, _COLUMNS, as_json=as_json, none="No jobs.")
 
@@ -100,7 +100,7 @@ def first(job: Number, config: Config) -> None:
     from dicom_node import services, settings
 
     services.put_job_first(settings.load(config), job)
-    typer.echo(f"Job {job} is the next.")
+    say(f"Job {job} is the next.")
 
 
 @app.command(epilog="Example: dicom-node jobs cancel 17 --config node.toml")

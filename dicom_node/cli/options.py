@@ -33,7 +33,8 @@ Since = Annotated[
     typer.Option(
         "--since",
         metavar="WHEN",
-        help="Not older than: 2026-03-01, 2026-03-01T03:12, 03:12 (today), or 90s, 30m, 2h, 3d ago.",
+        help="Not older than: 2026-03-01, 2026-03-01T03:12, 03:12 (today), or 90s, 30m, 2h, 3d ago. "
+        "Local time, unless it carries a zone (…T03:12Z, …T03:12+02:00).",
     ),
 ]
 

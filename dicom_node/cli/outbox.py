@@ -16,6 +16,7 @@ _COLUMNS: list[Column] = [
     ("delivery", lambda row: row["delivery"]),
     ("state", lambda row: row["state"]),
     ("to", lambda row: row["destination"]),
+    ("study", lambda row: short(row["study_instance_uid"])),
     ("kind", lambda row: row["kind"]),
     ("sop instance", lambda row: short(row["sop_instance_uid"], 14)),
     ("tries", lambda row: row["attempts"]),

@@ -11,11 +11,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -30,8 +31,37 @@ _FLEXIBLE = frozenset(
     {"reason", "details", "text", "why", "says", "patient", "results", "file", "address", "task", "licence"}
     | {"architecture"}
 )
+_UID_LENGTH = 20  # of a shortened UID in a list, as long as that tells it from the others
 _NARROWEST = 16  # columns of the terminal that a flexible column needs at least
 _GAP = "  "
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time in a list, in this machine's zone; the heading of its column names the zone."""
+
+    at: datetime
+
+    def __str__(self) -> str:
+        """Without the year where it is this one."""
+        this_year = self.at.year == datetime.now().astimezone().year
+        return f"{self.at:%m-%d %H:%M:%S}" if this_year else f"{self.at:%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def zone(self) -> str:
+        """ "+02:00"."""
+        return self.at.isoformat()[-6:]
+
+
+@dataclass(frozen=True, slots=True)
+class Uid:
+    """A UID in a list: whole in a file or a pipe, shortened in a terminal's table."""
+
+    text: str
+    length: int
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def say(text: str, *, err: bool = False, bold: bool = False) -> None:
@@ -56,14 +86,24 @@ def print_json(value: object) -> None:
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
-    """A list: JSON, a table, or the sentence ``none``. In a file or a pipe each row is one whole line."""
+    """A list: JSON, a table, or the sentence ``none``. In a file or a pipe each row is one whole line.
+
+    The first column of times tells the zone of all.
+    """
     if as_json:
         print_json(list(rows))
     elif not rows:
         say(none, err=True)
     else:
         headings = [heading for heading, _ in columns]
-        cells = [[_text(value(row)) for _, value in columns] for row in rows]
+        values = [[value(row) for row in rows] for _, value in columns]
+        for number, column in enumerate(values):
+            if zones := sorted({value.zone for value in column if isinstance(value, Moment)}):
+                headings[number] += f" ({', '.join(zones)})"
+                break
+        if _to_a_terminal():
+            values = [_shortened(column) for column in values]
+        cells = [[_text(value) for value in row] for row in zip(*values, strict=True)]
         (_print_table if _to_a_terminal() else _print_lines)(headings, cells)
 
 
@@ -95,23 +135,17 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
         yield advance
 
 
-def local(iso: str | None) -> str:
-    """A UTC time of a view in this machine's zone, for a person; the year where it is another one."""
-    if not iso:
-        return ""
-    moment = datetime.fromisoformat(iso).astimezone()
-    this_year = moment.year == datetime.now().astimezone().year
-    return f"{moment:%m-%d %H:%M:%S}" if this_year else f"{moment:%Y-%m-%d %H:%M:%S}"
+def local(iso: str | None) -> Moment | str:
+    """A UTC time of a view in this machine's zone, for a person; "" where there is none."""
+    return Moment(datetime.fromisoformat(iso).astimezone()) if iso else ""
 
 
-def short(uid: str | None, length: int = 26) -> str:
-    """A UID that fits in a terminal's table (its last figures tell UIDs of one device apart); else all of it.
+def short(uid: str | None, length: int = _UID_LENGTH) -> Uid | str:
+    """A UID that fits in a terminal's table (its last figures tell UIDs of one device apart).
 
     Verbs take the shortened form as it is printed (``options.whole_or_end``).
     """
-    if not uid:
-        return "–"
-    return uid if len(uid) <= length or not _to_a_terminal() else "…" + uid[1 - length :]
+    return Uid(uid, length) if uid else "–"
 
 
 def details(event: Row) -> str:
@@ -141,7 +175,8 @@ def _print_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Non
     for row in cells:
         table.add_row(*map(Text, row))
     screen = _console()
-    screen.width = max(screen.width, needed + len(_GAP) * len(headings))
+    # Both of them: else rich takes a terminal without abilities for one of 80 columns.
+    screen.size = ConsoleDimensions(max(screen.width, needed + len(_GAP) * len(headings)), screen.height)
     screen.print(table)
 
 
@@ -150,6 +185,18 @@ def _print_lines(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Non
     for row in (headings, *cells):
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
         sys.stdout.write(_GAP.join(padded).rstrip() + "\n")
+
+
+def _shortened(column: Sequence[object]) -> list[object]:
+    """The last figures of each UID: as many as its length allows, or as tell all of this list apart."""
+    whole = {value.text for value in column if isinstance(value, Uid)}
+    shown = next((value.length - 1 for value in column if isinstance(value, Uid)), 0)
+    while len({text[-shown:] for text in whole}) < len(whole):
+        shown += 1
+    return [
+        "…" + value.text[-shown:] if isinstance(value, Uid) and len(value.text) > shown + 1 else value
+        for value in column
+    ]
 
 
 def _line(text: Text, *, err: bool = False) -> None:

@@ -32,7 +32,7 @@ from dicom_node.model.lifecycle import StudyState
 app = typer.Typer(no_args_is_help=True, help="Studies: what was received, and what became of it.")
 
 _COLUMNS: list[Column] = [
-    ("study", lambda row: short(row["study_instance_uid"], 20)),
+    ("study", lambda row: short(row["study"])),
     ("state", lambda row: row["state"]),
     ("patient", lambda row: row["patient_id"]),
     ("modality", lambda row: row["modalities"]),
@@ -46,7 +46,7 @@ _COLUMNS: list[Column] = [
 _VERSIONS: list[Column] = [
     ("take", lambda row: row["number"]),
     ("choose", lambda row: row["choose"] + (f" (if {row['if_taken']} is taken)" if row["if_taken"] else "")),
-    ("image", lambda row: short(row["sop_instance_uid"]) if row["sop_instance_uid"] else ""),
+    ("image", lambda row: short(row["sop_instance_uid"], 26) if row["sop_instance_uid"] else ""),
     ("objects", lambda row: row["objects"]),
     ("from", lambda row: row["calling_ae"]),
     ("received", lambda row: local(row["first_received_at"])),
@@ -54,7 +54,7 @@ _VERSIONS: list[Column] = [
     ("details", lambda row: row["differs"]),
 ]
 DECISIONS: list[Column] = [
-    ("study", lambda row: short(row["study_instance_uid"], 20)),
+    ("study", lambda row: short(row["study_instance_uid"])),
     ("rule", lambda row: row["rule"] or "–"),
     ("pipeline", lambda row: row["pipeline"] or "–"),
     ("images", lambda row: row["sources"]),
@@ -64,7 +64,7 @@ DECISIONS: list[Column] = [
 ]
 """What rules made of studies; `rules replay` shows the same."""
 _READINGS: list[Column] = [
-    ("image", lambda row: short(row["sop_instance_uid"])),
+    ("image", lambda row: short(row["sop_instance_uid"], 26)),
     ("frame", lambda row: row["frame"]),
     ("kind", lambda row: row["kind"]),
     ("meaning", lambda row: row["meaning"]),
@@ -106,7 +106,7 @@ def show(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
         print_json(row)
         return
     parts = ("results", "jobs", "received", "events")
-    print_details({key: value for key, value in row.items() if key not in parts})
+    print_details({key: value for key, value in row.items() if key not in (*parts, "study_instance_uid")})
     for part in parts:
         _print_part(part, row[part])
 

@@ -47,7 +47,7 @@ def next_free(session: Session, now: datetime, passing: tuple[int, float] | None
 
 
 def expected_waits(session: Session, workers: int) -> dict[int, float]:
-    """How many seconds each queued job will wait for a worker, by its number, as things are now.
+    """How many seconds each queued job will wait for one of ``workers`` (at least 1), by its number.
 
     The estimates are scaled by what the last jobs really took.
     """
@@ -63,7 +63,7 @@ def expected_waits(session: Session, workers: int) -> dict[int, float]:
     waits: dict[int, float] = {}
     queued = select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
     for number, seconds in session.execute(queued):
-        waits[number] = round(max(scale, 0.0) * before / max(workers, 1), 1)
+        waits[number] = round(max(scale, 0.0) * before / workers, 1)
         before += seconds
     return waits
 

@@ -25,7 +25,10 @@ from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
-    """Log an event and append it to the event table."""
+    """Log an event, with its study's UID (whoever has the log looks for that), and append it to the table."""
+    if study_id is not None and "study" not in fields:
+        uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study_id))
+        fields = {"study": uid, **fields}
     event = happened(event_type, **fields)
     append(session, event, study_id)
     return event

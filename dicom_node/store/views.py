@@ -6,6 +6,7 @@ patient; events never hold it.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
@@ -25,7 +26,9 @@ View = dict[str, Any]
 
 PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 
-
+_NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
+_DIGITS = 18  # that a number in the database may have
+_CANDIDATES = 5  # studies that are named where a UID's ending means several
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 
 
@@ -46,16 +49,28 @@ def list_studies(
 
 
 def find_study(session: Session, uid: str) -> Study:
-    """The study with this Study Instance UID, or with the only one that ends so. Raises NotFound."""
+    """The study with this Study Instance UID, or with the only one that ends so. Raises NotFound.
+
+    One that has none is called by its number, as lists show it ("no-uid-7").
+    """
     exact = session.scalar(select(Study).where(Study.study_instance_uid == uid))
+    number = uid.removeprefix(_NO_UID)
+    if uid.startswith(_NO_UID) and number.isdecimal():
+        numbered = Study.id == int(number[:_DIGITS])
+        exact = session.scalar(select(Study).where(numbered, Study.study_instance_uid.is_(None)))
     if exact is not None:
         return exact
     ending = Study.study_instance_uid.endswith(uid, autoescape=True)
-    found = session.scalars(select(Study).where(ending).limit(2)).all() if uid else []
+    found = session.scalars(select(Study).where(ending).limit(_CANDIDATES + 1)).all() if uid else []
     if len(found) == 1:
         return found[0]
+    if not found:
+        raise NotFound(f"no study has a UID that is or ends with {uid!r}")
+    candidates = [str(study.study_instance_uid) for study in found[:_CANDIDATES]]
+    more = ["and more"] if len(found) > _CANDIDATES else []
     raise NotFound(
-        f"{'several studies have' if found else 'no study has'} a UID that is or ends with {uid!r}"
+        f"several studies have a UID that ends with {uid!r}, give more figures: "
+        + ", ".join([*candidates, *more])
     )
 
 
@@ -67,7 +82,7 @@ def show_study(session: Session, uid: str) -> View:
     return view | {
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
         "received": [_reception(row) for row in session.scalars(received)],
-        "events": list_events(session, study_instance_uid=found.study_instance_uid or ""),
+        "events": list_events(session, study_instance_uid=view["study"]),
     }
 
 
@@ -79,13 +94,16 @@ def list_jobs(
     limit: int | None = None,
     workers: int = 1,
 ) -> list[View]:
-    """Jobs, newest first. ``workers``: how many share the work, for the time that a queued one will wait."""
+    """Jobs, newest first.
+
+    ``workers``: how many share the work, for the time that a queued one will wait; 0: nobody knows when.
+    """
     chosen = _jobs().limit(limit)
     if wanted := tuple(states):
         chosen = chosen.where(Job.state.in_(wanted))
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
-    waits = queue.expected_waits(session, workers)
+    waits = queue.expected_waits(session, workers) if workers else {}
     return [view | {"waits_seconds": waits.get(view["job"])} for view in _job_views(session, chosen)]
 
 
@@ -134,11 +152,13 @@ def list_events(
     since: datetime | None = None,
     until: datetime | None = None,
     numbers: Iterable[int] = (),
+    debug: bool = True,
     limit: int | None = None,
 ) -> list[View]:
     """What happened, oldest first; with ``limit`` the newest of them.
 
-    A study's events include those of the associations that brought its objects.
+    A study's events include those of the associations that brought its objects. Without ``debug`` those of
+    that level are left out, unless ``numbers`` asks for them.
     """
     chosen = select(EventRow, Study.study_instance_uid).join(
         Study, EventRow.study_id == Study.id, isouter=True
@@ -151,6 +171,8 @@ def list_events(
         chosen = chosen.where(EventRow.at < until)
     if wanted := tuple(numbers):
         chosen = chosen.where(EventRow.number.in_(wanted))
+    elif not debug:
+        chosen = chosen.where(EventRow.number.not_in(_DEBUG_EVENTS))
     rows = session.execute(chosen.order_by(EventRow.at.desc(), EventRow.id.desc()).limit(limit)).all()
     return [_event(row, uid) for row, uid in reversed(rows)]
 
@@ -215,6 +237,7 @@ def _study_views(session: Session, chosen: Select[Study]) -> list[View]:
         results[study_id].append(result)
     return [
         {
+            "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
             "study_instance_uid": row.study_instance_uid,
             "state": row.state.value,
             "reason": row.reason,
@@ -345,6 +368,7 @@ def _event(row: EventRow, study_instance_uid: str | None) -> View:
     }
 
 
+_DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logging.INFO]
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 
 

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from dicom_node import cli
 from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
@@ -132,6 +134,15 @@ def filled(site: Path) -> Path:
         session.add(event(9999, NOW + timedelta(seconds=6)))
     database.dispose()
     return site
+
+
+@contextmanager
+def in_database(site: Path) -> Iterator[Session]:
+    """One transaction in the database of this configuration."""
+    database = Database(f"sqlite:///{site.parent / 'var' / 'node.db'}")
+    with database.write() as session:
+        yield session
+    database.dispose()
 
 
 def an_association(

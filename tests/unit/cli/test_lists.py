@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from dicom_node.cli.options import moment
-from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, Run
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.store.tables import Job
+from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, NOW, Run, a_study, event, in_database
 
 LISTS = ("associations", "studies", "jobs", "outbox", "events")
 
@@ -103,6 +106,67 @@ def test_the_last_figures_of_a_uid_find_its_study(run: Run, filled: Path) -> Non
     ambiguous = run("studies", "show", "", "--config", filled)
     assert (ambiguous.status, ambiguous.out) == (66, "")
     assert run("studies", "show", "1.2.3.4", "--config", filled).status == 66
+
+
+def test_an_ending_of_several_uids_tells_which(run: Run, filled: Path) -> None:
+    with in_database(filled) as session:
+        session.add(a_study("1.2.3.99.2", StudyState.DELIVERED, NOW))
+    refused = run("studies", "show", "99.2", "--config", filled)
+    assert refused.status == 66
+    for expected in (BROKEN, "1.2.3.99.2", "give more figures"):
+        assert expected in refused.err
+
+
+def test_a_study_without_uid_is_called_by_its_number(run: Run, filled: Path) -> None:
+    with in_database(filled) as session:
+        nameless = a_study(DELIVERED, StudyState.QUARANTINED, NOW + timedelta(hours=1))
+        nameless.study_instance_uid = None
+        session.add(nameless)
+    config = ("--config", filled)
+    row = run("studies", "list", *config, "--json").json[0]
+    name = row["study"]
+    assert (row["study_instance_uid"], name) == (None, "no-uid-4")
+    assert name in run("studies", "list", *config).out
+    assert run("studies", "show", name, *config, "--json").json["events"] == []
+    assert run("studies", "versions", name, *config).status == 0
+    assert run("studies", "show", "no-uid-1", *config).status == 66, "that one has a UID"
+    assert run("studies", "release", name, *config).status == 0
+    assert run("studies", "show", name, *config, "--json").json["state"] == "receiving"
+
+
+def test_events_and_deliveries_tell_their_study(run: Run, filled: Path) -> None:
+    assert BROKEN in run("events", "list", "--number", "3006", "--config", filled).out
+    assert BROKEN in run("outbox", "list", "--state", "dead", "--config", filled).out
+
+
+def test_debug_events_are_listed_when_asked_for(run: Run, filled: Path) -> None:
+    with in_database(filled) as session:
+        session.add(event(5008, NOW))
+
+    def numbers(*options: str) -> set[int]:
+        return {row["number"] for row in run("events", "list", *options, "--config", filled, "--json").json}
+
+    assert 5008 not in numbers()
+    assert 5008 in numbers("--debug")
+    assert numbers("--number", "5008") == {5008}
+
+
+def test_who_waits_is_told_for_how_long_while_somebody_works(run: Run, filled: Path) -> None:
+    def waits() -> list[float | None]:
+        rows = run("jobs", "list", "--state", "queued", "--config", filled, "--json").json
+        return [row["waits_seconds"] for row in rows]
+
+    assert run("jobs", "retry", 3, "--config", filled).status == 0
+    assert waits() == [None], "no node runs"
+    with in_database(filled) as session:
+        job = session.get_one(Job, 1)
+        job.state, job.lease_until = JobState.RUNNING, datetime.now(UTC) + timedelta(minutes=1)
+    assert waits() != [None]
+
+
+def test_a_heading_tells_the_zone_of_all_times(run: Run, filled: Path) -> None:
+    heading = run("associations", "list", "--config", filled).out.splitlines()[0]
+    assert len(re.findall(r"\([+-]\d\d:\d\d\)", heading)) == 1
 
 
 def test_a_study_events_include_those_of_its_associations(run: Run, filled: Path) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from dicom_node import cli
+from dicom_node.model.lifecycle import StudyState
 from dicom_node.printable import printable, printable_json
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association, Study
-from tests.unit.cli.conftest import DELIVERED, NOW, Run, an_association, event
+from tests.unit.cli.conftest import DELIVERED, NOW, Run, a_study, an_association, event, in_database
 
 HOSTILE = "[/red] [bold red]JOHN[/]\x1b[2J\x9b31m\u202e\nFORGED :smile:"
 SHOWN = r"[/red] [bold red]JOHN[/]\x1b[2J\x9b31m\u202e\nFORGED :smile:"
@@ -84,6 +85,15 @@ def test_a_uid_can_be_pasted_back_from_a_narrow_terminal(run: Run, hostile: Path
         assert printed.json, verb
     details = at_a_terminal("studies", "show", uid, "--config", str(hostile))
     assert LONG_UID in details.split(), "not broken over two lines"
+
+
+def test_shortened_uids_of_a_list_differ(filled: Path) -> None:
+    uids = ["1.2.840.1.20040826185059.5457.1234567", "1.2.840.2.20040826185059.5457.1234567"]
+    with in_database(filled) as session:
+        session.add_all(a_study(uid, StudyState.DELIVERED, NOW) for uid in uids)
+    words = at_a_terminal("studies", "list", "--config", str(filled)).split()
+    shown = [word for word in words if word.startswith("…")]
+    assert sorted(shown) == ["…1.20040826185059.5457.1234567", "…2.20040826185059.5457.1234567"]
 
 
 def at_a_terminal(*words: str, columns: int = 60) -> str:

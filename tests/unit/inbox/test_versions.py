@@ -151,3 +151,14 @@ def test_no_event_of_a_choice_names_the_patient(inbox: Inbox) -> None:
     rows = inbox.events()
     assert [row.fields["calling"] for row in rows if row.number == 2033] == ["MODALITY"]
     assert not [row.fields for row in rows if "secretname" in str(row.fields).lower()]
+
+
+def test_a_study_without_uid_is_dismissed_by_its_release(inbox: Inbox) -> None:
+    image = ultrasound("nameless")
+    image.StudyInstanceUID = ""
+    inbox.receive(image)
+    inbox.settle()
+    study = inbox.study(None)
+    assert study.state is StudyState.QUARANTINED
+    release(inbox, f"no-uid-{study.id}")
+    assert inbox.study(None).state is StudyState.NOT_APPLICABLE

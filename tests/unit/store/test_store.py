@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.errors import DatabaseNotReady, IllegalTransition
+from dicom_node.events import JOB_STARTED
 from dicom_node.model.lifecycle import (
     DELIVERY,
     END_STATES,
@@ -27,7 +28,7 @@ from dicom_node.model.lifecycle import (
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Base, EventRow, Study
-from dicom_node.store.transitions import move_study
+from dicom_node.store.transitions import move_study, record
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -101,6 +102,15 @@ def test_a_move_writes_its_event_in_the_same_transaction(database: Database) -> 
             "receiving",
             "complete",
         )
+
+
+def test_an_event_of_a_study_tells_its_uid_in_the_log(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = a_study(database)
+    with database.write() as session, caplog.at_level("INFO"):
+        record(session, JOB_STARTED, study.id, job=7)
+    assert f"[3002] job started study={study.study_instance_uid} job=7" in caplog.text
 
 
 def test_a_move_that_the_table_lacks_is_refused(database: Database) -> None:
