@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__, logs, preflight
-from dicom_node.errors import ConfigProblem, ConfigurationError, ExitCode, NodeError
+from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 from dicom_node.events import (
     CHILD_DIED,
     CONFIGURATION_REFUSED,
@@ -48,6 +48,8 @@ from dicom_node.store.transitions import append
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
 _MAXIMUM_WORKER_NODES = 64  # on one data folder
+_MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
+NEEDS_RESTART = "cannot change while the node runs: restart it"
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
 
 
@@ -141,10 +143,11 @@ class _Node:
             _prepare_folder(settings)
             office = self._make_office(settings)
         except NodeError as error:
-            problems = error.problems if isinstance(error, ConfigurationError) else (error,)
-            for problem in problems:
+            problems = error.problems if isinstance(error, ConfigurationError) else ()
+            for problem in problems or (error,):
                 _LOGGER.error("%s", problem)
-            self._say(CONFIGURATION_REFUSED, mistakes=len(problems))
+            keys = ", ".join(problem.key for problem in problems[:_MAXIMUM_KEYS])
+            self._say(CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
             return
         except Exception as error:
             _LOGGER.error("the new configuration cannot be used", exc_info=error)
@@ -178,14 +181,11 @@ class _Node:
         checked = preflight.check(self._files, self._role)
         if checked.problems or checked.settings is None:
             raise ConfigurationError(checked.problems)
-        names = ", ".join(str(file) for file in self._files)
-        fixed = [
-            ConfigProblem(names, key, "", "cannot change while the node runs: restart it")
-            for key, value in _fixed(checked.settings).items()
-            if value != _fixed(self._settings)[key]
-        ]
-        if fixed:
-            raise ConfigurationError(fixed)
+        for key, value in fixed(checked.settings).items():
+            if value != fixed(self._settings)[key]:
+                checked.files.add_named(key, str(value), NEEDS_RESTART)
+        if checked.problems:
+            raise ConfigurationError(checked.problems)
         _warn(checked)
         return checked.settings
 
@@ -286,7 +286,7 @@ def _warn(checked: preflight.Checked) -> None:
             _LOGGER.warning("%s: %s", line.subject, line.text)
 
 
-def _fixed(settings: Settings) -> dict[str, object]:
+def fixed(settings: Settings) -> dict[str, object]:
     """What the listener and the connection to the database have from their start."""
     return {
         "node.data_dir": settings.node.data_dir,

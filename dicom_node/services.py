@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.views import find_study, list_events
+from dicom_node.toml_files import TomlFiles
 
 if TYPE_CHECKING:
     from ai_pipeline.registry import Card
@@ -100,12 +101,23 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         role = Role(place.partition("-")[0])
         if problems := preflight.check(files, role).problems:
             raise ConfigurationError(problems)
-        _hang_up(settings, pid)
+        if refused := _hang_up(settings, pid):
+            raise NotAllowedNow(_refusal(refused, settings, read))
     return list(found)
 
 
-def _hang_up(settings: Settings, pid: int) -> None:
-    """SIGHUP, and wait for what the node says of it."""
+def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
+    """What event 6011 says, with the lines of the settings that it names."""
+    from dicom_node.node import NEEDS_RESTART, fixed
+
+    for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
+        read.add_named(key, "", NEEDS_RESTART if key in fixed(settings) else "the node's log says why (6011)")
+    why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
+    return "\n  ".join(["the node keeps the configuration before:", *why])
+
+
+def _hang_up(settings: Settings, pid: int) -> Mapping[str, Any] | None:
+    """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
     asked = datetime.now(UTC)
     try:
         os.kill(pid, signal.SIGHUP)
@@ -116,9 +128,7 @@ def _hang_up(settings: Settings, pid: int) -> None:
     while time.monotonic() < end:
         with reading(settings) as session:
             if events := list_events(session, since=asked, numbers=numbers):
-                if events[0]["number"] == CONFIGURATION_REFUSED.number:
-                    raise NotAllowedNow("the node keeps the configuration before: its log says why (6011)")
-                return
+                return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
         time.sleep(0.1)
     raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dicom_node import toml_mistakes
 from dicom_node.errors import ConfigProblem
 from dicom_node.printable import redacted
 
@@ -52,7 +53,9 @@ class TomlFiles:
 
     def shown(self, place: Place, value: object) -> str:
         """A value for a message: as it was written, so that no secret of the environment shows."""
-        return "" if isinstance(value, dict | list) else repr(self._written.get(place, value))
+        return (
+            "" if value is None or isinstance(value, dict | list) else repr(self._written.get(place, value))
+        )
 
     def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake, unless one about the same key is known (a variable that is not set)."""
@@ -98,20 +101,18 @@ class TomlFiles:
 
     def _add_file(self, file: Path) -> None:
         try:
-            self._texts[file] = file.read_text(encoding="utf-8-sig")
+            self._texts[file] = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
             read = tomllib.loads(self._texts[file])
         except OSError as error:
             self._not_read(file, f"cannot be read: {error.strerror}")
             return
-        except UnicodeDecodeError:
-            self._not_read(file, "is not text in UTF-8")
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            self._not_read(file, "holds a letter that is not in UTF-8: save the file as UTF-8", line)
             return
         except tomllib.TOMLDecodeError as error:
-            what, _, where = str(error).partition(" (at ")
-            line = re.match(r"line (\d+)", where)
-            at = int(line[1]) if line else self._texts[file].count("\n") + 1
-            said = re.sub(r"\((.*?),?\)", r"\1", what)  # "cannot declare ('rules',) twice"
-            self._not_read(file, f"is no TOML: {said[:1].lower()}{said[1:]}", at)
+            line, remedy = toml_mistakes.fault(error, self._texts[file])
+            self._not_read(file, f"is no TOML: {remedy}", line)
             return
         if not read:
             self._not_read(file, "is empty: nothing is configured there")

@@ -32,15 +32,20 @@ class Checked:
     """What an examination found. ``settings`` is None when too little could be read to go on."""
 
     settings: Settings | None
-    problems: Sequence[ConfigProblem]
+    files: TomlFiles
     tried: Sequence[Passed]
+
+    @property
+    def problems(self) -> Sequence[ConfigProblem]:
+        """Every mistake."""
+        return self.files.problems
 
 
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Every mistake of the configuration on a machine of this role, and what else was tried."""
     settings, read = examine(files)
     if settings is None:
-        return Checked(None, read.problems, ())
+        return Checked(None, read, ())
     return _collect(settings, read, _everything(settings, role))
 
 
@@ -48,7 +53,7 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """The same, and what ``serve`` finds out by doing it: port, spool, peers."""
     settings, read = examine(files)
     if settings is None:
-        return Checked(None, read.problems, ())
+        return Checked(None, read, ())
     further = (probe_machine(settings, role), _ask_peers(settings))
     return _collect(settings, read, chain(_everything(settings, role), *further))
 
@@ -60,7 +65,7 @@ def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | 
             tried.append(found)
         else:
             read.add_named(*found)
-    return Checked(settings, read.problems, tried)
+    return Checked(settings, read, tried)
 
 
 def _everything(settings: Settings, role: Role) -> Found:

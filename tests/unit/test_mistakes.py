@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dicom_node import preflight
+from dicom_node import preflight, sample
 from dicom_node.mistakes import described
 from dicom_node.settings import PeerSettings, RuleSettings, Settings, examine
 from dicom_node.toml_files import _line
@@ -38,6 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          'send_to = ["pacs"]\nmax_study_age_days = 0\n',
          "node.toml:38: rules.again: does the same as rule ultrasound"),
         ('when = { modality = "US" }\n', "", "node.toml:25: rules.ultrasound.when: has no condition"),
+        ('when = { modality = "US" }', "when = {}", "node.toml:27: rules.ultrasound.when: has no condition"),
         ('["CR", "DX"]', '["CT", "DX"]',
          "node.toml:34: rules.chest.when.modality = 'CT': chest_xray takes no such"),
         ('send_to = ["pacs"]', "send_to = []", "node.toml:30: rules.ultrasound.send_to = []: is empty"),
@@ -68,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ('ae_title = "AINODE"', "port = 104", "node.toml:3: node.port: unknown key"),
         ('pipeline = "chest_xray"', 'pipeline = "chest"', "no such pipeline; did you mean chest_xray?"),
         ("[[rules]]\nname = \"chest\"", "[rules]\nname = \"chest\"",
-         "node.toml:32: file: is no TOML: cannot declare 'rules' twice"),
+         "node.toml:32: file: is no TOML: write [[rules]], with two brackets"),
         ("quiet_seconds = 1", "quiet_seconds = nan", "must be a finite number"),
         ('port = 4242', 'port = 4242\ntransport = "orthanc"\nurl = "http://pacs:abc"',
          "peers.pacs.url = 'http://pacs:abc': the port in it"),
@@ -86,6 +87,38 @@ def test_a_mistake_is_told_with_its_line(
 
 def test_the_site_itself_has_no_mistake(tmp_path: Path, site: str) -> None:
     assert found_in(tmp_path / "node.toml", site) == []
+
+
+def test_the_condition_that_the_samples_name_for_every_image_is_one(tmp_path: Path, site: str) -> None:
+    assert 'modality = "*": every image' in sample.rules_toml()
+    every = site.replace('when = { modality = "US" }', 'when = { modality = "*" }')
+    assert found_in(tmp_path / "node.toml", every) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[node]\nname = us1\n", '2: file: is no TOML: text must stand in quotes: name = "…"'),
+        ("[node]\nhost = 127.0.0.1\n", "2: file: is no TOML: nothing but a # comment may follow"),
+        ("[node]\nname = \u201cus1\u201d\n", "2: file: is no TOML: quotes must be straight"),
+        ("[node]\nx = null\n", "2: file: is no TOML: there is no null in TOML: leave x out"),
+        ("[node]\nx = True\n", "2: file: is no TOML: write true, in small letters"),
+        ('[node]\nx = "abc\ny = 1\n', '2: file: is no TOML: the quotes are not closed: put a "'),
+        ("[node]\nx = 1\nx = 2\n", "3: file: is no TOML: the key x stands twice here"),
+        ("[peers]\nx = 1\n[peers]\nx = 2\n", "3: file: is no TOML: write [[peers]], with two brackets"),
+        ("[peers]\nx = 1\n[[peers]]\nx = 2\n", "3: file: is no TOML: write [[peers]], with two brackets"),
+        ("[node]\nx = 1\n[node]\n", "3: file: is no TOML: [node] stands twice"),
+        ('[node]\nx = ["a" "b"]\n', "2: file: is no TOML: a list is not closed, or a comma is missing"),
+        ("[node]\npassword = TOPSECRET\n", '2: file: is no TOML: text must stand in quotes: password = "…"'),
+        ("[node]\nname = 'M\u00fcnchen'\n", "2: file: holds a letter that is not in UTF-8: save"),
+    ],
+)
+def test_what_is_no_toml_is_told_with_its_remedy(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_bytes(text.encode("latin-1" if "\u00fc" in text else "utf-8"))
+    [problem] = preflight.check([file]).problems
+    assert str(problem).startswith(f"{file}:{expected}")
+    assert "TOPSECRET" not in str(problem)
 
 
 def test_after_a_file_that_cannot_be_read_nothing_is_said_of_defaults(tmp_path: Path, site: str) -> None:

@@ -81,7 +81,11 @@ def test_a_reload_takes_all_or_nothing(node: Node) -> None:
     node.config.write_text(other_port, encoding="utf-8")
     refused = node.run("reload")
     assert refused.returncode == 1, refused
-    assert "listener.port: cannot change while the node runs" in node.log.read_text(encoding="utf-8")
+    line = other_port[: other_port.index("port = 49151")].count("\n") + 1
+    expected = f"{node.config}:{line}: listener.port: cannot change while the node runs: restart it"
+    assert expected in refused.stderr
+    assert node.cli("events", "list", "--number", "6011")[-1]["fields"]["keys"] == "listener.port"
+    assert "listener.port = 49151: cannot change while the node runs" in node.log.read_text(encoding="utf-8")
     assert store(node.port, [ultrasound("early")], "US2") == [None]
     assert children(node.pid) == processes, "nothing was started anew"
 
