@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from dicom_node.errors import NotFound
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
 from dicom_node.sample import toml_value
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.entrance import Failure, network
+from dicom_node.scp.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.policy import Policy, Proposal
 from dicom_node.scp.statuses import (
     CALLED_AE_NOT_RECOGNISED,
@@ -32,6 +34,7 @@ Row = Mapping[str, Any]
 _TOLD = (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)
 _ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
 _SHOWN = 10
+_KNOWN_SHOWN = 20
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
 _UID = re.compile(r"([0-9]+\.[0-9.]+)\)?$")
 _TEXTS = {
@@ -45,22 +48,33 @@ _TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """Who is asked about: AE titles, networks (``entrance.network``), and the peers that it may be."""
+    """Who is asked about: AE titles, networks (``entrance.network``), and the peers that it may be.
+
+    ``is_address``: an address was asked for, which stands for all that came from it.
+    """
 
     titles: frozenset[str]
     networks: frozenset[str]
     peers: tuple[PeerSettings, ...]
+    is_address: bool = False
 
-    def is_meant(self, fields: Row, title: str = "calling") -> bool:
-        """Whether this caller did it: by its title, or from its address."""
-        return fields.get(title) in self.titles or fields.get("address") in self.networks
+    def is_meant(self, fields: Row) -> bool:
+        """Whether this caller did it. What has no title (no association came of it) goes by its address."""
+        title = str(fields.get("calling", ""))
+        if title and not self.is_address:
+            return self.bears(title)
+        return title in self.titles or fields.get("address") in self.networks
+
+    def bears(self, title: str) -> bool:
+        """Whether it is one of its titles, capitals apart: a machine that calls itself us1 may be US1."""
+        return title.upper() in {known.upper() for known in self.titles}
 
 
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
     """All about the caller of this name of a peer, AE title or address, as ``docs/admin.md`` lists the keys.
 
-    A name or title also stands for the addresses from which it came, so that a wrong AE title of the same
-    machine is seen.
+    A name or title stands for itself only; other titles from its addresses are named under ``others``.
+    Raises NotFound for a name or title that is no peer's and that never called.
     """
     with reading(settings) as session:
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
@@ -70,8 +84,10 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         events = views.list_events(session, since=since, numbers=numbers, limit=_EVENTS)
     caller = _caller(settings, asked)
     visits = [{**row, "calling": row["calling_ae"]} for row in associations]
-    if not _is_address(asked):
-        caller = _with_addresses_of(caller, [*visits, *(event["fields"] for event in events)])
+    seen = [*visits, *(event["fields"] for event in events)]
+    if not caller.is_address:
+        _refuse_unknown(settings, asked, caller, seen)
+        caller = _with_addresses_of(caller, seen)
     mine = [row for row, visit in zip(associations, visits, strict=True) if caller.is_meant(visit)]
     theirs = [event for event in events if caller.is_meant(event["fields"])]
     found = {
@@ -79,10 +95,11 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         "peer": next((peer.name for peer in caller.peers), None),
         "ae_titles": sorted(caller.titles),
         "addresses": sorted(caller.networks),
+        "others": _others(caller, seen),
         "associations": mine[:_SHOWN],
         "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _counted(_rejections(theirs)),
-        "refused_objects": _counted(_objects(theirs)),
+        "rejections": _outdated(_counted(_rejections(theirs)), mine),
+        "refused_objects": _outdated(_counted(_objects(theirs)), [row for row in mine if row["objects"]]),
         "failures": _counted(_failures(theirs)),
     }
     return {**found, "advice": list(_advice(settings, caller, found))}
@@ -91,7 +108,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 def _caller(settings: Settings, asked: str) -> _Caller:
     if _is_address(asked):
         peers = tuple(peer for peer in settings.peers if peer.host == asked)
-        return _Caller(frozenset(peer.ae_title for peer in peers), frozenset([network(asked)]), peers)
+        return _Caller(frozenset(peer.ae_title for peer in peers), frozenset([network(asked)]), peers, True)
     peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
     titles = frozenset(peer.ae_title for peer in peers) or frozenset([asked])
     hosts = {peer.host for peer in peers if peer.host}
@@ -99,8 +116,30 @@ def _caller(settings: Settings, asked: str) -> _Caller:
 
 
 def _with_addresses_of(caller: _Caller, seen: Iterable[Row]) -> _Caller:
-    addresses = {str(row["address"]) for row in seen if row.get("calling") in caller.titles}
+    addresses = {str(row["address"]) for row in seen if caller.bears(str(row.get("calling", "")))}
     return replace(caller, networks=caller.networks | addresses)
+
+
+def _others(caller: _Caller, seen: Iterable[Row]) -> list[str]:
+    """Titles of others that called from the same addresses."""
+    titles = {str(row.get("calling", "")) for row in seen if row.get("address") in caller.networks}
+    return [] if caller.is_address else sorted(title for title in titles if title and not caller.bears(title))
+
+
+def _refuse_unknown(settings: Settings, asked: str, caller: _Caller, seen: Iterable[Row]) -> None:
+    titles = {str(row.get("calling", "")) for row in seen} - {""}
+    if caller.peers or asked in titles:
+        return
+    known = sorted({*titles, *(peer.name for peer in settings.peers), *_titles_of(settings)})
+    capitals = {name.upper(): name for name in known}
+    alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
+    meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
+    shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
+    raise NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'nobody'}")
+
+
+def _titles_of(settings: Settings) -> list[str]:
+    return [peer.ae_title for peer in settings.peers]
 
 
 def _addresses(host: str) -> set[str]:
@@ -120,8 +159,12 @@ def _is_address(text: str) -> bool:
 
 def _contexts(associations: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
     for row in associations:
+        if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
+            few = ", ".join([*row["refused"][:REFUSED_CONTEXTS_OF_MANY], "…"])
+            yield {"context": few, "classes": row["refused_count"]}, 1, row["opened_at"]
+            continue
         for context in row["refused"]:
-            yield {"context": context}, 1, row["opened_at"]
+            yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
 def _rejections(events: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
@@ -161,6 +204,17 @@ def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str,
     return sorted(found.values(), key=lambda row: str(row["last_at"]), reverse=True)
 
 
+def _outdated(rows: list[dict[str, Any]], successes: Sequence[Row]) -> list[dict[str, Any]]:
+    """With whether the caller (of this title, where the row has one) got through afterwards."""
+    for row in rows:
+        title = str(row.get("calling_ae", "")).upper()
+        row["outdated"] = any(
+            success["opened_at"] > row["last_at"] and title in ("", success["calling_ae"].upper())
+            for success in successes
+        )
+    return rows
+
+
 def _advice(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
     """What to do, and the lines of the configuration that do it; the most likely cause first."""
     advisers: Sequence[Callable[[Settings, _Caller, Row], Iterator[dict[str, Any]]]] = (
@@ -178,6 +232,8 @@ def _about_rejections(settings: Settings, caller: _Caller, found: Row) -> Iterat
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
         verdict = policy.decide(Proposal(calling, called, address, ()))  # as the configuration is by now
+        if row["outdated"] and row["meaning"] != LOCAL_LIMIT_EXCEEDED.meaning:
+            continue
         if verdict == CALLED_AE_NOT_RECOGNISED:
             yield _about_called(settings, calling, called)
         elif verdict == CALLING_AE_NOT_RECOGNISED:
@@ -227,7 +283,14 @@ def _about_called(settings: Settings, calling: str, called: str) -> dict[str, An
 def _about_contexts(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:  # noqa: ARG001
     taken = accepted_classes(settings.listener.further_storage_classes)
     classes = []
-    for context in (row["context"] for row in found["refused_contexts"]):
+    for row in found["refused_contexts"]:
+        context = row["context"]
+        if row["classes"] > 1:
+            yield _lines(
+                f"it offers {row['classes']} classes that we do not take, most likely all that it knows: "
+                "nothing to do, unless it is to send one of them (listener.further_storage_classes)"
+            )
+            continue
         uid = _UID.search(context)
         if ": " in context:
             yield _lines(f"no transfer syntax that we take was offered for {context}")
@@ -251,7 +314,7 @@ def _about_objects(settings: Settings, caller: _Caller, found: Row) -> Iterator[
         elif row["status"] == f"{TOO_LARGE.code:04X}":
             limit = 2 * settings.listener.maximum_object_mib
             yield _lines("an object was too large", "[listener]", f"maximum_object_mib = {limit}")
-        else:
+        elif not row["outdated"]:
             yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import typer
 
 from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
@@ -10,9 +12,15 @@ from dicom_node.cli.output import Column, Row, local, print_rows
 app = typer.Typer(no_args_is_help=True, help="Associations: who connected, and how many objects came.")
 
 
+def _refused(row: Row) -> str:
+    """One class by name; of more only how many: who called (``peers why``) is told which."""
+    if row["refused_count"] <= 1:
+        return "".join(f"refused: {context}" for context in row["refused"])
+    return f"{row['refused_count']} classes refused: dicom-node peers why {shlex.quote(row['calling_ae'])}"
+
+
 def _details(row: Row) -> str:
-    refused = f"refused: {', '.join(row['refused'])}" if row["refused"] else ""
-    return "; ".join(filter(None, [row["reason"], refused]))
+    return "; ".join(filter(None, [row["reason"], _refused(row)]))
 
 
 COLUMNS: list[Column] = [

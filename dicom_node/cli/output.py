@@ -28,7 +28,20 @@ Column = tuple[str, Callable[[Row], object]]
 
 # Columns that may be broken over lines; all others are words that a person reads or copies whole.
 _FLEXIBLE = frozenset(
-    {"reason", "details", "text", "why", "says", "patient", "results", "file", "address", "task", "licence"}
+    {
+        "reason",
+        "details",
+        "text",
+        "why",
+        "says",
+        "patient",
+        "results",
+        "file",
+        "address",
+        "task",
+        "licence",
+        "context",
+    }
     | {"architecture"}
 )
 _UID_LENGTH = 20  # of a shortened UID in a list, as long as that tells it from the others

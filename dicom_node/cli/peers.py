@@ -33,20 +33,28 @@ _COUNTED: list[Column] = [
     ("last", lambda row: local(row["last_at"])),
 ]
 
+_SINCE: Column = ("since then", lambda row: "got through" if row["outdated"] else "")
+
 _WHY: dict[str, list[Column]] = {
     "associations": [*associations.COLUMNS],
-    "refused_contexts": [("context", lambda row: row["context"]), *_COUNTED],
+    "refused_contexts": [
+        ("classes", lambda row: row["classes"]),
+        ("context", lambda row: row["context"]),
+        *_COUNTED,
+    ],
     "rejections": [
         ("calling", lambda row: row["calling_ae"]),
         ("called", lambda row: row["called_ae"]),
         ("address", lambda row: row["address"]),
         ("meaning", lambda row: row["meaning"]),
         *_COUNTED,
+        _SINCE,
     ],
     "refused_objects": [
         ("status", lambda row: row["status"]),
         ("reason", lambda row: row["reason"]),
         *_COUNTED,
+        _SINCE,
     ],
     "failures": [("address", lambda row: row["address"]), ("text", lambda row: row["text"]), *_COUNTED],
 }
@@ -108,6 +116,9 @@ def why(
             say("")
             say(heading.replace("_", " ").capitalize(), bold=True)
             print_rows(rows, columns, as_json=False, none="")
+    if found["others"]:
+        say("")
+        say(f"From there also called (each has its own `dicom-node peers why`): {', '.join(found['others'])}")
     for advice in found["advice"]:
         say("")
         say(advice["says"], bold=True)
@@ -115,4 +126,4 @@ def why(
             say(f"    {line}")
     if not found["advice"]:
         say("")
-        say("Nothing of it was refused.")
+        say("There is nothing to do.")

@@ -54,5 +54,7 @@ ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000
 """Addresses remembered at a time."""
-REFUSED_CONTEXTS_NAMED = 10
-"""Refused presentation contexts named in an event; more are counted."""
+REFUSED_CONTEXTS_NAMED = 8
+"""Refused presentation contexts that an event names all; of more it tells the number."""
+REFUSED_CONTEXTS_OF_MANY = 3
+"""Those that are named where there are more."""

@@ -307,7 +307,8 @@ class Reception:
 
 def _refused(proposal: Proposal) -> str:
     """The refused presentation contexts, with a limit; "" where all are taken."""
-    named = proposal.refused[: limits.REFUSED_CONTEXTS_NAMED]
+    many = len(proposal.refused) > limits.REFUSED_CONTEXTS_NAMED
+    named = proposal.refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else proposal.refused
     more = len(proposal.refused) - len(named)
     return "; ".join([*named, f"and {more} more"] if more else named)
 

@@ -7,6 +7,7 @@ patient; events never hold it.
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
@@ -27,6 +28,7 @@ View = dict[str, Any]
 PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 
 _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
+_AND_MORE = re.compile(r"and (\d+) more")  # the end of a list of event 1001
 _DIGITS = 18  # that a number in the database may have
 _CANDIDATES = 5  # studies that are named where a UID's ending means several
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
@@ -194,7 +196,7 @@ def list_associations(
             "closed_at": _time(row.closed_at),
             "outcome": row.outcome,
             "objects": row.objects,
-            "refused": row.refused.split("; ") if row.refused else [],
+            **_refused(row.refused),
             "reason": row.reason,
         }
         for row in session.scalars(chosen)
@@ -289,6 +291,15 @@ def _reception(row: Reception) -> View:
         "association": row.association,
         "path": row.path,
     }
+
+
+def _refused(told: str) -> View:
+    """The presentation contexts that an association was refused: those named, and how many there were."""
+    named = told.split("; ") if told else []
+    more = _AND_MORE.fullmatch(named[-1]) if named else None
+    if more is None:
+        return {"refused": named, "refused_count": len(named)}
+    return {"refused": named[:-1], "refused_count": len(named) - 1 + int(more[1])}
 
 
 def _jobs() -> Select[Job, str | None]:
