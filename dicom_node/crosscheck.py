@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node.mistakes import NO_CONDITION, did_you_mean
 from dicom_node.model.patterns import matches
-from dicom_node.toml_files import TomlFiles
+from dicom_node.toml_files import Place, TomlFiles
 
 if TYPE_CHECKING:  # settings uses this module
     from dicom_node.settings import Conditions, PeerSettings, RuleSettings, Settings
@@ -47,7 +47,7 @@ def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
     senders: dict[str, PeerSettings] = {}
     for peer in settings.peers:
         place = (*read.place_of("peers", peer.name), "ae_title")
-        if peer.ae_title in ours:
+        if peer.ae_title in ours and not read.is_faulty(("node", "ae_title")):
             read.add(place, repr(peer.ae_title), "is this node's own AE title: enter the peer's")
         if "send" not in peer.may:
             continue
@@ -67,7 +67,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         if name not in known:
             remedy = f"no such peer; {did_you_mean(name, known)}"
             read.add((*place, "send_to"), repr(name), remedy)
-        elif not may_receive.get(name, True):
+        elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "stands there twice")
@@ -96,13 +96,15 @@ def _never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -
     listener = settings.listener
     if name == "calling_ae" and listener.unknown_callers == "refuse":
         titles: Sequence[str] = [str(title) for title in read.values("peers", "ae_title")]
+        places: Sequence[Place] = [("peers", n, "ae_title") for n, _ in enumerate(read.at(("peers",)) or ())]
         whose = "no peer bears this AE title"
     elif name == "called_ae" and listener.check_called_ae:
         titles = [settings.node.ae_title, *listener.further_ae_titles]
+        places = [("node", "ae_title"), ("listener", "further_ae_titles")]
         whose = "it is no AE title of this node"
     else:
         return ""
-    if any(matches(pattern, title) for title in titles):
+    if any(matches(pattern, title) for title in titles) or any(map(read.is_faulty, places)):
         return ""
     return f"never holds: {whose}; {did_you_mean(pattern, titles)}"
 

@@ -38,7 +38,7 @@ def described(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -> str:
     """``did you mean "us1"?`` where something is near, else what there is."""
-    choices = list(known)
+    choices = list(filter(None, dict.fromkeys(known)))
     folded = {choice.casefold(): choice for choice in choices}
     near = difflib.get_close_matches(str(word).casefold(), folded, n=1, cutoff=0.5)
     return f"did you mean {folded[near[0]]}?" if near else f"{otherwise}: {', '.join(choices) or 'none'}"
@@ -83,6 +83,8 @@ def _remedy(found: ErrorDetails) -> str:
             remedy = f"has more than {context['max_length']} characters"
         case "string_too_short":
             remedy = "must not be empty"
+        case "tuple_type" if found["loc"][-2:-1] == ("when",):
+            remedy = 'must be text in quotes, or a list, such as ["a", "b"]'
         case "tuple_type" if table:
             remedy = f"write [[{found['loc'][-1]}]], with two brackets: there may be several"
         case _ if kind in _BOUNDS:

@@ -227,11 +227,16 @@ class PeerSettings(_Section):
     def _can_be_reached(self) -> Self:
         if "receive" not in self.may:
             return self
-        if self.transport == "dimse" and (not self.host or self.port is None):
-            raise ValueError("a peer that may receive needs host and port")
+        if self.transport == "dimse" and (missing := self.missing_of_address()):
+            raise ValueError(f"{missing}: a peer that may receive needs host and port")
         if self.transport != "dimse" and not self.url:
             raise ValueError(f"transport {self.transport} needs url")
         return self
+
+    def missing_of_address(self) -> str:
+        """``port is missing``: what a DICOM association to this peer lacks, "" where nothing."""
+        missing = [key for key in ("host", "port") if not getattr(self, key)]
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
 
 
 class Conditions(_Section):

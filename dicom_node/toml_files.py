@@ -23,7 +23,6 @@ class TomlFiles:
     """What the files say together. Lists of tables (peers, rules) add up over the files."""
 
     data: dict[str, Any] = field(default_factory=dict)
-    problems: list[ConfigProblem] = field(default_factory=list)
     unread: bool = False
     """A file is missing, empty or no TOML: what the others say is not the whole configuration."""
     _origins: dict[Place, tuple[Path, Place]] = field(
@@ -31,15 +30,29 @@ class TomlFiles:
     )  # where a table begins, and as what
     _texts: dict[Path, str] = field(default_factory=dict)
     _written: dict[Place, str] = field(default_factory=dict)  # before ${...} was expanded
-    _names: str = ""
+    _files: Sequence[str] = ()
+    _problems: list[ConfigProblem] = field(default_factory=list)
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> TomlFiles:
         """Read them in this order."""
-        found = cls(_names=", ".join(str(file) for file in files))
+        found = cls(_files=[str(file) for file in files])
         for file in files:
             found._add_file(file)
         return found
+
+    @property
+    def problems(self) -> list[ConfigProblem]:
+        """Every mistake, file by file, in order of line; last what stands in none of them."""
+        rank = {file: number for number, file in enumerate(self._files)}
+        return sorted(self._problems, key=lambda known: (rank.get(known.file, len(rank)), known.line))
+
+    def is_faulty(self, place: Place) -> bool:
+        """Whether a mistake is known of what stands there, or of something in it."""
+        key = self._spelled(place)
+        return any(
+            known.key == key or known.key.startswith((f"{key}.", f"{key}[")) for known in self._problems
+        )
 
     def add(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake."""
@@ -59,8 +72,7 @@ class TomlFiles:
 
     def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake, unless one about the same key is known (a variable that is not set)."""
-        key = self._spelled(place)
-        if all(known.key != key for known in self.problems):
+        if not self.is_faulty(place):
             self.add(place, value, remedy)
 
     def place_of(self, key: str, name: str) -> Place:
@@ -97,7 +109,7 @@ class TomlFiles:
     def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
         """The one place where a mistake gets its value: no secret is among what is printed and logged."""
         shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
-        self.problems.append(ConfigProblem(file, key, shown, remedy, line))
+        self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
     def _add_file(self, file: Path) -> None:
         try:
@@ -178,7 +190,7 @@ class TomlFiles:
             if place[:length] in self._origins:
                 file, local = self._origins[place[:length]]
                 return str(file), _line(self._texts[file], (*local, *place[length:]))
-        return self._names, 0
+        return ", ".join(self._files), 0
 
     def _place(self, key: str) -> Place:
         """What ``_spelled`` spelled."""

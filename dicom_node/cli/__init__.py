@@ -95,8 +95,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
     except ConfigurationError as error:
-        many = len(error.problems) > 1
-        say(f"The configuration has {len(error.problems)} mistakes:" if many else "Configuration:", err=True)
+        say(f"Mistakes in the configuration: {len(error.problems)}", err=True)
         for problem in error.problems:
             say(f"  {problem}", err=True)
         return error.exit_code

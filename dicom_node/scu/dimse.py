@@ -160,8 +160,8 @@ class DimseDestination:
         host = (peer.query_host if query else None) or peer.host
         port = (peer.query_port if query else None) or peer.port
         called = (peer.query_ae_title if query else None) or peer.ae_title
-        if port is None:
-            yield _Refusal("no port configured")
+        if port is None or not host:
+            yield _Refusal(f"{peer.missing_of_address()}: add it to this peer's [[peers]]")
             return
         if self._connections.closed:
             yield _Refusal("not tried: the node stops")

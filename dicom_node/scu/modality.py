@@ -48,7 +48,7 @@ class Callee:
     def of(cls, peer: PeerSettings, settings: Settings) -> Callee:
         """The callee that a peer's settings describe. Raises PeerUnreachable without host or port."""
         if not peer.host or peer.port is None:
-            raise PeerUnreachable(f"peer {peer.name} has no host and port: add both to its [[peers]]")
+            raise PeerUnreachable(f"peer {peer.name}: {peer.missing_of_address()}: add it to its [[peers]]")
         context = client_tls(settings) if peer.tls else None
         return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context, settings.outbox)
 

@@ -121,14 +121,45 @@ def test_what_is_no_toml_is_told_with_its_remedy(tmp_path: Path, text: str, expe
     assert "TOPSECRET" not in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({'may = ["send", "receive"]': 'may = "receive"'}, "peers.pacs.may = 'receive': must be a list"),
+        ({'ae_title = "US1"': 'ae_title = ""', 'modality = "US"': 'calling_ae = "US1"'},
+         "peers.us1.ae_title = '': must not be empty"),
+        ({'ae_title = "AINODE"': 'ae_title = " X"', 'modality = "US"': 'called_ae = "X"'},
+         "node.ae_title = ' X': an AE title has"),
+        ({"port = 4242": ""}, "peers.pacs: port is missing"),
+        ({'modality = "US"': "body_part = 3"}, "when.body_part = 3: must be text in quotes, or a list"),
+    ],
+)  # fmt: skip
+def test_a_mistake_brings_no_second_one(
+    tmp_path: Path, site: str, changes: dict[str, str], expected: str
+) -> None:
+    for old, new in changes.items():
+        assert old in site
+        site = site.replace(old, new, 1)
+    [found] = found_in(tmp_path / "node.toml", site)
+    assert expected in found
+
+
+def test_mistakes_stand_in_order_of_line_and_what_is_known_stands_once(tmp_path: Path, site: str) -> None:
+    text = site.replace('ae_title = "ORTHANC"', 'ae_title = "US1"').replace("quiet_seconds", "quiet_second")
+    text = text.replace('modality = "US"', 'calling_ae = "ROOM"').replace('host = "127.0.0.1"', "host = 1", 1)
+    found = found_in(tmp_path / "node.toml", text)
+    lines = [int(line.split(":")[1]) for line in found]
+    assert len(lines) == 3 and lines == sorted(lines)
+    assert any("no peer bears this AE title; known: US1" in line and "US1, US1" not in line for line in found)
+
+
 def test_after_a_file_that_cannot_be_read_nothing_is_said_of_defaults(tmp_path: Path, site: str) -> None:
     head, rules = site[: site.index("[[peers]]")], site[site.index("[[rules]]") :]
     missing, empty = tmp_path / "peers.toml", write(tmp_path / "empty.toml", "# nothing\n")
     found = found_in(tmp_path / "node.toml", head + rules.replace('["pacs"]', "5", 1), missing, empty)
     assert len(found) == 3, found
-    assert found[0] == "peers.toml: file: cannot be read: No such file or directory"
-    assert found[1] == "empty.toml: file: is empty: nothing is configured there"
-    assert "rules.ultrasound.send_to = 5: must be a list" in found[2]
+    assert "rules.ultrasound.send_to = 5: must be a list" in found[0]
+    assert found[1] == "peers.toml: file: cannot be read: No such file or directory"
+    assert found[2] == "empty.toml: file: is empty: nothing is configured there"
 
 
 def test_no_type_of_mistake_speaks_like_the_library() -> None:

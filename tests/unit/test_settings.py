@@ -118,7 +118,7 @@ def test_each_mistake_names_its_own_file(tmp_path: Path) -> None:
         (('"AINODE"', '"SEVENTEEN LETTERS"'), "node.ae_title"),
         (('"AINODE"', r'"BACK\\SLASH"'), "node.ae_title"),
         (('"AINODE"', '" LEADING"'), "node.ae_title"),
-        (("port = 4242", ""), "peers.pacs: a peer that may receive needs host and port"),
+        (("port = 4242", ""), "peers.pacs: port is missing: a peer that may receive needs host and port"),
         (('"sr", ', '"report", '), "peers.pacs.results[0] = 'report'"),
         (('name = "us1"', 'name = "pacs"'), "peers.pacs.name = 'pacs': is used twice"),
         (('send_to = ["pacs"]', 'send_to = ["us1"]'), 'this peer may not receive: add may = ["receive"]'),

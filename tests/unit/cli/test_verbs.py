@@ -54,7 +54,8 @@ def test_echo_says_whether_a_peer_answers(run: Run, site_with_pacs: Path, pacs: 
     assert "127.0.0.1" in silent.err
     unknown = run("echo", "ris", "--config", site_with_pacs)
     assert (unknown.status, "configured: pacs, us1" in unknown.err) == (ExitCode.NOT_FOUND, True)
-    assert run("echo", "us1", "--config", site_with_pacs).status == ExitCode.UNAVAILABLE
+    portless = run("echo", "us1", "--config", site_with_pacs)
+    assert portless.status == ExitCode.UNAVAILABLE and "missing: add it" in portless.err
 
 
 def test_send_keeps_each_file_as_it_is(
