@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+
+_AT_ONCE = 0.5  # seconds
 
 MAXIMUM_ANSWER_BYTES = 16 * 2**20
 """What one association or one HTTP answer may bring: 30,000 matches of a C-FIND."""
@@ -26,11 +29,13 @@ class Connections:
         self.silence_seconds = silence_seconds
         self.timed_out = False
         self.closed = False
+        self._connected_at: float | None = None
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def opened(self, connection: socket.socket) -> None:
         """Know a connection from now on; after :meth:`close` it is cut at once."""
+        self._connected_at = time.monotonic()
         with self._lock:
             self._sockets.add(connection)
         if self.closed:
@@ -40,6 +45,7 @@ class Connections:
     def within(self, seconds: float) -> Iterator[None]:
         """After ``seconds``, whatever waits for the peer in this scope gets an error of its connection."""
         self.timed_out = False
+        self._connected_at = None
         timer = threading.Timer(seconds, self.expire)
         timer.daemon = True
         timer.start()
@@ -52,6 +58,15 @@ class Connections:
         """The peer had time enough: cut what is open. ``timed_out`` says so until the next scope begins."""
         self.timed_out = True
         self.cut()
+
+    def without_answer(self, whom: str) -> str:
+        """How far the call of ``whom`` in the last scope came that brought no association, in words."""
+        if self._connected_at is None:
+            return f"cannot connect to {whom}"
+        seconds = time.monotonic() - self._connected_at
+        if seconds < _AT_ONCE:
+            return f"connected to {whom}, which ended the connection without an answer"
+        return f"connected to {whom}, no answer for {seconds:.0f} s"
 
     def close(self) -> None:
         """Cut what is open, and whatever is opened later. From any thread."""

@@ -178,7 +178,7 @@ class DimseDestination:
             yield _Refusal(f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}")
             return
         if not association.is_established:
-            yield _refusal(association, f"{called} at {host}:{port}")
+            yield _refusal(association, self._connections, f"{called} at {host}:{port}")
             return
         self._debug("association", accepted=len(association.accepted_contexts), of=len(contexts))
         try:
@@ -298,11 +298,11 @@ def _confirmation(item: Outgoing, found: dict[str, str | None], problem: Confirm
     return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
-def _refusal(association: Association, whom: str) -> _Refusal:
+def _refusal(association: Association, connections: Connections, whom: str) -> _Refusal:
     if association.is_rejected:
         primitive = association.acceptor.primitive
         return _Refusal(f"association rejected by {whom}: {primitive.reason_str}")
     if association.rejected_contexts:
         names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
         return _Refusal(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
-    return _Refusal(f"no association with {whom}")
+    return _Refusal(connections.without_answer(whom))

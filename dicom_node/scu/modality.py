@@ -130,9 +130,8 @@ class _Association:
                 callee.host, callee.port, ae_title=callee.ae_title, max_pdu=131072, tls_args=tls
             )
         if not self._association.is_established:
-            raise PeerUnreachable(
-                f"{callee.ae_title} at {callee.host}:{callee.port} {_why(self._association)}"
-            )
+            whom = f"{callee.ae_title} at {callee.host}:{callee.port}"
+            raise PeerUnreachable(_why(self._association, self._connections, whom))
         return self._association
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -146,13 +145,13 @@ class _Association:
                 self._association.abort()
 
 
-def _why(association: Association) -> str:
+def _why(association: Association, connections: Connections, whom: str) -> str:
     rejection = association.acceptor.primitive
     if association.is_rejected and rejection is not None:
-        return f"refuses the association: {rejection.reason_str.lower()}"
+        return f"{whom} refuses the association: {rejection.reason_str.lower()}"
     if association.is_aborted:
-        return "cannot be reached, or cut the connection"
-    return "accepts nothing that was offered"
+        return connections.without_answer(whom)
+    return f"{whom} accepts nothing that was offered"
 
 
 def _batches(
