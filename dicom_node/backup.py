@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__, sitekey
-from dicom_node.errors import FaultyInput, NotAllowedNow
+from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
 from dicom_node.settings import Settings
 from dicom_node.store import faults, migrate
 
@@ -33,11 +33,11 @@ def backup(
 ) -> list[str]:
     """Write a backup into a new folder; the node may run. Returns what an admin must know of it.
 
-    Raises FaultyInput when the folder is there or cannot be made, DatabaseDamaged, DatabaseUnusable.
+    Raises CannotCreate when the folder is there or cannot be made, DatabaseDamaged, DatabaseUnusable.
     """
     part = destination.with_name(destination.name + ".part")
     if destination.exists() or part.exists():
-        raise FaultyInput(f"{destination} or {part.name} is there already: give the name of a new folder")
+        raise CannotCreate(f"{destination} or {part.name} is there already: give the name of a new folder")
     try:
         part.mkdir(mode=0o700, parents=True)
         notes = _copy_database(settings, part / _DATABASE)
@@ -51,7 +51,7 @@ def backup(
         _write_manifest(part)
         part.rename(destination)
     except OSError as error:
-        raise FaultyInput(f"the backup cannot be written to {destination}: {error.strerror}") from None
+        raise CannotCreate(f"the backup cannot be written to {destination}: {error.strerror}") from None
     return notes
 
 

@@ -134,6 +134,12 @@ class FaultyInput(NodeError):
     exit_code = ExitCode.DATA
 
 
+class CannotCreate(NodeError):
+    """A file or folder that a person named is there already, or cannot be made."""
+
+    exit_code = ExitCode.CANNOT_CREATE
+
+
 class DemoFailed(NodeError):
     """A part of the demonstration does not start or does not end."""
 

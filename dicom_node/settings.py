@@ -315,6 +315,12 @@ class Settings(_Section):
         known = ", ".join(peer.name for peer in self.peers) or "none"
         raise UnknownPeer(f"no peer is called {name!r}; configured: {known}")
 
+    def sender(self, asked: str) -> PeerSettings:
+        """The peer of that name or AE title. Raises UnknownPeer."""
+        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        names = [peer.name for peer in self.peers]
+        return self.peer(asked if asked in names else titles.get(asked, asked))
+
     def rule(self, name: str) -> RuleSettings | None:
         """The rule of that name, None when it was taken out of the configuration."""
         return next((rule for rule in self.rules if rule.name == name), None)

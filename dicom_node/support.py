@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__, events, preflight, services
-from dicom_node.errors import FaultyInput, NodeError
+from dicom_node.errors import CannotCreate, NodeError
 from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store import migrate, views
 
@@ -35,7 +35,7 @@ _REDACTED = "***"
 
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
-    """Write the ZIP file; returns the names in it. Raises FaultyInput when it is there or cannot be made."""
+    """Write the ZIP file; returns the names in it. Raises CannotCreate when it is there or cannot be made."""
     parts: dict[str, object] = {
         "versions.json": _versions(),
         "configuration.json": redacted(settings),
@@ -55,7 +55,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
             for name, part in parts.items():
                 bundle.writestr(name, json.dumps(part, indent=1, ensure_ascii=False, default=str))
     except OSError as error:
-        raise FaultyInput(f"{destination} cannot be written: {error.strerror}") from None
+        raise CannotCreate(f"{destination} cannot be written: {error.strerror}") from None
     return list(parts)
 
 

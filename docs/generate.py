@@ -34,7 +34,7 @@ _EXIT_MEANINGS: Mapping[int, str] = {
     ExitCode.NOT_FOUND: "no such peer, study, job, delivery",
     ExitCode.UNAVAILABLE: "peer or database does not answer, port or data folder is in use, no node runs",
     ExitCode.SOFTWARE: "a defect of the node, or something that it cannot cure by itself",
-    ExitCode.CANNOT_CREATE: "a file or folder cannot be made",
+    ExitCode.CANNOT_CREATE: "a file or folder cannot be made, or is there already",
     ExitCode.CONFIG: "the configuration has mistakes, or the database is not of this version",
     INTERRUPTED: "Ctrl-C",
 }

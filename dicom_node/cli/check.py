@@ -6,7 +6,7 @@ import dataclasses
 
 import typer
 
-from dicom_node.cli.options import Config, Json, RoleOption
+from dicom_node.cli.options import Config, JsonObject, RoleOption
 from dicom_node.cli.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: dicom-node check --config node.toml")(check)
 
 
-def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) -> int:
+def check(config: Config, role: RoleOption = Role.ALL, as_json: JsonObject = False) -> int:
     """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
 
     What may pass, such as a PACS that does not answer now, is a warning and changes no exit status.

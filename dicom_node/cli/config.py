@@ -24,7 +24,9 @@ class Which(StrEnum):
     epilog="Example: dicom-node config sample > node.toml; dicom-node config sample peers >> node.toml"
 )
 def sample(
-    which: Annotated[Which, typer.Argument(help="Settings of the node, peers, or rules.")] = Which.NODE,
+    which: Annotated[
+        Which, typer.Argument(metavar="[node|peers|rules]", help="Settings of the node, peers, or rules.")
+    ] = Which.NODE,
 ) -> None:
     """Print every key with its default and a sentence."""
     from dicom_node import sample as samples

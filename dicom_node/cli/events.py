@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, Since, StudyUid, limit_or_none, moment
+from dicom_node.cli.options import Config, Json, Limit, Since, StudyUid, event_number, limit_or_none, moment
 from dicom_node.cli.output import Column, details, local, print_rows, short
 
 app = typer.Typer(no_args_is_help=True, help="Events: what happened, and when.")
@@ -38,7 +38,13 @@ def list_events(
         str, typer.Option("--until", metavar="WHEN", help="Only before this time, written as in --since.")
     ] = "",
     number: Annotated[
-        list[int] | None, typer.Option("--number", help="Only with this number (docs/admin.md); repeatable.")
+        list[int] | None,
+        typer.Option(
+            "--number",
+            parser=event_number,
+            metavar="NUMBER",
+            help="Only with this number (docs/admin.md); repeatable.",
+        ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Also events of the level debug.")] = False,
     limit: Limit = 200,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none
+from dicom_node.cli.options import Config, Json, JsonObject, Limit, StudyUid, limit_or_none, state_in
 from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, say, short
 from dicom_node.model.lifecycle import JobState
 
@@ -49,7 +49,12 @@ _COLUMNS: list[Column] = [
 def list_jobs(
     *,
     config: Config,
-    state: Annotated[list[JobState] | None, typer.Option(help="Only in this state; repeatable.")] = None,
+    state: Annotated[
+        list[JobState] | None,
+        typer.Option(
+            parser=state_in(JobState), metavar="|".join(JobState), help="Only in this state; repeatable."
+        ),
+    ] = None,
     study: StudyUid = "",
     limit: Limit = 100,
     as_json: Json = False,
@@ -71,7 +76,7 @@ def list_jobs(
 
 
 @app.command(epilog="Example: dicom-node jobs show 17 --config node.toml")
-def show(job: Number, config: Config, as_json: Json = False) -> None:
+def show(job: Number, config: Config, as_json: JsonObject = False) -> None:
     """Show one job: its images, options, results."""
     from dicom_node import services, settings
     from dicom_node.store import views

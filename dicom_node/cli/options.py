@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from dicom_node.mistakes import did_you_mean
 from dicom_node.model.roles import Role
+
+State = TypeVar("State", bound=StrEnum)
 
 Config = Annotated[
     list[Path],
@@ -23,6 +28,7 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")]
+JsonObject = Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")]
 RoleOption = Annotated[
     Role,
     typer.Option("--role", help="listener: receive and assemble. worker: run models, deliver. all: both."),
@@ -37,6 +43,26 @@ Since = Annotated[
         "Local time, unless it carries a zone (…T03:12Z, …T03:12+02:00).",
     ),
 ]
+
+
+def event_number(text: str) -> int:
+    """The number of an event that there is."""
+    from dicom_node import events
+
+    if text not in {str(event.number) for event in events.all_types()}:
+        raise typer.BadParameter(f"there is no event {text!r}: docs/admin.md lists the numbers")
+    return int(text)
+
+
+def state_in(states: type[State]) -> Callable[[str], State]:
+    """Reads one of these states."""
+
+    def read(text: str) -> State:
+        if text not in list(states):
+            raise typer.BadParameter(f"{text!r} is no state; {did_you_mean(text, states, 'there are')}")
+        return states(text)
+
+    return read
 
 
 def whole_or_end(uid: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none
+from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none, state_in
 from dicom_node.cli.output import Column, local, print_rows, say, short
 from dicom_node.model.lifecycle import DeliveryState
 
@@ -30,7 +30,14 @@ _COLUMNS: list[Column] = [
 def list_deliveries(
     *,
     config: Config,
-    state: Annotated[list[DeliveryState] | None, typer.Option(help="Only in this state; repeatable.")] = None,
+    state: Annotated[
+        list[DeliveryState] | None,
+        typer.Option(
+            parser=state_in(DeliveryState),
+            metavar="|".join(DeliveryState),
+            help="Only in this state; repeatable.",
+        ),
+    ] = None,
     to: Annotated[str, typer.Option("--to", metavar="PEER", help="Only to this peer.")] = "",
     study: StudyUid = "",
     limit: Limit = 100,

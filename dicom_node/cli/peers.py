@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dicom_node.cli import associations
-from dicom_node.cli.options import Config, Json, Since, moment
+from dicom_node.cli.options import Config, Json, JsonObject, Since, moment
 from dicom_node.cli.output import Column, Row, local, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
@@ -100,7 +100,7 @@ def why(
         str, typer.Argument(metavar="NAME|AE|ADDRESS", help="A peer, an AE title or an address.")
     ],
     since: Since = "30d",
-    as_json: Json = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Tell what a machine tried, what it was refused, and which lines would let it in."""
     from dicom_node import contacts, settings

@@ -11,6 +11,7 @@ import typer
 from dicom_node.cli.options import Config, Json, Since, moment
 from dicom_node.cli.output import Column, print_rows
 from dicom_node.cli.studies import DECISIONS
+from dicom_node.errors import ExitCode
 
 app = typer.Typer(no_args_is_help=True, help="Rules: which pipeline for which study.")
 
@@ -36,18 +37,19 @@ def try_(
     ],
     config: Config,
     sender: Annotated[
-        str, typer.Option("--from", metavar="PEER", help="As if this peer had sent them.")
+        str, typer.Option("--from", metavar="PEER", help="As if this peer (name or AE title) had sent them.")
     ] = "",
     as_json: Json = False,
-) -> None:
+) -> int:
     """Say which rules would take these files, which not, and why. Nothing is sent or stored."""
     from dicom_node import rehearsal, settings
     from dicom_node.scu.modality import dicom_files
 
     loaded = settings.load(config)
-    peer = loaded.peer(sender) if sender else None
+    peer = loaded.sender(sender) if sender else None
     rows = rehearsal.try_rules(loaded, dicom_files(files), peer)
     print_rows(rows, _COLUMNS, as_json=as_json, none="No files, or no rules are configured.")
+    return ExitCode.OK if all(row["rule"] for row in rows) else ExitCode.DATA  # no rule reads a faulty file
 
 
 @app.command(epilog="Example: dicom-node rules replay --since 7d --dry-run --config node.toml")

@@ -10,11 +10,13 @@ import typer
 from dicom_node.cli.options import (
     Config,
     Json,
+    JsonObject,
     Limit,
     Since,
     StudyArgument,
     limit_or_none,
     moment,
+    state_in,
     whole_or_end,
 )
 from dicom_node.cli.output import (
@@ -78,7 +80,12 @@ _READINGS: list[Column] = [
 def list_studies(
     *,
     config: Config,
-    state: Annotated[list[StudyState] | None, typer.Option(help="Only in this state; repeatable.")] = None,
+    state: Annotated[
+        list[StudyState] | None,
+        typer.Option(
+            parser=state_in(StudyState), metavar="|".join(StudyState), help="Only in this state; repeatable."
+        ),
+    ] = None,
     since: Since = "",
     limit: Limit = 100,
     as_json: Json = False,
@@ -95,7 +102,7 @@ def list_studies(
 
 
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
-def show(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
+def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
     """Show one study: objects received, jobs, results, what happened."""
     from dicom_node import services, settings
     from dicom_node.store import views

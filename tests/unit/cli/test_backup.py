@@ -86,7 +86,7 @@ def test_a_database_of_a_newer_program_is_refused(run: Run, filled: Path, tmp_pa
 
 
 def test_a_backup_never_writes_over_another(run: Run, filled: Path, saved: Path) -> None:
-    assert run("backup", saved, "--config", filled).status == ExitCode.DATA
+    assert run("backup", saved, "--config", filled).status == ExitCode.CANNOT_CREATE
 
 
 def test_of_a_postgresql_it_says_how_to_save_it(run: Run, site: Path, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, chest: Path
     us = told(US, "--from", "us1")
     assert us["ultrasound"] == (True, "all conditions hold")
     assert us["chest"] == (False, "modality US does not match CR or DX")
+    assert told(US, "--from", "US1") == us, "by its AE title, too"
     assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
     applies, reason = told(chest)["chest"]
     assert applies
@@ -181,6 +182,30 @@ def test_configuration_files_come_from_the_environment_too(
 ) -> None:
     monkeypatch.setenv("DICOM_NODE_CONFIG", str(filled))
     assert len(run("studies", "list", "--json").json) == 3
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        (("events", "list", "--number", "abc"), "there is no event 'abc'"),
+        (("events", "list", "--number", "9999"), "there is no event '9999'"),
+        (("jobs", "list", "--state", "bogus"), "'bogus' is no state"),
+        (("studies", "list", "--state", "recieving"), "did you mean receiving?"),
+        (("outbox", "list", "--state", "bogus"), "'bogus' is no state"),
+    ],
+)
+def test_what_is_no_number_and_no_state_is_told_plainly(
+    run: Run, site: Path, verb: tuple[str, ...], expected: str
+) -> None:
+    printed = run(*verb, "--config", site)
+    assert printed.status == ExitCode.USAGE
+    assert expected in " ".join(printed.err.replace("\u2502", " ").split())
+
+
+def test_rules_try_of_what_is_no_dicom_ends_with_65(run: Run, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
+    assert run("rules", "try", tmp_path / "notes.txt", "--config", site).status == ExitCode.DATA
+    assert run("rules", "try", US, "--config", site).status == ExitCode.OK
 
 
 def test_an_unknown_option_ends_with_64(run: Run) -> None:
