@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, Since, StudyUid, event_number, limit_or_none, moment
+from dicom_node.cli.options import (
+    Config,
+    Json,
+    Limit,
+    Since,
+    StudyUid,
+    event_number,
+    limit_or_none,
+    moment,
+    refuse_unknown,
+)
 from dicom_node.cli.output import Column, details, local, print_rows, short
 
 app = typer.Typer(no_args_is_help=True, help="Events: what happened, and when.")
@@ -64,4 +74,6 @@ def list_events(
             debug=debug,
             limit=limit_or_none(limit),
         )
+    if not rows:
+        refuse_unknown(number or ())
     print_rows(rows, _COLUMNS, as_json=as_json, none="No events.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -46,12 +46,19 @@ Since = Annotated[
 
 
 def event_number(text: str) -> int:
-    """The number of an event that there is."""
+    """The number of an event, four figures."""
+    if not re.fullmatch("[0-9]{4}", text):
+        raise typer.BadParameter(f"{text!r} is no number of an event: docs/admin.md lists them")
+    return int(text)
+
+
+def refuse_unknown(numbers: Iterable[int]) -> None:
+    """For numbers of which nothing was found: one of a newer version may have been there."""
     from dicom_node import events
 
-    if text not in {str(event.number) for event in events.all_types()}:
-        raise typer.BadParameter(f"there is no event {text!r}: docs/admin.md lists the numbers")
-    return int(text)
+    known = {event.number for event in events.all_types()}
+    if unknown := [str(number) for number in numbers if number not in known]:
+        raise typer.BadParameter(f"there is no event {', '.join(unknown)}: docs/admin.md lists the numbers")
 
 
 def state_in(states: type[State]) -> Callable[[str], State]:

@@ -187,17 +187,17 @@ def test_configuration_files_come_from_the_environment_too(
 @pytest.mark.parametrize(
     ("verb", "expected"),
     [
-        (("events", "list", "--number", "abc"), "there is no event 'abc'"),
-        (("events", "list", "--number", "9999"), "there is no event '9999'"),
+        (("events", "list", "--number", "abc"), "'abc' is no number of an event"),
+        (("events", "list", "--number", "9998"), "there is no event 9998"),
         (("jobs", "list", "--state", "bogus"), "'bogus' is no state"),
         (("studies", "list", "--state", "recieving"), "did you mean receiving?"),
         (("outbox", "list", "--state", "bogus"), "'bogus' is no state"),
     ],
 )
 def test_what_is_no_number_and_no_state_is_told_plainly(
-    run: Run, site: Path, verb: tuple[str, ...], expected: str
+    run: Run, filled: Path, verb: tuple[str, ...], expected: str
 ) -> None:
-    printed = run(*verb, "--config", site)
+    printed = run(*verb, "--config", filled)
     assert printed.status == ExitCode.USAGE
     assert expected in " ".join(printed.err.replace("\u2502", " ").split())
 
