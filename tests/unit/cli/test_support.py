@@ -19,7 +19,7 @@ NAMES = ["CANARY", "Canary^Jane", "4711-PID", "19560807", "hunter2", "tweety", D
 def test_no_canary_is_in_it(run: Run, filled: Path, tmp_path: Path) -> None:
     peers = (
         '\n[[peers]]\nname = "web"\nae_title = "WEB"\nmay = ["receive"]\ntransport = "dicomweb"\n'
-        'url = "https://tweety:hunter2@127.0.0.1:9/CANARY"\nusername = "tweety"\npassword = "hunter2"\n'
+        'url = "https://127.0.0.1:9/CANARY"\nusername = "tweety"\npassword = "hunter2"\n'
         '[[rules]]\nname = "odd"\nwhen = { study_description = "CANARY" }\n'
         'pipeline = "ultrasound"\nsend_to = ["web"]\n'
     )

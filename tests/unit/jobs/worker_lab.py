@@ -130,7 +130,8 @@ def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> 
         ],
         "rules": [
             {
-                "name": "rule", "pipeline": "obedient", "send_to": ["pacs"], "max_study_age_days": 0,
+                "name": "rule", "when": {"modality": "*"}, "pipeline": "obedient", "send_to": ["pacs"],
+                "max_study_age_days": 0,
                 "options": {"do": do, "log": str(log or "")},
             }
         ],
