@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dicom_node.mistakes import NO_CONDITION, did_you_mean
+from dicom_node.mistakes import did_you_mean
 from dicom_node.model.patterns import matches
 from dicom_node.toml_files import Place, TomlFiles
 
@@ -26,7 +26,7 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
         _check_peers_of(rule, settings, read)
         when = (*read.place_of("rules", rule.name), "when")
         if not read.at(when):
-            read.add(when, "", NO_CONDITION)
+            read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
         for name, pattern, remedy in _faults_of(rule.when, settings, read):
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)

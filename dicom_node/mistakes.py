@@ -12,7 +12,6 @@ from pydantic_core import ErrorDetails
 
 Place = tuple[str | int, ...]
 
-NO_CONDITION = 'has no condition: say which images, such as { modality = "US" } ("*": all)'
 _REMEDIES: Mapping[str, str] = {
     "missing": "is missing",
     "bool": "must be true or false",
@@ -70,8 +69,6 @@ def _remedy(found: ErrorDetails) -> str:
     kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
     table = isinstance(given, dict) and found["loc"] in (("peers",), ("rules",))
     match kind:
-        case "missing" if found["loc"][-1] == "when":
-            remedy = NO_CONDITION
         case "value_error":
             remedy = found["msg"].removeprefix("Value error, ")
         case "literal_error" | "enum":

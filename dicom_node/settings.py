@@ -270,8 +270,8 @@ class RuleSettings(_Section):
 
     name: Name
     """Short name; results and events say it."""
-    when: Conditions
-    """Conditions on single images, at least one; modality = "*": every image of a source class."""
+    when: Conditions = Conditions()
+    """Required: one or more conditions on single images; modality = "*": every image of a source class."""
     pipeline: str
     """ultrasound, chest_xray, or a pipeline of your own."""
     options: Mapping[str, Any] = Field(default_factory=dict)
