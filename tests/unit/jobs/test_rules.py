@@ -21,7 +21,8 @@ TODAY = date(2026, 3, 1)
 
 
 def rule(name: str = "rule", **values: Any) -> RuleSettings:
-    return RuleSettings.model_validate({"name": name, "pipeline": "p", "send_to": ["pacs"], **values})
+    always = {"when": {"modality": "*"}, "pipeline": "p", "send_to": ["pacs"]}
+    return RuleSettings.model_validate({"name": name, **always, **values})
 
 
 def image(uid: str = "1.2.3", **attributes: str) -> ImageFacts:
@@ -142,7 +143,8 @@ def configured(tmp_path: Path) -> Iterator[Configured]:
     made = []
 
     def make(**values: Any) -> Inbox:
-        one = {"name": "rule", "pipeline": "ultrasound", "send_to": ["pacs"], **values}
+        always = {"modality": "*"}
+        one = {"name": "rule", "when": always, "pipeline": "ultrasound", "send_to": ["pacs"], **values}
         made.append(Inbox(tmp_path / "var", {**CONFIG, "rules": [one]}))
         return made[-1]
 
