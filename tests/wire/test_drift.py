@@ -40,6 +40,7 @@ port = {pacs}
 may = ["receive"]
 [[rules]]
 name = "chest"
+when = {{ modality = "*" }}
 max_study_age_days = 0
 pipeline = "chest_xray"
 send_to = ["pacs"]

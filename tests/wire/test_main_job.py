@@ -42,6 +42,7 @@ host = "127.0.0.1"
 port = {pacs}
 may = ["send", "receive"]
 results = ["sr", "gsps", "sc", "heatmap", "cleaned", "seg"]
+burned_in_boxes = true
 [[rules]]
 name = "ultrasound"
 when = {{ modality = "US" }}
