@@ -17,6 +17,7 @@ from dicom_node import jobs
 from dicom_node.jobs import release
 from dicom_node.jobs.ahead import Ahead
 from dicom_node.jobs.analyses import Analyses
+from dicom_node.jobs.at_work import AtWork
 from dicom_node.jobs.drift import forget_old
 from dicom_node.jobs.tally import Tallies
 from dicom_node.jobs.worker import Worker
@@ -96,7 +97,10 @@ def test_an_image_that_was_analysed_ahead_counts_once_and_only_with_its_study(ma
     node.index()
     kept = Analyses(node.folder / "analyses")
     pipeline = Scoring(models_dir=node.settings.workers.models_dir)
-    assert Ahead(node.database, node.settings, kept, lambda _: pipeline, threading.Event()).run_once()
+    at_work = AtWork(node.folder / "at-work", "us", most=2, memory_mib=0)
+    assert Ahead(
+        node.database, node.settings, kept, lambda _: pipeline, threading.Event(), at_work
+    ).run_once()
     assert len(list(kept.folder.iterdir())) == 2, "the analysis and its claim"
     assert images(node) == {}
     node.assemble(seconds=300)
