@@ -83,7 +83,7 @@ def held_by(pacs: EmbeddedPacs) -> list[bytes]:
 def test_send_without_a_peer_that_listens_ends_with_69(run: Run, site: Path) -> None:
     printed = run("send", "pacs", US, "--config", site)
     assert (printed.status, printed.out) == (ExitCode.UNAVAILABLE, "")
-    assert printed.err.startswith("dicom-node: PACS at 127.0.0.1:4242")
+    assert printed.err == "dicom-node: cannot connect to PACS at 127.0.0.1:4242\n"
 
 
 def test_peers_are_listed_without_their_passwords(run: Run, site_with_pacs: Path) -> None:
