@@ -22,6 +22,7 @@ from dicom_node.inbox.purge import purge
 from dicom_node.jobs import readings
 from dicom_node.jobs.ahead import Ahead
 from dicom_node.jobs.analyses import Analyses
+from dicom_node.jobs.at_work import AtWork
 from dicom_node.jobs.worker import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.store.tables import Delivery, MarkReading
@@ -117,7 +118,8 @@ def test_what_was_read_ahead_is_kept_there_and_not_in_the_analysis(node: Inbox) 
     node.receive(ultrasound("one", number=1))
     node.index()
     kept = Analyses(node.folder / "analyses")
-    ahead = Ahead(node.database, node.settings, kept, lambda _: Reads(), threading.Event())
+    at_work = AtWork(node.folder / "at-work", "us", most=2, memory_mib=0)
+    ahead = Ahead(node.database, node.settings, kept, lambda _: Reads(), threading.Event(), at_work)
     assert ahead.run_once()
     [folder] = [path for path in kept.folder.iterdir() if path.is_dir()]
     analysis = kept.get(folder.name)
