@@ -201,5 +201,5 @@ def _judge_by_pixelmed(path: Path) -> None:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=400, check=False)
     return (done.stdout + done.stderr).decode("utf-8", "replace")
