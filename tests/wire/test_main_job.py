@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
+from dicom_node import services, settings
 from dicom_node.model.uids import derived_uid
+from dicom_node.store import views
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, store, wait_until
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
@@ -80,6 +82,24 @@ class Site:
         """What the PACS holds of a study."""
         held = (dcmread(io.BytesIO(self.pacs.fetch(uid))) for uid in self.pacs.instances())
         return [ds for ds in held if study_uid == ds.StudyInstanceUID]
+
+    def send(self, images: Sequence[Dataset], calling: str = "MODALITY") -> dict[str, object]:
+        """Store them, wait until all are in the index, and return the study's row at its end.
+
+        Success says that an object is safe; the index learns of it a moment later, and a study that was
+        delivered before stands there unchanged until then.
+        """
+        study_uid = images[0].StudyInstanceUID
+        due = self.received(study_uid) + len(images)
+        assert set(store(self.node.port, images, calling)) == {0x0000}
+        wait_until(lambda: self.received(study_uid) == due, 120, f"{due} objects received")
+        return self.end_of(study_uid)
+
+    def received(self, study_uid: str) -> int:
+        """How many objects the index has received for a study, repeated ones counted."""
+        with services.reading(settings.load([self.node.config])) as session:
+            known = any(row["study_instance_uid"] == study_uid for row in views.list_studies(session))
+            return len(views.show_study(session, study_uid)["received"]) if known else 0
 
     def end_of(self, study_uid: str) -> dict[str, object]:
         """The study's row once it stands in an end state."""
@@ -153,34 +173,28 @@ def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(site: Si
 
 def test_a_study_sent_twice_makes_no_second_result(site: Site, tmp_path: Path) -> None:
     image = ultrasound("twice")
-    assert store(site.node.port, [image], "MODALITY") == [0x0000]
-    site.end_of(image.StudyInstanceUID)
+    site.send([image])
     before = Counter(site.pacs.instances())
-    assert store(site.node.port, [image, image], "MODALITY") == [0x0000, 0x0000]
-    site.end_of(image.StudyInstanceUID)
+    row = site.send([image, image])
     assert Counter(site.pacs.instances()) == before
-    assert site.node.studies()[image.StudyInstanceUID]["revision"] == 1
+    assert row["revision"] == 1
 
 
 def test_results_that_come_back_to_the_node_start_nothing(site: Site) -> None:
     image = ultrasound("return")
-    assert store(site.node.port, [image], "MODALITY") == [0x0000]
-    site.end_of(image.StudyInstanceUID)
+    site.send([image])
     results = site.objects(image.StudyInstanceUID)
     jobs = len(site.node.cli("jobs", "list"))
-    assert set(store(site.node.port, results, "ORTHANC")) == {0x0000}
-    row = site.end_of(image.StudyInstanceUID)
+    row = site.send(results, "ORTHANC")
     assert row["state"] == "delivered" and row["revision"] == 1
     assert len(site.node.cli("jobs", "list")) == jobs
 
 
 def test_a_late_image_makes_one_revision_whose_report_replaces_the_first(site: Site) -> None:
     first, late = ultrasound("late", number=1), ultrasound("late", number=2)
-    assert store(site.node.port, [first], "MODALITY") == [0x0000]
-    site.end_of(first.StudyInstanceUID)
+    site.send([first])
     before = {ds.SOPInstanceUID: ds for ds in site.objects(first.StudyInstanceUID)}
-    assert store(site.node.port, [late], "MODALITY") == [0x0000]
-    row = site.end_of(first.StudyInstanceUID)
+    row = site.send([late])
     assert (row["state"], row["revision"]) == ("delivered", 2)
     after = {ds.SOPInstanceUID: ds for ds in site.objects(first.StudyInstanceUID)}
     assert set(before) < set(after)
@@ -193,8 +207,7 @@ def test_a_late_image_makes_one_revision_whose_report_replaces_the_first(site: S
 def test_two_patients_in_one_study_are_quarantined_and_nothing_is_released(site: Site) -> None:
     one, other = ultrasound("mixed", number=1), ultrasound("mixed", number=2)
     other.PatientID, other.PatientName = "ID-somebody-else", "Somebody^Else"
-    assert store(site.node.port, [one, other], "MODALITY") == [0x0000, 0x0000]
-    row = site.end_of(one.StudyInstanceUID)
+    row = site.send([one, other])
     assert row["state"] == "quarantined"
     assert "patient" in str(row["reason"])
     assert site.objects(one.StudyInstanceUID) == []
@@ -203,8 +216,7 @@ def test_two_patients_in_one_study_are_quarantined_and_nothing_is_released(site:
 def test_a_korean_name_comes_back_whole(site: Site) -> None:
     image = ultrasound("korean")
     image.PatientName = "Hong^Gildong=洪^吉洞=홍^길동"
-    assert store(site.node.port, [image], "MODALITY") == [0x0000]
-    assert site.end_of(image.StudyInstanceUID)["state"] == "delivered"
+    assert site.send([image])["state"] == "delivered"
     for ds in site.objects(image.StudyInstanceUID):
         assert ds.PatientName == image.PatientName
         assert ds.PatientName.phonetic == image.PatientName.phonetic
@@ -212,8 +224,7 @@ def test_a_korean_name_comes_back_whole(site: Site) -> None:
 
 def test_no_log_line_names_a_patient(site: Site) -> None:
     image = ultrasound("secretname")
-    assert store(site.node.port, [image], "MODALITY") == [0x0000]
-    site.end_of(image.StudyInstanceUID)
+    site.send([image])
     log = site.node.log.read_text(encoding="utf-8")
     assert image.StudyInstanceUID in log
     assert "secretname" not in log and "19700101" not in log
