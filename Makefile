@@ -43,8 +43,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[ai]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[test]'
+$(VENV)/.test: pyproject.toml ai_training/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[test]' --editable ./ai_training
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -299,13 +299,13 @@ class ImageHeader:
 
 
 class SourceImage(Protocol):
-    """One image as a pipeline sees it; ``ai_pipeline.pixels`` makes it from DICOM, PNG or JPEG.
+    """One image as a pipeline sees it; ``ai_pipeline.images.decode`` makes it from DICOM, PNG or JPEG.
 
     Frames are decoded when asked for. ``stored(i)`` gives the component samples after the node's one
     decoder and one fixed YBR→RGB or palette→RGB step: ``[rows, columns]`` or ``[rows, columns, 3]``.
     ``display(i)`` gives what a viewer shows: uint8, bright = dense (MONOCHROME2), after modality and VOI LUT,
     ``[rows, columns]`` for grey and ``[rows, columns, 3]`` RGB for colour. ``i`` counts from 0.
-    Both raise ``ai_pipeline.pixels.PixelError``, which names the cause.
+    Both raise PixelError, which names the cause.
     """
 
     @property
@@ -372,7 +372,3 @@ class ChecksOptions(Protocol):
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with the values of ``options``, by option, as a remedy for a person."""
         ...
-
-
-class CleaningFailed(Exception):
-    """Legible text may be left in the picture: nothing may leave as "cleaned". The text names no PHI."""

@@ -47,9 +47,9 @@ from pydicom.dataset import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ai_pipeline.burnin import Policy, clean, shared_tools
-from ai_pipeline.contract import CleaningFailed
-from ai_pipeline.engine import usable_cores
-from ai_pipeline.pixels import open_dicom
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.models.engine import usable_cores
 from benchmarks.turnaround import ultrasounds
 from tests.modality import set_pixels
 

@@ -44,12 +44,12 @@ from pydicom.uid import JPEG2000Lossless
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ai_pipeline import engine
+from ai_pipeline.chest.pipeline import MODEL, ChestXray
 from ai_pipeline.contract import Accept
-from ai_pipeline.inputs import network_input
-from ai_pipeline.pipelines.chest_xray import MODEL, ChestXray
-from ai_pipeline.pixels import open_dicom
-from ai_pipeline.registry import find
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.models import engine
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import find
 from benchmarks.turnaround import SIZE, chests
 
 BACKENDS: tuple[engine.Backend, ...] = ("onnxruntime", "torch", "openvino")

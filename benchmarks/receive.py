@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import receivers
 from benchmarks.receivers import RECEIVERS, Receiver, running
 from benchmarks.sender import Association, Run, associate, send_all
-from dicom_node.model.uids import derived_uid
+from dicom_node.dicom.uids import derived_uid
 
 SOP_CLASS = str(DigitalXRayImageStorageForPresentation)
 SMALL, LARGE = 512, 2500  # rows and columns of 16 bit: 0.5 and 12 MiB

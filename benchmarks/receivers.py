@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.sender import associate
+from dicom_node.config.settings import Settings
 from dicom_node.scp.policy import Policy
-from dicom_node.settings import Settings
 
 # pynetdicom as its documentation writes a storage SCP; only the limit of 10 associations is raised, or it
 # would refuse senders, and its logging is off as for ours.

@@ -21,6 +21,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__, logs, preflight
+from dicom_node.background import Office, inode
+from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 from dicom_node.events import (
     CHILD_DIED,
@@ -34,12 +36,10 @@ from dicom_node.events import (
     happened,
 )
 from dicom_node.model.roles import Role
-from dicom_node.office import Office, inode
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child
 from dicom_node.scp.policy import Policy
-from dicom_node.settings import Settings
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database

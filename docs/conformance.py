@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from generate import table
 from pydicom.uid import UID
 
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import ListenerSettings
+from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.own import DEVICE_UID, MANUFACTURER, MODEL_NAME
-from dicom_node.model.sopclasses import SECONDARY_CAPTURES
-from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.results.concepts import CERTAINTY, PRIVATE, SCHEME, SCHEME_UID
-from dicom_node.results.envelope import SERIES_NUMBERS
-from dicom_node.results.profile import DUMMY_DATE, EDITION
+from dicom_node.results.common.concepts import CERTAINTY, PRIVATE, SCHEME, SCHEME_UID
+from dicom_node.results.common.envelope import SERIES_NUMBERS
+from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
 from dicom_node.scp import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, STATUSES
 from dicom_node.scu.kinds import SOP_CLASSES
-from dicom_node.sections import OutboxSettings
-from dicom_node.settings import ListenerSettings
 
 _KINDS = {
     ResultKind.SR: "report of findings (TID 1500)",

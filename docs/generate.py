@@ -20,10 +20,10 @@ from typer.main import get_command
 
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
+from dicom_node.config.sample import toml_value
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.model.lifecycle import DELIVERY, END_STATES, JOB, STUDY
-from dicom_node.sample import toml_value
-from dicom_node.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 
 DOCS = Path(__file__).resolve().parent
 _EXIT_MEANINGS: Mapping[int, str] = {

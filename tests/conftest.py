@@ -53,8 +53,8 @@ def _memory_is_given_back() -> Iterator[None]:
     """Drop what a file of tests loaded: networks with their arenas, pictures. In all that were some 3 GB."""
     yield
     for module, name in (
-        ("ai_pipeline.engine", "_loaded"),
-        ("ai_pipeline.burnin.text", "shared_reader"),
+        ("ai_pipeline.models.engine", "_loaded"),
+        ("ai_pipeline.burnin.find.text", "shared_reader"),
         ("ai_pipeline.burnin.tools", "shared_tools"),
     ):
         if module in sys.modules:
@@ -67,7 +67,7 @@ def _memory_is_given_back() -> Iterator[None]:
 def _text_networks_answer_once() -> Iterator[None]:
     """Only where tests of this process read text: the networks take a second to load."""
     with pytest.MonkeyPatch.context() as patch:
-        if "ai_pipeline.burnin.text" in sys.modules:
+        if "ai_pipeline.burnin.find.text" in sys.modules:
             text_networks.remember(patch)
         yield
 

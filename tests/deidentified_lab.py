@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, QualityNote
+from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS
 from dicom_node.results import (
     BuiltObject,
@@ -23,7 +24,6 @@ from dicom_node.results import (
     SourceObject,
     build_deidentified,
 )
-from dicom_node.results.text import quiet_pydicom
 from dicom_node.sitekey import SiteKey
 from tests.result_images import NODULE, US, context, finding, source, speckle, write_image
 

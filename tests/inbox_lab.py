@@ -14,24 +14,18 @@ from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 from sqlalchemy import select
 
-from dicom_node.events import (
-    ASSOCIATION_ACCEPTED,
-    ASSOCIATION_RELEASED,
-    LISTENER_STARTED,
-    Event,
-    EventType,
-)
-from dicom_node.inbox.assembly import Assembler
-from dicom_node.inbox.index import Indexer
+from dicom_node.config.sections import InspectionSettings
+from dicom_node.config.settings import Settings
+from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, LISTENER_STARTED, Event, EventType
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
-from dicom_node.sections import InspectionSettings
-from dicom_node.settings import Settings
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Instance, Job, Reception, Study
+from dicom_node.studies.assemble import Assembler
+from dicom_node.studies.scan import Indexer
 
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},

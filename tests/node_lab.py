@@ -18,7 +18,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import _config
 
-from dicom_node import services, settings
+from dicom_node import services
+from dicom_node.config import loading
 from dicom_node.scu.transport import CallingAE
 from dicom_node.store import views
 from tests.ports import free_port
@@ -93,7 +94,7 @@ class Node:
 
     def studies(self) -> dict[str | None, dict[str, Any]]:
         """What ``studies list`` shows, by Study Instance UID; read here, since a process takes a second."""
-        with services.reading(settings.load([self.config])) as session:
+        with services.reading(loading.load([self.config])) as session:
             return {study["study_instance_uid"]: study for study in views.list_studies(session)}
 
     def wait_for(self, states: Sequence[str], count: int = 1, seconds: float = 300) -> dict[str | None, Any]:

@@ -21,11 +21,11 @@ from pydicom.uid import (
 )
 from sqlalchemy import select
 
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import NodeSettings, PeerSettings, Settings
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.outbox import Courier
-from dicom_node.sections import OutboxSettings
-from dicom_node.settings import NodeSettings, PeerSettings, Settings
 from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study

@@ -13,7 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicom_node.settings import PeerSettings
+from dicom_node.config.settings import PeerSettings
 from tests.ports import free_port  # noqa: F401  (imported from here by tests of deliveries)
 
 _config.LOG_HANDLER_LEVEL = "none"

@@ -12,18 +12,10 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.contract import (
-    Code,
-    Decision,
-    Finding,
-    ModelRef,
-    Origin,
-    PixelArray,
-    Region,
-)
-from ai_pipeline.pixels import open_dicom
+from ai_pipeline.contract import Code, Decision, Finding, ModelRef, Origin, PixelArray, Region
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.uids import derived_uid
 from dicom_node.results import ResultContext, SourceObject
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."

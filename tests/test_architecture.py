@@ -6,20 +6,25 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("dicom_node", "ai_pipeline")
+PACKAGES = ("dicom_node", "ai_pipeline", "ai_training")
+FILES_IN_A_FOLDER = 13  # what lies at one level, __init__.py and __main__.py not counted
 
 CELLAR = (
     "dicom_node",
     "dicom_node.model",
-    "dicom_node.sections",
-    "dicom_node.settings",
+    "dicom_node.dicom",
+    "dicom_node.config.sections",
+    "dicom_node.config.settings",
+    "dicom_node.config.patterns",
     "dicom_node.errors",
     "dicom_node.events",
     "dicom_node.printable",
@@ -31,94 +36,126 @@ SITE_KEY = ("dicom_node.sitekey",)  # of the cellar, but nothing for those who t
 # Room -> what of our own it may import: a module, or everything below a package when it ends with ".*".
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.model": ("dicom_node",),
+    "dicom_node.dicom": ("dicom_node", "dicom_node.errors", "dicom_node.model"),
     "dicom_node.errors": (),
     "dicom_node.events": (),
     "dicom_node.logs": ("dicom_node.printable",),
     "dicom_node.printable": (),
-    "dicom_node.toml_files": ("dicom_node.errors", "dicom_node.printable", "dicom_node.toml_mistakes"),
-    "dicom_node.toml_mistakes": (),
-    "dicom_node.sections": ("ai_pipeline.limits",),
-    "dicom_node.mistakes": (),
-    "dicom_node.addresses": (),
-    "dicom_node.crosscheck": (
-        "dicom_node.model",
-        "dicom_node.mistakes",
-        "dicom_node.settings",
-        "dicom_node.toml_files",
-    ),
-    "dicom_node.settings": (
+    "dicom_node.config": (
         "dicom_node.errors",
         "dicom_node.logs",
         "dicom_node.model",
-        "dicom_node.sections",
-        "dicom_node.toml_files",
-        "dicom_node.addresses",
-        "dicom_node.mistakes",
-        "dicom_node.crosscheck",
+        "dicom_node.printable",
+        "ai_pipeline.images.limits",
     ),
     "dicom_node.sitekey": ("dicom_node.errors",),
     "dicom_node.store": (*CELLAR, *SITE_KEY),
     "dicom_node.scp": (*CELLAR, *LOGS, "dicom_node.inbox.spool", "dicom_node.inbox.journal"),
-    "dicom_node.inbox": (*CELLAR, *STORE, "dicom_node.jobs", "ai_pipeline.pixels"),
-    "dicom_node.jobs": (*CELLAR, *STORE, *LOGS, *SITE_KEY, "dicom_node.results", "ai_pipeline.*"),
+    "dicom_node.inbox": (*CELLAR, "ai_pipeline.images.decode", "ai_pipeline.errors"),
+    "dicom_node.studies": (*CELLAR, *STORE, "dicom_node.inbox.*", "dicom_node.jobs"),
+    "dicom_node.jobs": (*CELLAR, *STORE),
+    "dicom_node.jobs.worker": (
+        *CELLAR,
+        *STORE,
+        *LOGS,
+        *SITE_KEY,
+        "dicom_node.jobs.*",
+        "dicom_node.monitoring.tally",
+        "dicom_node.config.loading",
+        "dicom_node.results",
+        "ai_pipeline.*",
+    ),
+    "dicom_node.monitoring": (
+        *CELLAR,
+        *STORE,
+        "ai_pipeline.contract",
+        "ai_pipeline.errors",
+        "ai_pipeline.models.*",
+    ),
     "dicom_node.results": (
         *CELLAR,
         *SITE_KEY,
         "ai_pipeline.contract",
-        "ai_pipeline.render",
-        "ai_pipeline.pixels",
+        "ai_pipeline.errors",
+        "ai_pipeline.images.render",
+        "ai_pipeline.images.decode",
     ),
     "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
     "dicom_node.scu": CELLAR,
-    "ai_pipeline": ("ai_pipeline.*",),
+    "ai_pipeline.contract": (),
+    "ai_pipeline.errors": (),
+    "ai_pipeline.extras": (),
+    "ai_pipeline.pipelines": ("ai_pipeline.contract",),
+    "ai_pipeline.images": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
+    ),
+    "ai_pipeline.networks": ("ai_pipeline.errors",),
+    "ai_pipeline.models": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
+        "ai_pipeline.images.coordinates",
+        "ai_pipeline.networks.*",
+    ),
+    "ai_pipeline.burnin": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
+        "ai_pipeline.images.*",
+        "ai_pipeline.models.*",
+    ),
+    "ai_pipeline.chest": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
+        "ai_pipeline.images.*",
+        "ai_pipeline.models.*",
+        "ai_pipeline.burnin.cleaning",
+    ),
+    "ai_pipeline.cli": ("ai_pipeline.*",),
+    "ai_pipeline.__main__": ("ai_pipeline.cli",),
+    "ai_pipeline": (),
+    "ai_training": ("ai_pipeline.*",),
 }
 # From outside one may look into every room; only these do.
 OUTSIDE = (
     "dicom_node.node",
-    "dicom_node.office",
+    "dicom_node.background",
     "dicom_node.cli",
-    "dicom_node.console",
     "dicom_node.demo",
     "dicom_node.services",
-    "dicom_node.backup",
-    "dicom_node.support",
-    "dicom_node.contacts",
     "dicom_node.preflight",
-    "dicom_node.rehearsal",
-    "dicom_node.conformance",
-    "dicom_node.sample",
     "dicom_node.processes",
     "dicom_node.__main__",
 )
 # Whole sub-packages of the cellar are open to those who may use them at all.
-OPEN = ("dicom_node.model", "dicom_node.store")
+OPEN = ("dicom_node.model", "dicom_node.dicom", "dicom_node.store")
 
 # Library -> the modules (or packages) that may import it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "torch": ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.engine"),
-    "onnxruntime": ("ai_pipeline.engine", "ai_pipeline.burnin", "ai_pipeline.training"),
+    "torch": ("ai_training", "ai_pipeline.networks", "ai_pipeline.models.engine",
+              "ai_pipeline.models.store.conversion_process"),
+    "onnxruntime": ("ai_pipeline.models.engine", "ai_pipeline.burnin", "ai_training"),
     "orthanc_rest_client": ("dicom_node.scu.orthanc",),
     "dicomweb_client": ("dicom_node.scu.dicomweb", "dicom_node.scu.http"),
     "highdicom": ("dicom_node.results",),
-    "dicomanonymizer": ("dicom_node.results.profile",),
-    "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo", "dicom_node.conformance"),
-    "apscheduler": ("dicom_node.office",),
-    "typer": (
-        "dicom_node.cli", "ai_pipeline.cli", "ai_pipeline.store.commands", "ai_pipeline.training.console",
-        "ai_pipeline.devicecommands",
-        "ai_pipeline.training.evaluation.commands", "ai_pipeline.training.chest.commands",
-        "ai_pipeline.training.ultrasound.commands", "ai_pipeline.training.detect.commands",
-    ),
+    "dicomanonymizer": ("dicom_node.results.deidentify.profile",),
+    "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo"),
+    "apscheduler": ("dicom_node.background",),
+    "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_training"),
     "sqlalchemy": (
-        "dicom_node.store", "dicom_node.inbox", "dicom_node.jobs", "dicom_node.outbox",
-        "dicom_node.services", "dicom_node.preflight", "dicom_node.console", "dicom_node.node",
-        "dicom_node.office",
+        "dicom_node.store", "dicom_node.studies", "dicom_node.jobs", "dicom_node.monitoring",
+        "dicom_node.outbox", "dicom_node.services", "dicom_node.preflight", "dicom_node.node",
+        "dicom_node.background",
     ),
     "alembic": ("dicom_node.store",),
-    "cryptography": ("dicom_node.sitekey", "dicom_node.jobs.readings"),
+    "cryptography": ("dicom_node.sitekey", "dicom_node.jobs.worker.readings"),
 }  # fmt: skip
 LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
-EAGER = ("ai_pipeline.training", "ai_pipeline.networks", "ai_pipeline.burnin")  # ... but here
+EAGER = (
+    "ai_training",
+    "ai_pipeline.networks",
+    "ai_pipeline.models.store.conversion_process",
+    "ai_pipeline.burnin",
+)
 
 
 @dataclass(frozen=True)
@@ -214,22 +251,22 @@ def test_a_room_imports_only_what_it_may_know(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("dicom_node.scp.reception", "from dicom_node.store.tables import Study"),
-        ("dicom_node.scp.reception", "import sqlalchemy"),
-        ("dicom_node.scp.reception", "def f():\n    import torch"),
-        ("dicom_node.scp.reception", "from dicom_node.inbox.index import Indexer"),
-        ("dicom_node.inbox.index", "from dicom_node.scp.policy import Policy"),
-        ("dicom_node.inbox.index", "from dicom_node.results import build"),
-        ("dicom_node.results.sr", "from dicom_node.outbox import Courier"),
-        ("dicom_node.outbox.courier", "from dicom_node.scu.dimse import DimseDestination"),
-        ("dicom_node.outbox.courier", "import orthanc_rest_client"),
+        ("dicom_node.scp.storage_service", "from dicom_node.store.tables import Study"),
+        ("dicom_node.scp.storage_service", "import sqlalchemy"),
+        ("dicom_node.scp.storage_service", "def f():\n    import torch"),
+        ("dicom_node.scp.storage_service", "from dicom_node.studies.scan import Indexer"),
+        ("dicom_node.studies.scan", "from dicom_node.scp.policy import Policy"),
+        ("dicom_node.studies.scan", "from dicom_node.results import build"),
+        ("dicom_node.results.sr.report", "from dicom_node.outbox import Courier"),
+        ("dicom_node.outbox.delivery_worker", "from dicom_node.scu.dimse import DimseDestination"),
+        ("dicom_node.outbox.delivery_worker", "import orthanc_rest_client"),
         ("dicom_node.scu.dimse", "from dicom_node.store.database import Database"),
-        ("dicom_node.jobs.run", "from dicom_node.results.sr import build_report"),
+        ("dicom_node.jobs.worker.run", "from dicom_node.results.sr.report import build_report"),
         ("dicom_node.store.tables", "from dicom_node.inbox.spool import Spool"),
-        ("ai_pipeline.pixels", "from dicom_node.settings import Settings"),
-        ("ai_pipeline.engine", "import torch"),
-        ("dicom_node.cli.studies", "import sqlalchemy"),
-        ("dicom_node.attic", "import dicom_node.settings"),
+        ("ai_pipeline.images.decode", "from dicom_node.config.settings import Settings"),
+        ("ai_pipeline.models.engine", "import torch"),
+        ("dicom_node.cli.records.studies", "import sqlalchemy"),
+        ("dicom_node.attic", "import dicom_node.config.settings"),
     ],
 )
 def test_a_wrong_import_would_be_found(module: str, source: str) -> None:
@@ -260,11 +297,52 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED"
 
 
-def test_every_package_is_listed_in_pyproject() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("folder", ["", "ai_training"])
+def test_every_package_is_listed_in_its_pyproject(folder: str) -> None:
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))
+    ours = {name for name in PACKAGES if (name == "ai_training") == (folder == "ai_training")}
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-    migrations = {name for name in packages if ".migrations" in name}
-    assert packages - migrations - set(project["tool"]["setuptools"]["packages"]) == set()
+    there = {name for name in packages if name.partition(".")[0] in ours and ".migrations" not in name}
+    assert there == set(project["tool"]["setuptools"]["packages"])
+
+
+def circles(edges: Mapping[str, set[str]]) -> list[str]:
+    """One line for each arrow that closes a circle."""
+    try:
+        list(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        return [" -> ".join(reversed(error.args[1]))]
+    return []
+
+
+def arrows() -> dict[str, dict[str, set[str]]]:
+    """Per folder: which of its files and folders import which others of the same folder."""
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for module, path in MODULES.items():
+        for line in imports(module, path.read_text(encoding="utf-8")):
+            names, targets = module.split("."), line.target.split(".")
+            same = next(
+                (n for n, pair in enumerate(zip(names, targets, strict=False)) if len(set(pair)) > 1), None
+            )
+            if line.target in MODULES and same is not None:
+                found[".".join(names[:same])][names[same]].add(targets[same])
+    return found
+
+
+@pytest.mark.parametrize(("folder", "edges"), arrows().items())
+def test_files_and_folders_of_a_folder_form_no_circle(folder: str, edges: dict[str, set[str]]) -> None:
+    assert circles(edges) == [], folder
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"store": {"model"}, "model": {"results"}, "results": {"store"}})
+    assert not circles({"store": {"model"}, "results": {"store", "model"}})
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}))
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    files = [path for path in folder.glob("*.py") if not path.name.startswith("__")]
+    assert len(files) <= FILES_IN_A_FOLDER
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -11,12 +11,13 @@ import pytest
 from pydantic import BaseModel
 from typer.main import get_command
 
-from dicom_node import cli, events, sample
+from dicom_node import cli, events
+from dicom_node.config import sample
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 from dicom_node.errors import ExitCode
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.scp.statuses import STATUSES
-from dicom_node.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 ADMIN = (ROOT / "docs" / "admin.md").read_text(encoding="utf-8")

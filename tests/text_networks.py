@@ -21,7 +21,7 @@ def remember(patch: pytest.MonkeyPatch) -> None:
     """Let rapidocr's sessions look into the answers of before; each on one core."""
     from rapidocr.inference_engine.onnxruntime.main import OrtInferSession
 
-    from ai_pipeline.burnin.text import TextReader
+    from ai_pipeline.burnin.find.text import TextReader
 
     patch.setattr(TextReader, "__init__", partialmethod(TextReader.__init__, threads=1))
 

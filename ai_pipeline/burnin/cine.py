@@ -16,16 +16,17 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.drawings import find_drawings
-from ai_pipeline.burnin.flow import find_flow
-from ai_pipeline.burnin.inpaint import PLAIN, black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Mark, MarkKind, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.planning import Plan, box_marks, check_share, plan_views
-from ai_pipeline.burnin.seal import Seal
+from ai_pipeline.burnin.annotation import Mark, MarkKind, Mask, Picture, Policy, brightest
+from ai_pipeline.burnin.decide.planning import Plan, box_marks, check_share, plan_views
+from ai_pipeline.burnin.decide.writing import candidates_of
+from ai_pipeline.burnin.fill.inpaint import PLAIN, black_out, inpaint, unchanged_outside
+from ai_pipeline.burnin.find.drawings import find_drawings
+from ai_pipeline.burnin.find.flow import find_flow
+from ai_pipeline.burnin.find.text import TextBox, high_contrast, paint
+from ai_pipeline.burnin.prove.unchanged_outside import Seal
 from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
-from ai_pipeline.burnin.text import TextBox, high_contrast, paint
-from ai_pipeline.burnin.writing import candidates_of
-from ai_pipeline.contract import CleaningFailed, PixelArray, Progress, Reading, SourceImage
+from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
+from ai_pipeline.errors import CleaningFailed
 
 WINDOW = 16
 """Frames that are read together; more is quicker and fades short-lived text (frames)."""

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ai_pipeline.burnin.annotation import Mark, MarkKind, Policy, merged
 from ai_pipeline.burnin.cine import clean_cine
-from ai_pipeline.burnin.devices import device_note
-from ai_pipeline.burnin.extent import measured_area
-from ai_pipeline.burnin.marks import Mark, MarkKind, Policy, merged
-from ai_pipeline.burnin.overlayplanes import overlay_note
-from ai_pipeline.burnin.planning import plan_views
-from ai_pipeline.burnin.seal import Seal
+from ai_pipeline.burnin.decide.lesion_extent import measured_area
+from ai_pipeline.burnin.decide.overlay_planes import overlay_note
+from ai_pipeline.burnin.decide.planning import plan_views
+from ai_pipeline.burnin.devices.known import device_note
+from ai_pipeline.burnin.prove.unchanged_outside import Seal
 from ai_pipeline.burnin.still import Rendition, Verifier, carry_out
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.contract import (
+from ai_pipeline.contract import (  # fmt: skip
     DerivedImage,
     ImageHeader,
     ImageKind,
@@ -27,8 +27,8 @@ from ai_pipeline.contract import (
     QualityNote,
     Reading,
     SourceImage,
-)  # fmt: skip
-from ai_pipeline.pixels import samples_photometric
+)
+from ai_pipeline.images.decode import samples_photometric
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities whose drawn marks are looked for as well; in all others only text is."""

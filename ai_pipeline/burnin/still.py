@@ -8,14 +8,15 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.fillers import Inpainter
-from ai_pipeline.burnin.inpaint import black_out, inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Box, Mark, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.planning import Plan, box_marks, check_share
-from ai_pipeline.burnin.text import TextBox, paint
+from ai_pipeline.burnin.annotation import Box, Mark, Mask, Picture, Policy, brightest
+from ai_pipeline.burnin.decide.planning import Plan, box_marks, check_share
+from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
+from ai_pipeline.burnin.fill.inpaint import black_out, inpaint, unchanged_outside
+from ai_pipeline.burnin.fill.inpainters import Inpainter
+from ai_pipeline.burnin.find.text import TextBox, paint
 from ai_pipeline.burnin.tools import Tools
-from ai_pipeline.burnin.writing import Candidate, candidates, covered, text_meaning
-from ai_pipeline.contract import CleaningFailed, PixelArray
+from ai_pipeline.contract import PixelArray
+from ai_pipeline.errors import CleaningFailed
 
 WIDER = 0.6
 """How far the mask of text that was still found after filling reaches beyond it (share of its height)."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ai_pipeline import registry
-from ai_pipeline.burnin.fillers import Inpainter, Learned, on_onnx
-from ai_pipeline.burnin.markfinder import MarkFinder
-from ai_pipeline.burnin.text import TextReader, shared_reader
+from ai_pipeline.burnin.fill.inpainters import Inpainter, Learned, on_onnx
+from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models import registry
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 
 TEXT, MARKS, FILL = "burnin-text", "ultrasound-marks-unet", "ultrasound-inpaint-oci-gan"
 """The models that cleaning runs, by the ids of their cards."""
@@ -34,7 +34,7 @@ class Tools:
 
 @cache
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
-    """This process's tools; loading takes a second. Raises :class:`ai_pipeline.registry.CardError`."""
+    """This process's tools; loading takes a second. Raises CardError."""
     texts, marks, fill = (registry.find(name, models_dir) for name in (TEXT, MARKS, FILL))
     registry.verify(texts)
     network = OnnxRuntime(registry.read(marks.file("mark-finder")), usable_cores())

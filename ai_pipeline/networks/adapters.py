@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks import densenet, foreign
 from ai_pipeline.networks.checkpoints import read_state
-from ai_pipeline.networks.foreign import CannotAdapt
 from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
 
 Family = Literal["xrv", "torchvision", "timm", "ultralytics"]
@@ -39,7 +39,7 @@ class Adapted:
     """A network that returns what ``outputs`` names, and the rest of its card.
 
     ``mean`` and ``scale`` are of values 0..255, one or one a channel; the other fields as in
-    :class:`ai_pipeline.card.Input` and :class:`ai_pipeline.card.Outputs`.
+    :class:`ai_pipeline.models.card.Input` and :class:`ai_pipeline.models.card.Outputs`.
     """
 
     network: nn.Module

@@ -8,13 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from ai_pipeline.errors import NotThisNetwork
 from ai_pipeline.networks import densenet, efficientnet
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
-
-
-class NotThisNetwork(Exception):
-    """The architecture is unknown or the parameters are another network's. The text says the remedy."""
 
 
 def from_arrays(

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ai_pipeline.errors import UnreadableCheckpoint
+
 SAFETENSORS = ".safetensors"
 WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net")
 """Keys under which training scripts keep the parameters; averaged ones first, as timm takes them."""
@@ -30,10 +32,6 @@ _NUMBERS = re.compile(
     r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|complex|bytearray)"
 )
-
-
-class UnreadableCheckpoint(Exception):
-    """The file is no checkpoint that can be read. The text says what it is, or what is missing in it."""
 
 
 class Shell(nn.Module):

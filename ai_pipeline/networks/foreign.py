@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ai_pipeline.errors import CannotAdapt
+
 MOST_OPERATORS = 10
-
-
-class CannotAdapt(Exception):
-    """A checkpoint cannot become a model. The text says why and what would help."""
 
 
 def timm_network(architecture: str, labels: int, channels: int) -> Any:

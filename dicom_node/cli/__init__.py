@@ -9,28 +9,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from dicom_node import logs
-from dicom_node.cli import (
-    associations,
-    backup,
-    check,
-    config,
-    db,
-    demo,
-    echo,
-    events,
-    jobs,
-    models,
-    outbox,
-    peers,
-    reload,
-    rules,
-    send,
-    serve,
-    spool,
-    studies,
-    support,
-)
+from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support
+from dicom_node.cli.network import echo, peers, rules, send
 from dicom_node.cli.output import never_fail_on_characters, say
+from dicom_node.cli.records import associations, events, jobs, models, outbox, spool, studies
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from dicom_node.mistakes import did_you_mean
+from dicom_node.config.mistakes import did_you_mean
 from dicom_node.model.roles import Role
 
 State = TypeVar("State", bound=StrEnum)

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import Code, codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from dicom_node.model.uids import derived_uid
+from dicom_node.dicom.uids import derived_uid
 
 Grey = npt.NDArray[np.uint8]
 

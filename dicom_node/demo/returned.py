@@ -13,8 +13,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from ai_pipeline.pixels import PixelError, open_dicom
-from dicom_node.results import concepts
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.results.common import concepts
 
 # PS3.16 TID 1500: the container and the concept that are read here.
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"

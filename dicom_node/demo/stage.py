@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dicom_node.config.loading import load
+from dicom_node.config.settings import Settings
 from dicom_node.demo.pacs import AE_TITLE, Pacs, free_port
 from dicom_node.errors import DemoFailed
-from dicom_node.settings import Settings, load
 
 QUIET_SECONDS = 1.0
 

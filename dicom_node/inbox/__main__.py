@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dicom_node.config.sections import InspectionSettings
 from dicom_node.inbox.inspection import inspect
-from dicom_node.sections import InspectionSettings
 
 
 def main() -> None:
@@ -48,7 +48,9 @@ def _same(one: Path, other: Path, limits: InspectionSettings) -> bool | None:
     """Whether both decode to the same samples; None when one does not decode or needs too much memory."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-    from ai_pipeline.pixels import PixelError, pixels_sha256  # numpy and decoders, seldom needed here
+    # Numpy and decoders, seldom needed here.
+    from ai_pipeline.errors import PixelError
+    from ai_pipeline.images.decode import pixels_sha256
 
     _limit_memory(limits)
     try:

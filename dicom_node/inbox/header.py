@@ -15,9 +15,9 @@ from typing import BinaryIO
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 from dicom_node.errors import SpoolError
 from dicom_node.model.spooled import Arrival
-from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
 
 # (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
 ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")

@@ -20,14 +20,14 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from dicom_node.config.sections import InspectionSettings
+from dicom_node.dicom import header_text as text
+from dicom_node.dicom.identity import Patient, digest
+from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.dicom.pixel_data import PixelData, check_image, hash_pixel_data
+from dicom_node.dicom.sop_classes import SOURCES
 from dicom_node.errors import DecodedDifferently, FaultyObject
-from dicom_node.inbox import text
-from dicom_node.inbox.pixeldata import PixelData, check_image, hash_pixel_data
 from dicom_node.inbox.prescan import BULK_BYTES, scan
-from dicom_node.model.identity import Patient, digest
-from dicom_node.model.own import is_own_result
-from dicom_node.model.sopclasses import SOURCES
-from dicom_node.sections import InspectionSettings
 
 # Attributes that results copy and that say whose examination it is: another value is another identity.
 IDENTITY = (

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dicom_node.config.sections import InspectionSettings
+from dicom_node.dicom.identity import Patient
 from dicom_node.inbox import header
 from dicom_node.inbox.inspection import Inspected
-from dicom_node.model.identity import Patient
-from dicom_node.sections import InspectionSettings
 
 _START_SECONDS = 120.0
 _BYTES_A_SECOND = 10 * 2**20  # of a slow disk, beside the time limit

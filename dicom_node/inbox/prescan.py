@@ -13,8 +13,8 @@ from typing import BinaryIO, Final
 
 from pydicom.datadict import dictionary_VR
 
+from dicom_node.config.sections import InspectionSettings
 from dicom_node.errors import FaultyObject
-from dicom_node.sections import InspectionSettings
 
 BULK_BYTES: Final = 65536
 """Longer values outside of items are passed over by ``inspection``: no attribute is that long."""

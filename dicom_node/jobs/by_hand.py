@@ -1,20 +1,17 @@
-"""What a person may do to jobs and studies, within the caller's transaction."""
+"""What a person may do to jobs, within the caller's transaction."""
 
 from __future__ import annotations
-
-from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import JOB_QUEUED, STUDY_RELEASED
+from dicom_node.events import JOB_QUEUED
 from dicom_node.jobs.queue import cancel, put_first
-from dicom_node.jobs.studies import FOR_UPDATE
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store.tables import Job, Study
-from dicom_node.store.transitions import move_job, move_study, settle_study, utc_now
+from dicom_node.store.transitions import FOR_UPDATE, move_job, settle_study, utc_now
 
-__all__ = ["cancel", "put_first", "release_study", "retry"]
+__all__ = ["cancel", "put_first", "retry"]
 
 
 def retry(session: Session, job_id: int) -> None:
@@ -36,19 +33,3 @@ def retry(session: Session, job_id: int) -> None:
         cancel_requested=False, finished_at=None, lease_until=None,
     )  # fmt: skip
     settle_study(session, job.study_id)
-
-
-def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
-    """Let a study out of quarantine: it is assembled again from the versions that count.
-
-    What counts was chosen before (``inbox.versions``). Raises NotFound, NotAllowedNow.
-    """
-    study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
-    if study is None:
-        raise NotFound(f"no study has the number {study_id}")
-    if study.state is not StudyState.QUARANTINED:
-        raise NotAllowedNow(f"the study is {study.state}: only one in quarantine can be released")
-    study.revision += 1  # its jobs may have been made before the conflict came
-    study.due_at = now or utc_now()
-    session.flush()
-    move_study(session, study, StudyState.RECEIVING, reason="released by a person", event=STUDY_RELEASED)

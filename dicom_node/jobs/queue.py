@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from dicom_node.config.settings import WorkerSettings
 from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.events import (
     JOB_CANCELLED,
@@ -28,10 +29,9 @@ from dicom_node.events import (
     JOB_TAKEN_OVER,
     EventType,
 )
-from dicom_node.jobs import owners
+from dicom_node.jobs import lease as owners
 from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
-from dicom_node.settings import WorkerSettings
 from dicom_node.store import queue as table
 from dicom_node.store.clock import LONGEST_WAIT, has_ended
 from dicom_node.store.database import Database

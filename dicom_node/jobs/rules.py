@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
+from dicom_node.config.patterns import matches
+from dicom_node.config.settings import Conditions, RuleSettings
+from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.patterns import matches
-from dicom_node.model.sopclasses import SECONDARY_CAPTURES
-from dicom_node.settings import Conditions, RuleSettings
 
 # A rule's condition → where the image says it: a field of ImageFacts, or a keyword of its attributes.
 _ASKED = {

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from dicom_node.outbox.by_hand import retry, retry_all
-from dicom_node.outbox.courier import Courier
+from dicom_node.outbox.delivery_worker import Courier
 
 __all__ = ["Courier", "retry", "retry_all"]

@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import PeerSettings
 from dicom_node.events import (
     DELIVERY_CONFIRMED,
     DELIVERY_DEAD,
@@ -26,8 +28,6 @@ from dicom_node.events import (
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.sections import OutboxSettings
-from dicom_node.settings import PeerSettings
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery

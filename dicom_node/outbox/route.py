@@ -18,13 +18,13 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
 from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.outbox import boundary
+from dicom_node.outbox import last_check as boundary
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery

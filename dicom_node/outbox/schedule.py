@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 
-from dicom_node.sections import OutboxSettings
+from dicom_node.config.sections import OutboxSettings
 
 # Most archives show an object at once, some after their indexer came round.
 _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)

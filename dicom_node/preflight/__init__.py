@@ -14,15 +14,16 @@ from pathlib import Path
 
 from pydicom.charset import python_encoding
 
+from dicom_node.config.loading import examine
+from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import ConfigProblem
-from dicom_node.mistakes import did_you_mean
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Passed, Problem
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule
 from dicom_node.scu import open_destination
-from dicom_node.settings import PeerSettings, Settings, examine
-from dicom_node.toml_files import TomlFiles
 
 _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR", "GB")))
 

@@ -16,15 +16,15 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dicom_node import sitekey
+from dicom_node.config.settings import Settings, TlsSettings
 from dicom_node.errors import ConfigurationError, DatabaseNotReady
-from dicom_node.inbox.comparison import compare
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Passed, Problem
 from dicom_node.printable import redacted
-from dicom_node.settings import Settings, TlsSettings
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
+from dicom_node.studies.comparison import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
 NETWORK_FILE_SYSTEMS = frozenset(

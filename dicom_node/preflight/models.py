@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ai_pipeline import extras, registry
+from ai_pipeline import extras
+from ai_pipeline.burnin.devices.rules import from_environment, read_rules
 from ai_pipeline.contract import ChecksOptions
-from ai_pipeline.devicerules import DeviceRuleError, from_environment, read_rules
+from ai_pipeline.errors import CardError, DeviceRuleError
+from ai_pipeline.models import registry
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
-from dicom_node.mistakes import did_you_mean
-from dicom_node.model.patterns import matches
+from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.patterns import matches
+from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.preflight.found import Found, Passed
-from dicom_node.settings import RuleSettings, Settings
 
 
 def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> Found:
@@ -59,7 +61,7 @@ def _check_values(rule: RuleSettings, options: Mapping[str, object], settings: S
         return
     try:
         faults = pipeline.option_faults(options)
-    except registry.CardError:
+    except CardError:
         return  # told by _check_models
     for option, remedy in faults.items():
         yield f"rules.{rule.name}.options.{option}", repr(rule.options[option]), remedy
@@ -78,20 +80,20 @@ def check_models(settings: Settings) -> Found:
 def _check_cards(settings: Settings) -> Found:
     try:
         cards = registry.cards(settings.workers.models_dir)
-    except registry.CardError as error:
+    except CardError as error:
         yield "workers.models_dir", str(settings.workers.models_dir or ""), str(error)
         return
     for card in cards:
         try:
             registry.verify(card)
-        except registry.CardError as error:
+        except CardError as error:
             yield f"model {card.id}", "", str(error)
         else:
             yield Passed(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
     for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
         try:
             create(name, models_dir=settings.workers.models_dir).models()
-        except registry.CardError as error:  # the one that was activated is gone: no other is taken
+        except CardError as error:  # the one that was activated is gone: no other is taken
             yield f"pipeline {name}", "", str(error)
 
 

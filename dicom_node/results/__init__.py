@@ -1,11 +1,11 @@
 """Findings → SR, presentation state, SC, cleaned image and segmentation, with stable UIDs."""
 
-from dicom_node.model.own import DEVICE_UID, is_own_result
+from dicom_node.dicom.own_objects import DEVICE_UID, is_own_result
 from dicom_node.results.build import build, build_failure
-from dicom_node.results.context import BuiltObject, Cause, ResultContext, SourceObject
-from dicom_node.results.deidentified import Deidentified, build_deidentified
-from dicom_node.results.pseudonyms import Pseudonyms
-from dicom_node.results.source import repairs_of
+from dicom_node.results.build_deidentified import Deidentified, build_deidentified
+from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.source import repairs_of
+from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 
 __all__ = [
     "DEVICE_UID",

@@ -14,27 +14,25 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ai_pipeline.contract import (
-    BURNED_IN,
-    Decision,
-    DerivedImage,
-    Finding,
-    ImageKind,
-    PipelineResult,
-)
+from ai_pipeline.contract import BURNED_IN, Decision, DerivedImage, Finding, ImageKind, PipelineResult
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.cleaned import build_cleaned, cleaned_class, modality_of
-from dicom_node.results.context import BuiltObject, Cause, ResultContext, SourceObject
-from dicom_node.results.envelope import encode
-from dicom_node.results.identity import object_uid, series_uid
-from dicom_node.results.marks import of_source, reported
-from dicom_node.results.pictures import build_annotated, build_failure_picture, build_heatmap, with_evidence
-from dicom_node.results.presentation import build_presentation
-from dicom_node.results.segmentation import build_segmentation, is_empty
-from dicom_node.results.source import Source, read_sources
-from dicom_node.results.sr import build_failure_report, build_report
+from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.envelope import encode
+from dicom_node.results.common.identity import object_uid, series_uid
+from dicom_node.results.common.located_findings import of_source, reported
+from dicom_node.results.common.source import Source, read_sources
+from dicom_node.results.gsps.presentation import build_presentation
+from dicom_node.results.sc.captures import (
+    build_annotated,
+    build_failure_picture,
+    build_heatmap,
+    with_evidence,
+)
+from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
+from dicom_node.results.seg.segmentation import build_segmentation, is_empty
+from dicom_node.results.sr.report import build_failure_report, build_report
 
 
 def build(
@@ -44,7 +42,7 @@ def build(
 
     The report is of all images; every other object is of one image, so that a late image leaves those of the
     others as they are. Raises ResultRefused (the gate; more than one patient; an unverified cleaned image),
-    DecodedDifferently, and ai_pipeline.pixels.PixelError where a picture's source does not decode.
+    DecodedDifferently, and PixelError where a picture's source does not decode.
     """
     read = read_sources(sources)
     known = {source.uid for source in read}

@@ -20,15 +20,15 @@ from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
+from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.own import is_own_result
-from dicom_node.results import profile
-from dicom_node.results.context import ResultContext
-from dicom_node.results.envelope import disclaimer, series_description
-from dicom_node.results.leaks import KnownIdentity
-from dicom_node.results.source import Source, identity_keywords
-from dicom_node.results.text import quiet_pydicom
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.envelope import disclaimer, series_description
+from dicom_node.results.common.source import Source, identity_keywords
+from dicom_node.results.deidentify import profile
+from dicom_node.results.deidentify.leaks import KnownIdentity
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"

@@ -20,9 +20,9 @@ from dicom_node.scp.contexts import refusals
 from dicom_node.scp.dimse import SpoolingProvider
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue
-from dicom_node.scp.reception import Reception, StoreRequest, Visit
 from dicom_node.scp.request import AeTitles
 from dicom_node.scp.statuses import Rejection
+from dicom_node.scp.storage_service import Reception, StoreRequest, Visit
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -6,24 +6,31 @@ of what is not served: its command ends the association before a data set can co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pynetdicom.dimse import DIMSEServiceProvider
 
 from dicom_node.scp import command, limits
 from dicom_node.scp.command import MalformedCommand
-from dicom_node.scp.reception import StoreRequest
-
-if TYPE_CHECKING:
-    from dicom_node.scp.association import NodeAssociation
+from dicom_node.scp.storage_service import StoreRequest
 
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
+
+
+class StoreAssociation(Protocol):
+    """What an association does with what is read here."""
+
+    def ends(self, reason: str) -> None:
+        """Why the association is about to end."""
+
+    def open_object(self, request: StoreRequest) -> None:
+        """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
 
 
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
     """Called by the thread that reads the socket; requests go to ``msg_queue`` when they are complete."""
 
-    def __init__(self, association: NodeAssociation) -> None:
+    def __init__(self, association: StoreAssociation) -> None:
         super().__init__(association)
         self._association = association
         self._command = bytearray()

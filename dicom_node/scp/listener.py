@@ -19,15 +19,15 @@ from typing import Any
 from pynetdicom import AE, _config
 from pynetdicom.transport import AssociationServer, RequestHandler
 
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
-from dicom_node.model.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.contexts import presentation_contexts
 from dicom_node.scp.policy import Policy, PolicyFile, TlsPolicy, addresses_of
 from dicom_node.scp.reactor import PatientSocket
-from dicom_node.scp.reception import Reception
+from dicom_node.scp.storage_service import Reception
 
 _LOGGER = logging.getLogger(__name__)
 

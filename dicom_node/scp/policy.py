@@ -22,7 +22,7 @@ from dicom_node.scp.request import is_ae_title
 from dicom_node.scp.statuses import Rejection
 
 if TYPE_CHECKING:  # the listener starts without them
-    from dicom_node.settings import PeerSettings, Settings, TlsSettings
+    from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 
 _LOGGER = logging.getLogger(__name__)
 

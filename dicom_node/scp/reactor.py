@@ -18,17 +18,15 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.scp import limits
 from dicom_node.scp.request import look_over
-
-if TYPE_CHECKING:
-    from dicom_node.scp.association import NodeAssociation
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
     ``request_seconds``: from the connection to the whole of the association request.
     """
 
-    def __init__(self, association: NodeAssociation, request_seconds: float) -> None:
+    def __init__(self, association: Association, request_seconds: float) -> None:
         super().__init__(association)
         self.daemon = True
         self._alarm = _Alarm()

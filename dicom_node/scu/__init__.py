@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.destination import (
     Check,
     Confirmation,
@@ -11,7 +12,6 @@ from dicom_node.scu.destination import (
     SendReport,
     SendStatus,
 )
-from dicom_node.settings import PeerSettings, Settings
 
 __all__ = [
     "Check",

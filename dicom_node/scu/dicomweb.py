@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.http import (
@@ -24,7 +25,6 @@ from dicom_node.scu.http import (
     until_it_hangs,
 )
 from dicom_node.scu.statuses import store_report
-from dicom_node.settings import PeerSettings, Settings
 
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
 

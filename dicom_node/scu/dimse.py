@@ -23,6 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -38,7 +39,6 @@ from dicom_node.scu.destination import (
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import store_report
 from dicom_node.scu.transport import CallingAE, client_tls
-from dicom_node.settings import PeerSettings, Settings
 
 # pynetdicom logs data sets and identifiers, which name patients.
 _config.LOG_HANDLER_LEVEL = "none"

@@ -19,13 +19,13 @@ from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import PeerUnreachable
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import SendStatus
 from dicom_node.scu.statuses import store_report
 from dicom_node.scu.transport import CallingAE, client_tls
-from dicom_node.sections import OutboxSettings
-from dicom_node.settings import PeerSettings, Settings
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 _TIMEOUT_SECONDS = 30.0

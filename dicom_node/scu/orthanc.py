@@ -21,6 +21,7 @@ from pydicom.tag import BaseTag
 from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.http import (
@@ -31,7 +32,6 @@ from dicom_node.scu.http import (
     unanswered,
     until_it_hangs,
 )
-from dicom_node.settings import PeerSettings, Settings
 
 _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
 _UPLOADED = {

@@ -12,8 +12,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
+from dicom_node.config.settings import Settings
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
-from dicom_node.settings import Settings
 
 _SILENCE_SECONDS = 120.0
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux

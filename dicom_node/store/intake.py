@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.model.identity import Patient
+from dicom_node.dicom.identity import Patient
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import Association, Cursor, Delivery, Instance, Job, Reception, Result, Study

@@ -23,6 +23,9 @@ from dicom_node.model.lifecycle import (
 )
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
 
+# Weaker than FOR UPDATE: an event that others write about the study (foreign key) does not wait for it.
+FOR_UPDATE = {"key_share": True}
+
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
     """Log an event, with its study's UID (whoever has the log looks for that), and append it to the table."""

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom.data
 import pytest
 
-from ai_pipeline.burnin.measuring import LENGTH, UNITS
+from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import (
     BurnedMeasurement,
     Decision,
@@ -24,9 +24,9 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from dicom_node import results
+from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import BuiltObject, SourceObject
-from dicom_node.results.text import quiet_pydicom
 from tests.result_images import (
     CALIBRATED,
     CARDIOMEGALY,

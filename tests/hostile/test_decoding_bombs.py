@@ -25,8 +25,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ai_pipeline.limits import Limits, lacks_memory
-from ai_pipeline.pixels import PixelError, open_dicom, open_picture
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom, open_picture
+from ai_pipeline.images.limits import Limits, lacks_memory
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Result

@@ -14,13 +14,13 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.events import DESTINATION_HUNG
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox import retry
 from dicom_node.scu import Outgoing, Presence, SendStatus, open_destination
-from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import utc_now
 from tests.hostile.valve import Valve, valve_before
@@ -256,7 +256,7 @@ class StuckDestination:
 def test_what_a_deaf_end_holds_is_handed_back_and_asked_for(
     tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.outbox.courier._WRITING_SECONDS", 0.1)
+    monkeypatch.setattr("dicom_node.outbox.delivery_worker._WRITING_SECONDS", 0.1)
     outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
     outbox.add_study(["pacs"], ONE)
     stuck = StuckDestination()

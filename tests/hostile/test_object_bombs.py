@@ -16,9 +16,9 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
+from dicom_node.config.sections import InspectionSettings
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.model.kinds import Outcome
-from dicom_node.sections import InspectionSettings
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.config.settings import Settings
 from dicom_node.scp.policy import Policy
-from dicom_node.settings import Settings
 
 Say = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,7 +26,7 @@ def say() -> Say:
             "import json, logging, sys\n"
             "from dicom_node import logs\n"
             "from dicom_node.events import *\n"
-            "from dicom_node.settings import Settings\n"
+            "from dicom_node.config.settings import Settings\n"
             "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
             f"logs.configure({level!r}, 'node', settings.log_target)\n" + lines
         )

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dicom_node import preflight, sample
-from dicom_node.mistakes import described, did_you_mean
-from dicom_node.settings import PeerSettings, RuleSettings, Settings, examine
-from dicom_node.toml_files import _line
+from dicom_node import preflight
+from dicom_node.config import sample
+from dicom_node.config.loading import examine
+from dicom_node.config.mistakes import described, did_you_mean
+from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
+from dicom_node.config.toml_files import _line
 from tests.unit.test_settings import SITE, write
 
 LIBRARY_WORDS = re.compile(r"Input should|valid (tuple|integer|string|number)|pydantic|parse|Extra|None")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import sample
+from dicom_node.config import sample
+from dicom_node.config.loading import load
+from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, ExitCode, UnknownPeer
 from dicom_node.model.kinds import ResultKind
-from dicom_node.settings import Settings, load
 
 SITE = """
 [node]

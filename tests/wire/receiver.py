@@ -19,11 +19,11 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import encode
 
 from benchmarks.sender import Stored
+from dicom_node.config.settings import Settings
 from dicom_node.events import Event, EventType
 from dicom_node.inbox.journal import JournalReader
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.policy import Policy
-from dicom_node.settings import Settings
 from tests.waiting import wait_until
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_IN_DOUBT
 from dicom_node.outbox import Courier
-from dicom_node.settings import PeerSettings, Settings
 from dicom_node.store.database import Database
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs

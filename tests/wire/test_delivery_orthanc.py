@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread, dcmwrite
 
+from dicom_node.config.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.scu import open_destination
-from dicom_node.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
 from dicom_node.store.tables import Delivery
 from tests.outbox_lab import THREE_FACES, Outbox
 from tests.ports import free_port

@@ -14,8 +14,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from ai_pipeline import pipelines
-from ai_pipeline.registry import Card, find
-from dicom_node.model.uids import derived_uid
+from ai_pipeline.models.registry import Card, find
+from dicom_node.dicom.uids import derived_uid
 from tests.modality import chest
 from tests.node_lab import Node, running, store, wait_until
 from tests.ports import free_port

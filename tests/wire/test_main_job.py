@@ -14,8 +14,9 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from dicom_node import services, settings
-from dicom_node.model.uids import derived_uid
+from dicom_node import services
+from dicom_node.config import loading
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.store import views
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, store, wait_until
@@ -97,7 +98,7 @@ class Site:
 
     def received(self, study_uid: str) -> int:
         """How many objects the index has received for a study, repeated ones counted."""
-        with services.reading(settings.load([self.node.config])) as session:
+        with services.reading(loading.load([self.node.config])) as session:
             known = any(row["study_instance_uid"] == study_uid for row in views.list_studies(session))
             return len(views.show_study(session, study_uid)["received"]) if known else 0
 

@@ -26,7 +26,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dicom_node.model.own import DEVICE_UID
+from dicom_node.dicom.own_objects import DEVICE_UID
 from tests.outbox_lab import Outbox, a_result
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port

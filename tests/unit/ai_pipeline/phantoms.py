@@ -15,8 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pylopdf_fonts_ko import sans_path
 
 from ai_pipeline.contract import ImageHeader, PixelArray
-from ai_pipeline.display import GreyDisplay
-from ai_pipeline.pixels import colour_display
+from ai_pipeline.images.decode import colour_display
+from ai_pipeline.images.display import GreyDisplay
 
 Picture = npt.NDArray[np.uint8]
 KOREAN_FONT = sans_path()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ai_pipeline.burnin.bars import completed
+from ai_pipeline.burnin.find.bars import completed
 from tests.unit.ai_pipeline.phantoms import echo
 
 PLACE = slice(40, 240), slice(6, 18)

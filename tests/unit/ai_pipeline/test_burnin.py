@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from ai_pipeline.burnin import MarkKind, Policy, clean, shared_tools
-from ai_pipeline.burnin.fillers import Classical
-from ai_pipeline.burnin.inpaint import inpaint, unchanged_outside
-from ai_pipeline.burnin.marks import Mark, merged
-from ai_pipeline.burnin.text import Line, TextBox, TextReader, shared_reader
-from ai_pipeline.contract import CleaningFailed, PixelArray
+from ai_pipeline.burnin.annotation import Mark, merged
+from ai_pipeline.burnin.fill.inpaint import inpaint, unchanged_outside
+from ai_pipeline.burnin.fill.inpainters import Classical
+from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, shared_reader
+from ai_pipeline.contract import PixelArray
+from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline import phantoms
 from tests.unit.ai_pipeline.phantoms import NAME, ArrayImage, Picture, burn, burned_box, echo, flow, silent
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import MarkKind, Policy, clean
-from ai_pipeline.burnin.text import TextReader, shared_reader
+from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, burned_box, cine, silent, stacked
 
 

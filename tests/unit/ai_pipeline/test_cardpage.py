@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ai_pipeline import cardpage
+from ai_training.pages import models as cardpage
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
 
 
 def test_the_page_about_the_models_is_that_of_the_shipped_cards() -> None:
-    assert PAGE.read_text() == cardpage.page(), "run python -m ai_pipeline.cardpage > docs/models.md"
+    assert PAGE.read_text() == cardpage.page(), "run python -m ai_training.pages.models > docs/models.md"

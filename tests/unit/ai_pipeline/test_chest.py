@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ai_pipeline.chest.pipeline import NO_PLACE, ChestXray
 from ai_pipeline.contract import Accept, Decision, ImageHeader, Origin, PixelArray, Refuse
+from ai_pipeline.images.decode import open_dicom, open_image
+from ai_pipeline.images.orientation import POSES, Pose, shown, upright
 from ai_pipeline.pipelines import create, pipeline_class
-from ai_pipeline.pipelines.chest_xray import NO_PLACE, ChestXray
-from ai_pipeline.pixels import open_dicom, open_image
-from ai_pipeline.pose import POSES, Pose, shown, upright
 
 CHEST = ImageHeader(
     modality="DX",

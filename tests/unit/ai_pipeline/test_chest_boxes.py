@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tomlkit
 
+from ai_pipeline.chest.detector import BoxDetector
+from ai_pipeline.chest.pipeline import NO_PLACE, ChestXray
 from ai_pipeline.contract import Decision, Finding, ImageHeader, Origin, PipelineResult, Refuse
-from ai_pipeline.detector import BoxDetector
-from ai_pipeline.pipelines.chest_xray import NO_PLACE, ChestXray
-from ai_pipeline.registry import find
+from ai_pipeline.models.registry import find
 from tests.unit.ai_pipeline.test_chest import CHEST, Shown, quiet
 
 CARD = find("chest-efficientnet-lite0")
@@ -89,7 +89,7 @@ def test_a_picture_that_was_turned_has_its_box_at_the_same_place(sick: list[np.n
     detector = BoxDetector.of(CARD)
     assert detector is not None
     label = detector.head.labels[0]
-    from ai_pipeline.pose import Pose
+    from ai_pipeline.images.orientation import Pose
 
     upright = detector.look(sick[0])
     turned = detector.look(np.ascontiguousarray(sick[0][::-1, ::-1]), Pose(turned=180))
@@ -105,7 +105,7 @@ def test_a_picture_that_was_turned_has_its_box_at_the_same_place(sick: list[np.n
 def test_a_classifier_without_a_detector_draws_what_its_maps_say(
     sick: list[np.ndarray], tmp_path: Path
 ) -> None:
-    from ai_pipeline.training.chest.export import forget_detector
+    from ai_training.chest.export import forget_detector
 
     card = tomlkit.parse(CARD.path.read_text())
     forget_detector(card)

@@ -13,13 +13,14 @@ pytest.importorskip("sklearn")
 
 from typer.testing import CliRunner
 
-from ai_pipeline.reference import BINS, reference_of
-from ai_pipeline.registry import SHIPPED, CardError, find, verify
-from ai_pipeline.training import metrics
-from ai_pipeline.training.calibrate import deciles, operating_point, platt, prevalence, sensitive_cut
-from ai_pipeline.training.evaluation.commands import calibrate_app
-from ai_pipeline.training.evaluation.recalibrate import Refitted, recalibrate
-from ai_pipeline.training.sets.chest import DataMissing
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.reference import BINS, reference_of
+from ai_pipeline.models.registry import SHIPPED, find, verify
+from ai_training import metrics
+from ai_training.calibrate import deciles, operating_point, platt, prevalence, sensitive_cut
+from ai_training.evaluation.commands import calibrate_app
+from ai_training.evaluation.recalibrate import Refitted, recalibrate
+from ai_training.sets.chest import DataMissing
 from tests.unit.ai_pipeline.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ai_pipeline.registry import Chain
-from ai_pipeline.training.sets.chest import (
+from ai_pipeline.models.registry import Chain
+from ai_training.sets.chest import (
     LABELS,
     DataMissing,
     boxes_of,
@@ -23,7 +23,7 @@ from ai_pipeline.training.sets.chest import (
     reduced_images,
     truth_boxes,
 )
-from ai_pipeline.training.sets.manifests import years
+from ai_training.sets.manifests import years
 from tests.unit.ai_pipeline.nih_lab import nih_download
 
 

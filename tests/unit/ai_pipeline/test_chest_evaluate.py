@@ -16,16 +16,17 @@ pytest.importorskip("sklearn")
 
 from typer.testing import CliRunner
 
-from ai_pipeline import cardpage, registry
-from ai_pipeline.registry import SHIPPED, find
-from ai_pipeline.training.chest import gates
-from ai_pipeline.training.evaluation.baseline import source_scores
-from ai_pipeline.training.evaluation.cardfigures import card_metrics, supported
-from ai_pipeline.training.evaluation.commands import evaluate_app
-from ai_pipeline.training.evaluation.evaluate import evaluate_chest
-from ai_pipeline.training.evaluation.plots import learning_curves, write_report
-from ai_pipeline.training.evaluation.text import as_text
-from ai_pipeline.training.sets.chest import LABELS, ChestImage, DataMissing, chest_images
+from ai_pipeline.models import registry
+from ai_pipeline.models.registry import SHIPPED, find
+from ai_training.chest import gates
+from ai_training.chest.card_figures import card_metrics, supported
+from ai_training.evaluation.baseline import source_scores
+from ai_training.evaluation.commands import evaluate_app
+from ai_training.evaluation.evaluate import evaluate_chest
+from ai_training.evaluation.plots import learning_curves, write_report
+from ai_training.evaluation.text import as_text
+from ai_training.pages import models as cardpage
+from ai_training.sets.chest import LABELS, ChestImage, DataMissing, chest_images
 from tests.unit.ai_pipeline.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"

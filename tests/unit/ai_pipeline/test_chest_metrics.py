@@ -10,8 +10,8 @@ pytest.importorskip("sklearn")
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ai_pipeline.training import metrics
-from ai_pipeline.training.reliability import calibration, reliability_curve, slope_and_intercept
+from ai_training import metrics
+from ai_training.reliability import calibration, reliability_curve, slope_and_intercept
 
 
 def _case(images: int = 80, seed: int = 0) -> tuple[metrics.Floats, metrics.Floats]:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from ai_pipeline.training.evaluation.commands import split
-from ai_pipeline.training.sets.chest import LABELS, chest_set, label_matrix
-from ai_pipeline.training.sets.splits import SHARES, split_by_patient, table
+from ai_training.evaluation.commands import split
+from ai_training.sets.chest import LABELS, chest_set, label_matrix
+from ai_training.sets.splits import SHARES, split_by_patient, table
 from tests.unit.ai_pipeline.nih_lab import nih_download
 
 seeds = st.integers(0, 2**31 - 1)

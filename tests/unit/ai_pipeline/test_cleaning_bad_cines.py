@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from ai_pipeline.burnin import Policy, clean
 from ai_pipeline.cli import app
-from ai_pipeline.contract import CleaningFailed
+from ai_pipeline.errors import CleaningFailed, PixelError
+from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
-from ai_pipeline.pixels import PixelError, open_dicom
 from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, SECRETS, told, words, write
 from tests.unit.ai_pipeline.phantoms import (
     ArrayImage,

@@ -12,9 +12,10 @@ import pytest
 
 from ai_pipeline.burnin import Policy, clean
 from ai_pipeline.burnin.cleaning import CleaningResult
-from ai_pipeline.contract import CleaningFailed, ImageKind, SourceImage
+from ai_pipeline.contract import ImageKind, SourceImage
+from ai_pipeline.errors import CleaningFailed, PixelError
+from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
-from ai_pipeline.pixels import PixelError, open_dicom
 from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, decoded, told, words, write
 from tests.unit.ai_pipeline import phantoms
 from tests.unit.ai_pipeline.phantoms import ArrayImage, Picture, burn, echo, flow, silent, write_dicom

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import CleaningResult, MarkKind, Policy, clean
-from ai_pipeline.burnin.extent import measured_area
-from ai_pipeline.burnin.marks import Mark, Mask, Picture
-from ai_pipeline.burnin.shaping import blocks, spelled
-from ai_pipeline.burnin.text import TextReader, shared_reader
-from ai_pipeline.burnin.writing import find_texts
+from ai_pipeline.burnin.annotation import Mark, Mask, Picture
+from ai_pipeline.burnin.decide.lesion_extent import measured_area
+from ai_pipeline.burnin.decide.mask_shape import blocks, spelled
+from ai_pipeline.burnin.decide.writing import find_texts
+from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from ai_pipeline.contract import Meaning
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked
 

@@ -13,10 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from ai_pipeline import registry
-from ai_pipeline.classifier import Classifier
-from ai_pipeline.cli import _inputs, app
-from ai_pipeline.pixels import PixelError, open_dicom
+from ai_pipeline.chest.classifier import Classifier
+from ai_pipeline.cli import app
+from ai_pipeline.cli.run import _inputs
+from ai_pipeline.errors import CardError, PixelError
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.models import registry
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +50,7 @@ def test_all_mistakes_of_a_card_are_told_at_once(tmp_path: Path) -> None:
     text = text.replace('licence = "not for others"\n', "").replace("size = 224", 'size = "big"')
     text = text.replace("absent_below = 0.5", "absent_below = 0.9").replace('sha256 = "0', 'sha256 = "X')
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(registry.CardError) as told:
+    with pytest.raises(CardError) as told:
         registry.load(tmp_path / "mine.toml")
     assert len(str(told.value).splitlines()) == 4
     for part in ("licence is missing", "input.size must be int", "absent_below", "sha256 must be"):

@@ -18,13 +18,13 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from ai_pipeline.card import CardError
-from ai_pipeline.classifier import Classifier, probability
+from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.cli import app
-from ai_pipeline.inputs import network_input
-from ai_pipeline.registry import find
-from ai_pipeline.store import conversion
-from ai_pipeline.store.job import Request
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import find
+from ai_pipeline.models.store import convert as conversion
+from ai_pipeline.models.store.conversion_request import Request
 
 MAKER = Path(__file__).with_name("foreign_checkpoints.py")
 Expected = dict[str, npt.NDArray[Any]]

@@ -15,21 +15,22 @@ pytest.importorskip("torch")
 
 from typer.testing import CliRunner
 
-from ai_pipeline.detection import PARTS, Found
-from ai_pipeline.registry import find
-from ai_pipeline.training import console
-from ai_pipeline.training.detect import yolo, yolojudge
-from ai_pipeline.training.detect.commands import add_to
-from ai_pipeline.training.detect.fusion import Fitted, Recipe, fit
-from ai_pipeline.training.detect.judge import Case, Said, cross_validated, passes, told
-from ai_pipeline.training.detect.locators import Fixed, Locator, centre, constant
-from ai_pipeline.training.detect.scores import Place
-from ai_pipeline.training.detect.ship import write_test_figures
-from ai_pipeline.training.detect.stacking import TRUSTS, settled
-from ai_pipeline.training.detect.text import as_markdown, as_text
-from ai_pipeline.training.detect.trunk import Read
-from ai_pipeline.training.detect.truth import corners, overlap
-from ai_pipeline.training.sets.chest import LABELS, ChestImage, TruthBox
+from ai_pipeline.chest.boxes import PARTS, Found
+from ai_pipeline.models.registry import find
+from ai_training import console
+from ai_training.detect.arms import yolo
+from ai_training.detect.arms import yolo_locator as yolojudge
+from ai_training.detect.arms.fusion import Fitted, Recipe, fit
+from ai_training.detect.arms.judge import Case, Said, cross_validated, passes, told
+from ai_training.detect.arms.locators import Fixed, Locator, centre, constant
+from ai_training.detect.arms.scores import Place
+from ai_training.detect.arms.stacking import TRUSTS, settled
+from ai_training.detect.arms.trunk import Read
+from ai_training.detect.arms.truth import corners, overlap
+from ai_training.detect.commands import add_to
+from ai_training.detect.ship import write_test_figures
+from ai_training.detect.text import as_markdown, as_text
+from ai_training.sets.chest import LABELS, ChestImage, TruthBox
 
 CELLS = 14
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from ai_pipeline.training.detect.scores import (
+from ai_training.detect.arms.scores import (
     PLACE_NAMES,
     Detection,
     Place,

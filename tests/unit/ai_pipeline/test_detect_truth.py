@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("iterstrat")
 
-from ai_pipeline.training.detect.folds import FOLDS, folds
-from ai_pipeline.training.detect.truth import corners, detection_boxes, overlap
-from ai_pipeline.training.sets.chest import LABELS, DataMissing, TruthBox, chest_set
+from ai_training.detect.arms.folds import FOLDS, folds
+from ai_training.detect.arms.truth import corners, detection_boxes, overlap
+from ai_training.sets.chest import LABELS, DataMissing, TruthBox, chest_set
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.contract import Origin
-from ai_pipeline.detection import (
+from ai_pipeline.chest.boxes import (
     PARTS,
     BoxHead,
     Candidates,
@@ -16,8 +15,9 @@ from ai_pipeline.detection import (
     part_rectangles,
     region,
 )
-from ai_pipeline.detector import drawn_by_label
-from ai_pipeline.preprocess import Affine
+from ai_pipeline.chest.detector import drawn_by_label
+from ai_pipeline.contract import Origin
+from ai_pipeline.images.coordinates import Affine
 
 
 def _head() -> BoxHead:

@@ -12,12 +12,13 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from ai_pipeline.burnin.banner import find_banner, find_device_banner
-from ai_pipeline.burnin.devices import device_boxes, device_note, matching_rules
+from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
+from ai_pipeline.burnin.devices.known import device_boxes, device_note, matching_rules
+from ai_pipeline.burnin.devices.rules import DEVICE_RULES, SHIPPED, read_rules
 from ai_pipeline.cli import app
-from ai_pipeline.contract import CleaningFailed, ImageHeader, Meaning
-from ai_pipeline.devicerules import DEVICE_RULES, SHIPPED, DeviceRuleError, read_rules
-from ai_pipeline.pixels import open_dicom
+from ai_pipeline.contract import ImageHeader, Meaning
+from ai_pipeline.errors import CleaningFailed, DeviceRuleError
+from ai_pipeline.images.decode import open_dicom
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 
 SIZE = (240, 320)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.display import BAND_ROWS, GreyDisplay
+from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 
 
 def windowed(centre: float, width: float) -> Dataset:

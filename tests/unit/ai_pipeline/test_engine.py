@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ai_pipeline import engine
-from ai_pipeline.registry import find
+from ai_pipeline.models import engine
+from ai_pipeline.models.registry import find
 
 CARD = find("chest-efficientnet-lite0")
 

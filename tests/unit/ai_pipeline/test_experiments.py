@@ -12,17 +12,17 @@ pytest.importorskip("sklearn")
 
 import torch
 
-from ai_pipeline import registry
-from ai_pipeline.classifier import Classifier
+from ai_pipeline.chest.classifier import Classifier
+from ai_pipeline.models import registry
+from ai_pipeline.models.registry import Chain, find
 from ai_pipeline.networks.efficientnet import PlacedClassifier
-from ai_pipeline.registry import Chain, find
-from ai_pipeline.training.chest import experiment, levers
-from ai_pipeline.training.chest.batches import Batches, Targets, augment, stream
-from ai_pipeline.training.chest.experiment import Augment, Experiment, ExperimentError
-from ai_pipeline.training.chest.fit import Material, Run, Tasks, loss_of
-from ai_pipeline.training.chest.pretrain import Contrast, pretrain
-from ai_pipeline.training.chest.ship import train
-from ai_pipeline.training.sets.chest import LABELS, ChestImage
+from ai_training.chest import experiment, levers
+from ai_training.chest.batches import Batches, Targets, augment, stream
+from ai_training.chest.experiment import Augment, Experiment, ExperimentError
+from ai_training.chest.fit import Material, Run, Tasks, loss_of
+from ai_training.chest.pretrain import Contrast, pretrain
+from ai_training.chest.ship import train
+from ai_training.sets.chest import LABELS, ChestImage
 from tests.unit.ai_pipeline.chest_subset import subset
 
 SMALL = Experiment.model_validate(

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_pipeline.explain import BoxTemplates, activation, heatmap, overlaps, share_inside
-from ai_pipeline.preprocess import Affine, prepare
-from ai_pipeline.registry import Chain
+from ai_pipeline.chest.explain import BoxTemplates, activation, heatmap, overlaps, share_inside
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.preprocess import prepare
+from ai_pipeline.models.registry import Chain
 
 SIZE = 160
 SHAPES = [(512, 512), (2500, 2048), (300, 900)]

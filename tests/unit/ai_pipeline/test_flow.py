@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.flow import find_flow
-from ai_pipeline.burnin.marks import Picture
+from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.find.flow import find_flow
 from tests.unit.ai_pipeline.phantoms import burn, echo, flow
 
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from ai_pipeline.card import CardError
-from ai_pipeline.store import formats
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.store import formats
 from tests.unit.ai_pipeline import small_models
 
 

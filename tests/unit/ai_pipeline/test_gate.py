@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ai_pipeline.gate import KINDS, FeatureGate
-from ai_pipeline.pose import POSES, UPRIGHT, shown
-from ai_pipeline.training.chest import gates
-from ai_pipeline.training.sets.chest import DataMissing
+from ai_pipeline.chest.domain_gate import KINDS, FeatureGate
+from ai_pipeline.images.orientation import POSES, UPRIGHT, shown
+from ai_training.chest import gates
+from ai_training.sets.chest import DataMissing
 from tests.unit.ai_pipeline.phantoms import echo
 
 Grey = npt.NDArray[np.uint8]

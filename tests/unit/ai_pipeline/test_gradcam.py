@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, relu
 
-from ai_pipeline import engine
-from ai_pipeline.inputs import network_input
-from ai_pipeline.registry import find
-from ai_pipeline.training.evaluation.gradcam import grad_cam, last_feature_maps, signed_grad_cam
-from ai_pipeline.training.evaluation.saliency import torch_network
+from ai_pipeline.models import engine
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import find
+from ai_training.evaluation.saliency.gradcam import grad_cam, last_feature_maps, signed_grad_cam
+from ai_training.evaluation.saliency.heatmaps import torch_network
 
 CARD = find("chest-efficientnet-lite0")
 

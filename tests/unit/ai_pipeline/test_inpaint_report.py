@@ -11,10 +11,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
-from ai_pipeline.burnin.fillers import Classical
-from ai_pipeline.training.ultrasound import inpaintreport, inpaintscores
-from ai_pipeline.training.ultrasound.cardfigures import inpaint_figures
-from ai_pipeline.training.ultrasound.inpaintreport import Gallery, densest, with_parts, write_study
+from ai_pipeline.burnin.fill.inpainters import Classical
+from ai_training.ultrasound.card_figures import inpaint_figures
+from ai_training.ultrasound.inpaint import report as inpaintreport
+from ai_training.ultrasound.inpaint import scores as inpaintscores
+from ai_training.ultrasound.inpaint.report import Gallery, densest, with_parts, write_study
 
 STUDY = Path(__file__).resolve().parents[3] / "docs" / "studies" / "inpainting.md"
 

@@ -15,23 +15,18 @@ pytest.importorskip("HersheyFonts")
 
 import torch
 
-from ai_pipeline import registry
-from ai_pipeline.burnin.fillers import CORE, Classical, Inpainter, Learned, on_onnx
-from ai_pipeline.burnin.inpaint import inpaint as inpaint_stored
-from ai_pipeline.burnin.marks import Mask, Picture
-from ai_pipeline.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae, learned
-from ai_pipeline.networks.perception import BLOCKS, Perception
-from ai_pipeline.training.ultrasound import inpaint, inpaintscores
-from ai_pipeline.training.ultrasound.inpaintdata import FULL, Hole, HoleMix, as_tensors, cut_holes
-from ai_pipeline.training.ultrasound.inpaintexport import export_filler, file_id, write_filler_card
-from ai_pipeline.training.ultrasound.inpaintloss import (
-    LossWeights,
-    divergence,
-    fooling,
-    judging,
-    reconstruction,
-)
-from ai_pipeline.training.ultrasound.overlays import TRAIN, burn_in
+from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.fill.inpaint import inpaint as inpaint_stored
+from ai_pipeline.burnin.fill.inpainters import CORE, Classical, Inpainter, Learned, on_onnx
+from ai_pipeline.models import registry
+from ai_training.networks.inpaint import ARCHITECTURES, Filler, OciGan, PatchDiscriminator, Vae, learned
+from ai_training.networks.perception import BLOCKS, Perception
+from ai_training.ultrasound.inpaint import fit as inpaint
+from ai_training.ultrasound.inpaint import scores as inpaintscores
+from ai_training.ultrasound.inpaint.data import FULL, Hole, HoleMix, as_tensors, cut_holes
+from ai_training.ultrasound.inpaint.export import export_filler, file_id, write_filler_card
+from ai_training.ultrasound.inpaint.loss import LossWeights, divergence, fooling, judging, reconstruction
+from ai_training.ultrasound.overlays import TRAIN, burn_in
 from tests.unit.ai_pipeline.test_overlays import speckle
 
 SMALL = inpaint.Recipe(

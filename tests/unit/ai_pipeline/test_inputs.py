@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ai_pipeline.card import Chain, Input
-from ai_pipeline.inputs import network_input
+from ai_pipeline.models.card import Chain, Input
+from ai_pipeline.models.inputs import network_input
 
 CHAIN = Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain())
 XRV = Input(224, 1, (127.5,), (127.5 / 1024,), "MONOCHROME2", Chain(), preprocess="xrv")

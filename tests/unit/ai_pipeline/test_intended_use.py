@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ai_pipeline.chest.domain_gate import CHILD, UNKNOWN, Kind
+from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
 from ai_pipeline.contract import ImageHeader
-from ai_pipeline.exposure import Exposure
-from ai_pipeline.gate import CHILD, UNKNOWN, Kind
-from ai_pipeline.pipelines.intended_use import notes, refused_by_header, refused_by_pixels
-from ai_pipeline.pose import UPRIGHT, Pose
+from ai_pipeline.images.exposure import Exposure
+from ai_pipeline.images.orientation import UPRIGHT, Pose
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 
 CHEST = ImageHeader(

@@ -14,13 +14,12 @@ pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin import CleaningResult, Policy, Tools
-from ai_pipeline.burnin.marks import Picture
+from ai_pipeline.burnin.annotation import Picture
 from ai_pipeline.contract import DerivedImage, ImageKind
-from ai_pipeline.training.ultrasound import ocr
-from ai_pipeline.training.ultrasound.legible import Job, Judge, Outcome, burned_picture, uncovered_texts
-from ai_pipeline.training.ultrasound.legiblecounts import at_most, counted, missed_targets
-from ai_pipeline.training.ultrasound.overlays import HELD_OUT, BurnIn, burn_in, clean_frames
-from ai_pipeline.training.ultrasound.tokens import (
+from ai_training.ultrasound.legible import ocr
+from ai_training.ultrasound.legible.counts import at_most, counted, missed_targets
+from ai_training.ultrasound.legible.evaluate import Job, Judge, Outcome, burned_picture, uncovered_texts
+from ai_training.ultrasound.legible.tokens import (
     Token,
     identity_tokens,
     is_read,
@@ -30,6 +29,7 @@ from ai_pipeline.training.ultrasound.tokens import (
     words_of,
     writing_corners,
 )
+from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, burn_in, clean_frames
 from tests.unit.ai_pipeline.test_overlays import speckle
 
 

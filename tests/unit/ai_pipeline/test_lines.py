@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.lines import lines_between
-from ai_pipeline.burnin.marks import Mark, MarkKind, Picture
+from ai_pipeline.burnin.annotation import Mark, MarkKind, Picture
+from ai_pipeline.burnin.find.lines import lines_between
 from tests.unit.ai_pipeline.phantoms import echo
 
 ENDS = [Mark(MarkKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]

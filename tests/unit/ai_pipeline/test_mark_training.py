@@ -14,22 +14,14 @@ pytest.importorskip("HersheyFonts")
 
 import torch
 
-from ai_pipeline import registry
-from ai_pipeline.burnin.markfinder import MarkFinder, MarkMaps
-from ai_pipeline.engine import OnnxRuntime
-from ai_pipeline.networks.marks import CLASSES, MarkNetwork
-from ai_pipeline.training.ultrasound import marks
-from ai_pipeline.training.ultrasound.markdata import (
-    ANY_MARK,
-    IGNORED,
-    Batches,
-    Mix,
-    crop,
-    real_frames,
-    targets_of,
-)
-from ai_pipeline.training.ultrasound.markexport import ID, export_finder, write_finder_card
-from ai_pipeline.training.ultrasound.overlays import TRAIN, MarkClass, burn_in
+from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_pipeline.models import registry
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_training.networks.marks import CLASSES, MarkNetwork
+from ai_training.ultrasound.marks import fit as marks
+from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, Batches, Mix, crop, real_frames, targets_of
+from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
+from ai_training.ultrasound.overlays import TRAIN, MarkClass, burn_in
 from tests.unit.ai_pipeline.test_overlays import speckle
 
 SMALL = marks.Recipe(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ai_pipeline.burnin.meaning import READ_SURELY, meaning_of
-from ai_pipeline.burnin.vocabulary import ALSO_NAMES
+from ai_pipeline.burnin.decide.meaning import READ_SURELY, meaning_of
+from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
 from ai_pipeline.contract import Meaning
 
 HARMLESS = {

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.burnin.measuring import TOLERANCE_PIXELS, measurements_of, parse_length
+from ai_pipeline.burnin.decide.measurements import TOLERANCE_PIXELS, measurements_of, parse_length
 from ai_pipeline.contract import ImageHeader, Meaning, Reading
-from ai_pipeline.headers import calibrated_regions, read_header
+from ai_pipeline.images.header import calibrated_regions, read_header
 
 MM = 0.2
 """Millimetres a pixel in these images: a caliper centre is known to about that."""

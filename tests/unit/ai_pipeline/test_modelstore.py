@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from ai_pipeline.card import CardError
 from ai_pipeline.cli import app
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.registry import MODELS_DIR, find
+from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import create
-from ai_pipeline.registry import MODELS_DIR, find
-from ai_pipeline.store import folder
 from tests.unit.ai_pipeline import small_models
 from tests.unit.ai_pipeline.test_chest import Shown, quiet
 

@@ -15,9 +15,9 @@ from fontTools.ttLib import TTFont
 pytest.importorskip("matplotlib")
 pytest.importorskip("HersheyFonts")
 
-from ai_pipeline.burnin.text import TextReader
+from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.contract import Meaning
-from ai_pipeline.training.ultrasound.overlays import (
+from ai_training.ultrasound.overlays import (
     HELD_OUT,
     TRAIN,
     BurnIn,
@@ -26,15 +26,15 @@ from ai_pipeline.training.ultrasound.overlays import (
     burn_in,
     clean_frames,
 )
-from ai_pipeline.training.ultrasound.overlays import cleanframes as frames
-from ai_pipeline.training.ultrasound.overlays.burning import store
-from ai_pipeline.training.ultrasound.overlays.canvas import Canvas, Stamp
-from ai_pipeline.training.ultrasound.overlays.device import Storing
-from ai_pipeline.training.ultrasound.overlays.drawings import GLYPHS
-from ai_pipeline.training.ultrasound.overlays.layouts import LAYOUTS
-from ai_pipeline.training.ultrasound.overlays.styles import korean_faces, latin_faces
-from ai_pipeline.training.ultrasound.overlays.typesetting import Hand, font_list, write
-from ai_pipeline.training.ultrasound.overlays.words import VOCABULARY
+from ai_training.ultrasound.overlays import clean_frames as frames
+from ai_training.ultrasound.overlays.burning import store
+from ai_training.ultrasound.overlays.canvas import Canvas, Stamp
+from ai_training.ultrasound.overlays.device import Storing
+from ai_training.ultrasound.overlays.drawings import GLYPHS
+from ai_training.ultrasound.overlays.layouts import LAYOUTS
+from ai_training.ultrasound.overlays.styles import korean_faces, latin_faces
+from ai_training.ultrasound.overlays.typesetting import Hand, font_list, write
+from ai_training.ultrasound.overlays.words import VOCABULARY
 
 FONTS = {
     "SourceSansPro-Regular.ttf": "b77f3a70",

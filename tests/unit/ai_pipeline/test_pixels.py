@@ -13,15 +13,9 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from ai_pipeline.headers import age_years, ultrasound_regions
-from ai_pipeline.pixels import (
-    PixelError,
-    open_dicom,
-    open_image,
-    open_picture,
-    pixels_sha256,
-    samples_photometric,
-)
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom, open_image, open_picture, pixels_sha256, samples_photometric
+from ai_pipeline.images.header import age_years, ultrasound_regions
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ai_pipeline.chest.explain import Activation, BoxTemplates, heatmap
 from ai_pipeline.contract import Point
-from ai_pipeline.explain import Activation, BoxTemplates, heatmap
-from ai_pipeline.pose import POSES, UPRIGHT, Pose, shown, upright
-from ai_pipeline.preprocess import Affine
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown, upright
 
 EVERY = (*POSES, Pose(mirrored=True), Pose(90, mirrored=True), Pose(270, True, True))
 NAMES = [pose.name for pose in EVERY]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ai_pipeline import prevalence
-from ai_pipeline.classifier import decide, probability
-from ai_pipeline.registry import Card, Label, find
+from ai_pipeline.chest import prevalence
+from ai_pipeline.chest.classifier import decide, probability
+from ai_pipeline.models.registry import Card, Label, find
 
 AT = {"Effusion": 0.104, "Mass": 0.064}
 

@@ -11,13 +11,14 @@ import tomlkit
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
-from ai_pipeline.training.ultrasound import judging, realscores
-from ai_pipeline.training.ultrasound.cardfigures import add_figures, legible_figures, marks_figures
-from ai_pipeline.training.ultrasound.legible import EngineCount, Outcome
-from ai_pipeline.training.ultrasound.legiblecounts import counted
-from ai_pipeline.training.ultrasound.maskers import NETWORK, NODE, Masker
-from ai_pipeline.training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
-from ai_pipeline.training.ultrasound.realmarks import (
+from ai_training.pages.ultrasound import marks_lines
+from ai_training.ultrasound.card_figures import add_figures, legible_figures, marks_figures
+from ai_training.ultrasound.legible.counts import counted
+from ai_training.ultrasound.legible.evaluate import EngineCount, Outcome
+from ai_training.ultrasound.marks import evaluate as judging
+from ai_training.ultrasound.marks import real_scores as realscores
+from ai_training.ultrasound.marks.maskers import NETWORK, NODE, Masker
+from ai_training.ultrasound.marks.real_frames import (
     NO_YELLOW,
     NOT_CLEAN,
     YELLOW,
@@ -26,8 +27,8 @@ from ai_pipeline.training.ultrasound.realmarks import (
     coloured_frames,
     drawn_frames,
 )
-from ai_pipeline.training.ultrasound.snapshots import save
-from ai_pipeline.ultrasoundpage import marks_lines
+from ai_training.ultrasound.marks.snapshots import save
+from ai_training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
 
 MARKS = Path(__file__).resolve().parents[2] / "data" / "marks"
 PICTURE = np.zeros((60, 80, 3), np.uint8)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ai_pipeline.contract import Code
-from ai_pipeline.reference import (
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.reference import (  # fmt: skip
     BINS,
     Reference,
     Verdict,
@@ -16,8 +17,8 @@ from ai_pipeline.reference import (
     reference_of,
     stability_index,
     verdict,
-)  # fmt: skip
-from ai_pipeline.registry import Card, CardError, Label
+)
+from ai_pipeline.models.registry import Card, Label
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydicom.sr.codedict import codes
 
-from ai_pipeline import registry
-from ai_pipeline.registry import CardError
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
 
 CHEST = "chest-efficientnet-lite0"
 

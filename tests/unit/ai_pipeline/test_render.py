@@ -11,7 +11,7 @@ import pytest
 from PIL import ImageDraw
 
 from ai_pipeline.contract import Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
-from ai_pipeline.render import (
+from ai_pipeline.images.render import (
     MEDIUM_GREY,
     YELLOW,
     _boxes_told,

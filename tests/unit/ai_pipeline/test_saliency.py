@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ai_pipeline.classifier import Classifier
-from ai_pipeline.registry import find
-from ai_pipeline.training.evaluation.gradcam import signed_grad_cam
-from ai_pipeline.training.evaluation.randomised import STAGES, cascade, randomisation
-from ai_pipeline.training.evaluation.saliency import (
+from ai_pipeline.chest.classifier import Classifier
+from ai_pipeline.models.registry import find
+from ai_training.evaluation.saliency.gradcam import signed_grad_cam
+from ai_training.evaluation.saliency.heatmaps import (
     PLACE_HEAD,
     centre_prior,
     constant_maps,
@@ -24,7 +23,8 @@ from ai_pipeline.training.evaluation.saliency import (
     saliency_lines,
     torch_network,
 )
-from ai_pipeline.training.sets.chest import TruthBox
+from ai_training.evaluation.saliency.randomised import STAGES, cascade, randomisation
+from ai_training.sets.chest import TruthBox
 
 Maps = npt.NDArray[np.float32]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import Policy, clean
-from ai_pipeline.burnin.seal import Seal
-from ai_pipeline.contract import CleaningFailed
+from ai_pipeline.burnin.prove.unchanged_outside import Seal
+from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked
 
 

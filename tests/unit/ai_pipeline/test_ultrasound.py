@@ -13,11 +13,12 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from ai_pipeline import registry
 from ai_pipeline.cli import app
-from ai_pipeline.contract import Accept, ChecksOptions, CleaningFailed, Decision, ImageKind, Refuse
+from ai_pipeline.contract import Accept, ChecksOptions, Decision, ImageKind, Refuse
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.decode import open_image
+from ai_pipeline.models import registry
 from ai_pipeline.pipelines import create
-from ai_pipeline.pixels import open_image
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
 
 

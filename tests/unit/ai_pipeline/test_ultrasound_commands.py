@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
-from ai_pipeline.training.ultrasound import commands, tables
+from ai_training.ultrasound import commands, tables
 
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 

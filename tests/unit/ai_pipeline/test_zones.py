@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ai_pipeline.zones import side_of, zone_words
+from ai_pipeline.chest.zones import side_of, zone_words
 
 SIZE = (1000, 1200)  # columns, rows
 

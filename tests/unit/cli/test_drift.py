@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ai_pipeline.registry import cards
+from ai_pipeline.models.registry import cards
 from dicom_node.model.kinds import Counted
-from dicom_node.store import counts
-from dicom_node.store.counts import CountedModel
+from dicom_node.monitoring import counts
+from dicom_node.monitoring.counts import CountedModel
 from dicom_node.store.database import Database
 from tests.unit.cli.conftest import Run
 from tests.unit.jobs.scoring_lab import write_card

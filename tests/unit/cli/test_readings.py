@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from ai_pipeline.contract import Meaning, PipelineResult, Reading
-from dicom_node import settings
-from dicom_node.jobs.readings import ReadingRecord
+from dicom_node.config import loading
+from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Study
 from tests.unit.cli.conftest import BROKEN, DELIVERED, Run
@@ -21,7 +21,7 @@ SECRET = "KIM [bold] 김영희"
 @pytest.fixture
 def read(filled: Path) -> str:
     """An image of the delivered study in which a name was read; its UID."""
-    given = settings.load([filled])
+    given = loading.load([filled])
     database = Database(given.database_url)
     with database.read() as session:
         chosen = select(Instance.sop_instance_uid).join(Study).where(Study.study_instance_uid == DELIVERED)

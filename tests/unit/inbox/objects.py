@@ -14,8 +14,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from dicom_node.model.own import DEVICE_UID
-from dicom_node.model.uids import derived_uid
+from dicom_node.dicom.own_objects import DEVICE_UID
+from dicom_node.dicom.uids import derived_uid
 from tests.modality import chest
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dicom_node.events import ASSOCIATION_ACCEPTED, NO_RULE
-from dicom_node.inbox.clock import steady_now
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.tables import Association, Study
+from dicom_node.studies.clock import steady_now
 from tests.inbox_lab import Inbox
 from tests.modality import chest, ultrasound
 from tests.unit.inbox.objects import changed, secondary_capture

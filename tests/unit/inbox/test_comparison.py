@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import delete
 
-from dicom_node.inbox.comparison import compare, reconcile, reindex
-from dicom_node.inbox.purge import purge
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.store.tables import Instance, Reception, Study
 from dicom_node.store.transitions import utc_now
+from dicom_node.studies.comparison import compare, reconcile, reindex
+from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed

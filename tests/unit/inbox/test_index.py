@@ -19,8 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicom_node.dicom.identity import Patient
 from dicom_node.events import by_number
-from dicom_node.model.identity import Patient
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from dicom_node.inbox.index import Indexer
+from dicom_node.config.settings import Settings
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool
-from dicom_node.settings import Settings
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Reception
+from dicom_node.studies.scan import Indexer
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 
-from dicom_node import jobs
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.events import DELIVERY_CONFIRMED
-from dicom_node.inbox.versions import Choice
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import (
@@ -26,10 +25,11 @@ from dicom_node.model.lifecycle import (
     JobState,
     StudyState,
 )
-from dicom_node.model.uids import derived_uid
 from dicom_node.store import deliveries, intake
 from dicom_node.store.tables import Delivery, Instance, Job, Reception, Result, Study
 from dicom_node.store.transitions import move_delivery, settle_study, utc_now
+from dicom_node.studies import rerun
+from dicom_node.studies.choose import Choice
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed, own_result, report
@@ -114,7 +114,7 @@ class Life:
         with self.inbox.database.write() as session:
             if (study := intake.study(session, self.uid)) is not None:
                 with suppress(NotAllowedNow):
-                    jobs.rerun(session, study.id, self.inbox.settings)
+                    rerun.rerun(session, study.id, self.inbox.settings)
 
     def bring_to_an_end(self) -> None:
         self.quiet()

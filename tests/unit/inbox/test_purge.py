@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from dicom_node.inbox.purge import purge
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, Job, Result, Study
 from dicom_node.store.transitions import utc_now
+from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed

@@ -6,10 +6,10 @@ import sys
 import time
 from datetime import timedelta
 
-from dicom_node.jobs.owners import new_owner
+from dicom_node.config.settings import WorkerSettings
+from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.settings import WorkerSettings
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
 from dicom_node.store.transitions import settle_study, utc_now

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ai_pipeline import pipelines
-from ai_pipeline.contract import (
+from ai_pipeline.contract import (  # fmt: skip
     Accept,
     ModelRef,
     PipelineResult,
@@ -19,8 +20,8 @@ from ai_pipeline.contract import (
     RefusedBy,
     Scores,
     SourceImage,
-)  # fmt: skip
-from ai_pipeline.registry import cards
+)
+from ai_pipeline.models.registry import cards
 from tests.unit.jobs.worker_lab import Obedient, configuration
 
 LABEL = """
@@ -97,7 +98,9 @@ class Scoring(Obedient):
 
 def scoring(models_dir: Path, do: str = "find", log: Path | None = None, **workers: Any) -> dict[str, Any]:
     """One rule with the pipeline, whose card lies in ``models_dir``."""
-    pipelines.PIPELINES["scoring"] = "tests.unit.jobs.scoring_lab:Scoring"
+    pipelines.PIPELINES["scoring"] = EntryPoint(
+        "scoring", "tests.unit.jobs.scoring_lab:Scoring", pipelines.GROUP
+    )
     made = configuration(do, log, models_dir=models_dir, **workers)
     made["rules"][0]["pipeline"] = "scoring"
     return made

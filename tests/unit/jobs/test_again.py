@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node import services
+from dicom_node.config.settings import Settings
 from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
 from dicom_node.jobs.queue import LeaseQueue
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.settings import Settings
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Result
 from dicom_node.store.transitions import settle_study, utc_now

@@ -25,10 +25,10 @@ from ai_pipeline.contract import (
     Region,
     Scores,
 )
-from dicom_node.jobs.ahead import Ahead
-from dicom_node.jobs.analyses import KEEP_SECONDS, Analyses, merged
-from dicom_node.jobs.at_work import AtWork
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker.ahead import Ahead
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.kept_analyses import KEEP_SECONDS, Analyses, merged
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import JobState, StudyState
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from sqlalchemy import select
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import BURNED_IN, Decision, Finding, PipelineResult, Progress, SourceImage
-from dicom_node.jobs.worker import Worker
-from dicom_node.settings import PeerSettings
+from dicom_node.config.settings import PeerSettings
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.store.tables import Delivery
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -39,7 +40,7 @@ class Marker(Obedient):
 
 def delivered(folder: Path, do: str) -> dict[str, dict[str, str]]:
     """What a study leaves for each destination: whether a region stands in it, by kind and UID."""
-    pipelines.PIPELINES["marker"] = f"{__name__}:Marker"
+    pipelines.PIPELINES["marker"] = EntryPoint("marker", f"{__name__}:Marker", pipelines.GROUP)
     config = configuration(do)
     config["rules"][0].update(pipeline="marker", send_to=["pacs", "demo"])
     demo = {"name": "demo", "ae_title": "DEMO", "burned_in_boxes": True, "results": ["sr", "gsps", "heatmap"]}

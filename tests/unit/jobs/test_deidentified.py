@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import select
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, Progress, SourceImage
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Delivery, EventRow, Result
@@ -48,7 +49,7 @@ class Scrubber(Obedient):
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Makes a node without a network that sends to these peers."""
-    pipelines.PIPELINES["scrubber"] = f"{__name__}:Scrubber"
+    pipelines.PIPELINES["scrubber"] = EntryPoint("scrubber", f"{__name__}:Scrubber", pipelines.GROUP)
     made: list[Inbox] = []
 
     def make(do: str = "clean", send_to: Sequence[str] = ("pacs", "archive"), **pacs: Any) -> Inbox:

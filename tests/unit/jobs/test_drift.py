@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ai_pipeline.reference import Verdict
-from ai_pipeline.registry import load
+from ai_pipeline.models.reference import Verdict
+from ai_pipeline.models.registry import load
 from dicom_node.events import SCORES_DRIFTED
-from dicom_node.jobs.drift import Drift, drift, tell_drift, wilson, window
 from dicom_node.model.kinds import Counted
-from dicom_node.store import counts
-from dicom_node.store.counts import CountedModel
+from dicom_node.monitoring import counts
+from dicom_node.monitoring.counts import CountedModel
+from dicom_node.monitoring.drift import Drift, drift, tell_drift, wilson, window
 from tests.inbox_lab import Inbox
 from tests.unit.jobs.scoring_lab import scoring, write_card
 

@@ -10,10 +10,10 @@ from sqlalchemy import update
 
 from dicom_node import jobs
 from dicom_node.errors import NotAllowedNow
-from dicom_node.jobs import worker as worker_module
 from dicom_node.jobs.fairness import OVERTAKING, estimated_seconds
 from dicom_node.jobs.queue import LeaseQueue
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker import process as worker_module
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.database import Database
 from dicom_node.store.queue import expected_waits

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from dicom_node import jobs
+from dicom_node.config.settings import WorkerSettings
 from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
-from dicom_node.jobs.owners import is_dead, new_owner
+from dicom_node.jobs.lease import is_dead, new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue, LeaseQueue
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.settings import WorkerSettings
 from dicom_node.store import leases
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import Meaning, PipelineResult, Progress, Reading, SourceImage
 from dicom_node import sitekey
 from dicom_node.errors import ConfigurationError, NotFound, ReadingsSealed
-from dicom_node.inbox.purge import purge
-from dicom_node.jobs import readings
-from dicom_node.jobs.ahead import Ahead
-from dicom_node.jobs.analyses import Analyses
-from dicom_node.jobs.at_work import AtWork
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker import readings
+from dicom_node.jobs.worker.ahead import Ahead
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.kept_analyses import Analyses
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.store.tables import Delivery, MarkReading
 from dicom_node.store.transitions import utc_now
+from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.jobs.worker_lab import Obedient, configuration
@@ -60,7 +61,9 @@ def read_in(uid: str) -> tuple[Reading, Reading]:
 
 
 def settings_of(tmp_path: Path, pipeline: str = "reads", **privacy: bool) -> dict[str, Any]:
-    pipelines.PIPELINES[pipeline] = f"tests.unit.jobs.test_readings:{PIPELINES[pipeline].__name__}"
+    pipelines.PIPELINES[pipeline] = EntryPoint(
+        pipeline, f"tests.unit.jobs.test_readings:{PIPELINES[pipeline].__name__}", pipelines.GROUP
+    )
     made = {**configuration("find", tmp_path / "runs"), "privacy": privacy}
     made["rules"][0]["pipeline"] = pipeline
     return made

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from dicom_node.config.settings import RuleSettings
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.settings import RuleSettings
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed

@@ -13,11 +13,12 @@ from sqlalchemy import select
 
 from dicom_node import jobs
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
-from dicom_node.inbox.comparison import reindex
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.studies import quarantine
+from dicom_node.studies.comparison import reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
@@ -190,8 +191,8 @@ def test_the_same_work_again_makes_no_second_object(make: Make) -> None:
     before = {row.sop_instance_uid: (node.folder / row.path).read_bytes() for row in results(node)}
     with node.database.write() as session:
         study = session.scalars(select(Study)).one()
-        jobs.quarantine_study(session, study, "test")
-        jobs.release_study(session, study.id)
+        quarantine.quarantine_study(session, study, "test")
+        quarantine.release_study(session, study.id)
     assert {state for _, state in deliveries(node)} == {DeliveryState.CANCELLED}
     node.assemble(1)
     work(node)

@@ -14,18 +14,19 @@ from sqlalchemy import select
 
 from ai_pipeline.contract import ModelRef, Scores
 from dicom_node import jobs
-from dicom_node.jobs import release
-from dicom_node.jobs.ahead import Ahead
-from dicom_node.jobs.analyses import Analyses
-from dicom_node.jobs.at_work import AtWork
-from dicom_node.jobs.drift import forget_old
-from dicom_node.jobs.tally import Tallies
-from dicom_node.jobs.worker import Worker
+from dicom_node.jobs.worker import persist as release
+from dicom_node.jobs.worker.ahead import Ahead
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.kept_analyses import Analyses
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import Counted
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import counts
+from dicom_node.monitoring import counts
+from dicom_node.monitoring.drift import forget_old
+from dicom_node.monitoring.tally import Tallies
 from dicom_node.store.tables import Base, CountedImage, ImageCount, ScoreCount, Study
 from dicom_node.store.transitions import utc_now
+from dicom_node.studies import quarantine
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
@@ -241,8 +242,8 @@ def test_another_card_is_counted_apart(make: Make) -> None:
     write_card(node.settings.workers.models_dir, version="2")
     with node.database.write() as session:
         study = session.scalars(select(Study)).one()
-        jobs.quarantine_study(session, study, "test")
-        jobs.release_study(session, study.id)
+        quarantine.quarantine_study(session, study, "test")
+        quarantine.release_study(session, study.id)
     node.assemble(1)
     work(node)
     with node.database.read() as session:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 from ai_pipeline import pipelines
 from ai_pipeline.contract import (
     Accept,
-    CleaningFailed,
     Code,
     Decision,
     Finding,
@@ -27,11 +27,11 @@ from ai_pipeline.contract import (
     Region,
     SourceImage,
 )
-from ai_pipeline.pixels import PixelError
-from dicom_node.jobs import worker as worker_module
-from dicom_node.jobs.__main__ import limit_memory, watch_parent
-from dicom_node.jobs.worker import Worker
-from dicom_node.settings import Settings
+from ai_pipeline.errors import CleaningFailed, PixelError
+from dicom_node.config.settings import Settings
+from dicom_node.jobs.worker import process as worker_module
+from dicom_node.jobs.worker.__main__ import limit_memory, watch_parent
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.store.database import Database
 
 MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
@@ -113,7 +113,9 @@ class Obedient:
 
 def register() -> None:
     """Make the pipeline known to this process."""
-    pipelines.PIPELINES["obedient"] = "tests.unit.jobs.worker_lab:Obedient"
+    pipelines.PIPELINES["obedient"] = EntryPoint(
+        "obedient", "tests.unit.jobs.worker_lab:Obedient", pipelines.GROUP
+    )
 
 
 def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> dict[str, Any]:

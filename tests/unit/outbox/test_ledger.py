@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.outbox import retry, retry_all
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.settings import PeerSettings
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now

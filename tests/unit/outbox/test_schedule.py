@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicom_node.config.sections import OutboxSettings
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
-from dicom_node.sections import OutboxSettings
 
 SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
 

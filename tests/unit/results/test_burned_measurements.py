@@ -11,14 +11,14 @@ import pytest
 from highdicom.sr import Comprehensive3DSR
 from pydicom.dataset import Dataset
 
-from ai_pipeline.burnin.measuring import LENGTH, UNITS
+from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import BurnedMeasurement, PipelineResult
 from dicom_node import results
+from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import SourceObject, gate
-from dicom_node.results.source import read_sources
-from dicom_node.results.text import quiet_pydicom
+from dicom_node.results.common.source import read_sources
 from tests.result_images import (
     CALIBRATED,
     NODULE,

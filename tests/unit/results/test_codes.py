@@ -14,9 +14,10 @@ from pydicom.sr._concepts_dict import concepts as dictionary
 from pydicom.sr.coding import Code as DicomCode
 
 import ai_pipeline
-from ai_pipeline.burnin.measuring import LENGTH, UNITS
+from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import BURNED_IN, Decision
-from dicom_node.results import concepts, profile
+from dicom_node.results.common import concepts
+from dicom_node.results.deidentify import profile
 from tests.result_images import CARDIOMEGALY, UNCALIBRATED, finding
 
 # In no dictionary of pydicom or highdicom; their sources stand beside them.

@@ -15,15 +15,15 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node import results
+from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.model.own import is_own_result
 from dicom_node.results import Pseudonyms, SourceObject, build_deidentified, gate
-from dicom_node.results.hidden import hidden, in_boxes
-from dicom_node.results.leaks import KnownIdentity
-from dicom_node.results.source import read_sources
-from dicom_node.results.text import quiet_pydicom
+from dicom_node.results.common.source import read_sources
+from dicom_node.results.deidentify.leaks import KnownIdentity
+from dicom_node.results.deidentify.sources import hidden, in_boxes
 from tests.deidentified_lab import (
     BIRTH_DATE,
     EXAMINED,

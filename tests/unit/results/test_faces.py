@@ -11,17 +11,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import (
-    Decision,
-    DerivedImage,
-    Heatmap,
-    ImageKind,
-    PipelineResult,
-)
+from ai_pipeline.contract import Decision, DerivedImage, Heatmap, ImageKind, PipelineResult
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import BuiltObject, Cause, ResultContext, SourceObject
-from dicom_node.results.envelope import series_description
+from dicom_node.results.common.envelope import series_description
 from tests.result_images import (
     CARDIOMEGALY,
     CR,

@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import DerivedImage, ImageKind, Origin, PipelineResult, Region
 from dicom_node import results
+from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.source import read_sources
-from dicom_node.results.text import quiet_pydicom
+from dicom_node.results.common.source import read_sources
 from tests.result_images import (
     CARDIOMEGALY,
     CR,

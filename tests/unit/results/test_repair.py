@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import PipelineResult
 from dicom_node import results
+from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.repair import Repairs, repair
 from tests.result_images import CR, context, grey_image, source, write_image
 
 

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.burnin.measuring import LENGTH, UNITS
+from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import (
     BURNED_IN,
     BurnedMeasurement,
@@ -22,11 +22,11 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
 )
-from ai_pipeline.render import nothing_shown
+from ai_pipeline.images.render import nothing_shown
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import ResultContext, SourceObject
-from dicom_node.results.concepts import SCHEME_UID
+from dicom_node.results.common.concepts import SCHEME_UID
 from tests.result_images import (
     CARDIOMEGALY,
     CR,

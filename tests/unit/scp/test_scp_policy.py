@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from dicom_node.config.settings import Settings
 from dicom_node.scp import statuses
 from dicom_node.scp.contexts import VERIFICATION
 from dicom_node.scp.policy import Permission, Policy, PolicyFile, Proposal
-from dicom_node.settings import Settings
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 

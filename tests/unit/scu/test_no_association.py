@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.dimse import DimseDestination
-from dicom_node.settings import PeerSettings, Settings
 
 
 @pytest.fixture

@@ -1,0 +1,221 @@
+"""What a burned-in text is for, judged by what it says. Fails closed.
+
+A text is :attr:`Meaning.IDENTITY` unless *all* of it is read with confidence and is derived by a closed
+grammar from words that no person is called (:mod:`ai_pipeline.burnin.decide.vocabulary`) and from values with
+their labels and units (:data:`SETTINGS`, :data:`MEASUREMENTS`). There is no list of names to look for: what
+is not proven harmless counts as a name.
+
+How the doubtful was decided:
+
+* A word that is also a surname (LONG, STONE, ENDO …) counts as one when it stands alone, in capitals too: a
+  banner writes names in capitals. Beside a noun of the body, or as the label of a value with its unit, it
+  does not. A single letter beside such a word is an initial ("R LONG").
+* A bare number is a mark of a ruler up to two digits, from there on only whole tens up to 400. Decimals that
+  could be day and month or a time (12.03, 9.30) are not, unless a unit follows. Several bare numbers in one
+  string may be a date. No number has five digits; four only before Hz and g.
+* No age, weight or body height: Y and kg are no units here, nor have centimetres three digits; F and M are no
+  labels.
+* A maker's name is a logo only as the whole string.
+
+The proof is of one string: the caller joins what stands in one line, since of "12", "03", "67" each could be
+a mark of a ruler.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from ai_pipeline.burnin.decide.vocabulary import (
+    ALSO_NAMES,
+    CODES,
+    JOINING,
+    MAKERS,
+    MAKERS_AS_WRITTEN,
+    NOUNS,
+    PHRASES,
+    PROBES,
+    SIDE_LETTERS,
+    SIDES,
+    VIEWS,
+)
+from ai_pipeline.contract import Meaning
+
+READ_SURELY = 0.85
+"""Mean confidence of the recogniser from which its reading can prove something."""
+LONGEST = 120
+"""Characters of a text that is examined; what is longer is prose."""
+LONGEST_ITEM = 14
+"""Tokens of one item of the grammar, at most."""
+
+_NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
+_CM = r"\d{1,2}(?:[.,]\d{1,3})?"  # a body height has three digits
+_INDEX = r"(?:\d|10)[.,]\d{1,2}"
+_DECIMAL = r"\d{1,2}[.,]\d{1,3}"
+_UNIT = r"(?:mm(?: ?[23])?|ml|cc|cm(?: ?[23])|[cm]m?/s(?:ec)?|mmhg|bpm|ms(?:ec)?|s(?:ec)?|deg|°|%)"
+_VALUE = rf"[-+~=<>]? ?(?:{_CM} ?cm|{_NUMBER} ?{_UNIT})"
+_WHICH = r"(?:[#+×x*] ?)?(?:[1-9] )?(?:[+×x*] ?)?"  # of several calipers: "1 D", "+ Dist", "2 x"
+
+LENGTH_LABELS = (
+    "d|l|w|h|a|b|c|t|ap|tr|cc|si|ml|dist|distance|diam|diameter|length|width|height|depth|wid|hgt|"
+    "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|fib|rad|uln|vp|afi|mvp|"
+    "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
+)
+"""What machines write before a length, a circumference or a depth, as a regular expression in lower case."""
+_OTHER_LABELS = (
+    "vol|volume|bladder vol|pre vol|post vol|area|psv|edv|mdv|tamax|tamean|tamv|ps|md|vel|velocity|vmax|"
+    "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual"
+)
+_RATIOS = "ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca"
+
+MEASUREMENTS = (
+    rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
+    rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
+    rf"{_WHICH}(?:{_RATIOS}) ?{_DECIMAL}",
+    rf"{_WHICH}efw ?\d{{2,4}} ?g",
+    r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
+)
+"""Values with their labels and units, as regular expressions on :func:`spaced` text, letters of any case."""
+
+SETTINGS = (
+    rf"m ?[i1l|] ?{_INDEX}",
+    rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
+    r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
+    r"(?:gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
+    r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
+    rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
+    rf"(?:frq|freq|fh) {_DECIMAL}",
+    r"(?:fr|fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
+    r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
+    rf"prf {_DECIMAL}",
+    r"(?:wf|prf|pers|persist|persistence|sens|filter) (?:low|med|high|max|off|on)",
+    rf"[-+]? ?{_NUMBER} ?(?:db|%|fps)",
+    r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
+    r"(?:sri|cri|sri ii|fsi|xres|ip|map|persist|pers) \d{1,2}",
+    r"c ?\d{1,2} ?/ ?m ?\d{1,2}|(?:ff|p) ?\d{1,2} ?/ ?e ?\d",
+    r"sri ?(?:ii?|[bh]|3 ?d)? ?\d(?: ?/ ?[cg]ri ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
+    r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
+    r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
+    rf"(?:sv|svd|depth|gate|focus) ?{_CM} ?[cm]m",
+    r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
+)
+"""Acoustic output and machine settings, in the same form."""
+MODES = frozenset(
+    {
+        "2 D", "3 D", "4 D", "PW", "CW", "CF", "CFM", "CPA", "CDI", "PDI", "TDI", "THI", "2 D/THI", "SRI",
+        "CRI", "XRES", "SonoCT", "BMODE", "B-MODE", "M-MODE", "FROZEN", "DUPLEX", "TRIPLEX",
+        "COLOR DOPPLER", "POWER DOPPLER", "HGen", "HRes", "HPen", "PWR", "FOV", "ROI", "PRF", "WF", "MI",
+        "TIS", "TIB", "TIC", "TIs", "TIb", "TIc", "FR", "DR", "Gn", "AO%", "Frq", "MHz", "Hz", "dB", "cm",
+        "mm", "cm/s", "m/s", "fps",
+    }
+)  # fmt: skip
+"""Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
+QUANTITIES = frozenset(
+    {
+        "Dist", "DIST", "Distance", "Diam", "Diameter", "Vol", "VOL", "Volume", "Area", "AREA", "Circ",
+        "CIRC", "PSV", "EDV", "RI", "S/D", "BPD", "OFD", "HC", "FL", "CRL", "EFW", "GA", "AUA", "AFI", "+",
+        "×", "x", "*",
+    }
+)  # fmt: skip
+_CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
+_PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
+_MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
+_SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
+_STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
+
+
+def meaning_of(text: str, confidence: float) -> Meaning:
+    """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
+    if not confidence >= READ_SURELY or not 0 < len(text) <= LONGEST:
+        return Meaning.IDENTITY
+    line = " ".join(unicodedata.normalize("NFKC", text).split())
+    if line in MAKERS | MAKERS_AS_WRITTEN or (" " in line and line.upper() in MAKERS):
+        return Meaning.LOGO
+    if _is_ruler_mark(line):
+        return Meaning.SCALE
+    if line in _CALIPER_LETTERS - SIDE_LETTERS:
+        return Meaning.MEASUREMENT
+    tokens = [token.strip(",;:|()[]") for token in spaced(line).split()]
+    return _proven([token for token in tokens if token])
+
+
+def spaced(text: str) -> str:
+    """The text with the blanks that rapidocr loses: between letters and digits, and none twice.
+
+    "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
+    """
+    line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
+    line = re.sub(r"(?<=[^\W\d_])\s*[:=]\s*|(?<=[^\W\d_]\d):\s*(?=\d+[.,]\d)", " ", line)
+    line = re.sub(r"(?<![\d.])([1-9])\.(?=[^\W\d_])", r"\1 ", line)
+    line = re.sub(r"(?<=[^\W\d_])\.?(?=[-+]?\d)|(?<=\d)(?=[^\W\d_])", " ", line)
+    return " ".join(line.split())
+
+
+def _proven(tokens: Sequence[str]) -> Meaning:
+    """The meaning of the items that the tokens can be cut into; IDENTITY when they cannot."""
+    ways: list[frozenset[Meaning] | None] = [frozenset(), *([None] * len(tokens))]
+    for end in range(1, len(tokens) + 1):
+        for start in range(max(0, end - LONGEST_ITEM), end):
+            before, item = ways[start], None
+            if before is not None:
+                item = _item(tokens[start:end])
+            if before is not None and item is not None:
+                ways[end] = before | {item}
+                break
+    found = ways[-1]
+    if not found:
+        return Meaning.IDENTITY
+    # Of a mixed line the measurement is what a reader would miss most.
+    return next(meaning for meaning in _ITEMS_BY_WEIGHT if meaning in found)
+
+
+_ITEMS_BY_WEIGHT = (Meaning.MEASUREMENT, Meaning.ORIENTATION, Meaning.ACOUSTIC)
+
+
+def _item(tokens: Sequence[str]) -> Meaning | None:
+    """The meaning of one item of the grammar, None when it is none."""
+    text = " ".join(tokens)
+    if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
+        return Meaning.MEASUREMENT
+    if text in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
+        return Meaning.ACOUSTIC
+    return Meaning.ORIENTATION if _is_orientation(tokens) else None
+
+
+def _is_orientation(tokens: Sequence[str]) -> bool:
+    """Whether these words say what is seen and how, and prove each other harmless."""
+    if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
+        return _is_orientation(tokens[:-1])  # "CYST 2"
+    words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
+    words = [part for word in words for part in _unstuck(word)]
+    upper = [word.upper() for word in words]
+    if not words or tuple(upper) in PHRASES:
+        return bool(words)
+    sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
+    proof = any(big in NOUNS for big in upper)
+    allowed = SIDE_LETTERS | ((ALSO_NAMES | JOINING) if proof else frozenset())
+    if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
+        return False
+    return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)
+
+
+def _unstuck(word: str) -> tuple[str, ...]:
+    """ "RTOVARY" as "RT OVARY"; a word that is not of that form as it is."""
+    stuck = _STUCK.fullmatch(word.upper())
+    return stuck.groups() if stuck and stuck[2] in NOUNS and word.upper() not in NOUNS else (word,)
+
+
+def _is_ruler_mark(line: str) -> bool:
+    """A bare number that is neither a part of a date or time nor an age above 89 or a number of a person."""
+    match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
+    if match is None:
+        return False
+    sign, whole, part = match[1], match[2], match[3]
+    if whole.startswith("0") and len(whole) > 1:
+        return False
+    if part is None:
+        return int(whole) < 90 or (int(whole) % 10 == 0 and int(whole) <= 400)
+    day_and_month = 1 <= int(whole) <= 31 and 1 <= int(part) <= 12
+    time = int(whole) <= 24 and len(part) == 2 and int(part) <= 59
+    return bool(sign) or int(whole) == 0 or not (day_and_month or time)

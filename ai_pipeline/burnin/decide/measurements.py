@@ -1,0 +1,161 @@
+"""Measurements that are written in a picture, where value, unit and calipers agree. Lengths only.
+
+A length "D 2.31 cm" is believed when exactly one pair of calipers in the same ultrasound region stands that
+far apart by the region's calibration, and nothing else claims that pair. Areas, volumes, circumferences,
+velocities and times are passed over: their geometry is no pair of points.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ai_pipeline.burnin.annotation import MarkKind
+from ai_pipeline.burnin.decide.meaning import LENGTH_LABELS, READ_SURELY, spaced
+from ai_pipeline.contract import BurnedMeasurement, Code, ImageHeader, Point, Reading
+from ai_pipeline.images.header import Calibration, calibrated_regions
+
+LENGTH = Code("410668003", "SCT", "Length")
+UNITS = {"mm": Code("mm", "UCUM", "mm"), "cm": Code("cm", "UCUM", "cm")}
+MILLIMETRES = {"mm": 1.0, "cm": 10.0}
+
+TOLERANCE_SHARE = 0.01
+TOLERANCE_PIXELS = 1.5
+"""How far the distance of two calipers may be from the value that is written: the larger of the two, and half
+a step of the last digit. The pixels are for calipers whose centres are known to the pixel only."""
+COARSEST_STEP = 1.0
+"""Last digit of a value that calipers can confirm, at most: "2 cm" would fit too many (millimetres)."""
+MOST_CALIPERS = 24
+"""With more in one region chance pairs are likelier than measured ones: nothing is matched there."""
+_NOT_STRAIGHT = frozenset({"hc", "ac", "circ", "perim", "ellipse", "afi", "mean", "avg"})
+"""Labels that stand before a length as well, but of a line that is not straight or of several."""
+
+_LINEAR = re.compile(
+    rf"(?:[#+×x*] ?)?(?:(?P<which>[1-9]) ?)?(?:[+×x*] ?)?(?P<label>{LENGTH_LABELS})? ?(?P<index>[1-9] )?"
+    r"[=~]? ?(?P<value>\d{1,3}(?:[.,]\d{1,3})?) ?(?P<unit>mm|cm)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A length as it is written: its label ("D1", may be empty), value, unit and the value's last digit."""
+
+    label: str
+    value: float
+    unit: str
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A written length and the one pair of calipers, by their places in the list, that is so far apart."""
+
+    written: Written
+    reading: Reading
+    pair: tuple[int, int]
+
+
+def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[BurnedMeasurement, ...]:
+    """The lengths among the readings of one image that its calipers confirm, in the order of the readings.
+
+    Readings of a cine are matched frame by frame; a measurement that stands in several frames is told once,
+    of the first. Without a calibration in the header (Sequence of Ultrasound Regions, else Pixel Spacing)
+    there is none.
+    """
+    regions = calibrated_regions(header)
+    found: dict[tuple[float, str, tuple[Point, Point]], BurnedMeasurement] = {}
+    for frame in dict.fromkeys(reading.frame for reading in readings):
+        shown = [reading for reading in readings if reading.frame == frame]
+        for measurement in _in_frame(shown, regions):
+            key = (measurement.value, measurement.unit.value, measurement.ends)
+            found.setdefault(key, measurement)
+    return tuple(found.values())
+
+
+def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[BurnedMeasurement]:
+    calipers = [_centre(reading) for reading in readings if reading.kind == MarkKind.CALIPER]
+    texts = [
+        (written, reading)
+        for reading in readings
+        if reading.kind == MarkKind.TEXT and reading.confidence >= READ_SURELY
+        for written in _lengths(reading.text)
+    ]
+    matches = [
+        _Match(written, reading, pairs[0])
+        for written, reading in texts
+        if len(pairs := _fitting(written, calipers, regions)) == 1
+    ]
+    claims = [match.pair for match in matches]
+    return [_measurement(match, calipers) for match in matches if claims.count(match.pair) == 1]
+
+
+def _lengths(text: str) -> list[Written]:
+    """The lengths in a text: the whole of it, or "1 D 2.31 cm 2 D 1.45 cm" cut behind its units."""
+    parts = re.findall(r".+?(?<=[mc]m)(?= |$)|.+$", spaced(text), re.IGNORECASE)
+    found = [parse_length(part.strip()) for part in parts]
+    return [] if None in found else [written for written in found if written is not None]
+
+
+def parse_length(text: str) -> Written | None:
+    """A text that is one length with its unit and nothing else, else None."""
+    match = _LINEAR.fullmatch(spaced(text))
+    if match is None or (match["label"] or "").lower() in _NOT_STRAIGHT:
+        return None
+    number = match["value"].replace(",", ".")
+    value, digits = float(number), len(number.partition(".")[2])
+    unit = match["unit"].lower()
+    if value <= 0.0:
+        return None
+    number_of = match["index"] or match["which"] or ""
+    return Written(f"{match['label'] or ''}{number_of.strip()}", value, unit, 10.0**-digits)
+
+
+def _fitting(
+    written: Written, calipers: Sequence[Point], regions: Sequence[Calibration]
+) -> list[tuple[int, int]]:
+    """The pairs of calipers that are as far apart as is written."""
+    wanted, step = (size * MILLIMETRES[written.unit] for size in (written.value, written.step))
+    if step > COARSEST_STEP:
+        return []
+    fitting = []
+    for region in regions:
+        inside = [place for place, point in enumerate(calipers) if _region_of(point, regions) is region]
+        if len(inside) > MOST_CALIPERS:
+            continue
+        tolerance = max(TOLERANCE_SHARE * wanted, TOLERANCE_PIXELS * region.coarsest) + step / 2
+        for one, other in combinations(inside, 2):
+            if abs(_distance(calipers[one], calipers[other], region) - wanted) <= tolerance:
+                fitting.append((one, other))
+    return fitting
+
+
+def _region_of(point: Point, regions: Sequence[Calibration]) -> Calibration | None:
+    """The region in which a caliper lies; the first of those that overlap, the smallest being first."""
+    return next((region for region in regions if region.holds(point)), None)
+
+
+def _distance(one: Point, other: Point, region: Calibration) -> float:
+    """Millimetres between two points."""
+    return math.hypot((one[0] - other[0]) * region.column_spacing, (one[1] - other[1]) * region.row_spacing)
+
+
+def _measurement(match: _Match, calipers: Sequence[Point]) -> BurnedMeasurement:
+    one, other = (calipers[place] for place in match.pair)
+    return BurnedMeasurement(
+        source_uid=match.reading.source_uid,
+        frame=match.reading.frame,
+        quantity=LENGTH,
+        value=match.written.value,
+        unit=UNITS[match.written.unit],
+        ends=(one, other),
+        confidence=match.reading.confidence,
+    )
+
+
+def _centre(reading: Reading) -> Point:
+    left, top, right, bottom = reading.bounds
+    return (left + right) / 2, (top + bottom) / 2

@@ -1,0 +1,50 @@
+"""What is known of a device: where it writes who the patient is (:mod:`ai_pipeline.burnin.devices.rules`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_pipeline.burnin.annotation import Box
+from ai_pipeline.burnin.devices.rules import DeviceRule, device_rules
+from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBox:
+    """A rectangle of a rule as it lies in a picture."""
+
+    rule: str
+    meaning: Meaning
+    box: Box
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        left, top, right, bottom = self.box
+        return slice(top, bottom), slice(left, right)
+
+
+def matching_rules(header: ImageHeader, folder: Path | None = None) -> tuple[DeviceRule, ...]:
+    """The rules that are for this image. Raises :class:`ai_pipeline.burnin.devices.rules.DeviceRuleError`."""
+    return tuple(rule for rule in device_rules(folder) if rule.match.fits(header))
+
+
+def device_boxes(
+    header: ImageHeader, shape: tuple[int, ...], folder: Path | None = None
+) -> tuple[DeviceBox, ...]:
+    """The rectangles of the rules that are for this image, cut to a picture of this shape."""
+    return tuple(
+        DeviceBox(rule.name, rule.meaning, box)
+        for rule in matching_rules(header, folder)
+        for rectangle in rule.rectangles
+        if (box := rectangle.box(shape[0], shape[1]))
+    )
+
+
+def device_note(
+    header: ImageHeader, folder: Path | None = None, source_uid: str | None = None
+) -> QualityNote | None:
+    """Say which rules were for this image; None without any."""
+    names = ", ".join(rule.name for rule in matching_rules(header, folder))
+    text = f"device rules for this image: {names}"
+    return QualityNote("device_rules", text, source_uid) if names else None

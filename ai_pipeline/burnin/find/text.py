@@ -1,0 +1,254 @@
+"""Text in pictures, by rapidocr's networks (PP-OCRv6 small, Apache-2.0; they ship in its wheel)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation import Box, Mask, Picture, brightest
+
+# A detector box is text without further proof when it is this sure and this low; else it must be readable.
+SURE_OF_TEXT = 0.5
+DOUBTFUL_TEXT = 0.3
+LOW_SHARE = 0.08
+"""Height of a line of text, at most, as a share of the picture's shorter side."""
+
+SMALLEST_LINE = 6.0
+"""Height from which an unreadable box may be a line of text: letters of 4 pixels are speckle (pixels)."""
+LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.9
+"""Mean confidence of the recogniser from which its reading counts as legible: a word, a single character."""
+STROKES = frozenset("1lI|!i一丨")
+"""A single one of these is what a stroke of speckle or a grey bar is read as; it tells nobody anything."""
+TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
+"""Taller than this share of the picture's shorter side a box is the echo picture itself, unless three
+characters and more are read in it with that confidence."""
+
+WIDEST_LINE = 32.0
+"""Heights above this add nothing to the margin of a mask (pixels)."""
+WORKING_SIDE = 736
+"""Small pictures are enlarged to this shorter side: characters of 8 pixels are lost otherwise."""
+LARGEST_ENLARGEMENT = 3.0
+TILE, OVERLAP = 1536, 160
+"""Pictures larger than a tile are read in tiles, so that memory stays bounded (pixels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is read at a place, and how surely (0 to 1): it may be a name, so its repr does not show it."""
+
+    text: str = field(repr=False)
+    confidence: float
+    legible: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextBox:
+    """A place that looks like text: its corners ``[4, 2]`` in the picture, the detector's confidence."""
+
+    corners: npt.NDArray[np.float32]
+    confidence: float
+
+    @property
+    def box(self) -> Box:
+        left, top = np.floor(self.corners.min(axis=0)).astype(int)
+        right, bottom = np.ceil(self.corners.max(axis=0)).astype(int)
+        return int(left), int(top), int(right), int(bottom)
+
+    @property
+    def height(self) -> float:
+        """The shorter side: the height of the line, whichever way it runs."""
+        return min(self._sides())
+
+    @property
+    def length(self) -> float:
+        """The longer side: the length of the line."""
+        return max(self._sides())
+
+    def _sides(self) -> tuple[float, float]:
+        across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
+        down = float(np.linalg.norm(self.corners[1] - self.corners[2]))
+        return across, down
+
+
+class TextReader:
+    """Finds text and says whether it can be read. Constructed once per process; not for several threads.
+
+    ``threads``: cores for one inference; by default all that this process may use, at most 4.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        from rapidocr import RapidOCR
+
+        cores = threads or min(len(os.sched_getaffinity(0)), 4)
+        detector, recogniser = model_files()
+        self._ocr = RapidOCR(
+            params={
+                "Global.log_level": "critical",  # rapidocr logs to stderr, and may log what it read
+                "Global.use_cls": False,
+                "Global.text_score": 0.0,
+                "Global.min_side_len": 32,
+                "Global.max_side_len": 8192,  # scaling is decided here, not there
+                "Det.model_path": str(detector),  # with a path given rapidocr never downloads
+                "Rec.model_path": str(recogniser),
+                "Det.limit_side_len": 32,
+                "Det.box_thresh": DOUBTFUL_TEXT,
+                "EngineConfig.onnxruntime.intra_op_num_threads": cores,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,  # 20 % quicker at 1024 × 768
+            }
+        )
+
+    def warm_up(self) -> None:
+        """Load both networks."""
+        blank: Picture = np.zeros((64, 256), np.uint8)
+        self.find(blank)
+        self._recognise(_three_channels(blank), 1)
+
+    def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
+        """Return all places that the detector takes for text, in the whole picture or ``within`` a part.
+
+        ``scale`` multiplies the working size (see :func:`working_scale`): < 1 finds large text, > 1 small.
+        """
+        factor = working_scale(picture) * scale
+        left, top, right, bottom = within or (0, 0, picture.shape[1], picture.shape[0])
+        part = picture[top:bottom, left:right]
+        rows, columns = part.shape[:2]
+        size = (max(32, round(columns * factor)), max(32, round(rows * factor)))
+        way = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+        resized = _three_channels(cv2.resize(np.ascontiguousarray(part), size, interpolation=way))
+        stretch = np.array([columns / size[0], rows / size[1]], np.float32)
+        origin = np.array([left, top], np.float32)
+        found = []
+        for rows_cut, columns_cut in product(_cuts(size[1]), _cuts(size[0])):
+            tile = np.ascontiguousarray(resized[rows_cut, columns_cut])
+            result = self._ocr(tile, use_det=True, use_rec=False, use_cls=False, box_thresh=DOUBTFUL_TEXT)
+            corner = np.array([columns_cut.start, rows_cut.start], np.float32)
+            if result.boxes is not None:
+                found += [
+                    TextBox((np.asarray(corners, np.float32) + corner) * stretch + origin, float(confidence))
+                    for corners, confidence in zip(result.boxes, result.scores, strict=True)
+                ]
+        return found
+
+    def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
+        """Read the place upright or along a vertical line, and upside down where that says nothing.
+
+        ``least``: characters that count as text there.
+        """
+        crop = _level_crop(picture, box)
+        if crop.shape[0] < 3 or crop.shape[1] < 3:
+            return Line("", 0.0, legible=False)
+        tall = box.height > max(48.0, TALL_SHARE * min(picture.shape[:2]))
+        least = 3 if tall else least
+        upright = self._recognise(crop, least)
+        if upright.legible:
+            return upright
+        turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
+        return turned if turned.legible else upright
+
+    def is_legible(self, picture: Picture, box: TextBox) -> bool:
+        """Tell whether characters can be read there, upright, upside down or along a vertical line."""
+        return self.read(picture, box).legible
+
+    def _recognise(self, crop: Picture, least: int) -> Line:
+        result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
+        text, score = (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
+        characters = "".join(filter(str.isalnum, text))
+        return Line(text, score, legible=_counts_as_text(characters, score, least))
+
+
+def _counts_as_text(characters: str, score: float, least: int) -> bool:
+    if len(characters) < least:
+        return False
+    if len(characters) == 1:
+        return score >= LEGIBLE_SINGLE and characters not in STROKES
+    return score >= (LEGIBLE_TALL if least == 3 else LEGIBLE)
+
+
+def working_scale(picture: Picture) -> float:
+    """Return the enlargement at which a picture is read (1 from 736 pixels on)."""
+    return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
+
+
+def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
+    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well."""
+    low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
+    left, top, right, bottom = box.box
+    wide = right - left >= 1.5 * (bottom - top)
+    return box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
+
+
+def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
+    """Return the mask of the boxes, each widened by ``margin`` of its height (2 pixels at least)."""
+    mask = np.zeros(shape[:2], np.uint8)
+    for box in boxes:
+        single = np.zeros(shape[:2], np.uint8)
+        cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32)], 1)
+        reach = max(2, round(min(box.height, WIDEST_LINE) * margin))
+        left, top, right, bottom = _widened(box.box, reach + 1, shape)
+        kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        mask[top:bottom, left:right] |= cv2.dilate(single[top:bottom, left:right], kernel)
+    return mask.astype(np.bool_)
+
+
+def high_contrast(picture: Picture) -> Picture:
+    """Return a grey rendition in which faint text stands out: brightest channel, local equalisation."""
+    grey = brightest(picture)
+    clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8))
+    return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
+
+
+def model_files() -> tuple[Path, ...]:
+    """Return the files of the networks in use, detector first."""
+    import rapidocr
+
+    folder = Path(rapidocr.__file__).parent / "models"
+    return folder / "PP-OCRv6_det_small.onnx", folder / "PP-OCRv6_rec_small.onnx"
+
+
+@cache
+def shared_reader() -> TextReader:
+    """Return this process's reader: loading takes a second."""
+    return TextReader()
+
+
+def _cuts(length: int) -> list[slice]:
+    """Cut a side into equal overlapping parts of at most a tile."""
+    count = 1 if length <= TILE else -(-(length - OVERLAP) // (TILE - OVERLAP))
+    part = -(-(length + (count - 1) * OVERLAP) // count)
+    starts = [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
+    return [slice(start, start + part) for start in starts]
+
+
+def _level_crop(picture: Picture, box: TextBox) -> Picture:
+    """Cut the box out so that its long side lies level; the reader expects lines, not slopes."""
+    corners = box.corners
+    width = max(1, round(float(np.linalg.norm(corners[0] - corners[1]))))
+    height = max(1, round(float(np.linalg.norm(corners[1] - corners[2]))))
+    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    warp = cv2.getPerspectiveTransform(corners.astype(np.float32), target)
+    crop = cv2.warpPerspective(
+        _three_channels(picture), warp, (width, height), borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.ascontiguousarray(np.rot90(crop) if height > 1.5 * width else crop)
+
+
+def _three_channels(picture: Picture) -> Picture:
+    return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
+
+
+def _widened(box: Box, reach: int, shape: tuple[int, ...]) -> Box:
+    left, top, right, bottom = box
+    return (
+        max(0, left - reach),
+        max(0, top - reach),
+        min(shape[1], right + reach),
+        min(shape[0], bottom + reach),
+    )

@@ -1,0 +1,1 @@
+"""Proofs that cleaning changed nothing but the masked pixels."""

@@ -1,0 +1,161 @@
+"""Is this an image of the kind that the model was made for? Asked of the network's pooled features.
+
+Two things must say yes. *Directions*: what the main directions of the features of training images cannot
+explain of a new image's features (mean squared residual, in units of the spread) is small for chest X-rays
+and large for what was never seen. *Head*: a linear classifier that has been shown what is refused: chests
+turned, inverted, askew, cut off, clipped, of small children, and pictures that are no chest. It also names
+what it sees, so that a turned chest can be turned back.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose
+
+Floats = npt.NDArray[np.float32]
+
+ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER = "askew", "cut off", "clipped", "child", "other"
+KINDS = (*(pose.name for pose in POSES), ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER)
+"""What a head may tell apart; the first is what the model is for."""
+SMALL_SHARES = 2
+"""How steeply an unexplained part counts less as a small share: at half the usual one, a quarter."""
+SURE = 0.5
+"""Probability of a pose from which on the picture is put upright and asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The likeliest kind of an image (one of :data:`KINDS`, "" where no head can tell), and how likely."""
+
+    name: str
+    probability: float
+
+    @property
+    def pose(self) -> Pose:
+        """The pose that the image is surely shown in; upright where that is not sure."""
+        if self.probability < SURE:
+            return UPRIGHT
+        return next((pose for pose in POSES if pose.name == self.name), UPRIGHT)
+
+
+UNKNOWN = Kind("", 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """A linear classifier over ``kinds`` (names of :data:`KINDS`, the upright chest first).
+
+    ``weights [K, C]``, ``biases [K]``; ``limits``: the distance of directions and head (-log of the
+    probability of an upright chest) that count as 1.
+    """
+
+    kinds: tuple[str, ...]
+    weights: Floats
+    biases: Floats
+    limits: tuple[float, float]
+
+    def probabilities(self, features: Floats) -> Floats:
+        """Of each kind, ``[N, K]``, for pooled features ``[N, C]``."""
+        return np.asarray(np.exp(self._logarithms(features)), np.float32)
+
+    def distance(self, features: Floats) -> Floats:
+        """``[N]``: 0 for what is surely an upright chest of an adult, 1 at the limit."""
+        return np.asarray(-self._logarithms(features)[:, 0] / self.limits[1], np.float32)
+
+    def _logarithms(self, features: Floats) -> npt.NDArray[np.float64]:
+        scores = features.astype(np.float64) @ self.weights.T + self.biases
+        scores -= scores.max(1, keepdims=True)
+        return np.asarray(scores - np.log(np.exp(scores).sum(1, keepdims=True)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureGate:
+    """``mean [C]``, ``spread [C]``, ``directions [K, C]`` (orthonormal rows); ``head`` None in old gates.
+
+    ``usual``: the share of a feature vector's deviation that the directions leave unexplained in nine of ten
+    chests. A chest full of metastases lies far out too, but along the directions: what is unexplained counts
+    in full only from this share on. 0 in old gates: it always counts.
+    """
+
+    mean: Floats
+    spread: Floats
+    directions: Floats
+    head: Head | None = None
+    usual: float = 0.0
+
+    @staticmethod
+    def fit(features: Floats, directions: int) -> FeatureGate:
+        """The directions alone, from pooled features ``[N, C]`` of images that belong to the domain."""
+        mean, spread = features.mean(0), features.std(0) + 1e-3
+        rows = np.linalg.svd((features - mean) / spread, full_matrices=False)[2][:directions]
+        return FeatureGate(mean.astype(np.float32), spread.astype(np.float32), rows.astype(np.float32))
+
+    @staticmethod
+    def from_bytes(data: bytes) -> FeatureGate:
+        """From the bytes of an ``.npz`` file. Raises ValueError or KeyError when it is something else."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            head = None
+            if "kinds" in arrays:
+                kinds = tuple(str(kind) for kind in arrays["kinds"])
+                first, second = arrays["limits"]
+                head = Head(kinds, arrays["weights"], arrays["biases"], (float(first), float(second)))
+            usual = float(arrays["usual"]) if "usual" in arrays else 0.0
+            return FeatureGate(arrays["mean"], arrays["spread"], arrays["directions"], head, usual)
+
+    def to_bytes(self) -> bytes:
+        """The gate as ``.npz``; the same gate gives the same bytes."""
+        arrays: dict[str, Any] = {
+            "mean": self.mean, "spread": self.spread, "directions": self.directions,
+            "usual": np.float64(self.usual),
+        }  # fmt: skip
+        if self.head is not None:
+            arrays["kinds"] = np.array(self.head.kinds)
+            arrays["weights"], arrays["biases"] = self.head.weights, self.head.biases
+            arrays["limits"] = np.array(self.head.limits)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    def distance(self, features: Floats) -> Floats:
+        """How far pooled features ``[N, C]`` are from the domain: 0 and up.
+
+        With a head the farther of the two, in units of their limits; without, the residual, about .3 for
+        chest X-rays.
+        """
+        residual = self.residual(features)
+        if self.head is None:
+            return residual
+        farther = np.maximum(residual / self.head.limits[0], self.head.distance(features))
+        return np.asarray(farther, np.float32)
+
+    def residual(self, features: Floats) -> Floats:
+        """What the directions cannot explain of pooled features ``[N, C]``, less as a small share."""
+        residual, share = self._unexplained(features)
+        if self.usual:
+            residual = residual * np.minimum(share / self.usual, 1.0) ** SMALL_SHARES
+        return np.asarray(residual, np.float32)
+
+    def share(self, features: Floats) -> Floats:
+        """The share of the deviation of ``[N, C]`` from the mean that the directions leave unexplained."""
+        return np.asarray(self._unexplained(features)[1], np.float32)
+
+    def _unexplained(self, features: Floats) -> tuple[Floats, Floats]:
+        standard = (features - self.mean) / self.spread
+        explained = standard @ self.directions.T
+        whole = (standard**2).sum(1)
+        residual = whole - (explained**2).sum(1)
+        return residual / standard.shape[1], residual / np.maximum(whole, 1e-12)
+
+    def kind(self, features: Floats) -> Kind:
+        """What the head sees in one image, pooled features ``[1, C]``."""
+        if self.head is None:
+            return UNKNOWN
+        chances = self.head.probabilities(features)[0]
+        most = int(np.argmax(chances))
+        return Kind(self.head.kinds[most], float(chances[most]))

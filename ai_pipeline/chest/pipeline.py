@@ -1,0 +1,337 @@
+"""Frontal chest X-rays of adults: findings with probability, decision and place.
+
+The header is asked first, then the pixels: what is not a frontal chest X-ray of an adult is refused with
+one sentence that says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest import intended_use, prevalence
+from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
+from ai_pipeline.chest.detector import BoxDetector
+from ai_pipeline.chest.detector import Look as Boxes
+from ai_pipeline.chest.explain import Activation
+from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
+from ai_pipeline.chest.zones import side_of, zone_words
+from ai_pipeline.contract import (
+    Accept,
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ModelRef,
+    Origin,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refusal,
+    Refuse,
+    RefusedBy,
+    Region,
+    Scores,
+    SourceImage,
+)
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.exposure import Exposure
+from ai_pipeline.images.orientation import UPRIGHT, Pose
+from ai_pipeline.models.registry import Card, Label, find
+from ai_pipeline.models.store.folder import SHIPPED_MODELS, active
+
+MODEL = SHIPPED_MODELS["chest_xray"]
+CLEANER = "burnin-text"
+BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
+DETECTOR_NOTE = (
+    "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
+    "measurement."
+)
+ZONED = ("Lung", "Pleura")  # sites whose boxes are told as zones
+NO_PLACE = "no reliable location"
+NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
+KEPT = 4  # analyses remembered between accepts() and run()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """What was seen of one image, and the seconds that it took by stage."""
+
+    image: SourceImage
+    analysis: Analysis
+    boxes: Boxes | None
+    exposure: Exposure
+    spent: dict[str, float]
+
+
+class ChestXray:
+    """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`).
+
+    Options: ``heatmaps`` (default true) hands back the activation map of every finding that is present;
+    ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
+    (default false) hands back the picture without the text burned into it, where that can be verified;
+    ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence.
+    """
+
+    name = "chest_xray"
+    version = "1.0"
+    options: Mapping[str, type] = MappingProxyType(
+        {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict}
+    )
+    modalities = intended_use.MODALITIES
+    """Of the images that it takes; views likewise, empty: any."""
+    views = intended_use.FRONTAL - {""}
+    per_image = True
+
+    def __init__(self, *, models_dir: Path | None = None) -> None:
+        self._models_dir = models_dir
+        self._classifier: Classifier | None = None
+        self._detector: BoxDetector | None = None
+        self._seen: OrderedDict[int, _Look] = OrderedDict()
+
+    def warm_up(self) -> None:
+        """Load the model. Raises CardError when it is missing or altered."""
+        self._model()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        return (self._card().ref,)
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """What is wrong with the values of ``options``, by option. May raise CardError."""
+        wanted = options.get(prevalence.OPTION)
+        wrong = None if wanted is None else prevalence.fault(self._card(), wanted)
+        return {} if wrong is None else {prevalence.OPTION: wrong}
+
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (no option widens the scope)
+    ) -> Accept | Refuse:
+        """Choose the images that are frontal chest X-rays of adults; decodes those whose header allows it.
+
+        Of one exposure sent both for processing and for presentation only the latter is taken.
+        """
+        taken: list[str] = []
+        reasons: list[str] = []
+        refused: list[Refusal] = []
+        for image in images:
+            by_header = refused_by_header(image.header)
+            reason = by_header or self._refused_by_pixels(image)
+            if reason is None:
+                taken.append(image.uid)
+                continue
+            gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
+            refused.append(Refusal(image.uid, self._model().card.ref, gate))
+            if reason not in reasons:
+                reasons.append(reason)
+        if taken:
+            return Accept(tuple(taken), tuple(refused))
+        return Refuse("; ".join(reasons) if reasons else "there is no image", tuple(refused))
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        """Analyse ``images`` (those that ``accepts`` named). Raises PixelError."""
+        seconds = {"decode": 0.0, "model": 0.0, "explain": 0.0}
+        findings: list[Finding] = []
+        pictures: list[DerivedImage] = []
+        notes: list[QualityNote] = []
+        scores: list[Scores] = []
+        models = self.models()
+        labels = self._labels(options)
+        cleaner = self._cleaner(options)
+        for number, image in enumerate(images):
+            report(number / len(images), "chest X-ray")
+            look = self._look(image)
+            explaining = time.perf_counter()
+            mine = self._findings(look, labels, options)
+            findings += mine
+            notes += self._placeless(mine)
+            notes += _places(image, mine, look.analysis.pose)
+            notes += intended_use.notes(image, look.analysis.pose, look.exposure)
+            scores.append(self._scores(image, look.analysis))
+            seconds["explain"] += time.perf_counter() - explaining
+            for stage, value in look.spent.items():
+                seconds[stage] += value
+            if cleaner is not None:
+                cleaning = time.perf_counter()
+                cleaned, told = _cleaned(image, report)
+                pictures += cleaned
+                notes += told
+                seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
+        if not self._model().has_gate:
+            notes.append(QualityNote("no_gate", NO_GATE_NOTE))
+        notes += _box_notes(findings)
+        notes += self._prevalence_note(options)
+        report(1.0, "chest X-ray")
+        # What accepts() has decoded and analysed already counts too: it is the time this image took.
+        seconds["total"] = sum(seconds.values())
+        if cleaner is not None:
+            models += (cleaner,)
+        return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models, tuple(scores))
+
+    def _card(self) -> Card:
+        return self._classifier.card if self._classifier else active(self.name, self._models_dir)
+
+    def _labels(self, options: Mapping[str, object]) -> tuple[Label, ...]:
+        """The card's labels, for the prevalence of the site where a rule names one."""
+        wanted = options.get(prevalence.OPTION)
+        card = self._card()
+        return card.labels if wanted is None else prevalence.at_site(card, wanted)
+
+    def _prevalence_note(self, options: Mapping[str, object]) -> list[QualityNote]:
+        wanted = options.get(prevalence.OPTION)
+        if not isinstance(wanted, Mapping) or not wanted:
+            return []
+        return [QualityNote("prevalence", prevalence.sentence(self._card(), wanted))]
+
+    def _model(self) -> Classifier:
+        if self._classifier is None:
+            card = active(self.name, self._models_dir)
+            self._classifier, self._detector = Classifier(card), BoxDetector.of(card)
+        return self._classifier
+
+    def _cleaner(self, options: Mapping[str, object]) -> ModelRef | None:
+        return find(CLEANER, self._models_dir).ref if options.get("clean", False) else None
+
+    def _refused_by_pixels(self, image: SourceImage) -> str | None:
+        seen = self._look(image)
+        return refused_by_pixels(self._model().in_domain(seen.analysis), seen.analysis.kind, seen.exposure)
+
+    def _look(self, image: SourceImage) -> _Look:
+        # accepts() has just decoded and analysed the image that run() is then given.
+        kept = self._seen.get(id(image))
+        if kept is not None and kept.image is image:
+            return kept
+        start = time.perf_counter()
+        grey = _grey(image.display())
+        decoded = time.perf_counter()
+        model = self._model()
+        analysis = model.analyse(grey)
+        boxes = None
+        if self._detector is not None and model.in_domain(analysis):
+            size = analysis.rows, analysis.columns
+            boxes = self._detector.look_again(analysis.values, analysis.to_model, *size)
+        spent = {"decode": decoded - start, "model": time.perf_counter() - decoded}
+        self._seen[id(image)] = look = _Look(image, analysis, boxes, Exposure.of(grey), spent)
+        while len(self._seen) > KEPT:
+            self._seen.popitem(last=False)
+        return look
+
+    def _scores(self, image: SourceImage, analysis: Analysis) -> Scores:
+        model = self._model()
+        labels = enumerate(model.card.labels)
+        values = {label.name: model.probability(analysis, index) for index, label in labels}
+        return Scores(image.uid, model.card.ref, values, mended=analysis.pose != UPRIGHT)
+
+    def _findings(self, look: _Look, labels: Sequence[Label], options: Mapping[str, object]) -> list[Finding]:
+        model, image, analysis = self._model(), look.image, look.analysis
+        found: list[Finding] = []
+        for index, label in enumerate(labels):
+            if not (label.supported or options.get("all_labels", False)):
+                continue
+            value = probability(label, float(analysis.logits[index]))
+            decision = decide(label, value)
+            region, evidence = None, None
+            if decision is Decision.PRESENT:
+                activation = model.activation(analysis, index)
+                region = self._box(look, activation, index)
+                wanted = activation if options.get("heatmaps", True) else None
+                evidence = model.heatmap(wanted) if wanted else None
+            found.append(
+                Finding(
+                    label=label.name,
+                    code=label.code,
+                    probability=value,
+                    threshold=label.threshold,
+                    decision=decision,
+                    source_uid=image.uid,
+                    model=model.card.ref,
+                    regions=(region,) if region else (),
+                    site=label.site,
+                    side=_side(look, label, region),
+                    evidence=evidence,
+                )
+            )
+        return found
+
+    def _box(self, look: _Look, activation: Activation | None, index: int) -> Region | None:
+        """The detector's box where the card has a detector; of others what their maps say."""
+        model = self._model()
+        if self._detector is not None:
+            label = model.card.labels[index].name
+            return self._detector.region(look.boxes, label) if look.boxes else None
+        return model.box(activation, index) if activation else None
+
+    def _placeless(self, findings: Sequence[Finding]) -> list[QualityNote]:
+        """Which findings are present, and where nothing can be said of the place that is worth showing."""
+        names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
+        if self._detector is None or not names:
+            return []
+        return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)]
+
+
+def _box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
+    origins = {region.origin for finding in findings for region in finding.regions}
+    notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
+    return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes
+
+
+def _places(image: SourceImage, findings: Sequence[Finding], pose: Pose) -> list[QualityNote]:
+    """The detector's boxes in lungs and pleurae in words, where the header says how the picture lies.
+
+    Of a picture that had to be turned upright the header's word on its sides is not taken.
+    """
+    size = image.header.columns, image.header.rows
+    orientation = _orientation(image, pose)
+    said = [
+        f"{finding.code.meaning}: {words}"
+        for finding in findings
+        for region in finding.regions
+        if _has_a_side(finding.site, region) and (words := zone_words(region.bounds, size, orientation))
+    ]
+    return [QualityNote("place", f"{'; '.join(said)} (approximate).", image.uid)] if said else []
+
+
+def _side(look: _Look, label: Label, region: Region | None) -> Literal["", "L", "R"]:
+    """The side of a box, under the same conditions as its place in words."""
+    if region is None or not _has_a_side(label.site, region):
+        return ""
+    header = look.image.header
+    orientation = _orientation(look.image, look.analysis.pose)
+    return side_of(region.bounds, (header.columns, header.rows), orientation)
+
+
+def _orientation(image: SourceImage, pose: Pose) -> str:
+    return image.header.attributes.get("PatientOrientation", "") if pose == UPRIGHT else ""
+
+
+def _has_a_side(site: Code | None, region: Region) -> bool:
+    return site is not None and site.meaning in ZONED and region.origin is Origin.DETECTOR
+
+
+def _cleaned(
+    image: SourceImage, report: Progress
+) -> tuple[tuple[DerivedImage, ...], tuple[QualityNote, ...]]:
+    # Loads the text networks: only where a rule asks for it.
+    from ai_pipeline.burnin.cleaning import clean
+
+    try:
+        result = clean(image, report)
+    except CleaningFailed as failure:
+        return (), (QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid),)
+    return (result.image, result.mask), result.notes
+
+
+def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if display.ndim == 2:
+        return display
+    return np.asarray(display.mean(axis=2), np.uint8)

@@ -1,0 +1,76 @@
+"""``ai-pipeline``: run the pipelines on files, without the node. One file per verb.
+
+Exit codes: 0 every input was handled (refusals included), 2 wrong usage, 65 an input could not be read or a
+model's weights are missing or altered, 78 something that is needed is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from ai_pipeline.cli.devices import devices_app
+from ai_pipeline.cli.models import models_app
+from ai_pipeline.cli.run import EXIT_CONFIG, run
+
+COMMANDS = "ai_pipeline.commands"
+"""Entry points of other packages: functions that take the app and add verbs to it."""
+OF_TRAINING = ("train", "evaluate", "calibrate", "split", "export")
+"""Verbs of the package ``dicom-ai-node-training``."""
+
+app = typer.Typer(
+    name="ai-pipeline", context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use.",
+)  # fmt: skip
+app.command(epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json")(run)
+app.add_typer(models_app, name="models")
+app.add_typer(devices_app, name="devices")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ai-pipeline {version('dicom-ai-node')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Diagnostic AI on images: chest X-ray findings, ultrasound cleaning. Not for diagnostic use."""
+
+
+def main() -> None:
+    """Entry point of the command ``ai-pipeline``."""
+    mount_commands()
+    app()
+
+
+def mount_commands() -> None:
+    """Add the verbs of other packages; where training is not installed, its verbs say what to install."""
+    for entry_point in entry_points(group=COMMANDS):
+        entry_point.load()(app)
+    there = {command.name for command in app.registered_commands} | {
+        group.name for group in app.registered_groups
+    }
+    for verb in OF_TRAINING:
+        if verb not in there:
+            app.command(
+                verb, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+            )(_say_what_to_install)
+
+
+def _say_what_to_install() -> None:
+    """Needs the package dicom-ai-node-training."""
+    typer.echo(
+        "training and evaluation are a package of their own: pip install -c constraints.txt ./ai_training",
+        err=True,
+    )
+    raise typer.Exit(EXIT_CONFIG)

@@ -1,0 +1,329 @@
+"""``ai-pipeline models …``: a typer app that ``ai_pipeline.cli`` mounts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ai_pipeline.models.card import Card
+    from ai_pipeline.models.store.fetch import Report
+
+EXIT_DATA = 65  # EX_DATAERR of sysexits.h
+SHA256 = 64  # hexadecimal digits
+PICKLE = (
+    "A PyTorch checkpoint is a pickle, and a pickle is code: opening one from a stranger is running a "
+    "stranger's program. It is opened only with --trust, in a process of its own with an empty environment, "
+    "an empty folder, limits on time, memory and files, and, where the kernel allows, no network; that "
+    "process keeps your rights to read files. Of xrv, torchvision and timm files only numbers are read; an "
+    "Ultralytics file runs the code that it names."
+)  # fmt: skip
+
+models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelsDir = Annotated[
+    Path | None, typer.Option(help="Folder of one's own models; else AI_PIPELINE_MODELS_DIR.")
+]
+Pipeline = Annotated[str, typer.Option(help="The pipeline that is to use it.")]
+
+
+@models_app.command("list", epilog="Example:  ai-pipeline models list --models-dir models")
+def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
+    """List the models: what each is for, under which licence, and which pipeline uses it."""
+    from ai_pipeline.models.registry import cards
+    from ai_pipeline.models.store.folder import SHIPPED_MODELS, active
+
+    with _errors():
+        used = {pipeline: active(pipeline, models_dir).path for pipeline in SHIPPED_MODELS}
+        rows = [
+            {
+                "id": card.id, "version": card.version, "task": card.task, "architecture": card.architecture,
+                "licence": card.licence, "calibrated": card.calibrated,
+                "active": " ".join(pipeline for pipeline, path in used.items() if path == card.path),
+                "weights": [{"file": str(w.path.name), "sha256": w.sha256} for w in card.weights],
+            }
+            for card in cards(models_dir)
+        ]  # fmt: skip
+    _print(rows, ["id", "version", "active", "task", "licence"], as_json=as_json)
+
+
+@models_app.command("verify", epilog="Example:  ai-pipeline models verify --models-dir models")
+def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
+    """Check every file of weights against the SHA-256 of its card. Exit code 65 if one is wrong."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models.registry import cards, verify
+
+    rows: list[dict[str, Any]] = []
+    with _errors():
+        for card in cards(models_dir):
+            rows.append({"id": card.id, "version": card.version, "ok": True, "problem": ""})
+            try:
+                verify(card)
+            except CardError as error:
+                rows[-1] |= {"ok": False, "problem": str(error)}
+    _print(rows, ["id", "version", "ok", "problem"], as_json=as_json)
+    raise typer.Exit(0 if all(row["ok"] for row in rows) else EXIT_DATA)
+
+
+@models_app.command(
+    "add", epilog="Example:  ai-pipeline models add https://host/chest.onnx --sha256 2a5c… --card chest.toml"
+)
+def add_model(
+    source: Annotated[str, typer.Argument(metavar="FILE|URL", help="ONNX or safetensors; a URL is https.")],
+    card: Annotated[
+        Path | None, typer.Option(help="The model's card. No card, no model: convert writes a first one.")
+    ] = None,
+    sha256: Annotated[str, typer.Option(help="SHA-256 that the file must have; a URL needs it.")] = "",
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Agree to the card's licence without being asked.")
+    ] = False,
+    most: Annotated[int, typer.Option(help="The largest file to take, in MiB.", min=1)] = 1024,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Take a model into the folder of models, beside its other versions; nothing uses it yet.
+
+    Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
+    the one in the card, or when it holds anything but a network of standard operators.
+    """
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models.card import Weights
+    from ai_pipeline.models.registry import load
+    from ai_pipeline.models.store import folder
+    from ai_pipeline.models.store.fetch import fetch, is_url, shown
+
+    if card is None:
+        raise typer.BadParameter(
+            "no card, no model: `ai-pipeline models convert` writes one; see docs/models-own.md",
+            param_hint="--card",
+        )
+    if is_url(source) and not sha256:
+        raise typer.BadParameter("a URL needs the SHA-256 of the file behind it", param_hint="--sha256")
+    if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
+        raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
+    store = _folder(models_dir)
+    with _errors():
+        if not card.is_file():
+            raise CardError(f"{card} is not a file")
+        told = load(card)
+        weights = _meant(told, sha256.lower())
+        folder.room(told, store)
+        _agree(told, accept_licence)
+        with folder.incoming(store) as inside, _bar(shown(source)) as report:
+            place = inside / weights.path.name
+            fetch(source, place, sha256=weights.sha256, most=most << 20, report=report)
+            added: Weights = Weights(weights.role, place, weights.sha256)
+            origin = folder.Origin(shown(source), told.licence)
+            made = folder.admit(inside, card, added, store, origin)
+    typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
+
+
+@models_app.command("activate", epilog="Example:  ai-pipeline models activate xrv-densenet121-res224-all@1")
+def activate_model(
+    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
+    pipeline: Pipeline = "chest_xray",
+    models_dir: ModelsDir = None,
+) -> None:
+    """Let a pipeline use a model. A running node does so when its workers start again."""
+    from ai_pipeline.models.registry import find
+    from ai_pipeline.models.store import folder
+
+    store = _folder(models_dir)
+    _known(pipeline)
+    with _errors():
+        card = find(model, store)
+        _try(card)
+        folder.activate(pipeline, card, store)
+    typer.echo(f"{pipeline} uses {card.name}; a running node from the next start of its workers on")
+    if not any(label.supported for label in card.labels):
+        typer.echo("No label of it is supported by figures yet, so results will hold no finding: see")
+        typer.echo("`ai-pipeline evaluate chest --write-card`, or the pipeline's option all_labels.")
+
+
+@models_app.command("rollback", epilog="Example:  ai-pipeline models rollback --pipeline chest_xray")
+def rollback_model(pipeline: Pipeline = "chest_xray", models_dir: ModelsDir = None) -> None:
+    """Let a pipeline use what it used before. A running node does so when its workers start again."""
+    from ai_pipeline.models.store import folder
+
+    store = _folder(models_dir)
+    _known(pipeline)
+    with _errors():
+        card = folder.rollback(pipeline, store)
+    typer.echo(f"{pipeline} uses {card.name} again; a running node from the next start of its workers on")
+
+
+@models_app.command(
+    "convert", help=f"Make an ONNX or safetensors model with a first card from a checkpoint.\n\n{PICKLE}",
+    epilog="Example:  ai-pipeline models convert d121.pt --from xrv --architecture densenet121-res224-all "
+    "--trust --out new",
+)  # fmt: skip
+def convert_model(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth or .safetensors")],
+    *,
+    family: Annotated[str, typer.Option("--from", help="xrv, torchvision, timm or ultralytics.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
+    architecture: Annotated[
+        str, typer.Option(help="xrv: the name of the weights; timm, torchvision: of the network.")
+    ] = "",
+    labels: Annotated[
+        str, typer.Option(help="timm, torchvision: names of the outputs in order, A,B,C or a file of lines.")
+    ] = "",
+    size: Annotated[int | None, typer.Option(help="Side of the input in pixels, if not the usual.")] = None,
+    softmax: Annotated[
+        bool, typer.Option("--softmax", help="The outputs exclude one another; else each is a sigmoid.")
+    ] = False,
+    form: Annotated[str, typer.Option("--to", help="onnx or safetensors (DenseNet only).")] = "onnx",
+    model_id: Annotated[str, typer.Option("--id", help="The model's id, if not family-architecture.")] = "",
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    licence: Annotated[str, typer.Option(help="The licence of the weights, as the card will say.")] = "",
+    seconds: Annotated[int, typer.Option(help="How long it may take.", min=1)] = 600,
+    trust: Annotated[bool, typer.Option("--trust", help="I trust where this file comes from.")] = False,
+) -> None:
+    from pydantic import ValidationError
+
+    from ai_pipeline.errors import NotTrusted
+    from ai_pipeline.models.store.conversion_request import Request
+    from ai_pipeline.models.store.convert import convert
+
+    try:
+        request = Request.model_validate(
+            {
+                "checkpoint": str(checkpoint), "family": family, "architecture": architecture,
+                "labels": _names(labels), "size": size, "softmax": softmax, "form": form, "seconds": seconds,
+            }
+        )  # fmt: skip
+    except ValidationError as error:
+        first = error.errors()[0]
+        options = {"family": "--from", "form": "--to"}
+        name = str(first["loc"][0])
+        raise typer.BadParameter(first["msg"], param_hint=options.get(name, f"--{name}")) from error
+    with _errors():
+        try:
+            made = convert(request, out, trust=trust, model_id=model_id, version=version, licence=licence)
+        except NotTrusted as error:
+            raise typer.BadParameter(str(error), param_hint="--trust") from error
+    answer = made.answer
+    outputs = ", ".join(answer.outputs)
+    typer.echo(f"{made.card}: {len(answer.labels)} labels, {answer.size} pixels, outputs {outputs}")
+    typer.echo(f"It answers as the network in torch does, but for {answer.difference:.1g} of the scores.")
+    if not answer.offline:
+        typer.echo("This kernel did not let the conversion be cut off from the network.")
+
+
+def _meant(card: Card, sha256: str) -> Any:
+    """The weights of the card that the file is: the ones with this SHA-256, or its only or first ones."""
+    from ai_pipeline.errors import CardError
+
+    if not card.weights:
+        raise CardError(f"{card.path} names no weights")
+    for weights in card.weights:
+        if sha256 in {"", weights.sha256}:
+            return weights
+    raise CardError(f"{card.path} names no weights of SHA-256 {sha256}: card and file do not belong together")
+
+
+def _agree(card: Card, accepted: bool) -> None:
+    """Show the licence; go on only when it is agreed to."""
+    typer.echo(f"{card.name}: {card.task}\nLicence: {card.licence}\nIntended use: {card.intended_use}")
+    if accepted:
+        return
+    if not sys.stdin.isatty():
+        typer.echo("agree to the licence with --accept-licence", err=True)
+        raise typer.Exit(2)
+    if not typer.confirm("Do you agree to this licence?"):
+        raise typer.Exit(1)
+
+
+def _try(card: Card) -> None:
+    """Run the model once on an empty picture, so that what cannot run is not activated."""
+    import numpy as np
+
+    from ai_pipeline.chest.classifier import Classifier
+    from ai_pipeline.errors import CardError
+
+    try:
+        said = Classifier(card).analyse(np.zeros((256, 256), np.uint8))
+    except CardError:
+        raise
+    except ImportError as error:
+        raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
+    except Exception as error:  # each run time has its own kinds, some derived from nothing else
+        raise CardError(f"{card.name} does not run: {str(error).splitlines()[0]}") from error
+    if not np.isfinite(said.logits).all():
+        raise CardError(f"{card.name} gives no number for an empty picture")
+
+
+def _folder(models_dir: Path | None) -> Path:
+    from ai_pipeline.models.registry import MODELS_DIR, from_environment
+
+    folder = models_dir or from_environment()
+    if folder is None:
+        raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
+    return folder
+
+
+def _known(pipeline: str) -> None:
+    from ai_pipeline.models.store.folder import SHIPPED_MODELS
+
+    if pipeline not in SHIPPED_MODELS:
+        raise typer.BadParameter(
+            f"only {', '.join(SHIPPED_MODELS)} takes another model", param_hint="--pipeline"
+        )
+
+
+def _names(labels: str) -> tuple[str, ...]:
+    text = Path(labels).read_text(encoding="utf-8") if labels and Path(labels).is_file() else labels
+    return tuple(name.strip() for name in text.replace("\n", ",").split(",") if name.strip())
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What is wrong with a card or a file, as one line and an exit code."""
+    from ai_pipeline.errors import CardError
+
+    try:
+        yield
+    except CardError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_DATA) from error
+    except OSError as error:
+        typer.echo(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}", err=True)
+        raise typer.Exit(EXIT_DATA) from error
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Report]:
+    """A bar on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+
+        def update(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")  # an id is there to be copied
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)

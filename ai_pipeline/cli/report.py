@@ -1,0 +1,136 @@
+"""What ``ai-pipeline run`` leaves behind: pictures in a folder and one JSON record per input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ai_pipeline.contract import (
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    PipelineResult,
+    PixelArray,
+    SourceImage,
+)
+from ai_pipeline.images.render import annotate, heatmap_overlay
+
+Record = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Folder:
+    """The output folder: each input writes under its stem, a second of that stem under ``stem-2``."""
+
+    path: Path
+    _stems: dict[str, int] = field(default_factory=dict)
+
+    def pictures(self, file: Path, image: SourceImage, result: PipelineResult) -> list[Record]:
+        """Write all pictures of one input and return their entries for the record."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        stem = self._stem(file)
+        written = [self._derived(stem, number, derived) for number, derived in enumerate(result.images)]
+        shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
+        frame = next((finding.frame for finding in shown if finding.frame), 1)
+        here = [finding for finding in result.findings if finding.frame in {None, frame}]
+        drawn = annotate(image.display(frame - 1), here)
+        written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
+        for finding in shown:
+            if finding.evidence is not None:
+                picture = heatmap_overlay(image.display((finding.frame or 1) - 1), finding)
+                name = f"{stem}.heatmap-{_plain(finding.label)}"
+                written.append(self._png(name, ImageKind.HEATMAP, picture))
+        return written
+
+    def _stem(self, file: Path) -> str:
+        self._stems[file.stem] = self._stems.get(file.stem, 0) + 1
+        count = self._stems[file.stem]
+        return file.stem if count == 1 else f"{file.stem}-{count}"
+
+    def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
+        same = "" if number < 2 else f"-{number + 1}"
+        name = f"{stem}.{derived.kind.value}{same}"
+        frames = derived.frames
+        if not _fits_png(frames):
+            np.save(self.path / f"{name}.npy", frames)
+            return _entry(derived.kind, self.path / f"{name}.npy", len(frames))
+        if len(frames) == 1:
+            return self._png(name, derived.kind, frames[0])
+        (self.path / name).mkdir(exist_ok=True)
+        for index, frame in enumerate(frames, start=1):
+            Image.fromarray(np.asarray(frame)).save(self.path / name / f"{index:04d}.png", compress_level=1)
+        return _entry(derived.kind, self.path / name, len(frames))
+
+    def _png(self, name: str, kind: ImageKind, samples: PixelArray) -> Record:
+        path = self.path / f"{name}.png"
+        Image.fromarray(np.asarray(samples)).save(path)
+        return _entry(kind, path, 1)
+
+
+def record(file: str, pipeline: str, version: str) -> Record:
+    """Return the record of an input before anything is known of it."""
+    return {
+        "file": file, "pipeline": pipeline, "version": version, "accepted": False, "reason": None,
+        "findings": [], "images": [], "quality": [], "seconds": {},
+    }  # fmt: skip
+
+
+def findings_of(result: PipelineResult) -> list[Record]:
+    """Return the findings as they stand in the record."""
+    return [_finding(finding) for finding in result.findings]
+
+
+def quality_of(result: PipelineResult) -> list[Record]:
+    """Return the quality notes as they stand in the record."""
+    return [{"name": note.name, "text": note.text} for note in result.quality]
+
+
+def seconds_of(timings: Mapping[str, float]) -> dict[str, float]:
+    """Return ``decode``, ``model`` and ``total``, and the stages that the pipeline names besides."""
+    model = timings.get("model", timings.get("detect", 0.0) + timings.get("fill_and_verify", 0.0))
+    stages = {"decode": 0.0, **timings, "model": model, "total": timings.get("total", 0.0)}
+    return {stage: round(value, 3) for stage, value in stages.items()}
+
+
+def _finding(finding: Finding) -> Record:
+    code, model = finding.code, finding.model
+    return {
+        "label": finding.label,
+        "code": {"value": code.value, "scheme": code.scheme, "meaning": code.meaning},
+        "probability": _rounded(finding.probability),
+        "threshold": _rounded(finding.threshold),
+        "decision": finding.decision.value,
+        "source_uid": finding.source_uid,
+        "frame": finding.frame,
+        "regions": [
+            {
+                "type": region.type,
+                "points": [[round(x, 2), round(y, 2)] for x, y in region.points],
+                "origin": region.origin.value,
+            }
+            for region in finding.regions
+        ],
+        "model": {"id": model.id, "version": model.version, "sha256": model.sha256},
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 4)
+
+
+def _entry(kind: ImageKind, path: Path, frames: int) -> Record:
+    return {"kind": kind.value, "path": str(path), "frames": frames}
+
+
+def _fits_png(frames: PixelArray) -> bool:
+    return frames.dtype == np.uint8 or (frames.dtype == np.uint16 and frames.ndim == 3)
+
+
+def _plain(label: str) -> str:
+    return "".join(character if character.isalnum() else "_" for character in label)

@@ -1,0 +1,87 @@
+"""What this package raises on purpose: one tree. Each text is one sentence without PHI, with the remedy.
+
+``except PipelineError`` catches all of it; its four branches say whose fault it is: the image's, the model's,
+the cleaning's, the device rules'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class PipelineError(Exception):
+    """Base of all errors of ``ai_pipeline``."""
+
+
+class ImageError(PipelineError):
+    """The image cannot be analysed."""
+
+
+class HeaderError(ImageError):
+    """The header does not describe an image that can be decoded."""
+
+
+class PixelError(ImageError):
+    """The pixels cannot be had."""
+
+
+class OutOfMemory(PixelError):
+    """This process may not have the memory that the image takes."""
+
+
+class CodestreamFault(ImageError, ValueError):
+    """A compressed frame is not what the DICOM header describes."""
+
+
+class ModelError(PipelineError):
+    """The model cannot be used."""
+
+
+class CardError(ModelError):
+    """A card is missing, incomplete or contradicts its weights. The text names the file and the remedy."""
+
+
+class FetchFailed(CardError):
+    """The file could not be had, or is another one. The text says what to do."""
+
+
+class NotTrusted(CardError):
+    """The file is a pickle and nobody said that it may be opened."""
+
+
+class UnreadableCheckpoint(ModelError):
+    """The file is no checkpoint that can be read. The text says what it is, or what is missing in it."""
+
+
+class CannotAdapt(ModelError):
+    """A checkpoint cannot become a model. The text says why and what would help."""
+
+
+class NotThisNetwork(ModelError):
+    """The architecture is unknown or the parameters are another network's. The text says the remedy."""
+
+
+class CleaningFailed(PipelineError):
+    """Legible text may be left in the picture: nothing may leave as "cleaned"."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFault:
+    """One mistake in a file of device rules: where it is, and what to do."""
+
+    file: Path
+    key: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (str(self.file), self.key, self.remedy)))
+
+
+class DeviceRuleError(PipelineError):
+    """Every mistake in the files of device rules (``faults``); none of the rules is used."""
+
+    def __init__(self, faults: Sequence[RuleFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(str(fault) for fault in self.faults))

@@ -1,0 +1,275 @@
+"""Header values of a DICOM image as a pipeline may know them: decoded, checked, without identity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.errors import HeaderError
+
+OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
+AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+# Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
+KEPT = (
+    "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
+    "PatientOrientation", "PatientSex", "PixelSpacing",
+    "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
+    "SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription",
+    "FrameTime", "CineRate", "PlanarConfiguration", "PixelRepresentation", "BitsAllocated",
+    "LossyImageCompressionRatio", "LossyImageCompressionMethod", "RescaleType", "PixelIntensityRelationship",
+)  # fmt: skip
+CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
+KEPT_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
+# Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
+OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A part of an image in which pixels have a known size (millimetres; of no sign).
+
+    ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing`` is between rows (down).
+    """
+
+    box: tuple[int, int, int, int]
+    row_spacing: float
+    column_spacing: float
+
+    @property
+    def coarsest(self) -> float:
+        """The larger side of a pixel, millimetres."""
+        return max(self.row_spacing, self.column_spacing)
+
+    def holds(self, point: tuple[float, float]) -> bool:
+        """Whether (column, row) lies in it."""
+        left, top, right, bottom = self.box
+        return left <= point[0] <= right and top <= point[1] <= bottom
+
+
+def read_header(dataset: Dataset) -> ImageHeader:
+    """Collect the header values; raises :class:`HeaderError` naming the attribute that is unusable."""
+    rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
+    bits_allocated = _positive(dataset, "BitsAllocated")
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
+    return ImageHeader(
+        modality=_text(dataset, "Modality"),
+        sop_class_uid=_text(dataset, "SOPClassUID"),
+        rows=rows,
+        columns=columns,
+        frames=_frames(dataset),
+        photometric=_text(dataset, "PhotometricInterpretation"),
+        bits_stored=int(dataset.get("BitsStored") or bits_allocated),
+        body_part=_text(dataset, "BodyPartExamined").upper(),
+        view_position=_text(dataset, "ViewPosition").upper(),
+        laterality=_text(dataset, "ImageLaterality").upper() or _text(dataset, "Laterality").upper(),
+        presentation_intent=_text(dataset, "PresentationIntentType").upper(),
+        age_years=age_years(dataset),
+        image_type=tuple(_values(dataset, "ImageType")),
+        burned_in_annotation=_text(dataset, "BurnedInAnnotation").upper(),
+        lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
+        attributes=_attributes(dataset, syntax),
+    )
+
+
+def picture_header(samples: PixelArray, modality: str, lossy: bool) -> ImageHeader:
+    """Describe a PNG or JPEG as far as its samples do."""
+    return ImageHeader(
+        modality=modality,
+        sop_class_uid="",
+        rows=samples.shape[0],
+        columns=samples.shape[1],
+        frames=1,
+        photometric="RGB" if samples.ndim == 3 else "MONOCHROME2",
+        bits_stored=samples.dtype.itemsize * 8,
+        lossy=lossy,
+    )
+
+
+def age_years(dataset: Dataset) -> float | None:
+    """Return Patient's Age (VR AS), else the years between birth and study, else None."""
+    text = _text(dataset, "PatientAge")
+    if len(text) >= 2 and text[:-1].isdigit() and text[-1] in AGE_UNITS:
+        return int(text[:-1]) * AGE_UNITS[text[-1]]
+    born, studied = (_date(_text(dataset, keyword)) for keyword in ("PatientBirthDate", "StudyDate"))
+    if born is None or studied is None or studied < born:
+        return None
+    years = (studied - born).days / 365.25
+    return years if years <= OLDEST_YEARS else None
+
+
+def ultrasound_regions(header: ImageHeader) -> tuple[tuple[int, int, int, int], ...]:
+    """Return the boxes (left, top, right, bottom; right and bottom exclusive) of (0018,6011)."""
+    text = header.attributes.get("SequenceOfUltrasoundRegions", "")
+    boxes = []
+    for item in filter(None, text.split(";")):
+        left, top, right, bottom = (int(number) for number in item.split())
+        boxes.append((left, top, right, bottom))
+    return tuple(boxes)
+
+
+def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
+    """Return the bits of the pixel data that hold overlay planes (retired, PS3.5-2004 8.1.2), from 0 on."""
+    bits = []
+    for group in OVERLAY_GROUPS:
+        own = (group, 0x3000) in dataset  # Overlay Data
+        allocated, position = (_number(dataset, group, element) for element in (0x0100, 0x0102))
+        if not own and (allocated > 1 or position > 0):
+            bits.append(position)
+    return tuple(bits)
+
+
+def check_palette(dataset: Dataset, syntax: UID) -> None:
+    """Refuse segmented colour tables that expand to more than the 65,536 colours that there can be.
+
+    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): a bomb, and in no file
+    that we have seen. Raises :class:`HeaderError`.
+    """
+    for colour in ("Red", "Green", "Blue"):
+        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if not isinstance(data, bytes):
+            continue
+        wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")
+        kind_of_word = ("<u2" if syntax.is_little_endian else ">u2") if wide else "u1"
+        words = np.frombuffer(data[: len(data) // 2 * 2], kind_of_word)
+        place = colours = 0
+        while place + 1 < len(words):
+            kind, count = int(words[place]), int(words[place + 1])
+            colours += count
+            if kind not in {0, 1} or colours > 65_536:
+                raise HeaderError("a segmented colour palette is not one of at most 65,536 plain colours")
+            place += 2 + (count if kind == 0 else 1)
+
+
+def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
+    """The parts of an image in which a length can be measured, the smallest first.
+
+    Regions of (0018,6011) whose Physical Units X and Y Direction are both cm (3) with their Physical Delta;
+    in an image without such a sequence Pixel Spacing (0028,0030), if given, for all of it. A region that is
+    calibrated in other units is no part of any: a spectrum's axes are seconds and cm/s.
+    """
+    text = header.attributes.get("SequenceOfUltrasoundRegions", "")
+    if not text:
+        rows, columns = _spacings(header.attributes.get("PixelSpacing", ""))
+        whole = Calibration((0, 0, header.columns, header.rows), rows, columns)
+        return (whole,) if rows > 0.0 and columns > 0.0 else ()
+    found = []
+    deltas = header.attributes.get("UltrasoundRegionSpacings", "").split(";")
+    for box, delta in zip(ultrasound_regions(header), deltas, strict=False):
+        rows, columns = _spacings(delta)
+        if rows > 0.0 and columns > 0.0:
+            found.append(Calibration(box, rows, columns))
+    return tuple(sorted(found, key=lambda one: _area(one.box)))
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _spacings(text: str) -> tuple[float, float]:
+    """Row and column spacing of "0.1\\0.1"; (0, 0) where it is none."""
+    try:
+        rows, columns = (float(part) for part in text.split("\\"))
+    except ValueError:
+        return 0.0, 0.0
+    return (rows, columns) if math.isfinite(rows) and math.isfinite(columns) else (0.0, 0.0)
+
+
+def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
+    found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in KEPT}
+    for keyword in KEPT_CODES:
+        for item in (dataset.get(keyword) or [])[:1]:
+            found[keyword] = " ".join(
+                _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+            )
+    found["TransferSyntaxUID"] = str(syntax)
+    regions = _regions(dataset)
+    found["SequenceOfUltrasoundRegions"] = ";".join(box for box, _ in regions)
+    found["UltrasoundRegionSpacings"] = ";".join(spacing for _, spacing in regions)
+    found["OverlayPlanes"] = " ".join(f"{group:04X}" for group in OVERLAY_GROUPS if _drawn(dataset, group))
+    found["EmbeddedOverlayBits"] = " ".join(str(bit) for bit in embedded_overlays(dataset))
+    return {keyword: text for keyword, text in found.items() if text}
+
+
+def _regions(dataset: Dataset) -> list[tuple[str, str]]:
+    """Each region as ``left top right bottom`` and its spacing in mm as ``row\\column``, "" without one.
+
+    X1 and Y1 are inside the region; a delta may be negative where its axis runs the other way (PS3.3
+    C.8.5.5).
+    """
+    regions = []
+    for item in dataset.get("SequenceOfUltrasoundRegions") or []:
+        x0, y0, x1, y1 = (item.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
+        if all(isinstance(edge, int) for edge in (x0, y0, x1, y1)) and x0 < x1 and y0 < y1:
+            regions.append((f"{max(x0, 0)} {max(y0, 0)} {x1 + 1} {y1 + 1}", _region_spacing(item)))
+    return regions
+
+
+def _region_spacing(item: Dataset) -> str:
+    units = [item.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    deltas = [item.get(f"PhysicalDelta{axis}") for axis in "YX"]
+    if units != [CENTIMETRES, CENTIMETRES] or not all(isinstance(delta, float) for delta in deltas):
+        return ""
+    return "\\".join(repr(abs(delta) * 10.0) for delta in deltas)
+
+
+def _drawn(dataset: Dataset, group: int) -> bool:
+    """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
+    element = dataset.get((group, 0x3000))
+    value = None if element is None else element.value
+    return isinstance(value, bytes) and value.count(0) < len(value)
+
+
+def _number(dataset: Dataset, group: int, element: int) -> int:
+    """The value of a whole number, 0 where it is missing or none."""
+    found = dataset.get((group, element))
+    value = None if found is None else found.value
+    return value if isinstance(value, int) else 0
+
+
+def _is_lossy(syntax: UID) -> bool:
+    lossy_syntaxes = {"50", "51", "81", "91", "203"}
+    return syntax.startswith("1.2.840.10008.1.2.4.") and syntax.rsplit(".", 1)[1] in lossy_syntaxes
+
+
+def _positive(dataset: Dataset, keyword: str) -> int:
+    value = dataset.get(keyword)
+    if not isinstance(value, int):
+        raise HeaderError(f"{keyword} is missing: this is no image")
+    if value <= 0:
+        raise HeaderError(f"{keyword} is {value}")
+    return value
+
+
+def _frames(dataset: Dataset) -> int:
+    text = str(dataset.get("NumberOfFrames") or 1)
+    if not text.isdigit():
+        raise HeaderError("Number of Frames (0028,0008) is not a number")
+    return max(int(text), 1)
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    return "\\".join(_values(dataset, keyword)).strip()
+
+
+def _values(dataset: Dataset, keyword: str) -> list[str]:
+    if keyword not in dataset:
+        return []
+    value = dataset[keyword].value
+    if value is None:
+        return []
+    several = not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__iter__")
+    return [str(one) for one in value] if several else [str(value)]
+
+
+def _date(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None

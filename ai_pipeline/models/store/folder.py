@@ -1,0 +1,222 @@
+"""The user's folder of models: ``ID/VERSION/card.toml`` with its weights, and which of them is in use.
+
+``active.json`` holds, for each pipeline, a stack of ``id@version`` whose last is in use, and a history that
+is only added to. An empty stack means the shipped model. Everything is written beside its place and moved
+there at once, so a crash leaves the old state; a running node reads it when a worker starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.card import NAME, Card, Weights
+from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
+from ai_pipeline.models.store import formats
+
+SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0"}
+"""The pipelines whose model can be exchanged, and what each runs when nobody has."""
+ACTIVE = "active.json"
+ORIGIN = "origin.json"
+_INCOMING = ".incoming-"
+_LOCK = ".lock"
+_STALE = 86400.0  # seconds
+
+
+class Event(BaseModel):
+    """One line of history: ``model`` was put into use ``at`` a time (UTC), ``by`` which verb."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: datetime
+    model: str
+    by: str
+
+
+class Use(BaseModel):
+    """What one pipeline uses: the last of ``stack``; ``rollback`` takes it off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stack: tuple[str, ...] = ()
+    history: tuple[Event, ...] = ()
+
+
+_USES = TypeAdapter(dict[str, Use])
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model came from: ``source`` without secrets, and the licence that was agreed to."""
+
+    source: str
+    licence: str
+
+
+def active(pipeline: str, models_dir: Path | None = None) -> Card:
+    """The card that ``pipeline`` runs. Raises CardError when it is not there any more.
+
+    A model that was activated and is missing is an error: a pipeline never falls back to another by itself.
+    """
+    folder = models_dir or from_environment()
+    use = uses(folder).get(pipeline, Use()) if folder else Use()
+    if not use.stack:
+        return find(SHIPPED_MODELS[pipeline], models_dir)
+    try:
+        return find(use.stack[-1], models_dir)
+    except CardError as error:
+        raise CardError(
+            f"{pipeline} is to use {use.stack[-1]}: {error}; put it back, or `ai-pipeline models rollback`"
+        ) from error
+
+
+def uses(models_dir: Path) -> dict[str, Use]:
+    """What each pipeline uses; empty when nothing was ever activated. Raises CardError on a broken file."""
+    path = models_dir / ACTIVE
+    try:
+        return _USES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        raise CardError(f"{path} is not what this program writes: restore it, or delete it") from error
+
+
+def activate(pipeline: str, card: Card, models_dir: Path) -> None:
+    """Let ``pipeline`` use ``card`` from now on. Raises CardError when a file of it is missing or altered."""
+    verify(card)
+    with _locked(models_dir):
+        now = uses(models_dir)
+        use = now.get(pipeline, Use())
+        stack = use.stack if use.stack[-1:] == (card.name,) else (*use.stack, card.name)
+        _save(models_dir, now, pipeline, Use(stack=stack, history=(*use.history, _event(card, "activate"))))
+
+
+def rollback(pipeline: str, models_dir: Path) -> Card:
+    """Let ``pipeline`` use what it used before; returns that card. Raises CardError when there is none."""
+    with _locked(models_dir):
+        now = uses(models_dir)
+        use = now.get(pipeline, Use())
+        if not use.stack:
+            raise CardError(f"nothing to roll back: {pipeline} runs the shipped {SHIPPED_MODELS[pipeline]}")
+        before = use.stack[:-1]
+        card = find(before[-1] if before else SHIPPED_MODELS[pipeline], models_dir)
+        verify(card)
+        _save(models_dir, now, pipeline, Use(stack=before, history=(*use.history, _event(card, "rollback"))))
+    return card
+
+
+@contextmanager
+def incoming(models_dir: Path) -> Iterator[Path]:
+    """An empty folder in ``models_dir`` for what is on its way in; gone afterwards, whatever happens."""
+    models_dir.mkdir(parents=True, exist_ok=True)
+    for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > _STALE:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = models_dir / f"{_INCOMING}{secrets.token_hex(6)}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def admit(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: Origin) -> Card:
+    """Make what lies in ``folder`` (of :func:`incoming`) a model of the store; returns its card.
+
+    ``weights`` names the file of the card that is there already; the card's other files are taken from beside
+    ``card_file``. All are checked against their hashes and looked into. Raises CardError.
+    """
+    shutil.copyfile(card_file, folder / STORED)
+    for other in load(card_file).weights:
+        if other.path.name != weights.path.name and other.path.parent == card_file.parent:
+            _take(other.path, folder)
+    card = load(folder / STORED)
+    verify(card)
+    for part in card.weights:
+        formats.check(part.path)
+    told = {"at": _now().isoformat(), "source": origin.source, "licence": origin.licence}
+    (folder / ORIGIN).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    place = room(card, models_dir)
+    place.parent.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        _sync(path)
+    folder.chmod(0o755)
+    try:
+        folder.rename(place)
+    except OSError as error:  # two at once: the first has it
+        raise CardError(_taken(card, models_dir)) from error
+    _sync(place.parent)
+    return load(place / STORED)
+
+
+def room(card: Card, models_dir: Path) -> Path:
+    """Where ``card`` will lie. Raises CardError when its id or version cannot name a folder, or is taken."""
+    for what, value in (("id", card.id), ("version", card.version)):
+        if not NAME.fullmatch(value):
+            raise CardError(
+                f"{card.path}: {what} {value!r} must be letters, digits, '.', '_', '+' and '-', 64 at most"
+            )
+    place = models_dir / card.id / card.version
+    if place.exists():
+        raise CardError(_taken(card, models_dir))
+    return place
+
+
+def _taken(card: Card, models_dir: Path) -> str:
+    return f"{card.name} is in {models_dir} already: give other weights another version"
+
+
+def _take(path: Path, folder: Path) -> None:
+    try:
+        shutil.copyfile(path, folder / path.name)
+    except OSError as error:
+        raise CardError(f"the card names {path.name} too, which cannot be read beside it") from error
+
+
+def _event(card: Card, verb: str) -> Event:
+    return Event(at=_now(), model=card.name, by=verb)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _save(models_dir: Path, now: dict[str, Use], pipeline: str, use: Use) -> None:
+    data: Any = _USES.dump_json(now | {pipeline: use}, indent=1)
+    path = models_dir / f".{ACTIVE}.new"
+    path.write_bytes(data)
+    _sync(path)
+    path.replace(models_dir / ACTIVE)
+    _sync(models_dir)
+
+
+@contextmanager
+def _locked(models_dir: Path) -> Iterator[None]:
+    """One at a time may change what is active."""
+    if not models_dir.is_dir():
+        raise CardError(f"the folder of models {models_dir} does not exist")
+    with (models_dir / _LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    """Make a file or the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

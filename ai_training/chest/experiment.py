@@ -1,0 +1,194 @@
+"""Everything that shapes a training run, as one typed TOML file.
+
+The folder ``experiments`` holds the ones that the shipped weights were made with. A key that is left out has
+the default below; a key that is not known is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ai_pipeline.models.registry import Chain
+from ai_training.errors import ExperimentError
+
+SHIPPED = Path(__file__).parent / "experiments"
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Network(_Part):
+    """``initial``: ``imagenet``, ``random``, or the path of a ``*.pt`` that an earlier run left."""
+
+    architecture: Literal["efficientnet-lite0"] = "efficientnet-lite0"
+    size: Annotated[int, Field(ge=64, multiple_of=32)] = 160
+    initial: str = "imagenet"
+    dropout: Share = 0.3
+    drop_connect: Share = 0.2
+
+
+class Images(_Part):
+    """Which images are learned from, and how often those with a finding or with a teacher's word are drawn.
+
+    ``smallest``: pixels a side of the file; smaller ones are left out.
+    """
+
+    smallest: int = 0
+    finding_weight: Annotated[float, Field(gt=0)] = 1.5
+    taught_weight: Annotated[float, Field(gt=0)] = 1.0
+    chain: Chain = Field(default_factory=Chain)
+
+
+class Augment(_Part):
+    """Angles in degrees; shift, scale and stretch as shares of the side; contrast of grey levels.
+
+    No flips: a flip changes the heart's side, and with it what situs and cardiomegaly look like.
+    """
+
+    rotation: Annotated[float, Field(ge=0, le=45)] = 5.0
+    shift: Share = 0.06
+    scale: Share = 0.12
+    stretch: Share = 0.05
+    contrast: Share = 0.2
+    mixup: NotNegative = 0.0
+
+
+class Loss(_Part):
+    """Weights of the parts of the loss.
+
+    ``hard``: the NIH labels. ``soft``: a teacher's probabilities, where there are any. ``teacher``: a second
+    head learns the teacher's log-odds, in units of their spread; ``teacher_share`` is its share, against 1 of
+    the first, when both are merged into the one head that ships. ``header``: age, sex and view told from the
+    picture. ``boxes``: the place of the radiologists' boxes of the train split.
+    """
+
+    hard: NotNegative = 1.0
+    soft: NotNegative = 0.7
+    teacher: NotNegative = 0.0
+    teacher_share: NotNegative = 1.0
+    header: NotNegative = 0.0
+    boxes: NotNegative = 0.0
+
+
+class Schedule(_Part):
+    """AdamW with one cycle. ``iterations`` replaces ``epochs``. ``ema``: decay of the weights' average.
+
+    ``precision`` of the forward pass: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 5.0
+    iterations: Annotated[int, Field(gt=0)] | None = None
+    batch: Annotated[int, Field(gt=0)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NotNegative = 0.02
+    warm_up: Share = 0.2
+    ema: Share = 0.995
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Experiment(_Part):
+    """One run. The same experiment on the same machine gives the same weights."""
+
+    name: str = "chest"
+    seed: int = 1
+    network: Network = Field(default_factory=Network)
+    images: Images = Field(default_factory=Images)
+    augment: Augment = Field(default_factory=Augment)
+    loss: Loss = Field(default_factory=Loss)
+    schedule: Schedule = Field(default_factory=Schedule)
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input in pixels."""
+        return self.network.size
+
+    @property
+    def chain(self) -> Chain:
+        """What every image passes first."""
+        return self.images.chain
+
+    def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
+        """This experiment with ``change`` (nested tables, as in TOML) laid over it."""
+        return _validated({**_laid_over(self.model_dump(), change), "name": name}, name)
+
+
+class Variant(_Part):
+    """An experiment, and the name of the one that it differs from by one lever."""
+
+    experiment: Experiment
+    against: str
+
+
+class Levers(_Part):
+    """A study: a base, and variants that each pull one lever more than another of them."""
+
+    base: Experiment
+    variants: tuple[Variant, ...]
+
+
+def load(path: Path) -> Experiment:
+    """Read an experiment. Raises ExperimentError naming every wrong key, OSError when there is no file."""
+    return _validated(_table(path), str(path))
+
+
+def load_levers(path: Path) -> Levers:
+    """Read a study: ``[base]``, and ``[variants.NAME]`` that say what is changed ``against`` which other one.
+
+    Raises ExperimentError, OSError when there is no file.
+    """
+    table = _table(path)
+    if set(table) - {"base", "variants"}:
+        raise ExperimentError(f"{path}: only [base] and [variants.NAME] are known")
+    known = {"base": _validated({**table.get("base", {}), "name": "base"}, f"{path}: base")}
+    variants: list[Variant] = []
+    for name, change in table.get("variants", {}).items():
+        against = change.pop("against", "base")
+        if against not in known:
+            raise ExperimentError(
+                f"{path}: variants.{name}: against {against!r}, which does not stand before it"
+            )
+        known[name] = known[against].changed(name, change)
+        variants.append(Variant(experiment=known[name], against=against))
+    return Levers(base=known["base"], variants=tuple(variants))
+
+
+def shipped(name: str) -> Path:
+    """The experiment file of this name that comes with the package."""
+    return SHIPPED / f"{name}.toml"
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path} is not TOML: {error}") from error
+
+
+def _validated(table: Mapping[str, Any], where: str) -> Experiment:
+    try:
+        return Experiment.model_validate(table)
+    except ValidationError as error:
+        raise ExperimentError("; ".join(_complaints(error, where))) from error
+
+
+def _complaints(error: ValidationError, where: str) -> Iterator[str]:
+    for found in error.errors():
+        yield f"{where}: {'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = (
+            _laid_over(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+        )
+    return result

@@ -1,0 +1,322 @@
+"""``ai-pipeline train chest``: fine-tune EfficientNet-Lite0 on chest X-rays as an experiment file says.
+
+Seeded and capped by iterations, never by seconds: two runs of one machine with one thread count give the
+same numbers, also when one was interrupted. A GPU is used when there is one (bfloat16, channels last).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, smooth_l1_loss
+
+from ai_pipeline.models.preprocess import enlarge, normalise
+from ai_pipeline.networks.efficientnet import (
+    FINE_CHANNELS,
+    MIDDLE_CHANNELS,
+    PlacedClassifier,
+    pretrained_on_imagenet,
+)
+from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
+from ai_training.chest.experiment import Experiment, Loss
+from ai_training.errors import ExperimentError
+from ai_training.metrics import within_source_auc
+from ai_training.runs import move_average
+from ai_training.sets.chest import LABELS, YOUNGEST, ChestImage, boxes_of, chest_images, reduced_images
+
+Report = Callable[[float, str], None]
+UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
+"""There pneumonia is told by the repository that an image came from, so it chooses no checkpoint."""
+
+
+def silent(_share: float, _what: str) -> None:
+    """No report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run leaves: the best network by validation, and the history of validation figures."""
+
+    network: PlacedClassifier
+    history: tuple[dict[str, float], ...]
+    experiment: Experiment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What a network says about N images: ``logits [N, labels]`` and ``pooled`` features ``[N, C]``."""
+
+    logits: npt.NDArray[np.float32]
+    pooled: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """The adults' images of the train and validation splits, reduced: what every part of a run looks at."""
+
+    images: tuple[ChestImage, ...]
+    pixels: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
+        """Read ``data``; raises DataMissing. ``cache`` keeps the reduced images between runs."""
+        cv2.setNumThreads(1)
+        images = tuple(
+            image for image in chest_images(data) if image.age >= YOUNGEST and image.split != "test"
+        )
+        return Material(images, reduced_images(images, experiment.chain, cache, report))
+
+    def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
+        """Which images are of ``split``, and of files with at least ``smallest`` pixels a side."""
+        found = [row for row, image in enumerate(self.images) if image.split == split]
+        return np.array(
+            [row for row in found if not smallest or _side(self.images[row]) >= smallest], np.intp
+        )
+
+    @property
+    def sources(self) -> npt.NDArray[np.str_]:
+        return np.array([image.source for image in self.images])
+
+
+def fit(
+    data: Path,
+    out: Path,
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    threads: int = 0,
+    cache: Path | None = None,
+    report: Report = silent,
+) -> Trained:
+    """Train on the train split, choose the checkpoint on the validation split, never look at the test split.
+
+    ``out`` receives ``checkpoint.pt`` (resumable), ``best.pt``, ``history.json`` and ``validation.npz``
+    (names, logits). ``cache`` (default: a folder in ``out``) keeps reduced images. Raises ``DataMissing``, or
+    ExperimentError when ``resume`` meets another experiment.
+    """
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    material = Material.gather(data, experiment, cache or out / "cache", report)
+    targets = Targets.of(material.images, boxes_of(data, material.images))
+    run = Run(experiment, material, targets, out)
+    if resume:
+        run.load()
+    run.train(report)
+    return trained_in(out)
+
+
+def trained_in(folder: Path) -> Trained:
+    """What a run left in ``folder``. Raises OSError when nothing is there."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+    experiment = Experiment.model_validate_json(state["experiment"])
+    network = PlacedClassifier(len(LABELS), experiment.size)
+    network.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location="cpu"))
+    return Trained(network.eval(), tuple(state["history"]), experiment)
+
+
+def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> Outputs:
+    """Run reduced images ``[N, side, side]`` through ``network`` as at run time."""
+    network.eval()
+    device = next(network.parameters()).device
+    logits: list[npt.NDArray[np.float32]] = []
+    pooled: list[npt.NDArray[np.float32]] = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), 64):
+            batch = np.stack([enlarge(image, size) for image in pixels[start : start + 64]])
+            inputs = torch.from_numpy(normalise(batch, MEAN, SCALE)).to(device)
+            said, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
+            logits.append(said.cpu().numpy())
+            pooled.append(features.mean((2, 3)).cpu().numpy())
+    return Outputs(np.concatenate(logits), np.concatenate(pooled))
+
+
+class Tasks(nn.Module):
+    """The network with the heads that only training needs: teacher's log-odds, header, place of the boxes."""
+
+    def __init__(self, network: PlacedClassifier) -> None:
+        super().__init__()
+        self.network = network
+        self.teacher = nn.Linear(network.head.in_features, len(LABELS))
+        self.header = nn.Linear(network.head.in_features, len(HEADER))
+        self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + len(LABELS), len(LABELS), 1)
+
+    def forward(self, images: Tensor) -> Said:
+        """Everything that the loss may ask for."""
+        features, middle = self.network.maps(images)
+        pooled = self.network.dropout(features.mean((2, 3)))
+        return Said(self.network.head(pooled), self.teacher(pooled), self.header(pooled), self.place(middle))
+
+    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
+        """The network with one head: its own plus ``share`` of the teacher's, each in units of its spread.
+
+        ``pooled [N, C]``: features of the images on which the spreads are taken.
+        """
+        features = torch.from_numpy(pooled)
+        network = copy.deepcopy(self.network)
+        own, taught = network.head, self.teacher
+        with torch.no_grad():
+            one, other = (1 / head(features).std(0).clamp(min=1e-6) for head in (own, taught))
+            network.head.weight.copy_(own.weight * one[:, None] + share * taught.weight * other[:, None])
+            network.head.bias.copy_(own.bias * one + share * taught.bias * other)
+        return network
+
+
+class Said(NamedTuple):
+    """Of B images: ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``,
+    ``places [B, labels, c, c]``."""
+
+    logits: Tensor
+    teacher: Tensor
+    header: Tensor
+    places: Tensor
+
+
+def loss_of(said: Said, batch: Batch, weights: Loss) -> Tensor:
+    """The weighted sum of what the experiment's ``[loss]`` names."""
+    logits, teacher, header, places = (part.float() for part in said)
+    loss = weights.hard * binary_cross_entropy_with_logits(logits, batch.hard)
+    if weights.soft:
+        taught = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
+        loss = loss + weights.soft * taught.mean()
+    if weights.teacher:
+        away = smooth_l1_loss(teacher, batch.odds, reduction="none") * batch.taught
+        loss = loss + weights.teacher * away.mean()
+    if weights.header:
+        age = smooth_l1_loss(header[:, 0], batch.header[:, 0])
+        loss = loss + weights.header * (
+            age + binary_cross_entropy_with_logits(header[:, 1:], batch.header[:, 1:])
+        )
+    if weights.boxes and len(batch.placed):
+        here = log_softmax(places[batch.placed, batch.placed_label].flatten(1), 1)
+        share = len(batch.placed) / len(batch.images)
+        loss = loss - weights.boxes * share * (batch.place.flatten(1) * here).sum(1).mean()
+    return loss
+
+
+class Run:
+    """The state of one training run: network, its moving average, optimiser, schedule, history."""
+
+    def __init__(self, experiment: Experiment, material: Material, targets: Targets, out: Path) -> None:
+        torch.manual_seed(experiment.seed)
+        self.experiment, self.material, self.targets, self.out = experiment, material, targets, out
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        made = experiment.schedule
+        self.learned = material.rows("train", experiment.images.smallest)
+        self.validated = material.rows("val")
+        self.per_epoch = max(1, len(self.learned) // made.batch)
+        self.last = made.iterations or round(made.epochs * self.per_epoch)
+        self.tasks = Tasks(_initial(experiment)).to(self.device)
+        self.tasks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.tasks)
+        self.optimiser = torch.optim.AdamW(
+            self.tasks.parameters(), made.learning_rate, weight_decay=made.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, made.learning_rate, total_steps=self.last, pct_start=made.warm_up
+        )
+        self.short = made.precision == "bfloat16" or (made.precision, self.device.type) == ("auto", "cuda")
+        self.done = 0
+        self.history: list[dict[str, float]] = []
+
+    def train(self, report: Report = silent, until: int | None = None) -> None:
+        """Go on to iteration ``until`` (default: the end), validating after every epoch."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        workers = max(0, len(os.sched_getaffinity(0)) - 1) if self.device.type == "cuda" else 0
+        span = range(self.done, min(until or self.last, self.last))
+        losses: list[float] = []
+        made, material = self.experiment, self.material
+        for batch in stream(made, material.pixels, self.targets, self.learned, span, workers):
+            losses.append(self._step(batch.to(self.device)))
+            self.done += 1
+            report(self.done / self.last, f"iteration {self.done}, loss {losses[-1]:.4f}")
+            if self.done % self.per_epoch == 0 or self.done == self.last:
+                self._validate(float(np.mean(losses)), report)
+                losses = []
+
+    def load(self) -> None:
+        """Go on from ``checkpoint.pt``. ExperimentError when it is of another experiment."""
+        state = torch.load(self.out / "checkpoint.pt", weights_only=True, map_location=self.device)
+        if state["experiment"] != self.experiment.model_dump_json():
+            raise ExperimentError("checkpoint.pt was made by another experiment: train into a new folder")
+        self.tasks.load_state_dict(state["tasks"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.done, self.history = state["done"], state["history"]
+
+    def save(self) -> None:
+        """Write ``checkpoint.pt``, whole or not at all."""
+        state = {
+            "experiment": self.experiment.model_dump_json(),
+            "tasks": self.tasks.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "done": self.done,
+            "history": self.history,
+        }
+        partial = self.out / "checkpoint.partial"
+        torch.save(state, partial)
+        partial.replace(self.out / "checkpoint.pt")
+
+    def _step(self, batch: Batch) -> float:
+        torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
+        self.tasks.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.short):
+            said = self.tasks(batch.images)
+        loss = loss_of(said, batch, self.experiment.loss)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.tasks.parameters(), 2.0)
+        self.optimiser.step()
+        self.schedule.step()
+        move_average(self.average, self.tasks, self.done, self.experiment.schedule.ema)
+        return float(loss.detach())
+
+    def _chosen(self, pooled: npt.NDArray[np.float32]) -> PlacedClassifier:
+        """What ships if the run ends here: the averaged network, its heads merged if there is a teacher."""
+        weights = self.experiment.loss
+        if not (weights.teacher and weights.teacher_share):
+            return self.average.network
+        return copy.deepcopy(self.average).cpu().merged(pooled, weights.teacher_share).to(self.device)
+
+    def _validate(self, loss: float, report: Report) -> None:
+        rows, size = self.validated, self.experiment.size
+        network = self._chosen(infer(self.average.network, self.material.pixels[rows], size).pooled)
+        logits = infer(network, self.material.pixels[rows], size).logits
+        auc = within_source_auc(self.targets.hard[rows], logits, self.material.sources[rows], left_out=UNFAIR)
+        self.history.append({"iteration": self.done, "loss": loss, "validation_auc": auc})
+        report(self.done / self.last, f"iteration {self.done}, validation AUC {auc:.4f}, loss {loss:.4f}\n")
+        if not auc < max(entry["validation_auc"] for entry in self.history):  # NaN: too few to tell
+            torch.save(network.state_dict(), self.out / "best.pt")
+            names = np.array([self.material.images[row].path.name for row in rows])
+            np.savez(self.out / "validation.npz", names=names, logits=logits)
+        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+        self.save()
+
+
+def _initial(experiment: Experiment) -> PlacedClassifier:
+    wanted, size = experiment.network, experiment.size
+    if wanted.initial == "imagenet":
+        network = pretrained_on_imagenet(len(LABELS), size, wanted.dropout)
+    else:
+        network = PlacedClassifier(len(LABELS), size, wanted.dropout)
+        if wanted.initial != "random":
+            network.load_backbone(Path(wanted.initial))
+    return network.with_drop_connect(wanted.drop_connect)
+
+
+def _side(image: ChestImage) -> int:
+    with Image.open(image.path) as opened:
+        return min(opened.size)

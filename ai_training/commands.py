@@ -1,0 +1,26 @@
+"""The verbs of ``ai-pipeline`` that this package adds (entry point ``ai_pipeline.commands``)."""
+
+from __future__ import annotations
+
+import typer
+
+from ai_training.chest.commands import export, train_app
+from ai_training.detect import commands as detect
+from ai_training.evaluation.commands import calibrate_app, evaluate_app, split
+from ai_training.ultrasound import commands as ultrasound
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add ``train``, ``evaluate``, ``calibrate``, ``split`` and ``export``."""
+    ultrasound.add_to(train_app, evaluate_app)
+    detect.add_to(train_app, evaluate_app)
+    app.add_typer(train_app, name="train")
+    app.add_typer(evaluate_app, name="evaluate")
+    app.add_typer(calibrate_app, name="calibrate")
+    app.command(
+        "split",
+        epilog="Example:  ai-pipeline split --data DIR --out splits.csv   (--data splits.csv takes it)",
+    )(split)
+    app.command(
+        "export", epilog="Example:  ai-pipeline export --data DIR --run runs/levers/longer --out models"
+    )(export)

@@ -1,0 +1,1 @@
+"""What may draw a box, fitted and judged on five folds by patient."""

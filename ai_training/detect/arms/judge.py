@@ -1,0 +1,211 @@
+"""Who draws boxes worth showing? Five folds by patient, every arm judged on the same boxes.
+
+A label passes when the fusion beats both answers that know no image, the constant box and the centre prior,
+in the mean of T(IoU .1/.3/.5) with the whole 95 % interval of the paired difference above 0, points no worse,
+and reaches at least half of the findings at all (T(IoU .1)): a box that never hits a nodule is beaten by one
+that hits four of 44. The rule was fixed before the test boxes were looked at. A label that does not pass gets
+no box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ai_pipeline.chest.explain import BoxTemplates
+from ai_pipeline.models.card import Card
+from ai_training.chest.places import learn_places
+from ai_training.detect.arms import fusion
+from ai_training.detect.arms.folds import FOLDS, folds
+from ai_training.detect.arms.locators import Activated, Floats, Locator, centre, constant
+from ai_training.detect.arms.scores import (
+    PLACE_NAMES,
+    Detection,
+    Place,
+    detection_figures,
+    means,
+    place_figures,
+)
+from ai_training.detect.arms.trunk import Read, read_images
+from ai_training.detect.arms.truth import corners, overlap
+from ai_training.sets.chest import LABELS, ChestImage, TruthBox
+
+Report = Callable[[float, str], None]
+Further = Callable[[int, Sequence[int], Mapping[str, Locator]], Mapping[str, Locator]]
+"""More arms of a fold: its number, the numbers of the boxes that they may learn from, the arms so far."""
+REACHED = 0.5  # of T(IoU .1): a box that misses more often than not helps nobody
+FEWEST = 15  # boxes of a label below which its test figures are not told alone
+MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """Boxes with what the classifier says of their images. ``rows``: the image of each box."""
+
+    boxes: tuple[TruthBox, ...]
+    rows: tuple[int, ...]
+    paths: tuple[Path, ...]
+    read: Read
+
+    @staticmethod
+    def of(boxes: Sequence[TruthBox], card: Card, report: Report) -> Case:
+        paths = sorted({box.path for box in boxes})
+        rows = tuple(paths.index(box.path) for box in boxes)
+        return Case(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
+
+    @property
+    def patients(self) -> list[str]:
+        return [box.patient for box in self.boxes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What each arm answered: ``places`` to the boxes' own labels, ``every`` to all labels in all images."""
+
+    places: Mapping[str, tuple[Place | None, ...]]
+    every: Mapping[str, Mapping[tuple[int, str], Place]]
+
+
+def cross_validated(
+    case: Case, recipe: fusion.Recipe, report: Report, count: int = FOLDS, further: Further | None = None
+) -> Said:
+    """Every box and image answered by arms that were fitted without its patient."""
+    fold = folds(case.boxes, count)
+    image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
+    labels = sorted({box.label for box in case.boxes})
+    places: dict[str, list[Place | None]] = {}
+    every: dict[str, dict[tuple[int, str], Place]] = {}
+    for number in range(count):
+        report(number / count, "fitting the folds")
+        known = [index for index in range(len(case.boxes)) if fold[index] != number]
+        arms = fitted(case, known, recipe)
+        arms |= further(number, known, arms) if further else {}
+        images = [image for image, its in image_fold.items() if its == number]
+        for arm, locator in arms.items():
+            answers = every.setdefault(arm, {})
+            for image in images:
+                answers |= {(image, k): place for k in labels if (place := locator.place(image, k))}
+            mine = places.setdefault(arm, [None] * len(case.boxes))
+            for index in np.flatnonzero(fold == number):
+                mine[index] = answers.get((case.rows[index], case.boxes[index].label))
+    return Said({arm: tuple(found) for arm, found in places.items()}, every)
+
+
+def fitted(case: Case, known: Sequence[int], recipe: fusion.Recipe) -> dict[str, Locator]:
+    """All arms, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
+    boxes, rows = tuple(case.boxes[i] for i in known), [case.rows[i] for i in known]
+    return {
+        "fusion": fusion.fit(boxes, rows, case.read.maps, recipe),
+        "activation": _activated(boxes, rows, case.read.maps),
+        "constant": constant(boxes),
+        "centre": centre(boxes),
+    }
+
+
+def told(case: Case, said: Said, images: Sequence[ChestImage], card: Card, *, decide: bool) -> dict[str, Any]:
+    """All figures as they are printed; ``decide`` adds to every label whether it passes."""
+    truth = [corners(box) for box in case.boxes]
+    rows = {arm: place_figures(truth, found) for arm, found in said.places.items()}
+    labels = sorted({box.label for box in case.boxes})
+    per_label = []
+    for label in labels:
+        chosen = np.array([box.label == label for box in case.boxes])
+        if not decide and chosen.sum() < FEWEST:
+            continue
+        patients = [box.patient for box in case.boxes if box.label == label]
+        mine = {arm: table[chosen] for arm, table in rows.items()}
+        entry: dict[str, Any] = {"label": label, "boxes": int(chosen.sum()), **_compared(mine, patients)}
+        if decide:
+            entry |= passes(entry)
+        per_label.append(entry)
+    result: dict[str, Any] = {
+        "boxes": len(case.boxes),
+        "images": len(case.paths),
+        "patients": len(set(case.patients)),
+        "children": sum(not box.adult for box in case.boxes),
+        **_compared(rows, case.patients),
+        "labels": per_label,
+        "detection": _detections(case, said, images, card, labels),
+    }
+    unseen = np.array([box.split == "val" for box in case.boxes])
+    if decide and unseen.any() and not unseen.all():
+        patients = [box.patient for box in case.boxes if box.split == "val"]
+        mine = {arm: table[unseen] for arm, table in rows.items()}
+        result["images that the classifier was not trained on"] = {
+            "boxes": int(unseen.sum()), **_compared(mine, patients),
+        }  # fmt: skip
+    return result
+
+
+def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a label's boxes are worth showing, and why not."""
+    for prior in ("constant", "centre"):
+        difference = entry["differences"][f"fusion - {prior}"]
+        name = PLACE_NAMES[MEAN_T]
+        if not difference[name][1] > 0:
+            low, high = difference[name][1:]
+            return {"passes": False, "why": f"not surely above the {prior} box: {low:+.3f} to {high:+.3f}"}
+        if difference[PLACE_NAMES[POINTING]][0] < 0:
+            return {"passes": False, "why": f"points worse than the {prior} box"}
+    touched = entry["arms"]["fusion"]["T(IoU.1)"][0]
+    if touched < REACHED:
+        return {"passes": False, "why": f"misses more than half of the findings: T(IoU.1) is {touched:.2f}"}
+    return {"passes": True, "why": ""}
+
+
+def _compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
+    first, *others = rows
+    return {
+        "arms": {arm: means(table, patients) for arm, table in rows.items()},
+        "differences": {f"{first} - {arm}": means(rows[first] - rows[arm], patients) for arm in others},
+    }
+
+
+def _detections(
+    case: Case, said: Said, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
+) -> dict[str, Any]:
+    """mAP and FROC: a box's score is the label's probability times how sure the place is."""
+    of_path = {image.path: image for image in images}
+    named = np.array([[of_path[p].labels[LABELS.index(k)] > 0 for k in labels] for p in case.paths], bool)
+    drawn: dict[tuple[int, str], list[TruthBox]] = {}
+    for row, box in zip(case.rows, case.boxes, strict=True):
+        drawn.setdefault((row, box.label), []).append(box)
+    positives = np.array([[(row, k) in drawn for k in labels] for row in range(len(case.paths))], bool)
+    chance = case.read.chances[:, [[one.name for one in card.labels].index(k) for k in labels]]
+    arms = {}
+    for arm, answers in said.every.items():
+        found = []
+        for (image, label), place in answers.items():
+            column = labels.index(label)
+            truth = drawn.get((image, label), [])
+            reached = max((overlap(corners(box), place.corners) for box in truth), default=0.0)
+            found.append(Detection(column, image, float(chance[image, column]) * place.score, reached))
+        arms[arm] = found
+    patients = [of_path[path].patient for path in case.paths]
+    return detection_figures(arms, positives, positives | ~named, patients)
+
+
+def activated(places: torch.Tensor, templates: BoxTemplates, labels: Sequence[str]) -> Activated:
+    """The place head as a locator, from its log-likelihoods ``places [images, 14, h, w]``."""
+    values = torch.exp(places - places.amax((2, 3), keepdim=True)).numpy().astype(np.float32)
+    numbers = {label: LABELS.index(label) for label in labels}
+    by_name = {(n, label): values[n, k] for n in range(len(values)) for label, k in numbers.items()}
+    return Activated(by_name, templates, numbers)
+
+
+def _activated(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats) -> Activated:
+    learned = learn_places(torch.from_numpy(maps[sorted(set(rows))]), tuple(boxes), _among(rows), 1)
+    said = torch.einsum("lc,nchw->nlhw", learned.weight, torch.from_numpy(maps)) + learned.bias
+    return activated(said, learned.templates, sorted({box.label for box in boxes}))
+
+
+def _among(rows: Sequence[int]) -> list[int]:
+    """``rows`` as places in the sorted list of themselves."""
+    order = {row: place for place, row in enumerate(sorted(set(rows)))}
+    return [order[row] for row in rows]

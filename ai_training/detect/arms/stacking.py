@@ -1,0 +1,95 @@
+"""Head and YOLO together: how far a drawn box is trusted is learned on the folds.
+
+The boxes that a YOLO draws raise the scores of the head's candidates near them
+(:func:`ai_pipeline.chest.boxes.nearness`), with one weight for all labels. What a fold is answered with was
+chosen on the other four, so the figures are of a weight that has not seen their patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.boxes import trusting
+from ai_pipeline.models.card import Card
+from ai_training.detect.arms import fusion
+from ai_training.detect.arms.folds import folds
+from ai_training.detect.arms.judge import MEAN_T, Case, Report, Said, cross_validated
+from ai_training.detect.arms.locators import Locator
+from ai_training.detect.arms.scores import Place, place_figures
+from ai_training.detect.arms.truth import corners
+from ai_training.detect.arms.yolo import Recipe
+from ai_training.detect.arms.yolo_locator import Drawn, trained
+
+TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked:
+    """The head with what a YOLO draws, trusted so far. A locator."""
+
+    head: fusion.Fitted
+    drawn: Drawn
+    trust: float
+
+    def place(self, image: int, label: str) -> Place | None:
+        if label not in self.head.head.candidates:
+            return None
+        boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
+        return self.head.chosen(label, trusting(self.head.scores(image, label), boxes, drawn, self.trust))
+
+
+def stacked_in_folds(
+    case: Case, card: Card, runs: Path, recipe: Recipe, report: Report
+) -> tuple[Said, float]:
+    """All arms in five folds, ``fusion`` being head and YOLO, and the trust that is best on all of them.
+
+    The YOLO of a fold is trained into ``runs`` where it is not there yet.
+    """
+
+    def further(number: int, known: Sequence[int], arms: Mapping[str, Locator]) -> dict[str, Locator]:
+        boxes = [case.boxes[index] for index in known]
+        drawn = trained(boxes, card, runs / f"fold-{number + 1}", recipe, case.paths)
+        head = arms["fusion"]
+        assert isinstance(head, fusion.Fitted)
+        return {"yolo": drawn, **{_arm(trust): Stacked(head, drawn, trust) for trust in TRUSTS}}
+
+    return settled(case, cross_validated(case, fusion.Recipe(), report, further=further))
+
+
+def settled(case: Case, said: Said) -> tuple[Said, float]:
+    """``said`` with one arm ``fusion`` in the place of one for each trust; and the trust that ships."""
+    fold = folds(case.boxes)
+    of_image = dict(zip(case.rows, fold, strict=True))
+    truth = [corners(box) for box in case.boxes]
+    worth = np.stack([place_figures(truth, said.places[_arm(trust)])[:, MEAN_T] for trust in TRUSTS])
+    best = {number: TRUSTS[_best(worth[:, fold != number])] for number in set(fold.tolist())}
+    places = {
+        "fusion": tuple(said.places[_arm(best[number])][index] for index, number in enumerate(fold.tolist())),
+        "head": said.places["fusion"],
+    }
+    every = {
+        "fusion": {
+            key: place
+            for number, trust in best.items()
+            for key, place in said.every[_arm(trust)].items()
+            if of_image[key[0]] == number
+        },
+        "head": said.every["fusion"],
+    }
+    others = ("yolo", "activation", "constant", "centre")
+    places |= {arm: said.places[arm] for arm in others}
+    every |= {arm: dict(said.every[arm]) for arm in others}
+    return Said(places, every), TRUSTS[_best(worth)]
+
+
+def _best(worth: npt.NDArray[np.float64]) -> int:
+    return int(np.argmax(worth.mean(1)))
+
+
+def _arm(trust: float) -> str:
+    return f"trust {trust}"

@@ -1,0 +1,89 @@
+"""The frozen trunk that the box head reads, in torch for fitting and as what is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ai_pipeline.chest.boxes import PARTS
+from ai_pipeline.chest.classifier import probability
+from ai_pipeline.errors import CardError, NotThisNetwork
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.engine import parameters
+from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.networks.architectures import from_arrays
+from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_training.detect.arms.locators import Floats
+from ai_training.sets.chest import read_grey
+
+BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What the classifier says of N images: ``maps [N, C, h, w]`` of its middle layers with its class
+    activation, and the calibrated ``chances [N, labels of the card]``."""
+
+    maps: Floats
+    chances: Floats
+
+
+def trunk_of(card: Card) -> PlacedClassifier:
+    """The classifier of ``card`` in torch. Raises CardError when it is not one of this project's."""
+    assert card.input is not None
+    arrays = parameters(card.file("classifier"))
+    try:
+        network, _ = from_arrays(
+            card.architecture, arrays, len(card.labels), card.input.channels, card.input.size
+        )
+    except NotThisNetwork as error:
+        raise CardError(str(error)) from error
+    if not isinstance(network, PlacedClassifier):
+        raise CardError(f"{card.name}: boxes are fitted to the layers of a {PlacedClassifier.__name__}")
+    return network.eval()
+
+
+def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> Read:
+    """Run the classifier of ``card`` over the images. Raises DataMissing when one cannot be read."""
+    network, wanted = trunk_of(card), card.input
+    assert wanted is not None
+    maps: list[Floats] = []
+    logits: list[Floats] = []
+    with torch.inference_mode():
+        for start in range(0, len(paths), BATCH):
+            squares = [
+                prepare(read_grey(p), wanted.chain, wanted.size)[0] for p in paths[start : start + BATCH]
+            ]
+            features, middle = network.maps(
+                torch.from_numpy(normalise(np.stack(squares), wanted.mean[0], wanted.scale[0]))
+            )
+            maps.append(middle.numpy())
+            logits.append(network.head(features.mean((2, 3))).numpy())
+            report((start + len(squares)) / len(paths), "reading images")
+    said = np.concatenate(logits)
+    chance = [
+        [probability(label, float(v)) for label, v in zip(card.labels, row, strict=True)] for row in said
+    ]
+    return Read(np.concatenate(maps), np.array(chance, np.float32))
+
+
+class BoxNetwork(nn.Module):
+    """Trunk and box head in one: ``images [N, 3, size, size]`` → ``parts [N, labels, 5, h, w]``."""
+
+    def __init__(self, trunk: PlacedClassifier, weights: Floats, bias: Floats) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.labels = weights.shape[0] // len(PARTS)
+        self.layer = nn.Conv2d(weights.shape[1], weights.shape[0], 1, bias=False)
+        self.layer.weight = nn.Parameter(torch.from_numpy(weights.copy())[:, :, None, None])
+        self.bias = nn.Parameter(torch.from_numpy(bias.copy()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        said: Tensor = self.layer(self.trunk.maps(images)[1]) + self.bias
+        count, _, height, width = said.shape
+        return said.reshape(count, self.labels, len(PARTS), height, width)

@@ -1,0 +1,118 @@
+"""A YOLO as a locator: trained once and measured on the val boxes, or in each of the folds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_pipeline.chest.detector import drawn_by_label
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.preprocess import normalise, prepare
+from ai_training.detect.arms import fusion
+from ai_training.detect.arms.judge import Case, Report
+from ai_training.detect.arms.locators import Floats, Locator, centre, constant
+from ai_training.detect.arms.scores import Place, means, place_figures
+from ai_training.detect.arms.truth import corners, detection_boxes
+from ai_training.detect.arms.yolo import FILE, Recipe, labels_of, train_yolo
+from ai_training.sets.chest import TruthBox, read_grey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """A YOLO in ONNX as a locator of images by their number in ``paths``: no torch, and no non-maximum
+    suppression left to do."""
+
+    engine: OnnxRuntime
+    labels: tuple[str, ...]
+    card: Card
+    size: int
+    paths: Sequence[Path]
+    _seen: dict[int, dict[str, Floats]] = field(default_factory=dict, init=False, repr=False)
+
+    def boxes(self, image: int, label: str) -> Floats:
+        """What is drawn of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
+        if image not in self._seen:
+            self._seen[image] = self._look(self.paths[image])
+        return self._seen[image].get(label, np.zeros((0, 5), np.float32))
+
+    def place(self, image: int, label: str) -> Place | None:
+        """The surest box of ``label``; None without one."""
+        mine = self.boxes(image, label)
+        if not len(mine):
+            return None
+        left, top, right, bottom, score = (float(value) for value in mine[int(np.argmax(mine[:, 4]))])
+        return Place((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
+
+    def _look(self, path: Path) -> dict[str, Floats]:
+        wanted = self.card.input
+        assert wanted is not None
+        picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
+        values = normalise(picture[None], wanted.mean[0], wanted.scale[0])
+        return drawn_by_label(self.engine(values)["boxes"][0], self.labels, self.size)
+
+
+def trained(
+    boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: Recipe, paths: Sequence[Path]
+) -> Drawn:
+    """The YOLO of ``boxes`` in ``folder``, trained now where there is none yet.
+
+    Raises FileExistsError where there is one that was made in another way, or of other boxes.
+    """
+    path, note, wanted = folder / FILE, folder / "made_of.json", _made_of(boxes, card, recipe)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(wanted)
+        train_yolo(boxes, card, folder, recipe)
+    elif not note.exists() or note.read_text() != wanted:
+        raise FileExistsError(
+            f"{folder} holds a YOLO of other boxes or settings: remove it or name another --out"
+        )
+    return Drawn(
+        OnnxRuntime(path.read_bytes(), recipe.threads), labels_of(boxes), card, recipe.size, tuple(paths)
+    )
+
+
+def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: Recipe) -> str:
+    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
+    settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
+    boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+    return json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
+
+
+def trained_and_judged(
+    data: Path, out: Path, card: Card, more: Sequence[Path], recipe: Recipe, report: Report
+) -> dict[str, Any]:
+    """Train into ``out`` and return the figures on the val boxes, beside head, constant box and centre prior
+    that were fitted to the same train boxes. Raises DataMissing or CardError.
+    """
+    boxes = detection_boxes(data, more)
+    known = [box for box in boxes if box.split == "train"]
+    asked = [box for box in boxes if box.split == "val"]
+    case = Case.of([*known, *asked], card, report)
+    rows = case.rows[len(known) :]
+    arms: dict[str, Locator] = {
+        "yolo": trained(known, card, out, recipe, case.paths),
+        "head": fusion.fit(known, case.rows[: len(known)], case.read.maps, fusion.Recipe()),
+        "constant": constant(known),
+        "centre": centre(known),
+    }
+    said = {
+        arm: [one.place(row, box.label) for row, box in zip(rows, asked, strict=True)]
+        for arm, one in arms.items()
+    }
+    truth, patients = [corners(box) for box in asked], [box.patient for box in asked]
+    tables = {arm: place_figures(truth, found) for arm, found in said.items()}
+    return {
+        "boxes": len(asked),
+        "arms": {arm: means(table, patients) for arm, table in tables.items()},
+        "differences": {
+            f"yolo - {arm}": means(tables["yolo"] - tables[arm], patients) for arm in list(tables)[1:]
+        },
+    }

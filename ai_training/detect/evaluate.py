@@ -1,0 +1,119 @@
+"""``ai-pipeline evaluate detect``: from committed weights, by cross-validation or once on the test boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ai_pipeline.chest.detector import DRAWER, BoxDetector, Look
+from ai_pipeline.chest.explain import BoxTemplates
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import read
+from ai_training.detect.arms import fusion
+from ai_training.detect.arms.judge import Case, Report, Said, activated, cross_validated, told
+from ai_training.detect.arms.locators import Locator, centre, constant
+from ai_training.detect.arms.scores import Place
+from ai_training.detect.arms.stacking import stacked_in_folds
+from ai_training.detect.arms.trunk import trunk_of
+from ai_training.detect.arms.truth import detection_boxes
+from ai_training.detect.arms.yolo import Recipe
+from ai_training.detect.pictures import write_pictures
+from ai_training.detect.text import as_markdown
+from ai_training.sets.chest import DataMissing, chest_set, read_grey
+
+
+def evaluate(
+    data: Path,
+    split: str,
+    card: Card,
+    more: Sequence[Path],
+    yolos: tuple[Path, Recipe] | None,
+    report_to: Path | None,
+    report: Report,
+) -> dict[str, Any]:
+    """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` takes what ships.
+
+    ``yolos``: the folder of the YOLO of each fold, and how one is trained that is not there; without it the
+    folds judge the head alone. Raises DataMissing or CardError.
+    """
+    boxes = detection_boxes(data, more)
+    known = [box for box in boxes if box.split != "test"]
+    asked = [box for box in boxes if box.split == "test"] if split == "test" else known
+    if not asked:
+        raise DataMissing(f"{data} has no boxes in the split {split}")
+    case = Case.of(asked, card, report)
+    if split == "test":
+        said = _answers(case, _shipped(case, known, card))
+    else:
+        said = (
+            stacked_in_folds(case, card, *yolos, report)[0]
+            if yolos
+            else cross_validated(case, fusion.Recipe(), report)
+        )
+    figures = told(case, said, chest_set(data).images, card, decide=split == "cv")
+    result = {"model": card.name, "split": split, **figures}
+    if report_to is not None:
+        write_pictures(report_to, case, said)
+        (report_to / "figures.md").write_text(as_markdown(result), encoding="utf-8")
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shipped:
+    """The detector of a card as a locator."""
+
+    detector: BoxDetector
+    looks: Sequence[Look]
+
+    def place(self, image: int, label: str) -> Place | None:
+        look = self.looks[image]
+        found = self.detector.find(look, label)
+        region = self.detector.whole(found, look) if found else None
+        if found is None or region is None:
+            return None
+        (left, top), (right, bottom) = region.points
+        corners = (left / look.columns, top / look.rows, right / look.columns, bottom / look.rows)
+        return Place(corners, found.point, found.score)
+
+
+def _without_yolo(look: Look) -> Look:
+    return replace(look, ask=lambda: replace(look.said, drawn={}))
+
+
+def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+    detector = BoxDetector.of(card)
+    if detector is None:
+        raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
+    looks = [detector.look(read_grey(path)) for path in case.paths]
+    trunk = trunk_of(card)
+    with torch.inference_mode():
+        said = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
+    templates = BoxTemplates.from_bytes(read(card.file("boxes")))
+    arms: dict[str, Locator] = {"fusion": _Shipped(detector, looks)}
+    if card.plays(DRAWER):
+        arms["head"] = _Shipped(detector, [_without_yolo(look) for look in looks])
+    return arms | {
+        "activation": activated(said, templates, sorted({box.label for box in known})),
+        "constant": constant(known),
+        "centre": centre(known),
+    }
+
+
+def _answers(case: Case, arms: dict[str, Locator]) -> Said:
+    labels = sorted({box.label for box in case.boxes})
+    every = {
+        arm: {
+            (image, label): place
+            for image in range(len(case.paths))
+            for label in labels
+            if (place := locator.place(image, label)) is not None
+        }
+        for arm, locator in arms.items()
+    }
+    asked = [(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)]
+    return Said({arm: tuple(found.get(key) for key in asked) for arm, found in every.items()}, every)

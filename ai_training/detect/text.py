@@ -1,0 +1,109 @@
+"""The figures of boxes as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ai_training.detect.arms.scores import PLACE_NAMES
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """Every figure of ``ai-pipeline evaluate detect`` as tables."""
+    lines = [
+        f"{result['model']}, {result['split']}: {result['boxes']} boxes in {result['images']} images of "
+        f"{result['patients']} patients ({result['children']} boxes of children)",
+        "",
+        *_table(result),
+        "",
+        "mean T of each label, fusion beside the constant box:",
+    ]
+    for row in result["labels"]:
+        ours, prior = (row["arms"][arm]["mean T"] for arm in ("fusion", "constant"))
+        difference = row["differences"]["fusion - constant"]["mean T"]
+        verdict = "" if "passes" not in row else "box" if row["passes"] else f"no box: {row['why']}"
+        lines.append(
+            f"{row['label']:14}{row['boxes']:5}  {_one(ours)}  {_one(prior)}  "
+            f"difference {_one(difference)}  {verdict}"
+        )
+    for name, part in result.items():
+        if isinstance(part, Mapping) and "arms" in part:
+            lines += ["", f"{name}: {part['boxes']} boxes", *_table(part)]
+    lines += ["", "boxes drawn for every label in every image:"]
+    figures = result["detection"]
+    for name in next(iter(figures.values())):
+        lines.append(f"  {name}")
+        lines += [f"    {arm:24}{_one(values[name])}" for arm, values in figures.items()]
+    return "\n".join(lines)
+
+
+def places_as_text(part: Mapping[str, Any]) -> str:
+    """Where the boxes lie, of every arm, and the differences between the arms."""
+    return "\n".join([f"{part['boxes']} boxes", *_table(part)])
+
+
+def _table(part: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'':24}" + "".join(f"{name:24}" for name in PLACE_NAMES)]
+    for arm, values in {**part["arms"], **part["differences"]}.items():
+        lines.append(f"{arm:24}" + "".join(f"{_one(values[name]):24}" for name in PLACE_NAMES))
+    return lines
+
+
+def _one(interval: list[float]) -> str:
+    value, low, high = interval
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """The same figures as tables of Markdown, for docs/studies/detection.md."""
+    lines = [
+        f"{result['boxes']} boxes in {result['images']} films of {result['patients']} patients "
+        f"({result['model']}, split {result['split']}).",
+        "",
+        *_markdown(result),
+    ]
+    if result["labels"]:
+        lines += [
+            "| label | boxes | mean T: fusion | activation | constant | fusion - constant | pointing: fusion "
+            "| box |",
+            "|---|---|---|---|---|---|---|---|",
+            *(_label_row(row) for row in result["labels"]),
+            "",
+        ]
+    for name, part in result.items():
+        if isinstance(part, Mapping) and "arms" in part:
+            lines += [f"{name}, {part['boxes']} boxes:".capitalize(), "", *_markdown(part)]
+    figures = result["detection"]
+    names = list(next(iter(figures.values())))
+    lines += [
+        "Every label asked of every film:",
+        "",
+        "| who | " + " | ".join(names) + " |",
+        "|---|" + "---|" * len(names),
+        *(
+            f"| {arm} | " + " | ".join(_one(row[name]) for name in names) + " |"
+            for arm, row in figures.items()
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _label_row(row: Mapping[str, Any]) -> str:
+    arms = row["arms"]
+    told = [_one(arms[arm]["mean T"]) for arm in ("fusion", "activation", "constant")]
+    told += [_one(row["differences"]["fusion - constant"]["mean T"]), _one(arms["fusion"]["pointing"])]
+    verdict = "" if "passes" not in row else "**yes**" if row["passes"] else f"no: {row['why']}"
+    return f"| {row['label']} | {row['boxes']} | " + " | ".join(told) + f" | {verdict} |"
+
+
+def _markdown(part: Mapping[str, Any]) -> list[str]:
+    return [
+        "| who | " + " | ".join(PLACE_NAMES) + " |",
+        "|---|" + "---|" * len(PLACE_NAMES),
+        *(
+            f"| {arm} | " + " | ".join(_one(values[name]) for name in PLACE_NAMES) + " |"
+            for arm, values in {**part["arms"], **part["differences"]}.items()
+        ),
+        "",
+    ]

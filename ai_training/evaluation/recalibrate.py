@@ -1,0 +1,173 @@
+"""``ai-pipeline calibrate``: a card's probabilities and thresholds fitted again to a site's own images.
+
+The network stays as it is. What changes is what its logits mean: another clinic has another prevalence and
+other devices. The result is a card of another version in another folder; the shipped one is not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+from sklearn.model_selection import GroupKFold
+
+from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.registry import SHIPPED, Card, Label, find
+from ai_training.calibrate import SPECIFICITY, deciles, operating_point, platt, prevalence
+from ai_training.evaluation.scored import Outputs, Report, Scored, run, scored
+from ai_training.metrics import Floats, calibration_error
+from ai_training.sets.chest import DataMissing, chest_set
+
+ENOUGH = 15  # positives and negatives that a label needs to be fitted again
+FOLDS = 5
+APART = 1e-6  # of probability: nearer edges of tenths are none
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """One label before and after: calibration errors on the site's images, and the new card's row.
+
+    ``after`` is of patients that the curve was not fitted to (five folds); None when the label was kept.
+    """
+
+    name: str
+    positives: int
+    before: float
+    after: float | None
+    label: Label
+
+
+def recalibrate(
+    data: Path,
+    out: Path,
+    *,
+    model: str,
+    models_dir: Path | None = None,
+    split: str = "val",
+    version: str | None = None,
+    force: bool = False,
+    threads: int = 0,
+    report: Report = lambda _share, _what: None,
+) -> tuple[Path, list[Refitted]]:
+    """Fit ``model`` to the adults of ``split`` in ``data``; returns the new card and what changed.
+
+    A label with fewer than 15 positives or negatives keeps its old curve. ``out`` becomes a folder of models
+    (card and weights). Raises ``DataMissing``, ``CardError``, or FileExistsError when ``out`` has the card
+    and ``force`` is not set.
+    """
+    card = find(model, models_dir)
+    path = out / f"{card.id}.toml"
+    if out.resolve() == SHIPPED.resolve() or out.resolve() == card.path.parent.resolve():
+        raise CardError(f"{out} holds the card that is to be fitted: name another folder")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already: --force replaces it")
+    found = chest_set(data)
+    images = [image for image in found.images if image.is_in(split) and image.adult]
+    if not images:
+        raise DataMissing(f"{data}: no image of an adult in split {split}")
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = run(Classifier(card, threads=threads), images, Path(scratch), report)
+    seen = scored(images, outputs.logits, card.labels, found.labels)
+    rows = [_refit(seen, k) for k in range(len(seen.names))]
+    if all(row.after is None for row in rows):
+        raise DataMissing(f"{data}: no label of {card.id} has {ENOUGH} positives and {ENOUGH} negatives")
+    _write(path, card, version or f"{card.version}-site", rows, seen, outputs, found.name)
+    return path, rows
+
+
+def _refit(seen: Scored, k: int) -> Refitted:
+    truth, logit, old = seen.truth[:, k], seen.logit[:, k], seen.labels[k]
+    positives = int(truth.sum())
+    before = calibration_error(truth, seen.chance[:, k])
+    if min(positives, len(truth) - positives) < ENOUGH:
+        return Refitted(seen.names[k], positives, before, None, old)
+    point = operating_point(truth, logit)
+    label = replace(
+        old,
+        slope=round(point.slope, 6),
+        intercept=round(point.intercept, 6),
+        threshold=round(point.threshold, 6),
+        absent_below=round(min(point.absent_below, point.threshold), 6),
+        operating_point=None,
+    )
+    return Refitted(seen.names[k], positives, before, _held_out_error(truth, logit, seen.patients), label)
+
+
+def _held_out_error(truth: Floats, logit: Floats, patients: Sequence[str]) -> float:
+    """Calibration error on patients that the curve was not fitted to."""
+    chance = np.empty(len(truth))
+    folds = min(FOLDS, len(set(patients)))
+    for known, held in GroupKFold(folds).split(logit[:, None], truth, patients):
+        if truth[known].min() == truth[known].max():
+            chance[held] = truth[known].mean()
+            continue
+        slope, intercept = platt(truth[known], logit[known])
+        chance[held] = 1 / (1 + np.exp(-(slope * logit[held] + intercept)))
+    return calibration_error(truth, chance)
+
+
+def _write(
+    path: Path, card: Card, version: str, rows: Sequence[Refitted], seen: Scored, outputs: Outputs, name: str
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = tomlkit.parse(card.path.read_text(encoding="utf-8"))
+    fitted = {row.label.name: row for row in rows if row.after is not None}
+    text["version"] = version
+    for row in text["labels"]:
+        if row["name"] in fitted:
+            label = fitted[row["name"]].label
+            row.update(
+                {key: getattr(label, key) for key in ("slope", "intercept", "threshold", "absent_below")}
+            )
+            row.pop("operating_point", None)
+    text["calibration"] = {
+        # One label of an uncalibrated model left as it was makes the whole card a claim that is not true.
+        "calibrated": card.calibrated or len(fitted) == len(card.labels),
+        "method": (
+            f"Platt scaling of {', '.join(fitted)} on {len(seen.images)} images of "
+            f"{len(set(seen.patients))} adults of {name}; other labels as in version {card.version}"
+        ),
+        "prevalence": prevalence(seen.truth, seen.names),
+        "thresholds": (
+            "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
+            f"with specificity {SPECIFICITY}; indeterminate between them"
+        ),
+    }
+    text["reference"] = _reference(card, fitted, outputs, name)
+    text.pop("metrics", None)  # the thresholds that they speak of are no more
+    for weights, row in zip(card.weights, text.get("weights", []), strict=True):
+        if "package" not in row:
+            row["file"] = weights.path.name
+            shutil.copyfile(weights.path, path.parent / weights.path.name)
+            row["sha256"] = hashlib.sha256(weights.path.read_bytes()).hexdigest()
+    path.write_text(tomlkit.dumps(text), encoding="utf-8")
+
+
+def _reference(card: Card, fitted: dict[str, Refitted], outputs: Outputs, name: str) -> dict[str, Any]:
+    labels = [fitted[label.name].label if label.name in fitted else label for label in card.labels]
+    chance = np.array(
+        [
+            [probability(label, float(logit)) for label, logit in zip(labels, row, strict=True)]
+            for row in outputs.logits
+        ]
+    )
+    far = np.zeros(len(chance), bool) if card.gate is None else outputs.distances > card.gate.threshold
+    return {
+        "set": name,
+        "images": len(chance),
+        "refused": round(float(far.mean()), 4),
+        # A label whose probability is nearly the same for everyone has no tenths: it would seem to drift.
+        "deciles": {
+            label.name: edges
+            for label, edges in zip(labels, deciles(chance), strict=True)
+            if min(np.diff(edges)) > APART
+        },
+    }

@@ -1,0 +1,135 @@
+"""Images with what is true of them and what a model says: the thing that all figures are taken from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.models.registry import Label
+from ai_training.metrics import Floats, patient_weights
+from ai_training.sets.chest import LABELS, ChestImage, label_matrix, read_grey
+
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """N images and the K labels ``names``: ``truth``, ``logit``, calibrated ``chance``, all ``[N, K]``.
+
+    ``columns`` are the labels' places in :data:`LABELS`; ``labels`` what the card says of them.
+    """
+
+    images: tuple[ChestImage, ...]
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
+    labels: tuple[Label, ...]
+    truth: Floats
+    logit: Floats
+    chance: Floats
+
+    def where(self, chosen: Iterable[bool]) -> Scored:
+        """Only the images for which ``chosen`` is true."""
+        rows = [row for row, yes in enumerate(chosen) if yes]
+        return Scored(
+            tuple(self.images[row] for row in rows),
+            self.names,
+            self.columns,
+            self.labels,
+            self.truth[rows],
+            self.logit[rows],
+            self.chance[rows],
+        )
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each image."""
+        return [image.patient for image in self.images]
+
+    def weights(self) -> Floats:
+        """Resamples by patient, as :func:`patient_weights`."""
+        return patient_weights(self.patients)
+
+    def with_positives(self, fewest: int) -> list[int]:
+        """The labels, as columns, of which there are ``fewest`` positives and as many negatives."""
+        positives = self.truth.sum(0)
+        least = np.minimum(positives, len(self.images) - positives)
+        return [int(k) for k in np.flatnonzero(least >= fewest)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What a network says of N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
+
+    logits: Floats
+    distances: Floats
+
+
+def run(
+    classifier: Classifier,
+    images: Sequence[ChestImage],
+    cache: Path,
+    report: Report = lambda _share, _what: None,
+) -> Outputs:
+    """Every image through the network as at run time; kept in ``cache`` by model and list of files."""
+    names = "\n".join(str(image.path) for image in images)
+    card = classifier.card
+    made_by = [weights.sha256 for weights in card.weights], card.input, card.outputs, card.gate
+    digest = hashlib.sha256(f"{made_by}\n{names}".encode())
+    kept = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return Outputs(arrays["logits"], arrays["distances"])
+    logits = np.empty((len(images), len(card.labels)), np.float32)
+    distances = np.empty(len(images), np.float32)
+    for index, image in enumerate(images):
+        analysis = classifier.analyse(read_grey(image.path))
+        logits[index], distances[index] = analysis.logits, analysis.distance
+        report((index + 1) / len(images), "running the network")
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, logits=logits, distances=distances)
+    return Outputs(logits, distances)
+
+
+def scored(
+    images: Sequence[ChestImage],
+    logits: npt.NDArray[np.floating],
+    labels: Sequence[Label],
+    known: Sequence[str],
+) -> Scored:
+    """Truth beside logits ``[N, labels]``, for those of the card's ``labels`` that are among ``known``.
+
+    Labels are matched by name, whatever their capitals, spaces and underscores.
+    """
+    wanted = {_plain(name): name for name in known}
+    pairs = [
+        (wanted[_plain(label.name)], k) for k, label in enumerate(labels) if _plain(label.name) in wanted
+    ]
+    pairs.sort(key=lambda pair: LABELS.index(pair[0]))
+    names = tuple(name for name, _ in pairs)
+    chosen = tuple(labels[k] for _, k in pairs)
+    columns = tuple(LABELS.index(name) for name in names)
+    logit = logits[:, [k for _, k in pairs]].astype(np.float64)
+    return Scored(
+        images=tuple(images),
+        names=names,
+        columns=columns,
+        labels=chosen,
+        truth=label_matrix(images)[:, list(columns)] if images else np.zeros((0, len(names)), np.float32),
+        logit=logit,
+        chance=_chance(logit, chosen),
+    )
+
+
+def _chance(logit: Floats, labels: Sequence[Label]) -> Floats:
+    rows = [[probability(label, float(v)) for label, v in zip(labels, row, strict=True)] for row in logit]
+    return np.array(rows, np.float64).reshape(logit.shape)
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace(" ", "_")

@@ -1,0 +1,339 @@
+"""docs/models.md, written from the cards: ``python -m ai_training.pages.models > docs/models.md``.
+
+A test holds the page equal to the cards, so no figure in it can be older than the model it speaks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ai_pipeline.models.registry import Card, cards
+from ai_training.pages.boxes import box_lines
+from ai_training.pages.ultrasound import inpaint_lines, marks_lines
+
+OPENING = """# Models
+
+**None of these models is for diagnostic use.** This page is written from the cards in `ai_pipeline/cards/`
+(`python -m ai_training.pages.models > docs/models.md`); [training.md](training.md) says how figures are made.
+
+No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
+is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
+name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of
+a shipped one replaces it. `ai-pipeline models list` and `models verify` say what is there and whether intact.
+[models-own.md](models-own.md) says how a checkpoint of another project is converted, evaluated and activated.
+"""
+
+
+def page() -> str:
+    """The whole page, from the shipped cards."""
+    return "\n".join([OPENING, *(line for card in cards() for line in lines_of(card))])
+
+
+def lines_of(card: Card) -> list[str]:
+    """The section of one card; figures that its ``[metrics]`` lacks are left out."""
+    lines = [
+        f"## {card.id}, version {card.version}",
+        "",
+        "**Not for diagnostic use.**",
+        "",
+        f"{_sentence(card.task)}",
+        "",
+        f"* **Intended use:** {card.intended_use}",
+        f"* **Architecture:** {card.architecture}",
+        f"* **Licence:** {card.licence}",
+        *(f"* **Weights ({w.role}):** `{w.path.name}`, SHA-256 `{w.sha256[:16]}…`" for w in card.weights),
+        f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}",
+        "",
+        "Limits:",
+        "",
+        *(f"* {limit}" for limit in card.limits),
+        "",
+    ]
+    metrics = card.details.get("metrics", {})
+    if card.labels and metrics:
+        parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
+        boxes = box_lines(card.details["detection"]) if "detection" in card.details else []
+        lines += [*(line for part in parts for line in part), *boxes, *_training(card)]
+    if "detector" in card.details:
+        lines += marks_lines(metrics)
+    if "tile" in card.details:
+        lines += inpaint_lines(metrics)
+    return lines
+
+
+def _findings(card: Card) -> list[str]:
+    return [
+        "### Findings",
+        "",
+        "A label is reported only when its test images hold at least 15 positives and the lower end of the",
+        "interval of its AUC is above .5; the others are measured here, hidden unless `all_labels` is set.",
+        "",
+        "| label | code | place | reported | present from | absent below | box |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {label.name} | {label.code.value} {label.code.scheme} *{label.code.meaning}* "
+            f"| {label.site.meaning if label.site else ''} | {_yes(label.supported)} | {label.threshold:.3f} "
+            f"| {label.absent_below:.3f} | {_yes(label.detector if card.plays('detector') else label.box)} |"
+            for label in card.labels
+        ),
+        "",
+    ]
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[str]:
+    lines = ["### Test figures", "", f"{metrics['set']}.", ""]
+    if "mean_auc" in metrics:
+        lines += [
+            f"Mean AUC of the {len(metrics['mean_auc_labels'])} labels with at least 15 positives: "
+            f"**{_interval(metrics['mean_auc'])}**.{_compared(metrics)}",
+            "",
+        ]
+    if "with_children" in metrics:
+        row = metrics["with_children"]
+        lines += [f"With children: {row['images']} images, {_interval(row['mean_auc'])}.", ""]
+    if "within_source" in metrics:
+        lines += [*_within(metrics["within_source"], metrics.get("source_probe", {})), ""]
+    lines += [
+        "| label | positives | AUC | average precision | sensitivity / specificity, present | … not absent |",
+        "|---|---|---|---|---|---|",
+        *(_row(name, row) for name, row in metrics["labels"].items()),
+        "",
+    ]
+    return [*lines, *_sensitive(metrics["labels"]), *_shown(metrics), *_others(metrics)]
+
+
+def _compared(metrics: Mapping[str, Any]) -> str:
+    titles = {"hog": "HOG + kernel ridge with the same labels", "age_sex_view": "Age, sex and view alone"}
+    return "".join(
+        f" {title}: {_interval(metrics[f'mean_auc_{name}'])}, paired difference "
+        f"{_interval(metrics[f'difference_to_{name}'])}."
+        for name, title in titles.items()
+        if f"mean_auc_{name}" in metrics
+    )
+
+
+def _within(within: Mapping[str, Any], probe: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"Mean of {within['cells']} AUCs, each of one label inside one source: {_interval(within['model'])}"
+        + (f" (HOG {_interval(within['hog'])})" if "hog" in within else "")
+        + "."
+    ]
+    if probe:
+        told = ", ".join(f"{label} {auc:.2f}" for label, auc in probe["pooled_auc"].items() if auc >= 0.7)
+        lines.append(
+            "What pooled figures are worth: a classifier that sees nothing but the source of an image "
+            f"reaches {_interval(probe['mean_pooled_auc'])} over all sources{f' ({told})' if told else ''}."
+        )
+    return lines
+
+
+def _row(name: str, row: Mapping[str, Any]) -> str:
+    def told(key: str) -> str:
+        return _share(row[key]) if key in row else "–"  # without positives there is no sensitivity
+
+    present = f"{told('sensitivity_present')} / {told('specificity_present')}"
+    not_absent = f"{told('sensitivity_not_absent')} / {told('specificity_not_absent')}"
+    precision = told("average_precision")
+    auc = _interval(row["auc"]) if "auc" in row else "–"
+    return f"| {name} | {row['positives']} | {auc} | {precision} | {present} | {not_absent} |"
+
+
+def _sensitive(labels: Mapping[str, Any]) -> list[str]:
+    rows = {name: row["sensitive"] for name, row in labels.items() if "sensitive" in row}
+    if not rows:
+        return []
+    return [
+        "Cuts with a sensitivity of at least .9 on validation, where that has at least 25 positives:",
+        "",
+        "| label | cut | sensitivity here | specificity here |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {row['cut']:.3f} | {_share(row['sensitivity_there'])} "
+            f"| {_share(row['specificity_there'])} |"
+            for name, row in rows.items()
+        ),
+        "",
+    ]
+
+
+def _shown(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader gets to see: the top three, all findings, boxes, and what the gate turns away."""
+    lines: list[str] = []
+    if "top3" in metrics:
+        top = metrics["top3"]
+        constant = f" (the three most frequent labels for everyone: {_interval(top['constant'])})"
+        lines.append(
+            f"One of the top three labels is right in {_interval(top['all_labels'])} of the images with a "
+            f"finding{constant if 'constant' in top else ''}."
+        )
+    if "all_findings" in metrics:
+        row = metrics["all_findings"]
+        lines.append(
+            f"All findings of the supported labels: precision {_interval(row['precision'])}, recall "
+            f"{_interval(row['recall'])}, {row['called_per_image']} an image."
+        )
+    if "pointing" in metrics:
+        point, overlap = metrics["pointing"], metrics["iou_at_least_0.3"]
+        lines.append(
+            f"Boxes: the map's peak lies in the true box in {_interval(point['model'])} of cases (one fixed "
+            f"map per label: {_interval(point['constant'])}, difference {_interval(point['difference'])}); "
+            f"the box overlaps it by at least .3 in {_interval(overlap['model'])} (one fixed box per label: "
+            f"{_interval(overlap['constant'])}, difference {_interval(overlap['difference'])})."
+        )
+    if "gate_refuses" in metrics:
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in metrics["gate_refuses"].items())
+        lines.append(f"Refused by the pixel gate, as a share: {shares}.")
+    return [*(text for line in lines for text in (line, "")), *_gate(metrics.get("gate", {}))]
+
+
+def _gate(gate: Mapping[str, Any]) -> list[str]:
+    if not gate:
+        return []
+    return [
+        "What the gate does with pictures; false positives: the share that passes as shown where 95 % of the "
+        "adults do.",
+        "",
+        "| picture | number | false positives | accepted | mended | refused |",
+        "|---|---|---|---|---|---|",
+        _outcome("chests of adults", gate["adults"]),
+        *(_outcome(name, row) for name, row in gate["kinds"].items()),
+        "",
+    ]
+
+
+def _outcome(name: str, row: Mapping[str, Any]) -> str:
+    passes = _interval(row["false_positives_at_95"]) if "false_positives_at_95" in row else ""
+    shares = " | ".join(f"{row[key]:.3f}" for key in ("accepted", "mended", "refused"))
+    return f"| {name} | {row['images']} | {passes} | {shares} |"
+
+
+def _others(metrics: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if "sources" in metrics:
+        lines += ["| source | images | patients | labels | mean AUC |", "|---|---|---|---|---|"]
+        for name, row in metrics["sources"].items():
+            auc = _interval(row["mean_auc"]) if "mean_auc" in row else "–"
+            lines.append(f"| {name} | {row['images']} | {row['patients']} | {len(row['labels'])} | {auc} |")
+        left = [
+            f"{k} of {s}: {why}" for s, row in metrics["sources"].items() for k, why in _left(row).items()
+        ]
+        lines += ["", *([f"Left out: {'; '.join(left)}.", ""] if left else [])]
+    taught = metrics.get("teacher", {})
+    for name, row in taught.get("sources", {}).items():
+        lines += [
+            f"Beside the teacher on {row['images']} images of {name} that it scored, "
+            f"{len(row['labels'])} labels: {_interval(row['model'])}, teacher {_interval(row['teacher'])}, "
+            f"difference {_interval(row['difference'])}.",
+            "",
+        ]
+    return [*lines, *([f"{_sentence(taught['note'])}", ""] if "note" in taught else [])]
+
+
+def _left(row: Mapping[str, Any]) -> dict[str, str]:
+    return dict(row.get("left_out", {}))
+
+
+def _calibration(card: Card, metrics: Mapping[str, Any]) -> list[str]:
+    found = card.details.get("calibration", {})
+    if not found:
+        return []
+    rates = found["prevalence"]
+    if isinstance(rates, Mapping):
+        rates = ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
+    lines = [
+        "### Calibration",
+        "",
+        f"{found['method']}, whose rates are {rates}. Thresholds: {found['thresholds']}.",
+        "",
+    ]
+    for name, row in metrics.get("calibration", {}).items():
+        kind = "natural prevalence" if row["natural_prevalence"] else "chosen by disease"
+        lines += [
+            f"{name} ({kind}), {row['images']} images; slope 1 and intercept 0 are perfect:",
+            "",
+            "| label | prevalence | ECE | Brier score | slope | intercept |",
+            "|---|---|---|---|---|---|",
+            *(_believed(label, cells) for label, cells in row["labels"].items()),
+            "",
+        ]
+    return lines
+
+
+def _believed(label: str, row: Mapping[str, Any]) -> str:
+    cells = (_interval(row[key]) if key in row else "–" for key in ("ece", "brier", "slope", "intercept"))
+    return f"| {label} | {row['prevalence']:.3f} | {' | '.join(cells)} |"
+
+
+def _subgroups(metrics: Mapping[str, Any]) -> list[str]:
+    rows = metrics.get("subgroups", [])
+    if not rows:
+        return []
+    return [
+        "### Subgroups",
+        "",
+        "Labels with at least 20 positives in the group; the mean is over the labels that all groups have.",
+        "",
+        "| set | group | images | mean AUC (labels) | AUC of the labels (positives) |",
+        "|---|---|---|---|---|",
+        *(_subgroup(row) for row in rows),
+        "",
+    ]
+
+
+def _subgroup(row: Mapping[str, Any]) -> str:
+    mean = f"{_interval(row['mean_auc'])} ({len(row['labels_of_mean'])})" if "mean_auc" in row else "–"
+    cells = "; ".join(f"{k} {_interval(v['auc'])} ({v['positives']})" for k, v in row["labels"].items())
+    return f"| {row['set']} | {row['attribute']} {row['group']} | {row['images']} | {mean} | {cells} |"
+
+
+def _training(card: Card) -> list[str]:
+    training = card.details.get("training", {})
+    if not training:
+        return []
+    lines = [
+        "### Training",
+        "",
+        *(f"* {source}" for source in training["data"]),
+        f"* {training['images']} images of {training['patients']} patients; chosen at iteration "
+        f"{training['chosen_iteration']} by a validation AUC of {training['validation_auc_within_sources']} "
+        f"(inside sources, {training['validation_images']} images).",
+        "",
+    ]
+    levers = training.get("levers", [])
+    if levers:
+        lines += [
+            "What each lever gave on validation images (mean AUC inside sources, paired image by image):",
+            "",
+            "| lever | validation AUC | difference, 95 % by patient | against |",
+            "|---|---|---|---|",
+            *(_lever(row) for row in levers),
+            "",
+        ]
+    return lines
+
+
+def _lever(row: Mapping[str, Any]) -> str:
+    gain = _interval((row["difference"], row["low"], row["high"])) if "difference" in row else ""
+    return f"| {row['name']} | {row['validation_auc']:.3f} | {gain} | {row.get('against', '')} |"
+
+
+def _share(value: float | Sequence[float]) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else _interval(value, 2)
+
+
+def _interval(values: Sequence[float], digits: int = 3) -> str:
+    value, low, high = values
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,133 @@
+"""The full NIH ChestX-ray14 as it is downloaded: 112,120 PNG files, one table, official lists.
+
+Recognised by ``Data_Entry_2017.csv`` (or ``Data_Entry_2017_v2020.csv``, which is taken when both are there).
+Images lie in ``images_001/images/*.png`` … or in one ``images/``. A download of which only some archives
+were unpacked works: the notes of the set say how many images are missing.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, DataMissing, TruthBox
+from ai_training.sets.manifests import SOFT, soft_labels, years
+
+ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+LISTS = {
+    "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
+    "test": ("test_list.txt", "test_list_NIH.txt"),
+}
+BOXES = "BBox_List_2017.csv"
+SIDE = 1024.0  # pixels: every image of the download, and the unit of its boxes
+SOURCE, REPOSITORY = "nih", "NIH Clinical Center"
+VALIDATION_SHARE, SEED = 0.125, 1  # of the patients of train_val_list.txt
+RENAMED = {"Infiltrate": "Infiltration"}  # the boxes' word for the table's
+
+
+def is_download(folder: Path) -> bool:
+    """True when ``folder`` holds the table of the NIH download."""
+    return any((folder / name).is_file() for name in ENTRIES)
+
+
+def nih_download(folder: Path) -> ChestSet:
+    """The download with its official lists; val is a seeded eighth of the patients of train_val.
+
+    Raises DataMissing when a list or all images are missing.
+    """
+    files = {path.name: path for path in _pictures(folder)}
+    table = next(folder / name for name in ENTRIES if (folder / name).is_file())
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    there = [row for row in rows if row.get("Image Index", "") in files]
+    if not there:
+        raise DataMissing(
+            f"{folder}: none of the images of {table.name} lies in images*/: unpack the archives"
+        )
+    splits = _splits(folder)
+    soft = soft_labels(folder / SOFT)
+    images = tuple(
+        _image(row, files[row["Image Index"]], splits[row["Image Index"]], soft)
+        for row in there
+        if row["Image Index"] in splits
+    )
+    notes = ["official NIH lists; val is a seeded part of the patients of the official train_val list"]
+    if len(rows) > len(images):
+        notes.append(f"{len(rows) - len(images)} of {len(rows)} listed images are not there")
+    boxes = tuple(_boxes(folder, {image.path.name: image for image in images}))
+    return ChestSet("NIH ChestX-ray14", images, boxes, main=SOURCE, natural=(SOURCE,), notes=tuple(notes))
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    for pattern in ("images/*.png", "images_[0-9]*/images/*.png", "images_[0-9]*/*.png"):
+        yield from folder.glob(pattern)
+
+
+def _splits(folder: Path) -> dict[str, str]:
+    """File name → train, val or test, of the whole lists: the same however much of them is unpacked."""
+    listed = {name: _list(folder, names) for name, names in LISTS.items()}
+    patients = sorted({_patient_of(name) for name in listed["train_val"]})
+    order = np.random.default_rng(SEED).permutation(len(patients))
+    chosen = {patients[index] for index in order[: round(VALIDATION_SHARE * len(patients))]}
+    splits = {name: "val" if _patient_of(name) in chosen else "train" for name in listed["train_val"]}
+    return splits | dict.fromkeys(listed["test"], "test")
+
+
+def _list(folder: Path, names: tuple[str, ...]) -> set[str]:
+    for name in names:
+        if (folder / name).is_file():
+            return set((folder / name).read_text().split())
+    raise DataMissing(f"{folder / names[0]} is missing: it belongs to the NIH download")
+
+
+def _image(
+    row: Mapping[str, str], path: Path, split: str, soft: Mapping[str, tuple[float, ...]]
+) -> ChestImage:
+    found = set(row["Finding Labels"].split("|"))
+    return ChestImage(
+        path=path,
+        labels=tuple(int(label in found) for label in LABELS),
+        soft=soft.get(path.name),
+        patient=_patient_of(path.name),
+        split=split,
+        source=SOURCE,
+        repository=REPOSITORY,
+        age=years(row["Patient Age"]),
+        sex=row.get("Patient Gender") or row.get("Patient Sex") or "",
+        view=row["View Position"],
+    )
+
+
+def _boxes(folder: Path, images: Mapping[str, ChestImage]) -> Iterator[TruthBox]:
+    """The boxes by position: the header is ``Image Index,Finding Label,Bbox [x,y,w,h],,,``."""
+    if not (folder / BOXES).is_file():
+        return
+    with (folder / BOXES).open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        next(rows, None)
+        for row in rows:
+            image = images.get(row[0]) if len(row) >= 6 else None
+            if image is None:
+                continue
+            left, top, width, height = (float(value) for value in row[2:6])
+            yield TruthBox(
+                file=row[0],
+                label=RENAMED.get(row[1], row[1]),
+                left=left,
+                top=top,
+                right=left + width,
+                bottom=top + height,
+                split=image.split,
+                path=image.path,
+                side=SIDE,
+                patient=image.patient,
+                adult=image.adult,
+            )
+
+
+def _patient_of(name: str) -> str:
+    """The patient of a file name such as ``00000001_000.png``; the table drops the leading zeros."""
+    return name.partition("_")[0]

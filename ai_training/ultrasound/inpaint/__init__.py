@@ -1,0 +1,1 @@
+"""Train and measure networks that fill holes in ultrasound pictures."""

@@ -1,0 +1,103 @@
+"""Holes to learn filling from: synthetic marks on clean frames, the mask as a detector would give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.fill.inpainters import Classical
+from ai_training.ultrasound.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
+
+BOXED = 0.25
+"""Share of pictures whose texts are masked as whole boxes, as a text detector does."""
+FULL = 0.7
+"""More of a crop masked than this: there is nothing to continue from, another one is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoleMix:
+    """A batch: ``pictures`` of ``crops`` squares of ``side`` pixels (a multiple of 32) each."""
+
+    pictures: int = 2
+    crops: int = 4
+    side: int = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hole:
+    """One square: the picture filled classically, the mask, and what really is there (all RGB uint8)."""
+
+    start: Picture
+    mask: Mask
+    truth: Picture
+
+
+class HoleBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Item ``i`` is one iteration's batch: start and truth in -1..1, ``[N, 3, side, side]``, and the hole."""
+
+    def __init__(self, data: Path, mix: HoleMix, seed: int, iterations: range) -> None:
+        self._data, self._mix, self._seed, self._iterations = data, mix, seed, iterations
+        self._frames = clean_frames("train")
+
+    def __len__(self) -> int:
+        return len(self._iterations)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        cv2.setNumThreads(1)
+        iteration = self._iterations[index]
+        random = np.random.default_rng((self._seed, iteration))
+        holes: list[Hole] = []
+        number = 0
+        while len(holes) < self._mix.pictures * self._mix.crops:
+            part = self._frames[int(random.integers(len(self._frames)))].read(self._data)
+            burned = burn_in(part, TRAIN, (self._seed, iteration, number))
+            holes += cut_holes(burned, self._mix.crops, self._mix.side, random)
+            number += 1
+        return as_tensors(holes[: self._mix.pictures * self._mix.crops])
+
+
+def as_tensors(holes: list[Hole]) -> tuple[Tensor, Tensor, Tensor]:
+    """Start, hole (1 inside) and truth of a batch."""
+    start, truth = (
+        torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        for pictures in ([hole.start for hole in holes], [hole.truth for hole in holes])
+    )
+    return start, torch.from_numpy(np.stack([hole.mask for hole in holes]))[:, None].float(), truth
+
+
+def cut_holes(burned: BurnIn, count: int, side: int, random: np.random.Generator) -> list[Hole]:
+    """Up to ``count`` squares around marked pixels; none of a picture that is smaller or unmarked."""
+    rows, columns = burned.owners.shape
+    marked = np.flatnonzero(burned.owners)
+    if min(rows, columns) < side or not marked.size:
+        return []
+    mask = detected_mask(burned, random)
+    holes: list[Hole] = []
+    for place in random.choice(marked, count):
+        row, column = np.unravel_index(int(place), (rows, columns))
+        top = int(np.clip(int(row) - random.integers(side // 4, 3 * side // 4), 0, rows - side))
+        left = int(np.clip(int(column) - random.integers(side // 4, 3 * side // 4), 0, columns - side))
+        cut = slice(top, top + side), slice(left, left + side)
+        if 0 < float(mask[cut].mean()) <= FULL:
+            start = Classical("navier-stokes").fill(burned.image[cut], mask[cut])
+            holes.append(Hole(start, mask[cut], burned.clean[cut]))
+    return holes
+
+
+def detected_mask(burned: BurnIn, random: np.random.Generator) -> Mask:
+    """The mask as it comes at run time: grown by 1 to 4 pixels, texts at times as whole boxes."""
+    grown = burned.mask.copy()
+    if random.random() < BOXED:
+        for thing in burned.objects:
+            left, top, right, bottom = thing.box
+            if thing.kind is MarkClass.TEXT and (bottom - top) < 0.15 * min(grown.shape):
+                grown[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = 255
+    reach = 2 * int(random.integers(1, 5)) + 1
+    return np.asarray(cv2.dilate(grown, np.ones((reach, reach), np.uint8)) > 0, np.bool_)

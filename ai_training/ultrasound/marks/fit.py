@@ -1,0 +1,269 @@
+"""``ai-pipeline train marks``: teach a small U-Net to find burned-in annotation.
+
+Seeded and capped by iterations. Learns from synthetic overlays of the train style family and from the
+coloured marks of real frames; the checkpoint and the threshold are chosen on validation frames with the same
+family, so that the held-out family stays unseen.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.find.drawings import grown
+from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_training import runs
+from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
+from ai_training.networks.marks import MarkFinder as FinderGraph
+from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, Batches, Mix, burned_frames
+from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
+from ai_training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
+
+Report = Callable[[float, str], None]
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CLEAN_AREA = 0.001
+"""Share of clean pictures that a checkpoint may take for marks before it is held against it."""
+GROWN_AREA = 0.001
+"""Share of clean validation frames that may be marked, as cleaning grows it: half of the project's limit,
+because text boxes come on top of it."""
+FOUND_SHARE = 0.5
+"""An object is found when half its pixels lie in the mask, as cleaning grows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that shapes a run."""
+
+    iterations: int = 6000
+    seed: int = 1
+    widths: tuple[int, ...] = WIDTHS
+    mix: Mix = field(default_factory=Mix)
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warm_up: float = 0.05
+    mark_weight: float = 2.0
+    dice_weight: float = 0.5
+    ema: float = 0.995
+    validate_every: int = 500
+    validation_pictures: int = 60
+    threads: int = 2
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a mask agrees with the truth on some pictures. ``clean_area``: share of clean ones marked."""
+
+    object_recall: float
+    pixel_recall: float
+    precision: float
+    dice: float
+    clean_area: float
+
+    @property
+    def choice(self) -> float:
+        """What checkpoints are compared by."""
+        return (self.object_recall + self.dice) / 2 - 20 * max(0.0, self.clean_area - CLEAN_AREA)
+
+
+def train(
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    report: Report = lambda _share, _what: None,
+) -> Path:
+    """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
+
+    Raises DataMissing when image sets are missing, ValueError when ``resume`` meets another recipe.
+    """
+    torch.set_num_threads(recipe.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(data, out, recipe)
+    if resume:
+        run.load()
+    run.train(report)
+    network = MarkNetwork(recipe.widths)
+    network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
+    validation = list(validation_pictures(data, recipe))
+    plain = [frame.read(data) for frame in clean_frames("val")]
+    threshold, scores = choose_threshold(network, validation, plain)
+    export_finder(network, out / f"{ID}.onnx")
+    described = {
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "validation": f"{len(validation)} synthetic pictures on validation frames, style family {TRAIN.name}",
+        "chosen_iteration": max(run.history, key=lambda entry: entry["choice"])["iteration"],
+    }
+    return write_finder_card(out, threshold, asdict(scores), described)
+
+
+def loss_of(logits: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+    """Cross-entropy over the classes, "any mark" where only that is known, and Dice of mark against none."""
+    weights = torch.tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
+    known = targets.masked_fill(targets == ANY_MARK, IGNORED)
+    # Not the mean of torch's: a batch of real frames may hold no known pixel, and 0 / 0 ends a run.
+    summed = cross_entropy(logits, known, weights, ignore_index=IGNORED, reduction="sum")
+    loss = summed / weights[known[known != IGNORED]].sum().clamp(min=1)
+    evidence = torch.logsumexp(logits[:, 1:], 1) - logits[:, 0]
+    either = targets == ANY_MARK
+    if either.any():
+        share = either.float().mean()
+        loss = loss + recipe.mark_weight * share * torch.nn.functional.softplus(-evidence[either]).mean()
+    valid = (targets != IGNORED).float()
+    marked, truth = torch.sigmoid(evidence) * valid, (targets > 0).float() * valid
+    dice = 1 - (2 * (marked * truth).sum() + 1) / (marked.sum() + truth.sum() + 1)
+    return loss + recipe.dice_weight * dice
+
+
+def validation_pictures(data: Path, recipe: Recipe) -> Iterator[BurnIn]:
+    """The same pictures in every run: validation frames, overlays of the train family."""
+    pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
+    return (burned for _, burned in pictures)
+
+
+def choose_threshold(
+    network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
+) -> tuple[float, Scores]:
+    """The lowest threshold that leaves ``plain``, clean frames, alone; the highest there is if none does."""
+    finder = torch_finder(network)
+    areas = np.zeros(len(THRESHOLDS))
+    for picture in plain:
+        said = finder.find(picture)
+        areas += [float(grown(said.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
+    fitting = [threshold for threshold, area in zip(THRESHOLDS, areas, strict=True) if area <= GROWN_AREA]
+    threshold = fitting[0] if fitting else THRESHOLDS[-1]
+    maps = [finder.find(burned.image) for burned in pictures]
+    clean = [finder.find(burned.clean) for burned in pictures]
+    return threshold, score(pictures, maps, clean, threshold)
+
+
+def score(
+    pictures: Sequence[BurnIn], maps: Sequence[MarkMaps], plain: Sequence[MarkMaps], threshold: float
+) -> Scores:
+    """Compare masks with the truth; ``plain`` are the maps of the same pictures without marks."""
+    hit = predicted = true = objects = found = 0
+    for burned, said in zip(pictures, maps, strict=True):
+        mask, truth = said.above(threshold), burned.owners > 0
+        hit += int((mask & truth).sum())
+        predicted += int(mask.sum())
+        true += int(truth.sum())
+        shares = object_shares(burned, mask)
+        objects, found = objects + len(shares), found + int((shares >= FOUND_SHARE).sum())
+    area = float(np.mean([said.above(threshold).mean() for said in plain]))
+    return Scores(
+        object_recall=found / max(1, objects),
+        pixel_recall=hit / max(1, true),
+        precision=hit / max(1, predicted),
+        dice=2 * hit / max(1, predicted + true),
+        clean_area=area,
+    )
+
+
+def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Of each object that is to be seen: the share of its pixels in the mask, as cleaning grows it."""
+    size = len(burned.objects) + 1
+    pixels = np.bincount(burned.owners.ravel(), minlength=size)[1:]
+    covered = np.bincount(burned.owners.ravel(), weights=grown(mask).ravel(), minlength=size)[1:]
+    return np.asarray(covered[pixels > 0] / pixels[pixels > 0], np.float64)
+
+
+def torch_finder(network: MarkNetwork) -> MarkFinder:
+    """The finder on a torch network, for measuring before there is an ONNX file."""
+    graph = FinderGraph(network).eval()
+
+    def run(frames: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.generic]]:
+        with torch.inference_mode():
+            said = graph(torch.from_numpy(frames))
+        return {name: part.numpy() for name, part in zip(OUTPUTS, said, strict=True)}
+
+    return MarkFinder(run)
+
+
+class _Run:
+    """The state of one run: network, its moving average, optimiser, schedule, history."""
+
+    def __init__(self, data: Path, out: Path, recipe: Recipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.data, self.out, self.recipe = data, out, recipe
+        self.network = MarkNetwork(recipe.widths)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, recipe.learning_rate, total_steps=recipe.iterations, pct_start=recipe.warm_up
+        )
+        self.done = 0
+        self.history: list[dict[str, float]] = []
+
+    def train(self, report: Report) -> None:
+        recipe = self.recipe
+        batches = Batches(self.data, recipe.mix, recipe.seed, range(self.done, recipe.iterations))
+        loader = DataLoader(batches, batch_size=None, num_workers=recipe.workers)
+        losses: list[float] = []
+        for frames, targets in loader:
+            losses.append(self._step(frames, targets))
+            self.done += 1
+            report(self.done / recipe.iterations, f"iteration {self.done}, loss {losses[-1]:.4f}")
+            if self.done % recipe.validate_every == 0 or self.done == recipe.iterations:
+                self._validate(float(np.mean(losses)), report)
+                losses.clear()
+
+    def load(self) -> None:
+        state = runs.load(self.out, json.dumps(asdict(self.recipe)))
+        for name in ("network", "average", "optimiser", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        self.done, self.history = state["done"], state["history"]
+
+    def _step(self, frames: Tensor, targets: Tensor) -> float:
+        self.network.train()
+        logits = self.network(frames.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(logits, targets, self.recipe)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
+        self.optimiser.step()
+        self.schedule.step()
+        runs.move_average(self.average, self.network, self.done, self.recipe.ema)
+        return float(loss.detach())
+
+    def _validate(self, loss: float, report: Report) -> None:
+        finder = torch_finder(self.average)
+        pictures = list(validation_pictures(self.data, self.recipe))
+        maps = [finder.find(burned.image) for burned in pictures]
+        plain = [finder.find(burned.clean) for burned in pictures]
+        scores = score(pictures, maps, plain, 0.5)
+        self.history.append({"iteration": self.done, "loss": loss, "choice": scores.choice, **asdict(scores)})
+        report(
+            self.done / self.recipe.iterations,
+            f"iteration {self.done}, loss {loss:.4f}, objects found {scores.object_recall:.3f}, "
+            f"Dice {scores.dice:.3f}, clean area {scores.clean_area:.5f}\n",
+        )
+        if scores.choice >= max(entry["choice"] for entry in self.history):
+            torch.save(self.average.state_dict(), self.out / "best.pt")
+        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
+        runs.save(
+            self.out,
+            json.dumps(asdict(self.recipe)),
+            {
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "done": self.done,
+                "history": self.history,
+            },
+        )

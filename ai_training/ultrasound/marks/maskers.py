@@ -1,0 +1,67 @@
+"""Ways to mark what has to go from a picture, to be judged side by side.
+
+The one place that knows how the node does it: whatever :mod:`ai_pipeline.burnin` plans is asked for here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ai_pipeline.burnin.annotation import Mask, Picture, Policy
+from ai_pipeline.burnin.decide.planning import MARGIN, plan_removal
+from ai_pipeline.burnin.decide.writing import candidates
+from ai_pipeline.burnin.find.drawings import grown
+from ai_pipeline.burnin.find.text import TextReader, paint
+from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.header import picture_header
+
+MODALITY = "US"
+NETWORK, TEXT_BOXES, NODE = "network", "text boxes", "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Masker:
+    """One way of marking. ``mask`` gives the pixels that go, or None where the node hands nothing back."""
+
+    name: str
+    mask: Callable[[Picture], Mask | None]
+
+
+def maskers(tools: Tools, policy: Policy = Policy.RESEARCH) -> tuple[Masker, ...]:
+    """The network alone, rapidocr's boxes alone, and all that the node removes."""
+    return (
+        Masker(NETWORK, lambda picture: network_mask(picture, tools)),
+        Masker(TEXT_BOXES, lambda picture: text_mask(picture, tools.reader)),
+        Masker(NODE, lambda picture: node_mask(picture, tools, policy)),
+    )
+
+
+def network_mask(picture: Picture, tools: Tools) -> Mask:
+    """What the network marks, with the soft edges that cleaning adds."""
+    return grown(tools.finder.find(picture).above(tools.threshold))
+
+
+def text_mask(picture: Picture, reader: TextReader) -> Mask:
+    """The boxes of the text detector that are text by their shape or by what is read in them."""
+    found = candidates(picture, reader)
+    boxes = [one.box for one in found if one.sure or one.read(reader).legible]
+    return paint(boxes, picture.shape, MARGIN)
+
+
+def node_mask(picture: Picture, tools: Tools, policy: Policy) -> Mask | None:
+    """All that the node's plan removes before it verifies; None where it refuses the picture."""
+    header = picture_header(picture, MODALITY, lossy=True)
+    try:
+        plan = plan_removal(picture, header, tools, policy, graphics=True)
+    except CleaningFailed:
+        return None
+    return np.asarray(plan.mask | plan.banner, np.bool_)
+
+
+def at_threshold(tools: Tools, threshold: float | None) -> Tools:
+    """The tools with another threshold of the detector; as they are where there is none."""
+    return tools if threshold is None else replace(tools, threshold=threshold)

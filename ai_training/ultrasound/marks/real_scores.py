@@ -1,0 +1,196 @@
+"""How much of the marks of real frames is found, and how much is marked that is none.
+
+A mark is found when at least half of its pixels lie in the mask as cleaning grows it. Intervals are 95 %, by
+bootstrap over frames; where nothing or everything is found, the exact one of Clopper and Pearson for as many
+frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_training.metrics import Interval, interval, patient_weights, ratio
+from ai_training.ultrasound.marks.maskers import TEXT_BOXES, Masker
+from ai_training.ultrasound.marks.real_frames import MarkedFrame, RealMark
+from ai_training.ultrasound.overlays import CleanFrame, MarkClass
+
+Report = Callable[[float, str], None]
+FOUND_SHARE = 0.5
+"""Share of a mark's pixels in the mask from which it is found."""
+TOLERANCE = 3
+"""Marked pixels this near to a hand-drawn one are right: JPEG rings, hands shake (pixels)."""
+RECALL, LOWEST = 0.95, 0.92
+"""The design's targets: object recall, and the lower end of its interval."""
+CLEAN_AREA = 0.002
+"""... and the share of clean pictures that may be marked, at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Missed:
+    """A mark that a masker does not find: the frame, the mark, the masker's mask, the share that is found."""
+
+    frame: MarkedFrame
+    mark: RealMark
+    mask: Mask
+    share: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """What one masker did, a row per frame: found and there by class; hit, marked and known-wrong pixels."""
+
+    found: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    there: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    pixels: list[tuple[int, int, int, int]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    missed: list[Missed] = field(default_factory=list)
+
+
+def score_frames(
+    frames: Sequence[MarkedFrame], maskers: Sequence[Masker], report: Report = lambda _share, _what: None
+) -> dict[str, Tally]:
+    """Run every masker on every frame. A frame that the node refuses counts as nothing found."""
+    tallies = {masker.name: Tally() for masker in maskers}
+    for number, frame in enumerate(frames):
+        report(number / len(frames), f"frame {number + 1}")
+        for masker in maskers:
+            tally, mask = tallies[masker.name], masker.mask(frame.picture)
+            if mask is None:
+                tally.refused.append(frame.name)
+                mask = np.zeros(frame.owners.shape, np.bool_)
+            _count(frame, mask, tally)
+    return tallies
+
+
+def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, Tally]) -> dict[str, Any]:
+    """The figures of every masker: in all, by class, by stratum; with pixels and areas."""
+    weights = patient_weights([frame.name for frame in frames])
+    strata = sorted({frame.stratum for frame in frames})
+    rows = {}
+    for name, tally in tallies.items():
+        found, there = np.stack(tally.found).astype(float), np.stack(tally.there).astype(float)
+        hit, marked, wrong, known = np.array(tally.pixels, float).T
+        rows[name] = {
+            "recall": recall(found.sum(1), there.sum(1), weights).as_list(),
+            "by_class": {
+                kind.name.lower(): {
+                    "objects": int(there[:, kind].sum()),
+                    "recall": recall(found[:, kind], there[:, kind], weights).as_list(),
+                }
+                for kind in MarkClass
+                if there[:, kind].any()
+            },
+            "by_stratum": {
+                stratum: _stratum(frames, stratum, found.sum(1), there.sum(1), weights) for stratum in strata
+            },
+            "precision": ratio(hit, marked, weights).as_list(),
+            "false_area": finely(ratio(wrong, known, weights)),
+            "refused": tally.refused,
+        }
+    return {
+        "frames": len(frames),
+        "objects": int(sum(len(frame.marks) for frame in frames)),
+        "found_from": FOUND_SHARE,
+        "tolerance": TOLERANCE,
+        "rows": rows,
+    }
+
+
+def clean_areas(
+    pictures: Iterable[tuple[CleanFrame, Picture]],
+    maskers: Sequence[Masker],
+    report: Report = lambda _share, _what: None,
+) -> dict[str, Any]:
+    """Share of clean real frames that every masker marks (mean of the frames' shares)."""
+    shown = list(pictures)
+    frames = [f"{frame.source}/{frame.file}" for frame, _ in shown]
+    sources = np.array([frame.source for frame, _ in shown])
+    weights = patient_weights(frames)
+    rows: dict[str, Any] = {}
+    told = [masker for masker in maskers if masker.name != TEXT_BOXES]
+    for step, masker in enumerate(told):
+        areas = np.zeros(len(shown))
+        refused = 0
+        for number, (_, picture) in enumerate(shown):
+            report((step + number / len(shown)) / len(told), f"clean frame {number + 1}")
+            mask = masker.mask(picture)
+            refused += mask is None
+            areas[number] = 1.0 if mask is None else float(mask.mean())
+        rows[masker.name] = {
+            "area": finely(interval(float(areas.mean()), (weights @ areas) / weights.sum(1))),
+            "frames_touched": int((areas > 0).sum()),
+            "largest": round(float(areas.max()), 5),
+            "refused": refused,
+            "by_source": {
+                source: round(float(areas[sources == source].mean()), 5) for source in set(sources.tolist())
+            },
+        }
+    return {"frames": len(shown), "rows": rows}
+
+
+def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weights: Any) -> Interval:
+    """Found among those that are there. No resample of nothing but hits holds a miss: then exact."""
+    rate = ratio(found, there, weights)
+    if rate.value not in {0.0, 1.0}:
+        return rate
+    reach = 0.025 ** (1 / int((there > 0).sum()))
+    return Interval(rate.value, reach if rate.value else 0.0, 1.0 if rate.value else 1 - reach)
+
+
+def finely(found: Interval) -> list[float]:
+    """The interval with six digits: shares of pixels are small."""
+    return [round(value, 6) for value in (found.value, found.low, found.high)]
+
+
+def met(rows: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether each masker reaches the design's target of recall."""
+    return {name: row["recall"][0] >= RECALL and row["recall"][1] >= LOWEST for name, row in rows.items()}
+
+
+def _count(frame: MarkedFrame, mask: Mask, tally: Tally) -> None:
+    found, there = np.zeros(len(MarkClass), np.int64), np.zeros(len(MarkClass), np.int64)
+    size = int(frame.owners.max(initial=0)) + 1
+    pixels = np.bincount(frame.owners.ravel(), minlength=size)
+    covered = np.bincount(frame.owners[mask].ravel(), minlength=size)
+    for mark in frame.marks:
+        share = float(covered[mark.number] / max(1, pixels[mark.number]))
+        there[mark.kind] += 1
+        found[mark.kind] += share >= FOUND_SHARE
+        if share < FOUND_SHARE:
+            tally.missed.append(Missed(frame, mark, mask, share))
+    near = _near(frame.owners > 0)
+    judged = mask & (frame.known | near)
+    wrong = frame.known & ~near
+    tally.found.append(found)
+    tally.there.append(there)
+    tally.pixels.append(
+        (int((judged & near).sum()), int(judged.sum()), int((mask & wrong).sum()), int(wrong.sum()))
+    )
+
+
+def _near(mask: Mask) -> Mask:
+    reach = 2 * TOLERANCE + 1
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
+    return np.asarray(grown, np.bool_)
+
+
+def _stratum(
+    frames: Sequence[MarkedFrame],
+    stratum: str,
+    found: npt.NDArray[np.float64],
+    there: npt.NDArray[np.float64],
+    weights: Any,
+) -> dict[str, Any]:
+    own = np.array([frame.stratum == stratum for frame in frames])
+    return {
+        "frames": int(own.sum()),
+        "objects": int(there[own].sum()),
+        "recall": recall(found[own], there[own], weights[:, own]).as_list(),
+    }

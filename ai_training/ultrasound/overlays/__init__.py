@@ -1,0 +1,19 @@
+"""Synthetic burned-in annotation on clean ultrasound frames, with the truth: what was drawn, and where."""
+
+from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
+from ai_training.ultrasound.overlays.canvas import BurnedObject, MarkClass
+from ai_training.ultrasound.overlays.clean_frames import CleanFrame, clean_frames
+from ai_training.ultrasound.overlays.styles import FAMILIES, HELD_OUT, TRAIN, StyleFamily
+
+__all__ = [
+    "FAMILIES",
+    "HELD_OUT",
+    "TRAIN",
+    "BurnIn",
+    "BurnedObject",
+    "CleanFrame",
+    "MarkClass",
+    "StyleFamily",
+    "burn_in",
+    "clean_frames",
+]

@@ -1,0 +1,206 @@
+"""Which parts of the public ultrasound frames hold no annotation, to draw synthetic annotation on.
+
+Few published frames are clean: the rest of a marked frame still is. Text (rapidocr's detector), colour and
+drawn marks (:mod:`~ai_training.ultrasound.overlays.looking_clean`) are taken out with room to spare,
+calipers with all that lies between them since their dotted lines are faint, and the largest rectangle that is
+left is kept. The list is committed (``clean_frames.csv``): the filter takes minutes and was checked by eye.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.annotation import Box, MarkKind, Mask, Picture, brightest
+from ai_pipeline.burnin.find.text import SURE_OF_TEXT, TextReader, paint
+from ai_training.sets.chest import DataMissing
+from ai_training.ultrasound.overlays.looking_clean import find_graphics
+
+LIST = Path(__file__).with_name("clean_frames.csv")
+SETS = ("us_fetal_head", "us_breast", "us_ovarian")
+FIXED_EDGES = {"us_fetal_head": (12, 0), "us_breast": (0, 12), "us_ovarian": (0, 0)}
+"""Columns on the left and rows on top that always go: HC18's grey bar, the corner mark of BUSI's frames."""
+SMALLEST_SIDE = 112
+"""Shorter side of a part that is worth keeping (pixels)."""
+REJECTED = frozenset(
+    f"images/{name}"
+    for name in (
+        "otu_0164.jpg", "otu_0215.jpg", "otu_0308.jpg", "otu_0611.jpg", "otu_0997.jpg", "otu_1462.jpg",
+        "benign_278.png", "benign_299.png", "malignant_111.png", "malignant_126.png", "malignant_15.png",
+        "malignant_196.png",
+    )
+)  # fmt: skip
+"""Frames in which the eye sees marks that the filter does not: hands, white calipers, a thin white box."""
+LIT_SHARE = 0.6
+"""Least share of a part that is echo picture, not black surround."""
+CHROMA = 45
+"""Difference of the channels from which a pixel is coloured (grey levels)."""
+ROOM = 7
+"""Distance that is kept from whatever was found (pixels)."""
+GRID = 4
+FAINT, FAINT_PIXELS = 6, 12
+"""Thin colour above the surroundings (grey levels) and how many such pixels make a frame a marked one."""
+DOT, DOT_GROUND = 90, 28
+"""A dot this much above its surroundings where they are this dark is a tick, not an echo (grey levels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanFrame:
+    """A part of a public frame without annotation. ``box`` in pixels of the file; ``split`` as published."""
+
+    source: str
+    file: str
+    split: str
+    box: Box
+
+    def read(self, data: Path) -> Picture:
+        """The part as RGB ``[rows, columns, 3]``. Raises DataMissing when the file is not there."""
+        left, top, right, bottom = self.box
+        return np.ascontiguousarray(_read(data / self.source / self.file)[top:bottom, left:right])
+
+
+def clean_frames(split: str, path: Path = LIST) -> tuple[CleanFrame, ...]:
+    """The listed parts of one split (train, val or test), in the order of the list."""
+    with path.open(newline="") as file:
+        return tuple(
+            CleanFrame(row["source"], row["file"], row["split"], _box(row))
+            for row in csv.DictReader(file)
+            if row["split"] == split
+        )
+
+
+def find_clean_frames(
+    data: Path, reader: TextReader, report: Callable[[float, str], None], *, stride: int = 1
+) -> Iterable[CleanFrame]:
+    """Search the manifests under ``data`` (every ``stride``-th frame). Raises DataMissing.
+
+    The test split of ``us_ovarian`` is left alone: its frames carry real marks and are the judges.
+    """
+    rows = [row for source in SETS for row in _manifest(data, source)][::stride]
+    for number, (source, file, split) in enumerate(rows):
+        report(number / len(rows), f"frame {number + 1} of {len(rows)}")
+        if file in REJECTED:
+            continue
+        box = clean_part(_read(data / source / file), FIXED_EDGES[source], reader)
+        if box is None:
+            continue
+        frame = CleanFrame(source, file, split, box)
+        if source != "us_ovarian" or not looks_marked(frame.read(data)):
+            yield frame
+
+
+def write_list(frames: Iterable[CleanFrame], path: Path) -> int:
+    """Write the list, row by row as it comes; returns the number of rows."""
+    count = 0
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("source", "file", "split", "left", "top", "right", "bottom"))
+        for frame in frames:
+            writer.writerow((frame.source, frame.file, frame.split, *frame.box))
+            file.flush()
+            count += 1
+    return count
+
+
+def clean_part(picture: Picture, edges: tuple[int, int], reader: TextReader) -> Box | None:
+    """The largest rectangle without annotation, or None when it would be small or mostly black."""
+    taken = marked_area(picture, reader)
+    taken[:, : edges[0]] = True
+    taken[: edges[1]] = True
+    grey = brightest(picture)
+    rows, columns = (side // GRID for side in grey.shape)
+    blocks = taken[: rows * GRID, : columns * GRID].reshape(rows, GRID, columns, GRID)
+    free = ~np.asarray(blocks.any(axis=(1, 3)), np.bool_)
+    left, top, right, bottom = (GRID * edge for edge in largest_rectangle(free))
+    if min(right - left, bottom - top) < SMALLEST_SIDE:
+        return None
+    lit = cv2.blur(np.ascontiguousarray(grey[top:bottom, left:right]), (9, 9)) > 10
+    return (left, top, right, bottom) if float(lit.mean()) >= LIT_SHARE else None
+
+
+def marked_area(picture: Picture, reader: TextReader) -> Mask:
+    """Everything that may be annotation, with room around it; errs on the side of too much."""
+    boxes = [
+        box
+        for box in reader.find(picture)
+        if box.confidence >= SURE_OF_TEXT or reader.is_legible(picture, box)
+    ]
+    texts = paint(boxes, picture.shape, 0.4)
+    coloured = cv2.morphologyEx(_chroma(picture), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > CHROMA
+    graphics = find_graphics(picture, texts)
+    area = (texts | graphics.mask | coloured).astype(np.uint8)
+    inner = [mark.box for mark in graphics.marks if mark.kind is MarkKind.CALIPER]
+    corners = [(x, y) for left, top, right, bottom in inner for x in (left, right) for y in (top, bottom)]
+    if corners:
+        cv2.fillConvexPoly(area, cv2.convexHull(np.array(corners, np.int32)), 1)
+    wide = cv2.dilate(area, np.ones((2 * ROOM + 1, 2 * ROOM + 1), np.uint8))
+    return np.asarray(wide, np.bool_)
+
+
+def looks_marked(part: Picture) -> bool:
+    """Tell whether thin colour or lone bright dots are left: faint outlines, ticks, hands.
+
+    Stricter than any detector may be, since a frame that is dropped costs nothing.
+    """
+    red, green, blue = (part[..., index] for index in range(3))
+    excesses = (
+        cv2.subtract(cv2.min(red, green), blue),
+        cv2.subtract(green, cv2.max(red, blue)),
+        cv2.subtract(cv2.min(green, blue), red),
+    )
+    kernel = np.ones((11, 11), np.uint8)
+    thin = [
+        cv2.morphologyEx(cv2.blur(excess, (3, 3)), cv2.MORPH_TOPHAT, kernel) > FAINT for excess in excesses
+    ]
+    if int(np.logical_or.reduce(thin).sum()) >= FAINT_PIXELS:
+        return True
+    grey = brightest(part)
+    lone = (cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, kernel) > DOT) & (cv2.medianBlur(grey, 15) < DOT_GROUND)
+    return bool(lone.any())
+
+
+def largest_rectangle(free: npt.NDArray[np.bool_]) -> Box:
+    """The largest all-true rectangle (left, top, right, bottom; empty when there is none)."""
+    heights = np.zeros(free.shape[1], np.int64)
+    best, found = 0, (0, 0, 0, 0)
+    for bottom, row in enumerate(free):
+        heights = np.where(row, heights + 1, 0)
+        stack: list[tuple[int, int]] = []  # (leftmost column, height), heights ascending
+        for column, height in enumerate((*heights.tolist(), 0)):
+            start = column
+            while stack and stack[-1][1] >= height:
+                start, tall = stack.pop()
+                if tall * (column - start) > best:
+                    best, found = tall * (column - start), (start, bottom + 1 - tall, column, bottom + 1)
+            stack.append((start, height))
+    return found
+
+
+def _manifest(data: Path, source: str) -> list[tuple[str, str, str]]:
+    path = data / source / "manifest.csv"
+    if not path.exists():
+        raise DataMissing(f"{path} is missing: --data must name a folder laid out as docs/training.md says")
+    with path.open(newline="") as file:
+        rows = [(source, row["file"], row["split"]) for row in csv.DictReader(file)]
+    return [row for row in rows if source != "us_ovarian" or row[2] != "test"]
+
+
+def _read(path: Path) -> Picture:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise DataMissing(f"{path} is not an image that can be read")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _chroma(picture: Picture) -> Picture:
+    return np.asarray(picture.max(axis=2) - picture.min(axis=2), np.uint8)
+
+
+def _box(row: dict[str, str]) -> Box:
+    return int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])

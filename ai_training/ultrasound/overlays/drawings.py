@@ -1,0 +1,378 @@
+"""Everything drawn that is not text: calipers, arrows, body marks, icons, rulers, bars, logos.
+
+Each function returns an alpha stencil (or stamps) of the canvas's size; coordinates in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_training.ultrasound.overlays.canvas import Alpha, Canvas, Colour, Stamp
+from ai_training.ultrasound.overlays.words import Random
+
+Point = tuple[int, int]
+Points = npt.NDArray[np.float64]
+"""A path: columns and rows, ``[n, 2]``."""
+
+
+def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
+    """A caliper's end. Shapes: the names in :data:`GLYPHS`."""
+    alpha = canvas.blank()
+    GLYPHS[shape](alpha, centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8)
+    return alpha
+
+
+def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
+    """Dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
+    alpha = canvas.blank()
+    steps = np.hypot(*np.diff(points, axis=0).T)
+    along = np.concatenate([[0.0], np.cumsum(steps)])
+    places = np.arange(0, along[-1], max(gap, 2.0))
+    line = cv2.LINE_AA if smooth else cv2.LINE_8
+    for place in places:
+        ends = np.clip([place, place + max(0, dot - 1)], 0, along[-1])
+        start, end = (
+            (round(np.interp(end, along, points[:, 0])), round(np.interp(end, along, points[:, 1])))
+            for end in ends
+        )
+        cv2.line(alpha, start, end, 255, 1, line)
+    return alpha
+
+
+def line_points(start: Point, end: Point) -> Points:
+    return np.array([start, end], np.float64)
+
+
+def ellipse_points(centre: Point, axes: tuple[float, float], angle: float) -> Points:
+    turn = np.linspace(0, 2 * np.pi, 90)
+    x, y = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.column_stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos])
+
+
+def free_trace(random: Random, centre: Point, radius: float) -> Points:
+    """A closed hand-drawn outline, as a planimeter leaves."""
+    turn = np.linspace(0, 2 * np.pi, 60)
+    wobble = sum(random.normal(0, 0.12) * np.sin(k * turn + random.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+    reach = radius * (1 + np.asarray(wobble))
+    return np.column_stack([centre[0] + reach * np.cos(turn), centre[1] + 0.8 * reach * np.sin(turn)])
+
+
+def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
+    """Line, block or bare head, in any direction."""
+    alpha = canvas.blank()
+    angle = float(random.uniform(0, 2 * np.pi))
+    back = np.array([np.cos(angle), np.sin(angle)])
+    across = np.array([-back[1], back[0]])
+    point, tail = np.array(tip, float), np.array(tip) + length * back
+    style = int(random.integers(3))
+    if style == 0:
+        cv2.arrowedLine(alpha, _at(tail), _at(point), 255, int(random.integers(1, 3)), cv2.LINE_AA, 0, 0.35)
+        return alpha
+    head = 0.5 * length
+    corners = [point, point + head * back + 0.4 * head * across, point + head * back - 0.4 * head * across]
+    if style == 1:
+        wide = 0.15 * head
+        neck = point + head * back
+        corners[2:2] = [
+            neck + wide * across,
+            tail + wide * across,
+            tail - wide * across,
+            neck - wide * across,
+        ]
+    shape = [np.rint(np.array(corners)).astype(np.int32)]
+    if random.random() < 0.6:
+        cv2.fillPoly(alpha, shape, 255, cv2.LINE_AA)
+    else:
+        cv2.polylines(alpha, shape, True, 255, 1, cv2.LINE_AA)
+    return alpha
+
+
+def pointer(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """The focus triangle beside the depth scale."""
+    alpha = canvas.blank()
+    column, row = place
+    way = -1 if random.random() < 0.5 else 1
+    corners = np.array(
+        [(column, row), (column + way * size, row - size // 2), (column + way * size, row + size // 2)]
+    )
+    cv2.fillPoly(alpha, [corners.astype(np.int32)], 255)
+    return alpha
+
+
+def hand_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
+    """The hand that sonographers leave behind: white with a dark rim."""
+    column, row = place
+    unit = max(1, size // 8)
+    inner = canvas.blank()
+    cv2.rectangle(inner, (column, row + 3 * unit), (column + 5 * unit, row + 7 * unit), 255, -1)
+    for finger, tall in enumerate((3, 0, 1, 1)):
+        left = column + finger * 3 * unit // 2
+        cv2.rectangle(inner, (left, row + tall * unit), (left + unit, row + 4 * unit), 255, -1)
+    cv2.line(inner, (column - unit, row + 3 * unit), (column + unit, row + 6 * unit), 255, unit + 1)
+    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
+    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
+
+
+def mouse_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
+    inner = canvas.blank()
+    shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
+    cv2.fillPoly(inner, [np.rint(shape).astype(np.int32)], 255)
+    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
+    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
+
+
+def body_mark(canvas: Canvas, random: Random, place: Point, size: int) -> tuple[Alpha, Alpha]:
+    """A small outline of a body part, and the bar that shows how the probe was held."""
+    alpha, probe = canvas.blank(), canvas.blank()
+    column, row = place
+    middle = column + size // 2, row + size // 2
+    thick = int(random.integers(1, 3))
+    style = int(random.integers(4))
+    if style == 0:  # two breasts
+        for side in (-1, 1):
+            centre = middle[0] + side * size // 2, middle[1]
+            cv2.circle(alpha, centre, size // 2, 255, thick, cv2.LINE_AA)
+            cv2.circle(alpha, centre, max(1, size // 10), 255, -1, cv2.LINE_AA)
+    elif style == 1:  # torso
+        x, y = (
+            np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1]),
+            np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0]),
+        )
+        points = np.column_stack([column + x * size, row + y * size])
+        cv2.polylines(alpha, [np.rint(points).astype(np.int32)], False, 255, thick, cv2.LINE_AA)
+        cv2.line(alpha, (middle[0], row + size // 4), (middle[0], row + size), 255, 1)
+    elif style == 2:  # abdomen
+        cv2.ellipse(alpha, middle, (size // 2, int(size * 0.6)), 0, 0, 360, 255, thick, cv2.LINE_AA)
+        cv2.line(alpha, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA)
+        cv2.circle(alpha, (middle[0], row + int(0.65 * size)), 2, 255, -1)
+    else:  # head
+        cv2.ellipse(alpha, middle, (size // 2, size // 3), 0, 0, 360, 255, thick, cv2.LINE_AA)
+        cv2.line(alpha, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA)
+    angle = float(random.uniform(0, np.pi))
+    reach = 0.3 * size
+    offset = reach * np.array([np.cos(angle), np.sin(angle)])
+    spot = np.array(middle) + random.uniform(-0.25, 0.25, 2) * size
+    cv2.line(probe, _at(spot - offset), _at(spot + offset), 255, max(2, size // 14), cv2.LINE_AA)
+    return alpha, probe
+
+
+def ruler(canvas: Canvas, random: Random, side: str, position: int, step: float, length: int) -> Alpha:
+    """Ticks along one side, every ``step`` pixels, each fifth longer; sometimes on a line."""
+    alpha = canvas.blank()
+    columns, rows = canvas.size
+    end = rows if side in "lr" else columns
+    start = int(random.integers(0, max(1, int(step))))
+    way = -1 if side in "rb" else 1
+    thick = int(random.integers(1, 3))
+
+    def at(along: float, across: float) -> Point:
+        return (round(across), round(along)) if side in "lr" else (round(along), round(across))
+
+    for number, place in enumerate(np.arange(start, end, step).tolist()):
+        reach = length * (2 if number % 5 == 0 else 1) * way
+        cv2.line(alpha, at(place, position), at(place, position + reach), 255, thick)
+    if random.random() < 0.3:
+        cv2.line(alpha, at(start, position), at(end, position), 255, 1)
+    return alpha
+
+
+def bar(canvas: Canvas, corner: Point, size: tuple[int, int], table: list[Colour]) -> list[Stamp]:
+    """A bar of grey levels or colours, the last of ``table`` at the bottom, one stamp per level."""
+    width, height = size
+    edges = np.linspace(0, height, len(table) + 1).astype(int)
+    stamps = []
+    for (top, bottom), colour in zip(pairwise(edges.tolist()), table, strict=True):
+        if bottom > top:
+            alpha = canvas.blank()
+            cv2.rectangle(
+                alpha,
+                (corner[0], corner[1] + int(top)),
+                (corner[0] + width, corner[1] + int(bottom) - 1),
+                255,
+                -1,
+            )
+            stamps.append(Stamp(alpha, colour))
+    return stamps
+
+
+def probe_icon(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """The side mark at the sector's edge: a maker's letter-like sign, a dot, a small probe."""
+    alpha = canvas.blank()
+    column, row = place
+    style = int(random.integers(4))
+    if style == 0:
+        cv2.circle(
+            alpha,
+            (column + size // 2, row + size // 2),
+            size // 2,
+            255,
+            int(random.choice([-1, 1, 2])),
+            cv2.LINE_AA,
+        )
+    elif style == 1:
+        cv2.ellipse(
+            alpha,
+            (column + size // 2, row + size // 2),
+            (size // 2, size // 3),
+            0,
+            30,
+            330,
+            255,
+            2,
+            cv2.LINE_AA,
+        )
+        cv2.line(alpha, (column + size // 2, row), (column + size // 2, row + size), 255, 2, cv2.LINE_AA)
+    elif style == 2:
+        cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, 1)
+        cv2.line(
+            alpha, (column + size // 3, row + size // 4), (column + size // 3, row + 3 * size // 4), 255, 2
+        )
+        cv2.line(
+            alpha,
+            (column + size // 3, row + 3 * size // 4),
+            (column + 2 * size // 3, row + 3 * size // 4),
+            255,
+            2,
+        )
+    else:
+        body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
+        cv2.polylines(
+            alpha, [np.rint(body * size + (column, row)).astype(np.int32)], True, 255, 1, cv2.LINE_AA
+        )
+    return alpha
+
+
+def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """A maker's sign, to stand beside its name."""
+    alpha = canvas.blank()
+    column, row = place
+    middle = column + size // 2, row + size // 2
+    style = int(random.integers(3))
+    if style == 0:
+        cv2.circle(alpha, middle, size // 2, 255, max(1, size // 10), cv2.LINE_AA)
+        for angle in np.linspace(0, np.pi, 4):
+            reach = size * 0.3 * np.array([np.cos(angle), np.sin(angle)])
+            cv2.line(alpha, _at(middle - reach), _at(middle + reach), 255, 1, cv2.LINE_AA)
+    elif style == 1:
+        cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, -1)
+        cv2.circle(alpha, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA)
+    else:
+        for ring in range(1, 4):
+            cv2.ellipse(
+                alpha,
+                (column, row + size),
+                (ring * size // 3, ring * size // 3),
+                0,
+                270,
+                360,
+                255,
+                2,
+                cv2.LINE_AA,
+            )
+    return alpha
+
+
+def roi_outline(canvas: Canvas, random: Random) -> Alpha:
+    """The colour box: a rectangle, a leaning one or a piece of the sector."""
+    alpha = canvas.blank()
+    columns, rows = canvas.size
+    centre = int(columns * random.uniform(0.35, 0.65)), int(rows * random.uniform(0.35, 0.6))
+    width, height = int(columns * random.uniform(0.15, 0.35)), int(rows * random.uniform(0.15, 0.3))
+    if random.random() < 0.5:
+        lean = int(random.integers(-width // 3, width // 3 + 1)) if random.random() < 0.5 else 0
+        x, y = centre
+        corners = np.array(
+            [
+                (x - width + lean, y - height),
+                (x + width + lean, y - height),
+                (x + width - lean, y + height),
+                (x - width - lean, y + height),
+            ]
+        )
+    else:
+        turn = np.linspace(np.pi * 0.5 - 0.6, np.pi * 0.5 + 0.6, 24)
+        apex = np.array([centre[0], -0.2 * rows])
+        radii = np.array([centre[1] - height, centre[1] + height]) - apex[1]
+        arcs = [apex + radius * np.column_stack([np.cos(turn), np.sin(turn)]) for radius in radii]
+        corners = np.concatenate([arcs[0], arcs[1][::-1]])
+    cv2.polylines(alpha, [np.rint(corners).astype(np.int32)], True, 255, 1, cv2.LINE_AA)
+    return alpha
+
+
+def _at(point: Points) -> Point:
+    return round(float(point[0])), round(float(point[1]))
+
+
+def _plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, 1), (0, -1)), (0.0, arm), thick, line)
+
+
+def _times(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _spokes(alpha, centre, ((1, 1), (-1, 1), (1, -1), (-1, -1)), (0.0, 0.8 * arm), thick, line)
+
+
+def _gapped_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, 1), (0, -1)), (0.35 * arm, arm), thick, line)
+
+
+def _tee(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, 1)), (0.0, arm), thick, line)
+
+
+def _up_tack(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, -1)), (0.0, arm), thick, line)
+
+
+def _star(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _plus(alpha, centre, arm, thick, line)
+    _times(alpha, centre, arm, thick, line)
+
+
+def _ringed_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    _plus(alpha, centre, arm, thick, line)
+    cv2.circle(alpha, centre, max(2, arm // 2), 255, thick, line)
+
+
+def _diamond(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    x, y = centre
+    corners = np.array([(x - arm, y), (x, y - arm), (x + arm, y), (x, y + arm)], np.int32)
+    cv2.polylines(alpha, [corners], True, 255, thick, line)
+    cv2.circle(alpha, centre, 0, 255, -1)
+
+
+def _square(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    x, y = centre
+    half = max(2, arm * 2 // 3)
+    cv2.rectangle(alpha, (x - half, y - half), (x + half, y + half), 255, thick, line)
+
+
+def _spokes(
+    alpha: Alpha,
+    centre: Point,
+    directions: tuple[tuple[int, int], ...],
+    reach: tuple[float, float],
+    thick: int,
+    line: int,
+) -> None:
+    for across, down in directions:
+        start, end = ((round(centre[0] + across * r), round(centre[1] + down * r)) for r in reach)
+        cv2.line(alpha, start, end, 255, thick, line)
+
+
+GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
+    "plus": _plus,
+    "times": _times,
+    "gapped plus": _gapped_plus,
+    "tee": _tee,
+    "up tack": _up_tack,
+    "star": _star,
+    "ringed plus": _ringed_plus,
+    "diamond": _diamond,
+    "square": _square,
+}

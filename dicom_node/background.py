@@ -1,0 +1,172 @@
+"""The main process's own work under one configuration: index and assembly, delivery, timers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from dicom_node.config.settings import Settings
+from dicom_node.events import DATABASE_REPLACED, DISK_LOW, SCHEDULER_TAKEN
+from dicom_node.inbox.spool import Spool
+from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.model.roles import Role
+from dicom_node.monitoring.drift import forget_old, tell_drift
+from dicom_node.outbox.delivery_worker import Courier
+from dicom_node.store import leases
+from dicom_node.store.database import Database
+from dicom_node.studies.assemble import Assembler
+from dicom_node.studies.comparison import reconcile
+from dicom_node.studies.purge import purge
+from dicom_node.studies.scan import Indexer
+
+_LOGGER = logging.getLogger(__name__)
+_OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
+_SCHEDULER_SECONDS = 15.0
+_GRACE_SECONDS = 30.0
+
+
+class Office:
+    """Made anew for each configuration; everything that it has to know stands in database and spool."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        role: Role,
+        place: str,
+        say: Callable[..., None],
+        database_file: int,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._role = role
+        self._say = say
+        self._owner = _owner(settings, place)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._courier = Courier(database, settings)
+        self._queue = LeaseQueue(database, settings.workers)
+        self._scheduler = BackgroundScheduler(timezone="UTC")
+        self._is_scheduler = False
+        self._database_file = database_file
+        spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._spool = spool
+        self._indexer = Indexer(database, spool, settings)
+        self._assembler = Assembler(database, settings)
+
+    def start(self, scanned: Callable[[int], object] = bool) -> None:
+        """Begin; ``scanned`` is told how many objects waited in the spool."""
+        if self._role.receives:
+            self._run("office", lambda: self._index_and_assemble(scanned))
+        if self._role.works:
+            self._run("outbox", lambda: self._courier.run_forever(self._stop))
+        self._start_timers()
+
+    def stop(self) -> None:
+        """Index what came, let couriers finish what they are sending."""
+        self._scheduler.shutdown(wait=False)
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_GRACE_SECONDS)
+
+    def release(self) -> None:
+        """Let another machine run the timers at once."""
+        if self._is_scheduler:
+            leases.release(self._database, "scheduler", self._owner)
+
+    def _run(self, name: str, loop: Callable[[], None]) -> None:
+        thread = threading.Thread(target=loop, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
+        """Index what the listener spooled and close studies that are quiet; once more at the end."""
+        first = True
+        while True:
+            ending = self._stop.is_set()
+            try:
+                busy = self._indexer.run_once()
+                if first:
+                    scanned(busy)
+                    first = False
+                busy += self._assembler.run_once()
+            except Exception as error:  # noqa: BLE001  (the loop must outlive a database that is away)
+                # Without the error's text: a database error quotes what it was to write.
+                _LOGGER.error("indexing failed, tried again: %s", type(error).__name__)
+                busy = 0
+                self._stop.wait(1.0)
+            if ending:
+                return
+            if not busy:
+                self._stop.wait(_OFFICE_POLL_SECONDS)
+
+    def _start_timers(self) -> None:
+        timers: list[tuple[Callable[[], object], float]] = [
+            (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
+            (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
+        ]
+        if self._role.works:
+            timers.append((self._watch_drift, 3600.0))
+            timers.append((self._when_scheduler(self._queue.reap), self._settings.workers.lease_seconds / 3))
+        if self._role.receives:
+            timers.append((self._watch_disk, 30.0))
+            timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
+            timers.append((self._watch_database, 30.0))
+            compare = self._when_scheduler(self._compare_spool)
+            self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
+        for function, seconds in timers:
+            self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
+        self._hold_scheduler()
+        self._scheduler.start()
+
+    def _hold_scheduler(self) -> None:
+        """Only one process of a site runs the timers that act on shared state."""
+        held = leases.acquire(self._database, "scheduler", self._owner, _SCHEDULER_SECONDS)
+        if held and not self._is_scheduler:
+            self._say(SCHEDULER_TAKEN, owner=self._owner)
+        self._is_scheduler = held
+
+    def _when_scheduler(self, function: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            if self._is_scheduler:
+                function()
+
+        return run
+
+    def _watch_drift(self) -> None:
+        """By one machine at a time, and one that has the models: the scheduler may be a listener."""
+        if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
+            tell_drift(self._database, self._settings)
+
+    def _compare_spool(self) -> None:
+        reconcile(self._database, self._spool, self._settings.node.data_dir)
+
+    def _watch_database(self) -> None:
+        """A deleted SQLite file goes on being written to, and all of it is forgotten at the restart."""
+        if self._database_file != inode(self._database):
+            self._say(DATABASE_REPLACED)
+
+    def _watch_disk(self) -> None:
+        free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
+        if free < self._settings.spool.minimum_free_mib:
+            self._say(DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+def inode(database: Database) -> int:
+    """Which file the database is; 0 where it is none, or is gone."""
+    path = Path(database.url.database or "")
+    return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
+
+
+def _owner(settings: Settings, place: str) -> str:
+    """A name that is the same after a restart, so that a killed node takes its lease back at once."""
+    folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
+    return f"{socket.gethostname()[:40]}/{folder}/{place}"

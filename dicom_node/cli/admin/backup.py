@@ -1,0 +1,53 @@
+"""``dicom-node backup`` and ``dicom-node restore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config
+from dicom_node.cli.output import say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(epilog="Example: dicom-node backup /backup/2026-03-01 --config node.toml")(backup)
+    app.command(epilog="Example: dicom-node restore /backup/2026-03-01 --verify --config node.toml")(restore)
+
+
+def backup(
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder.")],
+    config: Config,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="With received objects and built results.")
+    ] = False,
+) -> None:
+    """Save database, site key and configuration while the node runs. It holds patient data and secrets."""
+    from dicom_node.config import loading
+    from dicom_node.services import backup as backups
+
+    for note in backups.backup(loading.load(config), config, destination, objects=objects):
+        say(note)
+    backups.verify(destination)
+    say(f"Saved to {destination} and verified.")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder of a backup.")],
+    config: Config,
+    verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
+) -> None:
+    """Put a backup in place of what is there, which is kept beside it. The node must be stopped."""
+    from dicom_node.config import loading
+    from dicom_node.services import backup as backups
+
+    loaded = loading.load(config)
+    if verify:
+        manifest = backups.verify(source)
+        say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
+        return
+    saved = backups.restore(loaded, source)
+    say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
+    say("Start the node, then run dicom-node spool compare: reindex takes in what came after the backup.")

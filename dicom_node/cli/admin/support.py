@@ -1,0 +1,29 @@
+"""``dicom-node support-bundle``: what a supporter needs, without patient data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config
+from dicom_node.cli.output import say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("support-bundle", epilog="Example: dicom-node support-bundle bundle.zip --config node.toml")(
+        support_bundle
+    )
+
+
+def support_bundle(
+    destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
+) -> None:
+    """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
+    from dicom_node.config import loading
+    from dicom_node.services import support
+
+    names = support.write_bundle(loading.load(config), config, destination)
+    say(f"{destination} holds {', '.join(names)}: read it before you send it.")

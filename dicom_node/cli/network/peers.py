@@ -1,0 +1,131 @@
+"""``dicom-node peers``: who is configured, and whether they answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node.cli.options import Config, Json, JsonObject, Since, moment
+from dicom_node.cli.output import Column, Row, local, print_json, print_rows, say
+from dicom_node.cli.records import associations
+from dicom_node.errors import ExitCode
+
+app = typer.Typer(no_args_is_help=True, help="Peers: modalities and PACS.")
+
+
+def _address(row: Row) -> str:
+    return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
+
+
+_COLUMNS: list[Column] = [
+    ("name", lambda row: row["name"]),
+    ("ae title", lambda row: row["ae_title"]),
+    ("may", lambda row: row["may"]),
+    ("address", _address),
+    ("transport", lambda row: row["transport"]),
+    ("results", lambda row: row["results"] if "receive" in row["may"] else "–"),
+    ("confirm", lambda row: row["confirm"] if "receive" in row["may"] else "–"),
+]
+
+_COUNTED: list[Column] = [
+    ("count", lambda row: row["count"]),
+    ("last", lambda row: local(row["last_at"])),
+]
+
+_SINCE: Column = ("since then", lambda row: "got through" if row["outdated"] else "")
+
+_WHY: dict[str, list[Column]] = {
+    "associations": [*associations.COLUMNS],
+    "refused_contexts": [
+        ("classes", lambda row: row["classes"]),
+        ("context", lambda row: row["context"]),
+        *_COUNTED,
+    ],
+    "rejections": [
+        ("calling", lambda row: row["calling_ae"]),
+        ("called", lambda row: row["called_ae"]),
+        ("address", lambda row: row["address"]),
+        ("meaning", lambda row: row["meaning"]),
+        *_COUNTED,
+        _SINCE,
+    ],
+    "refused_objects": [
+        ("status", lambda row: row["status"]),
+        ("reason", lambda row: row["reason"]),
+        *_COUNTED,
+        _SINCE,
+    ],
+    "failures": [("address", lambda row: row["address"]), ("text", lambda row: row["text"]), *_COUNTED],
+}
+
+_CHECKS: list[Column] = [
+    ("peer", lambda row: row["peer"]),
+    ("check", lambda row: row["check"]),
+    ("", lambda row: "ok" if row["ok"] else "FAILED"),
+    ("says", lambda row: row["text"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node peers list --config node.toml")
+def list_peers(config: Config, as_json: Json = False) -> None:
+    """List the configured peers; passwords are not shown."""
+    from dicom_node.config import loading
+
+    secret = {"username", "password"}
+    rows = [peer.model_dump(mode="json", exclude=secret) for peer in loading.load(config).peers]
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No peers are configured.")
+
+
+@app.command(epilog="Example: dicom-node peers test pacs --config node.toml")
+def test(
+    config: Config,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[PEER]...", help="Names; default: all that may receive.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Try everything that delivery to a peer needs, without storing anything."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows: list[dict[str, Any]] = services.test_peers(loading.load(config), names or ())
+    print_rows(rows, _CHECKS, as_json=as_json, none="No peer may receive.")
+    return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE
+
+
+@app.command(epilog="Example (did the ultrasound get through?): dicom-node peers why US1 --config node.toml")
+def why(
+    config: Config,
+    asked: Annotated[
+        str, typer.Argument(metavar="NAME|AE|ADDRESS", help="A peer, an AE title or an address.")
+    ],
+    since: Since = "30d",
+    as_json: JsonObject = False,
+) -> None:
+    """Tell what a machine tried, what it was refused, and which lines would let it in."""
+    from dicom_node.config import loading
+    from dicom_node.services import contacts
+
+    found = contacts.why(loading.load(config), asked, moment(since))
+    if as_json:
+        print_json(found)
+        return
+    peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
+    say(f"{asked} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
+    for heading, columns in _WHY.items():
+        if rows := found[heading]:
+            say("")
+            say(heading.replace("_", " ").capitalize(), bold=True)
+            print_rows(rows, columns, as_json=False, none="")
+    if found["others"]:
+        say("")
+        say(f"From there also called (each has its own `dicom-node peers why`): {', '.join(found['others'])}")
+    for advice in found["advice"]:
+        say("")
+        say(advice["says"], bold=True)
+        for line in advice["lines"]:
+            say(f"    {line}")
+    if not found["advice"]:
+        say("")
+        say("There is nothing to do.")

@@ -1,0 +1,56 @@
+"""``dicom-node associations``: who connected, when, and how many objects came."""
+
+from __future__ import annotations
+
+import shlex
+
+import typer
+
+from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
+from dicom_node.cli.output import Column, Row, local, print_rows
+
+app = typer.Typer(no_args_is_help=True, help="Associations: who connected, and how many objects came.")
+
+
+def _refused(row: Row) -> str:
+    """One class by name; of more only how many: who called (``peers why``) is told which."""
+    if row["refused_count"] <= 1:
+        return "".join(f"refused: {context}" for context in row["refused"])
+    return f"{row['refused_count']} classes refused: dicom-node peers why {shlex.quote(row['calling_ae'])}"
+
+
+def _details(row: Row) -> str:
+    return "; ".join(filter(None, [row["reason"], _refused(row)]))
+
+
+COLUMNS: list[Column] = [
+    ("opened", lambda row: local(row["opened_at"])),
+    ("closed", lambda row: local(row["closed_at"])),
+    ("calling", lambda row: row["calling_ae"]),
+    ("called", lambda row: row["called_ae"]),
+    ("address", lambda row: row["address"]),
+    ("outcome", lambda row: row["outcome"]),
+    ("objects", lambda row: row["objects"]),
+    ("details", _details),
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Associations: who connected, and how many objects came."""
+
+
+@app.command(
+    "list", epilog="Example (did the ultrasound get through?): dicom-node associations list --since 1h"
+)
+def list_associations(
+    *, config: Config, since: Since = "", limit: Limit = 100, as_json: Json = False
+) -> None:
+    """List associations, the newest first; an open one has no closing time."""
+    from dicom_node import services
+    from dicom_node.config import loading
+    from dicom_node.store import views
+
+    with services.reading(loading.load(config)) as session:
+        rows = views.list_associations(session, since=moment(since), limit=limit_or_none(limit))
+    print_rows(rows, COLUMNS, as_json=as_json, none="No associations.")

@@ -1,0 +1,122 @@
+"""``dicom-node models``: which models there are, whether their weights are theirs, whether they drift."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config, Json, Since, moment
+from dicom_node.cli.output import Column, Row, print_json, print_rows, say
+from dicom_node.errors import ExitCode
+
+app = typer.Typer(no_args_is_help=True, help="Models: cards and weights.")
+
+_COLUMNS: list[Column] = [
+    ("model", lambda row: row["id"]),
+    ("version", lambda row: row["version"]),
+    ("task", lambda row: row["task"]),
+    ("architecture", lambda row: row["architecture"]),
+    ("licence", lambda row: row["licence"]),
+]
+
+_CHECKS: list[Column] = [
+    ("model", lambda row: row["id"]),
+    ("", lambda row: "ok" if row["ok"] else "REFUSED"),
+    ("why", lambda row: row["text"]),
+]
+
+
+_SENDERS: list[Column] = [
+    ("peer", lambda row: row["calling_ae"]),
+    ("analysed", lambda row: row["analysed"]),
+    ("mended", lambda row: row["mended"]),
+    ("refused by pixels", lambda row: _refused(row)),  # noqa: PLW0108  (the reader meets columns first)
+    ("by header", lambda row: row["refused_header"]),
+    ("scores", lambda row: row["verdict"]),
+]
+
+_SCORES: list[Column] = [
+    ("label", lambda row: row["label"]),
+    ("images", lambda row: row["images"]),
+    ("PSI", lambda row: "–" if row["psi"] is None else f"{row['psi']:.3f}"),
+    ("by chance", lambda row: "–" if row["by_chance"] is None else f"≤ {row['by_chance']:.3f}"),
+    ("", lambda row: row["verdict"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node models list --config node.toml")
+def list_models(config: Config, as_json: Json = False) -> None:
+    """List the model cards: shipped, and those of workers.models_dir."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows = services.models(loading.load(config))
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No model cards.")
+
+
+@app.command(epilog="Example: dicom-node models verify --config node.toml")
+def verify(config: Config, as_json: Json = False) -> int:
+    """Compare the weights of every model with the SHA-256 of its card."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows = services.verify_models(loading.load(config))
+    print_rows(rows, _CHECKS, as_json=as_json, none="No model cards.")
+    return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.DATA
+
+
+@app.command(epilog="Example (is one machine different?): dicom-node models drift --peer room3 --since 30d")
+def drift(
+    *,
+    config: Config,
+    since: Since = "",
+    peer: Annotated[
+        str, typer.Option("--peer", metavar="NAME", help="Only images of this peer (or AE title, or other).")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Compare each model's scores and refusals with its card's reference, sender by sender.
+
+    Counts of whole days (UTC); the last drift.window_days where --since is not given.
+    """
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows = services.model_drift(loading.load(config), moment(since), peer)
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        print_rows(rows, _SENDERS, as_json=False, none="No images were counted.")
+    for card, senders in groupby(rows, key=lambda row: row["card_sha256"]):
+        _print_model(card, list(senders))
+
+
+def _print_model(card_sha256: str, senders: list[Row]) -> None:
+    first = senders[0]
+    say(f"{first['model']} {first['version']} (card {card_sha256[:8]}), since {first['since']}")
+    print_rows(senders, _SENDERS, as_json=False, none="")
+    if known := first["reference"]:
+        say(f"reference: {known['set']}, {known['images']} images, {_percent(known['refused'])} refused")
+    else:
+        say(first["note"])
+    for sender in senders:
+        if sender["scores"]:
+            say("")
+            say(f"Scores of {sender['calling_ae']}")
+            print_rows(sender["scores"], _SCORES, as_json=False, none="")
+    say("")
+
+
+def _refused(row: Row) -> str:
+    """What the pixel gate refused: how many, and the share with its 95 % interval."""
+    if row["refusal_rate"] is None:
+        return str(row["refused_pixels"])
+    share, low, high = row["refusal_rate"]
+    return f"{row['refused_pixels']} = {_percent(share)} ({_percent(low)} to {_percent(high)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

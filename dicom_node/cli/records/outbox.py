@@ -1,0 +1,79 @@
+"""``dicom-node outbox``: results on their way to a peer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none, state_in
+from dicom_node.cli.output import Column, local, print_rows, say, short
+from dicom_node.model.lifecycle import DeliveryState
+
+app = typer.Typer(no_args_is_help=True, help="Outbox: one row per result object and destination.")
+
+_COLUMNS: list[Column] = [
+    ("delivery", lambda row: row["delivery"]),
+    ("state", lambda row: row["state"]),
+    ("to", lambda row: row["destination"]),
+    ("study", lambda row: short(row["study_instance_uid"])),
+    ("kind", lambda row: row["kind"]),
+    ("sop instance", lambda row: short(row["sop_instance_uid"], 14)),
+    ("tries", lambda row: row["attempts"]),
+    ("next try", lambda row: "" if row["confirmed_at"] else local(row["next_at"])),
+    ("status", lambda row: row["status"]),
+    ("reason", lambda row: row["reason"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node outbox list --state dead --config node.toml")
+def list_deliveries(
+    *,
+    config: Config,
+    state: Annotated[
+        list[DeliveryState] | None,
+        typer.Option(
+            parser=state_in(DeliveryState),
+            metavar="|".join(DeliveryState),
+            help="Only in this state; repeatable.",
+        ),
+    ] = None,
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="Only to this peer.")] = "",
+    study: StudyUid = "",
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """List deliveries, the newest first."""
+    from dicom_node import services
+    from dicom_node.config import loading
+    from dicom_node.store import views
+
+    with services.reading(loading.load(config)) as session:
+        rows = views.list_deliveries(
+            session,
+            states=state or (),
+            destination=to,
+            study_instance_uid=study,
+            limit=limit_or_none(limit),
+        )
+    print_rows(rows, _COLUMNS, as_json=as_json, none="The outbox is empty.")
+
+
+@app.command(epilog="Example: dicom-node outbox retry --dead --config node.toml")
+def retry(
+    config: Config,
+    deliveries: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="[DELIVERY]...", help="Numbers, as `outbox list` shows them."),
+    ] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="All that were given up.")] = False,
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="With --dead: only to this peer.")] = "",
+) -> None:
+    """Send again what was given up, once the cause is gone."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    if bool(deliveries) == dead:
+        raise typer.BadParameter("give the numbers of deliveries, or --dead for all that were given up")
+    number = services.retry_deliveries(loading.load(config), deliveries or None, destination=to)
+    say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")

@@ -1,0 +1,43 @@
+"""``dicom-node spool``: received objects on disk, and whether the database knows them."""
+
+from __future__ import annotations
+
+import typer
+
+from dicom_node.cli.options import Config
+from dicom_node.cli.output import say
+from dicom_node.errors import ExitCode
+
+app = typer.Typer(no_args_is_help=True, help="The spool: received objects on disk.")
+
+_EVERY = 1000  # objects between two lines of progress
+
+
+@app.command(epilog="Example: dicom-node spool compare --config node.toml")
+def compare(config: Config) -> int:
+    """Compare spool and database, as the node does at its start and daily; exit status 1: they differ."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    difference = services.compare_spool(loading.load(config))
+    say(difference or "Spool and database agree.")
+    return ExitCode.FAILED if difference else ExitCode.OK
+
+
+@app.command(epilog="Example: dicom-node spool reindex --config node.toml")
+def reindex(config: Config) -> None:
+    """Put objects that the database does not know back to be taken in, as after a lost database.
+
+    The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
+    at their destinations and not sent twice.
+    """
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    done = services.reindex_spool(loading.load(config), _progress)
+    say("The node takes them in like any other." if done else "Nothing to put back.")
+
+
+def _progress(done: int, of: int) -> None:
+    if done % _EVERY == 0 or done == of:
+        say(f"{done} of {of} objects put back")

@@ -1,0 +1,210 @@
+"""``dicom-node studies``: what was received, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node.cli.options import (
+    Config,
+    Json,
+    JsonObject,
+    Limit,
+    Since,
+    StudyArgument,
+    limit_or_none,
+    moment,
+    state_in,
+    whole_or_end,
+)
+from dicom_node.cli.output import Column, details, local, print_details, print_json, print_rows, say, short
+from dicom_node.model.lifecycle import StudyState
+
+app = typer.Typer(no_args_is_help=True, help="Studies: what was received, and what became of it.")
+
+_COLUMNS: list[Column] = [
+    ("study", lambda row: short(row["study"])),
+    ("state", lambda row: row["state"]),
+    ("patient", lambda row: row["patient_id"]),
+    ("modality", lambda row: row["modalities"]),
+    ("objects", lambda row: row["instances"]),
+    ("results", lambda row: results_in_words(row["results"])),
+    ("received", lambda row: local(row["last_received_at"])),
+    ("reason", lambda row: row["reason"]),
+]
+
+
+_VERSIONS: list[Column] = [
+    ("take", lambda row: row["number"]),
+    ("choose", lambda row: row["choose"] + (f" (if {row['if_taken']} is taken)" if row["if_taken"] else "")),
+    ("image", lambda row: short(row["sop_instance_uid"], 26) if row["sop_instance_uid"] else ""),
+    ("objects", lambda row: row["objects"]),
+    ("from", lambda row: row["calling_ae"]),
+    ("received", lambda row: local(row["first_received_at"])),
+    ("now", lambda row: "counts" if row["counts"] else "in another study" if row["stands_in"] else ""),
+    ("details", lambda row: row["differs"]),
+]
+DECISIONS: list[Column] = [
+    ("study", lambda row: short(row["study_instance_uid"])),
+    ("rule", lambda row: row["rule"] or "–"),
+    ("pipeline", lambda row: row["pipeline"] or "–"),
+    ("images", lambda row: row["sources"]),
+    ("to", lambda row: row["destinations"]),
+    ("queued", lambda row: "yes" if row["queued"] else "no"),
+    ("reason", lambda row: row["reason"]),
+]
+"""What rules made of studies; `rules replay` shows the same."""
+_READINGS: list[Column] = [
+    ("image", lambda row: short(row["sop_instance_uid"], 26)),
+    ("frame", lambda row: row["frame"]),
+    ("kind", lambda row: row["kind"]),
+    ("meaning", lambda row: row["meaning"]),
+    ("removed", lambda row: "yes" if row["removed"] else "no"),
+    ("confidence", lambda row: row["confidence"]),
+    ("text", lambda row: row["text"]),
+]
+
+
+@app.command("list", epilog="Example: dicom-node studies list --state failed --since 2h --config node.toml")
+def list_studies(
+    *,
+    config: Config,
+    state: Annotated[
+        list[StudyState] | None,
+        typer.Option(
+            parser=state_in(StudyState), metavar="|".join(StudyState), help="Only in this state; repeatable."
+        ),
+    ] = None,
+    since: Since = "",
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """List studies, the newest first."""
+    from dicom_node import services
+    from dicom_node.config import loading
+    from dicom_node.store import views
+
+    with services.reading(loading.load(config)) as session:
+        rows = views.list_studies(
+            session, states=state or (), since=moment(since), limit=limit_or_none(limit)
+        )
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No studies.")
+
+
+@app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
+def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
+    """Show one study: objects received, jobs, results, what happened."""
+    from dicom_node import services
+    from dicom_node.config import loading
+    from dicom_node.store import views
+
+    with services.reading(loading.load(config)) as session:
+        row = views.show_study(session, uid)
+    if as_json:
+        print_json(row)
+        return
+    parts = ("results", "jobs", "received", "events")
+    print_details({key: value for key, value in row.items() if key not in (*parts, "study_instance_uid")})
+    for part in parts:
+        _print_part(part, row[part])
+
+
+@app.command(epilog="Example: dicom-node studies readings 1.2.840.113619.2.1 --config node.toml")
+def readings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
+    """Show what burned-in marks of a study said: names, too. Needs the site key; the look is event 4010."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows = services.show_readings(loading.load(config), uid)
+    print_rows(rows, _READINGS, as_json=as_json, none="Nothing was read in this study, or it was purged.")
+
+
+@app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
+def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
+    """Show what is to be chosen in a study in quarantine: patients, versions, who sent them, what differs."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows = services.study_versions(loading.load(config), uid)
+    print_rows(rows, _VERSIONS, as_json=as_json, none="There is nothing to choose in this study.")
+
+
+@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")
+def release(
+    uid: StudyArgument,
+    config: Config,
+    take: Annotated[
+        list[int] | None,
+        typer.Option(metavar="NUMBER", help="What `studies versions` shows under this number; repeatable."),
+    ] = None,
+) -> None:
+    """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    services.release_study(loading.load(config), uid, take or ())
+    say("Released: the study is assembled again and its rules are applied.")
+
+
+@app.command(epilog="Example: dicom-node studies rerun 1.2.840.113619.2.1 --config node.toml")
+def rerun(
+    uids: Annotated[
+        list[str],
+        typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each."),
+    ],
+    config: Config,
+    as_json: Json = False,
+) -> None:
+    """Apply the rules of now to studies again, delivered and failed ones too: all of them or none.
+
+    Results that do not change are not sent twice. A study that is being received or in quarantine is refused.
+    """
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    rows = services.rerun_studies(loading.load(config), [whole_or_end(uid) for uid in uids])
+    print_rows(rows, DECISIONS, as_json=as_json, none="")
+
+
+def results_in_words(results: list[dict[str, Any]]) -> str:
+    """ "4 confirmed, 1 dead" for a table: how many results stand how."""
+    states = ["/".join(sorted(set(result["deliveries"].values()))) or "kept here" for result in results]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+_PARTS: Mapping[str, list[Column]] = {
+    "results": [
+        ("kind", lambda row: row["kind"]),
+        ("sop instance uid", lambda row: row["sop_instance_uid"]),
+        ("deliveries", lambda row: row["deliveries"] or "none"),
+    ],
+    "jobs": [
+        ("job", lambda row: row["job"]),
+        ("rule", lambda row: row["rule"]),
+        ("state", lambda row: row["state"]),
+        ("attempts", lambda row: row["attempts"]),
+        ("reason", lambda row: row["reason"]),
+    ],
+    "received": [
+        ("received", lambda row: local(row["received_at"])),
+        ("from", lambda row: row["calling_ae"]),
+        ("sop instance uid", lambda row: row["sop_instance_uid"]),
+        ("outcome", lambda row: row["outcome"]),
+        ("reason", lambda row: row["reason"]),
+    ],
+    "events": [
+        ("at", lambda row: local(row["at"])),
+        ("number", lambda row: row["number"]),
+        ("event", lambda row: row["text"]),
+        ("details", details),
+    ],
+}
+
+
+def _print_part(name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        say("")
+        say(name.capitalize(), bold=True)
+        print_rows(rows, _PARTS[name], as_json=False, none="")

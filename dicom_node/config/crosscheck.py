@@ -1,0 +1,120 @@
+"""What no single key of a configuration can know: names that refer to each other, what never holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.patterns import matches
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
+from dicom_node.config.toml_files import Place, TomlFiles
+
+# Most characters that a value of this attribute may have (PS3.5 6.2: CS and SH 16, AE 16, LO 64).
+_LONGEST = {"study_description": 64, "series_description": 64}
+_LONGEST_CODE = 16
+
+
+def cross_check(settings: Settings, read: TomlFiles) -> None:
+    """Add every mistake to those of ``read``."""
+    for key in ("peers", "rules"):
+        _check_names(key, read)
+    _check_ae_titles(settings, read)
+    for rule in settings.rules:
+        _check_peers_of(rule, settings, read)
+        when = (*read.place_of("rules", rule.name), "when")
+        if not read.at(when):
+            read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
+        for name, pattern, remedy in _faults_of(rule.when, settings, read):
+            read.add((*when, name), repr(pattern), remedy)
+    _check_same_rules(settings, read)
+
+
+def _check_names(key: str, read: TomlFiles) -> None:
+    seen: dict[str, str] = {}
+    for number, name in read.numbered_names(key):
+        if name.casefold() in seen:
+            other = seen[name.casefold()]
+            told = "is used twice" if other == name else f"differs from {other} in capitals only"
+            read.add((key, number, "name"), repr(name), f"{told}: give each of the {key} a name of its own")
+        seen.setdefault(name.casefold(), name)
+
+
+def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
+    ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
+    senders: dict[str, PeerSettings] = {}
+    for peer in settings.peers:
+        place = (*read.place_of("peers", peer.name), "ae_title")
+        if peer.ae_title in ours and not read.is_faulty(("node", "ae_title")):
+            read.add(place, repr(peer.ae_title), "is this node's own AE title: enter the peer's")
+        if "send" not in peer.may:
+            continue
+        other = senders.setdefault(peer.ae_title.casefold(), peer)
+        if other is not peer and other.name != peer.name:
+            same = "the same AE title" if other.ae_title == peer.ae_title else "it but for capitals"
+            read.add(place, repr(peer.ae_title), f"peer {other.name}, who may send too, bears {same}")
+
+
+def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
+    place = read.place_of("rules", rule.name)
+    known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
+    may_receive = {peer.name: "receive" in peer.may for peer in settings.peers}
+    if not read.at((*place, "send_to")):
+        read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
+    for name in dict.fromkeys(rule.send_to):
+        if name not in known:
+            remedy = f"no such peer; {did_you_mean(name, known)}"
+            read.add((*place, "send_to"), repr(name), remedy)
+        elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
+            read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
+        if rule.send_to.count(name) > 1:
+            read.add((*place, "send_to"), repr(name), "stands there twice")
+    for name in rule.secondary_captures_from:
+        if name not in known:
+            remedy = f"no such peer; {did_you_mean(name, known)}"
+            read.add((*place, "secondary_captures_from"), repr(name), remedy)
+
+
+def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:
+    """Condition, pattern, remedy."""
+    given: dict[str, tuple[str, ...]] = {name: value for name, value in when if value}
+    for name, patterns in given.items():
+        longest = _LONGEST.get(name, _LONGEST_CODE)
+        for pattern in patterns:
+            if not pattern.strip():
+                yield name, pattern, "is empty and would match images without a value only: leave it out"
+            elif len(pattern.replace("*", "")) > longest:
+                yield name, pattern, f"never holds: a value has at most {longest} characters"
+            elif remedy := _never_calls(name, pattern, settings, read):
+                yield name, pattern, remedy
+
+
+def _never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:
+    """Why no association that we accept has such an AE title, "" where one may."""
+    listener = settings.listener
+    if name == "calling_ae" and listener.unknown_callers == "refuse":
+        titles: Sequence[str] = [str(title) for title in read.values("peers", "ae_title")]
+        places: Sequence[Place] = [("peers", n, "ae_title") for n, _ in enumerate(read.at(("peers",)) or ())]
+        whose = "no peer bears this AE title"
+    elif name == "called_ae" and listener.check_called_ae:
+        titles = [settings.node.ae_title, *listener.further_ae_titles]
+        places = [("node", "ae_title"), ("listener", "further_ae_titles")]
+        whose = "it is no AE title of this node"
+    else:
+        return ""
+    if any(matches(pattern, title) for title in titles) or any(map(read.is_faulty, places)):
+        return ""
+    return f"never holds: {whose}; {did_you_mean(pattern, titles)}"
+
+
+def _check_same_rules(settings: Settings, read: TomlFiles) -> None:
+    seen: list[RuleSettings] = []
+    for rule in settings.rules:
+        other = next((one for one in seen if _does(one) == _does(rule) and one.name != rule.name), None)
+        if other is not None:
+            remedy = f"does the same as rule {other.name}: everything would be analysed and sent twice"
+            read.add(read.place_of("rules", rule.name), "", remedy)
+        seen.append(rule)
+
+
+def _does(rule: RuleSettings) -> tuple[object, ...]:
+    return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)

@@ -1,0 +1,55 @@
+"""The configuration read from files: every mistake reported together (exit 78)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dicom_node.config.crosscheck import cross_check
+from dicom_node.config.mistakes import described
+from dicom_node.config.settings import Settings
+from dicom_node.config.toml_files import Place, TomlFiles
+from dicom_node.errors import ConfigurationError
+
+
+def load(files: Sequence[Path]) -> Settings:
+    """Read one or more TOML files (peers and rules may stand in files of their own).
+
+    Relative paths in them count from the current folder. Raises ConfigurationError with every mistake.
+    """
+    settings, read = examine(files)
+    if read.problems or settings is None:
+        raise ConfigurationError(read.problems)
+    return settings
+
+
+def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
+    """The settings, and the files with their mistakes; the settings are what is left without these.
+
+    None when nothing is left to examine, or when a file could not be read: defaults are not its content.
+    """
+    read = TomlFiles.read(files)
+    try:
+        settings: Settings | None = Settings.model_validate(read.data)
+    except ValidationError as error:
+        mistakes = list(described(error, Settings))
+        for place, known, remedy in mistakes:
+            value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
+            read.add_unless_known(place, value, remedy)
+        settings = _what_is_left(read, [place for place, _, _ in mistakes])
+    if settings is None or read.unread:
+        return None, read
+    cross_check(settings, read)
+    return settings, read
+
+
+def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
+    """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
+    tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
+    for places in (keys, tables):
+        with suppress(ValidationError):
+            return Settings.model_validate(read.without(places))
+    return None

@@ -1,0 +1,209 @@
+"""Sample configuration files, written from ``settings.py`` so that they cannot grow old.
+
+``config/*.toml`` are these texts (tested). Every key is there with its default and its sentence; a key
+that has no default, or whose default is "not set", stands in a comment.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
+
+_WIDTH = 100
+
+# What stands in the sample where there is no default.
+_EXAMPLES: Mapping[tuple[str, str], object] = {
+    ("LogSettings", "file"): "log/node.log",
+    ("TlsSettings", "certificate"): "tls/node.pem",
+    ("TlsSettings", "private_key"): "tls/node.key",
+    ("TlsSettings", "trusted"): "tls/modalities-ca.pem",
+    ("WorkerSettings", "models_dir"): "models",
+    ("WorkerSettings", "device_rules_dir"): "device-rules",
+    ("PeerSettings", "quiet_seconds"): 30,
+    ("PeerSettings", "query_ae_title"): "PACS_QR",
+    ("PeerSettings", "query_host"): "pacs-qr.example.org",
+    ("PeerSettings", "query_port"): 104,
+    ("PeerSettings", "port"): 104,
+    ("PeerSettings", "host"): "pacs.example.org",
+    ("PeerSettings", "name"): "pacs",
+    ("PeerSettings", "ae_title"): "PACS",
+    ("PeerSettings", "may"): ["send", "receive"],
+    ("PeerSettings", "results"): ["sr", "gsps", "sc", "cleaned"],
+    ("PeerSettings", "url"): "http://pacs.example.org:8042",
+    ("PeerSettings", "username"): "${PACS_USER}",
+    ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
+    ("PeerSettings", "assume_charset"): "ISO_IR 100",
+    ("RuleSettings", "name"): "ultrasound",
+    ("RuleSettings", "pipeline"): "ultrasound",
+    ("RuleSettings", "send_to"): ["pacs"],
+    ("RuleSettings", "secondary_captures_from"): ["grabber"],
+    ("RuleSettings", "options"): {"policy": "research"},
+    ("Conditions", "modality"): ["CR", "DX"],
+    ("Conditions", "body_part"): ["CHEST", "THORAX*"],
+    ("Conditions", "view"): ["PA", "AP"],
+    ("Conditions", "calling_ae"): "XRAY*",
+    ("Conditions", "called_ae"): "AINODE",
+    ("Conditions", "station"): "ROOM1",
+    ("Conditions", "study_description"): "*chest*",
+    ("Conditions", "series_description"): "*ap*",
+}
+
+# Keys that a peer or a rule of the samples sets though they have a default.
+_SET = {"host", "port", "may", "results"}
+
+
+def node_toml() -> str:
+    """Everything but peers and rules."""
+    lines = [
+        *_comment(
+            "The node itself: every key with its default. A key that you leave out has its default. "
+            'In texts "${NAME}" and "${NAME:-default}" are taken from the environment, "${file:PATH}" from a '
+            "file. Relative paths count from the folder in which the node is started."
+        ),
+        *_comment("Peers and rules: peers.toml and rules.toml, or further down in this file."),
+        "",
+    ]
+    for name, field in Settings.model_fields.items():
+        if name not in ("peers", "rules"):
+            lines += [*_section(name, _model_of(field)), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def peers_toml() -> str:
+    """Two peers: a PACS with every key, a modality with those it needs."""
+    return "\n".join(
+        [
+            *_comment("Modalities that send, a PACS that receives; one [[peers]] for each."),
+            "",
+            "[[peers]]",
+            *_keys(PeerSettings),
+            "",
+            *_comment("A modality that only sends needs no more than this."),
+            "[[peers]]",
+            'name = "us1"',
+            'ae_title = "US1"',
+            'host = "us1.example.org"',
+            'may = ["send"]',
+            "",
+        ]
+    )
+
+
+def rules_toml() -> str:
+    """Two rules: ultrasound with every key, chest X-ray with those it needs."""
+    when = [line for name, field in Conditions.model_fields.items() for line in _condition(name, field)]
+    keys = list(_keys(RuleSettings))
+    return "\n".join(
+        [
+            *_comment(
+                "Which pipeline for which study, and where the results go. Every rule that matches an image "
+                "of a study makes one job."
+            ),
+            "",
+            "[[rules]]",
+            *keys,
+            *_comment("Conditions that `when` knows; all that are given must hold for one image:"),
+            *when,
+            "",
+            *_comment("A rule needs no more than this."),
+            "[[rules]]",
+            'name = "chest"',
+            'when = { modality = ["CR", "DX"] }',
+            'pipeline = "chest_xray"',
+            'send_to = ["pacs"]',
+            "",
+        ]
+    )
+
+
+FILES = {"node": node_toml, "peers": peers_toml, "rules": rules_toml}
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Path):
+        value = str(value) if value.is_absolute() else f"./{value}"
+    elif isinstance(value, Enum):
+        value = value.value
+    return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
+
+
+def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
+    yield from _comment(_first_sentence(model))
+    mark = "# " if commented else ""
+    yield f"{mark}[{path}]"
+    inner: list[str] = []
+    for name, field in model.model_fields.items():
+        if (sub := _model_of(field)) is not None:
+            inner += ["", *_section(f"{path}.{name}", sub, commented=field.default is None)]
+            continue
+        yield from _key(model, name, field, commented=commented)
+    yield from inner
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name == "when":
+            yield from _comment(_described(field, "Which images: a table of conditions, see below."))
+            yield 'when = { modality = "US" }'
+        else:
+            yield from _key(model, name, field)
+
+
+def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool = False) -> Iterator[str]:
+    yield from _comment(_described(field))
+    example = _EXAMPLES.get((model.__name__, name))
+    default = field.get_default(call_default_factory=True, validated_data={})
+    unset = default is None or default is PydanticUndefined
+    wanted = default is PydanticUndefined or (model is PeerSettings and name in _SET)
+    if wanted:
+        yield f"{'# ' if commented else ''}{name} = {toml_value(example)}"
+    elif unset or commented or (example is not None and default in ("", (), {})):
+        yield f"# {name} = {toml_value(example if example is not None else default)}"
+    else:
+        yield f"{name} = {toml_value(default)}"
+
+
+def _condition(name: str, field: FieldInfo) -> list[str]:
+    example = toml_value(_EXAMPLES[("Conditions", name)])
+    return [f"#   {name} = {example}".ljust(44) + f"  {_described(field)}"]
+
+
+def _described(field: FieldInfo, otherwise: str = "") -> str:
+    return " ".join((field.description or otherwise).split())
+
+
+def _first_sentence(model: type[BaseModel]) -> str:
+    """ "``[node]``: who we are." without the name, which stands below it."""
+    sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
+    return sentence[0].upper() + sentence[1:]
+
+
+def _model_of(field: FieldInfo) -> Any:
+    """The section that a field holds, None for a plain value."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _comment(text: str) -> Iterator[str]:
+    for line in textwrap.wrap(text, _WIDTH, break_long_words=False):
+        yield f"# {line}"

@@ -1,0 +1,95 @@
+"""Sections of the configuration that know no others; ``settings.py`` puts all of them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ai_pipeline.images.limits import LIMITS, Limits
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen once read, unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ImageSettings(Section):
+    """``[images]``: the largest image that is decoded; one beyond fails by itself, not its study."""
+
+    longest_side: int = Field(LIMITS.longest_side, ge=1)
+    """Rows and columns (pixels)."""
+    elongation: int = Field(LIMITS.elongation, ge=1)
+    """The longer side as a multiple of the shorter one, in images of more than 1,024 pixels a side."""
+    megapixels: int = Field(LIMITS.megapixels, ge=1)
+    """Pixels of one frame (millions)."""
+    frames: int = Field(LIMITS.frames, ge=1)
+    """Frames of one image."""
+    decoded_mib: int = Field(LIMITS.decoded_mib, ge=1)
+    """All frames of one image, decoded (MiB)."""
+    inflated_mib: int = Field(LIMITS.inflated_mib, ge=1)
+    """A data set in the deflated transfer syntax, inflated (MiB)."""
+
+    @property
+    def limits(self) -> Limits:
+        """The same, as the decoder takes them."""
+        return Limits(**self.model_dump())
+
+
+class LogSettings(Section):
+    """``[log]``: the log besides standard error, and its form. No level logs patient data."""
+
+    format: Literal["text", "json"] = "text"
+    """text, or json: an object a line, with an event's number and fields under keys of their own."""
+    file: Path | None = None
+    """A file that all processes of this node write, besides standard error."""
+    file_mib: int = Field(10, ge=1)
+    """At this size (MiB) the file is turned over: node.log becomes node.log.1, and so on."""
+    files: int = Field(5, ge=1)
+    """How many turned over files are kept."""
+    syslog: str = ""
+    """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
+
+
+class OutboxSettings(Section):
+    """``[outbox]``: delivery of results."""
+
+    retry_seconds: float = Field(2, gt=0)
+    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
+    retry_limit_seconds: float = Field(300, gt=0, le=3600)
+    """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
+    confirm_seconds: float = Field(1800, gt=0)
+    """An object that the peer does not show is asked for again this long, then sent again."""
+    refusals: int = Field(3, ge=1)
+    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+    answer_seconds: float = Field(120, gt=0)
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later."""
+    minimum_kib_per_second: float = Field(64, gt=0)
+    """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
+    stop_seconds: float = Field(20, ge=0, le=25)
+    """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
+
+    def seconds_for(self, size: int) -> float:
+        """How long the sending of ``size`` bytes and the answer to it may take."""
+        return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
+
+
+class InspectionSettings(Section):
+    """``[inspection]``: limits of a received object's header; what exceeds one is quarantined."""
+
+    maximum_items: int = Field(20_000, ge=1)
+    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
+    maximum_elements: int = Field(200_000, ge=1)
+    """Attributes, those in items included."""
+    maximum_depth: int = Field(32, ge=1, le=200)
+    """Sequences within sequences."""
+    maximum_header_mib: int = Field(64, ge=1)
+    """All values that are read: the pixels, and other values over 64 KiB outside of items, are not."""
+    maximum_inflated_mib: int = Field(512, ge=1)
+    """A deflated data set when it is inflated (on disk, not in memory)."""
+    memory_mib: int = Field(512, ge=64)
+    """Memory (address space) of the process that reads objects, above what it starts with."""
+    seconds: float = Field(30, gt=0)
+    """Time to read one object, and a second more for every 10 MiB."""

@@ -1,0 +1,340 @@
+"""All settings: frozen once read, every mistake reported together (exit 78).
+
+Each field says its unit and its reason; ``docs/admin.md`` and ``config/node.toml`` are checked against
+this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
+``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
+from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
+from dicom_node.config.sections import ImageSettings, InspectionSettings, LogSettings, OutboxSettings
+from dicom_node.config.sections import Section as _Section
+from dicom_node.errors import UnknownPeer
+from dicom_node.logs import LogTarget
+from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
+Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Words = tuple[str, ...]
+
+
+class NodeSettings(_Section):
+    """``[node]``: who we are and where we keep things."""
+
+    ae_title: AeTitle = "AINODE"
+    """Our AE title, called by modalities and used when we call a peer."""
+    data_dir: Path = Path("./var")
+    """Folder for spool, database, results and journal. A local disk, not a network share."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much goes to the log (standard error). No level logs patient data."""
+    station_name: str = "AINODE"
+    """Station name in result objects (0008,1010)."""
+
+
+class TlsSettings(_Section):
+    """``[listener.tls]``: DICOM TLS (PS3.15 B.12)."""
+
+    certificate: Path
+    """PEM file with our certificate and its chain."""
+    private_key: Path
+    """PEM file with its key."""
+    trusted: Path | None = None
+    """PEM file of CAs whose client certificates are accepted; set: a client certificate is required."""
+
+
+class ListenerSettings(_Section):
+    """``[listener]``: the C-STORE and C-ECHO service."""
+
+    host: Host = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Port = 11112
+    """TCP port."""
+    tls: TlsSettings | None = None
+    """Certificates; absent: plain DICOM."""
+    maximum_associations: int = Field(100, ge=1, le=1000)
+    """Associations at the same time, over all peers; further ones are rejected for the moment."""
+    maximum_pdu_bytes: int = Field(131072, ge=4096, le=16777216)
+    """Largest PDU we take, bytes; 128 KiB was fastest."""
+    maximum_object_mib: int = Field(4096, ge=1)
+    """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
+    acse_timeout_seconds: float = Field(30, gt=0)
+    """How long a peer may take from its connection to the whole of its association request."""
+    network_timeout_seconds: float = Field(60, gt=0)
+    """How long an association may stand idle; a message gets a second more for each 100 bytes that came."""
+    unknown_callers: Literal["refuse", "accept"] = "refuse"
+    """What an AE title gets that is no peer: refused, or accepted with the rights of a sender."""
+    echo_from: Literal["peers", "anyone"] = "anyone"
+    """Who may C-ECHO: helps the service engineer who sets up a new machine."""
+    check_called_ae: bool = True
+    """Refuse associations that call another AE title than ours."""
+    further_ae_titles: tuple[AeTitle, ...] = ()
+    """More AE titles that we answer to (rules can tell them apart)."""
+    further_storage_classes: Words = ()
+    """SOP Class UIDs accepted besides ultrasound, X-ray and secondary capture."""
+
+
+class SpoolSettings(_Section):
+    """``[spool]``: received objects on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+
+
+class AssemblySettings(_Section):
+    """``[assembly]``: when is a study complete."""
+
+    quiet_seconds: float = Field(5, ge=0)
+    """No object and no open association for this long, for CR and DX."""
+    quiet_seconds_us: float = Field(30, ge=0)
+    """The same for ultrasound, where the examination goes on between images."""
+
+
+class WorkerSettings(_Section):
+    """``[workers]``: processes that run the models."""
+
+    processes: int = Field(1, ge=0, le=64)
+    """Worker processes of this node; 0: this machine runs none."""
+    threads: int = Field(2, ge=1, le=128)
+    """CPU threads of one worker's inference."""
+    models_dir: Path | None = None
+    """Folder with your own model cards and weights, besides those shipped."""
+    device_rules_dir: Path | None = None
+    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
+    memory_mib: int = Field(2304, ge=0)
+    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
+    by itself. Enough for ultrasound of 2560 × 1440 and X-rays of 40 megapixels; larger captures need more."""
+    time_limit_seconds: float = Field(600, gt=0)
+    """A job that takes longer is stopped and counts as failed once."""
+    lease_seconds: float = Field(15, gt=0, le=3600)
+    """A worker that shows no life for this long loses its job to another."""
+    attempts: int = Field(3, ge=1)
+    """How often a job is tried before it fails for good."""
+    retry_seconds: float = Field(5, ge=0, le=3600)
+    """Wait before the second attempt; doubles for each further one."""
+
+
+class DriftSettings(_Section):
+    """``[drift]``: counts of what models say, to notice that images or machines have changed."""
+
+    window_days: int = Field(30, ge=1)
+    """Days that are judged: by `models drift` unless it is told otherwise, and before event 3021."""
+    keep_days: int = Field(400, ge=1)
+    """How long counts are kept: a year can be compared with the one before."""
+
+
+class PrivacySettings(_Section):
+    """``[privacy]``: what is kept of burned-in marks."""
+
+    keep_readings: bool = True
+    """Keep what marks said, sealed under the site key, until the study leaves the spool; false: never."""
+
+
+class PeerSettings(_Section):
+    """``[[peers]]``: a modality, a PACS, an Orthanc."""
+
+    name: Name
+    """Short name, used in rules and commands."""
+    ae_title: AeTitle
+    """Its AE title."""
+    host: Host = ""
+    """Its address, for sending and (with check_address) for receiving."""
+    port: Port | None = None
+    """Its port; needed when it may receive over DIMSE."""
+    may: tuple[Literal["send", "receive"], ...] = ("send",)
+    """"send": may send to us. "receive": may get results."""
+    check_address: bool = False
+    """Refuse associations under this AE title from another address than host."""
+    maximum_associations: int = Field(20, ge=1)
+    """Associations of this peer at the same time."""
+    quiet_seconds: float | None = Field(None, ge=0)
+    """Overrides assembly.quiet_seconds for studies of this peer."""
+    assume_charset: str = ""
+    """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
+    transport: Literal["dimse", "orthanc", "dicomweb"] = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API or STOW-RS."""
+    url: Annotated[str, AfterValidator(checked_url)] = ""
+    """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
+    username: str = ""
+    """For HTTP; better by ${VAR}."""
+    password: str = Field("", repr=False)
+    """For HTTP; by ${VAR}, never in the file."""
+    tls: bool = False
+    """Call this peer with DICOM TLS, with the listener's certificate as ours."""
+    results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
+    """What it can show: sr, gsps, sc, heatmap, cleaned, seg."""
+    burned_in_boxes: bool = False
+    """A box around each burned-in text that was found, in sr, gsps and sc; false: told in one paragraph."""
+    confirm: Literal["query", "none"] = "query"
+    """"query": ask until it shows the object. "none": its Success is all we get."""
+    query_ae_title: AeTitle | None = None
+    """Another AE title to query, where store and query are two AEs."""
+    query_host: Host | None = None
+    """Another host to query."""
+    query_port: Port | None = None
+    """Another port to query."""
+    charset: Literal["utf8", "source"] = "utf8"
+    """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
+    debug: bool = False
+    """Log at debug level what concerns this peer, whatever node.log_level says."""
+    deidentify: bool = False
+    """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
+        return with_login_apart(given) if isinstance(given, dict) else given
+
+    @field_validator("deidentify")
+    @classmethod
+    def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
+        """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        results = info.data.get("results", ())
+        wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
+        if deidentify and (wrong or ResultKind.CLEANED not in results):
+            why = f"{', '.join(wrong)} may identify the patient" if wrong else "cleaned is missing"
+            raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
+        if deidentify and info.data.get("burned_in_boxes"):
+            raise ValueError("what was burned in is not there to box: leave out burned_in_boxes")
+        if deidentify and info.data.get("charset") == "source":
+            raise ValueError("de-identified results are in UTF-8 always: leave out charset")
+        return deidentify
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        if "receive" not in self.may:
+            return self
+        if self.transport == "dimse" and (missing := self.missing_of_address()):
+            raise ValueError(f"{missing}: a peer that may receive needs host and port")
+        if self.transport != "dimse" and not self.url:
+            raise ValueError(f"transport {self.transport} needs url")
+        return self
+
+    def missing_of_address(self) -> str:
+        """``port is missing``: what a DICOM association to this peer lacks, "" where nothing."""
+        missing = [key for key in ("host", "port") if not getattr(self, key)]
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
+
+
+class Conditions(_Section):
+    """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
+
+    modality: Words = ()
+    """Modality (0008,0060): one or a list."""
+    body_part: Words = ()
+    """Body Part Examined (0018,0015)."""
+    view: Words = ()
+    """View Position (0018,5101)."""
+    calling_ae: Words = ()
+    """AE title that sent the object."""
+    called_ae: Words = ()
+    """AE title of ours that it called."""
+    station: Words = ()
+    """Station Name (0008,1010)."""
+    study_description: Words = ()
+    """Study Description (0008,1030)."""
+    series_description: Words = ()
+    """Series Description (0008,103E)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class RuleSettings(_Section):
+    """``[[rules]]``: which pipeline for which study, and where its results go."""
+
+    name: Name
+    """Short name; results and events say it."""
+    when: Conditions = Conditions()
+    """Required: one or more conditions on single images; modality = "*": every image of a source class."""
+    pipeline: str
+    """ultrasound, chest_xray, or a pipeline of your own."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the pipeline, such as policy = "research"."""
+    send_to: tuple[Name, ...]
+    """Peers that get the results; each must be allowed to receive."""
+    priority: Literal["stat", "routine", "low"] = "routine"
+    """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
+    max_study_age_days: float = Field(7, ge=0)
+    """Older studies are held for a person (a migration must not start a million jobs). 0: no limit."""
+    daily_cap: int = Field(0, ge=0)
+    """Jobs a day per sending peer, further ones are held. 0: no limit."""
+    secondary_captures_from: tuple[Name, ...] = ()
+    """Peers whose secondary captures count as images (a frame grabber)."""
+    tell_pacs_refusals: bool = False
+    """Send a short report also when the pipeline does not apply."""
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    node: NodeSettings = NodeSettings()
+    log: LogSettings = LogSettings()
+    listener: ListenerSettings = ListenerSettings()
+    spool: SpoolSettings = SpoolSettings()
+    inspection: InspectionSettings = InspectionSettings()
+    assembly: AssemblySettings = AssemblySettings()
+    workers: WorkerSettings = WorkerSettings()
+    images: ImageSettings = ImageSettings()
+    drift: DriftSettings = DriftSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    outbox: OutboxSettings = OutboxSettings()
+    peers: tuple[PeerSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
+
+    def peer(self, name: str) -> PeerSettings:
+        """The peer of that name. Raises UnknownPeer."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        known = ", ".join(peer.name for peer in self.peers) or "none"
+        raise UnknownPeer(f"no peer is called {name!r}; configured: {known}")
+
+    def sender(self, asked: str) -> PeerSettings:
+        """The peer of that name or AE title. Raises UnknownPeer."""
+        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        names = [peer.name for peer in self.peers]
+        return self.peer(asked if asked in names else titles.get(asked, asked))
+
+    def rule(self, name: str) -> RuleSettings | None:
+        """The rule of that name, None when it was taken out of the configuration."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def log_target(self) -> LogTarget:
+        """Where the log goes, and which peers are watched closely."""
+        watched = [name for peer in self.peers if peer.debug for name in (peer.name, peer.ae_title)]
+        return LogTarget(
+            json=self.log.format == "json",
+            file=str(self.log.file.resolve()) if self.log.file else "",
+            file_bytes=self.log.file_mib * 2**20,
+            files=self.log.files,
+            syslog=self.log.syslog,
+            debug=tuple(watched),
+        )
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database, SQLite under ``data_dir`` by default."""
+        return self.node.database_url or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"

@@ -1,0 +1,194 @@
+"""Images are analysed as they arrive, while their study is still being received (truth 3).
+
+A worker without a job takes the newest image that a rule wants, asks the pipeline about it alone, and keeps
+the answer for the study's job. It gives way as soon as a job is free. Whatever goes wrong here only costs
+time: the job analyses again, and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from ai_pipeline.contract import Accept, Pipeline, Progress
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.config.settings import RuleSettings, Settings
+from dicom_node.errors import NodeError, TimeLimitReached
+from dicom_node.jobs.enqueue import image_facts
+from dicom_node.jobs.rules import StudyFacts, decide
+from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
+from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
+from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store import queue
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Instance, Study
+from dicom_node.store.transitions import utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.5  # how often an analysis looks whether a job is free
+_FORGET_SECONDS = 3600.0
+_GRACE_SECONDS = 10.0
+_PATIENCE_SECONDS = 60.0  # a job waits so long for an analysis ahead that reports no progress
+
+
+class _GiveWay(NodeError):
+    """A job is free, or the worker stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image of a study that is being received, and what rules want with it."""
+
+    id: int
+    path: str
+    pixels_sha256: str
+    rules: tuple[RuleSettings, ...]
+
+
+class Ahead:
+    """Analyses single images before their study's job. ``pipelines`` gives a pipeline by its name."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        analyses: Analyses,
+        pipelines: Callable[[str], Pipeline],
+        stopping: threading.Event,
+        at_work: AtWork,
+    ) -> None:
+        self._database, self._settings = database, settings
+        self._analyses, self._pipelines, self._stopping = analyses, pipelines, stopping
+        self._at_work = at_work
+        self._readings = ReadingRecord(database, settings)
+        self._seen = 0  # instance ids rise: an image is looked at once
+        self._forgot_at = 0.0
+
+    def run_once(self) -> bool:
+        """Analyse one image; False when there is none that waits."""
+        self._forget_old()
+        image = self._next()
+        if image is None:
+            return False
+        try:
+            for rule in image.rules:
+                self._analyse(image, rule)
+        except _GiveWay:
+            return True
+        except WorkerSpent:
+            raise
+        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; the job will tell it)
+            _LOGGER.info("an image could not be analysed ahead: %s", type(error).__name__)
+        self._seen = max(self._seen, image.id)
+        return True
+
+    def _next(self) -> _Image | None:
+        with self._database.read() as session:
+            row = session.execute(
+                select(Instance, Study.study_date)
+                .join(Instance.study)
+                .where(
+                    Instance.id > self._seen,
+                    Instance.role == ObjectRole.SOURCE,
+                    Study.state == StudyState.RECEIVING,
+                )
+                .order_by(Instance.id)
+                .limit(1)
+            ).first()
+            if row is None:
+                return None
+            instance, study_date = row
+            facts = StudyFacts(study_date, utc_now().date())
+            decisions = decide(self._settings.rules, facts, [image_facts(instance, self._settings)])
+            rules = tuple(decision.rule for decision in decisions if not decision.held_reason)
+            return _Image(instance.id, instance.path, instance.pixels_sha256, rules)
+
+    def _analyse(self, image: _Image, rule: RuleSettings) -> None:
+        pipeline = self._pipelines(rule.pipeline)
+        if not pipeline.per_image:
+            return
+        path = self._settings.node.data_dir / image.path
+        key = key_of(pipeline, rule.options, path.name, image.pixels_sha256)
+        if not path.is_file() or not self._analyses.claim(key):
+            return
+        try:
+            self._look()
+            source = open_dicom(path, self._settings.images.limits)
+            with self._at_work.at(path.name), self._watched(path.name) as progress:
+                if isinstance(pipeline.accepts([source], rule.options), Accept):
+                    result = pipeline.run([source], progress, rule.options)
+                    result = self._readings.take(pipeline, rule.options, [source.uid], result)
+                    self._analyses.put(key, result)
+        except _GiveWay:
+            self._analyses.drop(key)  # the claim too: it may be made later
+            raise
+
+    @contextmanager
+    def _watched(self, spool_name: str) -> Iterator[Progress]:
+        """Progress of one analysis, watched: one that hangs ends this process; the node starts another.
+
+        After the time limit of a job, and sooner when a job waits: that image is then not to blame.
+        """
+        limit = self._settings.workers.time_limit_seconds
+        started = moved = time.monotonic()
+        ended = threading.Event()
+
+        def report(share: float, what: str) -> None:  # noqa: ARG001  (nobody waits for this one)
+            nonlocal moved
+            now = time.monotonic()
+            if now - moved < _LOOK_SECONDS and not self._stopping.is_set():
+                return
+            moved = now
+            if now - started > limit:
+                raise TimeLimitReached(f"took longer than {limit:g} s")
+            self._look()
+
+        def watch() -> None:
+            while not ended.wait(_LOOK_SECONDS):
+                now = time.monotonic()
+                if now - started > limit + _GRACE_SECONDS:
+                    _end("does not come to an end")
+                if now - moved > _PATIENCE_SECONDS and self._is_job_free():
+                    self._at_work.leave(spool_name)
+                    _end("does not give way to a job")
+
+        threading.Thread(target=watch, name="watch-ahead", daemon=True).start()
+        try:
+            yield report
+        finally:
+            ended.set()
+
+    def _is_job_free(self) -> bool:
+        try:
+            with self._database.read() as session:
+                return queue.is_anything(session, utc_now())[0]
+        except SQLAlchemyError:
+            return False
+
+    def _look(self) -> None:
+        if self._stopping.is_set():
+            raise _GiveWay("the worker stops")
+        if self._is_job_free():
+            raise _GiveWay("a job is free")
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        if now - self._forgot_at > _FORGET_SECONDS:
+            self._forgot_at = now
+            self._analyses.forget_old()
+            self._at_work.forget_old()
+
+
+def _end(why: str) -> None:
+    _LOGGER.error("an image analysed ahead %s: this worker ends", why)
+    os._exit(1)

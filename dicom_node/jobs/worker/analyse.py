@@ -1,0 +1,152 @@
+"""Ask a pipeline about the images of a job: one by one where it can, and what was asked ahead is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
+from ai_pipeline.errors import CleaningFailed, PixelError
+from ai_pipeline.images.decode import DicomImage
+from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
+from dicom_node.jobs.worker.cleaning_counts import WITHHELD
+from dicom_node.jobs.worker.kept_analyses import Analyses, key_of, merged
+from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.results import SourceObject
+
+_MOST_DECODED = 4
+"""Of more images than these none keeps the frame that it decoded last: a mammogram's is 42 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysed:
+    """What was found, and by UID why an image was left out."""
+
+    result: PipelineResult
+    faults: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whether the pipeline takes the images, and by UID why one could not be asked about."""
+
+    verdict: Accept | Refuse
+    faults: Mapping[str, str]
+
+
+def ask(
+    pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object], at_work: AtWork
+) -> Asked:
+    """Which of these images the pipeline takes. Raises WorkerSpent, PixelError when it cannot say of any."""
+    if not pipeline.per_image:
+        return Asked(pipeline.accepts([source.image for source in sources], options), {})
+    verdicts: list[Accept | Refuse] = []
+    faults: dict[str, str] = {}
+    for source in sources:
+        try:
+            with at_work.at(source.path.name):
+                verdicts.append(pipeline.accepts([source.image], options))
+        except PixelError as fault:
+            faults[source.image.uid] = str(fault)
+        _forget_pixels(source, sources)
+    if not verdicts:
+        raise PixelError("; ".join(dict.fromkeys(faults.values())))
+    return Asked(_joined(verdicts), faults)
+
+
+def analyse(
+    pipeline: Pipeline,
+    sources: Sequence[SourceObject],
+    options: Mapping[str, object],
+    report: Progress,
+    kept: Analyses,
+    readings: ReadingRecord,
+    at_work: AtWork,
+) -> Analysed:
+    """The pipeline's result for these images; what it read in them goes to ``readings`` alone.
+
+    An image that cannot be cleaned is left out with a note, one that cannot be decoded as a fault. Raises
+    CleaningFailed or PixelError when none is left, WorkerSpent, and whatever the pipeline raises.
+    """
+    if not pipeline.per_image:
+        return Analysed(_run(pipeline, sources, options, report, readings), {})
+    results: list[PipelineResult] = []
+    done: dict[str, PipelineResult] = {}
+    faults: dict[str, str] = {}
+    failures: list[CleaningFailed] = []
+    for number, source in enumerate(sources):
+        report(number / len(sources), f"image {number + 1} of {len(sources)}")
+        key = key_of(pipeline, options, source.path.name, source.pixels_sha256)
+        try:
+            part = _part(report, number, len(sources))
+            done[key] = kept.get(key) or _at(at_work, pipeline, source, options, part, readings)
+            results.append(done[key])
+        except WorkerSpent:
+            for name, result in done.items():  # the next worker need not do them again
+                kept.put(name, result)
+            raise
+        except PixelError as fault:
+            faults[source.image.uid] = str(fault)
+        except CleaningFailed as failure:
+            failures.append(failure)
+            note = QualityNote(WITHHELD, f"no cleaned picture: {failure}", source.image.uid)
+            results.append(PipelineResult(quality=(note,), models=pipeline.models()))
+        _forget_pixels(source, sources)
+    if len(failures) + len(faults) == len(sources):
+        raise failures[0] if failures else PixelError("; ".join(dict.fromkeys(faults.values())))
+    return Analysed(merged(results), faults)
+
+
+def forget(
+    pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object], kept: Analyses
+) -> None:
+    """The results are released: what was kept of these images is not needed any more."""
+    for source in sources:
+        kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
+
+
+def _at(
+    at_work: AtWork,
+    pipeline: Pipeline,
+    source: SourceObject,
+    options: Mapping[str, object],
+    report: Progress,
+    readings: ReadingRecord,
+) -> PipelineResult:
+    with at_work.at(source.path.name):
+        return _run(pipeline, [source], options, report, readings)
+
+
+def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
+    """The verdicts on single images as one."""
+    taken = tuple(uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids)
+    refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
+    if taken:
+        return Accept(taken, refused)
+    reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
+    return Refuse("; ".join(dict.fromkeys(reasons)), refused)
+
+
+def _forget_pixels(source: SourceObject, among: Sequence[SourceObject]) -> None:
+    if len(among) > _MOST_DECODED and isinstance(source.image, DicomImage):
+        source.image.forget()
+
+
+def _run(
+    pipeline: Pipeline,
+    sources: Sequence[SourceObject],
+    options: Mapping[str, object],
+    report: Progress,
+    readings: ReadingRecord,
+) -> PipelineResult:
+    result = pipeline.run([source.image for source in sources], report, options)
+    return readings.take(pipeline, options, [source.image.uid for source in sources], result)
+
+
+def _part(report: Progress, number: int, count: int) -> Progress:
+    """A report of one image's progress as its part of all."""
+
+    def part(share: float, what: str) -> None:
+        report((number + share) / count, what)
+
+    return part

@@ -1,0 +1,78 @@
+"""The images of a job: the spooled versions that count, opened by the one decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NodeError
+from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.results import SourceObject
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Instance
+
+
+class NotInSpool(NodeError):
+    """A spooled file is not where its row says: the index may just be moving it, so it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobImages:
+    """``all``: their headers can be read, in the job's order. ``faults``: why one is left out, by UID."""
+
+    all: tuple[SourceObject, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def readable(self) -> list[SourceObject]:
+        """Those that a pipeline may have."""
+        return [source for source in self.all if source.image.uid not in self.faults]
+
+    def only(self, uids: Collection[str]) -> JobImages:
+        """Those that the pipeline accepted. What was left out for a fault is still told."""
+        kept = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
+        return JobImages(kept, self.faults)
+
+    def without(self, faults: Mapping[str, str]) -> JobImages:
+        """Leave out images with these faults, by UID. Raises PixelError when nothing is left."""
+        left = JobImages(self.all, {**self.faults, **faults})
+        if faults and not left.readable:
+            raise PixelError("; ".join(dict.fromkeys(faults.values())))
+        return left
+
+
+def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
+    """Open the job's images, headers only. Raises NotInSpool."""
+    with database.read() as session:
+        rows = session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(job.source_uids))).all()
+        known = {row.sop_instance_uid: (row.path, *_of(row)) for row in rows}
+    sources: list[SourceObject] = []
+    faults: dict[str, str] = {}
+    for uid in _in_order(job.source_uids, known):
+        relative, pixels, identity, charset = known[uid]
+        if not relative:
+            faults[uid] = "an image was purged from the spool"
+            continue
+        path = settings.node.data_dir / relative
+        if not path.is_file():
+            raise NotInSpool("an image is not in the spool")
+        try:
+            sources.append(
+                SourceObject(open_dicom(path, settings.images.limits), path, pixels, identity, charset)
+            )
+        except PixelError as error:
+            faults[uid] = str(error)
+    return JobImages(tuple(sources), faults)
+
+
+def _in_order(uids: Sequence[str], known: Collection[str]) -> list[str]:
+    return [uid for uid in uids if uid in known]
+
+
+def _of(row: Instance) -> tuple[str, str, str]:
+    return row.pixels_sha256, row.identity_sha256, str(row.attributes.get("AssumedCharacterSet", ""))

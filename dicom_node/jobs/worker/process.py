@@ -1,0 +1,188 @@
+"""A worker process: loads the pipelines once, then claims and runs jobs until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import Pipeline
+from dicom_node.config.settings import Settings
+from dicom_node.errors import JobCancelled, LeaseLost, NodeError
+from dicom_node.events import WORKER_READY
+from dicom_node.jobs.lease import new_owner
+from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.worker.ahead import Ahead
+from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
+from dicom_node.jobs.worker.heartbeat import Pulse
+from dicom_node.jobs.worker.kept_analyses import Analyses
+from dicom_node.jobs.worker.run import HandedBack, NoSuchPipeline, Runner
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, settle_study, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_POLL_SECONDS = 0.05  # one indexed look at the database: 0.4 ms
+_FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
+_GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is left behind
+_TELL_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
+_LOOK_SECONDS = 1.0  # how often a running job looks whether another may pass
+_PAUSE_SECONDS = 1.0  # when the database is away
+
+
+class _LetsPass:
+    """Reports a job's progress, and between its steps lets others pass."""
+
+    def __init__(self, job: ClaimedJob, pulse: Pulse, let_pass: Callable[[ClaimedJob, Pulse], None]) -> None:
+        self._job, self._pulse, self._let_pass = job, pulse, let_pass
+        self._looked_at = time.monotonic()
+
+    def __call__(self, share: float, what: str) -> None:
+        self._pulse(share, what)
+        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._let_pass(self._job, self._pulse)
+            self._looked_at = time.monotonic()
+
+    def checkpoint(self, share: float, what: str) -> None:
+        self._pulse.checkpoint(share, what)
+
+
+class Worker:
+    """Runs jobs of the queue, one at a time."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._owner = new_owner()
+        self._queue = LeaseQueue(database, settings.workers)
+        self._pipelines: dict[str, Pipeline] = {}
+        self.stopping = threading.Event()
+        """Set by SIGTERM, and when the node that started this worker is gone."""
+        self.retiring = threading.Event()
+        """Set by SIGHUP: end after this job, a successor with another configuration waits."""
+        analyses = Analyses(settings.node.data_dir / "analyses")
+        workers = settings.workers
+        # The last attempt of a job is made without an image that failed the ones before.
+        self._at_work = AtWork(
+            settings.node.data_dir / "at-work", self._owner, max(1, workers.attempts - 1), workers.memory_mib
+        )
+        self._runner = Runner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
+        self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
+
+    def run_forever(self) -> None:
+        """Warm up, say that it is ready, and work until told to end, or until the memory is used up."""
+        self.warm_up()
+        self._say_ready()
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
+            try:
+                if not self.run_once() and not self._ahead.run_once():
+                    self.stopping.wait(_POLL_SECONDS)
+            except WorkerSpent as spent:
+                _LOGGER.warning("%s: this worker ends", spent)
+            except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
+                _LOGGER.error("the database does not answer: %s", type(error).__name__)
+                self.stopping.wait(_PAUSE_SECONDS)
+
+    def run_once(self) -> bool:
+        """Claim and run one job; False when there is none."""
+        job = self._queue.claim(self._owner)
+        if job is None:
+            return False
+        with self._pulse(job) as pulse:
+            self._runner.run(job, _LetsPass(job, pulse, self._let_pass))
+        return True
+
+    def _let_pass(self, job: ClaimedJob, pulse: Pulse) -> None:
+        """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
+
+        So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
+        """
+        if self.stopping.is_set() or self._at_work.spent:
+            return
+        try:
+            other = self._queue.claim(self._owner, passing=job)
+            if other is not None:
+                with pulse.paused(), self._at_work.aside(), self._pulse(other) as report:
+                    self._runner.run(other, report)
+        except SQLAlchemyError as error:  # the other's lease ends; this job goes on
+            _LOGGER.error("no job can pass: %s", type(error).__name__)
+
+    def _pulse(self, job: ClaimedJob) -> Pulse:
+        workers = self._settings.workers
+        return Pulse(
+            self._queue,
+            job,
+            interval=min(1.0, workers.lease_seconds / 4),
+            limit=max(workers.time_limit_seconds, _TELL_SECONDS)
+            if job.gives_up
+            else workers.time_limit_seconds,
+            grace=_GRACE_SECONDS,
+            stopping=self.stopping,
+            finish=_FINISH_SECONDS,
+            abandon=self._abandon,
+        )
+
+    def warm_up(self) -> None:
+        """Load every pipeline that a rule names; one that cannot be loaded fails only its own jobs."""
+        started = time.monotonic()
+        for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
+            try:
+                self._pipeline(name)
+            except Exception as error:  # noqa: BLE001  (whatever a model's loading raises)
+                _LOGGER.error("pipeline %s cannot be loaded: %s", name, error)
+        _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
+
+    def _pipeline(self, name: str) -> Pipeline:
+        if name not in self._pipelines:
+            try:
+                workers = self._settings.workers
+                pipeline = pipelines.create(
+                    name, models_dir=workers.models_dir, device_rules=workers.device_rules_dir
+                )
+            except KeyError as error:
+                raise NoSuchPipeline(str(error.args[0])) from None
+            pipeline.warm_up()
+            self._pipelines[name] = pipeline
+        return self._pipelines[name]
+
+    def _say_ready(self) -> None:
+        """One JSON line for the node that started us, and the event for everybody."""
+        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
+            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.write(json.dumps({"ready": True, "owner": self._owner}) + "\n")
+            sys.stdout.flush()
+
+    def _abandon(self, job: ClaimedJob, stop: NodeError) -> None:
+        """The job hangs in code that cannot be stopped: settle it and end this process, others go on."""
+        _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
+        try:
+            with contextlib.suppress(LeaseLost):
+                self._settle(job, stop)
+        except (NodeError, SQLAlchemyError) as error:
+            _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
+        finally:
+            os._exit(1)
+
+    def _settle(self, job: ClaimedJob, stop: NodeError) -> None:
+        if isinstance(stop, JobCancelled):
+            with self._database.write() as session:
+                self._queue.complete_if_owner(session, job, JobState.CANCELLED)
+                settle_study(session, job.study_id)
+        elif isinstance(stop, HandedBack):
+            self._queue.hand_back(job)
+        elif job.gives_up:
+            self._queue.fail(job, str(stop))
+        elif not isinstance(stop, LeaseLost):
+            # After the last try the next claim gives up, and tells the PACS.
+            wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()
+            self._queue.retry_at(job, utc_now() + wait, str(stop))

@@ -1,0 +1,176 @@
+"""What burned-in marks said is kept for those who hold the site's key, and nowhere else.
+
+A pipeline's readings end here: their texts are sealed (AES-256-GCM under a key derived from the site's) into
+the table ``mark_reading``, and the result goes on without them, so that neither the analyses on disk nor the
+objects that are sent can carry them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ai_pipeline.contract import Pipeline, PipelineResult, Reading
+from dicom_node import sitekey
+from dicom_node.config.settings import Settings
+from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
+from dicom_node.events import READINGS_SHOWN
+from dicom_node.store import readings as table
+from dicom_node.store.database import Database
+from dicom_node.store.tables import MarkReading
+from dicom_node.store.transitions import record, utc_now
+from dicom_node.store.views import find_study
+
+_PURPOSE = "mark readings"
+_NONCE_BYTES = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
+_LOGIN_UID, _NOBODY_LOGGED_IN = Path("/proc/self/loginuid"), 2**32 - 1
+
+
+class ReadingRecord:
+    """The readings of one node. The site's key is read when the first text is sealed."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._data_dir = settings.node.data_dir
+        self._keeps = settings.privacy.keep_readings
+
+    def take(
+        self, pipeline: Pipeline, options: Mapping[str, object], uids: Collection[str], result: PipelineResult
+    ) -> PipelineResult:
+        """Keep what a fresh analysis of these images read, and give the result back without it.
+
+        What an earlier one with the same pipeline and options read in them is replaced. Raises
+        ConfigurationError when the site's key cannot be used.
+        """
+        if self._keeps:
+            self._keep(_asked(pipeline, options), uids, result.readings)
+        return replace(result, readings=())
+
+    def _keep(self, asked: str, uids: Collection[str], readings: Collection[Reading]) -> None:
+        texts = [self._seal.close(reading.text, reading.source_uid) for reading in readings]
+        with self._database.write() as session:
+            known = table.images(session, uids)
+            rows = [
+                _row(reading, sealed, asked, *known[reading.source_uid])
+                for reading, sealed in zip(readings, texts, strict=True)
+                if reading.source_uid in known
+            ]
+            table.replace(session, [number for number, _ in known.values()], asked, rows)
+
+    @cached_property
+    def _seal(self) -> _Seal:
+        return _Seal(self._data_dir)
+
+
+def show(database: Database, settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+    """What was read in a study, opened with the site's key; the look is an event that is written first.
+
+    Raises NotFound, ConfigurationError where the key cannot be read, ReadingsSealed where it is another one.
+    """
+    with database.write() as session:
+        study = find_study(session, study_instance_uid)
+        rows = table.of_study(session, study.id)
+        seal = _existing_seal(settings.node.data_dir) if rows else None
+        shown = [_shown(row, uid, seal) for row, uid in rows if seal is not None]
+        record(
+            session, READINGS_SHOWN, study.id,
+            study=study.study_instance_uid, user=_user(), readings=len(shown),
+        )  # fmt: skip
+    return shown
+
+
+def _existing_seal(data_dir: Path) -> _Seal:
+    """The seal of the key that is there: whoever looks makes none."""
+    path = sitekey.path_of(data_dir)
+    try:
+        found = path.exists()
+    except PermissionError:
+        remedy = "only the user of the node may read it: run the command as that user"
+        raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)]) from None
+    if not found:
+        raise ReadingsSealed(
+            "the site key with which the readings were sealed is gone: put back keys/site.key"
+        )
+    return _Seal(data_dir)
+
+
+class _Seal:
+    """Closes and opens texts; each is bound to its image, so that none can be moved to another."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._cipher = AESGCM(sitekey.load_or_create(data_dir).derive(_PURPOSE))
+
+    def close(self, text: str, image_uid: str) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, text.encode(), image_uid.encode())
+
+    def open(self, sealed: bytes, image_uid: str) -> str:
+        try:
+            nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+            return self._cipher.decrypt(nonce, text, image_uid.encode()).decode()
+        except InvalidTag:
+            raise ReadingsSealed(
+                "the readings of this study were sealed with another site key: put back keys/site.key"
+            ) from None
+
+
+def _asked(pipeline: Pipeline, options: Mapping[str, object]) -> str:
+    asked = json.dumps([pipeline.name, dict(options)], sort_keys=True, default=str)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _row(reading: Reading, sealed: bytes, asked: str, instance_id: int, study_id: int) -> MarkReading:
+    left, top, right, bottom = reading.bounds
+    return MarkReading(
+        study_id=study_id,
+        instance_id=instance_id,
+        asked=asked,
+        frame=reading.frame,
+        kind=reading.kind,
+        meaning=reading.meaning.value,
+        left=left,
+        top=top,
+        right=right,
+        bottom=bottom,
+        confidence=reading.confidence,
+        removed=reading.removed,
+        sealed=sealed,
+        read_at=utc_now(),
+    )
+
+
+def _shown(row: MarkReading, image_uid: str, seal: _Seal) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": image_uid,
+        "frame": row.frame,
+        "kind": row.kind,
+        "meaning": row.meaning,
+        "text": seal.open(row.sealed, image_uid),
+        "bounds": [row.left, row.top, row.right, row.bottom],
+        "confidence": round(row.confidence, 3),
+        "removed": row.removed,
+        "read_at": row.read_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+
+
+def _user() -> str:
+    """Who logged in on this machine, also under sudo (audit's login uid), else who runs this process."""
+    uid = os.getuid()
+    with suppress(OSError, ValueError):
+        logged_in = int(_LOGIN_UID.read_text(encoding="ascii"))
+        uid = uid if logged_in == _NOBODY_LOGGED_IN else logged_in
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,279 @@
+"""One job: images → pipeline → results → one transaction that releases them (truths 5, 6 and 9)."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
+from ai_pipeline.errors import CardError, CleaningFailed, PixelError
+from ai_pipeline.images.limits import lacks_memory
+from dicom_node.config.settings import Settings
+from dicom_node.errors import (
+    DecodedDifferently,
+    JobCancelled,
+    LeaseLost,
+    NodeError,
+    ResultRefused,
+    TimeLimitReached,
+    UnknownPeer,
+)
+from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
+from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.worker.analyse import Analysed, analyse, ask, forget
+from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.cleaning_counts import CleaningCounts
+from dicom_node.jobs.worker.images import JobImages, open_images
+from dicom_node.jobs.worker.kept_analyses import Analyses
+from dicom_node.jobs.worker.persist import Releaser
+from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.model.lifecycle import JobState
+from dicom_node.results import Cause
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_NO_IMAGE = "there is no image any more"
+_ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done; a job that has any was accepted (ClaimedJob.was_accepted)
+
+
+class HandedBack(NodeError):
+    """The worker stops: others do this job, and this try does not count."""
+
+
+class NoSuchPipeline(NodeError):
+    """A rule names a pipeline that this program does not have."""
+
+
+class Report(Protocol):
+    """What the worker gives to a job: progress goes out by it, and by it the job is stopped.
+
+    Calling it may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached.
+    """
+
+    def __call__(self, share: float, what: str) -> None: ...
+    def checkpoint(self, share: float, what: str) -> None:
+        """The same, and written down before it returns."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far this attempt got: what is told to the PACS when it fails depends on it."""
+
+    job: ClaimedJob
+    accepted: bool = False
+    pipeline: Pipeline | None = None
+    images: JobImages = field(default_factory=JobImages)
+    refused: tuple[Refusal, ...] = ()  # counted when the job ends and the pipeline has spoken
+
+
+class _Failed(Exception):
+    """The job fails for good: a further attempt would find the same."""
+
+    def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
+_FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
+
+
+class Runner:
+    """Runs claimed jobs of this process.
+
+    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses`` is what was asked ahead.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        queue: LeaseQueue,
+        pipelines: Callable[[str], Pipeline],
+        analyses: Analyses,
+        at_work: AtWork,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+        self._pipelines = pipelines
+        self._analyses, self._at_work = analyses, at_work
+        self._readings = ReadingRecord(database, settings)
+        self._releaser = Releaser(database, settings, queue)
+
+    def run(self, job: ClaimedJob, report: Report) -> None:
+        """Bring a job to an end, put it back, or lose it. Raises only what the database raises.
+
+        After a job that took all memory (``AtWork.spent``) this process shall end.
+        """
+        attempt = _Attempt(job, accepted=job.was_accepted)
+        self._at_work.last_try = self._queue.is_last_try(job)
+        try:
+            try:
+                self._end(attempt, report)
+            except JobCancelled:
+                self._releaser.end(job, JobState.CANCELLED)
+        except LeaseLost as lost:
+            _LOGGER.warning("%s", lost)
+        finally:
+            self._at_work.last_try = False
+
+    def _end(self, attempt: _Attempt, report: Report) -> None:
+        job = attempt.job
+        try:
+            self._try(attempt, report)
+        except (LeaseLost, JobCancelled):
+            raise
+        except HandedBack:
+            self._queue.hand_back(job)
+        except _FINAL as failure:
+            if isinstance(failure, CleaningFailed):
+                withheld = CleaningCounts(withheld=len(attempt.images.readable))
+                with self._database.write() as session:
+                    withheld.record(session, job)
+            self._fail(attempt, _sentence(failure), _cause(failure))
+        except ResultRefused as refused:
+            with self._database.write() as session:
+                record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
+            self._fail(attempt, f"a result was refused: {refused}", _cause(refused))
+        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, and told)
+            reason = _sentence(error)
+            self._at_work.spent |= lacks_memory(error)
+            if self._at_work.spent:
+                with self._database.write() as session:
+                    record(
+                        session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
+                    )
+            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
+            if self._queue.is_last_try(job):
+                self._fail(attempt, reason, _cause(error))
+            else:
+                self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
+
+    def _try(self, attempt: _Attempt, report: Report) -> None:
+        job = attempt.job
+        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
+        self._releaser.check_destinations(job)
+        report(0.0, "reading")
+        attempt.images = images = open_images(self._database, self._settings, job)
+        if job.gives_up:
+            raise _Failed(f"given up after {job.tries - 1} tries: {job.reason or 'its worker was lost'}")
+        if not images.readable:
+            attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
+            reasons = "; ".join(dict.fromkeys(images.faults.values()))
+            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
+        verdict = self._accepts(attempt, pipeline)
+        attempt.refused = verdict.refused
+        if isinstance(verdict, Refuse):
+            self._refuse(attempt, verdict.reason)
+            return
+        attempt.accepted = True
+        attempt.images = images = attempt.images.only(verdict.source_uids)
+        report.checkpoint(_ACCEPTED, "analysing")
+        result = self._run(attempt, pipeline, report)
+        report(_ANALYSED, "building results")
+        self._releaser.release(job, pipeline, attempt.images, result, attempt.refused)
+        forget(pipeline, attempt.images.readable, job.options, self._analyses)
+
+    def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
+        """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
+        try:
+            asked = ask(pipeline, attempt.images.readable, attempt.job.options, self._at_work)
+        except PixelError:
+            attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
+            raise
+        self._leave_out(attempt, asked.faults)
+        return asked.verdict
+
+    def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
+        def progress(share: float, what: str) -> None:
+            report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
+
+        analysed = self._analyse(pipeline, attempt, progress)
+        self._leave_out(attempt, analysed.faults)
+        result, faults = analysed.result, attempt.images.faults
+        if not faults:
+            return result
+        reasons = "; ".join(dict.fromkeys(faults.values()))
+        note = QualityNote("not_analysed", f"{len(faults)} of the images not analysed: {reasons}")
+        return replace(result, quality=(*result.quality, note))
+
+    def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
+        """These images cannot be analysed; the others of the study are."""
+        if not faults:
+            return
+        attempt.accepted = True  # nobody could say that they are out of scope: the PACS is told
+        attempt.images = attempt.images.without(faults)
+        with self._database.write() as session:
+            for uid, reason in faults.items():
+                job = attempt.job
+                record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
+
+    def _analyse(self, pipeline: Pipeline, attempt: _Attempt, progress: Progress) -> Analysed:
+        options, images = attempt.job.options, attempt.images.readable
+        return analyse(pipeline, images, options, progress, self._analyses, self._readings, self._at_work)
+
+    def _refuse(self, attempt: _Attempt, reason: str) -> None:
+        """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""
+        rule = self._settings.rule(attempt.job.rule)
+        if rule is not None and rule.tell_pacs_refusals:
+            self._tell(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
+        else:
+            self._releaser.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
+
+    def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
+        """For good: an accepted study gets a report that says so, unless it had a result before."""
+        if attempt.accepted and attempt.job.analysed_at is None:
+            self._tell(attempt, JobState.FAILED, reason, cause)
+        else:
+            self._releaser.end(attempt.job, JobState.FAILED, reason)
+
+    def _tell(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
+        job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
+        try:
+            if attempt.pipeline is None or not attempt.images.all:
+                self._releaser.end(job, state, reason, refused)
+                return
+            images = attempt.images
+            self._releaser.release_failure(job, attempt.pipeline, images, state, reason, cause, refused)
+        except (LeaseLost, JobCancelled):
+            raise
+        except Exception as error:  # noqa: BLE001  (the job must come to its end, even if nobody can be told)
+            _LOGGER.error("job %s: the PACS cannot be told: %s", job.id, _where(error))
+            self._releaser.end(job, state, reason, refused)
+
+
+def _sentence(error: BaseException) -> str:
+    """Why, for a person. Only errors of our own speak for themselves: others quote header values."""
+    if isinstance(error, DecodedDifferently):
+        return f"a text of the object cannot be decoded ({error})"
+    if isinstance(error, (NodeError, PixelError, CleaningFailed, _Failed)):
+        return str(error)
+    return f"{type(error).__name__} in the pipeline"
+
+
+def _cause(error: BaseException) -> Cause:
+    """The kind of a failure, as the report codes it."""
+    if isinstance(error, _Failed):
+        return error.cause
+    if lacks_memory(error):
+        return Cause.RESOURCES
+    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
+
+
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+    ((PixelError, DecodedDifferently), Cause.FORMAT),
+    (CleaningFailed, Cause.QUALITY),
+    (TimeLimitReached, Cause.RESOURCES),
+    ((CardError, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
+)
+
+
+def _where(error: BaseException) -> str:
+    """Type and place of an error, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}"

@@ -1,0 +1,1 @@
+"""What models make of images, counted by sender and day, and whether it drifts."""

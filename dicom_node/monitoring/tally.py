@@ -1,0 +1,109 @@
+"""What models make of images is counted when a job ends, in the transaction that ends it.
+
+So a job that is tried again, taken over from a dead worker or analysed ahead counts once, and one that fails
+or is cancelled does not. An image that several jobs analyse (two rules, a late object, a corrected name)
+counts for the first of them: the counts know which images stand in them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import ModelRef, Refusal, RefusedBy, Scores
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.reference import Reference, reference_of
+from ai_pipeline.models.registry import cards
+from dicom_node.config.settings import Settings
+from dicom_node.model.kinds import Counted
+from dicom_node.monitoring import counts
+from dicom_node.monitoring.counts import CountedModel
+from dicom_node.store.transitions import utc_now
+
+_LOGGER = logging.getLogger(__name__)
+_REFUSED: Mapping[RefusedBy, Counted] = {
+    RefusedBy.HEADER: Counted.REFUSED_HEADER,
+    RefusedBy.PIXELS: Counted.REFUSED_PIXELS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one model made of one image; ``bins`` by label."""
+
+    outcomes: tuple[Counted, ...]
+    bins: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a job adds to the counts when it ends: by model, what became of each image (SOP Instance UID)."""
+
+    seen: Mapping[CountedModel, Mapping[str, _Seen]] = field(default_factory=dict)
+
+    def count(self, session: Session, settings: Settings) -> None:
+        """Add the images that do not stand in the counts yet; it holds when the caller's transaction does."""
+        day = utc_now().date()
+        titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
+        for model in sorted(self.seen, key=lambda model: model.card_sha256):
+            seen = self.seen[model]
+            rows = counts.senders(session, seen)
+            new = counts.mark(session, model.card_sha256, {number for number, _ in rows.values()}, day)
+            images: Counter[tuple[str, Counted]] = Counter()
+            scores: Counter[tuple[str, str, int]] = Counter()
+            for uid, (number, calling_ae) in rows.items():
+                if number not in new:
+                    continue
+                sender = calling_ae if calling_ae in titles else ""
+                images.update((sender, outcome) for outcome in seen[uid].outcomes)
+                scores.update((sender, label, bin_) for label, bin_ in seen[uid].bins.items())
+            counts.add_images(session, model, day, images)
+            counts.add_scores(session, model, day, scores)
+
+
+class Tallies:
+    """Makes the tally of a job; keeps the references of the cards that it has read. Opens no transaction."""
+
+    def __init__(self, models_dir: Path | None) -> None:
+        self._models_dir = models_dir
+        self._references: dict[str, Reference | None] = {}
+
+    def of(self, scores: Sequence[Scores], refused: Sequence[Refusal]) -> Tally:
+        """The tally of what was analysed and what was refused."""
+        seen: dict[CountedModel, dict[str, _Seen]] = {}
+        for refusal in refused:
+            found = _Seen((_REFUSED[refusal.by],))
+            seen.setdefault(_model(refusal.model), {})[refusal.source_uid] = found
+        for score in scores:
+            seen.setdefault(_model(score.model), {})[score.source_uid] = self._analysed(score)
+        return Tally(seen)
+
+    def _analysed(self, score: Scores) -> _Seen:
+        mended = (Counted.MENDED,) if score.mended else ()
+        reference = self._reference(score.model)
+        if reference is None:
+            return _Seen((Counted.ANALYSED, *mended))
+        bins = {label: reference.bin(label, value) for label, value in score.values.items()}
+        known = {label: number for label, number in bins.items() if number is not None}
+        return _Seen((Counted.ANALYSED, *mended), known)
+
+    def _reference(self, model: ModelRef) -> Reference | None:
+        """The reference of that very card; None when it has none or was replaced on disk by now."""
+        if model.card_sha256 not in self._references:
+            try:
+                known = {card.sha256: card for card in cards(self._models_dir)}
+                card = known.get(model.card_sha256)
+                self._references[model.card_sha256] = None if card is None else reference_of(card)
+            except CardError as error:  # a count is not worth a job
+                _LOGGER.warning("scores of %s are not counted: %s", model.id, error)
+                self._references[model.card_sha256] = None
+        return self._references[model.card_sha256]
+
+
+def _model(model: ModelRef) -> CountedModel:
+    return CountedModel(model.id, model.version, model.card_sha256)

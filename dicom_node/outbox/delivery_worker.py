@@ -1,0 +1,155 @@
+"""The courier: looks what is due, and lets each destination work in a thread of its own.
+
+A PACS that is away or slow holds up nobody but itself. Nothing is kept in memory: another courier, or this
+one after kill -9, goes on from the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node import scu
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.events import DELIVERY_OVERDUE
+from dicom_node.outbox.by_hand import retry, retry_all
+from dicom_node.outbox.route import OpenDestination, Route, give_up_all
+from dicom_node.store import deliveries
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, utc_now
+
+__all__ = ["Courier", "retry", "retry_all"]
+
+_POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
+_DATABASE_AWAY_SECONDS = 1.0
+_WRITING_SECONDS = 5.0  # what was cut off comes back at once, and is written down
+_LOGGER = logging.getLogger(__name__)
+
+
+class Courier:
+    """Delivers results. Any number of couriers, in any number of processes, may share one database.
+
+    ``lease_seconds``: how long after the death of a courier another one takes over what it was sending.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        open_destination: OpenDestination = scu.open_destination,
+        lease_seconds: float = 15.0,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._wake = threading.Event()
+        self._threads: dict[str, threading.Thread] = {}
+        self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self._lease_seconds = lease_seconds
+        self._open = open_destination
+        self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
+
+    def _route(self, peer: PeerSettings) -> Route:
+        return Route(
+            self._database,
+            self._settings,
+            peer,
+            owner=self._owner,
+            lease_seconds=self._lease_seconds,
+            open_destination=self._open,
+        )
+
+    def run_once(self) -> int:
+        """Work on what is due now, one study per destination, here and now; returns how many deliveries."""
+        with self._database.read() as session:
+            due = deliveries.due_destinations(session, utc_now())
+        return sum(self._work(destination) for destination in due)
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Deliver until told to stop, then let what is being sent end (within ``outbox.stop_seconds``)."""
+        self._start_afresh()
+        while not stop.is_set():
+            try:
+                self._dispatch(stop)
+            except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
+                _LOGGER.error("the outbox cannot be read (%s), tried again", type(error).__name__)
+                stop.wait(_DATABASE_AWAY_SECONDS)
+            self._wake.wait(_POLL_SECONDS)
+            self._wake.clear()
+        self._finish()
+
+    def wake(self) -> None:
+        """Look now: something was put into the outbox. Without it, within 0.05 s."""
+        self._wake.set()
+
+    def _start_afresh(self) -> None:
+        """Waits of an earlier life do not count: the peers may be back."""
+        try:
+            with self._database.write() as session:
+                deliveries.hurry(session, utc_now())
+        except SQLAlchemyError as error:
+            _LOGGER.error("the outbox cannot be read (%s)", type(error).__name__)
+
+    def _finish(self) -> None:
+        """Wait for what is under way, cut off what takes too long, hand back what is left all the same."""
+        _join(self._threads.values(), self._settings.outbox.stop_seconds)
+        for route in self._routes.values():
+            route.hang_up()
+        _join(self._threads.values(), _WRITING_SECONDS)
+        try:
+            with self._database.write() as session:
+                deliveries.hand_back(session, self._owner)
+        except SQLAlchemyError as error:
+            _LOGGER.error("deliveries are handed back when their leases end (%s)", type(error).__name__)
+
+    def _dispatch(self, stop: threading.Event) -> None:
+        with self._database.read() as session:
+            due = deliveries.due_destinations(session, utc_now())
+        for destination in due:
+            if self._is_busy(destination):
+                continue
+            thread = threading.Thread(
+                target=self._work_in_thread, args=(destination, stop), name=f"to {destination}", daemon=True
+            )
+            self._threads[destination] = thread
+            thread.start()
+
+    def _is_busy(self, destination: str) -> bool:
+        """Whether its thread works; one that should have ended long ago is left behind (its leases end)."""
+        running, route = self._threads.get(destination), self._routes.get(destination)
+        if running is None or not running.is_alive():
+            return False
+        if route is None or time.monotonic() < route.overdue_at:
+            return True
+        route.hang_up()
+        self._routes[destination] = self._route(route.peer)
+        with self._database.write() as session:
+            record(session, DELIVERY_OVERDUE, destination=destination)
+        return False
+
+    def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
+        try:
+            while self._work(destination) and not stop.is_set():
+                pass
+        except SQLAlchemyError as error:
+            _LOGGER.error("delivery to %s stopped (%s), tried again", destination, type(error).__name__)
+
+    def _work(self, destination: str) -> int:
+        route = self._routes.get(destination)
+        if route is None:
+            return give_up_all(self._database, self._settings, destination)
+        return route.run_once()
+
+
+def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
+    """Wait for all of them together."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(end - time.monotonic(), 0))

@@ -1,0 +1,55 @@
+"""The last look before an object leaves: is it what was built, and may this peer have it?
+
+It looks into the bytes themselves. Whatever tables or settings say by then, an object that names a patient
+does not go to a de-identified destination.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from dicom_node.config.settings import PeerSettings
+from dicom_node.model.deidentified import is_deidentified
+from dicom_node.scu import Outgoing
+
+_DAMAGED = "the result file of the node is missing or damaged"
+_READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
+
+
+def study_of(path: Path) -> str:
+    """Study Instance UID that stands in an object, "" where it cannot be read."""
+    header = _header(path)
+    return "" if header is None else str(header.get("StudyInstanceUID") or "")
+
+
+def fault(item: Outgoing, peer: PeerSettings) -> str:
+    """Why this object must not go to this peer; "" when it may."""
+    header = _header(item.path) if _is_whole(item) else None
+    if header is None:
+        return _DAMAGED
+    if peer.deidentify and not is_deidentified(header):
+        return "it names the patient, and this peer gets de-identified objects only"
+    if not peer.deidentify and is_deidentified(header):
+        return "it is de-identified: this peer has no such study"
+    return ""
+
+
+def _is_whole(item: Outgoing) -> bool:
+    """Is the file what we built? Only those bytes may leave (truth 5)."""
+    try:
+        with item.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+    except OSError:
+        return False
+
+
+def _header(path: Path) -> Dataset | None:
+    try:
+        return pydicom.dcmread(path, specific_tags=_READ, stop_before_pixels=True)
+    except (OSError, InvalidDicomError):
+        return None

@@ -1,0 +1,178 @@
+"""Coded concepts of our reports: DICOM's and SNOMED CT's where there are any, private ones where not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+
+from ai_pipeline import contract
+from ai_pipeline.contract import Code, Decision, Finding
+from dicom_node.dicom.own_objects import MANUFACTURER
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.results.common.context import Cause
+
+# Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
+SCHEME: Final = contract.BURNED_IN.scheme
+SCHEME_UID: Final = derived_uid("dicom-ai-node", "coding scheme", SCHEME)
+
+# PS3.16 CID 6048
+CERTAINTY: Final = DicomCode("111012", "DCM", "Certainty of Finding")
+# PS3.16 CID 7181
+PERCENT: Final = DicomCode("%", "UCUM", "Percent")
+# PS3.16 CID 7181
+RATIO: Final = DicomCode("{ratio}", "UCUM", "ratio")
+
+# SNOMED CT 705057003 |Presence (property) (qualifier value)|; as in the finding models of Open Imaging
+# Data and in SNOMED's expressions for LOINC.
+PRESENCE: Final = DicomCode("705057003", "SCT", "Presence")
+# PS3.16 CID 240 Present-Absent, all three. SNOMED CT's own words for the last two are |Absence findings| and
+# |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
+PRESENT: Final = DicomCode("52101004", "SCT", "Present")
+ABSENT: Final = DicomCode("272519000", "SCT", "Absent")
+INDETERMINATE: Final = DicomCode("373068000", "SCT", "Undetermined")
+DECISIONS: Final[Mapping[Decision, DicomCode]] = MappingProxyType(
+    {Decision.PRESENT: PRESENT, Decision.ABSENT: ABSENT, Decision.INDETERMINATE: INDETERMINATE}
+)
+
+# PS3.16 CID 244 Laterality: no side but these two is ever claimed.
+SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
+    {"L": DicomCode("7771000", "SCT", "Left"), "R": DicomCode("24028007", "SCT", "Right")}
+)
+
+# PS3.16 TID 1500
+QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")
+# PS3.16 CID 7002
+CONCLUSION: Final = DicomCode("121077", "DCM", "Conclusion")
+# PS3.16 CID 12101
+COMMENT: Final = DicomCode("121106", "DCM", "Comment")
+# PS3.16 CID 7202
+SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
+# PS3.16 CID 7005
+PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")
+# PS3.16 CID 7005
+MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")
+# PS3.16 CID 7005
+DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")
+# PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
+PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
+# PS3.16 CID 7150
+SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")
+# PS3.16 TID 1601
+SOURCE: Final = DicomCode("260753009", "SCT", "Source")
+# PS3.16 TID 1603
+IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")
+# PS3.16 TID 1602
+TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")
+
+# PS3.16 CID 100, which has nothing for ultrasound but this
+IMAGING_PROCEDURE: Final = DicomCode("363679005", "SCT", "Imaging procedure")
+# PS3.16 CID 100, since 2023
+RADIOGRAPH: Final = DicomCode("43468-8", "LN", "XR unspecified body region")
+# SNOMED CT 399208008 |Plain chest X-ray (procedure)|, as in the examples of HL7 FHIR
+CHEST_RADIOGRAPHY: Final = DicomCode("399208008", "SCT", "Plain chest X-ray")
+# PS3.16 CID 10005
+RADIOGRAPHY: Final = DicomCode("168537006", "SCT", "Plain radiography")
+# PS3.16 CID 6028
+ULTRASONOGRAPHY: Final = DicomCode("16310003", "SCT", "Diagnostic ultrasonography")
+
+# View Position (0018,5101) of CR and DX in PS3.16 CID 4010 DX View; decubitus positions are no views there.
+VIEWS: Final[Mapping[str, DicomCode]] = MappingProxyType(
+    {
+        "PA": DicomCode("272479007", "SCT", "postero-anterior"),
+        "AP": DicomCode("399348003", "SCT", "antero-posterior"),
+        "LL": DicomCode("399173006", "SCT", "left lateral"),
+        "RL": DicomCode("399198007", "SCT", "right lateral"),
+        "LLO": DicomCode("399184004", "SCT", "left oblique"),
+        "RLO": DicomCode("399236003", "SCT", "right oblique"),
+    }
+)
+# PS3.16 CID 4031 gave three regions new codes. Validators of 2022 (PixelMed's, by which IHE judges)
+# know the former ones only, so these stand in a content item, with today's as the equivalent.
+FORMER_REGIONS: Final[Mapping[str, DicomCode]] = MappingProxyType(
+    {
+        "816094009": DicomCode("51185008", "SCT", "Chest"),
+        "818981001": DicomCode("113345001", "SCT", "Abdomen"),
+        "816092008": DicomCode("12921003", "SCT", "Pelvis"),
+    }
+)
+# PS3.16 CID 4031, members that came later and have no former code
+NEW_REGIONS: Final = frozenset(
+    {
+        "818982008", "34707002", "1217257000", "79741001", "24136001", "303270005", "1217253001", "15776009",
+        "69930009", "1231522001", "706342009", "1217254007", "1217256009",
+    }
+)  # fmt: skip
+# PS3.16 CID 9300 Procedure Discontinuation Reason and CID 9303 (insufficient quality)
+CAUSES: Final[Mapping[Cause, DicomCode]] = MappingProxyType(
+    {
+        Cause.FORMAT: DicomCode("110521", "DCM", "Objects incorrectly formatted"),
+        Cause.OBJECT_TYPE: DicomCode("110522", "DCM", "Object Types not supported"),
+        Cause.INCOMPLETE: DicomCode("110523", "DCM", "Object Set incomplete"),
+        Cause.RESOURCES: DicomCode("110527", "DCM", "Resource inadequate"),
+        Cause.QUALITY: DicomCode("110531", "DCM", "Insufficient quality for interpretation"),
+        Cause.EQUIPMENT: DicomCode("110501", "DCM", "Equipment failure"),
+        Cause.UNKNOWN: DicomCode("110513", "DCM", "Discontinued for unspecified reason"),
+    }
+)
+
+# Private, since neither PS3.16 nor SNOMED CT has them. A meaning that changes gets a new value.
+AI_RESULT: Final = DicomCode("RESULT", SCHEME, "AI result")
+FINDINGS: Final = DicomCode("FINDINGS", SCHEME, "Findings reported by AI")
+NONE_FOUND: Final = DicomCode("NONEFOUND", SCHEME, "Nothing found of what AI looked for")
+NOT_ASSESSED: Final = DicomCode("NOTASSESSED", SCHEME, "Image not assessed by AI")
+NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
+NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
+BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
+BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
+READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
+PRIVATE: Final = (
+    AI_RESULT, FINDINGS, NONE_FOUND, NOT_ASSESSED, NOT_RUN, NOT_RUN_BECAUSE, BURNED_IN, BURNED_IN_MEASUREMENT,
+    READ_FROM_IMAGE,
+)  # fmt: skip
+
+
+def coding_schemes() -> list[CodingSchemeIdentificationItem]:
+    """Coding Scheme Identification Sequence (0008,0110): what the private designator stands for."""
+    scheme = CodingSchemeIdentificationItem(
+        SCHEME, name="DICOM AI Node private concepts", responsible_organization=MANUFACTURER
+    )
+    scheme.CodingSchemeUID = SCHEME_UID  # highdicom writes it only with a registry, and ours is in none
+    return [scheme]
+
+
+def coded(code: Code) -> CodedConcept:
+    """The concept of a model card as highdicom takes it; long values go to Long Code Value by themselves."""
+    return CodedConcept(code.value, code.scheme, code.meaning[:64])
+
+
+def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
+    """The concept with another code of the same in Equivalent Code Sequence (PS3.3 8.9)."""
+    concept = CodedConcept.from_code(code)
+    concept.EquivalentCodeSequence = [Dataset(CodedConcept.from_code(equivalent))]
+    return concept
+
+
+def number_of(finding: Finding) -> CodedConcept:
+    """Concept of a finding's number, with its name in the meaning.
+
+    Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number:
+    "AI estimated probability of Cardiomegaly" names the finding and says whose opinion it is (truth 10).
+    Where a calibrated model reports the finding, (111012, DCM, Certainty of Finding) stands as the equivalent
+    code (PS3.3 8.9): one number, for readers and for programs. Of an absent finding it would read as the
+    certainty of its absence.
+    """
+    calibrated, code = finding.model.calibrated, finding.code
+    meaning = f"AI {'estimated probability' if calibrated else 'score'} of {finding.label}"[:64]
+    named = "\n".join((code.scheme, code.value, meaning))
+    value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"  # VR SH: 16
+    concept = DicomCode(value, SCHEME, meaning)
+    if calibrated and finding.decision is not Decision.ABSENT:
+        return with_equivalent(concept, CERTAINTY)
+    return CodedConcept.from_code(concept)

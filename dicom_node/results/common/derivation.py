@@ -1,0 +1,113 @@
+"""What all derived pictures say of their source (PS3.3 C.7.6.1, C.12.4, C.8.6)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from fractions import Fraction
+from typing import Final
+
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.uid import UID
+
+from dicom_node.results.common.concepts import SOURCE_FOR_PROCESSING
+from dicom_node.results.common.source import Source
+
+# PS3.3 C.7.6.1.1.5.1: what each lossy transfer syntax is called in Lossy Image Compression Method.
+_LOSSY_METHODS: Final = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
+ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
+"""SCImage wants one, and knows no compound ones ("PF"); :func:`set_orientation` writes the true one."""
+
+
+def describe_derivation(
+    picture: Dataset, source: Source, description: str, *codes: DicomCode, frames: tuple[int, ...] = ()
+) -> None:
+    """DERIVED\\SECONDARY of that image, with the reason, the code and what the source lost to compression."""
+    picture.ImageType = ["DERIVED", "SECONDARY"]
+    picture.ConversionType = "WSD"
+    picture.DerivationDescription = description
+    if codes:
+        picture.DerivationCodeSequence = [CodedConcept.from_code(code) for code in codes]
+    picture.SourceImageSequence = [_reference(source, frames)]
+    copy_present(picture, source, "SyntheticData")  # PS3.3 C.12.1.1.12: what was drawn on stays made up
+    _carry_on_lossy(picture, source)
+
+
+def set_orientation(picture: Dataset, source: Source) -> None:
+    """Patient Orientation of the source, or empty: Type 2C in General Image, and never a guess."""
+    value = source.header.get("PatientOrientation")
+    picture.PatientOrientation = deepcopy(value) if value else None
+
+
+def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
+    """Copy attributes that the source has a value of."""
+    for keyword in keywords:
+        if keyword in source.header and source.header[keyword].value not in (None, "", []):
+            picture[keyword] = deepcopy(source.header[keyword])
+
+
+def copy_spacing(picture: Dataset, source: Source) -> None:
+    """Pixel Spacing and Pixel Aspect Ratio of the source."""
+    if _spacing(source):
+        keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
+        copy_present(picture, source, *keywords)
+    copy_present(picture, source, "PixelAspectRatio")
+
+
+def copy_aspect(picture: Dataset, source: Source) -> None:
+    """The shape of the pixels without their size: wanted where they are no squares (PS3.3 C.7.6.3.1.7)."""
+    copy_present(picture, source, "PixelAspectRatio")
+    spacing = _spacing(source)
+    if spacing and "PixelAspectRatio" not in picture and spacing[0] != spacing[1]:
+        ratio = Fraction(spacing[0] / spacing[1]).limit_denominator(1000)
+        picture.PixelAspectRatio = [ratio.numerator, ratio.denominator]
+
+
+def _spacing(source: Source) -> tuple[float, ...]:
+    """Pixel Spacing, empty where there is none. One of 0 (seen in CR) is none."""
+    spacing = tuple(float(one) for one in source.header.get("PixelSpacing") or ())
+    return spacing if len(spacing) == 2 and min(spacing) > 0 else ()
+
+
+def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
+    if source.frames > 1:
+        item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(SOURCE_FOR_PROCESSING)]
+    return item
+
+
+def _carry_on_lossy(picture: Dataset, source: Source) -> None:
+    """Once lossy, always said so (PS3.3 C.7.6.1.1.5), though our picture is stored losslessly."""
+    if not source.given.image.header.lossy:
+        picture.LossyImageCompression = "00"
+        return
+    picture.LossyImageCompression = "01"
+    ratio = source.header.get("LossyImageCompressionRatio") or _measured_ratio(source)
+    method = source.header.get("LossyImageCompressionMethod") or _LOSSY_METHODS.get(_syntax(source))
+    if ratio:
+        picture.LossyImageCompressionRatio = deepcopy(ratio)
+    if method:
+        picture.LossyImageCompressionMethod = deepcopy(method)
+
+
+def _measured_ratio(source: Source) -> float | None:
+    """Size of the samples over size of the file: the header does not count beside a picture."""
+    if _syntax(source) not in _LOSSY_METHODS:
+        return None
+    header = source.header
+    samples = source.rows * source.columns * source.frames * int(header.get("SamplesPerPixel") or 1)
+    size = samples * int(header.get("BitsAllocated") or 8) // 8
+    return round(size / source.given.path.stat().st_size, 2)
+
+
+def _syntax(source: Source) -> UID:
+    return UID(str(source.header.file_meta.get("TransferSyntaxUID") or ""))

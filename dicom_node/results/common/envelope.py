@@ -1,0 +1,191 @@
+"""From what highdicom built to the bytes that are sent: identity, frozen times, references, encoding."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import PersonName
+
+from dicom_node.dicom.text import can_hold, quiet_pydicom
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.concepts import coding_schemes
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.equipment import contributing_equipment, freeze, general_equipment
+from dicom_node.results.common.identity import series_uid
+from dicom_node.results.common.source import Source, identity_keywords
+from dicom_node.results.common.times import dicom_date, dicom_time
+
+UTF8: Final = "ISO_IR 192"
+# From 9000 on: below every number that a modality gives, and behind its series in a list (truth 7).
+SERIES_NUMBERS: Final = {
+    ResultKind.SR: 9001,
+    ResultKind.GSPS: 9002,
+    ResultKind.SC: 9003,
+    ResultKind.HEATMAP: 9004,
+    ResultKind.CLEANED: 9005,
+    ResultKind.SEG: 9006,
+}
+_SERIES_NAMES: Final = {
+    ResultKind.SR: "AI findings",
+    ResultKind.GSPS: "AI overlay",
+    ResultKind.SC: "AI annotated image",
+    ResultKind.HEATMAP: "AI heat map",
+    ResultKind.CLEANED: "AI cleaned image",
+    ResultKind.SEG: "AI mask of removed text",
+}
+_WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
+# Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
+_UNPAIRED: Final = frozenset(
+    {
+        "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST",
+        "CHESTABDOMEN", "CHESTABDPELVIS", "CIRCLEOFWILLIS", "COCCYX", "COLON", "CORONARYARTERY", "CSPINE",
+        "CTSPINE", "DUODENUM", "ESOPHAGUS", "FACE", "GALLBLADDER", "HEAD", "HEADNECK", "HEART", "ILEUM",
+        "JAW", "JEJUNUM", "LARYNX", "LIVER", "LSPINE", "LSSPINE", "MAXILLA", "MEDIASTINUM", "MOUTH", "NECK",
+        "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "NOSE", "PANCREAS", "PELVIS", "PENIS",
+        "PHARYNX", "PROSTATE", "RECTUM", "SCALP", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STERNUM",
+        "STOMACH", "THYMUS", "THYROID", "TLSPINE", "TONGUE", "TRACHEA", "TSPINE", "URETHRA", "UTERUS",
+        "VAGINA", "VULVA", "WHOLEBODY",
+    }
+)  # fmt: skip
+
+
+def header_arguments(
+    context: ResultContext, kind: ResultKind, source: Source, uid: str, number: int, *series_parts: str
+) -> dict[str, Any]:
+    """Arguments that all constructors of highdicom share."""
+    offset = offset_of(source)
+    return {
+        **general_equipment(context),
+        "series_instance_uid": series_uid(context, kind, source, *series_parts),
+        "series_number": SERIES_NUMBERS[kind],
+        "sop_instance_uid": uid,
+        "instance_number": number,
+        "contributing_equipment": contributing_equipment(context, offset, kind),
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+        "specific_character_set": UTF8,
+        "coding_schemes": coding_schemes(),
+    }
+
+
+def series_description(context: ResultContext, kind: ResultKind) -> str:
+    """Series Description (0008,103E): what a reader sees in the list of series, the warning whole.
+
+    VR LO holds 64 characters; what does not fit is cut off the name of the pipeline, which stands last.
+    """
+    warning = _WARNINGS.get(kind, "not for diagnostic use")
+    return f"{_SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
+
+
+def disclaimer(context: ResultContext) -> str:
+    """The sentence that every result carries."""
+    models = ", ".join(f"model {model.id} version {model.version}" for model in context.models)
+    return "AI result - not for diagnostic use, " + (
+        models or f"{context.pipeline} version {context.pipeline_version}"
+    )
+
+
+def offset_of(source: Source) -> str:
+    """Timezone Offset From UTC (0008,0201) of the source, empty where it has none."""
+    return str(source.header.get("TimezoneOffsetFromUTC") or "")
+
+
+def complete(
+    dataset: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
+) -> Dataset:
+    """Write over what highdicom left open, took from the stand-in or stamped with the present time."""
+    source = sources[0]
+    _copy_identity(dataset, source)
+    _freeze_times(dataset, context, source)
+    _right_references(dataset, sources)
+    dataset.SeriesDescription = series_description(context, kind)
+    if context.station_name:
+        dataset.StationName = context.station_name[:16]
+    if kind is not ResultKind.SR:
+        _copy_body_part(dataset, source, kind)
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return dataset
+
+
+def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
+    """The Part 10 file, in ISO_IR 192, or in the source's character set where that was asked for.
+
+    Text that the source's set cannot hold (a label of a model card) makes it ISO_IR 192 again: never "?".
+    """
+    named = source.header.get("SpecificCharacterSet")
+    dataset.SpecificCharacterSet = UTF8
+    if context.charset == "source" and named and can_hold(named, dataset):
+        dataset.SpecificCharacterSet = named
+    buffer = io.BytesIO()
+    with quiet_pydicom():
+        dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _copy_identity(dataset: Dataset, source: Source) -> None:
+    """Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2).
+
+    What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
+    """
+    for keyword in (*identity_keywords(), "TimezoneOffsetFromUTC"):
+        if keyword in source.header:
+            dataset[keyword] = deepcopy(source.header[keyword])
+    for name in dataset:
+        if name.VR == "PN" and name.value:
+            # As text: pydicom would otherwise keep the bytes of the source's character set.
+            name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
+
+
+def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> None:
+    offset = offset_of(source)
+    date, time = dicom_date(context.analysed_at, offset), dicom_time(context.analysed_at, offset)
+    for prefix in ("InstanceCreation", "Content", "PresentationCreation"):
+        if f"{prefix}Date" in dataset:
+            setattr(dataset, f"{prefix}Date", date)
+            setattr(dataset, f"{prefix}Time", time)
+    if "DateOfSecondaryCapture" in dataset:
+        dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
+    freeze(dataset, context, offset)
+
+
+def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
+    """Name the source's own SOP class where the stand-in bore a successor (results.source)."""
+    classes = {source.uid: source.sop_class_uid for source in sources}
+    for item in _items(dataset):
+        uid = str(item.get("ReferencedSOPInstanceUID") or "")
+        if uid in classes and "ReferencedSOPClassUID" in item:
+            item.ReferencedSOPClassUID = classes[uid]
+        # PS3.3 C.10.4, C.18.6: for images with a total pixel matrix; highdicom says VOLUME of all others.
+        item.pop("PixelOriginInterpretation", None)
+
+
+def _items(dataset: Dataset) -> list[Dataset]:
+    found = [dataset]
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                found.extend(_items(item))
+    return found
+
+
+def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
+    """General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a Segmentation.
+
+    Empty says that the source does not tell the side.
+    """
+    part = str(source.header.get("BodyPartExamined") or "")
+    if part:
+        dataset.BodyPartExamined = part
+    if kind is not ResultKind.SEG and not is_unpaired(part):
+        dataset.Laterality = source.header.get("Laterality") or ""
+
+
+def is_unpaired(part: str) -> bool:
+    """Whether a Body Part Examined has no side."""
+    return part.upper() in _UNPAIRED

@@ -1,0 +1,122 @@
+"""Who made a result: General Equipment, Contributing Equipment and the observer of a report."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from highdicom import ContributingEquipment
+from highdicom.sr import (
+    AlgorithmIdentification,
+    DeviceObserverIdentifyingAttributes,
+    ObservationContext,
+    ObserverContext,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+
+from ai_pipeline.contract import Finding, ModelRef
+from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.concepts import (
+    DEIDENTIFYING_EQUIPMENT,
+    MODIFYING_EQUIPMENT,
+    PROCESSING_EQUIPMENT,
+)
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid
+from dicom_node.results.common.times import dicom_datetime
+
+_HIGHDICOM: Final = "highdicom"
+
+
+def general_equipment(context: ResultContext) -> dict[str, Any]:
+    """Arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": software_versions(context),
+        "device_serial_number": context.station_name[:64] or "none",
+    }
+
+
+def software_versions(context: ResultContext) -> list[str]:
+    """The builder's version, not the release: everything in a result follows from its identity."""
+    return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
+
+
+def contributing_equipment(
+    context: ResultContext, offset: str, kind: ResultKind
+) -> list[ContributingEquipment]:
+    """One item for the node, by which it knows its results again, and one a model (IHE AIR 6.5.3.1).
+
+    On a cleaned image a second one for the node, which changed the source's pixels (CID 7005).
+    """
+    items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
+    if kind is ResultKind.CLEANED:
+        items.append(
+            _node(context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT)
+        )
+    for model in context.models:
+        item = _item(
+            context, offset, model.id[:64], [model.version[:64]], "AI model: inference", PROCESSING_EQUIPMENT
+        )
+        item.DeviceUID = model_device_uid(model)
+        items.append(item)
+    return items
+
+
+def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
+    """The node as what applies the confidentiality profile (CID 7005)."""
+    return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
+
+
+def freeze(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    """Give highdicom's own item our time: it stamps the present one, so two builds would differ."""
+    for item in dataset.ContributingEquipmentSequence:
+        if item.get("ManufacturerModelName") == _HIGHDICOM:
+            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
+
+
+def observation_context(context: ResultContext) -> ObservationContext:
+    """TID 1001 with a device observer (TID 1004): no person has looked at this."""
+    device = DeviceObserverIdentifyingAttributes(
+        uid=observer_uid(context),
+        name=context.station_name or MODEL_NAME,
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=context.station_name or "none",
+    )
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=codes.DCM.Device, observer_identifying_attributes=device
+        )
+    )
+
+
+def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
+    """TID 4019 with the weights and, for a finding, the operating threshold of its label."""
+    parameters = [f"weights sha256 {model.sha256}", f"card sha256 {model.card_sha256}"]
+    if finding is not None and finding.threshold is not None:
+        parameters.append(f"operating threshold {finding.threshold:.4g}")
+    return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
+
+
+def _node(context: ResultContext, offset: str, what: str, purpose: DicomCode) -> ContributingEquipment:
+    item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
+    item.DeviceUID = DEVICE_UID
+    return item
+
+
+def _item(
+    context: ResultContext, offset: str, name: str, versions: list[str], what: str, purpose: DicomCode
+) -> ContributingEquipment:
+    return ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=purpose,
+        manufacturer_model_name=name,
+        software_versions=versions,
+        station_name=context.station_name[:16] or None,
+        contribution_datetime=dicom_datetime(context.analysed_at, offset),
+        contribution_description=what,
+    )

@@ -1,0 +1,117 @@
+"""Findings in the order in which a reader should meet them, each region with its tracking UID.
+
+The report, the presentation state and the picture are made from these same marks (truth 8).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Region
+from ai_pipeline.images.render import label_text
+from dicom_node.errors import ResultRefused
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.identity import tracking_uid
+from dicom_node.results.common.source import Source
+
+_RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT: 2}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """One finding at one place, or of the whole image (``region`` None)."""
+
+    finding: Finding
+    region: Region | None
+    tracking_uid: str
+    identifier: str
+    """Tracking Identifier (112039): names the finding, unique within one report."""
+
+    @property
+    def text(self) -> str:
+        """What is written beside the box."""
+        return label_text(self.finding)
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """What says something of the patient before burned-in annotation; present before indeterminate before
+    absent; the more probable first."""
+    return sorted(
+        findings,
+        key=lambda f: (
+            f.code == BURNED_IN, _RANK[f.decision], -(f.probability or 0.0), f.label, f.code.value
+        ),
+    )  # fmt: skip
+
+
+def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Finding]:
+    """Those that are findings to a reader: burned-in annotation is none but to peers that want its boxes."""
+    return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
+
+
+def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]) -> list[Mark]:
+    """Marks of one image: all that is reported and not absent, ranked.
+
+    Raises ResultRefused for an impossible frame.
+    """
+    marks: list[Mark] = []
+    seen: Counter[tuple[str, ...]] = Counter()
+    for finding in ranked(reported(context, of_source(source, findings))):
+        if finding.decision is Decision.ABSENT:
+            continue
+        check_frame(finding, source)
+        code = finding.code
+        key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
+        for place, region in enumerate(finding.regions or (None,)):
+            given = finding.tracking_uid if place == 0 else ""
+            uid = given or tracking_uid(context, source, *key, str(seen[key]))
+            seen[key] += 1
+            identifier = f"AI {finding.label} {len(marks) + 1}, image {source.number}"
+            marks.append(Mark(finding, region, uid, identifier[:64]))
+    if len({mark.tracking_uid for mark in marks}) < len(marks):
+        raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
+    return marks
+
+
+def tracked(marks: Sequence[Mark]) -> list[Finding]:
+    """Each marked region as a finding of its own, with its tracking UID: what the renderer draws."""
+    return [
+        replace(mark.finding, regions=(mark.region,) if mark.region else (), tracking_uid=mark.tracking_uid)
+        for mark in marks
+    ]
+
+
+def of_source(source: Source, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings of one image."""
+    return [finding for finding in findings if finding.source_uid == source.uid]
+
+
+def check_frame(finding: Finding, source: Source) -> None:
+    """Raise ResultRefused when the finding names a frame that the image has not."""
+    if finding.frame is not None and not 1 <= finding.frame <= source.frames:
+        raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
+
+
+def outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
+    """Closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates, kept inside the image.
+
+    The frame of an image is the limit of both (PS3.3 C.18.6.1.2, C.10.5.1.2). Raises ResultRefused when
+    nothing is left inside.
+    """
+    if region.type == "box":
+        left, top, right, bottom = region.bounds
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    else:
+        corners = list(region.points)
+    points = np.asarray([*corners, corners[0]], np.float64)
+    points = np.clip(points, 0.0, [float(source.columns), float(source.rows)])
+    points = points.astype(np.float32).astype(np.float64)  # Graphic Data has VR FL
+    if (np.ptp(points, axis=0) < 1.0).any():
+        raise ResultRefused("a region lies outside its image or has no area in it")
+    return points

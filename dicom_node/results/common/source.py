@@ -1,0 +1,256 @@
+"""A source image as the builders see it: its decoded header, and a stand-in that highdicom accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
+    get_iod_module_map,
+    get_module_attribute_map,
+    get_sop_class_iod_map,
+    is_attribute_in_iod,
+)
+from pydicom.dataset import Dataset
+
+from dicom_node.dicom.identity import Patient, are_one_patient
+from dicom_node.dicom.repair import Repairs, repair
+from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.dicom.text import read_header
+from dicom_node.errors import ResultRefused
+from dicom_node.results.common.context import SourceObject
+
+# Modules whose values every result of a study must share with the study's images (PS3.3 A.1.2.1, A.1.2.2).
+_IDENTITY_MODULES: Final = (
+    "patient",
+    "clinical-trial-subject",
+    "general-study",
+    "patient-study",
+    "clinical-trial-study",
+)
+# Never ours to say (truth 9), or references to objects that the PACS may not have.
+_NOT_COPIED: Final = frozenset(
+    {
+        "PatientIdentityRemoved",
+        "DeidentificationMethod",
+        "DeidentificationMethodCodeSequence",
+        "ReferencedPatientPhotoSequence",
+    }
+)
+_IMAGE_KEYWORDS: Final = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "Modality",
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC", "SyntheticData",
+    "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName",
+    "InstitutionName", "InstitutionalDepartmentName", "AcquisitionDateTime", "AcquisitionDate",
+    "AcquisitionTime",
+    "BodyPartExamined", "Laterality", "ImageLaterality", "PatientOrientation", "AnatomicRegionSequence",
+    "RequestAttributesSequence", "ViewPosition", "ViewCodeSequence",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "Rows", "Columns", "NumberOfFrames",
+    "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
+    "ImagerPixelSpacing", "PixelAspectRatio", "NominalScannedPixelSpacing",
+    "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
+    "RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence", "PixelPaddingValue",
+    "SequenceOfUltrasoundRegions",
+    "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter", "ShutterPresentationValue", "ShutterPresentationColorCIELabValue",
+    "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "FrameDelay",
+    "ActualFrameDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
+
+_PATIENT_ID: Final = ("PatientID", "IssuerOfPatientID")
+_PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
+_NONE: Final = Repairs()
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+# highdicom knows the classes of today's standard; a retired class is built as its successor and the
+# reference is put right afterwards (results.envelope).
+_SUCCESSORS: Final = {_STORAGE + "6": _STORAGE + "6.1", _STORAGE + "3": _STORAGE + "3.1"}
+_US_MULTI_FRAME: Final = _STORAGE + "3.1"
+_SECONDARY_CAPTURE: Final = _STORAGE + "7"
+_SC_MULTI_FRAME: Final = _STORAGE + "7.4"
+# highdicom takes the modality of the image library from the class: a grabbed ultrasound is ultrasound there.
+_OF_MODALITY: Final = {
+    "US": (_STORAGE + "6.1", _US_MULTI_FRAME),
+    "CR": (_STORAGE + "1", ""),
+    "DX": (_STORAGE + "1.1", ""),
+}
+
+
+def identity_keywords() -> tuple[str, ...]:
+    """Attributes of the patient and study modules, as highdicom's tables (made from PS3.3) name them."""
+    return tuple(_identity_types())
+
+
+@cache
+def _identity_types() -> dict[str, str]:
+    attributes = get_module_attribute_map()
+    return {
+        item["keyword"]: item["type"]
+        for module in _IDENTITY_MODULES
+        for item in attributes[module]
+        if not item["path"] and item["keyword"] not in _NOT_COPIED
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """``header`` is decoded, and repaired where DICOM does not allow what it says (``repairs``).
+
+    ``stand_in`` is what highdicom's constructors are given instead: they refuse what real images have (no
+    Imager Pixel Spacing, a retired class). It has only what describes the image; the patient and study
+    attributes of the header are copied over what was built (results.envelope).
+    """
+
+    given: SourceObject
+    header: Dataset
+    stand_in: Dataset
+    repairs: Repairs = _NONE
+
+    @property
+    def uid(self) -> str:
+        return str(self.header.SOPInstanceUID)
+
+    @property
+    def sop_class_uid(self) -> str:
+        return str(self.header.SOPClassUID)
+
+    @property
+    def study_uid(self) -> str:
+        return str(self.header.StudyInstanceUID)
+
+    @property
+    def series_uid(self) -> str:
+        return str(self.header.SeriesInstanceUID)
+
+    @property
+    def rows(self) -> int:
+        return int(self.header.Rows)
+
+    @property
+    def columns(self) -> int:
+        return int(self.header.Columns)
+
+    @property
+    def frames(self) -> int:
+        return self.given.image.header.frames
+
+    @property
+    def photometric(self) -> str:
+        return str(self.header.PhotometricInterpretation)
+
+    @property
+    def grey(self) -> bool:
+        return self.photometric.startswith("MONOCHROME")
+
+    @property
+    def number(self) -> int:
+        """Instance Number (0020,0013), 1 where the image has none: our picture of image 7 is number 7."""
+        number = self.header.get("InstanceNumber")
+        return int(number) if number is not None and int(number) > 0 else 1
+
+
+def read_sources(given: Sequence[SourceObject]) -> tuple[Source, ...]:
+    """Read the headers, ordered by series, instance number and UID.
+
+    Raises ResultRefused when they are not of one patient and study, DecodedDifferently for text that is not
+    what it says to be.
+    """
+    if not given:
+        raise ResultRefused("a result needs at least one source image")
+    sources = sorted((_read(one) for one in given), key=lambda s: (s.series_uid, s.number, s.uid))
+    if len({source.study_uid for source in sources}) > 1:
+        raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
+    if not are_one_patient(_patient(source) for source in sources):
+        raise ResultRefused("the source images contradict each other: no result for more than one patient")
+    _share_patient(sources)
+    return tuple(sources)
+
+
+def _patient(source: Source) -> Patient:
+    return Patient.of(*(str(source.header.get(keyword) or "") for keyword in (*_PATIENT_ID, *_PATIENT)))
+
+
+def _share_patient(sources: Sequence[Source]) -> None:
+    """What one image says of the patient holds for those that leave it empty: one value for one patient."""
+    for keyword in _PATIENT:
+        said = [source.header[keyword] for source in sources if source.header.get(keyword)]
+        for source in sources:
+            if said and not source.header.get(keyword):
+                source.header[keyword] = deepcopy(said[0])
+
+
+def repairs_of(given: Sequence[SourceObject]) -> dict[str, Repairs]:
+    """What was not as DICOM wants it, by SOP Instance UID; images without a fault are left out.
+
+    Raises as ``read_sources``.
+    """
+    return {source.uid: source.repairs for source in read_sources(given) if source.repairs}
+
+
+def _read(given: SourceObject) -> Source:
+    header = read_header(given.path, (*identity_keywords(), *_IMAGE_KEYWORDS), given.assume_charset)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+        if not header.get(keyword):
+            raise ResultRefused(f"the source image has no {keyword}")
+    if header.SOPInstanceUID != given.image.uid:
+        raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
+    emptied = [keyword for keyword, kind in _identity_types().items() if kind == "2"]
+    return source_of(given, header, repair(header, emptied))
+
+
+def source_of(given: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
+    """The source with this header."""
+    return Source(given, header, _stand_in(header, given.image.header.frames), repairs)
+
+
+def _stand_in(header: Dataset, frames: int) -> Dataset:
+    stand_in = Dataset()
+    stand_in.SOPClassUID = _class_for_highdicom(header, frames)
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
+        setattr(stand_in, keyword, header[keyword].value)
+    for keyword in (
+        "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+        "StudyDate", "StudyTime", "ReferringPhysicianName",
+    ):  # fmt: skip
+        setattr(stand_in, keyword, None)
+    for keyword in (
+        "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation", "BitsAllocated", "BitsStored",
+        "PatientOrientation", "ImagerPixelSpacing", "Manufacturer", "ManufacturerModelName",
+        "DeviceSerialNumber", "SoftwareVersions", "StationName", "InstitutionName",
+        "InstitutionalDepartmentName",
+    ):  # fmt: skip
+        if header.get(keyword) not in (None, ""):
+            setattr(stand_in, keyword, header[keyword].value)
+    if is_attribute_in_iod("NumberOfFrames", stand_in.SOPClassUID):
+        stand_in.NumberOfFrames = frames
+    stand_in.Modality = _modality_for_highdicom(header)
+    return stand_in
+
+
+def _class_for_highdicom(header: Dataset, frames: int) -> str:
+    sop_class_uid = str(header.SOPClassUID)
+    known: dict[str, Any] = get_sop_class_iod_map()
+    found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
+    if found in SECONDARY_CAPTURES or known.get(found) not in get_iod_module_map():
+        still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
+        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _SECONDARY_CAPTURE)
+    if frames > 1 and not is_attribute_in_iod("NumberOfFrames", found):
+        # Cines under the single-frame class are common in old ultrasound.
+        return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME
+    return found
+
+
+def _modality_for_highdicom(header: Dataset) -> str:
+    """Modality decides which descriptors highdicom puts into the image library (TID 1602).
+
+    It raises where a projection radiograph lacks what TID 1603 wants or a slice what TID 1604 wants, so
+    those are announced as what has no further descriptors.
+    """
+    modality = str(header.get("Modality") or "OT")
+    described = all(len(header.get(word) or ()) == 2 for word in ("PatientOrientation", "ImagerPixelSpacing"))
+    return modality if described and modality in {"CR", "DX", "MG"} else "OT"

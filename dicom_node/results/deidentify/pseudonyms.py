@@ -1,0 +1,63 @@
+"""Other names for patients and objects: the same always, for one site key; another site's are others.
+
+HMAC-SHA256 under keys that are derived from the site key. Without the key nobody can try out whether a known
+Patient ID or UID gives a pseudonym; a plain hash could be tried out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import uuid
+from dataclasses import dataclass, field
+from typing import Final
+
+from dicom_node.dicom.identity import patient_sha256
+from dicom_node.sitekey import SiteKey
+
+PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
+_CHARACTERS: Final = 20  # of base32: 100 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """What stands for what in de-identified objects. Neither ``repr`` nor ``str`` shows the keys."""
+
+    _uids: bytes = field(repr=False)
+    _patients: bytes = field(repr=False)
+    _digests: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, key: SiteKey) -> Pseudonyms:
+        """Those of a site."""
+        return cls(*(key.derive(f"de-identification: {what}") for what in ("UIDs", "patients", "digests")))
+
+    def uid(self, original: str) -> str:
+        """The UID that stands for this one: under 2.25 (PS3.5 B.2), of a UUID of version 8 (RFC 9562)."""
+        digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
+        digest[6] = digest[6] & 0x0F | 0x80
+        digest[8] = digest[8] & 0x3F | 0x80
+        return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+
+    def patient(self, patient_id: str, issuer_of_patient_id: str, study_uid: str) -> str:
+        """Patient ID and Patient's Name of a patient.
+
+        Of one without Patient ID: a pseudonym for this study alone, so that the nameless are not one person.
+        """
+        named = (
+            patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
+        )
+        text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
+        return PREFIX + text[:_CHARACTERS]
+
+    def digest(self, of_original: str) -> str:
+        """A hash that stands for one of an original: the UIDs of results are derived from it.
+
+        A plain one in a UID would let anybody try out originals against that UID.
+        """
+        return _mac(self._digests, of_original).hex()
+
+
+def _mac(key: bytes, text: str) -> bytes:
+    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()

@@ -1,0 +1,175 @@
+"""Source images as a de-identified destination may know them: what describes the picture, nothing else.
+
+Results for such a destination are built from these, by the same builders as all others: a name that is not in
+the header cannot get into a result. What is kept is a list; all that is not on it stays here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from highdicom._standard_utils import get_anatomic_region_map  # pinned below 0.29
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+
+from ai_pipeline.contract import DerivedImage, PipelineResult
+from dicom_node.results.common.envelope import UTF8
+from dicom_node.results.common.source import Source, source_of
+from dicom_node.results.deidentify.pseudonyms import Pseudonyms
+
+# Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
+_EMPTIED: Final = (
+    "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
+    "ReferringPhysicianName",
+)  # fmt: skip
+_KEPT: Final = (
+    "InstanceNumber", "Manufacturer", "ManufacturerModelName",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "Rows", "Columns", "NumberOfFrames",
+    "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "NominalScannedPixelSpacing",
+    "WindowCenter", "WindowWidth", "VOILUTSequence", "RescaleIntercept", "RescaleSlope", "PixelPaddingValue",
+    "SequenceOfUltrasoundRegions",
+    "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "FrameDelay",
+    "ActualFrameDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing",
+    "LossyImageCompressionRatio",
+)  # fmt: skip
+# Code strings, kept where they are what the standard lets them be: a console may let people type.
+_TERMS: Final = {
+    "Modality": re.compile(r"US|IVUS|CR|DX|MG|XA|RF|OT"),
+    "PatientOrientation": re.compile(r"[RLAPHF]{1,3}"),
+    "Laterality": re.compile(r"[RLBU]"),
+    "ImageLaterality": re.compile(r"[RLBU]"),
+    "VOILUTFunction": re.compile(r"LINEAR|LINEAR_EXACT|SIGMOID"),
+    "LossyImageCompression": re.compile(r"0[01]"),
+    "SyntheticData": re.compile(r"YES|NO"),
+    "LossyImageCompressionMethod": re.compile(r"ISO_\d{5}_\d{1,2}"),
+}
+_TEXTS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT", "DA", "DT", "TM", "UI"})
+_GAP: Final = 16  # pixels without a mark that part two boxes: wider than between letters of a caption
+
+
+def hidden(source: Source, pseudonyms: Pseudonyms) -> Source:
+    """The image under a pseudonym and other UIDs, with what describes its pixels."""
+    given = source.header
+    header = Dataset()
+    header.SpecificCharacterSet = UTF8
+    header.SOPClassUID = source.sop_class_uid
+    header.SOPInstanceUID = pseudonyms.uid(source.uid)
+    header.SeriesInstanceUID = pseudonyms.uid(source.series_uid)
+    header.StudyInstanceUID = pseudonyms.uid(source.study_uid)
+    header.PatientID = pseudonyms.patient(
+        str(given.get("PatientID") or ""), str(given.get("IssuerOfPatientID") or ""), source.study_uid
+    )
+    header.PatientName = f"{header.PatientID}^"  # without "^" it has the retired form of ACR-NEMA
+    for keyword in _EMPTIED:
+        setattr(header, keyword, None)
+    for keyword in _KEPT:
+        if keyword in given:
+            header[keyword] = _harmless(given[keyword])
+    for keyword, allowed in _TERMS.items():
+        if keyword in given and _is_term(given[keyword], allowed):
+            header[keyword] = deepcopy(given[keyword])
+    if str(given.get("BodyPartExamined") or "").upper() in get_anatomic_region_map():
+        header.BodyPartExamined = str(given.BodyPartExamined).upper()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
+    keyed = replace(
+        source.given,
+        pixels_sha256=pseudonyms.digest(source.given.pixels_sha256),
+        # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
+        identity_sha256=pseudonyms.digest(header.PatientID),
+    )
+    return source_of(keyed, header)
+
+
+def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series_uid: str) -> Source:
+    """The cleaned image in place of its source, which is not there: of the same size and frames."""
+    header = deepcopy(source.header)
+    header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, sop_instance_uid
+    header.SeriesInstanceUID = series_uid
+    return source_of(source.given, header)
+
+
+def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
+    """What the pipeline said of these images (by the UIDs of their sources), said of the cleaned ones.
+
+    Without what was read in the pixels.
+    """
+    return PipelineResult(
+        findings=tuple(
+            replace(finding, source_uid=cleaned[finding.source_uid].uid)
+            for finding in result.findings
+            if finding.source_uid in cleaned
+        ),
+        quality=tuple(
+            replace(note, source_uid=cleaned[note.source_uid].uid if note.source_uid else None)
+            for note in result.quality
+            if note.source_uid is None or note.source_uid in cleaned
+        ),
+        models=result.models,
+    )
+
+
+def in_boxes(mask: DerivedImage) -> DerivedImage:
+    """The mask as filled boxes: one that follows the strokes of letters would spell what was removed.
+
+    Of a cine, the boxes around what was changed in any frame.
+    """
+    frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
+    any_frame = np.zeros(frames.shape[1:], np.bool_)
+    for frame in frames:
+        any_frame |= frame != 0
+    filled = np.zeros_like(any_frame)
+    _fill(any_frame, filled)
+    return replace(mask, frames=np.broadcast_to(filled, frames.shape))
+
+
+def _harmless(element: DataElement) -> DataElement:
+    """A copy without free text, dates, UIDs and private attributes in its items."""
+    copy = deepcopy(element)
+    if copy.VR == "SQ":
+        for item in copy.value:
+            _strip(item)
+    return copy
+
+
+def _strip(item: Dataset) -> None:
+    for inner in list(item):
+        if inner.tag.is_private or inner.VR in _TEXTS:
+            del item[inner.tag]
+        elif inner.VR == "SQ":
+            for deeper in inner.value:
+                _strip(deeper)
+
+
+def _is_term(element: DataElement, allowed: re.Pattern[str]) -> bool:
+    values: Sequence[object] = element.value if element.VM > 1 else [element.value]
+    return all(allowed.fullmatch(str(value)) for value in values)
+
+
+def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:
+    """Recursive cuts along empty rows and columns (XY cut); what cannot be cut is one box."""
+    for rows in _runs(mask, axis=1):
+        for columns in _runs(mask[rows], axis=0):
+            part = mask[rows, columns]
+            inner = _runs(part, axis=1)
+            if len(inner) == 1:
+                filled[rows, columns][inner[0]] = True
+            else:
+                _fill(part, filled[rows, columns])
+
+
+def _runs(mask: npt.NDArray[np.bool_], axis: int) -> list[slice]:
+    """Stretches that hold anything along ``axis``, those no more than ``_GAP`` apart taken together."""
+    places = np.flatnonzero(np.any(mask, axis=axis))
+    if not len(places):
+        return []
+    cuts = np.flatnonzero(np.diff(places) > _GAP)
+    starts, ends = np.append(places[0], places[cuts + 1]), np.append(places[cuts], places[-1])
+    return [slice(int(start), int(end) + 1) for start, end in zip(starts, ends, strict=True)]

@@ -1,0 +1,1 @@
+"""Presentation states (PS3.3 A.33)."""

@@ -1,0 +1,100 @@
+"""Secondary captures with the result drawn in, for viewers that show no reports and presentation states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from highdicom.sc import SCImage
+from pydicom.dataset import Dataset
+
+from ai_pipeline.contract import Decision, Finding
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.render import annotate, assesses, heatmap_overlay, nothing_shown, places_told
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.derivation import (
+    ORIENTATION_FOR_HIGHDICOM,
+    copy_spacing,
+    describe_derivation,
+    set_orientation,
+)
+from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.common.located_findings import marks_of, of_source, ranked, tracked
+from dicom_node.results.common.source import Source
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A picture and what is to be said of it; ``frame`` and ``number`` count from 1."""
+
+    kind: ResultKind
+    pixels: Picture
+    frame: int
+    number: int
+    what: str
+
+
+def build_annotated(context: ResultContext, source: Source, findings: Sequence[Finding], uid: str) -> Dataset:
+    """The image with boxes, names and probabilities; of a cine the frame with the first finding."""
+    marks = marks_of(context, source, findings)
+    frame = next((mark.finding.frame for mark in marks if mark.finding.frame), 1)
+    shown = [mark for mark in marks if (mark.finding.frame or 1) == frame]
+    words = [mark.text for mark in shown if mark.region is None]
+    if not assesses(mark.finding for mark in marks):
+        words.append(nothing_shown(of_source(source, findings)))
+    words += places_told(mark.region for mark in shown if mark.region is not None)
+    if source.frames > 1:
+        words.append(f"frame {frame} of {source.frames}")
+    pixels = annotate(
+        source.given.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
+    )
+    drawn = _Drawn(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
+    return _picture(context, source, drawn, uid)
+
+
+def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings that are worth a heat map: not absent, and with one."""
+    return [f for f in ranked(findings) if f.evidence is not None and f.decision is not Decision.ABSENT]
+
+
+def build_heatmap(context: ResultContext, source: Source, finding: Finding, uid: str, place: int) -> Dataset:
+    """The image under the heat map of one finding, with a colour bar; ``place`` is its rank, from 1."""
+    assert finding.evidence is not None
+    frame = finding.frame or 1
+    display = source.given.image.display(frame - 1)
+    pixels = heatmap_overlay(display, finding, legend=[disclaimer(context)])
+    what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
+    return _picture(context, source, _Drawn(ResultKind.HEATMAP, pixels, frame, place, what), uid)
+
+
+def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
+    """The image, black where it does not decode, with the words that the AI did not run, and why."""
+    try:
+        display = source.given.image.display(0)
+    except PixelError:
+        display = np.zeros((source.rows, source.columns), np.uint8)
+    pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
+    return _picture(context, source, _Drawn(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
+
+
+def _picture(context: ResultContext, source: Source, drawn: _Drawn, uid: str) -> Dataset:
+    picture = SCImage.from_ref_dataset(
+        source.stand_in,
+        drawn.pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=ORIENTATION_FOR_HIGHDICOM,
+        **header_arguments(context, drawn.kind, source, uid, drawn.number),
+    )
+    what = f"{drawn.what} {disclaimer(context)}"[:1024]
+    describe_derivation(picture, source, what, frames=(drawn.frame,))
+    picture.BurnedInAnnotation = "YES"
+    set_orientation(picture, source)
+    copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
+    return complete(picture, context, drawn.kind, [source])

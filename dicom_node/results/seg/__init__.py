@@ -1,0 +1,1 @@
+"""Segmentations (PS3.3 A.51)."""

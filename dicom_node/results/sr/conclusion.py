@@ -1,0 +1,73 @@
+"""What the report says first, in words: what was found and what was not, and what became of burned-in text.
+
+Names without numbers: each number stands once, in its measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, PipelineResult, QualityNote
+from ai_pipeline.images.render import assesses
+from dicom_node.results.common.located_findings import of_source, ranked
+from dicom_node.results.common.source import Source
+
+_DECIDED: Final = {
+    Decision.PRESENT: "present",
+    Decision.INDETERMINATE: "undetermined",
+    Decision.ABSENT: "not found",
+}
+# Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
+_OF_CLEANING: Final = frozenset(
+    {"burned_in", "kept", "blacked_out", "over_lesion", "side_marker", "cleaning_failed", "overlay_planes"}
+)
+
+
+def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
+    """One paragraph on all images of the report; images of which the same is said are named together."""
+    found = _told((source, _findings(of_source(source, result.findings))) for source in sources)
+    cleaned = _told((source, _cleaning(source, result.quality)) for source in sources)
+    parts = [f"AI: {part}." for part in found]
+    if cleaned:
+        parts.append(f"Burned-in annotation: {'. '.join(cleaned)}.")
+    if not assesses(result.findings):
+        parts.append("This AI does not assess the images." if cleaned or result.findings else _NOTHING)
+    return " ".join(parts)
+
+
+def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
+    """How far to trust what is said of an image; notes on no image go with the first."""
+    mine = {source.uid, None} if source is sources[0] else {source.uid}
+    return tuple(f"{n.name}: {n.text}" for n in notes if n.source_uid in mine and n.name not in _OF_CLEANING)
+
+
+_NOTHING: Final = "AI: nothing stated about the images."
+
+
+def _told(said: Iterable[tuple[Source, str]]) -> list[str]:
+    """Each sentence once, with the numbers of its images where there are several."""
+    images: dict[str, list[int]] = {}
+    pairs = list(said)
+    for source, text in pairs:
+        if text:
+            images.setdefault(text, []).append(source.number)
+    if len(pairs) == 1:
+        return list(images)
+    return [
+        f"image{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {text}"
+        for text, numbers in images.items()
+    ]
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    named: dict[Decision, list[str]] = {}
+    for finding in ranked(findings):
+        if finding.code != BURNED_IN:
+            named.setdefault(finding.decision, []).append(finding.label)
+    return "; ".join(f"{_DECIDED[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
+
+
+def _cleaning(source: Source, notes: Sequence[QualityNote]) -> str:
+    mine = [note.text for note in notes if note.source_uid == source.uid and note.name in _OF_CLEANING]
+    return "; ".join(text.rstrip(".") for text in mine)

@@ -1,0 +1,239 @@
+"""Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    FindingSite,
+    ImageContentItem,
+    ImageRegion,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+
+from ai_pipeline.contract import Decision, Finding
+from dicom_node.results.common import concepts
+from dicom_node.results.common.context import Cause, ResultContext
+from dicom_node.results.common.equipment import algorithm
+from dicom_node.results.common.identity import tracking_uid
+from dicom_node.results.common.located_findings import Mark, check_frame, outline, ranked
+from dicom_node.results.common.source import Source
+from dicom_node.results.sr.examination import region_of, side_of
+
+# A measurement group: TID 1410 or TID 1501.
+Group: TypeAlias = ContentSequence
+
+_CONTAINS: Final = RelationshipTypeValues.CONTAINS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """What is said of one image as a whole: a name, an answer in place of findings, and remarks.
+
+    ``findings``: those that the report tells of this image. ``cause``: why the AI did not run.
+    """
+
+    source: Source
+    name: str
+    answer: DicomCode
+    remarks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    cause: Cause | None = None
+
+    @property
+    def absent(self) -> list[Finding]:
+        """Findings that were looked for and not found, the likelier first."""
+        absent = [finding for finding in ranked(self.findings) if finding.decision is Decision.ABSENT]
+        for finding in absent:
+            check_frame(finding, self.source)
+        return absent
+
+    @property
+    def answers(self) -> list[tuple[DicomCode, DicomCode]]:
+        """What came of the analysis, as names and values of coded evaluations."""
+        because = [(concepts.NOT_RUN_BECAUSE, concepts.CAUSES[self.cause])] if self.cause else []
+        return [(concepts.AI_RESULT, self.answer), *because]
+
+
+def region_group(mark: Mark, source: Source) -> Group:
+    """TID 1410: one finding in one region, with a tracking UID of its own."""
+    finding, region = mark.finding, mark.region
+    assert region is not None
+    frames = _frame_numbers(finding, source)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(mark),
+        referenced_region=ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=outline(region, source),
+            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+        ),
+        geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
+        finding_type=concepts.coded(finding.code),
+        finding_sites=_sites(finding, source),
+        algorithm_id=algorithm(finding.model, finding),
+        measurements=[Measurement(**number) for number in _number(finding)],
+        qualitative_evaluations=[_presence(finding)],
+    )
+
+
+def image_finding_group(mark: Mark, source: Source) -> Group:
+    """TID 1501: one finding of the image as a whole."""
+    finding = mark.finding
+    frames = _frame_numbers(finding, source)
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(mark),
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
+        finding_type=concepts.coded(finding.code),
+        finding_sites=_sites(finding, source),
+        algorithm_id=algorithm(finding.model, finding),
+        measurements=[Measurement(**number) for number in _number(finding)],
+        qualitative_evaluations=[_presence(finding)],
+    )
+
+
+def summary_group(context: ResultContext, summary: Summary) -> Group:
+    """TID 1501 on the whole image: what is absent, what the analysis came to, and remarks."""
+    source, absent = summary.source, summary.absent
+    measurements = [
+        Measurement(algorithm_id=algorithm(finding.model, finding), **number)
+        for finding in absent
+        for number in _number(finding)
+    ]
+    said = [(concepts.coded(finding.code), concepts.DECISIONS[finding.decision]) for finding in absent]
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=tracking_uid(context, source, summary.name),
+            identifier=f"{summary.name}, image {source.number}",
+        ),
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, all_frames(source))],
+        algorithm_id=algorithm(context.models[0]) if context.models else None,
+        measurements=measurements or None,
+        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*said, *summary.answers]],
+    )
+    group[0].ContentSequence.extend(_remarks(summary))
+    return group
+
+
+def evaluations_container(
+    marks: Sequence[tuple[Mark, Source]], summaries: Sequence[Summary]
+) -> ContainerContentItem:
+    """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
+    container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
+    items = [_evaluation_item(mark.finding, source, _tracking(mark)) for mark, source in marks]
+    for summary in summaries:
+        items += [_evaluation_item(finding, summary.source, ()) for finding in summary.absent]
+        items += [_answer_item(summary.source, *answer) for answer in summary.answers]
+        items += _remarks(summary)
+    container.ContentSequence = ContentSequence(items)
+    return container
+
+
+def all_frames(source: Source) -> list[int] | None:
+    """Every frame of a multi-frame image, as PixelMed wants it referenced; None of a still."""
+    return list(range(1, source.frames + 1)) if source.frames > 1 else None
+
+
+def _evaluation_item(finding: Finding, source: Source, tracking: Sequence[ContentItem]) -> ContentItem:
+    """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
+    item = CodeContentItem(
+        name=concepts.coded(finding.code),
+        value=concepts.DECISIONS[finding.decision],
+        relationship_type=_CONTAINS,
+    )
+    numbers = [
+        NumContentItem(relationship_type=RelationshipTypeValues.HAS_PROPERTIES, **number)
+        for number in _number(finding)
+    ]
+    item.ContentSequence = ContentSequence(
+        [
+            *tracking,
+            *_sites(finding, source),
+            *algorithm(finding.model, finding),
+            *numbers,
+            _image_item(source, _frame_numbers(finding, source)),
+        ]
+    )
+    return item
+
+
+def _answer_item(source: Source, name: DicomCode, value: DicomCode) -> ContentItem:
+    item = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+    item.ContentSequence = ContentSequence([_image_item(source, all_frames(source))])
+    return item
+
+
+def _image_item(source: Source, frames: list[int] | None) -> ContentItem:
+    return ImageContentItem(
+        name=codes.DCM.SourceOfMeasurement,
+        referenced_sop_class_uid=source.stand_in.SOPClassUID,
+        referenced_sop_instance_uid=source.uid,
+        referenced_frame_numbers=frames,
+        relationship_type=RelationshipTypeValues.INFERRED_FROM,
+    )
+
+
+def _remarks(summary: Summary) -> list[ContentItem]:
+    return [
+        TextContentItem(name=concepts.COMMENT, value=text, relationship_type=_CONTAINS)
+        for text in summary.remarks
+    ]
+
+
+def _tracking(mark: Mark) -> TrackingIdentifier:
+    return TrackingIdentifier(uid=mark.tracking_uid, identifier=mark.identifier)
+
+
+def _presence(finding: Finding) -> QualitativeEvaluation:
+    """What was decided of the finding that the group names."""
+    return QualitativeEvaluation(concepts.PRESENCE, concepts.DECISIONS[finding.decision])
+
+
+def _number(finding: Finding) -> list[dict[str, object]]:
+    """The probability, once; none where the model gives none.
+
+    Per cent is a claim about how often such a finding is there: only a calibrated model makes it (truth 10).
+    The score of any other is a number of its own kind, without unit.
+    """
+    if finding.probability is None:
+        return []
+    name = concepts.number_of(finding)
+    if finding.model.calibrated:
+        return [{"name": name, "value": round(finding.probability * 100, 1), "unit": concepts.PERCENT}]
+    return [{"name": name, "value": round(finding.probability, 4), "unit": concepts.RATIO}]
+
+
+def _sites(finding: Finding, source: Source) -> list[FindingSite]:
+    """The card's site, else the body part of the image, with the side on which the finding lies.
+
+    That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
+    Laterality B) does not make a finding bilateral.
+    """
+    site: CodedConcept | DicomCode | None = region_of(source)
+    if finding.site is not None:
+        site = concepts.coded(finding.site)
+    if site is None:
+        return []
+    side = finding.side or side_of(source)
+    return [FindingSite(anatomic_location=site, laterality=concepts.SIDES.get(side))]
+
+
+def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:
+    return [finding.frame or 1] if source.frames > 1 else None

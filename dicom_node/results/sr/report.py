@@ -1,0 +1,164 @@
+"""The report: Comprehensive 3D SR, TID 1500 (PS3.16), by IHE AIR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+from highdicom.sr import (
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentSequence,
+    MeasurementReport,
+    RelationshipTypeValues,
+    TextContentItem,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
+
+from ai_pipeline.contract import Decision, PipelineResult
+from ai_pipeline.images.render import assesses
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common import concepts
+from dicom_node.results.common.context import Cause, ResultContext
+from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.common.equipment import observation_context
+from dicom_node.results.common.identity import series_uid
+from dicom_node.results.common.located_findings import marks_of, of_source, ranked, reported
+from dicom_node.results.common.source import Source
+from dicom_node.results.sr.burned_in_measurements import measurement_groups
+from dicom_node.results.sr.conclusion import conclusion, remarks
+from dicom_node.results.sr.content import (
+    Group,
+    Summary,
+    evaluations_container,
+    image_finding_group,
+    region_group,
+    summary_group,
+)
+from dicom_node.results.sr.examination import procedures_performed, procedures_reported
+from dicom_node.results.sr.image_library import image_library
+
+
+def build_report(
+    context: ResultContext, sources: Sequence[Source], result: PipelineResult, uid: str
+) -> Dataset:
+    """The report on all images of the job: the conclusion, what was found, then what was not, by image.
+
+    Findings with a region are TID 1410 groups. The others are TID 1501 groups only where there is no region
+    at all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions
+    they stand in the container "Qualitative Evaluations" of TID 1500, which it passes over. Measurements that
+    were read from the images come last, for review, with the boxes of burned-in annotation where those are
+    asked for (TID 1500 is extensible, so a conclusion may stand before its containers).
+    """
+    marked = [(mark, source) for source in sources for mark in marks_of(context, source, result.findings)]
+    order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
+    marked.sort(key=lambda pair: order[id(pair[0].finding)])
+    located = [region_group(mark, source) for mark, source in marked if mark.region is not None]
+    elsewhere = [(mark, source) for mark, source in marked if mark.region is None]
+    summaries = [_summary(context, source, sources, result) for source in sources]
+    # These have coordinates in their numbers: OHIF loads them.
+    located += [
+        group for source in sources for group in measurement_groups(context, source, result.measurements)
+    ]
+    said = conclusion(sources, result)
+    if located:
+        return _document(context, sources, uid, said, located, evaluations_container(elsewhere, summaries))
+    groups = [image_finding_group(mark, source) for mark, source in elsewhere]
+    groups += [summary_group(context, summary) for summary in summaries]
+    return _document(context, sources, uid, said, groups)
+
+
+def build_failure_report(
+    context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause, uid: str
+) -> Dataset:
+    """The short report that the AI did not run, with the reason (truth 9)."""
+    summaries = [Summary(source, "AI did not run", concepts.NOT_RUN, cause=cause) for source in sources]
+    groups = [summary_group(context, summary) for summary in summaries]
+    return _document(context, sources, uid, f"AI did not run: {reason}", groups)
+
+
+def _document(
+    context: ResultContext,
+    sources: Sequence[Source],
+    uid: str,
+    said: str,
+    groups: Sequence[Group],
+    evaluations: ContainerContentItem | None = None,
+) -> Dataset:
+    report = MeasurementReport(
+        observation_context=observation_context(context),
+        procedure_reported=procedures_reported(sources),
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=groups,
+    )
+    *about, measurements = report[0].ContentSequence
+    texts = [_text(concepts.CONCLUSION, said), _text(concepts.COMMENT, disclaimer(context))]
+    behind = [image_library(sources), measurements, *([evaluations] if evaluations is not None else [])]
+    report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
+    document = Comprehensive3DSR(
+        evidence=[source.stand_in for source in sources],
+        content=report,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=_requests(sources[0]) or None,
+        performed_procedure_codes=procedures_performed(sources),
+        previous_versions=[_predecessor(context, sources[0])] if context.supersedes else None,
+        **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
+    )
+    return complete(document, context, ResultKind.SR, sources)
+
+
+def _text(name: Code, value: str) -> TextContentItem:
+    return TextContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
+
+
+def _summary(
+    context: ResultContext, source: Source, sources: Sequence[Source], result: PipelineResult
+) -> Summary:
+    """What was not found in an image and how far to trust the rest."""
+    findings = of_source(source, result.findings)
+    if not assesses(findings):
+        answer = concepts.NOT_ASSESSED
+    elif assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
+        answer = concepts.FINDINGS
+    else:
+        answer = concepts.NONE_FOUND
+    told = tuple(reported(context, findings))
+    return Summary(source, "AI summary", answer, remarks(source, sources, result.quality), told)
+
+
+def _predecessor(context: ResultContext, source: Source) -> Dataset:
+    """The report that this one replaces: of the same class and study (PS3.3 C.17.2)."""
+    earlier = Dataset()
+    earlier.SOPClassUID = Comprehensive3DSRStorage
+    earlier.SOPInstanceUID = context.supersedes
+    earlier.StudyInstanceUID = source.study_uid
+    earlier.SeriesInstanceUID = context.supersedes_series or series_uid(context, ResultKind.SR, source)
+    return earlier
+
+
+def _requests(source: Source) -> list[Dataset]:
+    """Items of Referenced Request Sequence (0040,A370), from the image's own requests or accession number."""
+    requests = source.header.get("RequestAttributesSequence") or []
+    accession = source.header.get("AccessionNumber")
+    if not requests and not accession:
+        return []
+    return [_request(source, item) for item in requests or [Dataset()]]
+
+
+def _request(source: Source, attributes: Dataset) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = source.study_uid
+    item.ReferencedStudySequence = []
+    item.AccessionNumber = attributes.get("AccessionNumber") or source.header.get("AccessionNumber")
+    item.PlacerOrderNumberImagingServiceRequest = ""
+    item.FillerOrderNumberImagingServiceRequest = ""
+    item.RequestedProcedureID = attributes.get("RequestedProcedureID")
+    item.RequestedProcedureDescription = attributes.get("RequestedProcedureDescription")
+    keyword = "RequestedProcedureCodeSequence"
+    item.RequestedProcedureCodeSequence = deepcopy(attributes.get(keyword) or [])
+    return item

@@ -1,0 +1,393 @@
+"""What a person may do to a node: the functions that the command line and the console share.
+
+Each takes the settings, opens the database for one short unit of work and raises a ``NodeError`` that
+says what to do. What is heavy to import (networking, models) is imported by the function that needs it: a
+list must be quick.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.loading import examine
+from dicom_node.config.settings import Settings
+from dicom_node.config.toml_files import TomlFiles
+from dicom_node.errors import ConfigurationError, DatabaseNotReady, ModelRefused, NotAllowedNow, NotRunning
+from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
+from dicom_node.model.kinds import Counted
+from dicom_node.model.roles import Role
+from dicom_node.store import faults, migrate
+from dicom_node.store.database import Database
+from dicom_node.store.queue import running as running_jobs
+from dicom_node.store.views import find_study, list_events
+
+if TYPE_CHECKING:
+    from ai_pipeline.models.registry import Card
+    from dicom_node.inbox.spool import Spool
+    from dicom_node.monitoring.drift import Drift
+
+_RELOAD_SECONDS = 90.0  # couriers may have 20 s to finish what they send
+OTHER = "other"
+"""What stands for all senders that are no configured peers."""
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """The node's database, which must exist and have this version's schema."""
+    _refuse_missing_file(settings)
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url)
+        try:
+            migrate.check(database)
+            yield database
+        finally:
+            database.dispose()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Session]:
+    """A short reading scope on the node's database."""
+    with open_database(settings) as database, database.read() as session:
+        yield session
+
+
+@contextmanager
+def writing(settings: Settings) -> Iterator[Session]:
+    """A short writing scope on the node's database."""
+    with open_database(settings) as database, database.write() as session:
+        yield session
+
+
+def upgrade_database(settings: Settings) -> str:
+    """Bring the schema to this program's version, and return that version."""
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url)
+        try:
+            migrate.upgrade(database)
+            return migrate.current(database) or ""
+        finally:
+            database.dispose()
+
+
+def reload_node(files: Sequence[Path]) -> list[str]:
+    """Let the nodes of this machine that work on the files' data folder take them over; returns which.
+
+    Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
+    """
+    from dicom_node import preflight
+    from dicom_node.processes import running
+
+    settings, read = examine(files)
+    if settings is None or read.problems:
+        raise ConfigurationError(read.problems)
+    found = running(settings.node.data_dir)
+    if not found:
+        raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+    for place, pid in found.items():
+        role = Role(place.partition("-")[0])
+        if problems := preflight.check(files, role).problems:
+            raise ConfigurationError(problems)
+        if refused := _hang_up(settings, pid):
+            raise NotAllowedNow(_refusal(refused, settings, read))
+    return list(found)
+
+
+def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
+    """What event 6011 says, with the lines of the settings that it names."""
+    from dicom_node.node import NEEDS_RESTART, fixed
+
+    for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
+        read.add_named(key, "", NEEDS_RESTART if key in fixed(settings) else "the node's log says why (6011)")
+    why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
+    return "\n  ".join(["the node keeps the configuration before:", *why])
+
+
+def _hang_up(settings: Settings, pid: int) -> Mapping[str, Any] | None:
+    """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
+    asked = datetime.now(UTC)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except PermissionError:
+        raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
+    numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    end = time.monotonic() + _RELOAD_SECONDS
+    while time.monotonic() < end:
+        with reading(settings) as session:
+            if events := list_events(session, since=asked, numbers=numbers):
+                return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
+        time.sleep(0.1)
+    raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
+
+
+def is_worked_on(settings: Settings) -> bool:
+    """Whether a node of this machine runs jobs here, or one of another machine is at a job."""
+    from dicom_node.processes import running
+
+    if any(place != Role.LISTENER for place in running(settings.node.data_dir)):
+        return True
+    with reading(settings) as session:
+        return any(job.lease_until and job.lease_until > datetime.now(UTC) for job in running_jobs(session))
+
+
+def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+    """What is to be chosen before a study can be released; it names patients. Raises NotFound."""
+    from dicom_node.studies.choose import Choice, rows
+
+    with open_database(settings) as database:
+        with database.read() as session:
+            study = find_study(session, study_instance_uid).id
+        return rows(Choice(database, settings).options(study))
+
+
+def release_study(settings: Settings, study_instance_uid: str, take: Sequence[int] = ()) -> None:
+    """Let a study out of quarantine with the options taken, one for each question of ``study_versions``.
+
+    Raises NotFound, or NotAllowedNow when it is not in quarantine or a choice is missing.
+    """
+    from dicom_node.studies.choose import Choice
+
+    with open_database(settings) as database:
+        with database.read() as session:
+            study = find_study(session, study_instance_uid).id
+        Choice(database, settings).release(study, take)
+
+
+def rerun_studies(settings: Settings, study_instance_uids: Sequence[str]) -> list[dict[str, Any]]:
+    """Apply the rules to these studies again, all or none; a row for each study and rule that takes it.
+
+    Raises NotFound, NotAllowedNow.
+    """
+    from dicom_node.studies import rerun
+
+    with writing(settings) as session:
+        studies = [find_study(session, uid).id for uid in study_instance_uids]
+        return [row for study in studies for row in rerun.rerun(session, study, settings)]
+
+
+def replay_rules(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[str, Any]]:
+    """Which studies of that time other rules take now; unless it is a dry run, the rules are applied to them.
+
+    A row for each such study and rule that takes it.
+    """
+    from dicom_node.studies import rerun
+
+    with open_database(settings) as database:
+        return (rerun.foresee if dry_run else rerun.replay)(database, settings, since)
+
+
+def compare_spool(settings: Settings) -> str:
+    """In what spool and index differ, and what to do; "" when they agree."""
+    from dicom_node.studies.comparison import compare
+
+    with open_database(settings) as database:
+        return str(compare(database, _spool(settings), settings.node.data_dir))
+
+
+def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
+    """Let the node take in again what its database does not know; returns how many objects.
+
+    ``progress`` gets how many of how many were put back. Raises SpoolError.
+    """
+    from dicom_node.studies.comparison import reindex
+
+    with open_database(settings) as database:
+        return reindex(database, _spool(settings), settings.node.data_dir, progress)
+
+
+def _spool(settings: Settings) -> Spool:
+    from dicom_node.inbox.spool import Spool
+
+    return Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+
+
+def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+    """What burned-in marks of a study said, for whoever can read the site's key; each look is event 4010.
+
+    Raises NotFound, ConfigurationError (the key cannot be read), ReadingsSealed (it is another one).
+    """
+    from dicom_node.jobs.worker import readings
+
+    with open_database(settings) as database:
+        return readings.show(database, settings, study_instance_uid)
+
+
+def retry_job(settings: Settings, job_id: int) -> None:
+    """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
+    from dicom_node import jobs
+
+    with writing(settings) as session:
+        jobs.retry(session, job_id)
+
+
+def put_job_first(settings: Settings, job_id: int) -> None:
+    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
+    from dicom_node import jobs
+
+    with writing(settings) as session:
+        jobs.put_first(session, job_id)
+
+
+def cancel_job(settings: Settings, job_id: int) -> None:
+    """Cancel a job; a running one stops at its next step. Raises NotFound, NotAllowedNow."""
+    from dicom_node import jobs
+
+    with writing(settings) as session:
+        jobs.cancel(session, job_id)
+
+
+def retry_deliveries(
+    settings: Settings, deliveries: Sequence[int] | None = None, *, destination: str = ""
+) -> int:
+    """Send again what was given up: these, or all dead ones (to one destination). Returns how many.
+
+    Raises NotFound, NotAllowedNow.
+    """
+    from dicom_node import outbox
+
+    with writing(settings) as session:
+        if deliveries is None:
+            return outbox.retry_all(session, destination or None)
+        for delivery_id in deliveries:
+            outbox.retry(session, delivery_id)
+    return len(deliveries)
+
+
+def test_peers(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Try what delivery to these peers needs; by default to all that may receive. Raises UnknownPeer."""
+    from dicom_node.scu import open_destination
+
+    chosen = [settings.peer(name) for name in names] or [p for p in settings.peers if "receive" in p.may]
+    return [
+        {"peer": peer.name, "check": check.name, "ok": check.ok, "text": check.text}
+        for peer in chosen
+        for check in open_destination(peer, settings).test()
+    ]
+
+
+def models(settings: Settings) -> list[dict[str, Any]]:
+    """The model cards. Raises ModelRefused when one cannot be read."""
+    return [
+        {
+            "id": card.id,
+            "version": card.version,
+            "task": card.task,
+            "architecture": card.architecture,
+            "licence": card.licence,
+            "intended_use": card.intended_use,
+            "limits": list(card.limits),
+            "calibrated": card.calibrated,
+            "labels": [label.name for label in card.labels if label.supported],
+            "weights": [{"role": w.role, "file": w.path.name, "sha256": w.sha256} for w in card.weights],
+            "card_sha256": card.sha256,
+        }
+        for card in _cards(settings)
+    ]
+
+
+def verify_models(settings: Settings) -> list[dict[str, Any]]:
+    """Whether the weights of each model have the SHA-256 of its card. Raises ModelRefused."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models import registry
+    from ai_pipeline.models.reference import reference_of
+
+    rows = []
+    for card in _cards(settings):
+        try:
+            registry.verify(card)
+            reference_of(card)
+            text, ok = "weights are those of the card", True
+        except CardError as error:
+            text, ok = str(error), False
+        rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
+    return rows
+
+
+def model_drift(settings: Settings, since: datetime | None = None, peer: str = "") -> list[dict[str, Any]]:
+    """How each model's scores and refusals of each sender compare with its card's reference.
+
+    From the day (UTC) of ``since`` on, by default the last ``drift.window_days``. ``peer``: a name or an AE
+    title, or "other" for all that are no configured peers. Raises UnknownPeer, ModelRefused.
+    """
+    from ai_pipeline.errors import CardError
+    from dicom_node.monitoring import drift
+    from dicom_node.store.transitions import utc_now
+
+    day = drift.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
+    with reading(settings) as session:
+        try:
+            found = drift.drift(session, settings.workers.models_dir, day)
+        except CardError as error:
+            raise ModelRefused(str(error)) from None
+    rows = [_drift_row(item, day) for item in found]
+    if not peer:
+        return rows
+    title = next((known.ae_title for known in settings.peers if known.name == peer), peer)
+    chosen = [row for row in rows if row["calling_ae"] == title]
+    if not chosen and title not in {OTHER, *(known.ae_title for known in settings.peers)}:
+        settings.peer(peer)
+    return chosen
+
+
+def _drift_row(item: Drift, since: date) -> dict[str, Any]:
+    reference = item.reference
+    return {
+        "model": item.model.id,
+        "version": item.model.version,
+        "card_sha256": item.model.card_sha256,
+        "calling_ae": item.calling_ae or OTHER,
+        "since": since.isoformat(),
+        "verdict": item.verdict.value,
+        "note": item.note,
+        **{outcome.value: item.images.get(outcome, 0) for outcome in Counted},
+        "refusal_rate": _rounded(item.refusal_rate),
+        "reference": reference
+        and {"set": reference.set, "images": reference.images, "refused": reference.refused},
+        "scores": [
+            {
+                "label": label.label,
+                "images": label.images,
+                "psi": None if label.index is None else round(label.index, 3),
+                "by_chance": None if label.by_chance is None else round(label.by_chance, 3),
+                "verdict": label.verdict.value,
+                # Of few images they would come near to telling single scores.
+                "bins": None if label.index is None else list(label.counts),
+            }
+            for label in item.labels
+        ],
+    }
+
+
+def _rounded(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [round(value, 6) for value in values]
+
+
+def _cards(settings: Settings) -> Sequence[Card]:
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models import registry
+
+    try:
+        return registry.cards(settings.workers.models_dir)
+    except CardError as error:
+        raise ModelRefused(str(error)) from None
+
+
+def _refuse_missing_file(settings: Settings) -> None:
+    """SQLite would make an empty file where there is none; a list must not."""
+    prefix = "sqlite:///"
+    if (
+        settings.database_url.startswith(prefix)
+        and not Path(settings.database_url.removeprefix(prefix)).exists()
+    ):
+        raise DatabaseNotReady(
+            f"there is no database in {settings.node.data_dir} yet: start `dicom-node serve`, "
+            "or run `dicom-node db upgrade`"
+        )

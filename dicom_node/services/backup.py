@@ -1,0 +1,190 @@
+"""Backup of a node while it runs, and its way back.
+
+A backup is a folder: the database, the site key, the configuration files, and ``manifest.json`` with the
+SHA-256 of each. Received objects and built results are large and come along when asked for: the PACS and the
+modalities have the images, and a result that was delivered is in the PACS.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dicom_node import __version__, sitekey
+from dicom_node.config.settings import Settings
+from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
+from dicom_node.store import faults, migrate
+
+_MANIFEST = "manifest.json"
+_DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
+_OBJECTS = (Path("spool/objects"), Path("results"))
+
+
+def backup(
+    settings: Settings, files: Sequence[Path], destination: Path, *, objects: bool = False
+) -> list[str]:
+    """Write a backup into a new folder; the node may run. Returns what an admin must know of it.
+
+    Raises CannotCreate when the folder is there or cannot be made, DatabaseDamaged, DatabaseUnusable.
+    """
+    part = destination.with_name(destination.name + ".part")
+    if destination.exists() or part.exists():
+        raise CannotCreate(f"{destination} or {part.name} is there already: give the name of a new folder")
+    try:
+        part.mkdir(mode=0o700, parents=True)
+        notes = _copy_database(settings, part / _DATABASE)
+        _copy_key(settings, part / _KEY)
+        (part / _CONFIG).mkdir(mode=0o700)
+        for number, file in enumerate(files):
+            shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
+        for folder in _OBJECTS if objects else ():
+            if (settings.node.data_dir / folder).is_dir():
+                _copy_tree(settings.node.data_dir / folder, part / folder)
+        _write_manifest(part)
+        part.rename(destination)
+    except OSError as error:
+        raise CannotCreate(f"the backup cannot be written to {destination}: {error.strerror}") from None
+    return notes
+
+
+def verify(source: Path) -> dict[str, Any]:
+    """The manifest of a backup whose files are all there and whole. Raises FaultyInput."""
+    manifest = _manifest(source)
+    for name, expected in manifest["files"].items():
+        if not (source / name).is_file():
+            raise FaultyInput(f"{source}: {name} is missing")
+        if _sha256(source / name) != expected:
+            raise FaultyInput(f"{source}: {name} is not what was saved")
+    if (source / _DATABASE).exists():
+        _check_database(source / _DATABASE)
+    return manifest
+
+
+def restore(settings: Settings, source: Path) -> list[Path]:
+    """Put database, site key and objects of a verified backup in their places; the node must be stopped.
+
+    What lies there is kept beside it, with the time in its name. Returns the saved configuration files, which
+    are not put anywhere. Raises FaultyInput, NotAllowedNow.
+    """
+    verify(source)
+    data_dir = settings.node.data_dir
+    if not settings.database_url.startswith("sqlite:///"):
+        raise NotAllowedNow("node.database_url is no SQLite file: restore it with the tools of its server")
+    _refuse_while_it_runs(data_dir)
+    database = Path(settings.database_url.removeprefix("sqlite:///"))
+    stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
+        if (source / saved).exists():
+            _put(source / saved, place, stamp)
+    for folder in _OBJECTS:
+        if (source / folder).is_dir():
+            _copy_tree(source / folder, data_dir / folder)
+    return sorted((source / _CONFIG).iterdir())
+
+
+def _copy_database(settings: Settings, target: Path) -> list[str]:
+    url = settings.database_url
+    if not url.startswith("sqlite:///"):
+        return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
+    source = Path(url.removeprefix("sqlite:///"))
+    if not source.exists():
+        return ["There is no database yet."]
+    with faults.in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
+        try:
+            with closing(sqlite3.connect(target)) as copy:
+                database.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+            _check_database(target)
+        except sqlite3.DatabaseError:
+            raise FaultyInput(f"the database {source} is damaged: it cannot be saved") from None
+    return []
+
+
+def _copy_key(settings: Settings, target: Path) -> None:
+    key = sitekey.path_of(settings.node.data_dir)
+    if key.exists():
+        shutil.copyfile(key, target)
+        target.chmod(0o600)
+
+
+def _check_database(path: Path) -> None:
+    """Raises FaultyInput unless it is whole and of a version that this program knows."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            [(answer,)] = database.execute("PRAGMA integrity_check(1)").fetchall()
+            [(version,)] = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    except (sqlite3.DatabaseError, ValueError):
+        raise FaultyInput(f"{path.name} in the backup is no database of a node, or damaged") from None
+    if answer != "ok":
+        raise FaultyInput(f"{path.name} in the backup is damaged: {answer}")
+    if not migrate.is_known(version):
+        raise FaultyInput(f"{path.name} in the backup has version {version}, newer than this program")
+
+
+def _refuse_while_it_runs(data_dir: Path) -> None:
+    for lock in sorted(data_dir.glob("*.lock")):
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
+
+
+def _put(saved: Path, place: Path, stamp: str) -> None:
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = place.with_name(f"{place.name}.restored")
+    shutil.copyfile(saved, new)
+    new.chmod(0o600)
+    # SQLite's journals belong to the database that goes: beside another they would damage it.
+    for old in (place, place.with_name(place.name + "-wal"), place.with_name(place.name + "-shm")):
+        if old.exists():
+            old.rename(old.with_name(f"{old.name}.before-{stamp}"))
+    new.rename(place)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Files may go while it runs (the purge), and none that is there is written over."""
+    for file in _files(source):
+        place = target / file.relative_to(source)
+        if place.exists():
+            continue
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(file, place)
+        except FileNotFoundError:
+            continue
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder)}
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {"program": __version__, "made": made, "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _manifest(source: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
+        names = [Path(name) for name in manifest["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FaultyInput(f"{source} is no backup of dicom-node: {_MANIFEST} is missing or damaged") from None
+    if any(name.is_absolute() or ".." in name.parts for name in names):
+        raise FaultyInput(f"{source}: {_MANIFEST} names files outside the backup")
+    return manifest
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

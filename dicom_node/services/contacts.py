@@ -1,0 +1,339 @@
+"""Did the machine get through? What a caller tried, what it was refused, and which lines would let it in."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from dicom_node.config.sample import toml_value
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.errors import NotFound
+from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
+from dicom_node.scp.contexts import accepted_classes
+from dicom_node.scp.entrance import Failure, network
+from dicom_node.scp.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
+from dicom_node.scp.policy import Policy, Proposal
+from dicom_node.scp.statuses import (
+    CALLED_AE_NOT_RECOGNISED,
+    CALLING_AE_NOT_RECOGNISED,
+    LOCAL_LIMIT_EXCEEDED,
+    NOT_AUTHORISED,
+    TOO_LARGE,
+)
+from dicom_node.services import reading
+from dicom_node.store import views
+
+Row = Mapping[str, Any]
+
+_TOLD = (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)
+_ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
+_SHOWN = 10
+_KNOWN_SHOWN = 20
+_STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
+_UID = re.compile(r"([0-9]+\.[0-9.]+)\)?$")
+_TEXTS = {
+    Failure.NO_PLACE: "closed at once: too many connections waited",
+    Failure.TOO_LATE: "no association request within listener.acse_timeout_seconds",
+    Failure.MALFORMED: "something else than a DICOM association request",
+    Failure.REJECTED: "rejected, beyond those listed",
+    Failure.NO_TLS: "no TLS, beyond those listed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who is asked about: AE titles, networks (``entrance.network``), and the peers that it may be.
+
+    ``is_address``: an address was asked for, which stands for all that came from it.
+    """
+
+    titles: frozenset[str]
+    networks: frozenset[str]
+    peers: tuple[PeerSettings, ...]
+    is_address: bool = False
+
+    def is_meant(self, fields: Row) -> bool:
+        """Whether this caller did it. What has no title (no association came of it) goes by its address."""
+        title = str(fields.get("calling", ""))
+        if title and not self.is_address:
+            return self.bears(title)
+        return title in self.titles or fields.get("address") in self.networks
+
+    def bears(self, title: str) -> bool:
+        """Whether it is one of its titles, capitals apart: a machine that calls itself us1 may be US1."""
+        return title.upper() in {known.upper() for known in self.titles}
+
+
+def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
+    """All about the caller of this name of a peer, AE title or address, as ``docs/admin.md`` lists the keys.
+
+    A name or title stands for itself only; other titles from its addresses are named under ``others``.
+    Raises NotFound for a name or title that is no peer's and that never called.
+    """
+    with reading(settings) as session:
+        associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
+        numbers = [
+            kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)
+        ]
+        events = views.list_events(session, since=since, numbers=numbers, limit=_EVENTS)
+    caller = _caller(settings, asked)
+    visits = [{**row, "calling": row["calling_ae"]} for row in associations]
+    seen = [*visits, *(event["fields"] for event in events)]
+    if not caller.is_address:
+        _refuse_unknown(settings, asked, caller, seen)
+        caller = _with_addresses_of(caller, seen)
+    mine = [row for row, visit in zip(associations, visits, strict=True) if caller.is_meant(visit)]
+    theirs = [event for event in events if caller.is_meant(event["fields"])]
+    found = {
+        "asked": asked,
+        "peer": next((peer.name for peer in caller.peers), None),
+        "ae_titles": sorted(caller.titles),
+        "addresses": sorted(caller.networks),
+        "others": _others(caller, seen),
+        "associations": mine[:_SHOWN],
+        "refused_contexts": _counted(_contexts(mine)),
+        "rejections": _outdated(_counted(_rejections(theirs)), mine),
+        "refused_objects": _outdated(_counted(_objects(theirs)), [row for row in mine if row["objects"]]),
+        "failures": _counted(_failures(theirs)),
+    }
+    return {**found, "advice": list(_advice(settings, caller, found))}
+
+
+def _caller(settings: Settings, asked: str) -> _Caller:
+    if _is_address(asked):
+        peers = tuple(peer for peer in settings.peers if peer.host == asked)
+        return _Caller(frozenset(peer.ae_title for peer in peers), frozenset([network(asked)]), peers, True)
+    peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
+    titles = frozenset(peer.ae_title for peer in peers) or frozenset([asked])
+    hosts = {peer.host for peer in peers if peer.host}
+    return _Caller(titles, frozenset(address for host in hosts for address in _addresses(host)), peers)
+
+
+def _with_addresses_of(caller: _Caller, seen: Iterable[Row]) -> _Caller:
+    addresses = {str(row["address"]) for row in seen if caller.bears(str(row.get("calling", "")))}
+    return replace(caller, networks=caller.networks | addresses)
+
+
+def _others(caller: _Caller, seen: Iterable[Row]) -> list[str]:
+    """Titles of others that called from the same addresses."""
+    titles = {str(row.get("calling", "")) for row in seen if row.get("address") in caller.networks}
+    return [] if caller.is_address else sorted(title for title in titles if title and not caller.bears(title))
+
+
+def _refuse_unknown(settings: Settings, asked: str, caller: _Caller, seen: Iterable[Row]) -> None:
+    titles = {str(row.get("calling", "")) for row in seen} - {""}
+    if caller.peers or asked in titles:
+        return
+    known = sorted({*titles, *(peer.name for peer in settings.peers), *_titles_of(settings)})
+    capitals = {name.upper(): name for name in known}
+    alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
+    meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
+    shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
+    raise NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'nobody'}")
+
+
+def _titles_of(settings: Settings) -> list[str]:
+    return [peer.ae_title for peer in settings.peers]
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {network(str(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _contexts(associations: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    for row in associations:
+        if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
+            few = ", ".join([*row["refused"][:REFUSED_CONTEXTS_OF_MANY], "…"])
+            yield {"context": few, "classes": row["refused_count"]}, 1, row["opened_at"]
+            continue
+        for context in row["refused"]:
+            yield {"context": context, "classes": 1}, 1, row["opened_at"]
+
+
+def _rejections(events: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    for event in _of(ASSOCIATION_REJECTED, events):
+        fields = event["fields"]
+        told = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
+        yield {key: str(fields.get(name, "")) for key, name in told.items()}, 1, event["at"]
+
+
+def _objects(events: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    for event in _of(STORE_REFUSED, events):
+        yield {key: str(event["fields"].get(key, "")) for key in ("status", "reason")}, 1, event["at"]
+
+
+def _failures(events: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    for event in events:
+        address = str(event["fields"].get("address", ""))
+        if event["number"] == TLS_FAILED.number:
+            yield {"address": address, "text": f"no TLS: {event['fields'].get('reason', '')}"}, 1, event["at"]
+        elif event["number"] == CONNECTIONS_FAILED.number:
+            for failure, text in _TEXTS.items():
+                if count := int(event["fields"].get(failure) or 0):
+                    yield {"address": address, "text": text}, count, event["at"]
+
+
+def _of(kind: EventType, events: Iterable[Row]) -> Iterator[Row]:
+    return (event for event in events if event["number"] == kind.number)
+
+
+def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
+    """The same things once, with their number and the last time; the last first."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for item, count, at in items:
+        row = found.setdefault(tuple(item.values()), {**item, "count": 0, "last_at": at})
+        row["count"] += count
+        row["last_at"] = max(row["last_at"], at)
+    return sorted(found.values(), key=lambda row: str(row["last_at"]), reverse=True)
+
+
+def _outdated(rows: list[dict[str, Any]], successes: Sequence[Row]) -> list[dict[str, Any]]:
+    """With whether the caller (of this title, where the row has one) got through afterwards."""
+    for row in rows:
+        title = str(row.get("calling_ae", "")).upper()
+        row["outdated"] = any(
+            success["opened_at"] > row["last_at"] and title in ("", success["calling_ae"].upper())
+            for success in successes
+        )
+    return rows
+
+
+def _advice(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
+    """What to do, and the lines of the configuration that do it; the most likely cause first."""
+    advisers: Sequence[Callable[[Settings, _Caller, Row], Iterator[dict[str, Any]]]] = (
+        _about_rejections,
+        _about_contexts,
+        _about_objects,
+        _about_silence,
+    )
+    for adviser in advisers:
+        yield from adviser(settings, caller, found)
+
+
+def _about_rejections(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
+    policy = Policy.from_settings(settings)
+    for row in found["rejections"]:
+        calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
+        verdict = policy.decide(Proposal(calling, called, address, ()))  # as the configuration is by now
+        if row["outdated"] and row["meaning"] != LOCAL_LIMIT_EXCEEDED.meaning:
+            continue
+        if verdict == CALLED_AE_NOT_RECOGNISED:
+            yield _about_called(settings, calling, called)
+        elif verdict == CALLING_AE_NOT_RECOGNISED:
+            yield _about_calling(settings, calling, address)
+        elif row["meaning"] == LOCAL_LIMIT_EXCEEDED.meaning:
+            limit = max((peer.maximum_associations for peer in caller.peers), default=20)
+            yield _lines(
+                f"{calling} opened more associations than it may: let it open fewer, or allow more",
+                f"[[peers]]  # {_name(caller)}",
+                f"maximum_associations = {2 * limit}",
+            )
+
+
+def _about_calling(settings: Settings, title: str, address: str) -> dict[str, Any]:
+    known = next((peer for peer in settings.peers if peer.ae_title == title), None)
+    if known is not None:
+        return _lines(
+            f"{title} calls from {address}, and check_address allows {known.host or 'no address'} only",
+            f'[[peers]]  # name = "{known.name}"',
+            f"host = {toml_value(address)}",
+        )
+    if "\\" in title or not title:
+        return _lines(f"the machine at {address} calls itself {title!r}, which is no AE title: mend it there")
+    titles = {peer.ae_title.upper(): peer.ae_title for peer in settings.peers}
+    alike = difflib.get_close_matches(title.upper(), titles, n=1, cutoff=0.8)
+    meant = f", which is not {titles[alike[0]]} (case counts): change it there, or add" if alike else ": add"
+    name = re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new"
+    return _lines(
+        f"the machine at {address} calls itself {title}{meant}",
+        "[[peers]]",
+        f"name = {toml_value(name)}",
+        f"ae_title = {toml_value(title)}",
+        f"host = {toml_value(address)}",
+        'may = ["send"]',
+    )
+
+
+def _about_called(settings: Settings, calling: str, called: str) -> dict[str, Any]:
+    ours = ", ".join([settings.node.ae_title, *settings.listener.further_ae_titles])
+    return _lines(
+        f"{calling} calls us {called}; we are {ours}: change it there, or add",
+        "[listener]",
+        f"further_ae_titles = {toml_value([*settings.listener.further_ae_titles, called])}",
+    )
+
+
+def _about_contexts(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+    taken = accepted_classes(settings.listener.further_storage_classes)
+    classes = []
+    for row in found["refused_contexts"]:
+        context = row["context"]
+        if row["classes"] > 1:
+            yield _lines(
+                f"it offers {row['classes']} classes that we do not take, most likely all that it knows: "
+                "nothing to do, unless it is to send one of them (listener.further_storage_classes)"
+            )
+            continue
+        uid = _UID.search(context)
+        if ": " in context:
+            yield _lines(f"no transfer syntax that we take was offered for {context}")
+        elif uid and (uid[1].startswith(_STORAGE) or not uid[1].startswith(_STANDARD)):
+            classes += [uid[1]] if uid[1] not in taken else []
+        elif uid:
+            yield _lines(f"{context} is not served here; if the machine insists on it, switch it off there")
+    if classes:
+        yield _lines(
+            "it offers classes that we do not take. Taken, their objects are kept and start nothing:",
+            "[listener]",
+            f"further_storage_classes = {toml_value([*settings.listener.further_storage_classes, *classes])}",
+        )
+
+
+def _about_objects(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
+    for row in found["refused_objects"]:
+        if row["status"] == f"{NOT_AUTHORISED.code:04X}":
+            if not any("send" in peer.may for peer in caller.peers):
+                yield _lines("it may not send", f"[[peers]]  # {_name(caller)}", 'may = ["send", "receive"]')
+        elif row["status"] == f"{TOO_LARGE.code:04X}":
+            limit = 2 * settings.listener.maximum_object_mib
+            yield _lines("an object was too large", "[listener]", f"maximum_object_mib = {limit}")
+        elif not row["outdated"]:
+            yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
+
+
+def _about_silence(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+    seen = ("associations", "rejections", "refused_objects", "failures")
+    if any(found[key] for key in seen):
+        return
+    listener = settings.listener
+    yield _lines(
+        f"nothing of it reached this node. Let it call {settings.node.ae_title} at this machine, port "
+        f"{listener.port}, and look at firewalls on the way"
+    )
+    if _is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:
+        yield _lines(f"the node listens on {listener.host} only", "[listener]", 'host = "0.0.0.0"')
+
+
+def _name(caller: _Caller) -> str:
+    return f'name = "{caller.peers[0].name}"' if caller.peers else "of this machine"
+
+
+def _lines(says: str, *lines: str) -> dict[str, Any]:
+    return {"says": says, "lines": list(lines)}

@@ -1,0 +1,1 @@
+"""From received objects to complete studies: indexed, assembled, quarantined, released, run again."""

@@ -1,0 +1,71 @@
+"""When is a study complete: quiet, and no open association brings it objects (truth 3)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.identity import are_one_patient
+from dicom_node.events import STUDY_COMPLETE
+from dicom_node.jobs import enqueue_study
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import move_study
+from dicom_node.studies.clock import steady_now
+from dicom_node.studies.judgement import TWO_PATIENTS
+from dicom_node.studies.quarantine import quarantine_study
+
+# An association that is open but brought a study nothing for so long holds it no more: should the journal
+# lose the line that says how it ended, the study still comes to an end.
+_SILENCE = timedelta(hours=1)
+
+
+class Assembler:
+    """Closes studies that are quiet and gives them to the rules."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        assembly = settings.assembly
+        of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
+        quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
+        self._longest = timedelta(seconds=quiet)
+
+    def run_once(self, now: datetime | None = None) -> int:
+        """Complete every due study, jobs included, in one transaction each; returns how many.
+
+        ``now`` is by the steady clock, so that a clock set a day on or back moves no quiet time.
+        """
+        now = now or steady_now()
+        self._bring_forward(now + 2 * self._longest)
+        done = 0
+        while self._complete_next(now):
+            done += 1
+        return done
+
+    def _bring_forward(self, latest: datetime) -> None:
+        """No quiet time is longer: such a study was received by a clock that has been put back since."""
+        with self._database.read() as session:
+            if not intake.any_due_after(session, latest):
+                return
+        with self._database.write() as session:
+            intake.bring_forward(session, latest)
+
+    def _complete_next(self, now: datetime) -> bool:
+        with self._database.read() as session:
+            if not intake.any_due(session, now, now - _SILENCE):
+                return False
+        with self._database.write() as session:
+            study = intake.next_due(session, now, now - _SILENCE)
+            if study is None:
+                return False
+            if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):
+                quarantine_study(session, study, TWO_PATIENTS)
+                return True
+            study.due_at = None
+            session.flush()
+            move_study(session, study, StudyState.COMPLETE, event=STUDY_COMPLETE)
+            enqueue_study(session, study, self._settings)
+            return True

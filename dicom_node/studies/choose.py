@@ -1,0 +1,339 @@
+"""What a person chooses between when a study stands in quarantine: patients, and versions of one image.
+
+Each thing to choose is a question with numbered options. Nothing is thrown away: what is not taken stays in
+the spool and counts for nothing (truth 2).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import count
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow
+from dicom_node.events import VERSION_CHOSEN
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import ObjectRole, Outcome
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.spooled import Arrival
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Reception, Study
+from dicom_node.store.transitions import record
+from dicom_node.studies.indexing import Admission, Arrived
+from dicom_node.studies.quarantine import release_study
+
+_ROLES = (ObjectRole.SOURCE, ObjectRole.COMPANION)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one object. ``counts``: it is the one that counts now.
+
+    ``superseded``: another took its place, as with a corrected name. ``elsewhere``: the Study Instance UID of
+    the other study in which the object stands.
+    """
+
+    item: Arrived
+    counts: bool
+    superseded: bool = False
+    elsewhere: str = ""
+
+    @property
+    def uid(self) -> str:
+        return self.item.found.sop_instance_uid
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One answer to a question: a patient with all objects, or one version of the image ``sop_instance_uid``.
+
+    ``if_taken``: the question arises only where this patient is taken; None where there is one patient.
+    """
+
+    number: int
+    sop_instance_uid: str
+    versions: Sequence[Version]
+    if_taken: int | None = None
+
+    @property
+    def question(self) -> tuple[int | None, str]:
+        """Options of one question have the same."""
+        return self.if_taken, self.sop_instance_uid
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A study's versions, patient by patient, and the study as it was when they were read."""
+
+    patients: Sequence[Sequence[Version]]
+    as_of: tuple[int, int]
+
+    def options(self) -> list[Option]:
+        """All options, numbered from 1, the patients first, in the order in which they came."""
+        numbers = count(1)
+        patients = [Option(next(numbers), "", group) for group in self.patients if len(self.patients) > 1]
+        found = list(patients)
+        for at, group in enumerate(self.patients):
+            if_taken = patients[at].number if patients else None
+            for uid, versions in _by_uid(group).items():
+                if len(versions) > 1:
+                    found += [Option(next(numbers), uid, (version,), if_taken) for version in versions]
+        return found
+
+    def settled(self, take: Collection[int]) -> dict[str, Version]:
+        """The version of each object that counts with these options. Raises NotAllowedNow."""
+        options = self.options()
+        if wrong := set(take) - {option.number for option in options}:
+            raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
+        patient = _one(options, take, (None, "")) if len(self.patients) > 1 else None
+        group = patient.versions if patient else [version for group in self.patients for version in group]
+        if_taken = patient.number if patient else None
+        if wrong := {
+            o.number for o in options if o.number in take and o.if_taken != if_taken and o != patient
+        }:
+            raise NotAllowedNow(f"--take {min(wrong)} is of the other patient")
+        return {
+            uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
+            for uid, versions in _by_uid(group).items()
+        }
+
+
+class Choice:
+    """Shows and settles what is to be chosen in a study."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._data_dir = settings.node.data_dir
+        self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
+        self._inspector = Inspector(settings.inspection)
+        spool = Spool(self._data_dir / "spool", minimum_free_bytes=0)
+        self._admission = Admission(spool, settings, self._inspector)
+
+    def options(self, study_id: int) -> list[Option]:
+        """What is to be chosen; nothing where the study can be released as it is."""
+        return self._read(study_id).options()
+
+    def release(self, study_id: int, take: Collection[int] = ()) -> None:
+        """Let a study out of quarantine with the options ``take``, one for each question.
+
+        Raises NotAllowedNow: it is not in quarantine, a choice is missing, or there is no such option.
+        """
+        read = self._read(study_id)
+        with self._database.write() as session:
+            study = session.get_one(Study, study_id, with_for_update={"key_share": True})
+            if study.state is StudyState.QUARANTINED:
+                taken = read.settled(take)
+                if _as_of(session, study) != read.as_of:
+                    raise NotAllowedNow("something came for the study just now: look at its versions again")
+                self._apply(session, study, read, taken)
+                for option in read.options():
+                    if option.number in take:
+                        _tell(session, study, option)
+            release_study(session, study_id)
+
+    def _apply(self, session: Session, study: Study, read: _Read, taken: Mapping[str, Version]) -> None:
+        """Make the taken versions those that count, and set the others aside."""
+        for version in taken.values():
+            if not version.counts and not version.elsewhere:
+                _claim(session, study, version)
+                self._admission.take(session, study, version.item)
+        versions = [version for group in read.patients for version in group]
+        uids = {version.uid for version in versions}
+        for instance in intake.instances_of(session, study.id, _ROLES):
+            if instance.sop_instance_uid in uids - taken.keys():
+                instance.role = ObjectRole.ASIDE
+        paths = {version.item.path for version in taken.values()}
+        aside = {version.item.path for version in versions if not version.superseded} - paths
+        for row in intake.receptions(session, study.id):
+            path = self._data_dir / row.path
+            if path in aside and row.outcome is not Outcome.DUPLICATE:
+                row.outcome = Outcome.SET_ASIDE
+            elif path in paths and row.outcome in (Outcome.CONFLICT, Outcome.SET_ASIDE):
+                row.outcome = Outcome.TAKEN
+        for version in [version for version in taken.values() if not version.elsewhere][:1]:
+            found = version.item.found
+            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
+            study.study_date = found.study_date
+
+    def _read(self, study_id: int) -> _Read:
+        with self._database.read() as session:
+            study = session.get_one(Study, study_id)
+            as_of = _as_of(session, study)
+            listed = [self._version(*one) for one in _listed(session, study)]
+        try:
+            versions = [self._inspected(version) for version in listed]
+        finally:
+            self._inspector.close()
+        return _Read(_patients([version for version in versions if not version.item.found.fault]), as_of)
+
+    def _version(self, row: Reception, counts: bool, superseded: bool, elsewhere: str) -> Version:
+        arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
+        item = Arrived(self._data_dir / row.path, arrival, Inspected(), row.bytes)
+        return Version(item, counts, superseded, elsewhere)
+
+    def _inspected(self, version: Version) -> Version:
+        item = version.item
+        try:
+            found = self._inspector.inspect(item.path, self._assumed.get(item.arrival.calling_ae, ""))
+        except OSError:
+            found = Inspected(fault="the file is gone")
+        return replace(version, item=replace(item, found=found))
+
+
+def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
+    """The options for a person: who sent them, when, and in what they differ. It names patients."""
+    shown = []
+    for option in options:
+        others = [other for other in options if other.question == option.question]
+        told = [_values(other) for other in others]
+        mine = _values(option)
+        arrivals = [version.item.arrival for version in option.versions]
+        shown.append(
+            {
+                "number": option.number,
+                "choose": "image" if option.sop_instance_uid else "patient",
+                "if_taken": option.if_taken,
+                "sop_instance_uid": option.sop_instance_uid,
+                "objects": len(_by_uid(option.versions)),
+                "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+                "first_received_at": _time(min(arrival.received_at for arrival in arrivals)),
+                "last_received_at": _time(max(arrival.received_at for arrival in arrivals)),
+                "counts": any(version.counts for version in option.versions),
+                "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
+                "differs": {
+                    word: mine.get(word, "")
+                    for word in sorted({word for values in told for word in values})
+                    if len({values.get(word, "") for values in told}) > 1
+                },
+            }
+        )
+    return shown
+
+
+def _values(option: Option) -> dict[str, str]:
+    """Texts by keyword: of a patient all that were sent, of an image also what describes its pixels."""
+    said: dict[str, set[str]] = defaultdict(set)
+    for version in option.versions:
+        found = version.item.found
+        values = {**found.identity}
+        if option.sop_instance_uid:
+            values |= found.attributes
+            values |= {"TransferSyntaxUID": found.transfer_syntax_uid, "PixelData": found.pixels_sha256[:12]}
+        for word, value in values.items():
+            said[word].add(value)
+    return {word: " | ".join(sorted(values)) for word, values in said.items()}
+
+
+def _listed(session: Session, study: Study) -> Iterator[tuple[Reception, bool, bool, str]]:
+    """Every version of the study's objects, each file once, and what stands in another study.
+
+    With whether it counts, whether it is superseded, and in which other study it stands.
+    """
+    by_path: dict[str, Reception] = {}
+    for row in intake.receptions(session, study.id):
+        by_path.setdefault(row.path, row)
+    sound = [row for row in by_path.values() if row.outcome is not Outcome.QUARANTINED]
+    now = intake.instances(session, {row.sop_instance_uid for row in sound})
+    for row in sound:
+        instance = now.get(row.sop_instance_uid)
+        if instance is not None and instance.role is ObjectRole.OWN:
+            continue
+        here = instance is not None and instance.study_id == study.id
+        counts = instance is not None and here and instance.path == row.path and instance.role in _ROLES
+        yield row, counts, not counts and row.outcome is not Outcome.CONFLICT, ""
+        if instance is not None and not here and row.outcome is Outcome.CONFLICT:
+            copies = intake.kept_copies(session, row.sop_instance_uid, limit=100)
+            other = session.get_one(Study, instance.study_id).study_instance_uid or ""
+            yield from ((copy, False, False, other) for copy in copies if copy.path == instance.path)
+
+
+def _patients(versions: Sequence[Version]) -> list[list[Version]]:
+    """Groups of versions that do not contradict each other. What is superseded makes no group of its own."""
+    groups: list[list[Version]] = []
+    for version in sorted(versions, key=lambda version: version.superseded):
+        patient = version.item.found.patient
+        fitting = (g for g in groups if not any(patient.contradicts(v.item.found.patient) for v in g))
+        group = next(fitting, None)
+        if group is not None:
+            group.append(version)
+        elif not version.superseded:
+            groups.append([version])
+    return groups
+
+
+def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
+    """The versions of each object to choose between; the newest of superseded ones if there is no other."""
+    found: dict[str, list[Version]] = defaultdict(list)
+    for version in group:
+        if not version.superseded:
+            found[version.uid].append(version)
+    live = set(found)
+    for version in group:
+        if version.uid not in live:
+            found[version.uid] = [version]
+    return found
+
+
+def _one(options: Sequence[Option], take: Collection[int], question: tuple[int | None, str]) -> Option:
+    chosen = [option for option in options if option.question == question and option.number in take]
+    if len(chosen) != 1:
+        raise NotAllowedNow(
+            f"choose first, one of each: {_summary(options)}. `dicom-node studies versions UID` shows them, "
+            "`dicom-node studies release UID --take NUMBER` takes one"
+        )
+    return chosen[0]
+
+
+def _summary(options: Sequence[Option]) -> str:
+    """ "patient 1 or 2; image 1.2.3: 3 or 4", without a name."""
+    said: dict[tuple[int | None, str], list[str]] = defaultdict(list)
+    for option in options:
+        said[option.question].append(str(option.number))
+    return "; ".join(
+        f"{f'image {uid}' if uid else 'patient'} {' or '.join(numbers)}"
+        + (f" (if {if_taken} is taken)" if if_taken else "")
+        for (if_taken, uid), numbers in said.items()
+    )
+
+
+def _claim(session: Session, study: Study, version: Version) -> None:
+    """Take an object from another study, which must not have gone on with it."""
+    former = intake.instance(session, version.uid)
+    if former is None or former.study_id == study.id:
+        return
+    other = session.get_one(Study, former.study_id)
+    if other.state is not StudyState.QUARANTINED:
+        where = f"study {other.study_instance_uid}, which is {other.state}"
+        raise NotAllowedNow(f"object {version.uid} stands in {where}: it cannot be taken from there")
+
+
+def _as_of(session: Session, study: Study) -> tuple[int, int]:
+    received = intake.receptions(session, study.id)
+    return study.revision, received[-1].id if received else 0
+
+
+def _tell(session: Session, study: Study, option: Option) -> None:
+    arrival = option.versions[0].item.arrival
+    record(
+        session,
+        VERSION_CHOSEN,
+        study.id,
+        study=study.study_instance_uid,
+        instance=option.sop_instance_uid or option.versions[0].uid,
+        objects=len(option.versions),
+        calling=arrival.calling_ae,
+        received=_time(arrival.received_at),
+    )
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

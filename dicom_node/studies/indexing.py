@@ -1,0 +1,339 @@
+"""One received object → its rows: which version counts, what becomes of its study (truths 2, 3, 7)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.sop_classes import role_of
+from dicom_node.events import (
+    OBJECT_CONFLICT,
+    OBJECT_DUPLICATE,
+    OBJECT_INDEXED,
+    OBJECT_QUARANTINED,
+    OBJECT_REVISED,
+    OWN_RESULT_RETURNED,
+    STUDY_RECEIVING,
+    STUDY_REOPENED,
+    EventType,
+)
+from dicom_node.inbox.header import same_object
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import ObjectRole, Outcome
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.spooled import Arrival
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Instance, Reception, Study
+from dicom_node.store.transitions import move_study, record
+from dicom_node.studies.clock import steady_now
+from dicom_node.studies.judgement import Former, Judgement, judge
+from dicom_node.studies.quarantine import quarantine_study
+from dicom_node.studies.stop import drop_waiting, stop_study
+
+_PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
+_EVENTS: dict[Outcome, EventType] = {
+    Outcome.NEW: OBJECT_INDEXED,
+    Outcome.DUPLICATE: OBJECT_DUPLICATE,
+    Outcome.REVISION: OBJECT_REVISED,
+    Outcome.CONFLICT: OBJECT_CONFLICT,
+    Outcome.QUARANTINED: OBJECT_QUARANTINED,
+}
+_BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
+_COMPARED = 20  # versions of one object that a new one is compared with, so that nobody makes it a burden
+_LOOK_BACK = 3  # receptions that show how a sender uses associations
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A spooled file, how it came and what is in it. ``size`` in bytes, file header included."""
+
+    path: Path
+    arrival: Arrival
+    found: Inspected
+    size: int
+
+    @property
+    def spool_name(self) -> str:
+        """The name under which it was acknowledged."""
+        return self.path.stem
+
+
+class Admission:
+    """Admits objects, one after the other, within the caller's transaction."""
+
+    def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
+        self._spool = spool
+        self._inspector = inspector
+        self._settings = settings
+        self._data_dir = settings.node.data_dir
+        self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
+        self._further = frozenset(settings.listener.further_storage_classes)
+        self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
+        self._same: dict[tuple[str, Path], bool | None] = {}
+        self._copies: dict[tuple[str, Path], bool] = {}
+
+    def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
+        """Compare and decode what came again, before the database is locked for writing."""
+        self._same.clear()
+        self._copies.clear()
+        differing: list[tuple[str, Arrived]] = []
+        with database.read() as session:
+            for item in arrived:
+                self._kept_copy(session, item)
+                former = intake.instance(session, item.found.sop_instance_uid)
+                if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
+                    differing.append((former.path, item))
+        for path, item in differing:
+            self._same_image(path, item)
+
+    def admit(self, session: Session, item: Arrived) -> Path:
+        """Write the object's rows; returns where its file belongs: to the same bytes, if they are here.
+
+        Raises IntegrityError when another process was quicker.
+        """
+        found = item.found
+        kept = self._kept_copy(session, item)
+        role = self._role(session, item)
+        former = intake.instance(session, found.sop_instance_uid)
+        study = self._study(session, item)
+        if found.fault:
+            judgement = Judgement(Outcome.QUARANTINED, found.fault)
+        else:
+            judgement = self._judge(session, study, item, role, former)
+        bad = judgement.outcome in _BAD
+        place = self._data_dir / kept.path if kept else self._place(item, bad=bad)
+        if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
+            # It told what it has to tell when it came first, and a person may have decided since.
+            judgement = Judgement(Outcome.DUPLICATE)
+        elif bad:
+            self._set_aside(session, study, item, judgement, place)
+            if former is not None and former.study_id != study.id and not found.fault:
+                other = session.get_one(Study, former.study_id)
+                quarantine_study(session, other, _told(judgement.reason, item))
+            return place
+        self._receive(session, study, item, role, judgement.outcome)
+        if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
+            self._write_instance(session, study, item, role, place)
+        elif former is not None and not former.path:  # purged: the new copy takes its place
+            former.path = self._relative(place)
+            former.transfer_syntax_uid = item.found.transfer_syntax_uid
+        self._write_reception(session, study, item, judgement, place)
+        own = role is ObjectRole.OWN and judgement.outcome is Outcome.NEW
+        self._tell(session, study, item, OWN_RESULT_RETURNED if own else _EVENTS[judgement.outcome])
+        return place
+
+    def take(self, session: Session, study: Study, item: Arrived) -> None:
+        """Make this the version that counts, where it lies: a person chose it."""
+        row = self._write_instance(session, study, item, self._role(session, item), item.path)
+        row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
+        session.flush()
+
+    def _kept_copy(self, session: Session, item: Arrived) -> Reception | None:
+        """The first reception of the same bytes; None when they are not here."""
+        if not item.arrival.calling_ae:  # a stray file, not written by the listener
+            return None
+        rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
+        return next((row for row in rows if self._is_copy(row.path, item)), None)
+
+    def _is_copy(self, kept: str, item: Arrived) -> bool:
+        key = (kept, item.path)
+        if key not in self._copies:
+            try:
+                self._copies[key] = same_object(self._where(kept, item), item.path)
+            except (OSError, struct.error):  # gone or cut: then this one is kept
+                self._copies[key] = False
+        return self._copies[key]
+
+    def _where(self, kept: str, item: Arrived) -> Path:
+        """An indexed file; one of the same batch was not moved yet."""
+        path = self._data_dir / kept
+        return path if path.is_file() else item.path.with_name(path.name)
+
+    def _judge(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
+    ) -> Judgement:
+        if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
+            return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
+        if former is None:
+            received = (ObjectRole.SOURCE, ObjectRole.COMPANION)
+            others = intake.patients(session, study.id, received)
+            return judge(item.found, None, others, lambda: None)
+        before = Former(
+            session.get_one(Study, former.study_id).study_instance_uid or "",
+            former.pixels_sha256,
+            former.identity_sha256,
+        )
+        return judge(item.found, before, (), lambda: self._same_image(former.path, item))
+
+    def _same_image(self, former_path: str, item: Arrived) -> bool | None:
+        """Whether both versions decode to the same samples; None when one does not decode or is purged."""
+        key = (former_path, item.path)
+        if key not in self._same:
+            self._same[key] = self._inspector.same_image(self._where(former_path, item), item.path)
+        return self._same[key]
+
+    def _role(self, session: Session, item: Arrived) -> ObjectRole:
+        if item.found.own or intake.is_result(session, item.found.sop_instance_uid):
+            return ObjectRole.OWN
+        peer = self._peers.get(item.arrival.calling_ae)
+        grabber = peer is not None and peer.name in self._grabbers
+        return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
+
+    def _study(self, session: Session, item: Arrived) -> Study:
+        """The object's study; a new one for an object that names none, so that a person sees it."""
+        found, at = item.found, item.arrival.received_at
+        uid = found.study_instance_uid or None
+        study = intake.study(session, uid) if uid else None
+        if study is not None:
+            study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
+            return study
+        study = Study(
+            study_instance_uid=uid,
+            patient_id=found.patient_id,
+            issuer_of_patient_id=found.issuer_of_patient_id,
+            study_date=found.study_date,
+            state=StudyState.RECEIVING,
+            reason="",
+            revision=1,
+            first_received_at=at,
+            last_received_at=at,
+            due_at=steady_now() + timedelta(seconds=self._quiet_seconds(item)),
+            priority=_PRIORITY.get(item.arrival.priority, 0),
+        )
+        session.add(study)
+        session.flush()
+        record(session, STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
+        return study
+
+    def _receive(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
+    ) -> None:
+        """Let the study wait, or open it again; a companion waits with it, and opens nothing (truth 7)."""
+        if role is ObjectRole.OWN or outcome is Outcome.DUPLICATE:
+            return
+        study.last_received_at = max(study.last_received_at, item.arrival.received_at)
+        if study.state is StudyState.QUARANTINED:
+            return
+        if study.state is not StudyState.RECEIVING:
+            if role is not ObjectRole.SOURCE:
+                return
+            study.revision += 1
+        study.due_at = self._due_at(session, study, item)
+        session.flush()
+        if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
+            # Nothing more may leave with the old name on it.
+            stop_study(session, study, "superseded: patient or study data changed")
+        if study.state is not StudyState.RECEIVING:
+            drop_waiting(session, study, f"superseded by revision {study.revision}")
+            move_study(session, study, StudyState.RECEIVING, event=STUDY_REOPENED)
+
+    def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
+        """Quiet time after this object; twice as long for a sender with an association for each image."""
+        seconds = self._quiet_seconds(item)
+        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
+        if len(last) > 1 and len(set(last)) == len(last):
+            seconds *= 2
+        due_at = steady_now() + timedelta(seconds=seconds)
+        return max(due_at, study.due_at) if study.due_at else due_at
+
+    def _quiet_seconds(self, item: Arrived) -> float:
+        peer = self._peers.get(item.arrival.calling_ae)
+        if peer is not None and peer.quiet_seconds is not None:
+            return peer.quiet_seconds
+        assembly = self._settings.assembly
+        return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
+
+    def _set_aside(
+        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
+    ) -> None:
+        """The object does not count, and a person must look at its study."""
+        study.last_received_at = max(study.last_received_at, item.arrival.received_at)
+        self._write_reception(session, study, item, judgement, place)
+        self._tell(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
+        quarantine_study(session, study, _told(judgement.reason, item))
+
+    def _write_instance(
+        self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
+    ) -> Instance:
+        """Make this the version that counts; the study's patient is that of the newest version."""
+        found, arrival = item.found, item.arrival
+        former = intake.instance(session, found.sop_instance_uid)
+        row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
+        row.sop_class_uid, row.series_instance_uid = found.sop_class_uid, found.series_instance_uid
+        row.transfer_syntax_uid, row.modality, row.role = found.transfer_syntax_uid, found.modality, role
+        row.path, row.bytes = self._relative(place), item.size
+        # The hash that became part of result UIDs stays: another transfer syntax is the same image.
+        row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
+        row.identity_sha256, row.patient = found.identity_sha256, str(found.patient)
+        row.attributes = _attributes(found)
+        row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
+        row.received_at, row.revision = arrival.received_at, study.revision
+        session.add(row)
+        if former is not None and role is ObjectRole.SOURCE:
+            study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
+            study.study_date = found.study_date
+        session.flush()
+        return row
+
+    def _place(self, item: Arrived, *, bad: bool) -> Path:
+        if bad:
+            return self._spool.quarantine_place(item.path)
+        return self._spool.place(item.path, item.found.study_instance_uid)
+
+    def _write_reception(
+        self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
+    ) -> None:
+        session.add(
+            Reception(
+                spool_name=item.spool_name,
+                path=self._relative(place),
+                study_id=study.id,
+                sop_instance_uid=item.found.sop_instance_uid,
+                outcome=judgement.outcome,
+                reason=judgement.reason,
+                association=item.arrival.association,
+                calling_ae=item.arrival.calling_ae,
+                called_ae=item.arrival.called_ae,
+                bytes=item.size,
+                received_at=item.arrival.received_at,
+            )
+        )
+        session.flush()
+
+    def _tell(
+        self, session: Session, study: Study, item: Arrived, event: EventType, reason: str = ""
+    ) -> None:
+        record(
+            session,
+            event,
+            study.id,
+            study=study.study_instance_uid,
+            instance=item.found.sop_instance_uid,
+            association=item.arrival.association,
+            calling=item.arrival.calling_ae,
+            spool_name=item.spool_name if reason else "",
+            reason=reason,
+        )
+
+    def _relative(self, path: Path) -> str:
+        return str(path.relative_to(self._data_dir))
+
+
+def _told(reason: str, item: Arrived) -> str:
+    """The reason with the object, its sender and the time: the study may have hundreds of objects."""
+    at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
+    return f"{reason} (object {uid} from {item.arrival.calling_ae or 'nobody'}, {at:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _attributes(found: Inspected) -> dict[str, str]:
+    assumed = {"AssumedCharacterSet": found.assumed_charset} if found.assumed_charset else {}
+    return {**found.attributes, **assumed}

@@ -1,0 +1,49 @@
+"""Received objects leave the spool when all results of their study are confirmed, never before (truth 14).
+
+What was read in their burned-in marks goes with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from dicom_node.config.settings import Settings
+from dicom_node.events import SPOOL_PURGED
+from dicom_node.store import intake, readings
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import record, utc_now
+
+_BATCH = 100  # studies in one transaction: it holds up other writers for some 50 ms
+
+
+def purge(database: Database, settings: Settings, now: datetime | None = None) -> int:
+    """Delete received objects of studies that ended ``spool.keep_days`` ago; returns how many files.
+
+    Quarantined studies, and studies with a result that is not confirmed, are left alone. The rows are
+    committed first; a file that a crash leaves behind goes when spool and index are compared.
+    """
+    before = (now or utc_now()) - timedelta(days=settings.spool.keep_days)
+    total = 0
+    while True:
+        with database.write() as session:
+            studies = intake.purgeable(session, before, _BATCH)
+            paths = [path for study_id in studies for path in intake.forget_files(session, study_id)]
+            for study_id in studies:
+                readings.forget(session, study_id)
+        for path in paths:
+            _delete(settings.node.data_dir / path)
+        total += len(paths)
+        if not studies:
+            break
+    if total:
+        with database.write() as session:
+            record(session, SPOOL_PURGED, objects=total)
+    return total
+
+
+def _delete(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty: a late object came
+        path.parent.rmdir()

@@ -1,0 +1,43 @@
+"""Into quarantine by a conflict, out of it by a person."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.events import STUDY_QUARANTINED, STUDY_RELEASED
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import FOR_UPDATE, move_study, utc_now
+from dicom_node.studies.stop import stop_study
+
+
+def quarantine_study(session: Session, study: Study, reason: str) -> None:
+    """Nothing of the study is released until a person chooses (truth 2)."""
+    if study.state is StudyState.QUARANTINED:
+        if reason not in study.reason:
+            study.reason = f"{study.reason}; {reason}"[:2000]
+            session.flush()
+        return
+    study.due_at = None
+    session.flush()
+    stop_study(session, study, "the study stands in quarantine")
+    move_study(session, study, StudyState.QUARANTINED, reason=reason, event=STUDY_QUARANTINED)
+
+
+def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
+    """Let a study out of quarantine: it is assembled again from the versions that count.
+
+    What counts was chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
+    """
+    study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
+    if study is None:
+        raise NotFound(f"no study has the number {study_id}")
+    if study.state is not StudyState.QUARANTINED:
+        raise NotAllowedNow(f"the study is {study.state}: only one in quarantine can be released")
+    study.revision += 1  # its jobs may have been made before the conflict came
+    study.due_at = now or utc_now()
+    session.flush()
+    move_study(session, study, StudyState.RECEIVING, reason="released by a person", event=STUDY_RELEASED)

@@ -1,0 +1,149 @@
+"""Spool → database, which is also the recovery scan: what was acknowledged is indexed once (truth 1).
+
+The rows are committed first and the file is moved after: whenever the node dies in between, the next scan
+finds the row and makes up the move. Nothing received is overwritten (truth 2).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NodeError, SpoolError
+from dicom_node.inbox.inspection import Inspected
+from dicom_node.inbox.inspector import Inspector, unread
+from dicom_node.inbox.openmark import OpenMark
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.spooled import Arrival
+from dicom_node.store import intake
+from dicom_node.store.database import Database
+from dicom_node.studies.associations import JournalIngest
+from dicom_node.studies.indexing import Admission, Arrived
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
+_AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A file and the place that its rows name: under another name where the same bytes are kept already."""
+
+    path: Path
+    place: Path | None
+
+
+class Indexer:
+    """Brings the listener's journal and spool into the database. One thread at a time runs it."""
+
+    def __init__(
+        self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
+    ) -> None:
+        self._database = database
+        self._spool = spool
+        self._data_dir = settings.node.data_dir
+        self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
+        self._journal = JournalIngest(database, settings.node.data_dir / "journal")
+        self._inspector = inspector or Inspector(settings.inspection)
+        self._mark = OpenMark(spool.mark)
+        self._admission = Admission(spool, settings, self._inspector)
+        self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
+
+    def run_once(self) -> int:
+        """Ingest the journal, then every pending file; returns the number of files.
+
+        In this order: when an association is known to have ended, all its objects are pending or indexed.
+        """
+        self._journal.run_once()
+        files = iter([path for path in self._spool.pending() if not self._waits(path)])
+        done = 0
+        while batch := list(islice(files, _BATCH)):
+            done += self._index(batch)
+        return done
+
+    def _index(self, batch: Sequence[Path]) -> int:
+        arrived = list(self._read(batch))
+        self._admission.compare_ahead(self._database, arrived)
+        with self._database.write() as session:
+            placed = [placed for item in arrived if (placed := self._admit(session, item))]
+        for item in placed:
+            self._move(item)
+        return len(placed)
+
+    def _read(self, batch: Sequence[Path]) -> Iterator[Arrived]:
+        for path in batch:
+            try:
+                size = path.stat().st_size
+                try:
+                    arrival = self._spool.read_arrival(path)
+                except (SpoolError, ValueError, TypeError, KeyError):
+                    yield Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
+                    continue
+                yield Arrived(path, arrival, self._inspect(path, arrival), size)
+            except OSError as error:
+                _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
+                self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+            except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
+                fault = f"cannot be indexed ({type(error).__name__})"
+                yield Arrived(path, self._spool.read_arrival(path), Inspected(fault=fault), size)
+
+    def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
+        """Open the object, unless the node died of it twice; it may have died once of something else."""
+        if self._mark.deaths(path.name) > 1:
+            return unread(path, "the node died twice while it was being read")
+        self._inspector.start()  # a node that is killed meanwhile did not die of this object
+        with self._mark.on(path.name):
+            return self._inspector.inspect(path, self._assumed.get(arrival.calling_ae, ""))
+
+    def _admit(self, session: Session, item: Arrived) -> _Placed | None:
+        """Write the rows of one file; None when another process is just doing it."""
+        known = intake.reception(session, item.spool_name)
+        if known is not None:
+            # Purged, and here again after a power failure: it has no place any more.
+            return _Placed(item.path, self._data_dir / known.path if known.path else None)
+        try:
+            with session.begin_nested():
+                place = self._admission.admit(session, item)
+        except IntegrityError:
+            _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
+            return None
+        except (NodeError, DataError) as error:  # ours to mend; the other files must go on
+            _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
+            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+            return None
+        return _Placed(item.path, place)
+
+    def _move(self, item: _Placed) -> None:
+        """The rows are committed: now the file may go to its place, or go because it is kept already."""
+        try:
+            if item.place is None:
+                item.path.unlink(missing_ok=True)
+            else:
+                self._spool.settle(item.path, item.place)
+        except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
+            _LOGGER.error("spooled file %s cannot be moved: %s", item.path.name, error)
+            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+
+    def _waits(self, path: Path) -> bool:
+        again = self._unreadable.get(path)
+        if again is None:
+            return False
+        if again > time.monotonic():
+            return True
+        del self._unreadable[path]
+        return False
+
+
+def _stray(path: Path) -> Arrival:
+    """A file that somebody put into the folder: nobody sent it."""
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Arrival("", "", "", "", 0, changed)

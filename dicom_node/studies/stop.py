@@ -1,0 +1,30 @@
+"""A study changes or is in doubt: what waits is dropped, what runs is asked to stop, nothing more leaves."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from dicom_node.events import DELIVERY_WITHDRAWN, JOB_CANCELLED
+from dicom_node.model.lifecycle import DeliveryState, JobState
+from dicom_node.store import intake, queue
+from dicom_node.store.deliveries import WITHDRAWN
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import move_delivery, move_job, utc_now
+
+
+def drop_waiting(session: Session, study: Study, reason: str) -> None:
+    """Cancel what did not start yet: a newer revision will do it."""
+    for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
+        move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+
+
+def stop_study(session: Session, study: Study, reason: str) -> None:
+    """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop."""
+    drop_waiting(session, study, reason)
+    for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
+        job.cancel_requested = True
+        job.reason = reason
+    for delivery in intake.pending_deliveries(session, study.id):
+        withdrawn = f"{WITHDRAWN}{reason}"
+        move_delivery(session, delivery, DeliveryState.CANCELLED, DELIVERY_WITHDRAWN, reason=withdrawn)
+    session.flush()
