@@ -46,7 +46,7 @@ from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ai_pipeline.burnin import Policy, clean, shared_tools
+from ai_pipeline.burnin import CleaningPolicy, clean, shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.engine import usable_cores
@@ -161,7 +161,7 @@ def measure_stills(paths: Sequence[Path], rounds: int) -> list[StillRow]:
     ways: dict[str, Callable[[Path], tuple[float, float, float, bool]]] = {
         DECODING: _decode,
         EVERY_FRAME: lambda path: _read(path, ocr),
-        **{f"cleaned, {policy}": partial(_clean, policy=policy) for policy in Policy},
+        **{f"cleaned, {policy}": partial(_clean, policy=policy) for policy in CleaningPolicy},
     }
     spans: dict[str, list[tuple[float, float, float, bool]]] = {what: [] for what in ways}
     for number in range(rounds + 1):
@@ -190,7 +190,7 @@ def measure_cine(short: Path, long: Path, count: int) -> list[CineRow]:
     reading = len(shown) / (time.perf_counter() - began)
     rows = [CineRow(DECODING, count, decoding, decoding / reading)]
     rows.append(CineRow(EVERY_FRAME, len(shown), reading, 1.0))
-    for policy in Policy:
+    for policy in CleaningPolicy:
         seconds, peak, more = _in_own_process(short, long, policy)
         rate = count / seconds
         rows.append(CineRow(f"cleaned, {policy}", count, rate, rate / reading, peak, more))
@@ -260,7 +260,7 @@ def _read(path: Path, ocr: Callable[[np.ndarray], Any]) -> tuple[float, float, f
     return time.perf_counter() - began, 0.0, 0.0, False
 
 
-def _clean(path: Path, policy: Policy) -> tuple[float, float, float, bool]:
+def _clean(path: Path, policy: CleaningPolicy) -> tuple[float, float, float, bool]:
     began = time.perf_counter()
     try:
         result = clean(open_dicom(path), lambda _share, _what: None, policy=policy)
@@ -292,7 +292,7 @@ def _ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float
     return math.exp(logs.mean()), math.exp(low), math.exp(high)
 
 
-def _in_own_process(short: Path, long: Path, policy: Policy) -> tuple[float, float, float]:
+def _in_own_process(short: Path, long: Path, policy: CleaningPolicy) -> tuple[float, float, float]:
     """Seconds of the long cine; MiB at its peak, and how much more that is than at the short one's."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -302,7 +302,7 @@ def _in_own_process(short: Path, long: Path, policy: Policy) -> tuple[float, flo
     return float(seconds), float(peak), float(peak - before)
 
 
-def _work(short: Path, long: Path, policy: Policy, pipe: Connection) -> None:
+def _work(short: Path, long: Path, policy: CleaningPolicy, pipe: Connection) -> None:
     peaks = [0.0]
 
     def watch() -> None:

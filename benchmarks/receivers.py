@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.sender import associate
 from dicom_node.config.settings import Settings
-from dicom_node.scp.policy import Policy
+from dicom_node.scp.policy import AEPolicy
 
 # pynetdicom as its documentation writes a storage SCP; only the limit of 10 associations is raised, or it
 # would refuse senders, and its logging is off as for ours.
@@ -129,7 +129,7 @@ def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
         "spool": {"minimum_free_mib": 1},
         "peers": [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 100}],
     }
-    policy = Policy.from_settings(Settings.model_validate(tables))
+    policy = AEPolicy.from_settings(Settings.model_validate(tables))
     replace(policy, log_level="error").write(folder / "policy.json")
     return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
 

@@ -19,7 +19,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.drift import forget_old, tell_drift
-from dicom_node.outbox.delivery_worker import Courier
+from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store import leases
 from dicom_node.store.database import Database
 from dicom_node.studies.assemble import Assembler
@@ -52,7 +52,7 @@ class Office:
         self._owner = _owner(settings, place)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._courier = Courier(database, settings)
+        self._courier = DeliveryWorker(database, settings)
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._is_scheduler = False

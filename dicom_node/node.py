@@ -39,7 +39,7 @@ from dicom_node.model.roles import Role
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child
-from dicom_node.scp.policy import Policy
+from dicom_node.scp.policy import AEPolicy
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
@@ -190,7 +190,7 @@ class _Node:
         return checked.settings
 
     def _write_policy(self) -> None:
-        Policy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
+        AEPolicy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
 
     def _make_office(self, settings: Settings) -> Office:
         return Office(self._database, settings, self._role, self._place, self._say, self._database_file)

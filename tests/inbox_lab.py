@@ -23,7 +23,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import EventRow, Instance, Job, Reception, Study
+from dicom_node.store.tables import EventRow, Instance, Job, ReceivedObject, Study
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.scan import Indexer
 
@@ -178,7 +178,10 @@ class Inbox:
     def outcomes(self) -> list[str]:
         """What became of each object, in the order of reception."""
         with self.database.read() as session:
-            return [row.outcome.value for row in session.scalars(select(Reception).order_by(Reception.id))]
+            return [
+                row.outcome.value
+                for row in session.scalars(select(ReceivedObject).order_by(ReceivedObject.id))
+            ]
 
     def jobs(self) -> list[Job]:
         with self.database.read() as session:

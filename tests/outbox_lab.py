@@ -25,7 +25,7 @@ from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import NodeSettings, PeerSettings, Settings
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.outbox import Courier
+from dicom_node.outbox import DeliveryWorker
 from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
@@ -54,9 +54,9 @@ class Outbox:
         self.database = Database(self.settings.database_url)
         migrate.upgrade(self.database)
 
-    def courier(self, **options: Any) -> Courier:
+    def courier(self, **options: Any) -> DeliveryWorker:
         """A courier of its own on this outbox."""
-        return Courier(self.database, self.settings, **options)
+        return DeliveryWorker(self.database, self.settings, **options)
 
     def add_study(
         self, destinations: Sequence[str], kinds: Sequence[ResultKind] = THREE_FACES, pixels: int = 256
@@ -89,7 +89,7 @@ class Outbox:
             study.state = StudyState.DELIVERING
         return [result.sop_instance_uid for result in results]
 
-    def run_until(self, *states: str, seconds: float = 60, courier: Courier | None = None) -> None:
+    def run_until(self, *states: str, seconds: float = 60, courier: DeliveryWorker | None = None) -> None:
         """Run a courier, round by round, until every delivery stands in one of these states."""
         courier = courier or self.courier()
 

@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 """``left, top, right, bottom`` in pixels; right and bottom are exclusive."""
 
 
-class MarkKind(StrEnum):
+class AnnotationKind(StrEnum):
     """What burned-in annotation looks like. ``banner``: writing at a place that is known to hold some."""
 
     TEXT = "text"
@@ -29,35 +29,35 @@ class MarkKind(StrEnum):
 
 
 MEANINGS = {
-    MarkKind.TEXT: Meaning.IDENTITY,
-    MarkKind.CALIPER: Meaning.MEASUREMENT,
-    MarkKind.MARKER: Meaning.ORIENTATION,
-    MarkKind.SCALE: Meaning.SCALE,
-    MarkKind.LOGO: Meaning.LOGO,
-    MarkKind.BANNER: Meaning.IDENTITY,
+    AnnotationKind.TEXT: Meaning.IDENTITY,
+    AnnotationKind.CALIPER: Meaning.MEASUREMENT,
+    AnnotationKind.MARKER: Meaning.ORIENTATION,
+    AnnotationKind.SCALE: Meaning.SCALE,
+    AnnotationKind.LOGO: Meaning.LOGO,
+    AnnotationKind.BANNER: Meaning.IDENTITY,
 }
 """What a mark means by its looks alone; a text may mean something else once it is read."""
 
 
-class Policy(StrEnum):
+class CleaningPolicy(StrEnum):
     """What a destination should not see. ``clinical``: who the patient is; ``research``: any annotation."""
 
     CLINICAL = "clinical"
     RESEARCH = "research"
 
     def removes(self, meaning: Meaning) -> bool:
-        return self is Policy.RESEARCH or meaning is Meaning.IDENTITY
+        return self is CleaningPolicy.RESEARCH or meaning is Meaning.IDENTITY
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Annotation:
     """One burned-in mark. What a text says is not part of it: it may be a name.
 
     ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
     that shows the mark, None in a single-frame image. ``removed``: False where the policy keeps it.
     """
 
-    kind: MarkKind
+    kind: AnnotationKind
     box: Box
     confidence: float
     frame: int | None = None
@@ -88,9 +88,9 @@ def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
     return float(np.abs(inside - outside).max() / 255.0)
 
 
-def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
+def merged(marks: Sequence[Annotation], reach: int) -> tuple[Annotation, ...]:
     """Join marks of one sort and frame within ``reach`` pixels: a ruler is one mark, not 30 ticks."""
-    groups: list[Mark] = []
+    groups: list[Annotation] = []
     for mark in marks:
         joined = mark
         apart = []
@@ -105,7 +105,7 @@ def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
     return tuple(sorted(groups, key=lambda mark: (mark.frame or 0, mark.box[1], mark.box[0])))
 
 
-def _sort(mark: Mark) -> tuple[object, ...]:
+def _sort(mark: Annotation) -> tuple[object, ...]:
     return mark.kind, mark.frame, mark.meaning, mark.removed
 
 
@@ -115,6 +115,6 @@ def _near(a: Box, b: Box, reach: int) -> bool:
     )  # fmt: skip
 
 
-def _union(a: Mark, b: Mark) -> Mark:
+def _union(a: Annotation, b: Annotation) -> Annotation:
     box = (min(a.box[0], b.box[0]), min(a.box[1], b.box[1]), max(a.box[2], b.box[2]), max(a.box[3], b.box[3]))
     return replace(a, box=box, confidence=max(a.confidence, b.confidence))

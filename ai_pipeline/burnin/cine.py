@@ -16,8 +16,8 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mark, MarkKind, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.decide.planning import Plan, box_marks, check_share, plan_views
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, Mask, Picture, brightest
+from ai_pipeline.burnin.decide.planning import RemovalPlan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.decide.writing import candidates_of
 from ai_pipeline.burnin.fill.inpaint import PLAIN, black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.find.drawings import find_drawings
@@ -39,12 +39,12 @@ STEADY = 40
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CleanedCine:
+class CleanedFrames:
     """All frames cleaned and verified: ``frames`` is memory-mapped, ``masks`` one mask for every frame."""
 
     frames: PixelArray
     masks: PixelArray
-    marks: tuple[Mark, ...]
+    marks: tuple[Annotation, ...]
     readings: tuple[Reading, ...]
     widened: int
     blacked_out: int
@@ -52,7 +52,7 @@ class CleanedCine:
     seal: Seal
 
 
-def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedCine:
+def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
     """Clean every frame. Raises :class:`CleaningFailed` as for a still; memory is bounded by one window."""
     count = image.header.frames
     looked_at = _spread(count)
@@ -87,14 +87,14 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         for index in range(count):
             seal.add(image.stored(index), frames[index], mask)
     masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
-    return CleanedCine(frames, masks, tuple(marks), plan.readings, widened, blacked_out, read_alone, seal)
+    return CleanedFrames(frames, masks, tuple(marks), plan.readings, widened, blacked_out, read_alone, seal)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Standing:
     """The plan for all frames, and the picture that each text that stays was read in."""
 
-    plan: Plan
+    plan: RemovalPlan
     read_in: Picture
 
     def still_kept(self, pictures: Sequence[Picture]) -> Mask:
@@ -132,7 +132,7 @@ class _Window:
         self._banner, self._foreign = plan.banner, plan.foreign
         self._kept = standing.still_kept([rendition.show(source) for source in self._sources])
         self.mask: Mask = plan.mask | plan.banner
-        self.marks: list[Mark] = []
+        self.marks: list[Annotation] = []
         self.widened = self.blacked_out = self.read_alone = 0
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
@@ -147,8 +147,8 @@ class _Window:
         middle = len(self._results) // 2
         tools = self._verifier.tools
         drawn = find_drawings(self._rendition.show(self._results[middle]), tools.finder, tools.threshold)
-        found = drawn.masks[MarkKind.TEXT] & ~self._kept
-        if self._verifier.policy is Policy.RESEARCH:
+        found = drawn.masks[AnnotationKind.TEXT] & ~self._kept
+        if self._verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
         fresh = found & ~self.mask
         if fresh.any():
@@ -227,13 +227,13 @@ def _standing_plan(
     ]
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)
-    marks: list[Mark] = []
+    marks: list[Annotation] = []
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     unrest = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
         parts, labels = cv2.connectedComponents(plan.mask.astype(np.uint8), connectivity=8)
-        texts = _boxed([mark for mark in plan.marks if mark.kind is MarkKind.TEXT], mask.shape)
+        texts = _boxed([mark for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
         for part in range(1, parts):
             own = labels == part
             if bool((own & texts).any()) or float(unrest[own].mean()) <= STILL:
@@ -241,7 +241,9 @@ def _standing_plan(
         kept = [
             mark
             for mark in plan.marks
-            if not mark.removed or mark.kind is MarkKind.BANNER or _boxed([mark], mask.shape)[mask].any()
+            if not mark.removed
+            or mark.kind is AnnotationKind.BANNER
+            or _boxed([mark], mask.shape)[mask].any()
         ]
         marks += [replace(mark, frame=index + 1) for mark in kept if not _among(mark, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
@@ -249,7 +251,7 @@ def _standing_plan(
     # Only what the first frame says is kept, and only while it stands still.
     stays = plans[0].kept & ~mask & ~banner
     foreign = plans[0].foreign & ~mask
-    plan = Plan(banner, mask & ~banner, stays, foreign, tuple(marks), tuple(readings))
+    plan = RemovalPlan(banner, mask & ~banner, stays, foreign, tuple(marks), tuple(readings))
     return _Standing(plan, pictures[0])
 
 
@@ -272,7 +274,7 @@ def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:
     return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
 
 
-def _shown_in(pictures: list[Picture], mark: Mark) -> int:
+def _shown_in(pictures: list[Picture], mark: Annotation) -> int:
     """Return the frame that differs most from the others within the mark: the one that shows it."""
     left, top, right, bottom = mark.box
     patches = np.stack([picture[top:bottom, left:right] for picture in pictures]).astype(np.float32)
@@ -280,7 +282,7 @@ def _shown_in(pictures: list[Picture], mark: Mark) -> int:
     return int(np.argmax(unlike)) if float(unlike.max()) > 1.5 * float(np.median(unlike)) + 2 else 0
 
 
-def _among(mark: Mark, marks: list[Mark]) -> bool:
+def _among(mark: Annotation, marks: list[Annotation]) -> bool:
     """Tell whether a mark of that kind is already known at about that place."""
     return any(
         other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
@@ -288,7 +290,7 @@ def _among(mark: Mark, marks: list[Mark]) -> bool:
     )
 
 
-def _boxed(marks: list[Mark], shape: tuple[int, ...]) -> Mask:
+def _boxed(marks: list[Annotation], shape: tuple[int, ...]) -> Mask:
     mask: Mask = np.zeros(shape[:2], np.bool_)
     for left, top, right, bottom in (mark.box for mark in marks):
         mask[top:bottom, left:right] = True

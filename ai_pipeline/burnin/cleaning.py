@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mark, MarkKind, Policy, merged
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, merged
 from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.overlay_planes import overlay_note
@@ -33,8 +33,8 @@ from ai_pipeline.images.decode import samples_photometric
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities whose drawn marks are looked for as well; in all others only text is."""
 DESCRIPTIONS = {
-    Policy.CLINICAL: "burned-in text that may name the patient",
-    Policy.RESEARCH: "burned-in annotation",
+    CleaningPolicy.CLINICAL: "burned-in text that may name the patient",
+    CleaningPolicy.RESEARCH: "burned-in annotation",
 }
 TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 """Marks nearer to each other than this share of the longer side are told as one: lines, a ruler's ticks."""
@@ -51,7 +51,7 @@ class CleaningResult:
 
     image: DerivedImage
     mask: DerivedImage
-    marks: tuple[Mark, ...]
+    marks: tuple[Annotation, ...]
     notes: tuple[QualityNote, ...]
     timings: Mapping[str, float]
     widened: int = 0
@@ -63,7 +63,7 @@ def clean(
     image: SourceImage,
     report: Progress,
     *,
-    policy: Policy = Policy.CLINICAL,
+    policy: CleaningPolicy = CleaningPolicy.CLINICAL,
     tools: Tools | None = None,
 ) -> CleaningResult:
     """Remove what ``policy`` says from every frame and verify the result.
@@ -121,14 +121,14 @@ def clean(
     )  # fmt: skip
 
 
-def _told(marks: tuple[Mark, ...], side: int) -> tuple[Mark, ...]:
-    texts = [mark for mark in marks if mark.kind is MarkKind.TEXT]
-    drawn = [mark for mark in marks if mark.kind is not MarkKind.TEXT]
+def _told(marks: tuple[Annotation, ...], side: int) -> tuple[Annotation, ...]:
+    texts = [mark for mark in marks if mark.kind is AnnotationKind.TEXT]
+    drawn = [mark for mark in marks if mark.kind is not AnnotationKind.TEXT]
     return merged(texts, max(2, round(TEXT_REACH * side))) + merged(drawn, max(2, round(DRAWN_REACH * side)))
 
 
 def _notes(
-    image: SourceImage, marks: tuple[Mark, ...], masks: PixelArray, counts: tuple[int, int]
+    image: SourceImage, marks: tuple[Annotation, ...], masks: PixelArray, counts: tuple[int, int]
 ) -> tuple[QualityNote, ...]:
     """Say what was done in numbers; what a text said is never repeated."""
     uid, kept = image.uid, _counted([mark for mark in marks if not mark.removed])
@@ -163,9 +163,11 @@ def _of_the_header(image: SourceImage, tools: Tools) -> tuple[QualityNote, ...]:
     return tuple(note for note in notes if note is not None)
 
 
-def _cautions(header: ImageHeader, uid: str, marks: tuple[Mark, ...], masks: PixelArray) -> list[QualityNote]:
+def _cautions(
+    header: ImageHeader, uid: str, marks: tuple[Annotation, ...], masks: PixelArray
+) -> list[QualityNote]:
     notes = []
-    area = measured_area([mark for mark in marks if mark.kind is MarkKind.CALIPER], masks.shape[1:])
+    area = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
     filled = float((masks[0] > 0)[area].mean()) if area.any() else 0.0
     if filled:
         said = f"{filled:.0%} of the area that the calipers measure was filled: do not judge a lesion by it"
@@ -175,6 +177,6 @@ def _cautions(header: ImageHeader, uid: str, marks: tuple[Mark, ...], masks: Pix
     return notes
 
 
-def _counted(marks: list[Mark]) -> str:
+def _counted(marks: list[Annotation]) -> str:
     kinds = Counter(mark.kind for mark in marks)
-    return ", ".join(f"{kinds[kind]} {kind.value}" for kind in MarkKind if kinds[kind])
+    return ", ".join(f"{kinds[kind]} {kind.value}" for kind in AnnotationKind if kinds[kind])

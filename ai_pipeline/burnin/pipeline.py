@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_pipeline.burnin import CleaningResult, Mark, MarkKind, Policy, Tools, clean, shared_tools
+from ai_pipeline.burnin import (
+    Annotation,
+    AnnotationKind,
+    CleaningPolicy,
+    CleaningResult,
+    Tools,
+    clean,
+    shared_tools,
+)
 from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
@@ -75,9 +83,9 @@ class Ultrasound:
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Refuse policies that do not exist: a misspelt one must not become the mild one."""
-        if options.get("policy", Policy.CLINICAL) in set(Policy):
+        if options.get("policy", CleaningPolicy.CLINICAL) in set(CleaningPolicy):
             return {}
-        return {"policy": f"must be {' or '.join(Policy)}"}
+        return {"policy": f"must be {' or '.join(CleaningPolicy)}"}
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -100,7 +108,7 @@ class Ultrasound:
         Raises :class:`CleaningFailed` when none can, and PixelError.
         """
         began = time.perf_counter()
-        policy = Policy(str(options.get("policy", Policy.CLINICAL)))
+        policy = CleaningPolicy(str(options.get("policy", CleaningPolicy.CLINICAL)))
         tools = self._tools()
         findings: list[Finding] = []
         readings: list[Reading] = []
@@ -137,7 +145,7 @@ class Ultrasound:
             measurements=tuple(measurements),
         )
 
-    def _findings(self, image: SourceImage, marks: tuple[Mark, ...]) -> list[Finding]:
+    def _findings(self, image: SourceImage, marks: tuple[Annotation, ...]) -> list[Finding]:
         tools = self._tools()
         removed = [mark for mark in marks if mark.removed]
         if not removed:
@@ -151,9 +159,9 @@ class Ultrasound:
         return shared_tools(self._models_dir, self._device_rules)
 
 
-def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
+def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
     texts, marks, *_ = tools.models
-    written = mark.kind in {MarkKind.TEXT, MarkKind.BANNER}
+    written = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
     return Finding(
         label=f"Burned-in {mark.kind.value}",
         code=BURNED_IN,
@@ -173,13 +181,13 @@ def _refused(header: ImageHeader, *, anything: bool) -> str | None:
     return None
 
 
-def _region(mark: Mark) -> Region:
+def _region(mark: Annotation) -> Region:
     left, top, right, bottom = (float(edge) for edge in mark.box)
-    origin = Origin.TEXT if mark.kind in {MarkKind.TEXT, MarkKind.BANNER} else Origin.MARK
+    origin = Origin.TEXT if mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER} else Origin.MARK
     return Region("box", ((left, top), (right, bottom)), origin)
 
 
-def _area(mark: Mark) -> int:
+def _area(mark: Annotation) -> int:
     left, top, right, bottom = mark.box
     return (right - left) * (bottom - top)
 

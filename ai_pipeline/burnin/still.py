@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mark, Mask, Picture, Policy, brightest
-from ai_pipeline.burnin.decide.planning import Plan, box_marks, check_share
+from ai_pipeline.burnin.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
+from ai_pipeline.burnin.decide.planning import RemovalPlan, box_marks, check_share
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint, unchanged_outside
 from ai_pipeline.burnin.fill.inpainters import Inpainter
@@ -36,7 +36,7 @@ class Verifier:
     """Reads cleaned pictures. ``policy`` says what may still be read in them."""
 
     tools: Tools
-    policy: Policy
+    policy: CleaningPolicy
 
     def residue(self, picture: Picture, filled: Mask, kept: Mask, within: Box | None = None) -> list[TextBox]:
         """Read a cleaned picture at several sizes and contrasts; return the places that have to go.
@@ -53,7 +53,7 @@ class Verifier:
         if covered(box, filled) or covered(box, kept):
             return False
         sure = candidate.sure and box.confidence >= SURE_RESIDUE
-        if sure and self.policy is Policy.RESEARCH:
+        if sure and self.policy is CleaningPolicy.RESEARCH:
             return True
         line = candidate.read(self.tools.reader)
         return self.policy.removes(text_meaning(box, line)) if line.legible else sure
@@ -65,7 +65,7 @@ class Cleaned:
 
     samples: PixelArray
     mask: Mask
-    marks: tuple[Mark, ...]
+    marks: tuple[Annotation, ...]
     widened: int
     blacked_out: int
 
@@ -118,7 +118,7 @@ class Rendition:
         return np.clip(samples.astype(np.int64) - self.low, 0, last)
 
 
-def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, verifier: Verifier) -> Cleaned:
+def carry_out(source: PixelArray, plan: RemovalPlan, rendition: Rendition, verifier: Verifier) -> Cleaned:
     """Fill what the plan names, read the result again, and repeat until nothing is left that has to go.
 
     Raises :class:`CleaningFailed` when something is.
@@ -154,7 +154,7 @@ def carry_out(source: PixelArray, plan: Plan, rendition: Rendition, verifier: Ve
     return Cleaned(result, mask, marks, widened, blacked_out)
 
 
-def apply_plan(source: PixelArray, plan: Plan, black: float, filler: Inpainter) -> PixelArray:
+def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpainter) -> PixelArray:
     """Return ``source`` with the plan's pixels filled; the same array when there are none."""
     if not plan.mask.any() and not plan.banner.any():
         return source

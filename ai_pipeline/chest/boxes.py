@@ -41,7 +41,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScoredBox:
     """``corners`` and ``point`` as shares of the model input's sides; ``score`` 0 to 1: the overlap (IoU)
     that is to be expected of the box where the finding is there."""
 
@@ -83,7 +83,7 @@ class BoxHead:
         """The labels, in the order of the network's maps."""
         return tuple(self.candidates)
 
-    def find(self, maps: Floats, label: str, drawn: Floats | None = None) -> Found:
+    def find(self, maps: Floats, label: str, drawn: Floats | None = None) -> ScoredBox:
         """The box of ``label`` by the network's ``maps [labels, parts, h, w]`` and, where there is a YOLO,
         the boxes that it has ``drawn`` for the label: :func:`nearness`. KeyError when unknown.
         """
@@ -93,7 +93,7 @@ class BoxHead:
             scores = trusting(scores, own.boxes, drawn, self.trust)
         return self.choose(label, chances(scores))
 
-    def choose(self, label: str, chance: Floats) -> Found:
+    def choose(self, label: str, chance: Floats) -> ScoredBox:
         """The box of ``label`` where its candidates have the probabilities ``chance [M]``."""
         boxes = self.candidates[label].boxes
         if label not in self._overlaps:
@@ -101,10 +101,10 @@ class BoxHead:
         expected = self._overlaps[label] @ chance
         best = int(np.argmax(expected))
         left, top, right, bottom = (float(edge) for edge in boxes[best])
-        return Found((left, top, right, bottom), _surest_point(boxes, chance), float(expected[best]))
+        return ScoredBox((left, top, right, bottom), _surest_point(boxes, chance), float(expected[best]))
 
 
-def region(found: Found, size: int, to_model: Affine, rows: int, columns: int) -> Region | None:
+def region(found: ScoredBox, size: int, to_model: Affine, rows: int, columns: int) -> Region | None:
     """``found`` in the coordinates of a source image of ``rows`` × ``columns``; None outside of it."""
     left, top, right, bottom = (edge * size for edge in found.corners)
     corners = to_model.inverse()(((left, top), (right, bottom)))

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest.boxes import PARTS, BoxHead, Floats, Found, region
+from ai_pipeline.chest.boxes import PARTS, BoxHead, Floats, ScoredBox, region
 from ai_pipeline.contract import Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import Affine
@@ -26,7 +26,7 @@ score, number of the label among those that have candidates. A card may do witho
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Said:
+class NetworkOutput:
     """What the networks say of an image: ``maps [labels, parts, h, w]``, and what is ``drawn`` for each
     label: ``[K, 5]`` as :func:`ai_pipeline.chest.boxes.nearness` has it.
     """
@@ -36,18 +36,18 @@ class Said:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class DetectorInput:
     """An image of ``rows`` × ``columns`` as the networks see it. They are asked when a box is wanted first:
     most images have nothing that needs one.
     """
 
-    ask: Callable[[], Said] = field(repr=False)
+    ask: Callable[[], NetworkOutput] = field(repr=False)
     to_model: Affine
     rows: int
     columns: int
 
     @cached_property
-    def said(self) -> Said:
+    def said(self) -> NetworkOutput:
         return self.ask()
 
 
@@ -71,39 +71,39 @@ class BoxDetector:
         """The detector of ``card``; None where it has none."""
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
-    def look(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Look:
+    def look(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
         """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
         picture, to_upright = upright(image, pose)
         values, to_model = network_input(picture, self._input)
         return self.look_again(values, to_model.after(to_upright), *image.shape)
 
-    def look_again(self, values: Floats, to_model: Affine, rows: int, columns: int) -> Look:
+    def look_again(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
         """Take what the classifier has seen of an image: its input, and the map from the source to it."""
-        return Look(partial(self._ask, values), to_model, rows, columns)
+        return DetectorInput(partial(self._ask, values), to_model, rows, columns)
 
-    def _ask(self, values: Floats) -> Said:
+    def _ask(self, values: Floats) -> NetworkOutput:
         maps = self._engine(values)["parts"][0]
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
             raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
         if self._drawer is None:
-            return Said(maps, {})
+            return NetworkOutput(maps, {})
         rows = self._drawer(values)["boxes"][0]
-        return Said(maps, drawn_by_label(rows, self.head.labels, self._input.size))
+        return NetworkOutput(maps, drawn_by_label(rows, self.head.labels, self._input.size))
 
-    def find(self, look: Look, label: str) -> Found | None:
+    def find(self, look: DetectorInput, label: str) -> ScoredBox | None:
         """The likeliest box of ``label``, whether it may be shown or not; None where none was learned."""
         if label not in self.head.labels:
             return None
         return self.head.find(look.said.maps, label, look.said.drawn.get(label))
 
-    def region(self, look: Look, label: str) -> Region | None:
+    def region(self, look: DetectorInput, label: str) -> Region | None:
         """The box of ``label`` in source coordinates; None where the card says that it is not reliable."""
         found = self.find(look, label) if label in self._shown else None
         if found is None:
             return None
         return region(found, self._input.size, look.to_model, look.rows, look.columns)
 
-    def whole(self, found: Found, look: Look) -> Region | None:
+    def whole(self, found: ScoredBox, look: DetectorInput) -> Region | None:
         """``found`` in source coordinates."""
         return region(found, self._input.size, look.to_model, look.rows, look.columns)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ai_pipeline.chest import intended_use, prevalence
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.detector import BoxDetector
-from ai_pipeline.chest.detector import Look as Boxes
+from ai_pipeline.chest.detector import DetectorInput as Boxes
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.zones import side_of, zone_words

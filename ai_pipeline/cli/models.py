@@ -118,7 +118,7 @@ def add_model(
             place = inside / weights.path.name
             fetch(source, place, sha256=weights.sha256, most=most << 20, report=report)
             added: Weights = Weights(weights.role, place, weights.sha256)
-            origin = folder.Origin(shown(source), told.licence)
+            origin = folder.ModelOrigin(shown(source), told.licence)
             made = folder.admit(inside, card, added, store, origin)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 

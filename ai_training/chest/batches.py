@@ -92,7 +92,7 @@ class Batch:
         return Batch(images, **moved)
 
 
-class Batches(Dataset[Batch]):
+class ChestBatches(Dataset[Batch]):
     """Batch number i of a run: drawn, augmented, mixed."""
 
     def __init__(
@@ -129,7 +129,7 @@ def stream(
     workers: int,
 ) -> Iterator[Batch]:
     """The batches of the iterations ``span``, prepared by ``workers`` processes (0: by this one)."""
-    batches = Batches(experiment, pixels, targets, rows)
+    batches = ChestBatches(experiment, pixels, targets, rows)
     return iter(DataLoader(batches, batch_size=None, sampler=list(span), num_workers=workers))
 
 

@@ -55,7 +55,7 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outputs:
+class NetworkOutputs:
     """What a network says about N images: ``logits [N, labels]`` and ``pooled`` features ``[N, C]``."""
 
     logits: npt.NDArray[np.float32]
@@ -125,7 +125,7 @@ def trained_in(folder: Path) -> Trained:
     return Trained(network.eval(), tuple(state["history"]), experiment)
 
 
-def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> Outputs:
+def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> NetworkOutputs:
     """Run reduced images ``[N, side, side]`` through ``network`` as at run time."""
     network.eval()
     device = next(network.parameters()).device
@@ -138,7 +138,7 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
             said, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
             logits.append(said.cpu().numpy())
             pooled.append(features.mean((2, 3)).cpu().numpy())
-    return Outputs(np.concatenate(logits), np.concatenate(pooled))
+    return NetworkOutputs(np.concatenate(logits), np.concatenate(pooled))
 
 
 class Tasks(nn.Module):
@@ -151,11 +151,13 @@ class Tasks(nn.Module):
         self.header = nn.Linear(network.head.in_features, len(HEADER))
         self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + len(LABELS), len(LABELS), 1)
 
-    def forward(self, images: Tensor) -> Said:
+    def forward(self, images: Tensor) -> Predictions:
         """Everything that the loss may ask for."""
         features, middle = self.network.maps(images)
         pooled = self.network.dropout(features.mean((2, 3)))
-        return Said(self.network.head(pooled), self.teacher(pooled), self.header(pooled), self.place(middle))
+        return Predictions(
+            self.network.head(pooled), self.teacher(pooled), self.header(pooled), self.place(middle)
+        )
 
     def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
         """The network with one head: its own plus ``share`` of the teacher's, each in units of its spread.
@@ -172,7 +174,7 @@ class Tasks(nn.Module):
         return network
 
 
-class Said(NamedTuple):
+class Predictions(NamedTuple):
     """Of B images: ``logits`` and the ``teacher``'s standard log-odds ``[B, labels]``, ``header [B, 3]``,
     ``places [B, labels, c, c]``."""
 
@@ -182,7 +184,7 @@ class Said(NamedTuple):
     places: Tensor
 
 
-def loss_of(said: Said, batch: Batch, weights: Loss) -> Tensor:
+def loss_of(said: Predictions, batch: Batch, weights: Loss) -> Tensor:
     """The weighted sum of what the experiment's ``[loss]`` names."""
     logits, teacher, header, places = (part.float() for part in said)
     loss = weights.hard * binary_cross_entropy_with_logits(logits, batch.hard)

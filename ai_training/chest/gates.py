@@ -45,14 +45,14 @@ RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the lim
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
+class FittedGate:
     """A gate and the distance up to which it lets images through."""
 
     gate: FeatureGate
     threshold: float
 
 
-def fit(data: Path, see: See, seed: int = 1, report: Report = lambda _share, _what: None) -> Fitted:
+def fit(data: Path, see: See, seed: int = 1, report: Report = lambda _share, _what: None) -> FittedGate:
     """Fit on the train split of ``data``, set the limits on the adults of its validation split.
 
     Sets that ``data`` lacks are left out, and with them the kinds that they teach. Raises DataMissing when
@@ -83,7 +83,7 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = lambda _share, _wh
     head = Head(kinds, weights, biases, limits)
     gate = replace(directions, head=head)
     report(1.0, "the gate is fitted")
-    return Fitted(gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE)))
+    return FittedGate(gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE)))
 
 
 def seen_by(classifier: Classifier) -> See:

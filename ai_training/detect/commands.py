@@ -57,13 +57,13 @@ def train_detect(
         from ai_pipeline.models.engine import usable_cores
         from ai_pipeline.models.registry import find
         from ai_pipeline.models.store.folder import active
-        from ai_training.detect.arms.yolo import Recipe
+        from ai_training.detect.arms.yolo import YoloRecipe
         from ai_training.detect.ship import train_detector
 
         if threads:
             torch.set_num_threads(threads)
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
-        yolo = None if head_alone else Recipe(threads=threads or usable_cores())
+        yolo = None if head_alone else YoloRecipe(threads=threads or usable_cores())
         made = train_detector(data, out, card, tuple(boxes or ()), yolo, report)
     typer.echo(str(made))
 
@@ -90,12 +90,12 @@ def train_yolo(
         from ai_pipeline.models.engine import usable_cores
         from ai_pipeline.models.registry import find
         from ai_pipeline.models.store.folder import active
-        from ai_training.detect.arms.yolo import Recipe
+        from ai_training.detect.arms.yolo import YoloRecipe
         from ai_training.detect.arms.yolo_locator import trained_and_judged
         from ai_training.detect.text import places_as_text
 
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
-        recipe = Recipe(size=size, epochs=epochs, threads=threads or usable_cores(), frozen=not thaw)
+        recipe = YoloRecipe(size=size, epochs=epochs, threads=threads or usable_cores(), frozen=not thaw)
         result = trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
     typer.echo(json.dumps(result) if as_json else places_as_text(result))
 
@@ -139,7 +139,7 @@ def evaluate_detect(
         from ai_pipeline.models.engine import usable_cores
         from ai_pipeline.models.registry import find
         from ai_pipeline.models.store.folder import active
-        from ai_training.detect.arms.yolo import Recipe
+        from ai_training.detect.arms.yolo import YoloRecipe
         from ai_training.detect.evaluate import evaluate
         from ai_training.detect.ship import write_test_figures
         from ai_training.detect.text import as_text
@@ -147,7 +147,7 @@ def evaluate_detect(
         if threads:
             torch.set_num_threads(threads)
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
-        trained = (yolos, Recipe(threads=threads or usable_cores())) if yolos else None
+        trained = (yolos, YoloRecipe(threads=threads or usable_cores())) if yolos else None
         result = evaluate(data, split, card, tuple(boxes or ()), trained, report_to, report)
         if write_card:
             write_test_figures(card, result)

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from ai_pipeline.chest.detector import DRAWER, BoxDetector, Look
+from ai_pipeline.chest.detector import DRAWER, BoxDetector, DetectorInput
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import read
 from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case, Report, Said, activated, cross_validated, told
+from ai_training.detect.arms.judge import Case, LocatorAnswers, Report, activated, cross_validated, told
 from ai_training.detect.arms.locators import Locator, centre, constant
 from ai_training.detect.arms.scores import Place
 from ai_training.detect.arms.stacking import stacked_in_folds
 from ai_training.detect.arms.trunk import trunk_of
 from ai_training.detect.arms.truth import detection_boxes
-from ai_training.detect.arms.yolo import Recipe
+from ai_training.detect.arms.yolo import YoloRecipe
 from ai_training.detect.pictures import write_pictures
 from ai_training.detect.text import as_markdown
 from ai_training.sets.chest import DataMissing, chest_set, read_grey
@@ -32,7 +32,7 @@ def evaluate(
     split: str,
     card: Card,
     more: Sequence[Path],
-    yolos: tuple[Path, Recipe] | None,
+    yolos: tuple[Path, YoloRecipe] | None,
     report_to: Path | None,
     report: Report,
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def evaluate(
         said = (
             stacked_in_folds(case, card, *yolos, report)[0]
             if yolos
-            else cross_validated(case, fusion.Recipe(), report)
+            else cross_validated(case, fusion.BoxHeadRecipe(), report)
         )
     figures = told(case, said, chest_set(data).images, card, decide=split == "cv")
     result = {"model": card.name, "split": split, **figures}
@@ -68,7 +68,7 @@ class _Shipped:
     """The detector of a card as a locator."""
 
     detector: BoxDetector
-    looks: Sequence[Look]
+    looks: Sequence[DetectorInput]
 
     def place(self, image: int, label: str) -> Place | None:
         look = self.looks[image]
@@ -81,7 +81,7 @@ class _Shipped:
         return Place(corners, found.point, found.score)
 
 
-def _without_yolo(look: Look) -> Look:
+def _without_yolo(look: DetectorInput) -> DetectorInput:
     return replace(look, ask=lambda: replace(look.said, drawn={}))
 
 
@@ -104,7 +104,7 @@ def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]
     }
 
 
-def _answers(case: Case, arms: dict[str, Locator]) -> Said:
+def _answers(case: Case, arms: dict[str, Locator]) -> LocatorAnswers:
     labels = sorted({box.label for box in case.boxes})
     every = {
         arm: {
@@ -116,4 +116,6 @@ def _answers(case: Case, arms: dict[str, Locator]) -> Said:
         for arm, locator in arms.items()
     }
     asked = [(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)]
-    return Said({arm: tuple(found.get(key) for key in asked) for arm, found in every.items()}, every)
+    return LocatorAnswers(
+        {arm: tuple(found.get(key) for key in asked) for arm, found in every.items()}, every
+    )

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.detect.arms.judge import Case, Said
+from ai_training.detect.arms.judge import Case, LocatorAnswers
 from ai_training.detect.arms.scores import Corners
 from ai_training.detect.arms.truth import corners, overlap
 from ai_training.sets.chest import read_grey
@@ -27,7 +27,7 @@ class _Tile:
     boxes: tuple[tuple[Corners, tuple[int, int, int]], ...]
 
 
-def write_pictures(folder: Path, case: Case, said: Said) -> list[Path]:
+def write_pictures(folder: Path, case: Case, said: LocatorAnswers) -> list[Path]:
     """``hits.png``, ``misses.png``, ``false.png``: truth green, the fusion's box orange, constant box grey.
 
     Hits overlap the truth by at least half, misses by less than a tenth; false boxes are those that were
@@ -61,7 +61,7 @@ def write_pictures(folder: Path, case: Case, said: Said) -> list[Path]:
     return written
 
 
-def _false(case: Case, said: Said) -> dict[str, list[_Tile]]:
+def _false(case: Case, said: LocatorAnswers) -> dict[str, list[_Tile]]:
     there = {(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)}
     surest = sorted(said.every["fusion"].items(), key=lambda item: -item[1].score)
     tiles: dict[str, list[_Tile]] = {}

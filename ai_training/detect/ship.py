@@ -23,13 +23,13 @@ from ai_training.detect.arms.judge import Case, Report, cross_validated, told
 from ai_training.detect.arms.stacking import stacked_in_folds
 from ai_training.detect.arms.trunk import BoxNetwork, trunk_of
 from ai_training.detect.arms.truth import detection_boxes
-from ai_training.detect.arms.yolo import FILE, Recipe
+from ai_training.detect.arms.yolo import FILE, YoloRecipe
 from ai_training.detect.arms.yolo_locator import trained
 from ai_training.sets.chest import chest_set
 
 
 def train_detector(
-    data: Path, out: Path, card: Card, more: tuple[Path, ...], yolo: Recipe | None, report: Report
+    data: Path, out: Path, card: Card, more: tuple[Path, ...], yolo: YoloRecipe | None, report: Report
 ) -> Path:
     """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
 
@@ -40,11 +40,11 @@ def train_detector(
     boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
     case = Case.of(boxes, card, report)
     if yolo is None:
-        said, trust = cross_validated(case, fusion.Recipe(), report), 0.0
+        said, trust = cross_validated(case, fusion.BoxHeadRecipe(), report), 0.0
     else:
         said, trust = stacked_in_folds(case, card, out / "yolo", yolo, report)
     figures = told(case, said, chest_set(data).images, card, decide=True)
-    fitted = fusion.fit(case.boxes, case.rows, case.read.maps, fusion.Recipe())
+    fitted = fusion.fit(case.boxes, case.rows, case.read.maps, fusion.BoxHeadRecipe())
     out.mkdir(parents=True, exist_ok=True)
     files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
     export(trunk_of(card), fitted, card, files[NETWORK])
@@ -59,7 +59,7 @@ def train_detector(
     return _write_card(card, out, files, {**_summary(figures), "trust": trust})
 
 
-def export(trunk: PlacedClassifier, fitted: fusion.Fitted, card: Card, path: Path) -> None:
+def export(trunk: PlacedClassifier, fitted: fusion.FittedHead, card: Card, path: Path) -> None:
     """Write trunk and head as ONNX: ``images [N, channels, size, size]`` → ``parts``."""
     assert card.input is not None
     weights, bias = fitted.layer()

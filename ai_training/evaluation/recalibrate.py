@@ -22,7 +22,7 @@ from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import SHIPPED, Card, Label, find
 from ai_training.calibrate import SPECIFICITY, deciles, operating_point, platt, prevalence
-from ai_training.evaluation.scored import Outputs, Report, Scored, run, scored
+from ai_training.evaluation.scored import Report, Scored, ScoredOutputs, run, scored
 from ai_training.metrics import Floats, calibration_error
 from ai_training.sets.chest import DataMissing, chest_set
 
@@ -115,7 +115,13 @@ def _held_out_error(truth: Floats, logit: Floats, patients: Sequence[str]) -> fl
 
 
 def _write(
-    path: Path, card: Card, version: str, rows: Sequence[Refitted], seen: Scored, outputs: Outputs, name: str
+    path: Path,
+    card: Card,
+    version: str,
+    rows: Sequence[Refitted],
+    seen: Scored,
+    outputs: ScoredOutputs,
+    name: str,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = tomlkit.parse(card.path.read_text(encoding="utf-8"))
@@ -151,7 +157,7 @@ def _write(
     path.write_text(tomlkit.dumps(text), encoding="utf-8")
 
 
-def _reference(card: Card, fitted: dict[str, Refitted], outputs: Outputs, name: str) -> dict[str, Any]:
+def _reference(card: Card, fitted: dict[str, Refitted], outputs: ScoredOutputs, name: str) -> dict[str, Any]:
     labels = [fitted[label.name].label if label.name in fitted else label for label in card.labels]
     chance = np.array(
         [

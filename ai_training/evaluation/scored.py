@@ -63,7 +63,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outputs:
+class ScoredOutputs:
     """What a network says of N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
 
     logits: Floats
@@ -75,7 +75,7 @@ def run(
     images: Sequence[ChestImage],
     cache: Path,
     report: Report = lambda _share, _what: None,
-) -> Outputs:
+) -> ScoredOutputs:
     """Every image through the network as at run time; kept in ``cache`` by model and list of files."""
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
@@ -84,7 +84,7 @@ def run(
     kept = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
     if kept.exists():
         with np.load(kept) as arrays:
-            return Outputs(arrays["logits"], arrays["distances"])
+            return ScoredOutputs(arrays["logits"], arrays["distances"])
     logits = np.empty((len(images), len(card.labels)), np.float32)
     distances = np.empty(len(images), np.float32)
     for index, image in enumerate(images):
@@ -93,7 +93,7 @@ def run(
         report((index + 1) / len(images), "running the network")
     cache.mkdir(parents=True, exist_ok=True)
     np.savez(kept, logits=logits, distances=distances)
-    return Outputs(logits, distances)
+    return ScoredOutputs(logits, distances)
 
 
 def scored(

@@ -44,7 +44,7 @@ class MarkNetwork(nn.Module):
         return pixel_shuffle(self.head(x), 2)
 
 
-class MarkFinder(nn.Module):
+class MarkFinderGraph(nn.Module):
     """What is exported: ``marked [N, rows, columns]`` 0..1 and the likeliest mark's class (uint8, 1 to 5)."""
 
     def __init__(self, network: MarkNetwork) -> None:

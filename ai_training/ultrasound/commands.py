@@ -17,7 +17,7 @@ from ai_training.ultrasound.tables import inpaint_text, legible_text, marks_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ai_pipeline.burnin.annotation import Mask, Picture, Policy
+    from ai_pipeline.burnin.annotation import CleaningPolicy, Mask, Picture
     from ai_pipeline.burnin.fill.inpainters import Inpainter
 
 FINDER = "ultrasound-marks-unet"
@@ -72,7 +72,7 @@ def train_marks(
     with errors(), progress() as report:
         from ai_training.ultrasound.marks import fit as marks
 
-        recipe = marks.Recipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        recipe = marks.MarkRecipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
         card = marks.train(data, out, recipe, resume=resume, report=report)
     typer.echo(str(card))
 
@@ -94,7 +94,7 @@ def train_inpaint(
         from ai_training.ultrasound.inpaint import fit as inpaint
         from ai_training.ultrasound.inpaint.loss import LossWeights
 
-        recipe = inpaint.Recipe(
+        recipe = inpaint.InpaintRecipe(
             architecture=arch.value,
             iterations=iterations,
             seed=seed,
@@ -150,14 +150,14 @@ def evaluate_marks(
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
     _may_write(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin import Policy, shared_tools
+        from ai_pipeline.burnin import CleaningPolicy, shared_tools
         from ai_training.ultrasound.marks.evaluate import judge_marks
         from ai_training.ultrasound.marks.maskers import at_threshold
 
         tools = at_threshold(shared_tools(models_dir), threshold)
         result = judge_marks(
             data, tools, masks=masks, split=split, style=style, pictures=pictures,
-            policy=Policy(policy), report_to=report_to, report=report,
+            policy=CleaningPolicy(policy), report_to=report_to, report=report,
         )  # fmt: skip
         if write_card:
             from ai_training.ultrasound.card_figures import marks_figures
@@ -187,11 +187,11 @@ def evaluate_legible(
     _check("--policy", policy, ("research", "clinical"))
     _may_write(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin import Policy
+        from ai_pipeline.burnin import CleaningPolicy
         from ai_training.ultrasound.legible import evaluate as legible
         from ai_training.ultrasound.legible.counts import counted, missed_targets
 
-        job = legible.Job(data, split, Policy(policy), models_dir, report_to)
+        job = legible.LegibleTask(data, split, CleaningPolicy(policy), models_dir, report_to)
         result = counted(list(legible.outcomes(job, pictures, workers, report)), split, policy)
         missed = missed_targets(result)
         if write_card:
@@ -225,12 +225,12 @@ def evaluate_inpaint(
     _check("--policy", policy, ("research", "clinical"))
     _may_write(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin import Policy
+        from ai_pipeline.burnin import CleaningPolicy
         from ai_training.ultrasound.inpaint import report as inpaintreport
         from ai_training.ultrasound.inpaint import scores as inpaintscores
 
         known = {card.id: card for card in registry.cards(models_dir)}
-        ways, planned = _inpainters(known, threads), _planned(known, models_dir, Policy(policy))
+        ways, planned = _inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
         result = inpaintscores.evaluate_inpaint(
             data, ways, planned, pictures=pictures, split=split, report=report
         )
@@ -270,7 +270,7 @@ def _write_card(card_id: str, models_dir: Path | None, figures: dict[str, Any]) 
 
 
 def _planned(
-    known: dict[str, registry.Card], models_dir: Path | None, policy: Policy
+    known: dict[str, registry.Card], models_dir: Path | None, policy: CleaningPolicy
 ) -> Callable[[Picture], Mask | None] | None:
     """What the node's plan removes from a picture; None without a detector."""
     if FINDER not in known:

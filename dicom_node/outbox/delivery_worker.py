@@ -25,7 +25,7 @@ from dicom_node.store import deliveries
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
-__all__ = ["Courier", "retry", "retry_all"]
+__all__ = ["DeliveryWorker", "retry", "retry_all"]
 
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
@@ -33,7 +33,7 @@ _WRITING_SECONDS = 5.0  # what was cut off comes back at once, and is written do
 _LOGGER = logging.getLogger(__name__)
 
 
-class Courier:
+class DeliveryWorker:
     """Delivers results. Any number of couriers, in any number of processes, may share one database.
 
     ``lease_seconds``: how long after the death of a courier another one takes over what it was sending.

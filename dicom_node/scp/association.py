@@ -22,7 +22,7 @@ from dicom_node.scp.policy import Proposal
 from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue
 from dicom_node.scp.request import AeTitles
 from dicom_node.scp.statuses import Rejection
-from dicom_node.scp.storage_service import Reception, StoreRequest, Visit
+from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class NodeAssociation(Association):  # type: ignore[misc]
     is_released: bool
     is_rejected: bool
 
-    def __init__(self, ae: Any, reception: Reception) -> None:
+    def __init__(self, ae: Any, reception: StorageService) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self.reception = reception
         self.titles = AeTitles("", "")
-        self.visit: Visit | None = None
+        self.visit: AcceptedAssociation | None = None
         self._reason = ""
         self._something = threading.Event()
         self.acse = _Admission(self)
@@ -125,7 +125,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
             status = self.reception.echo(visit, abstract_syntax)
             self._answer(context_id, command.encode_echo_response(msg, status))
 
-    def _negotiated(self, context_id: int) -> tuple[Visit, tuple[str, str]]:
+    def _negotiated(self, context_id: int) -> tuple[AcceptedAssociation, tuple[str, str]]:
         """The visit, and abstract and transfer syntax of an accepted context. Raises MalformedCommand."""
         context = self._accepted_cx.get(context_id)
         if context is None or self.visit is None:

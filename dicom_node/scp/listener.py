@@ -25,9 +25,9 @@ from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.contexts import presentation_contexts
-from dicom_node.scp.policy import Policy, PolicyFile, TlsPolicy, addresses_of
+from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of
 from dicom_node.scp.reactor import PatientSocket
-from dicom_node.scp.storage_service import Reception
+from dicom_node.scp.storage_service import StorageService
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Listener:
         spool = Spool(data_dir / "spool", policy.minimum_free_bytes)
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(data_dir / "journal", self._listener_id)
-        self._reception = Reception(self._policy_file, spool, journal, self._listener_id)
+        self._reception = StorageService(self._policy_file, spool, journal, self._listener_id)
         self._server = _make_server(policy, self._reception)
         self._learn_addresses(policy)
         self._applied = policy
@@ -104,7 +104,7 @@ class Listener:
             association.join(max(0.0, end - time.monotonic()))
         self._reception.record(happened(LISTENER_STOPPED, listener=self._listener_id))
 
-    def _learn_addresses(self, policy: Policy) -> None:
+    def _learn_addresses(self, policy: AEPolicy) -> None:
         """Places are kept for addresses of peers; a name service that is slow must not hold us up."""
         entrance, peers = self._reception.entrance, policy.peers
         threading.Thread(target=lambda: entrance.know(addresses_of(peers)), daemon=True).start()
@@ -115,7 +115,7 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
     request_queue_size = 128
 
-    def __init__(self, *args: Any, reception: Reception, **options: Any) -> None:
+    def __init__(self, *args: Any, reception: StorageService, **options: Any) -> None:
         self.reception = reception
         self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
         super().__init__(*args, **options)
@@ -174,7 +174,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         return association
 
 
-def _make_server(policy: Policy, reception: Reception) -> _Server:
+def _make_server(policy: AEPolicy, reception: StorageService) -> _Server:
     ae = AE(ae_title=policy.ae_titles[0])
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -197,7 +197,7 @@ def _make_server(policy: Policy, reception: Reception) -> _Server:
     return server
 
 
-def _apply(policy: Policy, server: _Server) -> None:
+def _apply(policy: AEPolicy, server: _Server) -> None:
     """What a running listener takes from a new policy, for the associations to come."""
     ae = server.ae
     logging.getLogger().setLevel(policy.log_level.upper())

@@ -68,7 +68,7 @@ class Permission:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class AEPolicy:
     """Everything that the listener needs to know."""
 
     host: str
@@ -90,7 +90,7 @@ class Policy:
     log: LogTarget = field(default_factory=LogTarget)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Policy:
+    def from_settings(cls, settings: Settings) -> AEPolicy:
         """The part of the configuration that concerns the listener."""
         listener = settings.listener
         return cls(
@@ -114,7 +114,7 @@ class Policy:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Policy:
+    def from_json(cls, text: str) -> AEPolicy:
         """Read what ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
@@ -194,15 +194,15 @@ class PolicyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen = self._identity()
-        self._policy = Policy.from_json(path.read_text(encoding="utf-8"))
+        self._policy = AEPolicy.from_json(path.read_text(encoding="utf-8"))
 
-    def current(self) -> Policy:
+    def current(self) -> AEPolicy:
         """The newest policy that can be read; a broken file leaves the one before in force."""
         try:
             identity = self._identity()
             if identity != self._seen:
                 self._seen = identity
-                self._policy = Policy.from_json(self._path.read_text(encoding="utf-8"))
+                self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
                 _LOGGER.info("policy read again")
         except (OSError, ValueError, KeyError, TypeError) as error:
             _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)

@@ -42,7 +42,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Visit:
+class AcceptedAssociation:
     """One accepted association. ``association`` is our own identifier of it, unique for ever."""
 
     association: str
@@ -94,7 +94,7 @@ class StoreRequest:
             self.incoming = None
 
 
-class Reception:
+class StorageService:
     """Shared by the threads of all associations of one listener."""
 
     def __init__(self, policy: PolicyFile, spool: Spool, journal: JournalWriter, listener_id: str) -> None:
@@ -123,7 +123,7 @@ class Reception:
         if reason:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
-    def enter(self, proposal: Proposal) -> Visit | Rejection:
+    def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
         """Accept or reject an association; either is journalled before the peer hears of it.
 
         A rejected connection keeps its place among those that wait until it is closed.
@@ -143,7 +143,7 @@ class Reception:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
         if isinstance(verdict, Rejection):
             return self._reject(proposal, verdict)
-        visit = Visit(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
+        visit = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
         try:
             # Before the first object can be acknowledged: else its study could look quiet (truth 3).
             self._journal.append(self._event(ASSOCIATION_ACCEPTED, visit, refused=_refused(proposal)))
@@ -153,7 +153,7 @@ class Reception:
         self.entrance.leave(proposal.address)
         return visit
 
-    def leave(self, visit: Visit, *, released: bool, reason: str) -> None:
+    def leave(self, visit: AcceptedAssociation, *, released: bool, reason: str) -> None:
         """The association ended, after its last object; ``reason`` says why, where it was not released."""
         self._leave_room(visit)
         if released:
@@ -164,7 +164,7 @@ class Reception:
             )
         self.record(event)
 
-    def open(self, visit: Visit, request: StoreRequest, context: tuple[str, str]) -> None:
+    def open(self, visit: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
         """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
         command = request.command
         request.largest = self.policy.current().maximum_object_bytes
@@ -184,7 +184,7 @@ class Reception:
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
-    def finish(self, visit: Visit, request: StoreRequest) -> Status:
+    def finish(self, visit: AcceptedAssociation, request: StoreRequest) -> Status:
         """All bytes came: keep the object, and only then say Success."""
         if request.incoming is not None and not request.size:
             request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
@@ -209,7 +209,7 @@ class Reception:
         )
         return request.refusal
 
-    def echo(self, visit: Visit, abstract_syntax: str) -> Status:
+    def echo(self, visit: AcceptedAssociation, abstract_syntax: str) -> Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""
         if abstract_syntax != VERIFICATION:
             return statuses.SOP_CLASS_NOT_SUPPORTED
@@ -238,7 +238,7 @@ class Reception:
         with self._lock:
             self._write_out()
 
-    def _tell(self, visit: Visit, event: Event) -> None:
+    def _tell(self, visit: AcceptedAssociation, event: Event) -> None:
         """Journal what a peer can repeat a thousand times a second, within limits."""
         visit.told += 1
         sends = visit.permission.may_send and event.type is STORE_REFUSED
@@ -271,7 +271,7 @@ class Reception:
         self.record(event)
         return rejection
 
-    def _leave_room(self, visit: Visit) -> None:
+    def _leave_room(self, visit: AcceptedAssociation) -> None:
         with self._lock:
             self._count(visit.proposal, visit.permission, -1)
 
@@ -282,7 +282,7 @@ class Reception:
             if not self._strangers[proposal.address]:
                 del self._strangers[proposal.address]
 
-    def _event(self, event_type: EventType, visit: Visit, **fields: str | int) -> Event:
+    def _event(self, event_type: EventType, visit: AcceptedAssociation, **fields: str | int) -> Event:
         return happened(
             event_type,
             association=visit.association,
@@ -294,7 +294,7 @@ class Reception:
             **fields,
         )
 
-    def _arrival(self, visit: Visit, command: StoreCommand) -> Arrival:
+    def _arrival(self, visit: AcceptedAssociation, command: StoreCommand) -> Arrival:
         return Arrival(
             association=visit.association,
             calling_ae=visit.proposal.calling_ae,

@@ -9,6 +9,7 @@ from typing import Any
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
 from urllib3.poolmanager import PoolManager, ProxyManager
 
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
@@ -44,16 +45,22 @@ class BoundedSession(requests.Session):
         """Take no adapters of others: clients bring theirs for retries, and those belong to the outbox."""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Raises requests.ConnectionError for an answer that is too long."""
+        """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end."""
         streamed = options.get("stream", False)
         response = super().send(request, **{**options, "stream": True})
         if not streamed:
-            whole = response.raw.read(MAXIMUM_ANSWER_BYTES + 1, decode_content=True)
+            try:
+                whole = response.raw.read(MAXIMUM_ANSWER_BYTES + 1, decode_content=True)
+            except HTTPError as error:
+                raise requests.ConnectionError("the answer ended early") from error
             if len(whole) > MAXIMUM_ANSWER_BYTES:
                 response.close()
                 raise requests.ConnectionError("the answer is too long")
             response.raw.release_conn()
             response.raw = BytesIO(whole)
+        if self._connections.timed_out:  # http.client takes the end of a connection for the end of headers
+            response.close()
+            raise requests.ConnectionError("cut off")
         return response
 
 

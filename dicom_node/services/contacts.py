@@ -18,7 +18,7 @@ from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_RE
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.entrance import Failure, network
 from dicom_node.scp.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
-from dicom_node.scp.policy import Policy, Proposal
+from dicom_node.scp.policy import AEPolicy, Proposal
 from dicom_node.scp.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -228,7 +228,7 @@ def _advice(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[st
 
 
 def _about_rejections(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
-    policy = Policy.from_settings(settings)
+    policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
         verdict = policy.decide(Proposal(calling, called, address, ()))  # as the configuration is by now

@@ -11,41 +11,56 @@ from sqlalchemy.orm import Session
 from dicom_node.dicom.identity import Patient
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
-from dicom_node.store.tables import Association, Cursor, Delivery, Instance, Job, Reception, Result, Study
+from dicom_node.store.tables import (
+    Association,
+    Cursor,
+    Delivery,
+    Instance,
+    Job,
+    ReceivedObject,
+    Result,
+    Study,
+)
 
 
-def reception(session: Session, spool_name: str) -> Reception | None:
+def reception(session: Session, spool_name: str) -> ReceivedObject | None:
     """What became of a spooled file, if it was indexed."""
-    return session.scalar(select(Reception).where(Reception.spool_name == spool_name))
+    return session.scalar(select(ReceivedObject).where(ReceivedObject.spool_name == spool_name))
 
 
 def reception_paths(session: Session, spool_names: Collection[str]) -> dict[str, str]:
     """Where the files of these names lie, "" for purged ones; what was never indexed is not in it."""
-    chosen = select(Reception.spool_name, Reception.path).where(Reception.spool_name.in_(spool_names))
+    chosen = select(ReceivedObject.spool_name, ReceivedObject.path).where(
+        ReceivedObject.spool_name.in_(spool_names)
+    )
     return {row.spool_name: row.path for row in session.execute(chosen)}
 
 
 def paths_after(session: Session, reception_id: int, limit: int) -> Sequence[tuple[int, str]]:
     """Numbers and paths of receptions after this one whose files were not purged."""
-    chosen = select(Reception.id, Reception.path).where(Reception.id > reception_id, Reception.path != "")
-    return [(row.id, row.path) for row in session.execute(chosen.order_by(Reception.id).limit(limit))]
+    chosen = select(ReceivedObject.id, ReceivedObject.path).where(
+        ReceivedObject.id > reception_id, ReceivedObject.path != ""
+    )
+    return [(row.id, row.path) for row in session.execute(chosen.order_by(ReceivedObject.id).limit(limit))]
 
 
-def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[Reception]:
+def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
     """The first receptions of this SOP instance whose files are here, each file once."""
     chosen = (
-        select(func.min(Reception.id))
-        .where(Reception.sop_instance_uid == sop_instance_uid, Reception.path != "")
-        .group_by(Reception.path)
+        select(func.min(ReceivedObject.id))
+        .where(ReceivedObject.sop_instance_uid == sop_instance_uid, ReceivedObject.path != "")
+        .group_by(ReceivedObject.path)
     )
-    rows = select(Reception).where(Reception.id.in_(chosen)).order_by(Reception.id).limit(limit)
+    rows = (
+        select(ReceivedObject).where(ReceivedObject.id.in_(chosen)).order_by(ReceivedObject.id).limit(limit)
+    )
     return session.scalars(rows).all()
 
 
-def receptions(session: Session, study_id: int) -> Sequence[Reception]:
+def receptions(session: Session, study_id: int) -> Sequence[ReceivedObject]:
     """What came for a study and was not purged, in the order in which it was indexed."""
-    chosen = select(Reception).where(Reception.study_id == study_id, Reception.path != "")
-    return session.scalars(chosen.order_by(Reception.id)).all()
+    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, ReceivedObject.path != "")
+    return session.scalars(chosen.order_by(ReceivedObject.id)).all()
 
 
 def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
@@ -92,8 +107,8 @@ def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:
     """Associations of the study's last receptions, one for each reception."""
-    chosen = select(Reception.association).where(Reception.study_id == study_id)
-    return list(session.scalars(chosen.order_by(Reception.id.desc()).limit(number)))
+    chosen = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
+    return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
 
 
 def pending_deliveries(session: Session, study_id: int) -> Sequence[Delivery]:
@@ -191,7 +206,7 @@ def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
         .where(Job.study_id == Study.id)
         .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
     )
-    files = exists().where(Reception.study_id == Study.id, Reception.path != "")
+    files = exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.path != "")
     ended = END_STATES - {StudyState.QUARANTINED}
     chosen = select(Study.id).where(
         Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
@@ -201,7 +216,7 @@ def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
 
 def forget_files(session: Session, study_id: int) -> list[str]:
     """Empty the paths of a study's objects; returns what they were."""
-    chosen = select(Reception).where(Reception.study_id == study_id, Reception.path != "")
+    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, ReceivedObject.path != "")
     receptions = session.scalars(chosen).all()
     paths = sorted({row.path for row in receptions})
     for row in receptions:
@@ -217,8 +232,8 @@ def _is_due(now: datetime) -> ColumnElement[bool]:
 
 def _is_held(silent_since: datetime) -> ColumnElement[bool]:
     open_ones = exists().where(
-        Reception.study_id == Study.id,
-        Association.id == Reception.association,
+        ReceivedObject.study_id == Study.id,
+        Association.id == ReceivedObject.association,
         Association.closed_at.is_(None),
     )
     return open_ones & (Study.due_at > silent_since)  # set anew by each object, by the steady clock

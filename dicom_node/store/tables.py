@@ -103,7 +103,7 @@ class Study(Base):
 
 
 class Instance(Base):
-    """The version of a SOP instance that counts now; every version received is a :class:`Reception`."""
+    """The version of a SOP instance that counts now; every version received is a :class:`ReceivedObject`."""
 
     __tablename__ = "instance"
 
@@ -129,7 +129,7 @@ class Instance(Base):
     study: Mapped[Study] = relationship(back_populates="instances")
 
 
-class Reception(Base):
+class ReceivedObject(Base):
     """Every object that was acknowledged, and what became of it. Append-only."""
 
     __tablename__ = "reception"

@@ -21,7 +21,16 @@ from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import queue
-from dicom_node.store.tables import Association, Delivery, EventRow, Instance, Job, Reception, Result, Study
+from dicom_node.store.tables import (
+    Association,
+    Delivery,
+    EventRow,
+    Instance,
+    Job,
+    ReceivedObject,
+    Result,
+    Study,
+)
 
 View = dict[str, Any]
 
@@ -80,7 +89,7 @@ def show_study(session: Session, uid: str) -> View:
     """One study (by UID or its ending) with its jobs, receptions and events. Raises NotFound."""
     found = find_study(session, uid)
     [view] = _study_views(session, select(Study).where(Study.id == found.id))
-    received = select(Reception).where(Reception.study_id == found.id).order_by(Reception.id)
+    received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
         "received": [_reception(row) for row in session.scalars(received)],
@@ -279,7 +288,7 @@ def _result(result: Result, states: dict[str, str]) -> View:
     }
 
 
-def _reception(row: Reception) -> View:
+def _reception(row: ReceivedObject) -> View:
     return {
         "sop_instance_uid": row.sop_instance_uid,
         "outcome": row.outcome.value,
@@ -356,7 +365,7 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
     """The events of a study: its own, and those whose field ``association`` brought one of its objects."""
     found = find_study(session, study_instance_uid).id
     brought = session.scalars(
-        select(Reception.association).where(Reception.study_id == found).distinct()
+        select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
     ).all()
     field = EventRow.fields["association"].as_string()
     return or_(EventRow.study_id == found, field.in_([name for name in brought if name]))

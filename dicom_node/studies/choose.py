@@ -26,9 +26,9 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Reception, Study
+from dicom_node.store.tables import ReceivedObject, Study
 from dicom_node.store.transitions import record
-from dicom_node.studies.indexing import Admission, Arrived
+from dicom_node.studies.indexing import Arrived, Indexing
 from dicom_node.studies.quarantine import release_study
 
 _ROLES = (ObjectRole.SOURCE, ObjectRole.COMPANION)
@@ -116,7 +116,7 @@ class Choice:
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._inspector = Inspector(settings.inspection)
         spool = Spool(self._data_dir / "spool", minimum_free_bytes=0)
-        self._admission = Admission(spool, settings, self._inspector)
+        self._admission = Indexing(spool, settings, self._inspector)
 
     def options(self, study_id: int) -> list[Option]:
         """What is to be chosen; nothing where the study can be released as it is."""
@@ -175,7 +175,7 @@ class Choice:
             self._inspector.close()
         return _Read(_patients([version for version in versions if not version.item.found.fault]), as_of)
 
-    def _version(self, row: Reception, counts: bool, superseded: bool, elsewhere: str) -> Version:
+    def _version(self, row: ReceivedObject, counts: bool, superseded: bool, elsewhere: str) -> Version:
         arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
         item = Arrived(self._data_dir / row.path, arrival, Inspected(), row.bytes)
         return Version(item, counts, superseded, elsewhere)
@@ -233,12 +233,12 @@ def _values(option: Option) -> dict[str, str]:
     return {word: " | ".join(sorted(values)) for word, values in said.items()}
 
 
-def _listed(session: Session, study: Study) -> Iterator[tuple[Reception, bool, bool, str]]:
+def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bool, bool, str]]:
     """Every version of the study's objects, each file once, and what stands in another study.
 
     With whether it counts, whether it is superseded, and in which other study it stands.
     """
-    by_path: dict[str, Reception] = {}
+    by_path: dict[str, ReceivedObject] = {}
     for row in intake.receptions(session, study.id):
         by_path.setdefault(row.path, row)
     sound = [row for row in by_path.values() if row.outcome is not Outcome.QUARANTINED]

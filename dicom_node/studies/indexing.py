@@ -32,7 +32,7 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance, Reception, Study
+from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record
 from dicom_node.studies.clock import steady_now
 from dicom_node.studies.judgement import Former, Judgement, judge
@@ -67,7 +67,7 @@ class Arrived:
         return self.path.stem
 
 
-class Admission:
+class Indexing:
     """Admits objects, one after the other, within the caller's transaction."""
 
     def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
@@ -137,7 +137,7 @@ class Admission:
         row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
         session.flush()
 
-    def _kept_copy(self, session: Session, item: Arrived) -> Reception | None:
+    def _kept_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
         """The first reception of the same bytes; None when they are not here."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
@@ -293,7 +293,7 @@ class Admission:
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
         session.add(
-            Reception(
+            ReceivedObject(
                 spool_name=item.spool_name,
                 path=self._relative(place),
                 study_id=study.id,

@@ -27,7 +27,7 @@ from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.studies.associations import JournalIngest
-from dicom_node.studies.indexing import Admission, Arrived
+from dicom_node.studies.indexing import Arrived, Indexing
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
@@ -55,7 +55,7 @@ class Indexer:
         self._journal = JournalIngest(database, settings.node.data_dir / "journal")
         self._inspector = inspector or Inspector(settings.inspection)
         self._mark = OpenMark(spool.mark)
-        self._admission = Admission(spool, settings, self._inspector)
+        self._admission = Indexing(spool, settings, self._inspector)
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def run_once(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config.settings import Settings
-from dicom_node.scp.policy import Policy
+from dicom_node.scp.policy import AEPolicy
 
 Say = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -117,4 +117,4 @@ def test_the_listener_is_told_where_the_log_goes() -> None:
             "peers": [{"name": "a", "ae_title": "A", "debug": True}],
         }
     )
-    assert Policy.from_json(Policy.from_settings(settings).to_json()).log == settings.log_target
+    assert AEPolicy.from_json(AEPolicy.from_settings(settings).to_json()).log == settings.log_target

@@ -23,7 +23,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.events import Event, EventType
 from dicom_node.inbox.journal import JournalReader
 from dicom_node.inbox.spool import Spool
-from dicom_node.scp.policy import Policy
+from dicom_node.scp.policy import AEPolicy
 from tests.waiting import wait_until
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
@@ -47,11 +47,11 @@ class Receiver:
         self.spool = Spool(data_dir / "spool", 0)
         self._process: subprocess.Popen[str] | None = None
 
-    def _write(self, listener: dict[str, Any]) -> Policy:
+    def _write(self, listener: dict[str, Any]) -> AEPolicy:
         peers = listener.pop("peers", PEERS)
         free_mib = listener.pop("minimum_free_mib", 1)
         tables = {"listener": listener, "peers": peers, "spool": {"minimum_free_mib": free_mib}}
-        policy = replace(Policy.from_settings(Settings.model_validate(tables)), port=0, log_level="error")
+        policy = replace(AEPolicy.from_settings(Settings.model_validate(tables)), port=0, log_level="error")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         policy.write(self.data_dir / "policy.json")
         return policy

@@ -14,7 +14,7 @@ import pytest
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_IN_DOUBT
-from dicom_node.outbox import Courier
+from dicom_node.outbox import DeliveryWorker
 from dicom_node.store.database import Database
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
@@ -26,7 +26,7 @@ LEASE_SECONDS = 1.0
 
 def deliver_forever(settings: Settings) -> None:
     """A process with nothing but a courier."""
-    Courier(Database(settings.database_url), settings, lease_seconds=LEASE_SECONDS).run_forever(
+    DeliveryWorker(Database(settings.database_url), settings, lease_seconds=LEASE_SECONDS).run_forever(
         threading.Event()
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mark, MarkKind, Mask, Picture, brightest, contrast
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Mask, Picture, brightest, contrast
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.devices.known import device_boxes
 from ai_pipeline.contract import ImageHeader, Meaning
@@ -28,7 +28,7 @@ LARGEST_DEVICE_SHARE = 0.5
 """More of the picture than this under device rules: they are for another layout of the device."""
 
 
-def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
+def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
     """Return what is written outside every region of (0018,6011), with one mark per connected block.
 
     On black that are the lines of what is not black; on a coloured surrounding all of it.
@@ -46,7 +46,9 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
     for left, top, right, bottom in regions:
         outside[top:bottom, left:right] = False
     mask = blocks(_written(brightest(picture), outside)) & outside
-    return mask, tuple(Mark(MarkKind.BANNER, box, contrast(picture, mask, box)) for box in _blocks(mask))
+    return mask, tuple(
+        Annotation(AnnotationKind.BANNER, box, contrast(picture, mask, box)) for box in _blocks(mask)
+    )
 
 
 def find_device_banner(
@@ -54,7 +56,7 @@ def find_device_banner(
     picture: Picture,
     folder: Path | None = None,
     meanings: Collection[Meaning] = EVERY,
-) -> tuple[Mask, tuple[Mark, ...]]:
+) -> tuple[Mask, tuple[Annotation, ...]]:
     """Return the rectangles of device rules in which something is written, whole, with one mark for each.
 
     Whole, because a rule is believed more than what can be seen: faint writing goes too. Where a rectangle is
@@ -69,7 +71,7 @@ def find_device_banner(
         if found.meaning in meanings and strength > 0:
             mask[found.place] = True
             rules.add(found.rule)
-            marks.append(Mark(MarkKind.BANNER, found.box, strength, meaning=found.meaning))
+            marks.append(Annotation(AnnotationKind.BANNER, found.box, strength, meaning=found.meaning))
     share = float(mask.mean())
     if share > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mark, Mask
+from ai_pipeline.burnin.annotation import Annotation, Mask
 
 FEWEST = 2
 """Calipers that measure something."""
 
 
-def measured_area(calipers: Sequence[Mark], shape: tuple[int, ...]) -> Mask:
+def measured_area(calipers: Sequence[Annotation], shape: tuple[int, ...]) -> Mask:
     """The area that the calipers span: a circle on two of them, the hull of more; none of fewer.
 
     Two diameters of one lesion span most of it. Calipers of several lesions span what lies between as well:
@@ -31,6 +31,6 @@ def measured_area(calipers: Sequence[Mark], shape: tuple[int, ...]) -> Mask:
     return area.astype(np.bool_)
 
 
-def _centre(mark: Mark) -> tuple[float, float]:
+def _centre(mark: Annotation) -> tuple[float, float]:
     left, top, right, bottom = mark.box
     return (left + right) / 2, (top + bottom) / 2

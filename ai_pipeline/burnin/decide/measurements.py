@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ai_pipeline.burnin.annotation import MarkKind
+from ai_pipeline.burnin.annotation import AnnotationKind
 from ai_pipeline.burnin.decide.meaning import LENGTH_LABELS, READ_SURELY, spaced
 from ai_pipeline.contract import BurnedMeasurement, Code, ImageHeader, Point, Reading
 from ai_pipeline.images.header import Calibration, calibrated_regions
@@ -77,11 +77,11 @@ def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[B
 
 
 def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[BurnedMeasurement]:
-    calipers = [_centre(reading) for reading in readings if reading.kind == MarkKind.CALIPER]
+    calipers = [_centre(reading) for reading in readings if reading.kind == AnnotationKind.CALIPER]
     texts = [
         (written, reading)
         for reading in readings
-        if reading.kind == MarkKind.TEXT and reading.confidence >= READ_SURELY
+        if reading.kind == AnnotationKind.TEXT and reading.confidence >= READ_SURELY
         for written in _lengths(reading.text)
     ]
     matches = [

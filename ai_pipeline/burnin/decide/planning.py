@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, Mark, MarkKind, Mask, Picture, Policy
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Box, CleaningPolicy, Mask, Picture
 from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import blocks, spelled, without_rims, without_specks
 from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap, share_of
@@ -36,7 +36,7 @@ LARGEST_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class RemovalPlan:
     """What is to go from a picture: ``banner`` is blacked out, ``mask`` filled from around it.
 
     ``kept`` is writing that was judged and stays, ``foreign`` all that stays and is no part of the echo
@@ -47,13 +47,13 @@ class Plan:
     mask: Mask
     kept: Mask
     foreign: Mask
-    marks: tuple[Mark, ...]
+    marks: tuple[Annotation, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
 
 
 def plan_removal(
-    picture: Picture, header: ImageHeader, tools: Tools, policy: Policy, *, graphics: bool
-) -> Plan:
+    picture: Picture, header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool
+) -> RemovalPlan:
     """Find what is to go. ``graphics``: ultrasound drawings too; on other pictures only text is taken.
 
     Raises :class:`CleaningFailed` when it is too much of the picture.
@@ -63,10 +63,10 @@ def plan_removal(
     banner, banners = find_banner(header, picture) if graphics else (nothing, ())
     devices, device_marks = _by_device(header, picture, tools, policy)
     drawn = find_drawings(picture, tools.finder, tools.threshold) if graphics else no_drawings(shape)
-    found = find_texts(picture, tools.reader, drawn.masks[MarkKind.TEXT] | banner | devices)
+    found = find_texts(picture, tools.reader, drawn.masks[AnnotationKind.TEXT] | banner | devices)
     texts = [text for text in found if not _is_drawing(text, drawn)]
-    mask, kept, traced = _written(texts, drawn.masks[MarkKind.TEXT], policy)
-    if policy is Policy.CLINICAL:
+    mask, kept, traced = _written(texts, drawn.masks[AnnotationKind.TEXT], policy)
+    if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.beside(kept)
         kept |= paint([text.box for text in found if text not in texts], shape, AROUND_DRAWING) & ~mask
     mask |= _drawn(drawn, kept, traced, policy)
@@ -79,20 +79,22 @@ def plan_removal(
     marks = tuple(mark for mark in judged if mark.removed or mark.meaning is not Meaning.IDENTITY)
     marks += _text_marks(shown, shape, policy)
     check_share(mask & ~banner)
-    return Plan(banner, mask & ~banner, kept, foreign & ~mask, marks, _readings(marks, texts, shape, policy))
+    return RemovalPlan(
+        banner, mask & ~banner, kept, foreign & ~mask, marks, _readings(marks, texts, shape, policy)
+    )
 
 
 def _by_device(
-    header: ImageHeader, picture: Picture, tools: Tools, policy: Policy
-) -> tuple[Mask, tuple[Mark, ...]]:
+    header: ImageHeader, picture: Picture, tools: Tools, policy: CleaningPolicy
+) -> tuple[Mask, tuple[Annotation, ...]]:
     """Where this device is known to write what has to go: there it is believed, whatever can be read."""
     meanings = {meaning for meaning in Meaning if policy.removes(meaning)}
     return find_device_banner(header, picture, tools.device_rules, meanings)
 
 
 def plan_views(
-    views: Sequence[Picture], header: ImageHeader, tools: Tools, policy: Policy, *, graphics: bool
-) -> Plan:
+    views: Sequence[Picture], header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool
+) -> RemovalPlan:
     """The plan of a picture and of further views of it, which show what its window hides.
 
     Raises :class:`CleaningFailed` as :func:`plan_removal` does.
@@ -105,14 +107,16 @@ def plan_views(
         kept = (plan.kept | more.kept) & ~mask & ~banner
         foreign = (plan.foreign | more.foreign) & ~mask
         readings = (*plan.readings, *more.readings)
-        plan = Plan(banner, mask & ~banner, kept, foreign, (*plan.marks, *more.marks), readings)
+        plan = RemovalPlan(banner, mask & ~banner, kept, foreign, (*plan.marks, *more.marks), readings)
     return plan
 
 
-def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Mark, ...]:
+def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Annotation, ...]:
     """One mark per box of text that has to go, cut to the picture."""
     cut = ((box, _cut(box, shape)) for box in boxes)
-    return tuple(Mark(MarkKind.TEXT, place, min(box.confidence, 1.0)) for box, place in cut if place)
+    return tuple(
+        Annotation(AnnotationKind.TEXT, place, min(box.confidence, 1.0)) for box, place in cut if place
+    )
 
 
 def check_share(mask: Mask) -> None:
@@ -124,7 +128,7 @@ def check_share(mask: Mask) -> None:
         )
 
 
-def _written(texts: Sequence[Text], strokes: Mask, policy: Policy) -> tuple[Mask, Mask, Mask]:
+def _written(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) -> tuple[Mask, Mask, Mask]:
     """The places of texts that go whole, of those that stay, and of those whose letters alone go."""
     going = [text for text in texts if policy.removes(text.meaning)]
     letters = [text for text in going if _is_traced(text, strokes)]
@@ -136,19 +140,19 @@ def _written(texts: Sequence[Text], strokes: Mask, policy: Policy) -> tuple[Mask
     return mask, kept, traced
 
 
-def _drawn(drawn: Drawings, kept: Mask, traced: Mask, policy: Policy) -> Mask:
+def _drawn(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:
     """The drawn pixels that have to go: of text all but what was read and stays.
 
     Unread text goes in blocks: its letters must not be seen in the shape of the mask.
     """
-    strokes = drawn.masks[MarkKind.TEXT]
+    strokes = drawn.masks[AnnotationKind.TEXT]
     unread = strokes & ~kept & ~traced
-    if policy is Policy.CLINICAL:
+    if policy is CleaningPolicy.CLINICAL:
         unread = without_specks(unread)
     mask = blocks(without_rims(unread) if kept.any() else unread) | (strokes & traced)
-    if policy is Policy.RESEARCH:
+    if policy is CleaningPolicy.RESEARCH:
         for kind, own in drawn.masks.items():
-            mask |= own & (kind is not MarkKind.TEXT)
+            mask |= own & (kind is not AnnotationKind.TEXT)
     return mask & ~kept
 
 
@@ -167,39 +171,45 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
     left, top, right, bottom = text.box.box
     place = slice(max(top, 0), bottom), slice(max(left, 0), right)
     pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
-    symbols = sum(pixels[kind] for kind in (MarkKind.CALIPER, MarkKind.MARKER, MarkKind.SCALE))
-    letters = pixels[MarkKind.TEXT] + pixels[MarkKind.LOGO]
+    symbols = sum(
+        pixels[kind] for kind in (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
+    )
+    letters = pixels[AnnotationKind.TEXT] + pixels[AnnotationKind.LOGO]
     return not text.line.legible and symbols > 0 and letters <= LETTERLESS * symbols
 
 
-def _staying(drawn: Drawings, policy: Policy) -> Mask:
-    own = [mask for kind, mask in drawn.masks.items() if kind is not MarkKind.TEXT]
-    return np.asarray(np.logical_or.reduce(own), np.bool_) & (policy is Policy.CLINICAL)
+def _staying(drawn: Drawings, policy: CleaningPolicy) -> Mask:
+    own = [mask for kind, mask in drawn.masks.items() if kind is not AnnotationKind.TEXT]
+    return np.asarray(np.logical_or.reduce(own), np.bool_) & (policy is CleaningPolicy.CLINICAL)
 
 
-def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> tuple[Mark, ...]:
+def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> tuple[Annotation, ...]:
     """The drawings as marks, but text only where the text detector has none."""
     boxes = [text.box.box for text in texts]
     return tuple(
         mark
         for mark in drawn.marks
-        if mark.kind is not MarkKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
+        if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
     )
 
 
-def _judged(marks: Sequence[Mark], going: Mask) -> tuple[Mark, ...]:
+def _judged(marks: Sequence[Annotation], going: Mask) -> tuple[Annotation, ...]:
     """The marks with what becomes of them: gone when most of what was drawn there goes."""
     return tuple(
-        Mark(mark.kind, mark.box, mark.confidence, mark.frame, mark.meaning, removed=_inside(mark, going))
+        Annotation(
+            mark.kind, mark.box, mark.confidence, mark.frame, mark.meaning, removed=_inside(mark, going)
+        )
         for mark in marks
     )
 
 
-def _text_marks(texts: Sequence[Text], shape: tuple[int, ...], policy: Policy) -> tuple[Mark, ...]:
+def _text_marks(
+    texts: Sequence[Text], shape: tuple[int, ...], policy: CleaningPolicy
+) -> tuple[Annotation, ...]:
     cut = ((text, _cut(text.box, shape)) for text in texts)
     return tuple(
-        Mark(
-            MarkKind.TEXT,
+        Annotation(
+            AnnotationKind.TEXT,
             place,
             min(text.box.confidence, 1.0),
             meaning=text.meaning,
@@ -211,22 +221,24 @@ def _text_marks(texts: Sequence[Text], shape: tuple[int, ...], policy: Policy) -
 
 
 def _readings(
-    marks: Sequence[Mark], texts: Sequence[Text], shape: tuple[int, ...], policy: Policy
+    marks: Sequence[Annotation], texts: Sequence[Text], shape: tuple[int, ...], policy: CleaningPolicy
 ) -> tuple[Reading, ...]:
     """What the texts said, and where the calipers stood."""
     said = [
-        _reading(MarkKind.TEXT, text.meaning, place, text.line, policy)
+        _reading(AnnotationKind.TEXT, text.meaning, place, text.line, policy)
         for text in texts
         if (place := _cut(text.box, shape)) and text.line.legible
     ]
-    ends = [mark for mark in marks if mark.kind is MarkKind.CALIPER]
+    ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
     return (
         *said,
         *(_reading(m.kind, m.meaning, m.box, Line("", m.confidence, legible=False), policy) for m in ends),
     )
 
 
-def _reading(kind: MarkKind, meaning: Meaning, place: Box, line: Line, policy: Policy) -> Reading:
+def _reading(
+    kind: AnnotationKind, meaning: Meaning, place: Box, line: Line, policy: CleaningPolicy
+) -> Reading:
     left, top, right, bottom = (float(edge) for edge in place)
     return Reading(
         source_uid="",
@@ -246,7 +258,7 @@ def _cut(box: TextBox, shape: tuple[int, ...]) -> Box | None:
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _inside(mark: Mark, mask: Mask) -> bool:
+def _inside(mark: Annotation, mask: Mask) -> bool:
     """A thin drawing fills little of its box: a fifth of it counts."""
     left, top, right, bottom = mark.box
     return bool(mask[top:bottom, left:right].mean() > 0.2)

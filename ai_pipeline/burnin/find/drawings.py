@@ -8,15 +8,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import MEANINGS, Mark, MarkKind, Mask, Picture
+from ai_pipeline.burnin.annotation import MEANINGS, Annotation, AnnotationKind, Mask, Picture
 from ai_pipeline.burnin.find.bars import completed
 from ai_pipeline.burnin.find.flow import find_flow
 from ai_pipeline.burnin.find.lines import lines_between
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 
-KINDS = (MarkKind.TEXT, MarkKind.CALIPER, MarkKind.MARKER, MarkKind.SCALE, MarkKind.LOGO)
+KINDS = (
+    AnnotationKind.TEXT,
+    AnnotationKind.CALIPER,
+    AnnotationKind.MARKER,
+    AnnotationKind.SCALE,
+    AnnotationKind.LOGO,
+)
 """The detector's classes, from 1 on (:data:`ai_training.networks.marks.CLASSES`)."""
-SCALE = KINDS.index(MarkKind.SCALE) + 1
+SCALE = KINDS.index(AnnotationKind.SCALE) + 1
 COMPACT, SCALE_SHARE = 0.8, 0.1
 """A part of the flow that fills so much of its box, and of which the detector takes so much for a scale, is a
 colour bar."""
@@ -35,8 +41,8 @@ class Drawings:
     ``source``: the picture, what the detector says of it, and the pixels that it takes for drawn.
     """
 
-    masks: dict[MarkKind, Mask]
-    marks: tuple[Mark, ...]
+    masks: dict[AnnotationKind, Mask]
+    marks: tuple[Annotation, ...]
     source: tuple[Picture, MarkMaps, Mask] | None = None
 
     def beside(self, read: Mask) -> Drawings:
@@ -76,9 +82,9 @@ def _told(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArray[np
         own = classes == number
         masks[kind] = grown(own)
         marks += _marks(kind, own, maps)
-    ends = [mark for mark in marks if mark.kind is MarkKind.CALIPER]
-    masks[MarkKind.SCALE] = completed(picture, masks[MarkKind.SCALE])
-    masks[MarkKind.CALIPER] |= grown(lines_between(picture, ends))
+    ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
+    masks[AnnotationKind.SCALE] = completed(picture, masks[AnnotationKind.SCALE])
+    masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks), (picture, maps, drawn))
 
 
@@ -109,7 +115,7 @@ def _agreed(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     return np.where(drawn, chosen[labels], 0).astype(np.uint8)
 
 
-def _marks(kind: MarkKind, own: Mask, maps: MarkMaps) -> list[Mark]:
+def _marks(kind: AnnotationKind, own: Mask, maps: MarkMaps) -> list[Annotation]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(grown(own).astype(np.uint8), connectivity=8)
     if count == 1:
         return []
@@ -117,7 +123,7 @@ def _marks(kind: MarkKind, own: Mask, maps: MarkMaps) -> list[Mark]:
     pixels = np.bincount(inside, minlength=count)
     said = np.bincount(inside, weights=maps.marked[own], minlength=count)
     return [
-        Mark(
+        Annotation(
             kind,
             (int(left), int(top), int(left + width), int(top + height)),
             float(np.clip(said[index] / max(1, pixels[index]), 0, 1)),

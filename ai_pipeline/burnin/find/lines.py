@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mark, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation import Annotation, Mask, Picture, brightest
 
 Flags = npt.NDArray[np.uint8]
 
@@ -23,7 +23,7 @@ MOST_ENDS = 8
 """Calipers of four measurements. More of them trace an outline, or are colour flow: no line joins them."""
 
 
-def lines_between(picture: Picture, calipers: Sequence[Mark]) -> Mask:
+def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
     """The dotted lines, white or coloured, that join two of the calipers."""
     ends = [mark for mark in calipers if _is_square(mark)]
     if len(ends) > MOST_ENDS:
@@ -78,22 +78,22 @@ def dotted_line(thin: Picture, start: tuple[int, int], end: tuple[int, int]) -> 
     return flags & (thin > 30).astype(np.uint8)
 
 
-def _is_square(mark: Mark) -> bool:
+def _is_square(mark: Annotation) -> bool:
     """Calipers are: a ruler's ticks are not, though they look like the end of one."""
     width, height = _size(mark)
     return min(width, height) >= SMALLEST_END and max(width, height) <= UNLIKE * min(width, height)
 
 
-def _alike(one: Mark, other: Mark) -> bool:
+def _alike(one: Annotation, other: Annotation) -> bool:
     sizes = sorted((max(_size(one)), max(_size(other))))
     return sizes[1] <= UNLIKE * sizes[0]
 
 
-def _size(mark: Mark) -> tuple[int, int]:
+def _size(mark: Annotation) -> tuple[int, int]:
     left, top, right, bottom = mark.box
     return right - left, bottom - top
 
 
-def _centre(mark: Mark) -> tuple[int, int]:
+def _centre(mark: Annotation) -> tuple[int, int]:
     left, top, right, bottom = mark.box
     return (left + right) // 2, (top + bottom) // 2

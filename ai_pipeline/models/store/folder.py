@@ -36,7 +36,7 @@ _LOCK = ".lock"
 _STALE = 86400.0  # seconds
 
 
-class Event(BaseModel):
+class StoreEvent(BaseModel):
     """One line of history: ``model`` was put into use ``at`` a time (UTC), ``by`` which verb."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,14 +52,14 @@ class Use(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stack: tuple[str, ...] = ()
-    history: tuple[Event, ...] = ()
+    history: tuple[StoreEvent, ...] = ()
 
 
 _USES = TypeAdapter(dict[str, Use])
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ModelOrigin:
     """Where a model came from: ``source`` without secrets, and the licence that was agreed to."""
 
     source: str
@@ -133,7 +133,7 @@ def incoming(models_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def admit(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: Origin) -> Card:
+def admit(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: ModelOrigin) -> Card:
     """Make what lies in ``folder`` (of :func:`incoming`) a model of the store; returns its card.
 
     ``weights`` names the file of the card that is there already; the card's other files are taken from beside
@@ -186,8 +186,8 @@ def _take(path: Path, folder: Path) -> None:
         raise CardError(f"the card names {path.name} too, which cannot be read beside it") from error
 
 
-def _event(card: Card, verb: str) -> Event:
-    return Event(at=_now(), model=card.name, by=verb)
+def _event(card: Card, verb: str) -> StoreEvent:
+    return StoreEvent(at=_now(), model=card.name, by=verb)
 
 
 def _now() -> datetime:

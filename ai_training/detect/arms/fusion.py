@@ -30,7 +30,7 @@ PLACE_WIDTH, SIZE_WIDTH = 0.08, 0.3  # of the kernels: shares of the side, and o
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class BoxHeadRecipe:
     """How the head is fitted; chosen by cross-validation on the train and val boxes (docs/studies)."""
 
     components: int = 32
@@ -72,7 +72,7 @@ class Basis:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
+class FittedHead:
     """The head: ``weights [labels, parts, components]`` on the basis, and the candidates. A locator."""
 
     basis: Basis
@@ -109,7 +109,7 @@ class Fitted:
         return _single(weights), _single(bias)
 
 
-def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Recipe) -> Fitted:
+def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: BoxHeadRecipe) -> FittedHead:
     """Fit to ``boxes``; ``rows`` says which of ``maps [images, C, h, w]`` belongs to each."""
     random = np.random.default_rng(recipe.seed)
     basis = Basis.of(maps[sorted(set(rows))], recipe.components)
@@ -128,10 +128,10 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Re
     weights, trust = _learn(np.stack(inputs), np.stack(priors), np.stack(targets), numbers, recipe)
     trusted = {name: Candidates(one.boxes, _single(trust * one.prior)) for name, one in candidates.items()}
     shape = (len(labels), len(PARTS), recipe.components)
-    return Fitted(basis, weights.reshape(shape), BoxHead(trusted), maps)
+    return FittedHead(basis, weights.reshape(shape), BoxHead(trusted), maps)
 
 
-def _candidates(boxes: Floats, recipe: Recipe, random: np.random.Generator) -> Candidates:
+def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     made = [boxes]
     for _ in range(recipe.moved):
@@ -156,7 +156,7 @@ def _log_density(boxes: Floats, known: Floats) -> npt.NDArray[np.float64]:
 
 
 def _shown(
-    truth: Floats, boxes: Floats, recipe: Recipe, random: np.random.Generator
+    truth: Floats, boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
     low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
@@ -175,7 +175,7 @@ def _read(maps: Floats, boxes: Floats) -> Floats:
 
 
 def _learn(
-    inputs: Floats, priors: Floats, targets: Floats, labels: npt.NDArray[np.int64], recipe: Recipe
+    inputs: Floats, priors: Floats, targets: Floats, labels: npt.NDArray[np.int64], recipe: BoxHeadRecipe
 ) -> tuple[Floats, float]:
     spread = inputs.std((0, 1))
     x = torch.from_numpy(inputs / spread)

@@ -32,7 +32,7 @@ from ai_training.detect.arms.scores import (
     means,
     place_figures,
 )
-from ai_training.detect.arms.trunk import Read, read_images
+from ai_training.detect.arms.trunk import TrunkFeatures, read_images
 from ai_training.detect.arms.truth import corners, overlap
 from ai_training.sets.chest import LABELS, ChestImage, TruthBox
 
@@ -51,7 +51,7 @@ class Case:
     boxes: tuple[TruthBox, ...]
     rows: tuple[int, ...]
     paths: tuple[Path, ...]
-    read: Read
+    read: TrunkFeatures
 
     @staticmethod
     def of(boxes: Sequence[TruthBox], card: Card, report: Report) -> Case:
@@ -65,7 +65,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Said:
+class LocatorAnswers:
     """What each arm answered: ``places`` to the boxes' own labels, ``every`` to all labels in all images."""
 
     places: Mapping[str, tuple[Place | None, ...]]
@@ -73,8 +73,12 @@ class Said:
 
 
 def cross_validated(
-    case: Case, recipe: fusion.Recipe, report: Report, count: int = FOLDS, further: Further | None = None
-) -> Said:
+    case: Case,
+    recipe: fusion.BoxHeadRecipe,
+    report: Report,
+    count: int = FOLDS,
+    further: Further | None = None,
+) -> LocatorAnswers:
     """Every box and image answered by arms that were fitted without its patient."""
     fold = folds(case.boxes, count)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
@@ -94,10 +98,10 @@ def cross_validated(
             mine = places.setdefault(arm, [None] * len(case.boxes))
             for index in np.flatnonzero(fold == number):
                 mine[index] = answers.get((case.rows[index], case.boxes[index].label))
-    return Said({arm: tuple(found) for arm, found in places.items()}, every)
+    return LocatorAnswers({arm: tuple(found) for arm, found in places.items()}, every)
 
 
-def fitted(case: Case, known: Sequence[int], recipe: fusion.Recipe) -> dict[str, Locator]:
+def fitted(case: Case, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> dict[str, Locator]:
     """All arms, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
     boxes, rows = tuple(case.boxes[i] for i in known), [case.rows[i] for i in known]
     return {
@@ -108,7 +112,9 @@ def fitted(case: Case, known: Sequence[int], recipe: fusion.Recipe) -> dict[str,
     }
 
 
-def told(case: Case, said: Said, images: Sequence[ChestImage], card: Card, *, decide: bool) -> dict[str, Any]:
+def told(
+    case: Case, said: LocatorAnswers, images: Sequence[ChestImage], card: Card, *, decide: bool
+) -> dict[str, Any]:
     """All figures as they are printed; ``decide`` adds to every label whether it passes."""
     truth = [corners(box) for box in case.boxes]
     rows = {arm: place_figures(truth, found) for arm, found in said.places.items()}
@@ -168,7 +174,7 @@ def _compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[st
 
 
 def _detections(
-    case: Case, said: Said, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
+    case: Case, said: LocatorAnswers, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
 ) -> dict[str, Any]:
     """mAP and FROC: a box's score is the label's probability times how sure the place is."""
     of_path = {image.path: image for image in images}

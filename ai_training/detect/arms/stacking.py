@@ -18,11 +18,11 @@ from ai_pipeline.chest.boxes import trusting
 from ai_pipeline.models.card import Card
 from ai_training.detect.arms import fusion
 from ai_training.detect.arms.folds import folds
-from ai_training.detect.arms.judge import MEAN_T, Case, Report, Said, cross_validated
+from ai_training.detect.arms.judge import MEAN_T, Case, LocatorAnswers, Report, cross_validated
 from ai_training.detect.arms.locators import Locator
 from ai_training.detect.arms.scores import Place, place_figures
 from ai_training.detect.arms.truth import corners
-from ai_training.detect.arms.yolo import Recipe
+from ai_training.detect.arms.yolo import YoloRecipe
 from ai_training.detect.arms.yolo_locator import Drawn, trained
 
 TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -32,7 +32,7 @@ TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 class Stacked:
     """The head with what a YOLO draws, trusted so far. A locator."""
 
-    head: fusion.Fitted
+    head: fusion.FittedHead
     drawn: Drawn
     trust: float
 
@@ -44,8 +44,8 @@ class Stacked:
 
 
 def stacked_in_folds(
-    case: Case, card: Card, runs: Path, recipe: Recipe, report: Report
-) -> tuple[Said, float]:
+    case: Case, card: Card, runs: Path, recipe: YoloRecipe, report: Report
+) -> tuple[LocatorAnswers, float]:
     """All arms in five folds, ``fusion`` being head and YOLO, and the trust that is best on all of them.
 
     The YOLO of a fold is trained into ``runs`` where it is not there yet.
@@ -55,13 +55,13 @@ def stacked_in_folds(
         boxes = [case.boxes[index] for index in known]
         drawn = trained(boxes, card, runs / f"fold-{number + 1}", recipe, case.paths)
         head = arms["fusion"]
-        assert isinstance(head, fusion.Fitted)
+        assert isinstance(head, fusion.FittedHead)
         return {"yolo": drawn, **{_arm(trust): Stacked(head, drawn, trust) for trust in TRUSTS}}
 
-    return settled(case, cross_validated(case, fusion.Recipe(), report, further=further))
+    return settled(case, cross_validated(case, fusion.BoxHeadRecipe(), report, further=further))
 
 
-def settled(case: Case, said: Said) -> tuple[Said, float]:
+def settled(case: Case, said: LocatorAnswers) -> tuple[LocatorAnswers, float]:
     """``said`` with one arm ``fusion`` in the place of one for each trust; and the trust that ships."""
     fold = folds(case.boxes)
     of_image = dict(zip(case.rows, fold, strict=True))
@@ -84,7 +84,7 @@ def settled(case: Case, said: Said) -> tuple[Said, float]:
     others = ("yolo", "activation", "constant", "centre")
     places |= {arm: said.places[arm] for arm in others}
     every |= {arm: dict(said.every[arm]) for arm in others}
-    return Said(places, every), TRUSTS[_best(worth)]
+    return LocatorAnswers(places, every), TRUSTS[_best(worth)]
 
 
 def _best(worth: npt.NDArray[np.float64]) -> int:

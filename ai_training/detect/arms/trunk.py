@@ -25,7 +25,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Read:
+class TrunkFeatures:
     """What the classifier says of N images: ``maps [N, C, h, w]`` of its middle layers with its class
     activation, and the calibrated ``chances [N, labels of the card]``."""
 
@@ -48,7 +48,7 @@ def trunk_of(card: Card) -> PlacedClassifier:
     return network.eval()
 
 
-def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> Read:
+def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> TrunkFeatures:
     """Run the classifier of ``card`` over the images. Raises DataMissing when one cannot be read."""
     network, wanted = trunk_of(card), card.input
     assert wanted is not None
@@ -69,7 +69,7 @@ def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str]
     chance = [
         [probability(label, float(v)) for label, v in zip(card.labels, row, strict=True)] for row in said
     ]
-    return Read(np.concatenate(maps), np.array(chance, np.float32))
+    return TrunkFeatures(np.concatenate(maps), np.array(chance, np.float32))
 
 
 class BoxNetwork(nn.Module):

@@ -39,7 +39,7 @@ TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class YoloRecipe:
     """How a detector is trained. ``size`` in pixels, a multiple of 32; ``frozen``: the trunk stays."""
 
     size: int = 224
@@ -56,7 +56,7 @@ def labels_of(boxes: Sequence[TruthBox]) -> tuple[str, ...]:
     return tuple(sorted({box.label for box in boxes}))
 
 
-def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: Recipe) -> Path:
+def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRecipe) -> Path:
     """Train on ``boxes`` for all epochs and export the moving average; returns the ONNX file in ``out``.
 
     ``card`` is the classifier that lends trunk, labels (:func:`labels_of`) and preprocessing.
@@ -153,7 +153,7 @@ def _levels(card: Card) -> tuple[float, float]:
     return card.input.mean[0], card.input.scale[0]
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: YoloRecipe) -> dict[str, Any]:
     return {
         "imgsz": recipe.size, "epochs": recipe.epochs, "batch": recipe.batch, "seed": recipe.seed,
         "lr0": recipe.rate, "optimizer": "AdamW", "cos_lr": True, "warmup_epochs": 1.0, "weight_decay": 0.01,

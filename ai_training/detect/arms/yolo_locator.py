@@ -20,7 +20,7 @@ from ai_training.detect.arms.judge import Case, Report
 from ai_training.detect.arms.locators import Floats, Locator, centre, constant
 from ai_training.detect.arms.scores import Place, means, place_figures
 from ai_training.detect.arms.truth import corners, detection_boxes
-from ai_training.detect.arms.yolo import FILE, Recipe, labels_of, train_yolo
+from ai_training.detect.arms.yolo import FILE, YoloRecipe, labels_of, train_yolo
 from ai_training.sets.chest import TruthBox, read_grey
 
 
@@ -59,7 +59,7 @@ class Drawn:
 
 
 def trained(
-    boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: Recipe, paths: Sequence[Path]
+    boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
 ) -> Drawn:
     """The YOLO of ``boxes`` in ``folder``, trained now where there is none yet.
 
@@ -79,7 +79,7 @@ def trained(
     )
 
 
-def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: Recipe) -> str:
+def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: YoloRecipe) -> str:
     truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
     settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
     boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
@@ -87,7 +87,7 @@ def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: Recipe) -> str:
 
 
 def trained_and_judged(
-    data: Path, out: Path, card: Card, more: Sequence[Path], recipe: Recipe, report: Report
+    data: Path, out: Path, card: Card, more: Sequence[Path], recipe: YoloRecipe, report: Report
 ) -> dict[str, Any]:
     """Train into ``out`` and return the figures on the val boxes, beside head, constant box and centre prior
     that were fitted to the same train boxes. Raises DataMissing or CardError.
@@ -99,7 +99,7 @@ def trained_and_judged(
     rows = case.rows[len(known) :]
     arms: dict[str, Locator] = {
         "yolo": trained(known, card, out, recipe, case.paths),
-        "head": fusion.fit(known, case.rows[: len(known)], case.read.maps, fusion.Recipe()),
+        "head": fusion.fit(known, case.rows[: len(known)], case.read.maps, fusion.BoxHeadRecipe()),
         "constant": constant(known),
         "centre": centre(known),
     }

@@ -30,7 +30,7 @@ Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class InpaintRecipe:
     """Everything that shapes a run. ``adversary_from``: share of the iterations after which it joins."""
 
     architecture: str = "oci-gan"
@@ -57,7 +57,7 @@ class Recipe:
 def train(
     data: Path,
     out: Path,
-    recipe: Recipe,
+    recipe: InpaintRecipe,
     *,
     resume: bool = False,
     report: Report = lambda _share, _what: None,
@@ -80,7 +80,7 @@ def train(
     return write_filler_card(out, recipe.architecture, best, described)
 
 
-def validation_holes(data: Path, recipe: Recipe) -> list[Hole]:
+def validation_holes(data: Path, recipe: InpaintRecipe) -> list[Hole]:
     """The same squares in every run: validation frames, overlays of the train family."""
     random = np.random.default_rng(7919)
     pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
@@ -108,7 +108,7 @@ def _psnr(made: Tensor, truth: Tensor, hole: Tensor) -> list[float]:
 class _Run:
     """The state of one run: generator, its moving average, adversary, optimisers, schedule, history."""
 
-    def __init__(self, data: Path, out: Path, recipe: Recipe) -> None:
+    def __init__(self, data: Path, out: Path, recipe: InpaintRecipe) -> None:
         torch.manual_seed(recipe.seed)
         self.data, self.out, self.recipe = data, out, recipe
         self.network = ARCHITECTURES[recipe.architecture]()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta
 
-from ai_training.ultrasound.legible.evaluate import Leak, Outcome
+from ai_training.ultrasound.legible.evaluate import Leak, LegibleOutcome
 from ai_training.ultrasound.legible.ocr import RAPIDOCR, TESSERACT, tesseract_version
 from ai_training.ultrasound.overlays import HELD_OUT
 
@@ -18,7 +18,7 @@ LARGEST_RATE = 0.05
 """The design's targets: so many pictures; quarantined and blacked-out ones at most this share."""
 
 
-def counted(found: Sequence[Outcome], split: str, policy: str) -> dict[str, Any]:
+def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
     """Every figure; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
 
     Rates are of pictures. The pictures of one frame carry different overlays and are taken for independent.
@@ -48,12 +48,12 @@ def counted(found: Sequence[Outcome], split: str, policy: str) -> dict[str, Any]
     }
 
 
-def any_left(outcome: Outcome) -> bool:
+def any_left(outcome: LegibleOutcome) -> bool:
     """Whether any engine still reads something of the overlay."""
     return any(count.left or count.elsewhere for count in outcome.counts.values())
 
 
-def rate(hits: Sequence[Outcome], among: Sequence[Outcome]) -> dict[str, Any]:
+def rate(hits: Sequence[LegibleOutcome], among: Sequence[LegibleOutcome]) -> dict[str, Any]:
     """How many pictures of how many, and the largest rate that so few agree with."""
     return {"pictures": len(hits), "of": len(among), "at_most": round(at_most(len(hits), len(among)), 5)}
 
@@ -86,7 +86,7 @@ def missed_targets(result: dict[str, Any]) -> list[str]:
     return faults
 
 
-def _engine(released: Sequence[Outcome], name: str) -> dict[str, Any]:
+def _engine(released: Sequence[LegibleOutcome], name: str) -> dict[str, Any]:
     counts = [outcome.counts[name] for outcome in released]
     readable = sum(count.before for count in counts)
     left = sum(len(count.left) for count in counts)

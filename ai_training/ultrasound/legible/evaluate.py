@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ai_pipeline.burnin import CleaningResult, Policy, Tools, clean, shared_tools
+from ai_pipeline.burnin import CleaningPolicy, CleaningResult, Tools, clean, shared_tools
 from ai_pipeline.burnin.annotation import Box, Mask, Picture
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
 from ai_training.sets.chest import DataMissing
-from ai_training.ultrasound.legible.ocr import Engine, Read, engines
+from ai_training.ultrasound.legible.ocr import OcrEngine, OcrLine, engines
 from ai_training.ultrasound.legible.tokens import (
     SAME,
     Token,
@@ -44,12 +44,12 @@ COVERED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LegibleTask:
     """Everything that a worker needs. ``report``: where pictures of failures go."""
 
     data: Path
     split: str
-    policy: Policy
+    policy: CleaningPolicy
     models_dir: Path | None
     report: Path | None
 
@@ -78,7 +78,7 @@ class EngineCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LegibleOutcome:
     """What became of one picture. ``released`` is False where the node handed nothing back."""
 
     number: int
@@ -96,7 +96,7 @@ class Outcome:
     filled: float = 0.0
 
 
-def outcomes(job: Job, pictures: int, workers: int, report: Report) -> Iterator[Outcome]:
+def outcomes(job: LegibleTask, pictures: int, workers: int, report: Report) -> Iterator[LegibleOutcome]:
     """Judge ``pictures`` pictures in ``workers`` processes, in any order. Raises DataMissing."""
     frames = clean_frames(job.split)
     missing = job.data / frames[0].source / frames[0].file
@@ -120,13 +120,15 @@ def outcomes(job: Job, pictures: int, workers: int, report: Report) -> Iterator[
 class Judge:
     """Burns, cleans and reads. One per process."""
 
-    def __init__(self, job: Job, tools: Tools | None = None, readers: Sequence[Engine] | None = None) -> None:
+    def __init__(
+        self, job: LegibleTask, tools: Tools | None = None, readers: Sequence[OcrEngine] | None = None
+    ) -> None:
         self._job = job
         self._frames = clean_frames(job.split)
         self._tools = tools or shared_tools(job.models_dir)
         self._engines = tuple(readers) if readers is not None else engines()
 
-    def picture(self, number: int) -> Outcome:
+    def picture(self, number: int) -> LegibleOutcome:
         """The outcome of picture ``number``: the same in every run."""
         frame, burned, tokens = burned_picture(self._job.data, self._frames, number)
         name = f"{frame.source}/{frame.file}"
@@ -136,7 +138,9 @@ class Judge:
         except CleaningFailed as failure:
             seconds = time.perf_counter() - began
             self._show(number, "quarantined", burned, None, ())
-            return Outcome(number, name, len(tokens), released=False, seconds=seconds, reason=str(failure))
+            return LegibleOutcome(
+                number, name, len(tokens), released=False, seconds=seconds, reason=str(failure)
+            )
         seconds = time.perf_counter() - began
         return self.outcome(number, name, burned, tokens, cleaned, seconds)
 
@@ -148,7 +152,7 @@ class Judge:
         tokens: tuple[Token, ...],
         cleaned: CleaningResult,
         seconds: float,
-    ) -> Outcome:
+    ) -> LegibleOutcome:
         """What is left in ``cleaned``, which the node made of the burned picture in so many seconds."""
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
@@ -157,7 +161,7 @@ class Judge:
         uncovered = uncovered_texts(burned, tokens, mask)
         if leaks_ or uncovered or changed.any():
             self._show(number, "left" if leaks_ else "uncovered", burned, (picture, mask), leaks_)
-        return Outcome(
+        return LegibleOutcome(
             number=number,
             frame=name,
             tokens=len(tokens),
@@ -178,7 +182,7 @@ class Judge:
         return clean(image, lambda _share, _what: None, policy=self._job.policy, tools=self._tools)
 
     def _read(
-        self, engine: Engine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
+        self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
     ) -> EngineCount:
         before = engine.lines([level_crop(burned.image, token.corners) for token in tokens])
         legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
@@ -191,14 +195,14 @@ class Judge:
         elsewhere, invented = self._elsewhere(engine, burned, cleaned)
         return EngineCount(len(legible), left, elsewhere, invented)
 
-    def _elsewhere(self, engine: Engine, burned: BurnIn, cleaned: Picture) -> tuple[tuple[Leak, ...], int]:
+    def _elsewhere(self, engine: OcrEngine, burned: BurnIn, cleaned: Picture) -> tuple[tuple[Leak, ...], int]:
         """What is read anywhere in the cleaned picture and was not there before anything was drawn."""
         strings = engine.everything(cleaned)
         if not strings:
             return (), 0
         own = engine.everything(burned.clean)
         fresh = [string for string in strings if not any(_overlap(string, other) for other in own)]
-        words = drawn_words(burned, everything=self._job.policy is Policy.RESEARCH)
+        words = drawn_words(burned, everything=self._job.policy is CleaningPolicy.RESEARCH)
         drawn = [string for string in fresh if any(similarity(word, string.text) >= SAME for word in words)]
         return tuple(Leak(engine.name, s.text, s.box) for s in drawn), len(fresh) - len(drawn)
 
@@ -255,12 +259,12 @@ def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> in
 _judge: Judge | None = None
 
 
-def _prepare(job: Job) -> None:
+def _prepare(job: LegibleTask) -> None:
     global _judge  # noqa: PLW0603  # the pool's way to give a process something to keep
     _judge = Judge(job)
 
 
-def _judged(number: int) -> Outcome:
+def _judged(number: int) -> LegibleOutcome:
     if _judge is None:
         raise RuntimeError("the process was not prepared")
     return _judge.picture(number)
@@ -271,7 +275,7 @@ def _bounds(token: Token) -> Box:
     return int(left), int(top), int(right) + 1, int(bottom) + 1
 
 
-def _overlap(one: Read, other: Read) -> bool:
+def _overlap(one: OcrLine, other: OcrLine) -> bool:
     width = min(one.box[2], other.box[2]) - max(one.box[0], other.box[0])
     height = min(one.box[3], other.box[3]) - max(one.box[1], other.box[1])
     return width > 0 and height > 0

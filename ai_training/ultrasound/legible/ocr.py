@@ -34,14 +34,14 @@ TIMEOUT = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class OcrLine:
     """One string that stands somewhere in a picture; ``text`` folded."""
 
     text: str
     box: Box
 
 
-class Engine(Protocol):
+class OcrEngine(Protocol):
     """An OCR engine."""
 
     name: str
@@ -50,12 +50,12 @@ class Engine(Protocol):
         """What each level crop says, folded: as it stands, upside down, and each with contrast raised."""
         ...
 
-    def everything(self, picture: Picture) -> list[Read]:
+    def everything(self, picture: Picture) -> list[OcrLine]:
         """All strings of a whole picture with at least :data:`SHORTEST` letters and digits."""
         ...
 
 
-def engines() -> tuple[Engine, ...]:
+def engines() -> tuple[OcrEngine, ...]:
     """Those that this machine has; rapidocr always."""
     return (RapidOcr(), Tesseract()) if tesseract_version() else (RapidOcr(),)
 
@@ -93,14 +93,14 @@ class RapidOcr:
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
         return [tuple(self._line(view) for view in views(crop)) for crop in crops]
 
-    def everything(self, picture: Picture) -> list[Read]:
+    def everything(self, picture: Picture) -> list[OcrLine]:
         factor = working_scale(picture)
         large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         result = self._ocr(np.ascontiguousarray(large), use_det=True, use_rec=True, use_cls=False)
         if result.boxes is None or result.txts is None:
             return []
         return [
-            Read(folded(text), _bounds(np.asarray(corners, np.float32) / factor))
+            OcrLine(folded(text), _bounds(np.asarray(corners, np.float32) / factor))
             for corners, text, score in zip(result.boxes, result.txts, result.scores, strict=True)
             if score >= LEAST_SCORE and len(folded(text)) >= SHORTEST
         ]
@@ -124,7 +124,7 @@ class Tesseract:
         ways = len(cuts) // len(crops)
         return [tuple(texts[index * ways : (index + 1) * ways]) for index in range(len(crops))]
 
-    def everything(self, picture: Picture) -> list[Read]:
+    def everything(self, picture: Picture) -> list[OcrLine]:
         factor = working_scale(picture)
         large = cv2.resize(brightest(picture), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         table = csv.DictReader(
@@ -133,7 +133,7 @@ class Tesseract:
             quoting=csv.QUOTE_NONE,
         )
         return [
-            Read(folded(row["text"]), _scaled(row, factor))
+            OcrLine(folded(row["text"]), _scaled(row, factor))
             for row in table
             if float(row["conf"]) >= LEAST_CONFIDENCE and len(folded(row["text"] or "")) >= SHORTEST
         ]

@@ -64,7 +64,7 @@ class RealFrame:
         return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8), targets
 
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
+class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
     """Item ``i`` is one iteration's batch: float32 ``[N, 3, side, side]``, targets ``[N, side, side]``."""
 
     def __init__(self, data: Path, mix: Mix, seed: int, iterations: range) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ai_pipeline.burnin import Policy, Tools
+from ai_pipeline.burnin import CleaningPolicy, Tools
 from ai_pipeline.burnin.tools import MARKS
 from ai_training.ultrasound.marks import snapshots
 from ai_training.ultrasound.marks.maskers import maskers
@@ -20,8 +20,8 @@ from ai_training.ultrasound.marks.real_frames import (
 )
 from ai_training.ultrasound.marks.real_scores import (
     CLEAN_AREA,
+    MarkCounts,
     Missed,
-    Tally,
     clean_areas,
     met,
     score_frames,
@@ -40,7 +40,7 @@ def judge_marks(
     split: str = "test",
     style: str = "held-out",
     pictures: int = 200,
-    policy: Policy = Policy.RESEARCH,
+    policy: CleaningPolicy = CleaningPolicy.RESEARCH,
     report_to: Path | None = None,
     report: Report = lambda _share, _what: None,
 ) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def judge_marks(
     return result
 
 
-def show_missed(folder: Path, tally: Tally) -> None:
+def show_missed(folder: Path, tally: MarkCounts) -> None:
     """A picture of every mark that was not found: as it is, and with mark (green) and mask outlined."""
     for missed in tally.missed:
         snapshots.save(folder / f"{missed.frame.name}-{missed.mark.number}.png", _picture(missed))
 
 
-def show_frames(folder: Path, tally: Tally) -> None:
+def show_frames(folder: Path, tally: MarkCounts) -> None:
     """Every frame in which a mark was missed, as a whole: what was missed in green, the mask outlined."""
     by_frame: dict[str, list[Missed]] = {}
     for missed in tally.missed:
@@ -101,7 +101,7 @@ def show_frames(folder: Path, tally: Tally) -> None:
         snapshots.save(folder / f"{name}.png", snapshots.titled(picture, f"{name}: {len(found)} missed"))
 
 
-def worst_first(tally: Tally) -> list[Mapping[str, Any]]:
+def worst_first(tally: MarkCounts) -> list[Mapping[str, Any]]:
     """The missed marks as plain values, the least found first."""
     rows = sorted(tally.missed, key=lambda missed: missed.share)
     return [

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ai_training.networks.marks import CLASSES, OUTPUTS, MarkFinder, MarkNetwork
+from ai_training.networks.marks import CLASSES, OUTPUTS, MarkFinderGraph, MarkNetwork
 from ai_training.ultrasound.overlays.styles import FAMILIES, korean_faces, latin_faces
 from ai_training.ultrasound.overlays.typesetting import font_list
 
@@ -28,7 +28,7 @@ def export_finder(network: MarkNetwork, path: Path) -> None:
     """Write the detector: input ``frames`` RGB 0..255 with free rows and columns, multiples of 16."""
     rows, columns = Dim("rows16", min=2, max=LARGEST), Dim("columns16", min=2, max=LARGEST)
     export(
-        MarkFinder(network).eval(),
+        MarkFinderGraph(network).eval(),
         (torch.zeros(1, 3, 96, 128),),
         {"frames": {2: 16 * rows, 3: 16 * columns}},
         OUTPUTS,

@@ -25,8 +25,8 @@ from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 from ai_training import runs
 from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
-from ai_training.networks.marks import MarkFinder as FinderGraph
-from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, Batches, Mix, burned_frames
+from ai_training.networks.marks import MarkFinderGraph as FinderGraph
+from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, MarkBatches, Mix, burned_frames
 from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
 
@@ -42,7 +42,7 @@ FOUND_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class MarkRecipe:
     """Everything that shapes a run."""
 
     iterations: int = 6000
@@ -62,7 +62,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class MarkScores:
     """How a mask agrees with the truth on some pictures. ``clean_area``: share of clean ones marked."""
 
     object_recall: float
@@ -80,7 +80,7 @@ class Scores:
 def train(
     data: Path,
     out: Path,
-    recipe: Recipe,
+    recipe: MarkRecipe,
     *,
     resume: bool = False,
     report: Report = lambda _share, _what: None,
@@ -109,7 +109,7 @@ def train(
     return write_finder_card(out, threshold, asdict(scores), described)
 
 
-def loss_of(logits: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
+def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
     """Cross-entropy over the classes, "any mark" where only that is known, and Dice of mark against none."""
     weights = torch.tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
     known = targets.masked_fill(targets == ANY_MARK, IGNORED)
@@ -127,7 +127,7 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: Recipe) -> Tensor:
     return loss + recipe.dice_weight * dice
 
 
-def validation_pictures(data: Path, recipe: Recipe) -> Iterator[BurnIn]:
+def validation_pictures(data: Path, recipe: MarkRecipe) -> Iterator[BurnIn]:
     """The same pictures in every run: validation frames, overlays of the train family."""
     pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
     return (burned for _, burned in pictures)
@@ -135,7 +135,7 @@ def validation_pictures(data: Path, recipe: Recipe) -> Iterator[BurnIn]:
 
 def choose_threshold(
     network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
-) -> tuple[float, Scores]:
+) -> tuple[float, MarkScores]:
     """The lowest threshold that leaves ``plain``, clean frames, alone; the highest there is if none does."""
     finder = torch_finder(network)
     areas = np.zeros(len(THRESHOLDS))
@@ -151,7 +151,7 @@ def choose_threshold(
 
 def score(
     pictures: Sequence[BurnIn], maps: Sequence[MarkMaps], plain: Sequence[MarkMaps], threshold: float
-) -> Scores:
+) -> MarkScores:
     """Compare masks with the truth; ``plain`` are the maps of the same pictures without marks."""
     hit = predicted = true = objects = found = 0
     for burned, said in zip(pictures, maps, strict=True):
@@ -162,7 +162,7 @@ def score(
         shares = object_shares(burned, mask)
         objects, found = objects + len(shares), found + int((shares >= FOUND_SHARE).sum())
     area = float(np.mean([said.above(threshold).mean() for said in plain]))
-    return Scores(
+    return MarkScores(
         object_recall=found / max(1, objects),
         pixel_recall=hit / max(1, true),
         precision=hit / max(1, predicted),
@@ -194,7 +194,7 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
 class _Run:
     """The state of one run: network, its moving average, optimiser, schedule, history."""
 
-    def __init__(self, data: Path, out: Path, recipe: Recipe) -> None:
+    def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:
         torch.manual_seed(recipe.seed)
         self.data, self.out, self.recipe = data, out, recipe
         self.network = MarkNetwork(recipe.widths)
@@ -211,7 +211,7 @@ class _Run:
 
     def train(self, report: Report) -> None:
         recipe = self.recipe
-        batches = Batches(self.data, recipe.mix, recipe.seed, range(self.done, recipe.iterations))
+        batches = MarkBatches(self.data, recipe.mix, recipe.seed, range(self.done, recipe.iterations))
         loader = DataLoader(batches, batch_size=None, num_workers=recipe.workers)
         losses: list[float] = []
         for frames, targets in loader:

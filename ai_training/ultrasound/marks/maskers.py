@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask, Picture, Policy
+from ai_pipeline.burnin.annotation import CleaningPolicy, Mask, Picture
 from ai_pipeline.burnin.decide.planning import MARGIN, plan_removal
 from ai_pipeline.burnin.decide.writing import candidates
 from ai_pipeline.burnin.find.drawings import grown
@@ -31,7 +31,7 @@ class Masker:
     mask: Callable[[Picture], Mask | None]
 
 
-def maskers(tools: Tools, policy: Policy = Policy.RESEARCH) -> tuple[Masker, ...]:
+def maskers(tools: Tools, policy: CleaningPolicy = CleaningPolicy.RESEARCH) -> tuple[Masker, ...]:
     """The network alone, rapidocr's boxes alone, and all that the node removes."""
     return (
         Masker(NETWORK, lambda picture: network_mask(picture, tools)),
@@ -52,7 +52,7 @@ def text_mask(picture: Picture, reader: TextReader) -> Mask:
     return paint(boxes, picture.shape, MARGIN)
 
 
-def node_mask(picture: Picture, tools: Tools, policy: Policy) -> Mask | None:
+def node_mask(picture: Picture, tools: Tools, policy: CleaningPolicy) -> Mask | None:
     """All that the node's plan removes before it verifies; None where it refuses the picture."""
     header = picture_header(picture, MODALITY, lossy=True)
     try:

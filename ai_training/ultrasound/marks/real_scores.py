@@ -43,7 +43,7 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tally:
+class MarkCounts:
     """What one masker did, a row per frame: found and there by class; hit, marked and known-wrong pixels."""
 
     found: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -55,9 +55,9 @@ class Tally:
 
 def score_frames(
     frames: Sequence[MarkedFrame], maskers: Sequence[Masker], report: Report = lambda _share, _what: None
-) -> dict[str, Tally]:
+) -> dict[str, MarkCounts]:
     """Run every masker on every frame. A frame that the node refuses counts as nothing found."""
-    tallies = {masker.name: Tally() for masker in maskers}
+    tallies = {masker.name: MarkCounts() for masker in maskers}
     for number, frame in enumerate(frames):
         report(number / len(frames), f"frame {number + 1}")
         for masker in maskers:
@@ -69,7 +69,7 @@ def score_frames(
     return tallies
 
 
-def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, Tally]) -> dict[str, Any]:
+def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) -> dict[str, Any]:
     """The figures of every masker: in all, by class, by stratum; with pixels and areas."""
     weights = patient_weights([frame.name for frame in frames])
     strata = sorted({frame.stratum for frame in frames})
@@ -154,7 +154,7 @@ def met(rows: Mapping[str, Any]) -> dict[str, bool]:
     return {name: row["recall"][0] >= RECALL and row["recall"][1] >= LOWEST for name, row in rows.items()}
 
 
-def _count(frame: MarkedFrame, mask: Mask, tally: Tally) -> None:
+def _count(frame: MarkedFrame, mask: Mask, tally: MarkCounts) -> None:
     found, there = np.zeros(len(MarkClass), np.int64), np.zeros(len(MarkClass), np.int64)
     size = int(frame.owners.max(initial=0)) + 1
     pixels = np.bincount(frame.owners.ravel(), minlength=size)

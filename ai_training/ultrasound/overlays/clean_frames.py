@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, MarkKind, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation import AnnotationKind, Box, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import SURE_OF_TEXT, TextReader, paint
 from ai_training.sets.chest import DataMissing
 from ai_training.ultrasound.overlays.looking_clean import find_graphics
@@ -135,7 +135,7 @@ def marked_area(picture: Picture, reader: TextReader) -> Mask:
     coloured = cv2.morphologyEx(_chroma(picture), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > CHROMA
     graphics = find_graphics(picture, texts)
     area = (texts | graphics.mask | coloured).astype(np.uint8)
-    inner = [mark.box for mark in graphics.marks if mark.kind is MarkKind.CALIPER]
+    inner = [mark.box for mark in graphics.marks if mark.kind is AnnotationKind.CALIPER]
     corners = [(x, y) for left, top, right, bottom in inner for x in (left, right) for y in (top, bottom)]
     if corners:
         cv2.fillConvexPoly(area, cv2.convexHull(np.array(corners, np.int32)), 1)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mark, MarkKind, Mask, Picture, brightest, contrast
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Box, Mask, Picture, brightest, contrast
 from ai_pipeline.burnin.find.flow import red_or_blue
 from ai_pipeline.burnin.find.lines import coloured_line, dotted_line
 
@@ -42,7 +42,7 @@ class Graphics:
     """The drawings found in one picture: their pixels and one mark each."""
 
     mask: Mask
-    marks: tuple[Mark, ...]
+    marks: tuple[Annotation, ...]
 
 
 def find_graphics(picture: Picture, ignore: Mask) -> Graphics:
@@ -55,11 +55,11 @@ def find_graphics(picture: Picture, ignore: Mask) -> Graphics:
         found.append(_coloured(picture, known, sector))
     found.append(_crosses(grey, known))
     mask = np.zeros(grey.shape, np.uint8)
-    marks: list[Mark] = []
+    marks: list[Annotation] = []
     for flags, kind in found:
         fresh = flags & ~cv2.dilate(mask, np.ones((3, 3), np.uint8)) & 1
         drawn = fresh.astype(np.bool_)
-        marks += [Mark(kind, box, contrast(picture, drawn, box)) for box in _component_boxes(fresh)]
+        marks += [Annotation(kind, box, contrast(picture, drawn, box)) for box in _component_boxes(fresh)]
         mask |= flags
     # Two pixels more: the soft edge and the ringing of lossy compression belong to the drawing.
     return Graphics(cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.bool_), tuple(marks))
@@ -77,7 +77,7 @@ def _sector(grey: Picture, known: Flags) -> Flags:
     return hull
 
 
-def _outside(grey: Picture, known: Flags, sector: Flags) -> tuple[Flags, MarkKind]:
+def _outside(grey: Picture, known: Flags, sector: Flags) -> tuple[Flags, AnnotationKind]:
     """Ticks, pointers, single letters: small bright things on the black surround."""
     bright = ((grey > BLACK) & (known == 0)).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
@@ -92,10 +92,10 @@ def _outside(grey: Picture, known: Flags, sector: Flags) -> tuple[Flags, MarkKin
         inside = float(sector[cut][own].mean())
         if inside < 0.5 and int(grey[cut][own].max()) >= DRAWN:
             keep[index] = 1
-    return keep[labels], MarkKind.MARKER
+    return keep[labels], AnnotationKind.MARKER
 
 
-def _coloured(picture: Picture, known: Flags, sector: Flags) -> tuple[Flags, MarkKind]:
+def _coloured(picture: Picture, known: Flags, sector: Flags) -> tuple[Flags, AnnotationKind]:
     """Yellow, green or cyan drawings, thin ones by their colour against the tint around them.
 
     Where the picture holds colour flow nothing near the flow is touched.
@@ -121,7 +121,7 @@ def _coloured(picture: Picture, known: Flags, sector: Flags) -> tuple[Flags, Mar
     drawn = keep[labels]
     for one, other in combinations(ends[:MOST_CROSSES], 2):
         drawn |= coloured_line(picture, one, other)
-    return drawn & (1 - near_flow), MarkKind.CALIPER
+    return drawn & (1 - near_flow), AnnotationKind.CALIPER
 
 
 def _thin_overlay(picture: Picture, least: int) -> Flags:
@@ -161,11 +161,11 @@ def _chroma(picture: Picture) -> Picture:
     return brightest(picture) - darkest
 
 
-def _crosses(grey: Picture, known: Flags) -> tuple[Flags, MarkKind]:
+def _crosses(grey: Picture, known: Flags) -> tuple[Flags, AnnotationKind]:
     """White "+" and "×" of calipers, the dotted lines between them and the digits beside them."""
     flags = np.zeros(grey.shape, np.uint8)
     if min(grey.shape) < 40:
-        return flags, MarkKind.CALIPER
+        return flags, AnnotationKind.CALIPER
     centres = _cross_centres(np.where(known.astype(np.bool_), 0, grey).astype(np.uint8))
     thin = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     for column, row, arm in centres:
@@ -173,7 +173,7 @@ def _crosses(grey: Picture, known: Flags) -> tuple[Flags, MarkKind]:
         flags[cut] |= (thin[cut] > 40).astype(np.uint8)
     for one, other in combinations(centres, 2):
         flags |= dotted_line(thin, one[:2], other[:2])
-    return flags, MarkKind.CALIPER
+    return flags, AnnotationKind.CALIPER
 
 
 def _cross_centres(grey: Picture) -> list[tuple[int, int, int]]:

@@ -19,7 +19,7 @@ from dicom_node.jobs.worker.run import HandedBack
 _LOGGER = logging.getLogger(__name__)
 
 
-class Pulse:
+class JobHeartbeat:
     """While a job runs: heartbeats, the time limit, and the way to stop it.
 
     ``interval`` and ``limit`` in seconds. A job is stopped when it reports progress next; one that does not

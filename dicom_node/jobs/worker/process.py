@@ -23,7 +23,7 @@ from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.worker.ahead import Ahead
 from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
-from dicom_node.jobs.worker.heartbeat import Pulse
+from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.run import HandedBack, NoSuchPipeline, Runner
 from dicom_node.model.lifecycle import JobState
@@ -42,7 +42,9 @@ _PAUSE_SECONDS = 1.0  # when the database is away
 class _LetsPass:
     """Reports a job's progress, and between its steps lets others pass."""
 
-    def __init__(self, job: ClaimedJob, pulse: Pulse, let_pass: Callable[[ClaimedJob, Pulse], None]) -> None:
+    def __init__(
+        self, job: ClaimedJob, pulse: JobHeartbeat, let_pass: Callable[[ClaimedJob, JobHeartbeat], None]
+    ) -> None:
         self._job, self._pulse, self._let_pass = job, pulse, let_pass
         self._looked_at = time.monotonic()
 
@@ -101,7 +103,7 @@ class Worker:
             self._runner.run(job, _LetsPass(job, pulse, self._let_pass))
         return True
 
-    def _let_pass(self, job: ClaimedJob, pulse: Pulse) -> None:
+    def _let_pass(self, job: ClaimedJob, pulse: JobHeartbeat) -> None:
         """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
 
         So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
@@ -116,9 +118,9 @@ class Worker:
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
             _LOGGER.error("no job can pass: %s", type(error).__name__)
 
-    def _pulse(self, job: ClaimedJob) -> Pulse:
+    def _pulse(self, job: ClaimedJob) -> JobHeartbeat:
         workers = self._settings.workers
-        return Pulse(
+        return JobHeartbeat(
             self._queue,
             job,
             interval=min(1.0, workers.lease_seconds / 4),

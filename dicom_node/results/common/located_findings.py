@@ -24,7 +24,7 @@ _RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mark:
+class LocatedFinding:
     """One finding at one place, or of the whole image (``region`` None)."""
 
     finding: Finding
@@ -55,12 +55,12 @@ def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Findin
     return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
 
 
-def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]) -> list[Mark]:
+def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]) -> list[LocatedFinding]:
     """Marks of one image: all that is reported and not absent, ranked.
 
     Raises ResultRefused for an impossible frame.
     """
-    marks: list[Mark] = []
+    marks: list[LocatedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
     for finding in ranked(reported(context, of_source(source, findings))):
         if finding.decision is Decision.ABSENT:
@@ -73,13 +73,13 @@ def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]
             uid = given or tracking_uid(context, source, *key, str(seen[key]))
             seen[key] += 1
             identifier = f"AI {finding.label} {len(marks) + 1}, image {source.number}"
-            marks.append(Mark(finding, region, uid, identifier[:64]))
+            marks.append(LocatedFinding(finding, region, uid, identifier[:64]))
     if len({mark.tracking_uid for mark in marks}) < len(marks):
         raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
     return marks
 
 
-def tracked(marks: Sequence[Mark]) -> list[Finding]:
+def tracked(marks: Sequence[LocatedFinding]) -> list[Finding]:
     """Each marked region as a finding of its own, with its tracking UID: what the renderer draws."""
     return [
         replace(mark.finding, regions=(mark.region,) if mark.region else (), tracking_uid=mark.tracking_uid)

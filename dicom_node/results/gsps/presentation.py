@@ -31,7 +31,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import copy_present
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.located_findings import Mark, marks_of, of_source, outline
+from dicom_node.results.common.located_findings import LocatedFinding, marks_of, of_source, outline
 from dicom_node.results.common.source import Source
 
 LAYER: Final = "AI"
@@ -144,7 +144,7 @@ def _annotations(
     return annotations
 
 
-def _box(mark: Mark, source: Source) -> GraphicObject:
+def _box(mark: LocatedFinding, source: Source) -> GraphicObject:
     assert mark.region is not None
     return GraphicObject(
         "POLYLINE",
@@ -155,7 +155,7 @@ def _box(mark: Mark, source: Source) -> GraphicObject:
     )
 
 
-def _label(mark: Mark, source: Source) -> TextObject:
+def _label(mark: LocatedFinding, source: Source) -> TextObject:
     assert mark.region is not None
     corner = outline(mark.region, source).min(axis=0)
     return TextObject(

@@ -34,7 +34,7 @@ from dicom_node.results.common import concepts
 from dicom_node.results.common.context import Cause, ResultContext
 from dicom_node.results.common.equipment import algorithm
 from dicom_node.results.common.identity import tracking_uid
-from dicom_node.results.common.located_findings import Mark, check_frame, outline, ranked
+from dicom_node.results.common.located_findings import LocatedFinding, check_frame, outline, ranked
 from dicom_node.results.common.source import Source
 from dicom_node.results.sr.examination import region_of, side_of
 
@@ -73,7 +73,7 @@ class Summary:
         return [(concepts.AI_RESULT, self.answer), *because]
 
 
-def region_group(mark: Mark, source: Source) -> Group:
+def region_group(mark: LocatedFinding, source: Source) -> Group:
     """TID 1410: one finding in one region, with a tracking UID of its own."""
     finding, region = mark.finding, mark.region
     assert region is not None
@@ -94,7 +94,7 @@ def region_group(mark: Mark, source: Source) -> Group:
     )
 
 
-def image_finding_group(mark: Mark, source: Source) -> Group:
+def image_finding_group(mark: LocatedFinding, source: Source) -> Group:
     """TID 1501: one finding of the image as a whole."""
     finding = mark.finding
     frames = _frame_numbers(finding, source)
@@ -133,7 +133,7 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
 
 
 def evaluations_container(
-    marks: Sequence[tuple[Mark, Source]], summaries: Sequence[Summary]
+    marks: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
 ) -> ContainerContentItem:
     """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
@@ -197,7 +197,7 @@ def _remarks(summary: Summary) -> list[ContentItem]:
     ]
 
 
-def _tracking(mark: Mark) -> TrackingIdentifier:
+def _tracking(mark: LocatedFinding) -> TrackingIdentifier:
     return TrackingIdentifier(uid=mark.tracking_uid, identifier=mark.identifier)
 
 

@@ -21,7 +21,16 @@ from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Association, Delivery, EventRow, Instance, Job, Reception, Result, Study
+from dicom_node.store.tables import (
+    Association,
+    Delivery,
+    EventRow,
+    Instance,
+    Job,
+    ReceivedObject,
+    Result,
+    Study,
+)
 
 NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
 DELIVERED, BROKEN, CONFLICT = "1.2.840.99.1", "1.2.840.99.2", "1.2.840.99.3"
@@ -187,7 +196,7 @@ def received(study: Study) -> list[Any]:
             )
         )  # fmt: skip
         rows.append(
-            Reception(
+            ReceivedObject(
                 spool_name=uid, path="x", study_id=study.id, sop_instance_uid=uid, outcome=Outcome.NEW,
                 association=f"a-{number}", calling_ae="US1", called_ae="AINODE", bytes=1, received_at=NOW,
             )

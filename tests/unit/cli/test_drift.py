@@ -13,7 +13,7 @@ from dicom_node.monitoring import counts
 from dicom_node.monitoring.counts import CountedModel
 from dicom_node.store.database import Database
 from tests.unit.cli.conftest import Run
-from tests.unit.jobs.scoring_lab import write_card
+from tests.unit.monitoring.scoring_lab import write_card
 
 ADMIN = Path(__file__).resolve().parents[3] / "docs" / "admin.md"
 TODAY = datetime.now(UTC).date()

@@ -11,13 +11,13 @@ import pytest
 from dicom_node.config.settings import Settings
 from dicom_node.scp import statuses
 from dicom_node.scp.contexts import VERIFICATION
-from dicom_node.scp.policy import Permission, Policy, PolicyFile, Proposal
+from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 
 
-def policy(peers: tuple[dict[str, Any], ...] = (), **listener: Any) -> Policy:
-    return Policy.from_settings(Settings.model_validate({"listener": listener, "peers": peers}))
+def policy(peers: tuple[dict[str, Any], ...] = (), **listener: Any) -> AEPolicy:
+    return AEPolicy.from_settings(Settings.model_validate({"listener": listener, "peers": peers}))
 
 
 def proposal(
@@ -35,8 +35,8 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("one", [policy(), policy((US1,), **EVERYTHING)])
-def test_a_policy_comes_back_from_json_as_it_was(one: Policy) -> None:
-    assert Policy.from_json(one.to_json()) == one
+def test_a_policy_comes_back_from_json_as_it_was(one: AEPolicy) -> None:
+    assert AEPolicy.from_json(one.to_json()) == one
 
 
 def test_a_new_file_is_read_and_a_broken_one_is_not(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""What was burned in and can still be read is found: the judge of cleaning has to see what it judges."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("HersheyFonts")
+
+from ai_pipeline.burnin import CleaningPolicy, CleaningResult, Tools
+from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.contract import DerivedImage, ImageKind
+from ai_training.ultrasound.legible import ocr
+from ai_training.ultrasound.legible.counts import at_most, counted, missed_targets
+from ai_training.ultrasound.legible.evaluate import (
+    Judge,
+    LegibleOutcome,
+    LegibleTask,
+    burned_picture,
+    uncovered_texts,
+)
+from ai_training.ultrasound.legible.tokens import (
+    Token,
+    identity_tokens,
+    is_read,
+    leaks,
+    level_crop,
+    similarity,
+    words_of,
+    writing_corners,
+)
+from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, burn_in, clean_frames
+from tests.unit.ai_training.ultrasound.test_overlays import speckle
+
+
+@pytest.fixture(scope="module")
+def burned() -> BurnIn:
+    for seed in range(60):
+        picture = burn_in(speckle(rows=300, columns=420), HELD_OUT, (31, seed))
+        tokens = identity_tokens(picture)
+        if len(tokens) > 3 and all(token.text.isascii() for token in tokens):
+            return picture
+    raise AssertionError("none of 60 overlays tells an identity in Latin letters")
+
+
+@pytest.fixture(scope="module")
+def reader() -> ocr.RapidOcr:
+    return ocr.RapidOcr()
+
+
+def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
+    def image(kind: ImageKind, frames: np.ndarray, photometric: str) -> DerivedImage:
+        return DerivedImage(kind, "2.25.1", frames[None], cast(str, photometric), "test")  # type: ignore[arg-type]
+
+    shown = image(ImageKind.MASK, mask.astype(np.uint8) * 255, "MONOCHROME2")
+    return CleaningResult(image(ImageKind.CLEANED, picture, "RGB"), shown, (), (), {})
+
+
+def judged(
+    burned: BurnIn, cleaned: CleaningResult, readers: list[ocr.OcrEngine], report: Path | None
+) -> LegibleOutcome:
+    job = LegibleTask(Path(), "test", CleaningPolicy.RESEARCH, None, report)
+    judge = Judge(job, cast(Tools, object()), readers)
+    return judge.outcome(0, "speckle", burned, identity_tokens(burned), cleaned, 1.0)
+
+
+def test_a_picture_that_was_not_cleaned_is_found_out(
+    burned: BurnIn, reader: ocr.RapidOcr, tmp_path: Path
+) -> None:
+    outcome = judged(burned, result_of(burned.image, burned.mask > 0), [reader], tmp_path)
+    count = outcome.counts["rapidocr"]
+
+    assert count.before > 2
+    assert len(count.left) == count.before
+    assert count.elsewhere
+    assert list(tmp_path.glob("left-*.png"))
+
+
+def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: ocr.RapidOcr) -> None:
+    outcome = judged(burned, result_of(burned.clean, np.ones(burned.owners.shape, np.bool_)), [reader], None)
+
+    assert outcome.counts["rapidocr"].left == ()
+    assert outcome.counts["rapidocr"].elsewhere == ()
+    assert outcome.changed_outside == 0
+    assert outcome.uncovered == 0
+
+
+def test_pixels_that_changed_outside_the_mask_are_counted(burned: BurnIn) -> None:
+    changed, mask = burned.image.copy(), np.zeros(burned.owners.shape, np.bool_)
+    changed[5, 7:10] ^= 1
+    mask[5, 9] = True
+
+    assert judged(burned, result_of(changed, mask), [], None).changed_outside == 2
+
+
+def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:
+    tokens, mask = identity_tokens(burned), burned.mask > 0
+    mask[burned.owners == tokens[0].owner] = False
+
+    assert uncovered_texts(burned, tokens, burned.mask > 0) == 0
+    assert uncovered_texts(burned, tokens, mask) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "read", "expected"),
+    [
+        ("KIM19610303", "XXKIM19610303YY", 1.0),
+        ("KIM19610303", "KIM19810303", 10 / 11),
+        ("ANDERSON", "ANDERS", 0.75),
+        ("ANDERSON", "", 0.0),
+        ("AB", "XYZ", 0.0),
+    ],
+)
+def test_similarity_is_the_share_of_the_token_that_stands_in_what_was_read(
+    token: str, read: str, expected: float
+) -> None:
+    assert similarity(token, read) == pytest.approx(expected)
+
+
+def test_a_surname_alone_is_a_leak_but_not_a_legible_token() -> None:
+    token = Token("NOWAKJ12FEB1961", words_of("NOWAK^J 12 Feb 1961"), np.zeros((4, 2), np.float32), 1)
+
+    assert not is_read(token, ("NOWAK",))
+    assert leaks(token, ("XNOWAKX",))
+    assert not leaks(token, ("DOB", "J1"))
+
+
+def test_keys_and_short_words_are_not_looked_for() -> None:
+    assert words_of("Name: Kim, J. DOB 1961/03/05") == ("KIM", "1961")
+
+
+@pytest.mark.parametrize("angle", [0, 25, 90, 180])
+def test_a_line_is_turned_level_before_it_is_read(angle: float, reader: ocr.RapidOcr) -> None:
+    picture = speckle(rows=300, columns=300) // 3
+    ink = np.zeros((300, 300), np.uint8)
+    cv2.putText(ink, "NOWAK 471193", (60, 155), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1, cv2.LINE_AA)
+    turn = cv2.getRotationMatrix2D((150, 150), angle, 1.0)
+    ink = cv2.warpAffine(ink, turn, (300, 300))
+    picture[ink > 60] = 255
+    (texts,) = reader.lines([level_crop(picture, writing_corners(ink > 60))])
+
+    assert any(similarity("NOWAK471193", text) >= 0.8 for text in texts), texts
+
+
+def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
+    assert at_most(0, 500) == pytest.approx(0.006, abs=1e-4)
+    assert at_most(0, 0) == at_most(3, 3) == 1.0
+
+
+def test_a_missing_engine_is_said_and_counts_as_a_target_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _program: None)
+    outcome = LegibleOutcome(0, "a", 1, released=False, seconds=1.0, reason="too much")
+    result = counted([outcome], "test", "research")
+
+    assert [engine.name for engine in ocr.engines()] == ["rapidocr"]
+    assert "not installed" in result["tesseract"]
+    assert any("tesseract" in fault for fault in missed_targets(result))
+    assert result["quarantined"]["pictures"] == 1
+
+
+@pytest.mark.debian("tesseract-ocr")
+def test_tesseract_reads_lines_in_their_order_and_places() -> None:
+    engine, pictures = ocr.Tesseract(), []
+    for text in ("NOWAK 4711", "1961-03-05"):
+        picture = np.zeros((40, 260, 3), np.uint8)
+        cv2.putText(picture, text, (8, 29), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (255, 255, 255), 2, cv2.LINE_AA)
+        pictures.append(picture)
+    lines = engine.lines(pictures)
+    page = np.concatenate([*pictures, np.zeros((200, 260, 3), np.uint8)])
+
+    for word, line in zip(("NOWAK4711", "19610305"), lines, strict=True):
+        assert any(similarity(word, text) > 0.8 for text in line), line
+    assert lines[0] != lines[1]
+    (found,) = [read for read in engine.everything(page) if "1961" in read.text]
+    assert 40 <= found.box[1] < found.box[3] <= 84
+
+
+@pytest.mark.data
+def test_every_picture_tells_an_identity_and_is_the_same_in_every_run(data: Path) -> None:
+    frames = clean_frames("val")
+    one, again = burned_picture(data, frames, 3), burned_picture(data, frames, 3)
+
+    assert one[2]
+    assert np.array_equal(one[1].image, again[1].image)
+    assert one[0].split == "val"

@@ -1,0 +1,198 @@
+"""The mark detector: what is trained is what is exported, and training learns something."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("HersheyFonts")
+
+import torch
+
+from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_pipeline.models import registry
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_training.networks.marks import CLASSES, MarkNetwork
+from ai_training.ultrasound.marks import fit as marks
+from ai_training.ultrasound.marks.data import (
+    ANY_MARK,
+    IGNORED,
+    MarkBatches,
+    Mix,
+    crop,
+    real_frames,
+    targets_of,
+)
+from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
+from ai_training.ultrasound.overlays import TRAIN, MarkClass, burn_in
+from tests.unit.ai_training.ultrasound.test_overlays import speckle
+
+SMALL = marks.MarkRecipe(
+    iterations=6, widths=(8, 12, 16, 16), mix=Mix(pictures=2, crops=2, side=64), validate_every=3,
+    validation_pictures=2, threads=1, workers=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[MarkNetwork, Path]:
+    torch.manual_seed(5)
+    network = MarkNetwork(SMALL.widths).eval()
+    folder = tmp_path_factory.mktemp("marks")
+    export_finder(network, folder / f"{ID}.onnx")
+    write_finder_card(folder, 0.4, {"dice": 0.5}, {})
+    return network, folder
+
+
+def test_the_classes_are_the_overlays() -> None:
+    assert [kind.name.lower() for kind in MarkClass] == list(CLASSES)
+
+
+def test_the_network_is_small() -> None:
+    count = sum(parameter.numel() for parameter in MarkNetwork().parameters())
+
+    assert 0.4e6 <= count <= 0.9e6
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (50, 333)])
+def test_the_exported_detector_says_what_the_trained_one_says(
+    exported: tuple[MarkNetwork, Path], shape: tuple[int, int]
+) -> None:
+    network, folder = exported
+    picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+
+    ours = marks.torch_finder(network).find(picture)
+    theirs = MarkFinder(OnnxRuntime((folder / f"{ID}.onnx").read_bytes(), 1)).find(picture)
+
+    assert theirs.marked.shape == theirs.classes.shape == shape
+    assert np.abs(ours.marked - theirs.marked).max() < 1e-4
+    assert (ours.classes == theirs.classes).mean() > 0.999
+    assert theirs.classes.min() >= 1
+
+
+def test_the_card_is_one_that_the_registry_reads(exported: tuple[MarkNetwork, Path]) -> None:
+    card = registry.find(ID, exported[1])
+
+    registry.verify(card)
+    assert card.details["detector"]["threshold"] == 0.4
+    assert card.details["training"]["fonts"]["held-out"]
+
+
+def test_grey_pictures_are_found_in_as_well(exported: tuple[MarkNetwork, Path]) -> None:
+    grey = speckle()[..., 0]
+    finder = marks.torch_finder(exported[0])
+
+    assert np.array_equal(finder.find(grey).marked, finder.find(np.repeat(grey[..., None], 3, 2)).marked)
+
+
+def test_training_lowers_the_loss() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    burned = [burn_in(speckle(index), TRAIN, (1, index)) for index in range(6)]
+    crops = [crop(one.image, targets_of(one), 96, random) for one in burned]
+    frames = torch.from_numpy(np.stack([frame for frame, _ in crops]).transpose(0, 3, 1, 2)).float()
+    targets = torch.from_numpy(np.stack([target for _, target in crops]).astype(np.int64))
+    network = MarkNetwork(SMALL.widths)
+    optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
+    losses = []
+    for _ in range(25):
+        loss = marks.loss_of(network(frames), targets, SMALL)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(float(loss.detach()))
+
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_ignored_pixels_teach_nothing_and_any_mark_teaches_the_rest() -> None:
+    logits = torch.zeros(1, len(CLASSES), 16, 16, requires_grad=True)
+    targets = torch.full((1, 16, 16), IGNORED)
+    targets[0, 0, 0], targets[0, 5, 5] = 0, ANY_MARK
+    marks.loss_of(logits, targets, SMALL).backward()  # type: ignore[no-untyped-call]
+    gradient = logits.grad
+    assert gradient is not None
+
+    assert not gradient[0, :, 9, 9].any()
+    assert gradient[0, 0, 5, 5] > 0  # less background ...
+    assert len(set(gradient[0, 1:, 5, 5].tolist())) == 1  # ... and no kind preferred
+
+
+def test_a_batch_of_which_nothing_is_known_does_no_harm() -> None:
+    logits = torch.randn(1, len(CLASSES), 16, 16, requires_grad=True)
+    loss = marks.loss_of(logits, torch.full((1, 16, 16), IGNORED), SMALL)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+
+    assert bool(torch.isfinite(loss))
+    assert not logits.grad.any()
+
+
+def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
+    pictures = [burn_in(speckle(index), TRAIN, (9, index)) for index in range(4)]
+    nothing = [_maps(np.zeros(picture.owners.shape)) for picture in pictures]
+    perfect = [_maps(picture.owners > 0) for picture in pictures]
+
+    best, worst = (marks.score(pictures, maps, nothing, 0.5) for maps in (perfect, nothing))
+
+    assert (best.object_recall, best.pixel_recall, best.precision, best.dice) == (1, 1, 1, 1)
+    assert (worst.object_recall, worst.pixel_recall, worst.clean_area) == (0, 0, 0)
+    assert best.choice > worst.choice
+
+
+@pytest.mark.data
+def test_batches_depend_on_seed_and_iteration_alone(data: Path) -> None:
+    mix = Mix(pictures=2, crops=1, side=64)
+    whole, resumed = MarkBatches(data, mix, 4, range(3)), MarkBatches(data, mix, 4, range(2, 3))
+
+    assert torch.equal(whole[2][0], resumed[0][0])
+    assert torch.equal(whole[2][1], resumed[0][1])
+    assert not torch.equal(whole[0][0], whole[2][0])
+
+
+@pytest.mark.data
+def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> None:
+    frames = real_frames(data)
+    picture, targets = frames[0].sample()
+
+    assert len(frames) > 150
+    assert picture.shape[:2] == targets.shape
+    assert set(np.unique(targets)) <= {0, IGNORED, ANY_MARK}
+    assert 10 < (targets == ANY_MARK).sum() < 0.1 * targets.size
+
+
+@pytest.mark.data
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "export_finder", lambda _network, path: path.write_bytes(b""))
+    torch.set_num_threads(1)
+    lines: list[str] = []
+    marks.train(data, tmp_path / "one", SMALL, report=lambda _share, what: lines.append(what))
+
+    class Stop(Exception):
+        pass
+
+    def stop(share: float, _what: str) -> None:
+        if share > 0.7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        marks.train(data, tmp_path / "two", SMALL, report=stop)
+    card = marks.train(data, tmp_path / "two", SMALL, resume=True)
+
+    histories = [(tmp_path / name / "history.json").read_text() for name in ("one", "two")]
+    assert histories[0] == histories[1]
+    assert card.name == f"{ID}.toml"
+    assert [line for line in lines if line.endswith("\n")]
+    with pytest.raises(ValueError, match="another recipe"):
+        marks.train(data, tmp_path / "two", replace(SMALL, seed=2), resume=True)
+
+
+def _maps(marked: np.ndarray) -> MarkMaps:
+    return MarkMaps(marked.astype(np.float32), np.ones(marked.shape, np.uint8))
