@@ -199,7 +199,9 @@ class _Node:
         count = settings.workers.processes if self._role.works else 0
         # The configuration in force, by standard input: the files may change before a worker starts again.
         given = settings.model_dump_json()
-        return [self._child(f"worker-{n}", ["-m", "dicom_node.jobs"], given) for n in range(1, count + 1)]
+        return [
+            self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
+        ]
 
     def _renew_workers(self) -> None:
         """Each worker ends after its job and starts again; more or fewer of them as the settings say."""

@@ -10,19 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_pipeline.burnin import (
-    Annotation,
-    AnnotationKind,
-    CleaningPolicy,
-    CleaningResult,
-    Tools,
-    clean,
-    shared_tools,
-)
-from ai_pipeline.burnin.cleaning import ULTRASOUND
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.cleaning import ULTRASOUND, CleaningResult, clean
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.find.text import DOUBTFUL_TEXT
+from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (  # fmt: skip
     BURNED_IN,
     Accept,

@@ -114,7 +114,7 @@ def list_clean_frames(
     """Search the public frames for parts without annotation; takes about 0.6 s a frame."""
     with errors(), progress() as report:
         from ai_pipeline.burnin.find.text import shared_reader
-        from ai_training.ultrasound.overlays.clean_frames import find_clean_frames, write_list
+        from ai_training.ultrasound.overlays.frame_list import find_clean_frames, write_list
 
         count = write_list(find_clean_frames(data, shared_reader(), report), out)
     typer.echo(f"{count} parts")
@@ -150,7 +150,8 @@ def evaluate_marks(
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
     _may_write(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin import CleaningPolicy, shared_tools
+        from ai_pipeline.burnin.annotation import CleaningPolicy
+        from ai_pipeline.burnin.tools import shared_tools
         from ai_training.ultrasound.marks.evaluate import judge_marks
         from ai_training.ultrasound.marks.maskers import at_threshold
 
@@ -187,7 +188,7 @@ def evaluate_legible(
     _check("--policy", policy, ("research", "clinical"))
     _may_write(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin import CleaningPolicy
+        from ai_pipeline.burnin.annotation import CleaningPolicy
         from ai_training.ultrasound.legible import evaluate as legible
         from ai_training.ultrasound.legible.counts import counted, missed_targets
 
@@ -225,7 +226,7 @@ def evaluate_inpaint(
     _check("--policy", policy, ("research", "clinical"))
     _may_write(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin import CleaningPolicy
+        from ai_pipeline.burnin.annotation import CleaningPolicy
         from ai_training.ultrasound.inpaint import report as inpaintreport
         from ai_training.ultrasound.inpaint import scores as inpaintscores
 
@@ -275,7 +276,7 @@ def _planned(
     """What the node's plan removes from a picture; None without a detector."""
     if FINDER not in known:
         return None
-    from ai_pipeline.burnin import shared_tools
+    from ai_pipeline.burnin.tools import shared_tools
     from ai_training.ultrasound.marks.maskers import node_mask
 
     tools = shared_tools(models_dir)

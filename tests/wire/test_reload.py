@@ -53,7 +53,7 @@ def children(pid: int) -> dict[str, int]:
     return {
         name: int(child)
         for child, line in lines.items()
-        for name, module in (("listener", b"dicom_node.scp"), ("worker", b"dicom_node.jobs"))
+        for name, module in (("listener", b"dicom_node.scp"), ("worker", b"dicom_node.jobs.worker"))
         if module in line.split(b"\0")
     }
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ai_pipeline.burnin import CleaningPolicy, CleaningResult, Tools, clean, shared_tools
-from ai_pipeline.burnin.annotation import Box, Mask, Picture
+from ai_pipeline.burnin.annotation import Box, CleaningPolicy, Mask, Picture
+from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ai_pipeline.burnin import CleaningPolicy, Tools
-from ai_pipeline.burnin.tools import MARKS
+from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.tools import MARKS, Tools
 from ai_training.ultrasound.marks import snapshots
 from ai_training.ultrasound.marks.maskers import maskers
 from ai_training.ultrasound.marks.real_frames import (

@@ -2,7 +2,7 @@
 
 from ai_training.ultrasound.overlays.burning import BurnIn, burn_in
 from ai_training.ultrasound.overlays.canvas import BurnedObject, MarkClass
-from ai_training.ultrasound.overlays.clean_frames import CleanFrame, clean_frames
+from ai_training.ultrasound.overlays.frame_list import CleanFrame, clean_frames
 from ai_training.ultrasound.overlays.styles import FAMILIES, HELD_OUT, TRAIN, StyleFamily
 
 __all__ = [

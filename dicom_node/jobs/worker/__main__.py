@@ -1,4 +1,4 @@
-"""``python -m dicom_node.jobs``: one worker process.
+"""``python -m dicom_node.jobs.worker``: one worker process.
 
 Its configuration is the first line of standard input, as JSON, from the node that starts it, or stands in
 files (``--config FILE``). SIGHUP lets it finish its job and end, SIGTERM hands the job back.

@@ -66,7 +66,7 @@ def test_a_machine_without_workers_needs_no_extras(tmp_path: Path, without_extra
 def test_a_worker_and_the_pipelines_say_what_to_install(
     tmp_path: Path, without_extras: dict[str, str]
 ) -> None:
-    worker = run(without_extras, "dicom_node.jobs", "--config", str(configuration(tmp_path, 1)))
+    worker = run(without_extras, "dicom_node.jobs.worker", "--config", str(configuration(tmp_path, 1)))
     image = write_dicom(tmp_path / "image.dcm", echo()[None])
     alone = run(without_extras, "ai_pipeline", "run", str(image), "--out", str(tmp_path / "out"))
     for done in (worker, alone):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin import AnnotationKind, CleaningPolicy, clean, shared_tools
-from ai_pipeline.burnin.annotation import Annotation, merged
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, merged
+from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.fill.inpaint import inpaint, unchanged_outside
 from ai_pipeline.burnin.fill.inpainters import Classical
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, shared_reader
+from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline import phantoms

@@ -16,7 +16,8 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGBaseline8Bit
 from typer.testing import CliRunner
 
-from ai_pipeline.burnin import CleaningPolicy, clean
+from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.cli import app
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -129,8 +130,8 @@ def test_of_a_cine_that_ends_too_early_nothing_leaves(tmp_path: Path) -> None:
 MEASURE = """
 import re, sys, threading, time
 from pathlib import Path
-from ai_pipeline.burnin import clean
-from ai_pipeline.pixels import open_dicom
+from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.images.decode import open_dicom
 
 def anonymous():  # what belongs to the process alone: the pages of the temporary file can be given back
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

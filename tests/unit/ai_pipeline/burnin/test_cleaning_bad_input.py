@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin import CleaningPolicy, clean
-from ai_pipeline.burnin.cleaning import CleaningResult
+from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom

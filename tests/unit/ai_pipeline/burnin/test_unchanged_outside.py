@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin import CleaningPolicy, clean
+from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.prove.unchanged_outside import Seal
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked

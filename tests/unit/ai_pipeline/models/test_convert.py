@@ -198,7 +198,7 @@ def test_a_confined_process_can_neither_grow_nor_fill_the_disk_nor_call_home(tmp
     with socket.create_server(("127.0.0.1", 0)) as listening:
         program = f"""
 import resource, socket
-from ai_pipeline.store.sandbox import FILE, confine
+from ai_pipeline.models.store.sandbox import FILE, confine
 offline = confine(60)
 try:
     bytearray(32 << 30)

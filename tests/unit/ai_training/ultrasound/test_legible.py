@@ -13,8 +13,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
-from ai_pipeline.burnin import CleaningPolicy, CleaningResult, Tools
-from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.annotation import CleaningPolicy, Picture
+from ai_pipeline.burnin.cleaning import CleaningResult
+from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import DerivedImage, ImageKind
 from ai_training.ultrasound.legible import ocr
 from ai_training.ultrasound.legible.counts import at_most, counted, missed_targets

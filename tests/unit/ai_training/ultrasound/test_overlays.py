@@ -26,7 +26,7 @@ from ai_training.ultrasound.overlays import (
     burn_in,
     clean_frames,
 )
-from ai_training.ultrasound.overlays import clean_frames as frames
+from ai_training.ultrasound.overlays import frame_list as frames
 from ai_training.ultrasound.overlays.burning import store
 from ai_training.ultrasound.overlays.canvas import Canvas, Stamp
 from ai_training.ultrasound.overlays.device import Storing
