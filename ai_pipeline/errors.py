@@ -1,7 +1,7 @@
 """What this package raises on purpose: one tree. Each text is one sentence without PHI, with the remedy.
 
-``except PipelineError`` catches all of it; its four branches say whose fault it is: the image's, the model's,
-the cleaning's, the device rules'.
+``except PipelineError`` catches all of it; its branches say whose fault it is: the image's, the model's, the
+cleaning's, the device rules', or that of a pipeline that another package or program brings.
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ class NotThisNetwork(ModelError):
     """The architecture is unknown or the parameters are another network's. The text says the remedy."""
 
 
+class PluginError(PipelineError):
+    """A pipeline of a package cannot be loaded, or is none. The text names it, its place and the cause."""
+
+
 class CleaningFailed(PipelineError):
     """Legible text may be left in the picture: nothing may leave as "cleaned"."""
 
@@ -85,3 +89,14 @@ class DeviceRuleError(PipelineError):
     def __init__(self, faults: Sequence[RuleFault]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(str(fault) for fault in self.faults))
+
+
+LONGEST_LINE = 200
+"""Characters of another package's error that are passed on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error of another package and the first line of what it says, printable."""
+    first, *_ = [*str(error).strip().splitlines(), ""]
+    said = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

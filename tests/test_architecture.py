@@ -85,7 +85,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ai_pipeline.contract": (),
     "ai_pipeline.errors": (),
     "ai_pipeline.extras": (),
-    "ai_pipeline.pipelines": ("ai_pipeline.contract",),
+    "ai_pipeline.pipelines": ("ai_pipeline.contract", "ai_pipeline.errors"),
     "ai_pipeline.images": (
         "ai_pipeline.errors",
         "ai_pipeline.contract",

@@ -14,6 +14,7 @@ import typer
 from ai_pipeline.cli.devices import devices_app
 from ai_pipeline.cli.models import models_app
 from ai_pipeline.cli.run import EXIT_CONFIG, run
+from ai_pipeline.errors import first_line
 
 COMMANDS = "ai_pipeline.commands"
 """Entry points of other packages: functions that take the app and add verbs to it."""
@@ -56,7 +57,10 @@ def main() -> None:
 def mount_commands() -> None:
     """Add the verbs of other packages; where training is not installed, its verbs say what to install."""
     for entry_point in entry_points(group=COMMANDS):
-        entry_point.load()(app)
+        try:
+            entry_point.load()(app)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (another package may raise anything)
+            typer.echo(f"the verbs of {entry_point.value} cannot be loaded: {first_line(error)}", err=True)
     there = {command.name for command in app.registered_commands} | {
         group.name for group in app.registered_groups
     }

@@ -27,7 +27,9 @@ def run(
         list[Path],
         typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files, or folders of DICOM files."),
     ],
-    pipeline: Annotated[str, typer.Option(help="ultrasound, chest_xray or auto (by modality).")] = "auto",
+    pipeline: Annotated[
+        str, typer.Option(help="ultrasound, chest_xray, another installed one, or auto (by modality).")
+    ] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
     modality: Annotated[
@@ -46,7 +48,7 @@ def run(
         typer.echo(lacking, err=True)
         raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.cli.report import Folder
-    from ai_pipeline.errors import CardError, DeviceRuleError
+    from ai_pipeline.errors import CardError, DeviceRuleError, PluginError
     from ai_pipeline.pipelines import PIPELINES
 
     if pipeline not in {*PIPELINES, "auto"}:
@@ -67,6 +69,9 @@ def run(
     except (CardError, DeviceRuleError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_DATA) from error
+    except PluginError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
     raise typer.Exit(EXIT_DATA if unreadable else 0)
 
 

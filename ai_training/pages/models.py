@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ai_pipeline.models.registry import Card, cards
+from ai_pipeline.models.card import Card
 from ai_training.pages.boxes import box_lines
 from ai_training.pages.ultrasound import inpaint_lines, marks_lines
+from ai_training.ultrasound.inpaint.compared import cards_with_compared
 
 OPENING = """# Models
 
@@ -26,8 +27,8 @@ a shipped one replaces it. `ai-pipeline models list` and `models verify` say wha
 
 
 def page() -> str:
-    """The whole page, from the shipped cards."""
-    return "\n".join([OPENING, *(line for card in cards() for line in lines_of(card))])
+    """The whole page, from the cards of what ships and of what it was compared with."""
+    return "\n".join([OPENING, *(line for card in cards_with_compared().values() for line in lines_of(card))])
 
 
 def lines_of(card: Card) -> list[str]:

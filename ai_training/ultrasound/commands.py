@@ -229,8 +229,9 @@ def evaluate_inpaint(
         from ai_pipeline.burnin.annotation import CleaningPolicy
         from ai_training.ultrasound.inpaint import report as inpaintreport
         from ai_training.ultrasound.inpaint import scores as inpaintscores
+        from ai_training.ultrasound.inpaint.compared import cards_with_compared
 
-        known = {card.id: card for card in registry.cards(models_dir)}
+        known = cards_with_compared(models_dir)
         ways, planned = _inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
         result = inpaintscores.evaluate_inpaint(
             data, ways, planned, pictures=pictures, split=split, report=report

@@ -8,7 +8,7 @@ from typing import Any
 from ai_pipeline import extras
 from ai_pipeline.burnin.devices.rules import from_environment, read_rules
 from ai_pipeline.contract import ChecksOptions
-from ai_pipeline.errors import CardError, DeviceRuleError
+from ai_pipeline.errors import CardError, DeviceRuleError, PluginError, first_line
 from ai_pipeline.models import registry
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node.config.mistakes import did_you_mean
@@ -28,25 +28,44 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
         if not runs_models:
             yield Passed(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
         return
-    pipeline: Any = pipeline_class(rule.pipeline)
+    try:
+        pipeline: Any = pipeline_class(rule.pipeline)
+    except PluginError as error:
+        if runs_models:
+            yield f"{key}.pipeline", repr(rule.pipeline), str(error)
+        else:
+            yield Passed(f"rule {rule.name}", False, f"not needed on this machine, but: {error}")
+        return
     for option, value in rule.options.items():
         if option not in pipeline.options:
             remedy = f"{rule.pipeline} has no such option; {did_you_mean(option, sorted(pipeline.options))}"
             yield f"{key}.options.{option}", "", remedy
-        elif not isinstance(value, pipeline.options[option]):
-            kind = pipeline.options[option]
-            wanted = "a table" if kind is dict else "true or false" if kind is bool else "text, in quotes"
+        elif not _is_a(value, pipeline.options[option]):
+            wanted = _WANTED.get(pipeline.options[option], "text, in quotes")
             yield f"{key}.options.{option}", repr(value), f"must be {wanted}"
     yield from _check_conditions(rule, pipeline)
-    known = {k: v for k, v in rule.options.items() if isinstance(v, pipeline.options.get(k, ()))}
+    known = {k: v for k, v in rule.options.items() if _is_a(v, pipeline.options.get(k))}
     yield from _check_values(rule, known, settings)
 
 
+_WANTED = {
+    dict: "a table", bool: "true or false", int: "a whole number", float: "a number",
+    list: 'a list, such as ["a", "b"]',
+}  # fmt: skip
+
+
+def _is_a(value: object, kind: type | None) -> bool:
+    """Whether a TOML value is of this kind: true is no number, and a whole number is one."""
+    if kind is None or (isinstance(value, bool) and kind is not bool):
+        return False
+    return isinstance(value, int | float if kind is float else kind)
+
+
 def _check_conditions(rule: RuleSettings, pipeline: Any) -> Found:
-    """Conditions by which the rule takes only images that its pipeline refuses."""
-    takes = {"modality": pipeline.modalities, "view": pipeline.views}
+    """Conditions by which the rule takes only images that its pipeline says to refuse."""
+    takes = {"modality": getattr(pipeline, "modalities", ()), "view": getattr(pipeline, "views", ())}
     if rule.options.get("any_modality"):
-        takes["modality"] = frozenset()
+        takes["modality"] = ()
     for name, values in takes.items():
         for pattern in getattr(rule.when, name) if values else ():
             if not any(matches(pattern, value) for value in values):
@@ -56,15 +75,21 @@ def _check_conditions(rule: RuleSettings, pipeline: Any) -> Found:
 
 def _check_values(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Found:
     """What only the pipeline can say of its options' values; it may have to read its model's card."""
-    pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
-    if not isinstance(pipeline, ChecksOptions):
-        return
     try:
-        faults = pipeline.option_faults(options)
+        pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
+        faults = pipeline.option_faults(options) if isinstance(pipeline, ChecksOptions) else {}
     except CardError:
-        return  # told by _check_models
+        return  # told by _check_cards
+    except PluginError as error:
+        yield f"rules.{rule.name}.pipeline", repr(rule.pipeline), str(error)
+        return
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (it may be another package's)
+        remedy = f"its options cannot be checked: {first_line(error)}"
+        yield f"rules.{rule.name}.pipeline", repr(rule.pipeline), remedy
+        return
     for option, remedy in faults.items():
-        yield f"rules.{rule.name}.options.{option}", repr(rule.options[option]), remedy
+        given = repr(rule.options[option]) if option in rule.options else ""
+        yield f"rules.{rule.name}.options.{option}", given, remedy
 
 
 def check_models(settings: Settings) -> Found:
@@ -95,6 +120,10 @@ def _check_cards(settings: Settings) -> Found:
             create(name, models_dir=settings.workers.models_dir).models()
         except CardError as error:  # the one that was activated is gone: no other is taken
             yield f"pipeline {name}", "", str(error)
+        except PluginError:
+            pass  # told by check_rule
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (it may be another package's)
+            yield f"pipeline {name}", "", f"cannot name its models: {first_line(error)}"
 
 
 def _check_device_rules(settings: Settings) -> Found:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import Pipeline
+from ai_pipeline.errors import PluginError
 from dicom_node.config.settings import Settings
 from dicom_node.errors import JobCancelled, LeaseLost, NodeError
 from dicom_node.events import WORKER_READY
@@ -139,7 +140,7 @@ class Worker:
         for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
             try:
                 self._pipeline(name)
-            except Exception as error:  # noqa: BLE001  (whatever a model's loading raises)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)
                 _LOGGER.error("pipeline %s cannot be loaded: %s", name, error)
         _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
 
@@ -150,7 +151,7 @@ class Worker:
                 pipeline = pipelines.create(
                     name, models_dir=workers.models_dir, device_rules=workers.device_rules_dir
                 )
-            except KeyError as error:
+            except (KeyError, PluginError) as error:
                 raise NoSuchPipeline(str(error.args[0])) from None
             pipeline.warm_up()
             self._pipelines[name] = pipeline

@@ -45,7 +45,7 @@ class HandedBack(NodeError):
 
 
 class NoSuchPipeline(NodeError):
-    """A rule names a pipeline that this program does not have."""
+    """A rule names a pipeline that this program does not have, or cannot load."""
 
 
 class Report(Protocol):

@@ -1,0 +1,171 @@
+"""Pipelines of other packages: the documented example, and packages that are broken in every way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import wheels
+from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.wheels import ROOT
+
+PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+CONFIG = """
+[node]
+data_dir = "{folder}/var"
+[listener]
+port = {port}
+[spool]
+minimum_free_mib = 0
+[[peers]]
+name = "us1"
+ae_title = "US1"
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 9
+may = ["receive"]
+confirm = "none"
+[[rules]]
+name = "theirs"
+when = {{ modality = "US" }}
+pipeline = "{pipeline}"
+send_to = ["pacs"]
+"""
+WHOLE = """
+class P:
+    name, version, options, per_image = "theirs", "1", {}, True
+    def warm_up(self): ...
+    def models(self): return ()
+    def accepts(self, images, options): ...
+    def run(self, images, report, options): ...
+"""
+BROKEN = {
+    "the module is missing": ("nowhere:P", "", "ModuleNotFoundError: No module named 'nowhere'"),
+    "it needs what is not installed": ("theirs:P", "import not_installed", "No module named 'not_installed'"),
+    "it is not Python": ("theirs:P", "class P(:", "SyntaxError"),
+    "it ends the process": ("theirs:P", "raise SystemExit(3)", "SystemExit: 3"),
+    "the class is missing": ("theirs:P", "Q = 1", "AttributeError"),
+    "it is no class": ("theirs:P", "P = 1", "is no pipeline: it is no class"),
+    "it has no run": ("theirs:P", WHOLE.replace("def run", "def go"), "is no pipeline: it has no run()"),
+    "it has no version": ("theirs:P", WHOLE.replace("version", "release"), "its version is no str"),
+    "it takes the name of another": (
+        "theirs:P", WHOLE.replace('"theirs"', '"chest_xray"'), "its name must be 'theirs'",
+    ),
+    "it cannot be made": (
+        "theirs:P", f"{WHOLE}    def __init__(self): raise RuntimeError('no licence\\nSecret')",
+        "cannot be made: RuntimeError: no licence",
+    ),
+    "its models cannot be named": (
+        "theirs:P", WHOLE.replace("return ()", "raise ValueError('no model')"), "ValueError: no model",
+    ),
+}  # fmt: skip
+
+
+def example(folder: Path) -> Path:
+    """The package that the page shows."""
+    folder.mkdir()
+    for name, language in (("pyproject.toml", "toml"), ("our_pipeline.py", "python")):
+        found = re.search(rf"`{re.escape(name)}`\n\n```{language}\n(.*?)```", PAGE, re.DOTALL)
+        assert found, name
+        (folder / name).write_text(found[1], encoding="utf-8")
+    return folder
+
+
+def installed(folder: Path, where: str, code: str, group: str = "ai_pipeline.pipelines") -> Path:
+    """A package as pip would leave it, its entry point ``theirs`` at ``where``."""
+    facts = folder / "theirs-1.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(f"[{group}]\ntheirs = {where}\n")
+    (folder / "theirs.py").write_text(code)
+    return folder
+
+
+def run(module: str, *words: str | Path, beside: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, words)], env={**os.environ, "PYTHONPATH": str(beside)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def configuration(folder: Path, pipeline: str) -> Path:
+    file = folder / "node.toml"
+    file.write_text(CONFIG.format(folder=folder, port=11112, pipeline=pipeline), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page's package, built and installed."""
+    folder = tmp_path_factory.mktemp("example")
+    wheels.install(wheels.build(example(folder / "project"), folder / "wheel"), folder / "site")
+    return folder / "site"
+
+
+def test_the_example_of_the_page_runs_without_the_node(site: Path, tmp_path: Path) -> None:
+    image = write_dicom(tmp_path / "image.dcm", echo()[None])
+    words = ("--pipeline", "bright", "--option", "limit=0", "--json", "--out", tmp_path / "out")
+    done = run("ai_pipeline", "run", image, *words, beside=site)
+    assert done.returncode == 0, done.stderr
+    [finding] = json.loads(done.stdout)["findings"]
+    assert (finding["label"], finding["decision"]) == ("Bright image", "present")
+
+
+def test_check_accepts_a_rule_with_the_example_and_knows_its_options(site: Path, tmp_path: Path) -> None:
+    file = configuration(tmp_path, "bright")
+    assert "rules.theirs" not in run("dicom_node", "check", "--config", file, beside=site).stderr
+    for options, remedy in (
+        ("{ limit = true }", "rules.theirs.options.limit = True: must be a number"),
+        ("{ limits = 1 }", "rules.theirs.options.limits: bright has no such option; did you mean limit?"),
+    ):
+        file.write_text(
+            CONFIG.format(folder=tmp_path, port=11112, pipeline="bright") + f"options = {options}\n"
+        )
+        done = run("dicom_node", "check", "--config", file, beside=site)
+        assert done.returncode == 78
+        assert remedy in done.stderr
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_check_says_what_is_wrong_with_a_broken_package(case: str, tmp_path: Path) -> None:
+    where, code, told = BROKEN[case]
+    beside = installed(tmp_path / "site", where, code)
+    done = run("dicom_node", "check", "--config", configuration(tmp_path, "theirs"), beside=beside)
+    assert done.returncode == 78
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr and "Secret" not in done.stderr
+
+
+def test_a_broken_package_hurts_nobody_who_does_not_ask_for_it(tmp_path: Path) -> None:
+    beside = installed(tmp_path / "site", "theirs:P", "raise SystemExit(3)")
+    done = run("ai_pipeline", "--help", beside=beside)
+    assert (done.returncode, done.stderr) == (0, "")
+    checked = run("dicom_node", "check", "--config", configuration(tmp_path, "ultrasound"), beside=beside)
+    assert "theirs:P" not in checked.stdout + checked.stderr
+    asked = run("ai_pipeline", "run", "none.dcm", "--pipeline", "theirs", beside=beside)
+    assert "Traceback" not in asked.stderr
+
+
+def test_broken_verbs_of_another_package_leave_ours_alone(tmp_path: Path) -> None:
+    beside = installed(tmp_path / "site", "theirs:P", "1 / 0", group="ai_pipeline.commands")
+    done = run("ai_pipeline", "--help", beside=beside)
+    assert done.returncode == 0
+    assert "models" in done.stdout
+    assert done.stderr == "the verbs of theirs:P cannot be loaded: ZeroDivisionError: division by zero\n"
+
+
+def test_a_name_that_two_packages_bring_is_refused(tmp_path: Path) -> None:
+    beside = installed(tmp_path / "site", "theirs:P", WHOLE)
+    entries = beside / "theirs-1.dist-info" / "entry_points.txt"
+    entries.write_text(entries.read_text().replace("theirs =", "ultrasound ="))
+    done = run("dicom_node", "check", "--config", configuration(tmp_path, "ultrasound"), beside=beside)
+    assert done.returncode == 78
+    assert "is brought by dicom-ai-node and theirs: uninstall one of them" in done.stderr
