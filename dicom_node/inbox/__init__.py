@@ -1,1 +1,1 @@
-"""Received objects: spooled as they came, indexed, assembled to studies (truths 1 to 3)."""
+"""Received objects before they are indexed: the spool, the journal of the listener, the inspection."""

@@ -1,6 +1,6 @@
 """The Part 10 header of a spooled object (PS3.10 7.1): who sent it stands in the file itself.
 
-So the spool alone tells, after any crash, what was received from whom (truth 1).
+So the spool alone tells, after any crash, what was received from whom.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The journal: what the listener tells the node, since it writes no database (truth 1).
+"""The journal: events by which the listener, which has no database, reports to the node.
 
 Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names
 sort by time. Lines are not synced: what a power failure takes, the listener's restart makes void anyway.

@@ -1,4 +1,4 @@
-"""The spool: received bytes on disk as they came, and the truth for what was received (truth 1).
+"""The spool: received bytes on disk as they came, and the authority for what was received.
 
 ``incoming`` holds what is acknowledged and not yet indexed, ``objects`` what is indexed, ``quarantine``
 what a person must look at. A file appears under its name only when it is whole and on stable storage;

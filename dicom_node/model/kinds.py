@@ -21,7 +21,7 @@ DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.S
 
 
 class ObjectRole(StrEnum):
-    """What a received object is to us (truth 7)."""
+    """What a received object is for the node; only sources may start a job."""
 
     SOURCE = "source"  # may start a job
     COMPANION = "companion"  # SR, PR, SEG, KO, secondary capture …: kept, never starts or reopens a job
@@ -30,7 +30,7 @@ class ObjectRole(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one received object (truth 2)."""
+    """What became of one received object; nothing received is overwritten."""
 
     NEW = "new"
     DUPLICATE = "duplicate"

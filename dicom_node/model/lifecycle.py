@@ -49,8 +49,8 @@ class DeliveryState(StrEnum):
 
 _S, _J, _D = StudyState, JobState, DeliveryState
 
-# A late object may reopen a study from every state but quarantine (truth 3); a conflict may
-# quarantine it from every state (truth 2); from quarantine only a person leads back.
+# A late object may reopen a study from every state but quarantine; a conflict may quarantine it from every
+# state; only a person releases it from there.
 _LATE: frozenset[StudyState] = frozenset({_S.RECEIVING, _S.QUARANTINED})
 _BY_HAND: frozenset[StudyState] = _LATE | {_S.QUEUED, _S.RUNNING, _S.DELIVERING, _S.DELIVERED, _S.FAILED}
 

@@ -40,7 +40,7 @@ def fault(item: Outgoing, peer: PeerSettings) -> str:
 
 
 def _is_whole(item: Outgoing) -> bool:
-    """Is the file what we built? Only those bytes may leave (truth 5)."""
+    """Whether the file still holds the bytes that were built: only those may leave."""
     try:
         with item.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256

@@ -1,6 +1,6 @@
 """What an answer of a destination does to a delivery: every decision of the outbox, one transition each.
 
-Stored is not delivered: an object counts only when the destination shows it (truth 6). A delivery that was
+Delivered means confirmed: the destination shows the object when it is queried. A delivery that was
 *acknowledged* has ``sent_at``; one that a killed process may or may not have sent has none, and is sent again
 as soon as the destination does not know it: the same UID and bytes twice are one object to a PACS.
 """
@@ -59,7 +59,7 @@ class Ledger:
             self._again(delivery, report.code, report.text)
 
     def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
-        """The destination takes no such objects: left out with a warning (truth 13).
+        """The destination takes no such objects: left out with a warning (peers are different).
 
         Where it takes none of the study's results at all, leaving all out would call "delivered" what nobody
         will ever see: those are given up instead, for a person to look.
@@ -71,7 +71,7 @@ class Ledger:
             self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=text, **_DONE)
 
     def withdraw(self, delivery: Delivery) -> None:
-        """A conflict came while it waited: nothing of a quarantined study leaves (truth 2)."""
+        """A conflict came while it waited: nothing of a quarantined study leaves."""
         reason = f"{deliveries.WITHDRAWN}the study stands in quarantine"
         self._move(delivery, _S.CANCELLED, DELIVERY_WITHDRAWN, reason=reason, **_DONE)
 

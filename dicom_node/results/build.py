@@ -60,7 +60,7 @@ def build(
 def build_failure(
     context: ResultContext, sources: Sequence[SourceObject], reason: str, cause: Cause = Cause.UNKNOWN
 ) -> list[BuiltObject]:
-    """Objects that say that the AI did not run (truth 9).
+    """Objects that say that the AI did not run (fail loud for care).
 
     ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images need not decode.
     """

@@ -61,7 +61,7 @@ class Listener:
         )
 
     def start(self) -> tuple[str, int]:
-        """Begin to accept; returns host and port. The event makes former associations void (truth 3)."""
+        """Begin to accept; returns host and port. The event ends the associations of former listeners."""
         host, port = self._server.server_address[:2]
         self._reception.record(
             happened(

@@ -1,6 +1,6 @@
-"""AE policy: who may associate and do what. The listener reads it from ``policy.json`` (truth 1).
+"""AE policy: who may associate and do what. The listener reads it from ``policy.json``.
 
-The node writes the file whole and replaces it, so the listener needs neither settings nor database.
+The node replaces the file in one step, so the listener needs neither settings nor database.
 """
 
 from __future__ import annotations

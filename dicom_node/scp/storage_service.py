@@ -145,7 +145,7 @@ class StorageService:
             return self._reject(proposal, verdict)
         visit = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
         try:
-            # Before the first object can be acknowledged: else its study could look quiet (truth 3).
+            # Before the first object can be acknowledged: else its study could seem complete.
             self._journal.append(self._event(ASSOCIATION_ACCEPTED, visit, refused=_refused(proposal)))
         except OSError:
             self._leave_room(visit)

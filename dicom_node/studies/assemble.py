@@ -1,4 +1,4 @@
-"""When is a study complete: quiet, and no open association brings it objects (truth 3)."""
+"""Complete when quiet: no open association brings a study objects, and its quiet time has passed."""
 
 from __future__ import annotations
 

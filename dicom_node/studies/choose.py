@@ -1,7 +1,7 @@
 """What a person chooses between when a study stands in quarantine: patients, and versions of one image.
 
-Each thing to choose is a question with numbered options. Nothing is thrown away: what is not taken stays in
-the spool and counts for nothing (truth 2).
+Each thing to choose is a question with numbered options. Nothing received is deleted: what is not taken stays
+in the spool, set aside, and is not analysed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spool and index compared: what one has and the other lacks is found and named (truth 1).
+"""Spool and index compared: what one has and the other lacks is found and named.
 
 Rows are committed before their file is moved and emptied before it is deleted. So a file beside
 ``incoming`` that no row knows tells of a lost database, and a row without its file of a lost disk.

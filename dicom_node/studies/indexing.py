@@ -1,4 +1,4 @@
-"""One received object → its rows: which version counts, what becomes of its study (truths 2, 3, 7)."""
+"""One received object → its rows: which version is in force, and what becomes of its study."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class Indexing:
     def _receive(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
-        """Let the study wait, or open it again; a companion waits with it, and opens nothing (truth 7)."""
+        """Put the study's quiet time off, or reopen it; a companion puts it off but reopens nothing."""
         if role is ObjectRole.OWN or outcome is Outcome.DUPLICATE:
             return
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)

@@ -1,4 +1,4 @@
-"""The same SOP Instance UID again: what it is, by its pixels, its identity and the rest (truth 2). Pure."""
+"""The same SOP Instance UID again: duplicate, revision or conflict, by pixels and identity. Pure."""
 
 from __future__ import annotations
 

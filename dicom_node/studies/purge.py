@@ -1,6 +1,6 @@
-"""Received objects leave the spool when all results of their study are confirmed, never before (truth 14).
+"""No archive: received objects are deleted when all results of their study are confirmed, never before.
 
-What was read in their burned-in marks goes with them.
+The readings of their burned-in annotation are deleted with them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dicom_node.studies.stop import stop_study
 
 
 def quarantine_study(session: Session, study: Study, reason: str) -> None:
-    """Nothing of the study is released until a person chooses (truth 2)."""
+    """Stop the study: nothing of it leaves until a person chooses."""
     if study.state is StudyState.QUARANTINED:
         if reason not in study.reason:
             study.reason = f"{study.reason}; {reason}"[:2000]

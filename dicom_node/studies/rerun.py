@@ -40,8 +40,8 @@ class _Missed:
 def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     """Apply the rules to a study as if it had just been completed; a row for each that takes it.
 
-    What the jobs before have not sent is withdrawn until it is wanted again. Results that do not change keep
-    their UIDs, so they are neither built nor sent again (truth 5). Raises NotAllowedNow.
+    Deliveries of earlier jobs that were not sent yet are withdrawn until a job wants them again. Results that
+    do not change have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if reason := _refusal(study, _sources(session, study_id)):

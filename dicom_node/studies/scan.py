@@ -1,7 +1,7 @@
-"""Spool → database, which is also the recovery scan: what was acknowledged is indexed once (truth 1).
+"""Spool → database, which is also the recovery scan: what was acknowledged is indexed once.
 
 The rows are committed first and the file is moved after: whenever the node dies in between, the next scan
-finds the row and makes up the move. Nothing received is overwritten (truth 2).
+finds the row and completes the move. Nothing received is overwritten.
 """
 
 from __future__ import annotations

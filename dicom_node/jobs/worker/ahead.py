@@ -1,8 +1,8 @@
-"""Images are analysed as they arrive, while their study is still being received (truth 3).
+"""Images are analysed as they arrive, while their study is still being received.
 
-A worker without a job takes the newest image that a rule wants, asks the pipeline about it alone, and keeps
-the answer for the study's job. It gives way as soon as a job is free. Whatever goes wrong here only costs
-time: the job analyses again, and says what is wrong.
+A worker without a job takes the next image that a rule wants, runs the pipeline on it alone, and stores the
+result for the study's job. It stops as soon as a job is free. Whatever goes wrong here only costs time: the
+job analyses the image again and reports the error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What cleaning took, counted in events: filled wider, blacked out, withheld (truth 9)."""
+"""What cleaning did to the images of a job, counted in events: filled wider, blacked out, withheld."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job: images → pipeline → results → one transaction that releases them (truths 5, 6 and 9)."""
+"""One job: images → pipeline → results → one transaction that stores them and ends the job."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class Runner:
         return analyse(pipeline, images, options, progress, self._analyses, self._readings, self._at_work)
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
-        """Out of scope: the console shows it; the PACS only where the rule asks for it (truth 9)."""
+        """Out of scope: listed in the node; reported to the PACS only where the rule asks for it."""
         rule = self._settings.rule(attempt.job.rule)
         if rule is not None and rule.tell_pacs_refusals:
             self._tell(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)

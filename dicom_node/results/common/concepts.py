@@ -163,7 +163,7 @@ def number_of(finding: Finding) -> CodedConcept:
     """Concept of a finding's number, with its name in the meaning.
 
     Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number:
-    "AI estimated probability of Cardiomegaly" names the finding and says whose opinion it is (truth 10).
+    "AI estimated probability of Cardiomegaly" names the finding and says whose opinion it is.
     Where a calibrated model reports the finding, (111012, DCM, Certainty of Finding) stands as the equivalent
     code (PS3.3 8.9): one number, for readers and for programs. Of an absent finding it would read as the
     certainty of its absence.

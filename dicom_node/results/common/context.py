@@ -38,7 +38,7 @@ class ResultContext:
     ``burned_in_boxes``: the destinations want a box around each burned-in text. ``supersedes`` is the SOP
     Instance UID of the report that the new one replaces and ``supersedes_series`` its Series Instance UID
     (empty: the series into which the new report goes). ``exists`` tells of a SOP Instance UID whether that
-    object was built before; then it is named, not built again (truth 5).
+    object was built before; then it is named, not built again.
     """
 
     pipeline: str

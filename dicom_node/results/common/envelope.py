@@ -22,7 +22,7 @@ from dicom_node.results.common.source import Source, identity_keywords
 from dicom_node.results.common.times import dicom_date, dicom_time
 
 UTF8: Final = "ISO_IR 192"
-# From 9000 on: below every number that a modality gives, and behind its series in a list (truth 7).
+# From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
 SERIES_NUMBERS: Final = {
     ResultKind.SR: 9001,
     ResultKind.GSPS: 9002,

@@ -1,4 +1,4 @@
-"""UIDs of results, derived from everything that shapes them (truth 5)."""
+"""A result's identity is derived: UIDs from everything that shapes the object."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Findings in the order in which a reader should meet them, each region with its tracking UID.
 
-The report, the presentation state and the picture are made from these same marks (truth 8).
+One finding, three faces: report, presentation state and picture are made from the same located findings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times in results: always those of the analysis, in the zone of the source image (truth 11)."""
+"""Times in results: always those of the analysis, in the zone of the source image."""
 
 from __future__ import annotations
 

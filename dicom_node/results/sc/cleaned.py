@@ -49,7 +49,7 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source. Raises ResultRefused unless it was verified (truth 9).
+    """The cleaned picture of one source. Raises ResultRefused unless it was verified.
 
     Grey stays grey with the source's depth, sign, window and rescale. Calibration is kept only where nothing
     was filled, as ``mask`` says (nonzero: filled); without a mask all may have been.

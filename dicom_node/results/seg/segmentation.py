@@ -58,7 +58,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
         content_description="Pixels that AI inpainted" + (", in any frame" if source.frames > 1 else ""),
         **arguments,
     )
-    # highdicom draws this UID by lot; the same input gives the same object (truth 5).
+    # highdicom draws this UID at random; the same input must give the same object.
     dimension = derived_uid("dimension", uid)
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimension

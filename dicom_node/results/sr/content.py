@@ -209,7 +209,7 @@ def _presence(finding: Finding) -> QualitativeEvaluation:
 def _number(finding: Finding) -> list[dict[str, object]]:
     """The probability, once; none where the model gives none.
 
-    Per cent is a claim about how often such a finding is there: only a calibrated model makes it (truth 10).
+    Probability is a claim about how often such a finding is there: only a calibrated model gives per cent.
     The score of any other is a number of its own kind, without unit.
     """
     if finding.probability is None:

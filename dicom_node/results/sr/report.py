@@ -74,7 +74,7 @@ def build_report(
 def build_failure_report(
     context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause, uid: str
 ) -> Dataset:
-    """The short report that the AI did not run, with the reason (truth 9)."""
+    """The short report that the AI did not run, with the reason (fail loud for care)."""
     summaries = [Summary(source, "AI did not run", concepts.NOT_RUN, cause=cause) for source in sources]
     groups = [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, f"AI did not run: {reason}", groups)

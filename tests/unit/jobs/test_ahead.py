@@ -1,4 +1,4 @@
-"""Images are analysed while their study is still being received; the job uses what is there (truth 3)."""
+"""Images are analysed while their study is still being received; the job uses what is there."""
 
 from __future__ import annotations
 

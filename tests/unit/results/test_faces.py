@@ -1,4 +1,4 @@
-"""One finding, three faces; and what the pictures keep of their source (truths 8 to 10)."""
+"""One finding, three faces; and what the pictures keep of their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Same input, same objects; anything else, other objects (truths 5 and 11)."""
+"""Same input, same objects; anything else, other objects: a result's identity is derived."""
 
 from __future__ import annotations
 
