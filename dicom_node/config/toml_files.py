@@ -70,6 +70,14 @@ class TomlFiles:
             "" if value is None or isinstance(value, dict | list) else repr(self._written.get(place, value))
         )
 
+    def as_written(self, text: str) -> str:
+        """A message with ``${NAME}`` and ``${file:...}`` in the place of what they stand for."""
+        for place, written in self._written.items():
+            value = str(self.at(place))
+            if len(value) >= _SHORTEST_SECRET:
+                text = text.replace(repr(value)[1:-1], written).replace(value, written)
+        return text
+
     def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake, unless one about the same key is known (a variable that is not set)."""
         if not self.is_faulty(place):
@@ -109,6 +117,7 @@ class TomlFiles:
     def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
         """The one place where a mistake gets its value: no secret is among what is printed and logged."""
         shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
+        key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
     def _add_file(self, file: Path) -> None:
@@ -212,6 +221,7 @@ class TomlFiles:
         return spelled.lstrip(".") or "file"
 
 
+_SHORTEST_SECRET = 4  # characters; a shorter value would be found in words of the message
 _SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | 
     tried: list[Passed] = []
     for found in all_found:
         if isinstance(found, Passed):
-            tried.append(found)
+            tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
     return Checked(settings, read, tried)
@@ -94,6 +94,9 @@ def _check_senders(settings: Settings) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
+    if peer.username and peer.url.startswith("http://"):
+        text = "user name and password go over the network unencrypted (http): use https"
+        yield Passed(f"peer {peer.name}", False, text)
     if peer.assume_charset and peer.assume_charset not in python_encoding:
         remedy = f"is no defined term of PS3.3 C.12.1.1.2; {did_you_mean(peer.assume_charset, _CHARSETS)}"
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy

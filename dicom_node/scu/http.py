@@ -45,9 +45,15 @@ class BoundedSession(requests.Session):
         """Take no adapters of others: clients bring theirs for retries, and those belong to the outbox."""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end."""
+        """Raises requests.ConnectionError for an answer that is too long, or was cut off before its end.
+
+        A redirect is an error (requests.HTTPError): an object goes to the address of the settings only.
+        """
         streamed = options.get("stream", False)
-        response = super().send(request, **{**options, "stream": True})
+        response = super().send(request, **{**options, "stream": True, "allow_redirects": False})
+        if response.is_redirect:
+            response.close()
+            raise requests.HTTPError("redirected", response=response)
         if not streamed:
             try:
                 whole = response.raw.read(MAXIMUM_ANSWER_BYTES + 1, decode_content=True)

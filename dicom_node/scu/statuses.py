@@ -71,6 +71,8 @@ def http_report(code: int) -> SendReport:
     shown = f"HTTP {code}"
     if code in _HTTP_RETRY:
         return SendReport(_S.RETRY, shown, _HTTP_RETRY[code])
+    if 300 <= code < 400:
+        return SendReport(_S.RETRY, shown, "it points to another address, which is not followed: correct url")
     if 400 <= code < 500:
         return SendReport(_S.REFUSED, shown, "request refused")
     return SendReport(_S.RETRY, shown, "the server has a problem")
