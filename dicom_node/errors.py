@@ -165,6 +165,10 @@ class DatabaseDamaged(NodeError):
 
 
 class DatabaseNotReady(NodeError):
-    """The schema is older or newer than this program."""
+    """The database's URL cannot be read, or its schema is newer than this program."""
 
     exit_code = ExitCode.CONFIG
+
+
+class SchemaOutdated(DatabaseNotReady):
+    """The schema is older than this program: an upgrade cures it."""

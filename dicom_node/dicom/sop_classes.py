@@ -41,10 +41,10 @@ def role_of(
     if sop_class_uid in SOURCES:
         return ObjectRole.SOURCE
     if sop_class_uid in SECONDARY_CAPTURES:
-        return ObjectRole.SOURCE if takes_secondary_captures else ObjectRole.COMPANION
+        return ObjectRole.SOURCE if takes_secondary_captures else ObjectRole.NON_SOURCE
     if sop_class_uid in further_sources and not _is_made(sop_class_uid):
         return ObjectRole.SOURCE
-    return ObjectRole.COMPANION
+    return ObjectRole.NON_SOURCE
 
 
 def _is_made(sop_class_uid: str) -> bool:

@@ -29,7 +29,7 @@ def retry(session: Session, job_id: int) -> None:
         )
     move_job(
         session, job, JobState.QUEUED, JOB_QUEUED,
-        reason="", run_at=utc_now(), tries=0, share_done=0.0, doing="",
+        reason="", run_at=utc_now(), tries=0, accepted=False, share_done=0.0, doing="",
         cancel_requested=False, finished_at=None, lease_until=None,
     )  # fmt: skip
     settle_study(session, job.study_id)

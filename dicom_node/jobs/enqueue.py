@@ -29,7 +29,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     sources = intake.sources(session, study.id)
     decisions = decide_study(session, study, sources, settings)
     if not decisions:
-        images = sources or intake.instances_of(session, study.id, [ObjectRole.COMPANION])
+        images = sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
         reason = why_none(settings.rules, [image_facts(image, settings) for image in images])
         record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
         move_study(session, study, StudyState.NOT_APPLICABLE, reason=reason)

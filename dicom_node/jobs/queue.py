@@ -52,7 +52,7 @@ class ClaimedJob:
     """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
 
     ``tries`` counts this one; ``gives_up``: the last try was lost with its worker, so this one only tells
-    that the job failed (``reason``). ``was_accepted``: a former try got so far that the pipeline accepted.
+    that the job failed (``reason``). ``accepted``: in a former try the pipeline took the study.
     """
 
     id: int
@@ -67,7 +67,7 @@ class ClaimedJob:
     destinations: tuple[str, ...] = ()
     source_uids: tuple[str, ...] = ()
     gives_up: bool = False
-    was_accepted: bool = False
+    accepted: bool = False
     reason: str = ""
     analysed_at: datetime | None = None
     priority: int = 0
@@ -91,6 +91,9 @@ class JobQueue(Protocol):
 
     def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
+
+    def accept(self, job: ClaimedJob) -> None:
+        """Write down that the pipeline takes the study. Raises LeaseLost, JobCancelled."""
 
     def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
         """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
@@ -154,7 +157,6 @@ class LeaseQueue:
             if job is None:
                 return None
             before = job.tries
-            was_accepted = job.share_done > 0
             taken = move_job(
                 session,
                 job,
@@ -169,7 +171,7 @@ class LeaseQueue:
             if not taken:
                 return None
             settle_study(session, job.study_id)
-            return _claimed(job, gives_up=before >= self._attempts, was_accepted=was_accepted)
+            return _claimed(job, gives_up=before >= self._attempts)
 
     def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
         until = utc_now() + self._lease
@@ -181,6 +183,13 @@ class LeaseQueue:
             raise LeaseLost(f"job {job.id} is another worker's now")
         if cancelled:
             raise JobCancelled(f"job {job.id} is to be stopped")
+
+    def accept(self, job: ClaimedJob) -> None:
+        with self._database.write() as session:
+            row = self._held(session, job)
+            if row.cancel_requested:
+                raise JobCancelled(f"job {job.id} is to be stopped")
+            row.accepted = True
 
     def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
         row = self._held(session, job)
@@ -301,7 +310,7 @@ def put_first(session: Session, job_id: int) -> None:
     record(session, JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
 
 
-def _claimed(job: Job, *, gives_up: bool, was_accepted: bool) -> ClaimedJob:
+def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:
     return ClaimedJob(
         id=job.id,
         owner=job.lease_owner,
@@ -315,7 +324,7 @@ def _claimed(job: Job, *, gives_up: bool, was_accepted: bool) -> ClaimedJob:
         destinations=tuple(job.destinations),
         source_uids=tuple(job.source_uids),
         gives_up=gives_up,
-        was_accepted=was_accepted,
+        accepted=job.accepted,
         reason=job.reason,
         analysed_at=job.analysed_at,
         priority=job.priority,

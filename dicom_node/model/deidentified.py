@@ -1,4 +1,4 @@
-"""How de-identified results are told from all others: by their folder, and by what stands in them."""
+"""De-identified results: where they lie, and how their bytes show what they are."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class ObjectRole(StrEnum):
     """What a received object is for the node; only sources may start a job."""
 
     SOURCE = "source"  # may start a job
-    COMPANION = "companion"  # SR, PR, SEG, KO, secondary capture …: kept, never starts or reopens a job
+    NON_SOURCE = "non_source"  # SR, PR, SEG, KO, secondary capture …: kept, never starts or reopens a job
     OWN = "own"  # our own result come back: kept, never processed
     ASIDE = "aside"  # a person decided against it: kept, counts for nothing
 

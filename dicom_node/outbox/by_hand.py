@@ -43,6 +43,7 @@ def retry(session: Session, delivery_id: int) -> None:
         _S.PENDING,
         DELIVERY_BY_HAND,
         reason="",
+        withdrawn=False,
         refusals=0,
         queries=0,
         sent_at=None,

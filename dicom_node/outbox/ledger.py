@@ -22,7 +22,6 @@ from dicom_node.events import (
     DELIVERY_RETRIED,
     DELIVERY_SENT,
     DELIVERY_WARNED,
-    DELIVERY_WITHDRAWN,
     EventType,
 )
 from dicom_node.model.lifecycle import DeliveryState
@@ -72,8 +71,7 @@ class Ledger:
 
     def withdraw(self, delivery: Delivery) -> None:
         """A conflict came while it waited: nothing of a quarantined study leaves."""
-        reason = f"{deliveries.WITHDRAWN}the study stands in quarantine"
-        self._move(delivery, _S.CANCELLED, DELIVERY_WITHDRAWN, reason=reason, **_DONE)
+        deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """What no retry can cure."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings, TlsSettings
-from dicom_node.errors import ConfigurationError, DatabaseNotReady
+from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Passed, Problem
@@ -138,7 +138,8 @@ def _probe_database(settings: Settings) -> Found:
         yield Passed("database", True, f"{shown}: reachable, schema is up to date")
         yield from _compare_spool(database, settings)
     except DatabaseNotReady as error:
-        if database.is_sqlite and migrate.current(database) is not None and "older" in str(error):
+        outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
+        if database.is_sqlite and outdated:
             yield Passed("database", True, f"{shown}: will be brought up to date at the next start")
         else:
             yield "node.database_url", shown, str(error)

@@ -20,7 +20,7 @@ class ClassKind(StrEnum):
     """Why a storage class is accepted."""
 
     IMAGE = "image"  # what we analyse
-    COMPANION = "companion"  # comes with images, or is a result of ours that comes back: kept
+    NON_SOURCE = "non_source"  # comes with images, or is a result of ours that comes back: kept
 
 
 class SyntaxKind(StrEnum):
@@ -89,7 +89,7 @@ STORAGE_CLASSES: tuple[StorageClass, ...] = (
         """,
     ),
     *_classes(
-        ClassKind.COMPANION,
+        ClassKind.NON_SOURCE,
         """
         BasicTextSRStorage EnhancedSRStorage ComprehensiveSRStorage Comprehensive3DSRStorage
         ExtensibleSRStorage ProcedureLogStorage MammographyCADSRStorage ChestCADSRStorage ColonCADSRStorage

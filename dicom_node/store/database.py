@@ -18,7 +18,7 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import DatabaseNotReady
+from dicom_node.errors import DatabaseDamaged, DatabaseNotReady
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
@@ -66,6 +66,28 @@ class Database:
         with Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def alter(self) -> Iterator[Connection]:
+        """A writing scope in which SQLite may rebuild a table that others refer to.
+
+        See sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes". Raises
+        DatabaseDamaged, with all as it was, when a reference leads nowhere at its end.
+        """
+        with self._writing.connect() as connection:
+            keys = "PRAGMA foreign_keys={}"  # has no effect inside a transaction
+            if self.is_sqlite:
+                _execute(connection.connection, keys.format("OFF"))
+            try:
+                with connection.begin():
+                    yield connection
+                    if self.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                        raise DatabaseDamaged(
+                            "the database is damaged: its tables refer to rows that are gone"
+                        )
+            finally:
+                if self.is_sqlite:
+                    _execute(connection.connection, keys.format("ON"))
+
     def dispose(self) -> None:
         """Close all connections (before a fork, and at the end)."""
         self.engine.dispose()
@@ -73,11 +95,14 @@ class Database:
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by us, not by the sqlite3 module
+    for setting in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _execute(connection, f"PRAGMA {setting}")
+
+
+def _execute(connection: Any, statement: str) -> None:
+    """Outside of transactions, which SQLAlchemy would begin."""
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(statement)
     cursor.close()
 
 

@@ -8,12 +8,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
+from dicom_node.events import DELIVERY_WITHDRAWN
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.clock import has_come, has_ended
 from dicom_node.store.tables import Delivery, Result, Study
-from dicom_node.store.transitions import utc_now
-
-WITHDRAWN = "withdrawn: "  # how the reason of such a delivery begins; it goes out when it is wanted again
+from dicom_node.store.transitions import move_delivery, utc_now
 
 _S = DeliveryState
 
@@ -35,6 +34,14 @@ def add(session: Session, result: Result, destination: str, *, ask_first: bool =
     session.add(delivery)
     session.flush()
     return delivery
+
+
+def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
+    """Cancel a delivery until a job wants it again."""
+    move_delivery(
+        session, delivery, _S.CANCELLED, DELIVERY_WITHDRAWN,
+        reason=f"withdrawn: {reason}", withdrawn=True, lease_owner="", lease_until=None,
+    )  # fmt: skip
 
 
 def due_destinations(session: Session, now: datetime) -> list[str]:

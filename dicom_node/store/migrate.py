@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from dicom_node.errors import DatabaseNotReady
+from dicom_node.errors import DatabaseNotReady, SchemaOutdated
 from dicom_node.store.database import Database
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -19,16 +19,16 @@ def upgrade(database: Database) -> None:
     """Create or bring the schema to this program's version. Raises DatabaseNotReady if it is newer."""
     _refuse_newer(database)
     config = _config()
-    with database.write() as session:
-        config.attributes["connection"] = session.connection()
+    with database.alter() as connection:
+        config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
 def check(database: Database) -> None:
-    """Raise DatabaseNotReady unless the schema is of this program's version."""
+    """Raise SchemaOutdated or DatabaseNotReady unless the schema is of this program's version."""
     _refuse_newer(database)
     if current(database) != head():
-        raise DatabaseNotReady("the database is older than this program: run `dicom-node db upgrade`")
+        raise SchemaOutdated("the database is older than this program: run `dicom-node db upgrade`")
 
 
 def current(database: Database) -> str | None:

@@ -25,7 +25,6 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 
@@ -121,6 +120,7 @@ class Instance(Base):
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
     patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
+    assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself
     calling_ae: Mapped[str] = mapped_column(String(16))
     called_ae: Mapped[str] = mapped_column(String(16))
     received_at: Mapped[datetime]
@@ -199,6 +199,7 @@ class Job(Base):
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    accepted: Mapped[bool] = mapped_column(default=False)  # the pipeline takes it: a failure is reported
     share_done: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
     doing: Mapped[str] = mapped_column(default="")
     created_at: Mapped[datetime]
@@ -225,15 +226,11 @@ class Result(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
     supersedes: Mapped[str] = mapped_column(String(64), default="")
+    deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
     created_at: Mapped[datetime]
 
     study: Mapped[Study] = relationship(back_populates="results")
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
-
-    @property
-    def deidentified(self) -> bool:
-        """Whether it is for de-identified destinations, and for no others: its folder says so."""
-        return self.path.startswith(f"{DEIDENTIFIED_FOLDER}/")
 
 
 class Delivery(Base):
@@ -250,6 +247,7 @@ class Delivery(Base):
     destination: Mapped[str] = mapped_column(String(64), index=True)
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
     reason: Mapped[str] = mapped_column(Text, default="")
+    withdrawn: Mapped[bool] = mapped_column(default=False)  # cancelled only until a job wants it again
     status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
     attempts: Mapped[int] = mapped_column(default=0)
     refusals: Mapped[int] = mapped_column(default=0)  # refused for reasons that waiting does not cure

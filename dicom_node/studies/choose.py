@@ -31,7 +31,7 @@ from dicom_node.store.transitions import record
 from dicom_node.studies.indexing import Arrived, Indexing
 from dicom_node.studies.quarantine import release_study
 
-_ROLES = (ObjectRole.SOURCE, ObjectRole.COMPANION)
+_ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class Indexing:
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
-            received = (ObjectRole.SOURCE, ObjectRole.COMPANION)
+            received = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
             others = intake.patients(session, study.id, received)
             return judge(item.found, None, others, lambda: None)
         before = Former(
@@ -217,7 +217,7 @@ class Indexing:
     def _receive(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
-        """Put the study's quiet time off, or reopen it; a companion puts it off but reopens nothing."""
+        """Put the study's quiet time off, or reopen it; a non-source puts it off but reopens nothing."""
         if role is ObjectRole.OWN or outcome is Outcome.DUPLICATE:
             return
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
@@ -274,7 +274,7 @@ class Indexing:
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
         row.identity_sha256, row.patient = found.identity_sha256, str(found.patient)
-        row.attributes = _attributes(found)
+        row.attributes, row.assumed_charset = dict(found.attributes), found.assumed_charset
         row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
         row.received_at, row.revision = arrival.received_at, study.revision
         session.add(row)
@@ -332,8 +332,3 @@ def _told(reason: str, item: Arrived) -> str:
     """The reason with the object, its sender and the time: the study may have hundreds of objects."""
     at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
     return f"{reason} (object {uid} from {item.arrival.calling_ae or 'nobody'}, {at:%Y-%m-%d %H:%M:%S} UTC)"
-
-
-def _attributes(found: Inspected) -> dict[str, str]:
-    assumed = {"AssumedCharacterSet": found.assumed_charset} if found.assumed_charset else {}
-    return {**found.attributes, **assumed}

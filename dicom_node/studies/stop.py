@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from dicom_node.events import DELIVERY_WITHDRAWN, JOB_CANCELLED
-from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.store import intake, queue
-from dicom_node.store.deliveries import WITHDRAWN
+from dicom_node.events import JOB_CANCELLED
+from dicom_node.model.lifecycle import JobState
+from dicom_node.store import deliveries, intake, queue
 from dicom_node.store.tables import Study
-from dicom_node.store.transitions import move_delivery, move_job, utc_now
+from dicom_node.store.transitions import move_job, utc_now
 
 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
@@ -25,6 +24,5 @@ def stop_study(session: Session, study: Study, reason: str) -> None:
         job.cancel_requested = True
         job.reason = reason
     for delivery in intake.pending_deliveries(session, study.id):
-        withdrawn = f"{WITHDRAWN}{reason}"
-        move_delivery(session, delivery, DeliveryState.CANCELLED, DELIVERY_WITHDRAWN, reason=withdrawn)
+        deliveries.withdraw(session, delivery, reason)
     session.flush()

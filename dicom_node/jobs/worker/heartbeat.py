@@ -76,11 +76,6 @@ class JobHeartbeat:
             gone = time.monotonic() - began
             self._started, self._told_at, self._paused = self._started + gone, self._told_at + gone, False
 
-    def checkpoint(self, share: float, what: str) -> None:
-        """Progress that is written down before it returns; raises when the job must stop."""
-        self(share, what)
-        self._queue.heartbeat(self._job, share, what)
-
     def _beat(self) -> None:
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):

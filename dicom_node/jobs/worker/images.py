@@ -75,4 +75,4 @@ def _in_order(uids: Sequence[str], known: Collection[str]) -> list[str]:
 
 
 def _of(row: Instance) -> tuple[str, str, str]:
-    return row.pixels_sha256, row.identity_sha256, str(row.attributes.get("AssumedCharacterSet", ""))
+    return row.pixels_sha256, row.identity_sha256, row.assumed_charset

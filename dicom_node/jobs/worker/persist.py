@@ -179,6 +179,7 @@ class Releaser:
             sha256=file.sha256,
             bytes=file.size,
             supersedes=item.supersedes,
+            deidentified=item.deidentified,
             created_at=utc_now(),
         )
         session.add(row)
@@ -229,9 +230,8 @@ class Releaser:
             delivery = deliveries.add(
                 session, result, peer.name, ask_first=in_doubt and peer.confirm != "none"
             )
-            withdrawn = delivery.reason.startswith(deliveries.WITHDRAWN)
-            if delivery.state is DeliveryState.CANCELLED and withdrawn:
-                wanted = {"reason": "wanted again", "next_at": utc_now(), "lease_until": None}
+            if delivery.withdrawn:
+                wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
                 move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)
 
     @contextlib.contextmanager
@@ -295,7 +295,6 @@ class Releaser:
         self, job: ClaimedJob, peers: Sequence[PeerSettings], *, deidentified: bool
     ) -> tuple[str, str]:
         """SOP and Series Instance UID of the newest report of this rule on the study that these may have."""
-        hidden = Result.path.startswith(f"{DEIDENTIFIED_FOLDER}/")
         left = exists().where(
             Delivery.result_id == Result.id,
             Delivery.destination.in_([peer.name for peer in peers]),
@@ -305,7 +304,7 @@ class Releaser:
             select(Result.sop_instance_uid, Result.series_instance_uid)
             .join(Job, Job.id == Result.job_id)
             .where(Result.study_id == job.study_id, Result.kind == ResultKind.SR, Job.rule == job.rule, left)
-            .where(hidden if deidentified else ~hidden)
+            .where(Result.deidentified.is_(deidentified))
             .order_by(Result.id.desc())
             .limit(1)
         )

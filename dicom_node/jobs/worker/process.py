@@ -55,9 +55,6 @@ class _LetsPass:
             self._let_pass(self._job, self._pulse)
             self._looked_at = time.monotonic()
 
-    def checkpoint(self, share: float, what: str) -> None:
-        self._pulse.checkpoint(share, what)
-
 
 class Worker:
     """Runs jobs of the queue, one at a time."""

@@ -6,7 +6,6 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
 from ai_pipeline.errors import CardError, CleaningFailed, PixelError
@@ -37,7 +36,7 @@ from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
 _NO_IMAGE = "there is no image any more"
-_ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done; a job that has any was accepted (ClaimedJob.was_accepted)
+_ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
 
 class HandedBack(NodeError):
@@ -46,17 +45,6 @@ class HandedBack(NodeError):
 
 class NoSuchPipeline(NodeError):
     """A rule names a pipeline that this program does not have, or cannot load."""
-
-
-class Report(Protocol):
-    """What the worker gives to a job: progress goes out by it, and by it the job is stopped.
-
-    Calling it may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached.
-    """
-
-    def __call__(self, share: float, what: str) -> None: ...
-    def checkpoint(self, share: float, what: str) -> None:
-        """The same, and written down before it returns."""
 
 
 @dataclass(slots=True)
@@ -104,12 +92,13 @@ class Runner:
         self._readings = ReadingRecord(database, settings)
         self._releaser = Releaser(database, settings, queue)
 
-    def run(self, job: ClaimedJob, report: Report) -> None:
+    def run(self, job: ClaimedJob, report: Progress) -> None:
         """Bring a job to an end, put it back, or lose it. Raises only what the database raises.
 
+        ``report`` may raise JobCancelled, LeaseLost, HandedBack or TimeLimitReached: so a job is stopped.
         After a job that took all memory (``AtWork.spent``) this process shall end.
         """
-        attempt = _Attempt(job, accepted=job.was_accepted)
+        attempt = _Attempt(job, accepted=job.accepted)
         self._at_work.last_try = self._queue.is_last_try(job)
         try:
             try:
@@ -121,7 +110,7 @@ class Runner:
         finally:
             self._at_work.last_try = False
 
-    def _end(self, attempt: _Attempt, report: Report) -> None:
+    def _end(self, attempt: _Attempt, report: Progress) -> None:
         job = attempt.job
         try:
             self._try(attempt, report)
@@ -153,7 +142,7 @@ class Runner:
             else:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
-    def _try(self, attempt: _Attempt, report: Report) -> None:
+    def _try(self, attempt: _Attempt, report: Progress) -> None:
         job = attempt.job
         attempt.pipeline = pipeline = self._pipelines(job.pipeline)
         self._releaser.check_destinations(job)
@@ -172,7 +161,8 @@ class Runner:
             return
         attempt.accepted = True
         attempt.images = images = attempt.images.only(verdict.source_uids)
-        report.checkpoint(_ACCEPTED, "analysing")
+        self._queue.accept(job)
+        report(_ACCEPTED, "analysing")
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
         self._releaser.release(job, pipeline, attempt.images, result, attempt.refused)
@@ -188,7 +178,7 @@ class Runner:
         self._leave_out(attempt, asked.faults)
         return asked.verdict
 
-    def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Report) -> PipelineResult:
+    def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> PipelineResult:
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 

@@ -96,7 +96,7 @@ def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() ->
 
 def test_companions_and_own_results_are_never_taken() -> None:
     own = ImageFacts("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN)
-    report = ImageFacts("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.COMPANION)
+    report = ImageFacts("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE)
     capture = ImageFacts("3", "1.2.840.10008.5.1.4.1.1.7", "US", ObjectRole.SOURCE, sender="grabber")
     assert decide([rule()], StudyFacts("", TODAY), [own, report, capture]) == []
     named = rule(secondary_captures_from=["grabber"])

@@ -222,9 +222,6 @@ class QuietReport:
     def __call__(self, share: float, what: str) -> None:
         pass
 
-    def checkpoint(self, share: float, what: str) -> None:
-        pass
-
 
 def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) -> None:
     node = make()

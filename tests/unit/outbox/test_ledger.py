@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
@@ -169,7 +170,10 @@ def test_nothing_of_a_quarantined_study_leaves(outbox: Outbox) -> None:
     quarantine(outbox)
     outbox.courier().run_once()
     assert outbox.states() == {"cancelled": 1}
-    assert outbox.rows()[0]["reason"].startswith(deliveries.WITHDRAWN)
+    with outbox.database.read() as session:
+        [delivery] = session.scalars(select(Delivery))
+        assert delivery.withdrawn
+        assert delivery.reason == "withdrawn: the study stands in quarantine"
 
 
 def test_a_person_releases_a_quarantined_study_before_its_deliveries(outbox: Outbox) -> None:

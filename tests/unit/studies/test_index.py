@@ -194,7 +194,8 @@ def test_a_corrected_name_withdraws_results_that_did_not_leave_yet(inbox: Inbox)
     with inbox.database.read() as session:
         delivery = session.get_one(deliveries.Delivery, delivery_id)
         assert delivery.state is DeliveryState.CANCELLED
-        assert delivery.reason.startswith("withdrawn: ")
+        assert delivery.withdrawn
+        assert delivery.reason == "withdrawn: superseded: patient or study data changed"
 
 
 def test_two_patients_in_one_study_are_a_conflict(inbox: Inbox) -> None:
@@ -246,7 +247,7 @@ def test_own_results_reports_and_captures_start_no_job_and_reopen_nothing(inbox:
     assert (after.state, after.revision) == (before.state, 1)
     assert len(inbox.jobs()) == 1
     roles = [inbox.instance(ds.SOPInstanceUID).role for ds in (own_result(image), report(image))]
-    assert roles == [ObjectRole.OWN, ObjectRole.COMPANION]
+    assert roles == [ObjectRole.OWN, ObjectRole.NON_SOURCE]
     assert 2006 in {row.number for row in inbox.events()}
 
 
@@ -380,7 +381,7 @@ def test_a_peer_may_be_known_to_use_a_character_set(inbox: Inbox) -> None:
     inbox.receive_bytes(data, sop_class, uid, syntax, calling="LATIN")
     inbox.index()
     assert inbox.outcomes() == ["new"]
-    assert inbox.instance(uid).attributes["AssumedCharacterSet"] == "ISO_IR 100"
+    assert inbox.instance(uid).assumed_charset == "ISO_IR 100"
 
 
 def latin_name_without_character_set(name: str) -> tuple[bytes, str, str, str]:
