@@ -44,7 +44,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml ai_training/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[test]' --editable ./ai_training
+	$(PIP) --editable '.[test]' --editable ./ai_training polars
+	$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
 	@touch $@ $(VENV)/.demo
 
 clean:

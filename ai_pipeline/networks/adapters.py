@@ -190,9 +190,8 @@ def _named(path: Path, wanted: Wanted, family: Family, crop: float | None = None
 
 def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
     """An Ultralytics checkpoint is a pickled network of its own classes: here its code runs."""
-    network, licence = foreign.ultralytics_classifier(path)
+    network, licence, size = foreign.ultralytics_classifier(path)
     names = tuple(str(network.names[index]) for index in sorted(network.names))
-    size = wanted.size or int(dict(getattr(network, "args", {})).get("imgsz", 224))
     return Adapted(
         network=FirstOf(network.float().eval()),
         outputs=("logits",),
@@ -200,7 +199,7 @@ def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
         architecture=str(getattr(network, "yaml", {}).get("yaml_file", path.stem)),
         labels=wanted.labels or names,
         channels=3,
-        size=size,
+        size=wanted.size or size,
         mean=(0.0,),
         scale=(255.0,),
         preprocess="imagenet",

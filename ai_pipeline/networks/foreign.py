@@ -41,8 +41,10 @@ def torchvision_network(architecture: str, labels: int) -> nn.Module:
     return network
 
 
-def ultralytics_classifier(path: Path) -> tuple[Any, str]:
-    """The network in an Ultralytics checkpoint, and its licence. Raises CannotAdapt.
+def ultralytics_classifier(path: Path) -> tuple[Any, str, int]:
+    """The network in an Ultralytics checkpoint, its licence, and the side of its pictures in pixels.
+
+    Raises CannotAdapt.
 
     The file is a pickle of Ultralytics' own classes, and cannot be read without running what it says.
     """
@@ -55,7 +57,7 @@ def ultralytics_classifier(path: Path) -> tuple[Any, str]:
     network = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, Mapping) else None
     if network is None or type(network).__name__ != "ClassificationModel":
         raise CannotAdapt(f"{path.name} is no Ultralytics classifier, and no pipeline takes another kind")
-    return network, str(loaded.get("license", ""))
+    return network, str(loaded.get("license", "")), int(loaded.get("train_args", {}).get("imgsz", 224))
 
 
 def offer_torchvision_operators() -> None:

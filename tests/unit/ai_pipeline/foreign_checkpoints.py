@@ -7,6 +7,7 @@ at import. Random weights, a real network. It leaves ``checkpoint.*`` and ``expe
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,35 @@ def chexnet(folder: Path) -> None:
     _save(folder, image(), pixels.numpy(), scores)
 
 
+def ultralytics(folder: Path) -> None:
+    """A YOLO11 classifier of ten pictures and two labels, as Ultralytics leaves it after one epoch."""
+    import cv2
+    from PIL import Image
+
+    random = np.random.default_rng(6)
+    for number in range(10):
+        own = folder / "set" / "train" / ("dark", "light")[number % 2]
+        own.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(own / f"{number}.png"), random.integers(0, 90, (64, 64, 3)) + 160 * (number % 2))
+    (folder / "set" / "val").symlink_to("train")
+    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
+    from ultralytics import YOLO
+    from ultralytics.data.augment import classify_transforms
+    from ultralytics.models.yolo.classify import ClassificationTrainer
+
+    YOLO("yolo11n-cls.yaml").train(
+        trainer=ClassificationTrainer, data=str(folder / "set"), project=str(folder), name="run", epochs=1,
+        imgsz=64, batch=5, device="cpu", workers=0, plots=False, amp=False, pretrained=False,
+    )  # fmt: skip
+    (folder / "run" / "weights" / "last.pt").rename(folder / "checkpoint.pt")
+    network = torch.load(folder / "checkpoint.pt", weights_only=False)["model"].float().eval()
+    shown = image()
+    pixels = classify_transforms(size=64)(Image.fromarray(shown).convert("RGB"))[None]
+    with torch.inference_mode():
+        scores, _ = network(pixels)
+    _save(folder, shown, pixels.numpy(), scores)
+
+
 @torch.no_grad()
 def _spread(head: Any, pooled: torch.Tensor) -> None:
     """Fresh weights answer all alike, or beyond what a sigmoid can tell apart; these give logits about ±1."""
@@ -95,5 +125,5 @@ def _save(folder: Path, shown: Any, pixels: Any, scores: torch.Tensor) -> None:
 if __name__ == "__main__":
     torch.manual_seed(1)
     offer_torchvision_operators()
-    KINDS = {"torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet}
+    KINDS = {"torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet, "ultralytics": ultralytics}
     KINDS[sys.argv[1]](Path(sys.argv[2]))

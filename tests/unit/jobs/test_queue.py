@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from dicom_node import jobs
-from dicom_node.config.settings import WorkerSettings
 from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.jobs.lease import is_dead, new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue, LeaseQueue
@@ -373,7 +372,3 @@ def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Databas
     leases.release(database, "scheduler", "a")
     assert leases.acquire(database, "scheduler", "b", 0)
     assert leases.acquire(database, "scheduler", "a", 60)
-
-
-def test_workers_settings_of_the_contract_are_quick() -> None:
-    assert WorkerSettings().lease_seconds > WORKERS.lease_seconds

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common.source import read_sources
+from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.source import Source, read_sources
 from tests.result_images import (
     CARDIOMEGALY,
     CR,
@@ -105,33 +107,47 @@ BREAKS: dict[str, Callable[[Dataset], None]] = {
 }
 
 
-@pytest.mark.parametrize("said", BREAKS)
-def test_a_report_with_this_fault_does_not_leave(tmp_path: Path, said: str) -> None:
-    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
-    ctx = context(kinds=[ResultKind.SR])
+@dataclass(frozen=True)
+class Made:
+    """One result of one film: its bytes, and what it was made for."""
+
+    data: bytes
+    context: ResultContext
+    sources: Sequence[Source]
+
+    def read(self) -> Dataset:
+        return pydicom.dcmread(io.BytesIO(self.data))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    one = source(write_image(tmp_path_factory.mktemp("gate") / "cr.dcm", CR, grey_image()))
+    asked = context(kinds=[ResultKind.SR])
     found = PipelineResult(findings=(finding(CARDIOMEGALY, 0.83, one.image.uid, (50, 60, 150, 170)),))
-    data = results.build(ctx, [one], found)[0].data
+    data = results.build(asked, [one], found)[0].data
     assert data is not None
-    report = pydicom.dcmread(io.BytesIO(data))
-    gate.release(data, report, ctx, ResultKind.SR, read_sources([one]))
+    return Made(data, asked, read_sources([one]))
+
+
+def test_a_faultless_report_leaves(made: Made) -> None:
+    gate.release(made.data, made.read(), made.context, ResultKind.SR, made.sources)
+
+
+@pytest.mark.parametrize("said", BREAKS)
+def test_a_report_with_this_fault_does_not_leave(made: Made, said: str) -> None:
+    report, buffer = made.read(), io.BytesIO()
     with quiet_pydicom():
         BREAKS[said](report)
-    buffer = io.BytesIO()
-    with quiet_pydicom():
         report.save_as(buffer)
     with pytest.raises(ResultRefused, match=said):
-        gate.release(buffer.getvalue(), report, ctx, ResultKind.SR, read_sources([one]))
+        gate.release(buffer.getvalue(), report, made.context, ResultKind.SR, made.sources)
 
 
-def test_the_message_of_the_gate_holds_no_name(tmp_path: Path) -> None:
-    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
-    ctx = context(kinds=[ResultKind.SR])
-    data = results.build(ctx, [one], PipelineResult())[0].data
-    assert data is not None
-    report = pydicom.dcmread(io.BytesIO(data))
+def test_the_message_of_the_gate_holds_no_name(made: Made) -> None:
+    report = made.read()
     report.PatientName = "Else^Someone"
     with pytest.raises(ResultRefused) as caught:
-        gate.release(data, report, ctx, ResultKind.SR, read_sources([one]))
+        gate.release(made.data, report, made.context, ResultKind.SR, made.sources)
     assert "Else" not in str(caught.value)
     assert "Test" not in str(caught.value)
 

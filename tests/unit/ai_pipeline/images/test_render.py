@@ -98,6 +98,8 @@ def test_what_is_absent_is_not_drawn() -> None:
 
 def test_only_a_calibrated_model_speaks_in_per_cent() -> None:
     assert label_text(finding()) == "AI: Cardiomegaly 83 %"
+    uncalibrated = replace(finding(), model=replace(MODEL, calibrated=False))
+    assert label_text(uncalibrated) == "AI: Cardiomegaly score 0.83"
 
 
 def test_the_legend_warns_and_names_the_model() -> None:

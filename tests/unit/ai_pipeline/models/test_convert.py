@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pickle
 import socket
@@ -36,9 +35,6 @@ def made(tmp_path: Path) -> Callable[[str], Expected]:
     """Let a library make ``checkpoint.*`` in the test's folder, and say what it expects of it."""
 
     def make(kind: str) -> Expected:
-        library = {"chexnet": "torchvision"}.get(kind, kind)
-        if importlib.util.find_spec(library) is None:
-            pytest.skip(f"{library} is not installed")
         command = [sys.executable, "-W", "ignore", str(MAKER), kind, str(tmp_path)]
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
@@ -130,6 +126,26 @@ def test_chexnet_s_old_checkpoints_become_safetensors_that_torch_runs_alike(
     np.testing.assert_allclose(outputs["logits"], expected["scores"], atol=1e-4)
     mean = outputs["places"].mean((2, 3)) - outputs["logits"]
     np.testing.assert_allclose(mean, mean[:1], atol=1e-3)  # class activation: but for the bias the logit
+
+
+def test_an_ultralytics_classifier_says_the_same_through_its_converted_file(
+    tmp_path: Path, made: Callable[[str], Expected]
+) -> None:
+    expected = made("ultralytics")
+
+    done = convert(tmp_path / "checkpoint.pt", "ultralytics", "--trust")
+
+    assert done.exit_code == 0, done.output
+    card = find("ultralytics-checkpoint", tmp_path)
+    assert [label.name for label in card.labels] == ["dark", "light"]
+    assert "AGPL-3.0" in card.licence
+    assert card.input is not None
+    values, _ = network_input(expected["image"], card.input)
+    np.testing.assert_allclose(values, expected["input"], atol=0.02)
+    classifier = Classifier(card, threads=1)
+    found = classifier.analyse(expected["image"])
+    ours = [classifier.probability(found, index) for index in range(2)]
+    np.testing.assert_allclose(ours, expected["scores"][0], atol=5e-3)
 
 
 def test_without_trust_a_pickle_is_not_opened(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""A YOLO trained for one epoch on ten made pictures: ``python -m tests.unit.ai_training.detect.tiny_yolo X``.
+
+A program of its own, because ultralytics changes torch, OpenCV and warnings at import. It leaves in folder X
+``yolo.onnx`` and ``said.npz``: ``values`` (the input of the first picture), ``boxes`` (what torch says).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.models.registry import Card, find
+from ai_training.detect.arms import yolo
+from ai_training.sets.chest import TruthBox
+
+SIDE = 96  # pixels that the network sees
+PICTURES = 10
+
+
+def pictures(folder: Path) -> list[TruthBox]:
+    """Dark noise with one bright rectangle, of one label or the other."""
+    random = np.random.default_rng(4)
+    boxes = []
+    for number in range(PICTURES):
+        grey = random.integers(0, 60, (128, 128), np.uint8)
+        left, top = (int(value) for value in random.integers(10, 60, 2))
+        grey[top : top + 50, left : left + 40] += 150
+        path = folder / f"{number}.png"
+        cv2.imwrite(str(path), grey)
+        label = ("Mass", "Effusion")[number % 2]
+        # The lists give pixels of 1,024 squares (ai_training.detect.arms.truth).
+        edges = (edge * 8.0 for edge in (left, top, left + 40, top + 50))
+        boxes.append(TruthBox(path.name, label, *edges, "train", path=path, patient=str(number)))
+    return boxes
+
+
+def main(folder: Path) -> None:
+    """Train, export, and note what torch says of the first picture."""
+    networks: list[torch.nn.Module] = []
+    export = yolo.export
+
+    def watched(network: torch.nn.Module, card: Card, size: int, path: Path) -> Path:
+        networks.append(network)
+        return export(network, card, size, path)
+
+    yolo.export = watched
+    card = find("chest-efficientnet-lite0")
+    assert card.input is not None
+    boxes = pictures(folder)
+    yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
+    grey = cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE)
+    picture, _ = prepare(grey, card.input.chain, SIDE)
+    values = normalise(picture[None], card.input.mean[0], card.input.scale[0])
+    with torch.inference_mode():
+        said = yolo._Seeing(networks[0], card).float().eval()(torch.from_numpy(values))
+    np.savez(folder / "said.npz", values=values, boxes=said.numpy())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
