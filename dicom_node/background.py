@@ -28,13 +28,13 @@ from dicom_node.studies.purge import purge
 from dicom_node.studies.scan import Indexer
 
 _LOGGER = logging.getLogger(__name__)
-_OFFICE_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
+_INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 
 
-class Office:
-    """Made anew for each configuration; everything that it has to know stands in database and spool."""
+class Background:
+    """The threads of the main process under one configuration; all state is in database and spool."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Office:
         self._owner = _owner(settings, place)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._courier = DeliveryWorker(database, settings)
+        self._delivery_worker = DeliveryWorker(database, settings)
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._is_scheduler = False
@@ -63,22 +63,22 @@ class Office:
         self._assembler = Assembler(database, settings)
 
     def start(self, scanned: Callable[[int], object] = bool) -> None:
-        """Begin; ``scanned`` is told how many objects waited in the spool."""
+        """Start the threads; ``scanned`` is called once, with the number of objects that waited."""
         if self._role.receives:
-            self._run("office", lambda: self._index_and_assemble(scanned))
+            self._run("indexer", lambda: self._index_and_assemble(scanned))
         if self._role.works:
-            self._run("outbox", lambda: self._courier.run_forever(self._stop))
+            self._run("outbox", lambda: self._delivery_worker.run_forever(self._stop))
         self._start_timers()
 
     def stop(self) -> None:
-        """Index what came, let couriers finish what they are sending."""
+        """Index what came, let the delivery worker finish what it is sending."""
         self._scheduler.shutdown(wait=False)
         self._stop.set()
         for thread in self._threads:
             thread.join(_GRACE_SECONDS)
 
-    def release(self) -> None:
-        """Let another machine run the timers at once."""
+    def give_up_scheduler(self) -> None:
+        """Give the scheduler lease back, so that another machine runs the timers at once."""
         if self._is_scheduler:
             leases.release(self._database, "scheduler", self._owner)
 
@@ -106,7 +106,7 @@ class Office:
             if ending:
                 return
             if not busy:
-                self._stop.wait(_OFFICE_POLL_SECONDS)
+                self._stop.wait(_INDEX_POLL_SECONDS)
 
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
@@ -128,7 +128,7 @@ class Office:
         self._scheduler.start()
 
     def _hold_scheduler(self) -> None:
-        """Only one process of a site runs the timers that act on shared state."""
+        """Take or renew the lease: only one process of a site runs the timers that act on shared state."""
         held = leases.acquire(self._database, "scheduler", self._owner, _SCHEDULER_SECONDS)
         if held and not self._is_scheduler:
             self._say(SCHEDULER_TAKEN, owner=self._owner)
@@ -142,7 +142,7 @@ class Office:
         return run
 
     def _watch_drift(self) -> None:
-        """By one machine at a time, and one that has the models: the scheduler may be a listener."""
+        """On one machine at a time, and one that has the models: the scheduler may be a listener."""
         if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
             tell_drift(self._database, self._settings)
 
@@ -150,7 +150,7 @@ class Office:
         reconcile(self._database, self._spool, self._settings.node.data_dir)
 
     def _watch_database(self) -> None:
-        """A deleted SQLite file goes on being written to, and all of it is forgotten at the restart."""
+        """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""
         if self._database_file != inode(self._database):
             self._say(DATABASE_REPLACED)
 

@@ -1,7 +1,7 @@
 """The composition root: start order, stop order, reload.
 
-One main process (``office``: index and assembly, couriers, timers), one listener process without database
-and models, and the worker processes. ``--role`` lets a site spread them over machines.
+One main process (:mod:`dicom_node.background`: indexing, assembly, delivery, timers), one listener process
+without database and models, and the worker processes. ``--role`` lets a site spread them over machines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__, logs, preflight
-from dicom_node.background import Office, inode
+from dicom_node.background import Background, inode
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 from dicom_node.events import (
@@ -96,7 +96,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
 
 
 class _Node:
-    """The main process. Its children go on while the rest is exchanged for that of a new configuration."""
+    """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
 
     def __init__(
         self, settings: Settings, files: Sequence[Path], role: Role, database: Database, place: str
@@ -115,7 +115,7 @@ class _Node:
         self._listener = self._child("listener", command) if role.receives else None
         self._workers = self._make_workers(settings)
         self._waiting_for = {child.name for child in self._children()}
-        self._office = self._make_office(settings)
+        self._background = self._make_background(settings)
 
     def start(self) -> None:
         """Listen first, however much waits in the spool; "ready" is logged when every child says so.
@@ -129,19 +129,19 @@ class _Node:
             child.start()
         if self._role.receives:
             self._wait_for_listener()
-        self._office.start(self._scanned)
+        self._background.start(self._scanned)
         if not self._children():  # a worker node without workers delivers
             self._say_ready()
 
     def reload(self) -> None:
         """Take over the configuration as the files have it now, or leave everything as it is.
 
-        Nothing that is under way is lost: workers finish their job first, couriers what they are sending.
+        Work under way is not lost: workers finish their job first, the delivery worker what it is sending.
         """
         try:
             settings = self._new_settings()
             _prepare_folder(settings)
-            office = self._make_office(settings)
+            background = self._make_background(settings)
         except NodeError as error:
             problems = error.problems if isinstance(error, ConfigurationError) else ()
             for problem in problems or (error,):
@@ -153,28 +153,28 @@ class _Node:
             _LOGGER.error("the new configuration cannot be used", exc_info=error)
             self._say(CONFIGURATION_REFUSED, mistakes=1)
             return
-        self._office.stop()
-        self._settings, self._office = settings, office
+        self._background.stop()
+        self._settings, self._background = settings, background
         logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
             self._write_policy()
             self._listener.hang_up()
         self._renew_workers()
-        self._office.start()
+        self._background.start()
         self._say(CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
-        """Stop receiving first, then index what came, then let workers and couriers finish or hand back."""
+        """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
         self._say(NODE_STOPPING)
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
         stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in self._workers]
         for stopper in stoppers:
             stopper.start()
-        self._office.stop()
+        self._background.stop()
         for stopper in stoppers:
             stopper.join(_GRACE_SECONDS)
-        self._office.release()
+        self._background.give_up_scheduler()
 
     def _new_settings(self) -> Settings:
         """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
@@ -192,8 +192,8 @@ class _Node:
     def _write_policy(self) -> None:
         AEPolicy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
 
-    def _make_office(self, settings: Settings) -> Office:
-        return Office(self._database, settings, self._role, self._place, self._say, self._database_file)
+    def _make_background(self, settings: Settings) -> Background:
+        return Background(self._database, settings, self._role, self._place, self._say, self._database_file)
 
     def _make_workers(self, settings: Settings) -> list[Child]:
         count = settings.workers.processes if self._role.works else 0
@@ -300,7 +300,7 @@ def fixed(settings: Settings) -> dict[str, object]:
 
 
 def _signals() -> int:
-    """A file that tells each signal as one byte; the handlers do nothing, so they can disturb nothing."""
+    """A pipe that gets each signal as one byte; the handlers themselves do nothing."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)

@@ -54,8 +54,8 @@ class Outbox:
         self.database = Database(self.settings.database_url)
         migrate.upgrade(self.database)
 
-    def courier(self, **options: Any) -> DeliveryWorker:
-        """A courier of its own on this outbox."""
+    def worker(self, **options: Any) -> DeliveryWorker:
+        """A worker of its own on this outbox."""
         return DeliveryWorker(self.database, self.settings, **options)
 
     def add_study(
@@ -89,21 +89,21 @@ class Outbox:
             study.state = StudyState.DELIVERING
         return [result.sop_instance_uid for result in results]
 
-    def run_until(self, *states: str, seconds: float = 60, courier: DeliveryWorker | None = None) -> None:
-        """Run a courier, round by round, until every delivery stands in one of these states."""
-        courier = courier or self.courier()
+    def run_until(self, *states: str, seconds: float = 60, worker: DeliveryWorker | None = None) -> None:
+        """Run a worker, round by round, until every delivery stands in one of these states."""
+        worker = worker or self.worker()
 
         def done() -> bool:
             if set(self.states()) <= set(states):
                 return True
-            if not courier.run_once():
+            if not worker.run_once():
                 time.sleep(0.02)
             return False
 
         wait_until(done, seconds, "/".join(states), 0, self._shown, self.states)
 
     def wait_until(self, *states: str, seconds: float = 60) -> None:
-        """Wait for a courier that runs elsewhere."""
+        """Wait for a worker that runs elsewhere."""
         wait_until(
             lambda: set(self.states()) <= set(states),
             seconds,

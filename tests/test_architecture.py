@@ -257,7 +257,7 @@ def test_a_room_imports_only_what_it_may_know(module: str) -> None:
         ("dicom_node.scp.storage_service", "from dicom_node.studies.scan import Indexer"),
         ("dicom_node.studies.scan", "from dicom_node.scp.policy import Policy"),
         ("dicom_node.studies.scan", "from dicom_node.results import build"),
-        ("dicom_node.results.sr.report", "from dicom_node.outbox import Courier"),
+        ("dicom_node.results.sr.report", "from dicom_node.outbox import DeliveryWorker"),
         ("dicom_node.outbox.delivery_worker", "from dicom_node.scu.dimse import DimseDestination"),
         ("dicom_node.outbox.delivery_worker", "import orthanc_rest_client"),
         ("dicom_node.scu.dimse", "from dicom_node.store.database import Database"),

@@ -1,7 +1,7 @@
-"""The courier: looks what is due, and lets each destination work in a thread of its own.
+"""The delivery worker: looks what is due, and works for each destination in a thread of its own.
 
-A PACS that is away or slow holds up nobody but itself. Nothing is kept in memory: another courier, or this
-one after kill -9, goes on from the table.
+A PACS that is away or slow delays only its own deliveries. No state is in memory: another delivery worker, or
+this one after kill -9, continues from the table.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["DeliveryWorker", "retry", "retry_all"]
 
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
-_WRITING_SECONDS = 5.0  # what was cut off comes back at once, and is written down
+_WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _LOGGER = logging.getLogger(__name__)
 
 
 class DeliveryWorker:
-    """Delivers results. Any number of couriers, in any number of processes, may share one database.
+    """Delivers results. Any number of delivery workers, in any number of processes, may share one database.
 
-    ``lease_seconds``: how long after the death of a courier another one takes over what it was sending.
+    ``lease_seconds``: after this time without renewal another one takes over what a dead one was sending.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class DeliveryWorker:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._wake = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
         self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
@@ -67,13 +66,13 @@ class DeliveryWorker:
         )
 
     def run_once(self) -> int:
-        """Work on what is due now, one study per destination, here and now; returns how many deliveries."""
+        """Work on what is due now, one study per destination, in this thread; returns how many deliveries."""
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         return sum(self._work(destination) for destination in due)
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Deliver until told to stop, then let what is being sent end (within ``outbox.stop_seconds``)."""
+        """Deliver until ``stop`` is set, then let what is being sent end (within ``outbox.stop_seconds``)."""
         self._start_afresh()
         while not stop.is_set():
             try:
@@ -81,16 +80,11 @@ class DeliveryWorker:
             except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
                 _LOGGER.error("the outbox cannot be read (%s), tried again", type(error).__name__)
                 stop.wait(_DATABASE_AWAY_SECONDS)
-            self._wake.wait(_POLL_SECONDS)
-            self._wake.clear()
+            stop.wait(_POLL_SECONDS)
         self._finish()
 
-    def wake(self) -> None:
-        """Look now: something was put into the outbox. Without it, within 0.05 s."""
-        self._wake.set()
-
     def _start_afresh(self) -> None:
-        """Waits of an earlier life do not count: the peers may be back."""
+        """Make waiting deliveries due: peers that were away before the restart may be back."""
         try:
             with self._database.write() as session:
                 deliveries.hurry(session, utc_now())
@@ -98,7 +92,7 @@ class DeliveryWorker:
             _LOGGER.error("the outbox cannot be read (%s)", type(error).__name__)
 
     def _finish(self) -> None:
-        """Wait for what is under way, cut off what takes too long, hand back what is left all the same."""
+        """Wait for what is being sent, cut off what takes too long, hand back what is still held then."""
         _join(self._threads.values(), self._settings.outbox.stop_seconds)
         for route in self._routes.values():
             route.hang_up()
@@ -122,7 +116,7 @@ class DeliveryWorker:
             thread.start()
 
     def _is_busy(self, destination: str) -> bool:
-        """Whether its thread works; one that should have ended long ago is left behind (its leases end)."""
+        """Whether its thread works; one that is overdue is abandoned, and its leases end by themselves."""
         running, route = self._threads.get(destination), self._routes.get(destination)
         if running is None or not running.is_alive():
             return False

@@ -1,7 +1,7 @@
-"""The last look before an object leaves: is it what was built, and may this peer have it?
+"""The last check before an object is sent: is it what was built, and may this peer have it?
 
-It looks into the bytes themselves. Whatever tables or settings say by then, an object that names a patient
-does not go to a de-identified destination.
+It reads the bytes themselves. Whatever tables or settings say by then, an object that names a patient is not
+sent to a de-identified destination.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One destination's way: claim what is due of one study, send it, ask for it, write down the answers.
+"""One destination: claim what is due of one study, send it, query for it, write the answers to the ledger.
 
 What is claimed is leased and the lease renewed while the work lasts, but not longer than it can last at most;
 when this process is killed or hangs the lease runs out and another round takes over. No transaction is open
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
 from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.outbox import last_check as boundary
+from dicom_node.outbox import last_check
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
@@ -51,7 +51,7 @@ class _Held:
 
 
 class Route:
-    """The way to one peer. One round at a time; other processes may work on the same peer."""
+    """Delivery to one peer. One round at a time; other processes may work for the same peer."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Route:
         """When (monotonic seconds) the round under way must have ended."""
 
     def hang_up(self) -> None:
-        """The node stops: end the round under way, from any thread. What it knows is still written down."""
+        """The node stops: end the round under way, from any thread. Answers it has got are still written."""
         self._stopping = True
         if self._destination is not None:
             self._destination.close()
@@ -87,7 +87,7 @@ class Route:
         if not held:
             return 0
         self.overdue_at = time.monotonic() + self._longest(held)
-        with self._kept(held, self.overdue_at):
+        with self._leases_renewed(held, self.overdue_at):
             destination = self._destination = self._open(self.peer, self._settings)
             if self._stopping:
                 destination.close()
@@ -139,7 +139,7 @@ class Route:
         outgoing = Outgoing(
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
-            study_instance_uid=boundary.study_of(path) if result.deidentified else study,
+            study_instance_uid=last_check.study_of(path) if result.deidentified else study,
             series_instance_uid=result.series_instance_uid,
             path=path,
             sha256=result.sha256,
@@ -148,7 +148,7 @@ class Route:
 
     def _send(self, destination: Destination, batch: Sequence[_Held]) -> list[_Held]:
         """Send; returns those that the destination acknowledged and has not shown yet."""
-        faults = {held.delivery: boundary.fault(held.object, self.peer) for held in batch}
+        faults = {held.delivery: last_check.fault(held.object, self.peer) for held in batch}
         whole = [held for held in batch if not faults[held.delivery]]
         reports = dict(zip(whole, _sent(destination, [held.object for held in whole]), strict=True))
         now = utc_now()
@@ -167,7 +167,7 @@ class Route:
             self._narrow(session, ledger, {held: reports[held] for held in narrowed}, rows)
             self._pace(session, reports)
             if any(report.status is SendStatus.HUNG for report in reports.values()):
-                self._tell_hung(session, batch, "send")
+                self._record_hung(session, batch, "send")
             _settle(session, batch)
         return [
             held
@@ -191,7 +191,7 @@ class Route:
                 ledger.narrowed(rows[held.delivery], report, takes_others=takes_others)
 
     def _pace(self, session: Session, reports: dict[_Held, SendReport]) -> None:
-        """When nobody answers, what else waits for the peer waits too; when somebody does again, it goes."""
+        """Postpone what waits for a peer that does not answer; make it due when the peer answers again."""
         if not reports:
             return
         attempts = max(held.attempts for held in reports)
@@ -213,15 +213,15 @@ class Route:
                 if row is not None and row.state is DeliveryState.UNCONFIRMED:
                     ledger.asked(row, answer)
             if any(answer.presence is Presence.HUNG for answer in answers):
-                self._tell_hung(session, batch, "query")
+                self._record_hung(session, batch, "query")
             _settle(session, batch)
 
-    def _tell_hung(self, session: Session, batch: Sequence[_Held], doing: str) -> None:
+    def _record_hung(self, session: Session, batch: Sequence[_Held], doing: str) -> None:
         study = batch[0].study
         record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=len(batch))
 
     @contextmanager
-    def _kept(self, batch: Sequence[_Held], end: float) -> Iterator[None]:
+    def _leases_renewed(self, batch: Sequence[_Held], end: float) -> Iterator[None]:
         """Renew the leases while the work lasts, until ``end`` (monotonic seconds)."""
         done = threading.Event()
         ids = [held.delivery for held in batch]
@@ -234,13 +234,13 @@ class Route:
                 except SQLAlchemyError as error:  # next time; the lease bears one miss
                     _LOGGER.error("a lease was not renewed (%s)", type(error).__name__)
 
-        keeper = threading.Thread(target=renew, name=f"lease of {self.peer.name}", daemon=True)
-        keeper.start()
+        renewing = threading.Thread(target=renew, name=f"lease of {self.peer.name}", daemon=True)
+        renewing.start()
         try:
             yield
         finally:
             done.set()
-            keeper.join()
+            renewing.join()
 
 
 def give_up_all(database: Database, settings: Settings, destination: str) -> int:
@@ -267,7 +267,7 @@ def _settle(session: Session, batch: Sequence[_Held]) -> None:
 
 
 def _sent(destination: Destination, objects: Sequence[Outgoing]) -> list[SendReport]:
-    """Send; a defect of an end is a try that failed, written down like any other."""
+    """Send; an exception in a destination (a defect of ours) is a failed try like any other."""
     if not objects:
         return []
     try:
@@ -284,6 +284,6 @@ def _asked(destination: Destination, objects: Sequence[Outgoing]) -> list[Confir
 
 
 def _defect(error: Exception) -> str:
-    """The log says where (``logs`` leaves out the exception's text), the delivery of what kind."""
+    """Log where it happened (``logs`` leaves out the exception's text); returns its kind as the reason."""
     _LOGGER.error("defect while delivering", exc_info=error)
     return f"defect of the node: {type(error).__name__}"

@@ -1,4 +1,4 @@
-"""When the outbox tries and asks again. Pure."""
+"""When the outbox tries again and queries again. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """``python -m dicom_node.scp --data-dir DIR``: the listener process.
 
-Says ``{"listening": [host, port]}`` on standard output when it accepts, or ``{"cannot_start": reason}``; ends
-when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP
-reads the policy again; a changed ``policy.json`` does the same.
+Writes ``{"listening": [host, port]}`` to standard output when it accepts, else ``{"cannot_start": reason}``;
+ends when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP
+wakes it, and it reads the policy again when ``policy.json`` was replaced.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dicom_node.scp.listener import Listener
 from dicom_node.scp.policy import PolicyFile
 
 _LOGGER = logging.getLogger(__name__)
-_TEND_SECONDS = 1.0
+_UPKEEP_SECONDS = 1.0
 _GRACE_SECONDS = 5.0
 _LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to stop; returns the exit status."""
+    """Run until SIGTERM or the end of standard input; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dicom_node.scp", description="The node's listener.")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
     data_dir: Path = parser.parse_args(arguments).data_dir
@@ -57,13 +57,13 @@ def _serve(data_dir: Path) -> None:
     gc.freeze()  # pynetdicom collects every 60 connections: not over all modules each time
     host, port = listener.start()
     print(json.dumps({"listening": [host, port]}), flush=True)
-    while not _told_to_stop(signals):
-        listener.tend()
+    while not _must_stop(signals):
+        listener.keep_up()
     listener.stop(_GRACE_SECONDS)
 
 
 def _signals() -> int:
-    """A file that tells each signal as one byte; the handlers do nothing, so they can disturb nothing."""
+    """A pipe that gets each signal as one byte; the handlers themselves do nothing."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer)
     # ^C goes to the whole group of processes, but it is the node that tells us when to stop.
@@ -72,10 +72,10 @@ def _signals() -> int:
     return reader
 
 
-def _told_to_stop(signals: int) -> bool:
+def _must_stop(signals: int) -> bool:
     """Wait a while; whether SIGTERM came, or the node closed our standard input by dying."""
     stdin = sys.stdin.fileno()
-    ready, _, _ = select.select([signals, stdin], [], [], _TEND_SECONDS)
+    ready, _, _ = select.select([signals, stdin], [], [], _UPKEEP_SECONDS)
     if signals in ready and signal.SIGTERM in os.read(signals, 64):
         return True
     return stdin in ready and not os.read(stdin, 4096)
@@ -90,7 +90,7 @@ def _raise_file_limit() -> None:
 
 @contextlib.contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
-    """Two listeners would clear away each other's half-written objects. Waits for one that is ending."""
+    """Two listeners would delete each other's half-written objects. Waits for one that is ending."""
     with (data_dir / "scp.lock").open("w") as lock:
         end = time.monotonic() + _LOCK_SECONDS
         while True:

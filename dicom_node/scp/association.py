@@ -1,4 +1,4 @@
-"""An association of ours: pynetdicom negotiates, our policy decides, our spool stores."""
+"""The acceptor's side of an association: pynetdicom negotiates, the AE policy decides, the spool stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, 
 
 _LOGGER = logging.getLogger(__name__)
 
-_LAST_COMMAND = 0x03  # message control header of a whole command, PS3.8 E.2
+_LAST_COMMAND = 0x03  # message control header of a command's last fragment, PS3.8 E.2
 _PDV_HEADER = 6
 
 
@@ -40,19 +40,19 @@ class NodeAssociation(Association):  # type: ignore[misc]
     is_released: bool
     is_rejected: bool
 
-    def __init__(self, ae: Any, reception: StorageService) -> None:
+    def __init__(self, ae: Any, service: StorageService) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
-        self.reception = reception
+        self.service = service
         self.titles = AeTitles("", "")
-        self.visit: AcceptedAssociation | None = None
+        self.accepted: AcceptedAssociation | None = None
         self._reason = ""
-        self._something = threading.Event()
-        self.acse = _Admission(self)
+        self._wake = threading.Event()
+        self.acse = _PolicyNegotiation(self)
         self.dimse = SpoolingProvider(self)
         self.dul = Provider(self, ae.acse_timeout)
-        self.dul.to_user_queue = SignallingQueue(self._something)
-        self.dimse.msg_queue = SignallingQueue(self._something)
-        # Their setters hand the time-outs to the DUL, which is another one now.
+        self.dul.to_user_queue = SignallingQueue(self._wake)
+        self.dimse.msg_queue = SignallingQueue(self._wake)
+        # Their setters pass the time-outs on to the DUL, which was replaced above.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
     def run_reactor(self) -> None:
@@ -66,20 +66,20 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self._cut()
         finally:
             self.dimse.abandon()
-            if self.visit is not None:
-                self.reception.leave(self.visit, released=self.is_released, reason=self._reason)
+            if self.accepted is not None:
+                self.service.leave(self.accepted, released=self.is_released, reason=self._reason)
             else:
                 reason = "" if self.is_rejected else self._reason
-                self.reception.give_up(self.requestor.address_info.address, reason)
+                self.service.give_up(self.requestor.address_info.address, reason)
 
     def ends(self, reason: str) -> None:
-        """Why the association is about to end; the first reason counts, and it goes into the journal."""
+        """Why the association is about to end; the first reason given goes into the journal."""
         self._reason = self._reason or reason
 
     def open_object(self, request: StoreRequest) -> None:
         """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
-        visit, syntaxes = self._negotiated(request.context_id)
-        self.reception.open(visit, request, syntaxes)
+        accepted, syntaxes = self._negotiated(request.context_id)
+        self.service.open(accepted, request, syntaxes)
 
     def kill(self) -> None:
         """End both threads."""
@@ -90,8 +90,8 @@ class NodeAssociation(Association):  # type: ignore[misc]
 
     def _run_reactor(self) -> None:
         while not self._kill:
-            self._something.wait(LONGEST_WAIT)
-            self._something.clear()
+            self._wake.wait(LONGEST_WAIT)
+            self._wake.clear()
             self._serve_messages()
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
@@ -117,20 +117,20 @@ class NodeAssociation(Association):  # type: ignore[misc]
 
     def _serve_request(self, msg: StoreRequest | EchoCommand, context_id: int) -> None:
         """Answer one complete request."""
-        visit, (abstract_syntax, _) = self._negotiated(context_id)
+        accepted, (abstract_syntax, _) = self._negotiated(context_id)
         if isinstance(msg, StoreRequest):
-            status = self.reception.finish(visit, msg)
+            status = self.service.finish(accepted, msg)
             self._answer(context_id, command.encode_store_response(msg.command, status, msg.comment))
         else:
-            status = self.reception.echo(visit, abstract_syntax)
+            status = self.service.echo(accepted, abstract_syntax)
             self._answer(context_id, command.encode_echo_response(msg, status))
 
     def _negotiated(self, context_id: int) -> tuple[AcceptedAssociation, tuple[str, str]]:
-        """The visit, and abstract and transfer syntax of an accepted context. Raises MalformedCommand."""
+        """The association, with abstract and transfer syntax of a context. Raises MalformedCommand."""
         context = self._accepted_cx.get(context_id)
-        if context is None or self.visit is None:
+        if context is None or self.accepted is None:
             raise command.MalformedCommand("presentation context not accepted")
-        return self.visit, (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        return self.accepted, (str(context.abstract_syntax), str(context.transfer_syntax[0]))
 
     def _answer(self, context_id: int, encoded: bytes) -> None:
         limit = self.dimse.maximum_pdu_size
@@ -145,40 +145,40 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self.dul.send_pdu(primitive)
 
     def _shake_hands(self) -> bool:
-        """TLS here and not in the server's thread, which one silent peer would block."""
+        """The TLS handshake: here and not in the server's thread, which one silent peer would block."""
         sock = self.dul.socket.socket
         if not isinstance(sock, ssl.SSLSocket):
             return True
         try:
-            sock.settimeout(max(self.dul.patience.seconds, 0.001))
+            sock.settimeout(max(self.dul.deadline.seconds, 0.001))
             sock.do_handshake()
         except OSError as error:
             self.ends("no TLS")
             reason = getattr(error, "reason", None) or type(error).__name__
-            self.reception.tls_failed(self.requestor.address_info.address, str(reason))
+            self.service.tls_failed(self.requestor.address_info.address, str(reason))
             self._cut()
             return False
         return True
 
     def _cut(self) -> None:
-        """Close without another word."""
+        """Close the connection without an A-ABORT."""
         self.dul.kill_dul()
         with contextlib.suppress(OSError, AttributeError):
             self.dul.socket.socket.close()
 
 
-class _Admission(ACSE):  # type: ignore[misc]
-    """Association negotiation with the AE policy in front."""
+class _PolicyNegotiation(ACSE):  # type: ignore[misc]
+    """Association negotiation (PS3.8 7.1) that asks the AE policy first."""
 
     def _negotiate_as_acceptor(self) -> None:
-        verdict = self.assoc.reception.enter(self._proposal())
+        verdict = self.assoc.service.enter(self._proposal())
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
             self.send_reject(verdict.result, verdict.source, verdict.reason)
             evt.trigger(self.assoc, evt.EVT_REJECTED, {})
             self.assoc.kill()
             return
-        self.assoc.visit = verdict
+        self.assoc.accepted = verdict
         super()._negotiate_as_acceptor()
 
     def _proposal(self) -> Proposal:

@@ -187,9 +187,9 @@ def refusals(
 
 def _named(uid: str) -> str:
     """A UID from outside with its name, if it has one."""
-    return f"{_name(uid)} ({figures_of(uid)})" if uid in UID_dictionary else figures_of(uid)
+    return f"{_name(uid)} ({shown_uid(uid)})" if uid in UID_dictionary else shown_uid(uid)
 
 
-def figures_of(uid: str) -> str:
-    """What may be shown of a UID from outside: figures and dots; whoever puts a name there names nobody."""
+def shown_uid(uid: str) -> str:
+    """What events may show of a UID from outside: digits and dots, so that a name put there is not shown."""
     return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])

@@ -1,7 +1,7 @@
 """DIMSE for a storage SCP: the fragments of a data set go to the spool as they come.
 
-pynetdicom gathers a message in memory; here an object of any size costs one PDU of it. Nothing is gathered
-of what is not served: its command ends the association before a data set can come.
+pynetdicom collects a message in memory; here an object of any size needs the memory of one PDU. A command
+that is not served ends the association before its data set is read.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self.dul.event_queue.put("Evt19")
 
     def abandon(self) -> None:
-        """The association ended: leave nothing of what was not answered."""
+        """The association ended: discard requests that were not answered."""
         if self._request is not None:
             self._request.abandon()
             self._request = None

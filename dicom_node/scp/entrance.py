@@ -1,6 +1,7 @@
-"""Connections before their association: places for them, and counts of those that came to nothing.
+"""Connections that have no association yet: limits on their number, and counts of those that failed.
 
-No stranger can take the places of others, by silence or by number, or fill the journal.
+Nobody outside can stop it: no unknown caller can use up the places of others, by silence or by number, or
+fill the journal.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ OTHERS = "others"
 
 
 class Failure(StrEnum):
-    """What a connection without an association came to."""
+    """Why a connection ended without an association."""
 
     NO_PLACE = "no_place"  # closed at once: too many wait already
-    TOO_LATE = "too_late"  # no whole association request in the time allowed
+    TOO_LATE = "too_late"  # no complete association request in the time allowed
     MALFORMED = "malformed"  # something else than an association request
     REJECTED = "rejected"  # beyond those that are journalled one by one
     NO_TLS = "no_tls"  # the same
 
 
 class Entrance:
-    """Who waits. Many threads may use one; nothing here waits or asks the name service."""
+    """Counts waiting connections by address. Thread-safe; nothing here blocks or asks the name service."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,18 +68,18 @@ class Entrance:
 
 
 class Failures:
-    """Counts them by address: the first of an address is told at once, more once a minute."""
+    """Counts failures by address: the first of an address is due at once, further ones once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: defaultdict[str, Counter[Failure]] = defaultdict(Counter)
-        self._told: set[str] = set()  # in this minute
+        self._reported: set[str] = set()  # in this minute
         self._listed: Counter[str] = Counter()
         self._minute = clock()
 
     def add(self, address: str, failure: Failure) -> None:
-        """One more."""
+        """Count one failure of this address."""
         one = network(address)
         with self._lock:
             if one not in self._counts and len(self._counts) >= limits.ADDRESSES_KEPT:
@@ -96,28 +97,28 @@ class Failures:
             return self._listed[one] <= limits.LISTED_A_MINUTE
 
     def due(self) -> list[tuple[str, Mapping[Failure, int]]]:
-        """Addresses and counts to be told now; they are forgotten with it."""
+        """Addresses and counts that are to be journalled now; they are reset by this call."""
         with self._lock:
             self._turn_minute()
-            due = [one for one in self._counts if one not in self._told]
-            told: dict[str, Counter[Failure]] = {}
+            due = [one for one in self._counts if one not in self._reported]
+            reported: dict[str, Counter[Failure]] = {}
             for one in sorted(due, key=lambda one: -self._counts[one].total()):
                 counts = self._counts.pop(one)
-                if one != OTHERS and len(self._told) + len(told) < limits.ADDRESSES_A_MINUTE:
-                    told[one] = counts
-                elif OTHERS not in self._told:
-                    told.setdefault(OTHERS, Counter()).update(counts)
+                if one != OTHERS and len(self._reported) + len(reported) < limits.ADDRESSES_A_MINUTE:
+                    reported[one] = counts
+                elif OTHERS not in self._reported:
+                    reported.setdefault(OTHERS, Counter()).update(counts)
                 else:
                     self._counts[OTHERS].update(counts)
-            self._told.update(told)
-            return list(told.items())
+            self._reported.update(reported)
+            return list(reported.items())
 
     def _turn_minute(self) -> None:
         now = self._clock()
         if now - self._minute >= _MINUTE:
             self._minute = now
             self._listed.clear()
-            self._told.clear()
+            self._reported.clear()
 
 
 def network(address: str) -> str:

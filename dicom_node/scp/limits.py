@@ -1,4 +1,4 @@
-"""What a peer may make us keep, count and wait for. Whoever goes beyond is cut off, and nobody else notices.
+"""Nobody outside can stop it: limits of memory, number and time. Who exceeds one is cut off, others go on.
 
 None of these is a setting: each is far above what a modality needs. What a site may want to change
 (associations, time-outs, the size of an object) stands in ``[listener]``.
@@ -16,7 +16,7 @@ LARGEST_COMMAND = 2**14
 LONGEST_UNANSWERED = 32
 """Requests of one association that wait for our answer. Without negotiation PS3.7 D.3.3.3 allows one."""
 EMPTY_FRAGMENTS = 16
-"""Fragments of one message that bring nothing and are not its last."""
+"""Fragments of one message that are empty and not its last."""
 DROPPED = 2**20
 """Bytes that may still come after we have aborted, before we close without waiting for the peer."""
 
@@ -32,7 +32,7 @@ USER_ITEMS = 512
 SLOWEST_BYTES_PER_SECOND = 100
 """A message gets ``network_timeout_seconds``, and one second more for each 100 bytes of it that came."""
 
-# Places. An address is an IPv4 address or an IPv6 network of 64 bits.
+# Connections and associations. An address is an IPv4 address or an IPv6 network of 64 bits.
 WAITING = 64
 """Connections that have not asked for an association yet, of all addresses where no peer is known."""
 WAITING_OF_PEERS = 64
@@ -48,13 +48,13 @@ SENDING_STRANGERS_OF_ONE_ADDRESS = 20
 # Events.
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
-TOLD_OF_ONE_ASSOCIATION = 10
+LISTED_OF_ONE_ASSOCIATION = 10
 """Echoes, and objects of those that may not send, that get an event; refusals of a sender all do."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000
 """Addresses remembered at a time."""
 REFUSED_CONTEXTS_NAMED = 8
-"""Refused presentation contexts that an event names all; of more it tells the number."""
+"""An event names this many refused presentation contexts; of more it gives the number."""
 REFUSED_CONTEXTS_OF_MANY = 3
-"""Those that are named where there are more."""
+"""How many it names where there are more."""

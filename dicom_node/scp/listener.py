@@ -1,4 +1,4 @@
-"""The listening socket: takes connections, hands each to an association of ours."""
+"""The listening socket: accepts connections and hands each to a :class:`NodeAssociation`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.contexts import presentation_contexts
 from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of
-from dicom_node.scp.reactor import PatientSocket
+from dicom_node.scp.reactor import DeadlineSocket
 from dicom_node.scp.storage_service import StorageService
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class Listener:
         spool = Spool(data_dir / "spool", policy.minimum_free_bytes)
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(data_dir / "journal", self._listener_id)
-        self._reception = StorageService(self._policy_file, spool, journal, self._listener_id)
-        self._server = _make_server(policy, self._reception)
+        self._service = StorageService(self._policy_file, spool, journal, self._listener_id)
+        self._server = _make_server(policy, self._service)
         self._learn_addresses(policy)
         self._applied = policy
         self._thread = threading.Thread(
@@ -63,7 +63,7 @@ class Listener:
     def start(self) -> tuple[str, int]:
         """Begin to accept; returns host and port. The event ends the associations of former listeners."""
         host, port = self._server.server_address[:2]
-        self._reception.record(
+        self._service.record(
             happened(
                 LISTENER_STARTED,
                 listener=self._listener_id,
@@ -75,10 +75,10 @@ class Listener:
         self._thread.start()
         return host, port
 
-    def tend(self) -> None:
-        """What is to be done about once a second: follow the policy, write what had to wait.
+    def keep_up(self) -> None:
+        """To be called about once a second: follows the policy file, writes journal events that had to wait.
 
-        Raises RuntimeError when nothing is accepted any more: the process is to end and be started again.
+        Raises RuntimeError when the accepting thread has ended: the process must end and be started again.
         """
         if not self._thread.is_alive():
             raise RuntimeError("the thread that accepts connections ended")
@@ -87,7 +87,7 @@ class Listener:
             _apply(policy, self._server)
             self._learn_addresses(policy)
             self._applied = policy
-        self._reception.write_out()
+        self._service.write_out()
 
     def stop(self, grace_seconds: float) -> None:
         """Accept nothing more, give associations ``grace_seconds`` to finish, abort the rest."""
@@ -102,11 +102,11 @@ class Listener:
         end = time.monotonic() + _ABORT_SECONDS
         for association in self._server.associations():
             association.join(max(0.0, end - time.monotonic()))
-        self._reception.record(happened(LISTENER_STOPPED, listener=self._listener_id))
+        self._service.record(happened(LISTENER_STOPPED, listener=self._listener_id))
 
     def _learn_addresses(self, policy: AEPolicy) -> None:
         """Places are kept for addresses of peers; a name service that is slow must not hold us up."""
-        entrance, peers = self._reception.entrance, policy.peers
+        entrance, peers = self._service.entrance, policy.peers
         threading.Thread(target=lambda: entrance.know(addresses_of(peers)), daemon=True).start()
 
 
@@ -115,8 +115,8 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
     request_queue_size = 128
 
-    def __init__(self, *args: Any, reception: StorageService, **options: Any) -> None:
-        self.reception = reception
+    def __init__(self, *args: Any, service: StorageService, **options: Any) -> None:
+        self.service = service
         self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
         super().__init__(*args, **options)
 
@@ -139,13 +139,13 @@ class _Server(AssociationServer):  # type: ignore[misc]
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002 - socketserver's hook
-        """Close connections beyond all limits at once: they have not said yet what they want."""
-        return self.reception.arrive(client_address[0])
+        """Close connections beyond the limits at once, before their association request is read."""
+        return self.service.arrive(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's hook
-        """A connection that got no threads is closed by the base class; its place is free again."""
+        """No thread could be started: the base class closes the connection, and its place is freed."""
         _LOGGER.error("connection closed: %s", type(sys.exception()).__name__)
-        self.reception.give_up(client_address[0], "")
+        self.service.give_up(client_address[0], "")
 
     def stop_accepting(self) -> None:
         """Close the listening socket; associations go on."""
@@ -155,13 +155,13 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]
-    """Makes the association of one connection. The base class copies all contexts for each: 15 ms."""
+    """Makes the association of one connection. The base class would copy all contexts each time: 15 ms."""
 
     def _create_association(self) -> NodeAssociation:
-        association = NodeAssociation(self.ae, self.server.reception)
+        association = NodeAssociation(self.ae, self.server.service)
         association._server = self.server
         association.name = f"AcceptorThread@{self.client_address[0]}"
-        association.set_socket(PatientSocket(association, client_socket=self.request))
+        association.set_socket(DeadlineSocket(association, client_socket=self.request))
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size
         acceptor.ae_title = self.server.ae_title
@@ -174,7 +174,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         return association
 
 
-def _make_server(policy: AEPolicy, reception: StorageService) -> _Server:
+def _make_server(policy: AEPolicy, service: StorageService) -> _Server:
     ae = AE(ae_title=policy.ae_titles[0])
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -185,7 +185,7 @@ def _make_server(policy: AEPolicy, reception: StorageService) -> _Server:
             contexts=presentation_contexts(policy.further_storage_classes),
             server_class=_Server,
             request_handler=_Handler,
-            reception=reception,
+            service=service,
         )
     except OSError as error:
         why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
@@ -198,7 +198,7 @@ def _make_server(policy: AEPolicy, reception: StorageService) -> _Server:
 
 
 def _apply(policy: AEPolicy, server: _Server) -> None:
-    """What a running listener takes from a new policy, for the associations to come."""
+    """Apply what a running listener can take from a new policy, for future associations."""
     ae = server.ae
     logging.getLogger().setLevel(policy.log_level.upper())
     ae.maximum_pdu_size = policy.maximum_pdu_bytes

@@ -26,7 +26,7 @@ from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node.scp import limits
-from dicom_node.scp.request import look_over
+from dicom_node.scp.request import check_request
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,19 +42,19 @@ TOO_SLOW = "too slow: a message did not come within the time allowed"
 class SignallingQueue(queue.Queue[Any]):
     """A queue whose reader also waits for other things."""
 
-    def __init__(self, something: threading.Event) -> None:
+    def __init__(self, wake: threading.Event) -> None:
         super().__init__()
-        self._something = something
+        self._wake = wake
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         super().put(item, block, timeout)
-        self._something.set()
+        self._wake.set()
 
 
-class Patience:
-    """How long a peer may take for what it has begun: a fixed time, and more for each byte that came.
+class Deadline:
+    """When a peer must have sent what it began: after ``seconds``, and later with each byte that came.
 
-    Nor may it be silent for longer than the fixed time.
+    ``bytes_per_second``: the slowest rate allowed. Nor may the peer be silent for longer than ``seconds``.
     """
 
     def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
@@ -62,8 +62,8 @@ class Patience:
         self._until = time.monotonic() + seconds
         self._bytes_per_second = bytes_per_second
 
-    def came(self, count: int) -> None:
-        """So many bytes of it are here."""
+    def extend(self, count: int) -> None:
+        """``count`` bytes came."""
         self._until += count / self._bytes_per_second
 
     @property
@@ -72,10 +72,10 @@ class Patience:
         return min(self._longest, self._until - time.monotonic())
 
 
-class PatientSocket(AssociationSocket):  # type: ignore[misc]
-    """Reads a PDU with as few system calls as it takes, and no longer than the patience lasts."""
+class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
+    """Reads a PDU with as few system calls as it takes, and not beyond its deadline."""
 
-    patience: Patience
+    deadline: Deadline
     send_seconds: float
 
     def recv(self, nr_bytes: int) -> bytearray:
@@ -83,7 +83,7 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
         data = bytearray(nr_bytes)
         view, count = memoryview(data), 0
         while count < nr_bytes:
-            seconds = self.patience.seconds
+            seconds = self.deadline.seconds
             if seconds <= 0:
                 raise TimeoutError
             self.socket.settimeout(seconds)
@@ -93,7 +93,7 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
                 del data[count:]
                 break
             count += received
-            self.patience.came(received)
+            self.deadline.extend(received)
         return data
 
     def send(self, bytestream: bytes) -> None:
@@ -108,7 +108,7 @@ class PatientSocket(AssociationSocket):  # type: ignore[misc]
 class Provider(DULServiceProvider):  # type: ignore[misc]
     """The thread that owns the socket of one association.
 
-    ``request_seconds``: from the connection to the whole of the association request.
+    ``request_seconds``: from the connection to the complete association request.
     """
 
     def __init__(self, association: Association, request_seconds: float) -> None:
@@ -119,13 +119,13 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._reading = self._ending = False
         self._closes_at: float | None = None
         self._drops = limits.DROPPED
-        self.patience = Patience(request_seconds)
+        self.deadline = Deadline(request_seconds)
 
     def run_reactor(self) -> None:
         """The thread: one event at a time, and sleep when there is none."""
         self._idle_timer.start()
-        self.artim_timer.timeout = max(self.patience.seconds, 0.001)  # what TLS has left of it
-        self.socket.patience, self.socket.send_seconds = self.patience, self.network_timeout
+        self.artim_timer.timeout = max(self.deadline.seconds, 0.001)  # what TLS has left of it
+        self.socket.deadline, self.socket.send_seconds = self.deadline, self.network_timeout
         self._poll = select.poll()
         self._poll.register(self._alarm.fileno(), select.POLLIN)
         self._poll.register(self.socket.socket.fileno(), select.POLLIN)
@@ -138,10 +138,10 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self._abort_hard()
         finally:
             self._alarm.close()
-            self.to_user_queue.put(None)  # nobody waits for what cannot come any more
+            self.to_user_queue.put(None)  # wakes a reader that waits for a primitive
 
     def idle_timer_expired(self) -> bool:
-        """Whether nothing came for too long; what comes slowly has its own patience."""
+        """Whether nothing came for too long; a PDU that is being read has its own deadline."""
         return not self._reading and super().idle_timer_expired()
 
     def send_pdu(self, primitive: Any) -> None:
@@ -253,8 +253,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         return LONGEST_WAIT
 
     def _read_pdu_data(self) -> None:
-        """As pynetdicom does it, but a PDU beyond all measure is not even read."""
-        self._give_patience()
+        """As pynetdicom does it, but a PDU beyond its largest length is not read."""
+        self._renew_deadline()
         try:
             head = self.socket.recv(6)
             if len(head) < 6:
@@ -279,11 +279,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             return
         self._take_pdu(head, body)
 
-    def _give_patience(self) -> None:
-        """A new one for each message; a request has what is left since the connection."""
+    def _renew_deadline(self) -> None:
+        """A new deadline for each message; an association request has what is left since the connection."""
         if not self._awaits_request and not self.assoc.dimse.within_message:
-            self.patience = Patience(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
-        self.socket.patience = self.patience
+            self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
+        self.socket.deadline = self.deadline
 
     @property
     def _awaits_request(self) -> bool:
@@ -295,7 +295,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                 pdu, event = _PData(body), "Evt10"
             else:
                 if head[0] == _A_ASSOCIATE_RQ:
-                    self.assoc.titles = look_over(body)
+                    self.assoc.titles = check_request(body)
                 pdu, event = self._decode_pdu(head + body)
         except Exception as error:  # noqa: BLE001 - pynetdicom's decoders raise what they like: PS3.8 Evt19
             self.assoc.ends(f"invalid PDU: {type(error).__name__}")
@@ -311,7 +311,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         return max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
 
     def _abort_hard(self) -> None:
-        """Past the state machine, which cannot be trusted any more."""
+        """Abort past the state machine, whose state is unknown after an error."""
         pdu = A_ABORT_RQ()
         pdu.source, pdu.reason_diagnostic = 0x02, 0x00
         with contextlib.suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""An A-ASSOCIATE-RQ looked over before anything is built of it (PS3.8 9.3.2).
+"""An A-ASSOCIATE-RQ checked before any object is built of it (PS3.8 9.3.2).
 
 pynetdicom makes an object of each item, a kilobyte for four bytes, and drops from AE titles what is not
 ASCII, so that a stranger's title could become that of a peer.
@@ -30,7 +30,7 @@ class AeTitles:
     called: str
 
 
-def look_over(body: bytearray) -> AeTitles:
+def check_request(body: bytearray) -> AeTitles:
     """Check the limits of a request's body and take its titles.
 
     A title that pynetdicom would not read is replaced in ``body``. Raises MalformedRequest.

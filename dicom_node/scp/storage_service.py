@@ -1,7 +1,7 @@
-"""What all associations of a listener share: policy, spool, journal, and who is here.
+"""The storage service that all associations of a listener share: policy, spool, journal, open associations.
 
-The seam between the network and the disk: an association hands over what came and gets a status back;
-how bytes reach the spool, and how the association waits for them, may change on either side.
+The interface between the network and the disk: an association hands over what it received and gets a status
+back; how bytes reach the spool, and how the association waits for them, may change on either side.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dicom_node.inbox.spool import IncomingObject, Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.command import MalformedCommand, StoreCommand
-from dicom_node.scp.contexts import VERIFICATION, figures_of
+from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
 from dicom_node.scp.reactor import TOO_LATE
@@ -50,13 +50,13 @@ class AcceptedAssociation:
     permission: Permission
     stored: int = 0
     """Objects acknowledged with Success."""
-    told: int = 0
-    """Echoes answered and objects refused; only the first few are journalled (``_tell``)."""
+    repeatable: int = 0
+    """Echoes answered and objects refused: events that a peer can repeat at will; few are journalled."""
 
 
 @dataclass(slots=True)
 class StoreRequest:
-    """One C-STORE on its way in. ``refusal`` is set as soon as it is known; the bytes then go nowhere."""
+    """One C-STORE being received. ``refusal`` is set as soon as it is known; further bytes are discarded."""
 
     context_id: int
     command: StoreCommand
@@ -65,10 +65,10 @@ class StoreRequest:
     comment: str = ""
     size: int = 0
     largest: int = 0
-    """Bytes of a data set that are kept; of one that is refused, twice as many are awaited."""
+    """Largest data set in bytes that is stored; of one that is refused, twice as many are read."""
 
     def refuse(self, status: Status, comment: str) -> None:
-        """Answer so, whatever else comes of this object; nothing of it stays."""
+        """Settle the answer; nothing of the object is stored."""
         self.refusal, self.comment = status, comment
         self.abandon()
 
@@ -88,7 +88,7 @@ class StoreRequest:
             self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
     def abandon(self) -> None:
-        """The association ended, or the object is refused: leave nothing."""
+        """Delete what was written: the association ended, or the object is refused."""
         if self.incoming is not None:
             self.incoming.abandon()
             self.incoming = None
@@ -111,20 +111,20 @@ class StorageService:
         self._unwritten: list[Event] = []
 
     def arrive(self, address: str) -> bool:
-        """A connection came; False: it is to be closed, too many of this address wait already."""
+        """A connection was made; False: it is to be closed, too many of this address wait already."""
         if self.entrance.enter(address):
             return True
         self._failures.add(address, Failure.NO_PLACE)
         return False
 
     def give_up(self, address: str, reason: str) -> None:
-        """A connection ended without an association; "" is the peer's own choice, or it was rejected."""
+        """A connection ended without an association; ``reason`` "": the peer chose so, or was rejected."""
         self.entrance.leave(address)
         if reason:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
     def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
-        """Accept or reject an association; either is journalled before the peer hears of it.
+        """Accept or reject an association; either is journalled before the peer is answered.
 
         A rejected connection keeps its place among those that wait until it is closed.
         """
@@ -143,32 +143,32 @@ class StorageService:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
         if isinstance(verdict, Rejection):
             return self._reject(proposal, verdict)
-        visit = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
+        accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
         try:
             # Before the first object can be acknowledged: else its study could seem complete.
-            self._journal.append(self._event(ASSOCIATION_ACCEPTED, visit, refused=_refused(proposal)))
+            self._journal.append(self._event(ASSOCIATION_ACCEPTED, accepted, refused=_refused(proposal)))
         except OSError:
-            self._leave_room(visit)
+            self._leave_room(accepted)
             return self._reject(proposal, statuses.TEMPORARY_CONGESTION)
         self.entrance.leave(proposal.address)
-        return visit
+        return accepted
 
-    def leave(self, visit: AcceptedAssociation, *, released: bool, reason: str) -> None:
-        """The association ended, after its last object; ``reason`` says why, where it was not released."""
-        self._leave_room(visit)
+    def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
+        """The association ended, after its last object; ``reason`` says why, if without A-RELEASE."""
+        self._leave_room(accepted)
         if released:
-            event = self._event(ASSOCIATION_RELEASED, visit, objects=visit.stored, outcome="released")
+            event = self._event(ASSOCIATION_RELEASED, accepted, objects=accepted.stored, outcome="released")
         else:
             event = self._event(
-                ASSOCIATION_ABORTED, visit, objects=visit.stored, outcome="aborted", reason=reason
+                ASSOCIATION_ABORTED, accepted, objects=accepted.stored, outcome="aborted", reason=reason
             )
         self.record(event)
 
-    def open(self, visit: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
+    def open(self, accepted: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
         """Begin an object, or say why not; ``context`` is its abstract and its transfer syntax."""
         command = request.command
         request.largest = self.policy.current().maximum_object_bytes
-        if not visit.permission.may_send:
+        if not accepted.permission.may_send:
             request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
         elif command.sop_class_uid != context[0]:
             request.refuse(statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context")
@@ -179,13 +179,16 @@ class StorageService:
         else:
             try:
                 request.incoming = self._spool.open(
-                    self._arrival(visit, command), command.sop_class_uid, command.sop_instance_uid, context[1]
+                    self._arrival(accepted, command),
+                    command.sop_class_uid,
+                    command.sop_instance_uid,
+                    context[1],
                 )
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
-    def finish(self, visit: AcceptedAssociation, request: StoreRequest) -> Status:
-        """All bytes came: keep the object, and only then say Success."""
+    def finish(self, accepted: AcceptedAssociation, request: StoreRequest) -> Status:
+        """All bytes were received: make the object durable, and only then answer Success."""
         if request.incoming is not None and not request.size:
             request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
         if request.incoming is not None:
@@ -194,26 +197,26 @@ class StorageService:
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
         if request.refusal is None:
-            visit.stored += 1
+            accepted.stored += 1
             return statuses.SUCCESS
-        self._tell(
-            visit,
+        self._journal_if_few(
+            accepted,
             self._event(
                 STORE_REFUSED,
-                visit,
+                accepted,
                 status=f"{request.refusal.code:04X}",
                 reason=request.comment,
-                sop_class_uid=figures_of(request.command.sop_class_uid),
-                sop_instance_uid=figures_of(request.command.sop_instance_uid),
+                sop_class_uid=shown_uid(request.command.sop_class_uid),
+                sop_instance_uid=shown_uid(request.command.sop_instance_uid),
             ),
         )
         return request.refusal
 
-    def echo(self, visit: AcceptedAssociation, abstract_syntax: str) -> Status:
+    def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""
         if abstract_syntax != VERIFICATION:
             return statuses.SOP_CLASS_NOT_SUPPORTED
-        self._tell(visit, self._event(ECHOED, visit))
+        self._journal_if_few(accepted, self._event(ECHOED, accepted))
         return statuses.SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
@@ -230,7 +233,7 @@ class StorageService:
             self._write_out()
 
     def write_out(self) -> None:
-        """Journal what had to wait, and what was counted."""
+        """Journal the events that could not be written before, and the counts of failed connections."""
         for address, counts in self._failures.due():
             numbers = {str(failure): number for failure, number in counts.items()}
             event = happened(CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers)
@@ -238,11 +241,11 @@ class StorageService:
         with self._lock:
             self._write_out()
 
-    def _tell(self, visit: AcceptedAssociation, event: Event) -> None:
-        """Journal what a peer can repeat a thousand times a second, within limits."""
-        visit.told += 1
-        sends = visit.permission.may_send and event.type is STORE_REFUSED
-        if sends or visit.told <= limits.TOLD_OF_ONE_ASSOCIATION:
+    def _journal_if_few(self, accepted: AcceptedAssociation, event: Event) -> None:
+        """Journal an event that a peer can cause a thousand times a second, within limits."""
+        accepted.repeatable += 1
+        sends = accepted.permission.may_send and event.type is STORE_REFUSED
+        if sends or accepted.repeatable <= limits.LISTED_OF_ONE_ASSOCIATION:
             self.record(event)
 
     def _write_out(self) -> None:
@@ -271,9 +274,9 @@ class StorageService:
         self.record(event)
         return rejection
 
-    def _leave_room(self, visit: AcceptedAssociation) -> None:
+    def _leave_room(self, accepted: AcceptedAssociation) -> None:
         with self._lock:
-            self._count(visit.proposal, visit.permission, -1)
+            self._count(accepted.proposal, accepted.permission, -1)
 
     def _count(self, proposal: Proposal, permission: Permission, step: int) -> None:
         self._open[permission.peer] += step
@@ -282,24 +285,24 @@ class StorageService:
             if not self._strangers[proposal.address]:
                 del self._strangers[proposal.address]
 
-    def _event(self, event_type: EventType, visit: AcceptedAssociation, **fields: str | int) -> Event:
+    def _event(self, event_type: EventType, accepted: AcceptedAssociation, **fields: str | int) -> Event:
         return happened(
             event_type,
-            association=visit.association,
+            association=accepted.association,
             listener=self._listener_id,
-            calling=visit.proposal.calling_ae,
-            called=visit.proposal.called_ae,
-            address=visit.proposal.address,
-            peer=visit.permission.peer,
+            calling=accepted.proposal.calling_ae,
+            called=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
+            peer=accepted.permission.peer,
             **fields,
         )
 
-    def _arrival(self, visit: AcceptedAssociation, command: StoreCommand) -> Arrival:
+    def _arrival(self, accepted: AcceptedAssociation, command: StoreCommand) -> Arrival:
         return Arrival(
-            association=visit.association,
-            calling_ae=visit.proposal.calling_ae,
-            called_ae=visit.proposal.called_ae,
-            address=visit.proposal.address,
+            association=accepted.association,
+            calling_ae=accepted.proposal.calling_ae,
+            called_ae=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
             priority=command.priority,
             received_at=datetime.now(UTC),
         )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dicom_node.inbox.spool import Spool
     from dicom_node.monitoring.drift import Drift
 
-_RELOAD_SECONDS = 90.0  # couriers may have 20 s to finish what they send
+_RELOAD_SECONDS = 90.0  # the delivery worker has up to 25 s to finish what it sends
 OTHER = "other"
 """What stands for all senders that are no configured peers."""
 

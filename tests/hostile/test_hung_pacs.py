@@ -52,16 +52,16 @@ def outbox_to(folder: Path, pacs: Pacs, valve: Valve, *others: PeerSettings, **s
 
 
 @contextmanager
-def running_courier(outbox: Outbox, **options: Any) -> Iterator[threading.Thread]:
+def running_worker(outbox: Outbox, **options: Any) -> Iterator[threading.Thread]:
     stop = threading.Event()
-    courier = threading.Thread(target=outbox.courier(**options).run_forever, args=(stop,), daemon=True)
-    courier.start()
+    worker = threading.Thread(target=outbox.worker(**options).run_forever, args=(stop,), daemon=True)
+    worker.start()
     try:
-        yield courier
+        yield worker
     finally:
         stop.set()
-        courier.join(20)
-        assert not courier.is_alive()
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 def wait_for_event(outbox: Outbox, number: int, seconds: float = 120) -> None:
@@ -83,7 +83,7 @@ def test_a_pacs_that_hangs_in_an_object_is_cut_off_and_gets_it_when_it_is_back(
     valve.to_peer, valve.rate = A_MEGABYTE, rate
     outbox = outbox_to(tmp_path, pacs, valve)
     (uid,) = outbox.add_study(["pacs"], ONE, LARGE)
-    with running_courier(outbox):
+    with running_worker(outbox):
         wait_for_event(outbox, DESTINATION_HUNG.number)
         assert "cut off" in outbox.rows()[0]["reason"]
         valve.open()
@@ -95,7 +95,7 @@ def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Val
     valve.to_peer = A_MEGABYTE
     outbox = outbox_to(tmp_path, pacs, valve, pacs.peer("other"), answer_seconds=600)
     outbox.add_study(["pacs"], ONE, LARGE)
-    with running_courier(outbox):
+    with running_worker(outbox):
         end = time.monotonic() + 120
         while not valve.connections and time.monotonic() < end:
             time.sleep(0.01)
@@ -148,7 +148,7 @@ def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None
     with run_pacs(Chatterbox(free_port())) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
         outbox.add_study(["pacs"], ONE)
-        with running_courier(outbox):
+        with running_worker(outbox):
             wait_for_event(outbox, DESTINATION_HUNG.number)
         assert "query: cut off" in outbox.rows()[0]["reason"]
 
@@ -194,7 +194,7 @@ def test_an_http_server_that_moves_a_byte_now_and_then_is_cut_off(
         )
         outbox = Outbox(tmp_path, [peer], **QUICK)
         outbox.add_study(["pacs"], ONE, LARGE if way == "to_peer" else 16)
-        with running_courier(outbox):
+        with running_worker(outbox):
             wait_for_event(outbox, DESTINATION_HUNG.number)
         [row] = outbox.rows()
         assert "cut off" in row["reason"] and "query" not in row["reason"]
@@ -205,14 +205,14 @@ def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs:
     outbox = outbox_to(tmp_path, pacs, valve, answer_seconds=600)
     outbox.add_study(["pacs"], ONE, LARGE)
     stop = threading.Event()
-    courier = threading.Thread(target=outbox.courier().run_forever, args=(stop,), daemon=True)
-    courier.start()
+    worker = threading.Thread(target=outbox.worker().run_forever, args=(stop,), daemon=True)
+    worker.start()
     end = time.monotonic() + 120
     while not valve.connections and time.monotonic() < end:
         time.sleep(0.01)
     stop.set()
-    courier.join(60)
-    assert not courier.is_alive()
+    worker.join(60)
+    assert not worker.is_alive()
     assert outbox.states() == {"pending": 1}
     valve.open()
     outbox.run_until("confirmed")
@@ -265,7 +265,7 @@ def test_what_a_deaf_end_holds_is_handed_back_and_asked_for(
     outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
     outbox.add_study(["pacs"], ONE)
     stuck = StuckDestination()
-    with running_courier(outbox, open_destination=lambda *_: stuck, lease_seconds=600):
+    with running_worker(outbox, open_destination=lambda *_: stuck, lease_seconds=600):
         outbox.wait_until("sending")
     outbox.run_until("confirmed")  # not 600 s later
     stuck.stuck.set()
@@ -280,7 +280,7 @@ def test_the_lease_of_a_deaf_end_ends_and_another_round_delivers(
     stuck = StuckDestination()
     ends = iter([stuck])
     open_one = lambda peer, settings: next(ends, None) or open_destination(peer, settings)
-    with running_courier(outbox, open_destination=open_one, lease_seconds=0.3):
+    with running_worker(outbox, open_destination=open_one, lease_seconds=0.3):
         outbox.wait_until("confirmed")
         assert outbox.numbers()[5021] == 1
         stuck.stuck.set()

@@ -121,10 +121,10 @@ def test_a_duplicate_status_is_no_proof_until_the_pacs_shows_the_object(tmp_path
     pacs.shows = lambda uid, questions: questions > 1
     outbox = Outbox(tmp_path, [pacs.peer()])
     outbox.add_study(["pacs"], ONE)
-    courier = outbox.courier()
-    courier.run_once()
+    worker = outbox.worker()
+    worker.run_once()
     assert outbox.states() == {"unconfirmed": 1}
-    outbox.run_until("confirmed", courier=courier)
+    outbox.run_until("confirmed", worker=worker)
     assert len(pacs.received) == 1
     assert outbox.numbers()[DELIVERY_IN_DOUBT.number] == 1
 
@@ -151,7 +151,7 @@ def test_a_pacs_that_cannot_be_asked_keeps_the_delivery_open(tmp_path: Path) -> 
     with run_pacs(Pacs(free_port()), finds=False) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()])
         outbox.add_study(["pacs"], ONE)
-        outbox.courier().run_once()
+        outbox.worker().run_once()
         row = outbox.rows()[0]
         assert row["state"] == "unconfirmed"
         assert "Query/Retrieve" in row["reason"]
@@ -199,7 +199,7 @@ def test_one_object_that_makes_the_pacs_abort_does_not_hold_up_the_others(tmp_pa
     outbox = Outbox(tmp_path, [pacs.peer()])
     poison = outbox.add_study(["pacs"])[0]
     pacs.answer = lambda uid, times: ABORT if uid == poison else 0
-    outbox.courier().run_once()
+    outbox.worker().run_once()
     assert outbox.states() == {"pending": 1, "confirmed": 2}
 
 
@@ -208,7 +208,7 @@ def test_a_pacs_that_is_away_gets_everything_once_when_it_is_back(tmp_path: Path
     outbox = Outbox(tmp_path, [pacs.peer()])
     sent = [uid for _ in range(10) for uid in outbox.add_study(["pacs"])]
     stop = threading.Event()
-    thread = threading.Thread(target=outbox.courier().run_forever, args=(stop,))
+    thread = threading.Thread(target=outbox.worker().run_forever, args=(stop,))
     thread.start()
     try:
         time.sleep(2)
@@ -225,8 +225,8 @@ def test_a_pacs_that_is_away_is_not_called_for_every_object(tmp_path: Path) -> N
     outbox = Outbox(tmp_path, [Pacs(free_port()).peer()], retry_seconds=60, retry_limit_seconds=60)
     for _ in range(10):
         outbox.add_study(["pacs"], ONE)
-    courier = outbox.courier()
-    while courier.run_once():
+    worker = outbox.worker()
+    while worker.run_once():
         pass
     assert sum(row["attempts"] for row in outbox.rows()) == 1
 
@@ -238,7 +238,7 @@ def test_a_dead_pacs_does_not_hold_up_another(tmp_path: Path, pacs: Pacs) -> Non
         for _ in range(3):
             outbox.add_study(["slow", "quick", "away"], ONE)
         stop = threading.Event()
-        thread = threading.Thread(target=outbox.courier().run_forever, args=(stop,))
+        thread = threading.Thread(target=outbox.worker().run_forever, args=(stop,))
         thread.start()
         end = time.monotonic() + 2.5
         while len(pacs.stored) < 3 and time.monotonic() < end:
@@ -248,11 +248,11 @@ def test_a_dead_pacs_does_not_hold_up_another(tmp_path: Path, pacs: Pacs) -> Non
     assert len(pacs.stored) == 3
 
 
-def test_two_couriers_on_one_outbox_send_nothing_twice(tmp_path: Path, pacs: Pacs) -> None:
+def test_two_delivery_workers_on_one_outbox_send_nothing_twice(tmp_path: Path, pacs: Pacs) -> None:
     outbox = Outbox(tmp_path, [pacs.peer()])
     sent = [uid for _ in range(15) for uid in outbox.add_study(["pacs"], ONE)]
     stop = threading.Event()
-    threads = [threading.Thread(target=outbox.courier().run_forever, args=(stop,)) for _ in range(2)]
+    threads = [threading.Thread(target=outbox.worker().run_forever, args=(stop,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     outbox.wait_until("confirmed")
@@ -285,7 +285,7 @@ def test_a_rejected_association_is_tried_again_and_says_why(tmp_path: Path) -> N
     with run_pacs(Pacs(free_port())) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer(ae_title="SOMEBODY_ELSE")])
         outbox.add_study(["pacs"], ONE)
-        outbox.courier().run_once()
+        outbox.worker().run_once()
     row = outbox.rows()[0]
     assert row["state"] == "pending"
     assert "rejected" in row["reason"]

@@ -1,4 +1,4 @@
-"""kill -9 of couriers in the middle of their work: every result is in the PACS, once."""
+"""kill -9 of delivery workers in the middle of their work: every result is in the PACS, once."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LEASE_SECONDS = 1.0
 
 
 def deliver_forever(settings: Settings) -> None:
-    """A process with nothing but a courier."""
+    """A process with nothing but a worker."""
     DeliveryWorker(Database(settings.database_url), settings, lease_seconds=LEASE_SECONDS).run_forever(
         threading.Event()
     )
 
 
 @contextmanager
-def courier_process(outbox: Outbox) -> Iterator[multiprocessing.process.BaseProcess]:
+def worker_process(outbox: Outbox) -> Iterator[multiprocessing.process.BaseProcess]:
     process = multiprocessing.get_context("spawn").Process(target=deliver_forever, args=(outbox.settings,))
     process.start()
     try:
@@ -43,7 +43,7 @@ def courier_process(outbox: Outbox) -> Iterator[multiprocessing.process.BaseProc
 
 
 @pytest.mark.debian("orthanc")
-def test_killed_couriers_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+def test_killed_delivery_workers_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     with start_orthanc(tmp_path / "orthanc") as orthanc:
         peer = PeerSettings(
             name="pacs", ae_title="ORTHANC", host="127.0.0.1", port=orthanc.dicom_port, may=("receive",)
@@ -52,21 +52,21 @@ def test_killed_couriers_lose_nothing_and_double_nothing(tmp_path: Path) -> None
         sent = [uid for _ in range(40) for uid in outbox.add_study(["pacs"])]
         dice = random.Random(6)
         for _ in range(4):
-            with courier_process(outbox):
+            with worker_process(outbox):
                 before = outbox.states()["confirmed"]
                 end = time.monotonic() + 20
                 while outbox.states()["confirmed"] == before and time.monotonic() < end:
                     time.sleep(0.02)
                 time.sleep(dice.uniform(0, 0.2))
         assert outbox.states()["confirmed"] < len(sent), "the kills came too late to prove anything"
-        with courier_process(outbox):
+        with worker_process(outbox):
             outbox.wait_until("confirmed", seconds=60)
         assert outbox.numbers()[DELIVERY_IN_DOUBT.number] > 0
         assert orthanc.instances() == sorted(sent)
         assert set(outbox.study_states()) == {"delivered"}
 
 
-def test_an_object_that_was_stored_when_the_courier_died_is_found_and_not_sent_again(tmp_path: Path) -> None:
+def test_an_object_that_was_stored_when_the_worker_died_is_found_and_not_sent_again(tmp_path: Path) -> None:
     stored = threading.Event()
 
     def store_but_answer_late(uid: str, times: int) -> int:
@@ -77,11 +77,11 @@ def test_an_object_that_was_stored_when_the_courier_died_is_found_and_not_sent_a
     with run_pacs(Pacs(free_port(), answer=store_but_answer_late)) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()])
         sent = outbox.add_study(["pacs"])[:1]
-        with courier_process(outbox):
+        with worker_process(outbox):
             assert stored.wait(60)
             assert outbox.states() == {"sending": 3}
         time.sleep(1.5)
         pacs.answer = lambda uid, times: 0
-        outbox.run_until("confirmed", courier=outbox.courier(lease_seconds=LEASE_SECONDS))
+        outbox.run_until("confirmed", worker=outbox.worker(lease_seconds=LEASE_SECONDS))
         assert pacs.received.count(sent[0]) == 1
         assert set(pacs.received) == set(pacs.stored)

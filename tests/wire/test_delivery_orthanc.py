@@ -116,7 +116,7 @@ def test_a_wrong_password_waits_for_a_person_and_a_right_one_delivers(tmp_path: 
     with start_orthanc(tmp_path / "orthanc", plugins=[DICOMWEB], config=config, user="node:right") as locked:
         wrong = Outbox(tmp_path, [peer(locked, transport, username="node", password="wrong")])
         wrong.add_study([transport], [ResultKind.SC])
-        wrong.courier().run_once()
+        wrong.worker().run_once()
         assert (wrong.rows()[0]["state"], wrong.rows()[0]["status"]) == ("pending", "HTTP 401")
         right = Outbox(tmp_path, [peer(locked, transport, username="node", password="right")])
         right.run_until("confirmed")
@@ -127,16 +127,16 @@ def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(tmp_path: 
     with start_orthanc(tmp_path / "orthanc", plugins=[DICOMWEB]) as orthanc:
         outbox = Outbox(tmp_path, [peer(orthanc, transport)], retry_limit_seconds=0.3)
         sent = [uid for _ in range(3) for uid in outbox.add_study([transport])]
-        courier = outbox.courier()
-        courier.run_once()
+        worker = outbox.worker()
+        worker.run_once()
         orthanc.kill()
         for _ in range(5):
             sent += outbox.add_study([transport])
-            courier.run_once()
+            worker.run_once()
             time.sleep(0.1)
         assert outbox.states()["pending"] >= 15
         orthanc.start()
-        outbox.run_until("confirmed", courier=courier)
+        outbox.run_until("confirmed", worker=worker)
         assert orthanc.instances() == sorted(sent)
 
 
@@ -161,7 +161,7 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
             listener = ListenerSettings(tls=tls)
             outbox.settings = outbox.settings.model_copy(update={"listener": listener})
             time.sleep(0.3)
-            outbox.courier().run_once()
+            outbox.worker().run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
         assert orthanc.fetch(uid)
 
@@ -194,7 +194,7 @@ def test_a_server_that_is_no_orthanc_is_told_apart(tmp_path: Path, orthanc: Orth
     wrong = peer(orthanc, "orthanc", url=f"{orthanc.url}/app/explorer.html")
     outbox = Outbox(tmp_path, [wrong])
     outbox.add_study(["orthanc"], [ResultKind.SC])
-    outbox.courier().run_once()
+    outbox.worker().run_once()
     assert outbox.rows()[0]["state"] == "pending"
     assert outbox.rows()[0]["status"].startswith("HTTP 4")
 

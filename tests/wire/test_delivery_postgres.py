@@ -1,4 +1,4 @@
-"""Several couriers on several machines share one PostgreSQL: nothing twice, nothing stuck."""
+"""Several delivery workers on several machines share one PostgreSQL: nothing twice, nothing stuck."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.postgres_lab import start_postgres
 
 
 @pytest.mark.debian("postgresql")
-def test_three_couriers_deliver_the_same_studies_to_two_pacs_without_deadlock(tmp_path: Path) -> None:
+def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(tmp_path: Path) -> None:
     with (
         start_postgres() as server,
         run_pacs(Pacs(free_port(), ae_title="A")) as first,
@@ -26,7 +26,7 @@ def test_three_couriers_deliver_the_same_studies_to_two_pacs_without_deadlock(tm
         outbox = Outbox(tmp_path, peers, database_url=server.new_database())
         sent = [uid for _ in range(15) for uid in outbox.add_study(["first", "second"])]
         stop = threading.Event()
-        threads = [threading.Thread(target=outbox.courier().run_forever, args=(stop,)) for _ in range(3)]
+        threads = [threading.Thread(target=outbox.worker().run_forever, args=(stop,)) for _ in range(3)]
         for thread in threads:
             thread.start()
         try:

@@ -168,7 +168,7 @@ def quarantine(outbox: Outbox) -> None:
 
 def test_nothing_of_a_quarantined_study_leaves(outbox: Outbox) -> None:
     quarantine(outbox)
-    outbox.courier().run_once()
+    outbox.worker().run_once()
     assert outbox.states() == {"cancelled": 1}
     with outbox.database.read() as session:
         [delivery] = session.scalars(select(Delivery))

@@ -17,7 +17,7 @@ def test_a_retry_waits_at_least_half_its_turn_and_never_over_the_limit(attempts:
     assert full / 2 <= wait_before_retry(attempts, SETTINGS).total_seconds() <= full
 
 
-def test_couriers_do_not_call_in_step() -> None:
+def test_nodes_do_not_call_in_step() -> None:
     assert len({wait_before_retry(5, SETTINGS) for _ in range(20)}) > 1
 
 

@@ -24,7 +24,7 @@ OBJECTS = 240
 
 
 def index_for_ever(folder: Path) -> None:
-    """The victim: what the node's office does."""
+    """The victim: what the node's indexing thread does."""
     settings = Settings.model_validate({"node": {"data_dir": folder}})
     inspector = Inspector(settings.inspection)
     inspector.start()
