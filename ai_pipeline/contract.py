@@ -213,16 +213,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a classifier says of one image: the calibrated probability (0 to 1) of every label of its card.
+    """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 
     Also of labels that are not reported: the node counts them to notice drift, and never shows them for a
-    patient. One per image and model; ``mended``: the image was turned or inverted before it was analysed.
+    patient. One per image and model; ``reoriented``: the image was turned or inverted before the analysis.
     """
 
     source_uid: str
     model: ModelRef
     values: Mapping[str, float]
-    mended: bool = False
+    reoriented: bool = False
 
     def __post_init__(self) -> None:
         if not all(0.0 <= value <= 1.0 for value in self.values.values()):
@@ -273,11 +273,24 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class UltrasoundRegion:
+    """One item of the Sequence of Ultrasound Regions (0018,6011), PS3.3 C.8.5.5.
+
+    ``box``: left, top, right, bottom in pixels; right and bottom exclusive. ``spacing``: millimetres between
+    rows and between columns, None where not both axes are calibrated in centimetres.
+    """
+
+    box: tuple[int, int, int, int]
+    spacing: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageHeader:
     """What a pipeline may know of an image besides its pixels: decoded header values, no identity.
 
-    ``age_years`` is None where the header says nothing usable. ``attributes`` holds further header values
-    by DICOM keyword, as text.
+    ``age_years`` is None where the header gives no usable age. ``attributes`` holds further header values
+    by DICOM keyword, as text. ``overlay_groups``: groups 60xx whose overlay plane has pixels that are set;
+    ``embedded_overlay_bits``: bits of the pixel data, from 0 on, that hold an overlay plane.
     """
 
     modality: str
@@ -296,6 +309,9 @@ class ImageHeader:
     burned_in_annotation: str = ""
     lossy: bool = False
     attributes: Mapping[str, str] = field(default_factory=dict)
+    ultrasound_regions: tuple[UltrasoundRegion, ...] = ()
+    overlay_groups: tuple[int, ...] = ()
+    embedded_overlay_bits: tuple[int, ...] = ()
 
 
 class SourceImage(Protocol):

@@ -1,4 +1,4 @@
-"""Many frames: marks stand still, so they are looked for once; every frame is verified all the same.
+"""Many frames: annotation stands still, so it is searched in a few frames only; every frame is verified.
 
 Reading each of 300 frames would take minutes. Text in any frame of a window shows in the window's brightest
 projection if it is light and in its darkest if it is dark; text that stands still shows best in the opposite
@@ -9,8 +9,8 @@ with more drawn-looking pixels than its neighbours is read by itself as well.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import cv2
@@ -23,24 +23,27 @@ from ai_pipeline.burnin.fill.inpaint import PLAIN, black_out, inpaint, unchanged
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.flow import find_flow
 from ai_pipeline.burnin.find.text import TextBox, high_contrast, paint
-from ai_pipeline.burnin.prove.unchanged_outside import Seal
+from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest
 from ai_pipeline.burnin.still import ROUNDS, WIDER, Rendition, Verifier, apply_plan
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
 WINDOW = 16
 """Frames that are read together; more is quicker and fades short-lived text (frames)."""
-LOOKED_AT = 3
-"""Frames, spread over the cine, in which the marks are looked for (frames)."""
+SAMPLED = 3
+"""Frames, spread over the cine, in which annotation is searched."""
 STILL = 24.0
-"""A drawing whose pixels differ by more between those frames is not standing still (mean grey levels)."""
+"""A drawing whose pixels differ by more between the sampled frames is moving (mean grey levels)."""
 STEADY = 40
-"""Pixels of a text that was read and stays may differ so much from the frame that was read (grey levels)."""
+"""Largest difference of pixels of kept text from the frame in which it was read (grey levels)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleanedFrames:
-    """All frames cleaned and verified: ``frames`` is memory-mapped, ``masks`` one mask for every frame."""
+    """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
+
+    ``frames`` of a cine are memory-mapped. ``timings`` in seconds by stage.
+    """
 
     frames: PixelArray
     masks: PixelArray
@@ -48,57 +51,58 @@ class CleanedFrames:
     readings: tuple[Reading, ...]
     widened: int
     blacked_out: int
-    read_alone: int
-    seal: Seal
+    outside_sha256: str
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
     """Clean every frame. Raises :class:`CleaningFailed` as for a still; memory is bounded by one window."""
     count = image.header.frames
-    looked_at = _spread(count)
+    sampled = _sampled(count)
     rendition = Rendition.of(
-        np.concatenate([image.stored(index) for index in looked_at]),
-        np.concatenate([image.display(index) for index in looked_at]),
+        np.concatenate([image.stored(index) for index in sampled]),
+        np.concatenate([image.display(index) for index in sampled]),
     )
     standing = _standing_plan(image, rendition, verifier, graphics=graphics)
     plan = standing.plan
     first = image.stored(0)
     frames = _on_disk((count, *first.shape), first.dtype)
     mask: Mask = plan.mask | plan.banner
-    seal, alike = Seal(), True
+    outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
-    widened = blacked_out = read_alone = 0
+    widened = blacked_out = 0
     for start in range(0, count, WINDOW):
         report(start / count, f"frame {start + 1} of {count}")
         window = _Window(image, range(start, min(start + WINDOW, count)), standing, rendition, verifier)
         if graphics:
-            window.look_again()
+            window.find_late_drawings()
         window.verify()
         for index, source, samples in window.cleaned():
-            seal.add(source, samples, window.mask)
+            outside.add(source, samples, window.mask)
             frames[index] = samples
-        alike = alike and bool((window.mask == plan.mask | plan.banner).all())
+        same_mask = same_mask and bool((window.mask == plan.mask | plan.banner).all())
         mask = mask | window.mask
         marks += window.marks
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
-        read_alone += window.read_alone
-    if not alike:  # the mask that is handed out is that of all frames, and so must be the proof
-        seal = Seal()
+    if not same_mask:  # results carry one mask for all frames, and the hash is of what lies outside of that
+        outside = OutsideDigest()
         for index in range(count):
-            seal.add(image.stored(index), frames[index], mask)
+            outside.add(image.stored(index), frames[index], mask)
     masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
-    return CleanedFrames(frames, masks, tuple(marks), plan.readings, widened, blacked_out, read_alone, seal)
+    return CleanedFrames(
+        frames, masks, tuple(marks), plan.readings, widened, blacked_out, outside.hexdigest()
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Standing:
-    """The plan for all frames, and the picture that each text that stays was read in."""
+    """The plan for all frames, and the picture in which the text that stays was read."""
 
     plan: RemovalPlan
     read_in: Picture
 
     def still_kept(self, pictures: Sequence[Picture]) -> Mask:
-        """The text that stays, where it is as it was read in all of these frames."""
+        """The text that stays, where all of these frames show it unchanged."""
         kept = self.plan.kept
         if not kept.any():
             return kept
@@ -113,7 +117,7 @@ class _Standing:
 
 
 class _Window:
-    """Some consecutive frames, cleaned together: what has to go from one goes from all of them."""
+    """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them."""
 
     def __init__(
         self,
@@ -123,7 +127,7 @@ class _Window:
         rendition: Rendition,
         verifier: Verifier,
     ) -> None:
-        # Classically: the network takes half a second a frame (research: 2.0 against 8 frames/s and more).
+        # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         self._rendition, self._verifier, self._filler = rendition, verifier, PLAIN
         self._indices = indices
         self._sources = [image.stored(index) for index in indices]
@@ -133,7 +137,7 @@ class _Window:
         self._kept = standing.still_kept([rendition.show(source) for source in self._sources])
         self.mask: Mask = plan.mask | plan.banner
         self.marks: list[Annotation] = []
-        self.widened = self.blacked_out = self.read_alone = 0
+        self.widened = self.blacked_out = 0
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
         """Yield index, source and samples of each frame, once they are proven identical outside the mask."""
@@ -142,8 +146,8 @@ class _Window:
                 raise CleaningFailed(f"pixels outside the mask have changed in frame {index + 1}")
             yield index, source, result
 
-    def look_again(self) -> None:
-        """Look for drawings in the middle frame: some come later than the frames that were looked at."""
+    def find_late_drawings(self) -> None:
+        """Search the middle frame for drawings: some appear in none of the sampled frames."""
         middle = len(self._results) // 2
         tools = self._verifier.tools
         drawn = find_drawings(self._rendition.show(self._results[middle]), tools.finder, tools.threshold)
@@ -160,7 +164,7 @@ class _Window:
             ]
 
     def verify(self) -> None:
-        """Read the projections and the frames that stand out until nothing is left that has to go."""
+        """Read projections and outlying frames until no text is left that must be removed."""
         for attempt in range(ROUNDS + 1):
             shown = [self._rendition.views(result) for result in self._results]
             pictures = [views[0] for views in shown]
@@ -178,9 +182,7 @@ class _Window:
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         views = [(light, 1.0), (dark, 1.0), (faint, 0.6)]
         flow = find_flow(light)
-        alone = _standing_out(pictures, self.mask)
-        self.read_alone += len(alone)
-        views += [(pictures[index], 1.0) for index in alone]
+        views += [(pictures[index], 1.0) for index in _standing_out(pictures, self.mask)]
         return [
             one.box
             for view, scale in views
@@ -212,8 +214,8 @@ class _Window:
 def _standing_plan(
     image: SourceImage, rendition: Rendition, verifier: Verifier, *, graphics: bool
 ) -> _Standing:
-    """Look for marks in a few frames; text counts from any of them, drawings only where they stand still."""
-    indices = _spread(image.header.frames)
+    """Plan from a few frames: text counts from any of them, drawings only where they stand still."""
+    indices = _sampled(image.header.frames)
     pictures = [image.display(index) for index in indices]
     plans = [
         plan_views(
@@ -248,20 +250,20 @@ def _standing_plan(
         marks += [replace(mark, frame=index + 1) for mark in kept if not _among(mark, marks)]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
-    # Only what the first frame says is kept, and only while it stands still.
+    # Only text of the first frame is kept, and only while it stands still.
     stays = plans[0].kept & ~mask & ~banner
     foreign = plans[0].foreign & ~mask
     plan = RemovalPlan(banner, mask & ~banner, stays, foreign, tuple(marks), tuple(readings))
     return _Standing(plan, pictures[0])
 
 
-def _spread(count: int) -> list[int]:
-    """The frames that are looked at, the first and the last among them."""
-    return sorted({round(i * (count - 1) / max(1, LOOKED_AT - 1)) for i in range(LOOKED_AT)})
+def _sampled(count: int) -> list[int]:
+    """The frames in which annotation is searched, the first and the last among them."""
+    return sorted({round(i * (count - 1) / max(1, SAMPLED - 1)) for i in range(SAMPLED)})
 
 
 def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:
-    """Return the frames with clearly more thin bright or dark pixels than the window's median frame."""
+    """The frames with clearly more thin bright or dark pixels than the window's median frame."""
     kernel = np.ones((7, 7), np.uint8)
     counts = []
     for picture in pictures:
@@ -275,7 +277,7 @@ def _standing_out(pictures: list[Picture], mask: Mask) -> list[int]:
 
 
 def _shown_in(pictures: list[Picture], mark: Annotation) -> int:
-    """Return the frame that differs most from the others within the mark: the one that shows it."""
+    """The frame that differs most from the others within the mark: the one that shows it."""
     left, top, right, bottom = mark.box
     patches = np.stack([picture[top:bottom, left:right] for picture in pictures]).astype(np.float32)
     unlike = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
@@ -283,7 +285,7 @@ def _shown_in(pictures: list[Picture], mark: Annotation) -> int:
 
 
 def _among(mark: Annotation, marks: list[Annotation]) -> bool:
-    """Tell whether a mark of that kind is already known at about that place."""
+    """Whether an annotation of that kind is already known at about that place (6 pixels)."""
     return any(
         other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
         for other in marks

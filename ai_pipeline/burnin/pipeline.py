@@ -1,6 +1,6 @@
-"""Ultrasound: find burned-in annotation, hand back the picture without it, say where it was.
+"""Ultrasound: find burned-in annotation, return the picture without it and where the annotation was.
 
-What a text says leaves here only as readings, which are for the node's access-controlled record.
+The text itself leaves this package only as readings, which are for the node's access-controlled record.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from ai_pipeline.contract import (  # fmt: skip
 )
 from ai_pipeline.errors import CleaningFailed
 
-MOST_MARKS = 24
-"""Marks that are reported as findings per image; the rest is counted in a note."""
+MOST_FINDINGS = 24
+"""Annotations that are reported as findings per image, the largest first; a note counts all of them."""
 
 
 class Ultrasound:
     """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
 
-    Options: ``policy``, ``clinical`` (default: what names the patient goes) or ``research`` (all annotation
-    goes); ``clean`` (default true) hands back the cleaned picture and its mask, else only the findings;
-    ``measurements`` (default false) hands back measurements that are written in the picture, for review;
-    ``any_modality`` (default false) takes pictures of other modalities too (text only, no drawn marks).
+    Options: ``policy``, ``clinical`` (default: text that may identify the patient is removed) or ``research``
+    (all annotation is removed); ``clean`` (default true) returns the cleaned picture and its mask, else only
+    the findings; ``measurements`` (default false) returns measurements that are written in the picture, for
+    review; ``any_modality`` (default false) accepts other modalities too (text only, no graphics).
     """
 
     name = "ultrasound"
@@ -55,7 +55,7 @@ class Ultrasound:
         {"policy": str, "clean": bool, "measurements": bool, "any_modality": bool}
     )
     modalities = ULTRASOUND
-    """Of the images that it takes; views likewise, empty: any."""
+    """Modalities and View Positions of the images that are accepted; no view position: any."""
     views = frozenset[str]()
     per_image = True
 
@@ -75,7 +75,7 @@ class Ultrasound:
         return self._tools().models
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """Refuse policies that do not exist: a misspelt one must not become the mild one."""
+        """Refuse unknown policies: a misspelt one must not become the one that removes less."""
         if options.get("policy", CleaningPolicy.CLINICAL) in set(CleaningPolicy):
             return {}
         return {"policy": f"must be {' or '.join(CleaningPolicy)}"}
@@ -98,7 +98,7 @@ class Ultrasound:
     ) -> PipelineResult:
         """Clean every image. One that cannot be cleaned is left out, with a note.
 
-        Raises :class:`CleaningFailed` when none can, and PixelError.
+        Raises :class:`CleaningFailed` when none can be cleaned, and PixelError when one does not decode.
         """
         began = time.perf_counter()
         policy = CleaningPolicy(str(options.get("policy", CleaningPolicy.CLINICAL)))
@@ -142,10 +142,10 @@ class Ultrasound:
         tools = self._tools()
         removed = [mark for mark in marks if mark.removed]
         if not removed:
-            # What stays by policy is annotation too: then only what would have to go is not there.
+            # Annotation that the policy leaves in place was found: only what it removes is absent.
             absent = "burned-in text to remove" if marks else "burned-in text"
-            return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.models[0])]
-        shown = sorted(removed, key=_area, reverse=True)[:MOST_MARKS]
+            return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
+        shown = sorted(removed, key=_area, reverse=True)[:MOST_FINDINGS]
         return [_finding(image, mark, tools) for mark in shown]
 
     def _tools(self) -> Tools:
@@ -153,7 +153,6 @@ class Ultrasound:
 
 
 def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
-    texts, marks, *_ = tools.models
     written = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
     return Finding(
         label=f"Burned-in {mark.kind.value}",
@@ -162,7 +161,7 @@ def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
         threshold=DOUBTFUL_TEXT if written else tools.threshold,
         decision=Decision.PRESENT,
         source_uid=image.uid,
-        model=texts if written else marks,
+        model=tools.text_model if written else tools.mark_model,
         frame=mark.frame if image.header.frames > 1 else None,
         regions=(_region(mark),),
     )

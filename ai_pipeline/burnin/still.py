@@ -1,4 +1,4 @@
-"""One picture: carry out a plan, prove that nothing is left that has to go."""
+"""One frame: carry out a removal plan, and read the result until no text is left that must be removed."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import CleaningFailed
 
 WIDER = 0.6
-"""How far the mask of text that was still found after filling reaches beyond it (share of its height)."""
+"""Margin of the mask around text that is still found after filling (share of the text's height)."""
 SURE_RESIDUE = 0.6
-"""Detector's confidence from which something unreadable of a text's shape counts as text left over."""
+"""Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
 CONTEXT = 96
-"""Room around a changed place that is read again with it (pixels)."""
+"""Margin around a changed place that is read again with it (pixels)."""
 HIDDEN = 0.01
-"""Share of the pixels that are shown alike though they differ, beside the commonest of them, from which a
-window hides something (percentiles cut off half of it at either end)."""
+"""Share of the pixels with other stored values than the commonest one that the window shows as the same black
+or white, from which it may hide text (percentile windows clip half of this at either end)."""
 ROUNDS = 3
 """Attempts to get rid of what is still found; the last one blacks it out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verifier:
-    """Reads cleaned pictures. ``policy`` says what may still be read in them."""
+    """Searches cleaned pictures for residual text. ``policy``: which text may stay."""
 
     tools: Tools
     policy: CleaningPolicy
 
     def residue(self, picture: Picture, filled: Mask, kept: Mask, within: Box | None = None) -> list[TextBox]:
-        """Read a cleaned picture at several sizes and contrasts; return the places that have to go.
+        """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
 
-        ``filled`` pixels hold nothing of the source, whatever they may be read as; ``kept`` ones were read
-        and stay. ``within``: only there; the rest was read before and has not changed since.
+        ``filled`` pixels hold nothing of the source, whatever is read in them; ``kept`` ones were read before
+        and stay. ``within``: search only there; the rest has not changed since it was read.
         """
         found = candidates(picture, self.tools.reader, within)
         return [one.box for one in found if self.is_residue(one, filled, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
-        """Tell whether a place in a cleaned picture holds text that has to go: readable, or surely text."""
+        """Whether a place in a cleaned picture holds text that must be removed: readable, or surely text."""
         box = candidate.box
         if covered(box, filled) or covered(box, kept):
             return False
@@ -61,7 +61,7 @@ class Verifier:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cleaned:
-    """A cleaned picture that was verified. ``widened`` and ``blacked_out`` count places that needed it."""
+    """A verified frame. ``widened`` and ``blacked_out`` count places that needed it."""
 
     samples: PixelArray
     mask: Mask
@@ -72,10 +72,10 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendition:
-    """From stored samples to the pictures that are read, learnt from the source's own display.
+    """The grey-level tables from stored samples to the pictures that are read, derived from the display.
 
-    ``table`` shows what a viewer shows. ``equalised`` is given where that hides something: a window leaves
-    grey levels out that any viewer can bring back, and a name with them.
+    ``table`` gives the picture that a viewer shows. ``equalised`` is given where that window clips grey
+    levels that hold structure: any viewer can widen the window, and a name would reappear.
     """
 
     low: int
@@ -99,7 +99,7 @@ class Rendition:
         return Rendition(low, table, black, _equalised(numbers - low, counts, table))
 
     def views(self, samples: PixelArray) -> list[Picture]:
-        """The pictures in which text is looked for, the shown one first."""
+        """The pictures in which text is searched, the displayed one first."""
         shown = [self.show(samples)]
         if self.equalised is not None:
             shown.append(self.equalised[self._places(samples)])
@@ -119,9 +119,9 @@ class Rendition:
 
 
 def carry_out(source: PixelArray, plan: RemovalPlan, rendition: Rendition, verifier: Verifier) -> Cleaned:
-    """Fill what the plan names, read the result again, and repeat until nothing is left that has to go.
+    """Fill the plan's mask, read the result, and repeat until no text is left that must be removed.
 
-    Raises :class:`CleaningFailed` when something is.
+    Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
     """
     filler = verifier.tools.filler
     mask = plan.mask | plan.banner
@@ -140,15 +140,15 @@ def carry_out(source: PixelArray, plan: RemovalPlan, rendition: Rendition, verif
             raise CleaningFailed("text is still found after filling, widening and blacking out")
         more = paint(residue, source.shape, WIDER * (attempt + 1))
         check_share((mask | more) & ~plan.banner)
-        last = attempt == ROUNDS - 1
-        result = (
-            black_out(result, more, rendition.black) if last else inpaint(result, more, filler, plan.foreign)
-        )
+        if attempt < ROUNDS - 1:
+            result = inpaint(result, more, filler, plan.foreign)
+            widened += len(residue)
+        else:
+            result = black_out(result, more, rendition.black)
+            blacked_out += len(residue)
         marks += box_marks(residue, source.shape)
         mask = mask | more
         changed = _surroundings(more)
-        widened += len(residue) * (not last)
-        blacked_out += len(residue) * last
     if not unchanged_outside(source, result, mask):
         raise CleaningFailed("pixels outside the mask have changed")
     return Cleaned(result, mask, marks, widened, blacked_out)
@@ -163,7 +163,7 @@ def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpa
 
 
 def _surroundings(mask: Mask) -> Box:
-    """Return the part of the picture that holds the mask, with room for a word around it."""
+    """The bounding box of the mask with a margin of :data:`CONTEXT`."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (
         max(0, int(columns[0]) - CONTEXT), max(0, int(rows[0]) - CONTEXT),
@@ -174,7 +174,7 @@ def _surroundings(mask: Mask) -> Box:
 def _equalised(
     places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
 ) -> Picture | None:
-    """A table from value to rank, where values that differ are shown as one black or white; else None."""
+    """A table from value to rank where the display clips structure to black or white; else None."""
     shown = table[places]
     if not any(_hides(counts[shown == end], int(counts.sum())) for end in (0, 255)):
         return None
@@ -184,7 +184,7 @@ def _equalised(
 
 
 def _hides(counts: npt.NDArray[np.int64], pixels: int) -> bool:
-    """Tell whether values with these counts, all shown alike, could make up letters and their ground."""
+    """Whether values with these counts, all displayed alike, could make up letters and their background."""
     return len(counts) > 1 and int(counts.sum() - counts.max()) >= HIDDEN * pixels
 
 

@@ -19,17 +19,24 @@ TEXT, MARKS, FILL = "burnin-text", "ultrasound-marks-unet", "ultrasound-inpaint-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
-    """``threshold`` 0 to 1: from which the mark detector counts. ``device_rules``: a site's own folder.
+    """The text reader, the mark detector and the inpainter, each with the model that it runs.
 
-    ``models``: those of the text reader, the mark detector and, where it is learned, the inpainter.
+    ``threshold`` 0 to 1: probability from which a pixel counts as drawn. ``device_rules``: a site's folder.
     """
 
     reader: TextReader
     finder: MarkFinder
     threshold: float
     filler: Inpainter
-    models: tuple[ModelRef, ...] = ()
+    text_model: ModelRef
+    mark_model: ModelRef
+    fill_model: ModelRef
     device_rules: Path | None = None
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """All of them, as results list them."""
+        return self.text_model, self.mark_model, self.fill_model
 
 
 @cache
@@ -44,6 +51,8 @@ def shared_tools(models_dir: Path | None = None, device_rules: Path | None = Non
         finder=MarkFinder(network),
         threshold=float(marks.details["detector"]["threshold"]),
         filler=Learned(fill.id, generator),
-        models=(texts.ref, marks.ref, fill.ref),
+        text_model=texts.ref,
+        mark_model=marks.ref,
+        fill_model=fill.ref,
         device_rules=device_rules,
     )

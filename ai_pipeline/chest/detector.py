@@ -1,4 +1,4 @@
-"""A card's box detector at work on one displayed image, beside its classifier."""
+"""The box detector of a card: boxes of findings in one displayed image."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import read
 
 NETWORK, CANDIDATES, DRAWER = "detector", "detector-boxes", "detector-yolo"
-"""The roles of a card's weights: the network in ONNX, the candidate boxes with their priors, and a YOLO in
-ONNX that sees what the classifier sees and draws boxes: left, top, right, bottom in pixels of the input,
-score, number of the label among those that have candidates. A card may do without the last."""
+"""The roles of a card's weights: the network in ONNX; the candidate boxes with their priors; optionally a
+YOLO in ONNX with the classifier's input, which gives rows of left, top, right, bottom in pixels of the input,
+score, number of the label among those that have candidates."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkOutput:
-    """What the networks say of an image: ``maps [labels, parts, h, w]``, and what is ``drawn`` for each
-    label: ``[K, 5]`` as :func:`ai_pipeline.chest.boxes.nearness` has it.
+    """``maps [labels, parts, h, w]`` of the network and the YOLO's ``detections [K, 5]`` for each label, as
+    :func:`ai_pipeline.chest.boxes.nearness` takes them; none without a YOLO.
     """
 
     maps: Floats
-    drawn: Mapping[str, Floats]
+    detections: Mapping[str, Floats]
 
 
 @dataclass(frozen=True, eq=False)
 class DetectorInput:
-    """An image of ``rows`` × ``columns`` as the networks see it. They are asked when a box is wanted first:
-    most images have nothing that needs one.
+    """A prepared image of ``rows`` × ``columns``. The networks run when the first box is needed: most
+    images have no finding that needs one.
     """
 
-    ask: Callable[[], NetworkOutput] = field(repr=False)
+    run: Callable[[], NetworkOutput] = field(repr=False)
     to_model: Affine
     rows: int
     columns: int
 
     @cached_property
-    def said(self) -> NetworkOutput:
-        return self.ask()
+    def output(self) -> NetworkOutput:
+        """What the networks give for the image; computed once."""
+        return self.run()
 
 
 class BoxDetector:
@@ -71,45 +72,44 @@ class BoxDetector:
         """The detector of ``card``; None where it has none."""
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
-    def look(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
+    def prepare(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
         """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose``."""
         picture, to_upright = upright(image, pose)
         values, to_model = network_input(picture, self._input)
-        return self.look_again(values, to_model.after(to_upright), *image.shape)
+        return self.take(values, to_model.after(to_upright), *image.shape)
 
-    def look_again(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
-        """Take what the classifier has seen of an image: its input, and the map from the source to it."""
-        return DetectorInput(partial(self._ask, values), to_model, rows, columns)
+    def take(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
+        """Take the classifier's input ``values [1, channels, size, size]`` and the map source → input."""
+        return DetectorInput(partial(self._run, values), to_model, rows, columns)
 
-    def _ask(self, values: Floats) -> NetworkOutput:
+    def _run(self, values: Floats) -> NetworkOutput:
         maps = self._engine(values)["parts"][0]
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
             raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
         if self._drawer is None:
             return NetworkOutput(maps, {})
         rows = self._drawer(values)["boxes"][0]
-        return NetworkOutput(maps, drawn_by_label(rows, self.head.labels, self._input.size))
+        return NetworkOutput(maps, detections_by_label(rows, self.head.labels, self._input.size))
 
-    def find(self, look: DetectorInput, label: str) -> ScoredBox | None:
-        """The likeliest box of ``label``, whether it may be shown or not; None where none was learned."""
+    def find(self, prepared: DetectorInput, label: str) -> ScoredBox | None:
+        """The likeliest box of ``label``, reliable or not; None for a label without candidates."""
         if label not in self.head.labels:
             return None
-        return self.head.find(look.said.maps, label, look.said.drawn.get(label))
+        return self.head.find(prepared.output.maps, label, prepared.output.detections.get(label))
 
-    def region(self, look: DetectorInput, label: str) -> Region | None:
-        """The box of ``label`` in source coordinates; None where the card says that it is not reliable."""
-        found = self.find(look, label) if label in self._shown else None
-        if found is None:
-            return None
-        return region(found, self._input.size, look.to_model, look.rows, look.columns)
+    def region(self, prepared: DetectorInput, label: str) -> Region | None:
+        """The box of ``label`` in source coordinates; None where the card marks it as not reliable."""
+        found = self.find(prepared, label) if label in self._shown else None
+        return self.in_source(found, prepared) if found else None
 
-    def whole(self, found: ScoredBox, look: DetectorInput) -> Region | None:
-        """``found`` in source coordinates."""
-        return region(found, self._input.size, look.to_model, look.rows, look.columns)
+    def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
+        """``found`` in source coordinates; None outside of the image."""
+        return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
 
 
-def drawn_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:
-    """A YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a side, as shares and scores of each label."""
+def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:
+    """A YOLO's ``rows [N, 6]`` for an input of ``size`` pixels a side as ``[K, 5]`` for each label: its
+    corners as shares of the sides (0 to 1), and its score."""
     number = rows[:, 5].round()
     shares = np.concatenate([np.clip(rows[:, :4] / size, 0, 1), rows[:, 4:5]], 1).astype(np.float32)
     return {label: shares[number == index] for index, label in enumerate(labels)}

@@ -1,13 +1,12 @@
 """Frontal chest X-rays of adults: findings with probability, decision and place.
 
-The header is asked first, then the pixels: what is not a frontal chest X-ray of an adult is refused with
-one sentence that says why.
+The header is checked first, then the pixels: other images are refused with one sentence that says why.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ import numpy.typing as npt
 
 from ai_pipeline.chest import intended_use, prevalence
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
-from ai_pipeline.chest.detector import BoxDetector
-from ai_pipeline.chest.detector import DetectorInput as Boxes
+from ai_pipeline.chest.detector import BoxDetector, DetectorInput
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.zones import side_of, zone_words
@@ -55,29 +53,29 @@ DETECTOR_NOTE = (
     "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
     "measurement."
 )
-ZONED = ("Lung", "Pleura")  # sites whose boxes are told as zones
+ZONED = ("Lung", "Pleura")  # sites whose boxes are described as zones of a side
 NO_PLACE = "no reliable location"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
-KEPT = 4  # analyses remembered between accepts() and run()
+REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Look:
-    """What was seen of one image, and the seconds that it took by stage."""
+class _AnalysedImage:
+    """An image with its analysis. ``timings`` in seconds by stage."""
 
     image: SourceImage
     analysis: Analysis
-    boxes: Boxes | None
+    detector_input: DetectorInput | None
     exposure: Exposure
-    spent: dict[str, float]
+    timings: Mapping[str, float]
 
 
 class ChestXray:
     """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`).
 
-    Options: ``heatmaps`` (default true) hands back the activation map of every finding that is present;
+    Options: ``heatmaps`` (default true) returns the activation map of every finding that is present;
     ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
-    (default false) hands back the picture without the text burned into it, where that can be verified;
+    (default false) returns the picture without the text burned into it, where that can be verified;
     ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence.
     """
 
@@ -87,7 +85,7 @@ class ChestXray:
         {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict}
     )
     modalities = intended_use.MODALITIES
-    """Of the images that it takes; views likewise, empty: any."""
+    """Modalities and View Positions of the images that are accepted."""
     views = intended_use.FRONTAL - {""}
     per_image = True
 
@@ -95,7 +93,7 @@ class ChestXray:
         self._models_dir = models_dir
         self._classifier: Classifier | None = None
         self._detector: BoxDetector | None = None
-        self._seen: OrderedDict[int, _Look] = OrderedDict()
+        self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
 
     def warm_up(self) -> None:
         """Load the model. Raises CardError when it is missing or altered."""
@@ -150,29 +148,29 @@ class ChestXray:
         cleaner = self._cleaner(options)
         for number, image in enumerate(images):
             report(number / len(images), "chest X-ray")
-            look = self._look(image)
+            analysed = self._analyse(image)
             explaining = time.perf_counter()
-            mine = self._findings(look, labels, options)
-            findings += mine
-            notes += self._placeless(mine)
-            notes += _places(image, mine, look.analysis.pose)
-            notes += intended_use.notes(image, look.analysis.pose, look.exposure)
-            scores.append(self._scores(image, look.analysis))
+            found = self._findings(analysed, labels, options)
+            findings += found
+            notes += self._no_place_notes(found)
+            notes += _place_notes(image, found, analysed.analysis.pose)
+            notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
+            scores.append(self._scores(analysed))
             seconds["explain"] += time.perf_counter() - explaining
-            for stage, value in look.spent.items():
+            for stage, value in analysed.timings.items():
                 seconds[stage] += value
             if cleaner is not None:
                 cleaning = time.perf_counter()
-                cleaned, told = _cleaned(image, report)
+                cleaned, cleaning_notes = _cleaned(image, report)
                 pictures += cleaned
-                notes += told
+                notes += cleaning_notes
                 seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
         if not self._model().has_gate:
             notes.append(QualityNote("no_gate", NO_GATE_NOTE))
         notes += _box_notes(findings)
         notes += self._prevalence_note(options)
         report(1.0, "chest X-ray")
-        # What accepts() has decoded and analysed already counts too: it is the time this image took.
+        # Includes what accepts() has decoded and analysed already.
         seconds["total"] = sum(seconds.values())
         if cleaner is not None:
             models += (cleaner,)
@@ -182,7 +180,7 @@ class ChestXray:
         return self._classifier.card if self._classifier else active(self.name, self._models_dir)
 
     def _labels(self, options: Mapping[str, object]) -> tuple[Label, ...]:
-        """The card's labels, for the prevalence of the site where a rule names one."""
+        """The card's labels, shifted to the site's prevalence where a rule gives one."""
         wanted = options.get(prevalence.OPTION)
         card = self._card()
         return card.labels if wanted is None else prevalence.at_site(card, wanted)
@@ -203,37 +201,39 @@ class ChestXray:
         return find(CLEANER, self._models_dir).ref if options.get("clean", False) else None
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
-        seen = self._look(image)
-        return refused_by_pixels(self._model().in_domain(seen.analysis), seen.analysis.kind, seen.exposure)
+        analysed = self._analyse(image)
+        in_domain = self._model().in_domain(analysed.analysis)
+        return refused_by_pixels(in_domain, analysed.analysis.kind, analysed.exposure)
 
-    def _look(self, image: SourceImage) -> _Look:
-        # accepts() has just decoded and analysed the image that run() is then given.
-        kept = self._seen.get(id(image))
-        if kept is not None and kept.image is image:
-            return kept
+    def _analyse(self, image: SourceImage) -> _AnalysedImage:
+        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        for analysed in self._analysed:
+            if analysed.image is image:
+                return analysed
         start = time.perf_counter()
         grey = _grey(image.display())
         decoded = time.perf_counter()
         model = self._model()
         analysis = model.analyse(grey)
-        boxes = None
+        detector_input = None
         if self._detector is not None and model.in_domain(analysis):
             size = analysis.rows, analysis.columns
-            boxes = self._detector.look_again(analysis.values, analysis.to_model, *size)
-        spent = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        self._seen[id(image)] = look = _Look(image, analysis, boxes, Exposure.of(grey), spent)
-        while len(self._seen) > KEPT:
-            self._seen.popitem(last=False)
-        return look
+            detector_input = self._detector.take(analysis.values, analysis.to_model, *size)
+        timings = {"decode": decoded - start, "model": time.perf_counter() - decoded}
+        analysed = _AnalysedImage(image, analysis, detector_input, Exposure.of(grey), timings)
+        self._analysed.append(analysed)
+        return analysed
 
-    def _scores(self, image: SourceImage, analysis: Analysis) -> Scores:
-        model = self._model()
+    def _scores(self, analysed: _AnalysedImage) -> Scores:
+        model, analysis = self._model(), analysed.analysis
         labels = enumerate(model.card.labels)
         values = {label.name: model.probability(analysis, index) for index, label in labels}
-        return Scores(image.uid, model.card.ref, values, mended=analysis.pose != UPRIGHT)
+        return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
 
-    def _findings(self, look: _Look, labels: Sequence[Label], options: Mapping[str, object]) -> list[Finding]:
-        model, image, analysis = self._model(), look.image, look.analysis
+    def _findings(
+        self, analysed: _AnalysedImage, labels: Sequence[Label], options: Mapping[str, object]
+    ) -> list[Finding]:
+        model, image, analysis = self._model(), analysed.image, analysed.analysis
         found: list[Finding] = []
         for index, label in enumerate(labels):
             if not (label.supported or options.get("all_labels", False)):
@@ -243,7 +243,7 @@ class ChestXray:
             region, evidence = None, None
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
-                region = self._box(look, activation, index)
+                region = self._box(analysed, activation, index)
                 wanted = activation if options.get("heatmaps", True) else None
                 evidence = model.heatmap(wanted) if wanted else None
             found.append(
@@ -257,22 +257,23 @@ class ChestXray:
                     model=model.card.ref,
                     regions=(region,) if region else (),
                     site=label.site,
-                    side=_side(look, label, region),
+                    side=_side(analysed, label, region),
                     evidence=evidence,
                 )
             )
         return found
 
-    def _box(self, look: _Look, activation: Activation | None, index: int) -> Region | None:
-        """The detector's box where the card has a detector; of others what their maps say."""
+    def _box(self, analysed: _AnalysedImage, activation: Activation | None, index: int) -> Region | None:
+        """The detector's box where the card has a detector, else the box of the activation map."""
         model = self._model()
-        if self._detector is not None:
-            label = model.card.labels[index].name
-            return self._detector.region(look.boxes, label) if look.boxes else None
-        return model.box(activation, index) if activation else None
+        if self._detector is None:
+            return model.box(activation, index) if activation else None
+        if analysed.detector_input is None:
+            return None
+        return self._detector.region(analysed.detector_input, model.card.labels[index].name)
 
-    def _placeless(self, findings: Sequence[Finding]) -> list[QualityNote]:
-        """Which findings are present, and where nothing can be said of the place that is worth showing."""
+    def _no_place_notes(self, findings: Sequence[Finding]) -> list[QualityNote]:
+        """Which findings are present without a box that is reliable enough to be shown."""
         names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
         if self._detector is None or not names:
             return []
@@ -285,28 +286,30 @@ def _box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
     return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes
 
 
-def _places(image: SourceImage, findings: Sequence[Finding], pose: Pose) -> list[QualityNote]:
-    """The detector's boxes in lungs and pleurae in words, where the header says how the picture lies.
+def _place_notes(image: SourceImage, findings: Sequence[Finding], pose: Pose) -> list[QualityNote]:
+    """The detector's boxes in lungs and pleurae in words, where Patient Orientation gives the sides.
 
-    Of a picture that had to be turned upright the header's word on its sides is not taken.
+    Of an image that had to be reoriented Patient Orientation is not trusted.
     """
     size = image.header.columns, image.header.rows
     orientation = _orientation(image, pose)
-    said = [
+    places = [
         f"{finding.code.meaning}: {words}"
         for finding in findings
         for region in finding.regions
         if _has_a_side(finding.site, region) and (words := zone_words(region.bounds, size, orientation))
     ]
-    return [QualityNote("place", f"{'; '.join(said)} (approximate).", image.uid)] if said else []
+    if not places:
+        return []
+    return [QualityNote("place", f"{'; '.join(places)} (approximate).", image.uid)]
 
 
-def _side(look: _Look, label: Label, region: Region | None) -> Literal["", "L", "R"]:
+def _side(analysed: _AnalysedImage, label: Label, region: Region | None) -> Literal["", "L", "R"]:
     """The side of a box, under the same conditions as its place in words."""
     if region is None or not _has_a_side(label.site, region):
         return ""
-    header = look.image.header
-    orientation = _orientation(look.image, look.analysis.pose)
+    header = analysed.image.header
+    orientation = _orientation(analysed.image, analysed.analysis.pose)
     return side_of(region.bounds, (header.columns, header.rows), orientation)
 
 

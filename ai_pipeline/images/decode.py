@@ -91,7 +91,7 @@ def open_image(path: Path, modality: str | None = None) -> DicomImage | PictureI
     raise PixelError("neither DICOM (Part 10) nor PNG nor JPEG")
 
 
-def pixels_sha256(image: DicomImage | PictureImage | Path) -> str:
+def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
     """Return the hash of the decoded samples of all frames, whatever the transfer syntax.
 
     Of little-endian samples before palette and LUTs, with the shape in front; one frame in memory at a time.

@@ -10,14 +10,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.errors import HeaderError
 
 OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
-KEPT = (
+COPIED = (
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
     "PatientOrientation", "PatientSex", "PixelSpacing",
     "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
@@ -26,7 +26,7 @@ KEPT = (
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "RescaleType", "PixelIntensityRelationship",
 )  # fmt: skip
 CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
-KEPT_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
+COPIED_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
 # Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
@@ -75,6 +75,9 @@ def read_header(dataset: Dataset) -> ImageHeader:
         burned_in_annotation=_text(dataset, "BurnedInAnnotation").upper(),
         lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
         attributes=_attributes(dataset, syntax),
+        ultrasound_regions=_regions(dataset),
+        overlay_groups=tuple(group for group in OVERLAY_GROUPS if _has_pixels(dataset, group)),
+        embedded_overlay_bits=embedded_overlays(dataset),
     )
 
 
@@ -102,16 +105,6 @@ def age_years(dataset: Dataset) -> float | None:
         return None
     years = (studied - born).days / 365.25
     return years if years <= OLDEST_YEARS else None
-
-
-def ultrasound_regions(header: ImageHeader) -> tuple[tuple[int, int, int, int], ...]:
-    """Return the boxes (left, top, right, bottom; right and bottom exclusive) of (0018,6011)."""
-    text = header.attributes.get("SequenceOfUltrasoundRegions", "")
-    boxes = []
-    for item in filter(None, text.split(";")):
-        left, top, right, bottom = (int(number) for number in item.split())
-        boxes.append((left, top, right, bottom))
-    return tuple(boxes)
 
 
 def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
@@ -154,72 +147,65 @@ def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
     in an image without such a sequence Pixel Spacing (0028,0030), if given, for all of it. A region that is
     calibrated in other units is no part of any: a spectrum's axes are seconds and cm/s.
     """
-    text = header.attributes.get("SequenceOfUltrasoundRegions", "")
-    if not text:
-        rows, columns = _spacings(header.attributes.get("PixelSpacing", ""))
-        whole = Calibration((0, 0, header.columns, header.rows), rows, columns)
-        return (whole,) if rows > 0.0 and columns > 0.0 else ()
-    found = []
-    deltas = header.attributes.get("UltrasoundRegionSpacings", "").split(";")
-    for box, delta in zip(ultrasound_regions(header), deltas, strict=False):
-        rows, columns = _spacings(delta)
-        if rows > 0.0 and columns > 0.0:
-            found.append(Calibration(box, rows, columns))
-    return tuple(sorted(found, key=lambda one: _area(one.box)))
+    if header.ultrasound_regions:
+        found = [Calibration(one.box, *one.spacing) for one in header.ultrasound_regions if one.spacing]
+        return tuple(sorted(found, key=lambda one: _area(one.box)))
+    spacing = _pixel_spacing(header.attributes.get("PixelSpacing", ""))
+    return (Calibration((0, 0, header.columns, header.rows), *spacing),) if spacing else ()
 
 
 def _area(box: tuple[int, int, int, int]) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _spacings(text: str) -> tuple[float, float]:
-    """Row and column spacing of "0.1\\0.1"; (0, 0) where it is none."""
+def _pixel_spacing(text: str) -> tuple[float, float] | None:
+    """Row and column spacing of "0.1\\0.1"; None where it is none."""
     try:
         rows, columns = (float(part) for part in text.split("\\"))
     except ValueError:
-        return 0.0, 0.0
-    return (rows, columns) if math.isfinite(rows) and math.isfinite(columns) else (0.0, 0.0)
+        return None
+    return _spacing(rows, columns)
+
+
+def _spacing(rows: float, columns: float) -> tuple[float, float] | None:
+    """Both in millimetres; None unless both are finite and greater than 0."""
+    usable = math.isfinite(rows) and math.isfinite(columns) and rows > 0.0 and columns > 0.0
+    return (rows, columns) if usable else None
 
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
-    found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in KEPT}
-    for keyword in KEPT_CODES:
+    found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
+    for keyword in COPIED_CODES:
         for item in (dataset.get(keyword) or [])[:1]:
             found[keyword] = " ".join(
                 _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
             )
     found["TransferSyntaxUID"] = str(syntax)
-    regions = _regions(dataset)
-    found["SequenceOfUltrasoundRegions"] = ";".join(box for box, _ in regions)
-    found["UltrasoundRegionSpacings"] = ";".join(spacing for _, spacing in regions)
-    found["OverlayPlanes"] = " ".join(f"{group:04X}" for group in OVERLAY_GROUPS if _drawn(dataset, group))
-    found["EmbeddedOverlayBits"] = " ".join(str(bit) for bit in embedded_overlays(dataset))
     return {keyword: text for keyword, text in found.items() if text}
 
 
-def _regions(dataset: Dataset) -> list[tuple[str, str]]:
-    """Each region as ``left top right bottom`` and its spacing in mm as ``row\\column``, "" without one.
-
-    X1 and Y1 are inside the region; a delta may be negative where its axis runs the other way (PS3.3
-    C.8.5.5).
-    """
+def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
+    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5)."""
     regions = []
     for item in dataset.get("SequenceOfUltrasoundRegions") or []:
         x0, y0, x1, y1 = (item.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
         if all(isinstance(edge, int) for edge in (x0, y0, x1, y1)) and x0 < x1 and y0 < y1:
-            regions.append((f"{max(x0, 0)} {max(y0, 0)} {x1 + 1} {y1 + 1}", _region_spacing(item)))
-    return regions
+            box = max(x0, 0), max(y0, 0), x1 + 1, y1 + 1
+            regions.append(UltrasoundRegion(box, _region_spacing(item)))
+    return tuple(regions)
 
 
-def _region_spacing(item: Dataset) -> str:
+def _region_spacing(item: Dataset) -> tuple[float, float] | None:
+    """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
     units = [item.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
     deltas = [item.get(f"PhysicalDelta{axis}") for axis in "YX"]
     if units != [CENTIMETRES, CENTIMETRES] or not all(isinstance(delta, float) for delta in deltas):
-        return ""
-    return "\\".join(repr(abs(delta) * 10.0) for delta in deltas)
+        return None
+    rows, columns = (abs(delta) * 10.0 for delta in deltas)
+    return _spacing(rows, columns)
 
 
-def _drawn(dataset: Dataset, group: int) -> bool:
+def _has_pixels(dataset: Dataset, group: int) -> bool:
     """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
     element = dataset.get((group, 0x3000))
     value = None if element is None else element.value

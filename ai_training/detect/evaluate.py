@@ -68,35 +68,38 @@ class _Shipped:
     """The detector of a card as a locator."""
 
     detector: BoxDetector
-    looks: Sequence[DetectorInput]
+    images: Sequence[DetectorInput]
 
     def place(self, image: int, label: str) -> Place | None:
-        look = self.looks[image]
-        found = self.detector.find(look, label)
-        region = self.detector.whole(found, look) if found else None
+        prepared = self.images[image]
+        found = self.detector.find(prepared, label)
+        region = self.detector.in_source(found, prepared) if found else None
         if found is None or region is None:
             return None
         (left, top), (right, bottom) = region.points
-        corners = (left / look.columns, top / look.rows, right / look.columns, bottom / look.rows)
+        corners = (
+            left / prepared.columns, top / prepared.rows,
+            right / prepared.columns, bottom / prepared.rows,
+        )  # fmt: skip
         return Place(corners, found.point, found.score)
 
 
-def _without_yolo(look: DetectorInput) -> DetectorInput:
-    return replace(look, ask=lambda: replace(look.said, drawn={}))
+def _without_yolo(prepared: DetectorInput) -> DetectorInput:
+    return replace(prepared, run=lambda: replace(prepared.output, detections={}))
 
 
 def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
     detector = BoxDetector.of(card)
     if detector is None:
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
-    looks = [detector.look(read_grey(path)) for path in case.paths]
+    prepared = [detector.prepare(read_grey(path)) for path in case.paths]
     trunk = trunk_of(card)
     with torch.inference_mode():
         said = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
     templates = BoxTemplates.from_bytes(read(card.file("boxes")))
-    arms: dict[str, Locator] = {"fusion": _Shipped(detector, looks)}
+    arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
     if card.plays(DRAWER):
-        arms["head"] = _Shipped(detector, [_without_yolo(look) for look in looks])
+        arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared])
     return arms | {
         "activation": activated(said, templates, sorted({box.label for box in known})),
         "constant": constant(known),

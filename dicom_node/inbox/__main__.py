@@ -50,11 +50,11 @@ def _same(one: Path, other: Path, limits: InspectionSettings) -> bool | None:
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     # Numpy and decoders, seldom needed here.
     from ai_pipeline.errors import PixelError
-    from ai_pipeline.images.decode import pixels_sha256
+    from ai_pipeline.images.decode import decoded_sha256
 
     _limit_memory(limits)
     try:
-        return pixels_sha256(one) == pixels_sha256(other)
+        return decoded_sha256(one) == decoded_sha256(other)
     except (PixelError, MemoryError):
         return None
 

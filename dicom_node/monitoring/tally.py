@@ -84,7 +84,7 @@ class Tallies:
         return Tally(seen)
 
     def _analysed(self, score: Scores) -> _Seen:
-        mended = (Counted.MENDED,) if score.mended else ()
+        mended = (Counted.MENDED,) if score.reoriented else ()
         reference = self._reference(score.model)
         if reference is None:
             return _Seen((Counted.ANALYSED, *mended))

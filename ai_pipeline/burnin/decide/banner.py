@@ -17,7 +17,6 @@ from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.devices.known import device_boxes
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.header import ultrasound_regions
 
 BLACK = 8
 """Pixels up to this grey level hold nothing (lossy compression leaves 2 or 3 in black)."""
@@ -37,7 +36,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Anno
     (seen in real files). Then, as without any region, nothing is claimed here.
     """
     nothing: Mask = np.zeros(picture.shape[:2], np.bool_)
-    regions = ultrasound_regions(header)
+    regions = [region.box for region in header.ultrasound_regions]
     rows, columns = picture.shape[:2]
     # Maximum edges one too large are common: some makers write them as exclusive.
     if not regions or any(right > columns + 1 or bottom > rows + 1 for _, _, right, bottom in regions):

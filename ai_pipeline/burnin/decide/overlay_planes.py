@@ -10,9 +10,8 @@ from ai_pipeline.contract import ImageHeader, QualityNote
 
 
 def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:
-    """Tell a reader that the source shows more than the cleaned image; None without overlay planes."""
-    drawn = len(header.attributes.get("OverlayPlanes", "").split())
-    embedded = len(header.attributes.get("EmbeddedOverlayBits", "").split())
+    """Note that the source shows more than the cleaned image; None without overlay planes."""
+    drawn, embedded = len(header.overlay_groups), len(header.embedded_overlay_bits)
     if not drawn + embedded:
         return None
     parts = [f"{_planes(drawn)} with drawn pixels"] if drawn else []

@@ -152,7 +152,8 @@ def _drawn(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) ->
     mask = blocks(without_rims(unread) if kept.any() else unread) | (strokes & traced)
     if policy is CleaningPolicy.RESEARCH:
         for kind, own in drawn.masks.items():
-            mask |= own & (kind is not AnnotationKind.TEXT)
+            if kind is not AnnotationKind.TEXT:
+                mask |= own
     return mask & ~kept
 
 
@@ -179,8 +180,10 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
 
 
 def _staying(drawn: Drawings, policy: CleaningPolicy) -> Mask:
-    own = [mask for kind, mask in drawn.masks.items() if kind is not AnnotationKind.TEXT]
-    return np.asarray(np.logical_or.reduce(own), np.bool_) & (policy is CleaningPolicy.CLINICAL)
+    """The graphics that the policy leaves in place."""
+    masks = [mask for kind, mask in drawn.masks.items() if kind is not AnnotationKind.TEXT]
+    graphics = np.asarray(np.logical_or.reduce(masks), np.bool_)
+    return graphics if policy is CleaningPolicy.CLINICAL else np.zeros_like(graphics)
 
 
 def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> tuple[Annotation, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ai_pipeline.chest.detector import drawn_by_label
+from ai_pipeline.chest.detector import detections_by_label
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.preprocess import normalise, prepare
@@ -55,7 +55,7 @@ class Drawn:
         assert wanted is not None
         picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
         values = normalise(picture[None], wanted.mean[0], wanted.scale[0])
-        return drawn_by_label(self.engine(values)["boxes"][0], self.labels, self.size)
+        return detections_by_label(self.engine(values)["boxes"][0], self.labels, self.size)
 
 
 def trained(

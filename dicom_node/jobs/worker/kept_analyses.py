@@ -156,7 +156,7 @@ def _write(folder: Path, result: PipelineResult) -> None:
                 "source_uid": score.source_uid,
                 "model": asdict(score.model),
                 "values": dict(score.values),
-                "mended": score.mended,
+                "reoriented": score.reoriented,
             }
             for score in result.scores
         ],

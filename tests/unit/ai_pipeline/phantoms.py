@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pylopdf_fonts_ko import sans_path
 
-from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.images.decode import colour_display
 from ai_pipeline.images.display import GreyDisplay
 
@@ -32,6 +32,7 @@ class ArrayImage:
     photometric: str = "MONOCHROME2"
     bits_stored: int = 8
     attributes: dict[str, str] = field(default_factory=dict)
+    regions: tuple[UltrasoundRegion, ...] = ()
     uid: str = "1.2.3"
     series_uid: str = "1.2"
 
@@ -41,6 +42,7 @@ class ArrayImage:
         return ImageHeader(
             modality=self.modality, sop_class_uid="", rows=rows, columns=columns, frames=frames,
             photometric=self.photometric, bits_stored=self.bits_stored, attributes=self.attributes,
+            ultrasound_regions=self.regions,
         )  # fmt: skip
 
     def stored(self, frame: int = 0) -> PixelArray:

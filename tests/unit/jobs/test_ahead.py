@@ -125,7 +125,7 @@ def a_result(uid: str) -> PipelineResult:
     frames = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
     picture = DerivedImage(ImageKind.CLEANED, uid, frames, "MONOCHROME1", "cleaned", True, (MODEL,), "e" * 64)
     notes = (QualityNote("box", "approximate"),)
-    scores = (Scores(uid, MODEL, {"Nodule": 0.1 + 0.2, "Hidden": 0.5}, mended=True),)
+    scores = (Scores(uid, MODEL, {"Nodule": 0.1 + 0.2, "Hidden": 0.5}, reoriented=True),)
     quantity, unit = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "cm")
     length = BurnedMeasurement(uid, 2, quantity, 0.1 + 0.2, unit, ((1.5, 2.0), (3.5, 2.0)), 0.97)
     return PipelineResult(

@@ -93,7 +93,7 @@ class Scoring(Obedient):
     def _scores(self, image: SourceImage) -> Scores:
         value = (image.header.age_years or 0.0) / 100
         turned = image.header.body_part == "TURNED"
-        return Scores(image.uid, self.models()[0], {"Shown": value, "Hidden": 1 - value}, mended=turned)
+        return Scores(image.uid, self.models()[0], {"Shown": value, "Hidden": 1 - value}, reoriented=turned)
 
 
 def scoring(models_dir: Path, do: str = "find", log: Path | None = None, **workers: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ai_pipeline.burnin.fill.inpaint import inpaint, unchanged_outside
 from ai_pipeline.burnin.fill.inpainters import Classical
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.tools import shared_tools
-from ai_pipeline.contract import PixelArray
+from ai_pipeline.contract import PixelArray, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline import phantoms
 from tests.unit.ai_pipeline.phantoms import NAME, ArrayImage, Picture, burn, burned_box, echo, flow, silent
@@ -122,7 +122,7 @@ def test_drawings_are_left_alone_on_an_x_ray(reader: TextReader) -> None:
 def test_what_lies_outside_the_ultrasound_regions_is_blacked_out(reader: TextReader) -> None:
     picture = echo()
     burned = burn(picture, NAME, (5, 3), 180, 14)
-    image = ArrayImage(burned[None], attributes={"SequenceOfUltrasoundRegions": "0 30 480 360"})
+    image = ArrayImage(burned[None], regions=(UltrasoundRegion((0, 30, 480, 360)),))
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
     assert not result.image.frames[0][:30].any()
     assert AnnotationKind.BANNER in {mark.kind for mark in result.marks}
@@ -130,7 +130,7 @@ def test_what_lies_outside_the_ultrasound_regions_is_blacked_out(reader: TextRea
 
 def test_regions_that_do_not_fit_the_image_are_not_believed(reader: TextReader) -> None:
     picture = echo(4)
-    image = ArrayImage(picture[None], attributes={"SequenceOfUltrasoundRegions": "0 0 900 90"})
+    image = ArrayImage(picture[None], regions=(UltrasoundRegion((0, 0, 900, 90)),))
     assert np.array_equal(clean(image, silent, policy=CleaningPolicy.RESEARCH).image.frames[0], picture)
 
 

@@ -92,7 +92,7 @@ def test_two_diameters_are_told_apart() -> None:
 @pytest.mark.parametrize("given_header", ["none", "seconds", "apart"])
 def test_without_calibration_between_the_calipers_there_is_no_measurement(given_header: str) -> None:
     headers = {
-        "none": replace(header(), attributes={}),
+        "none": replace(header(), ultrasound_regions=()),
         "seconds": read_header(image([region((0, 0, 799, 599), units=4)])),
         "apart": read_header(image([region((0, 0, 150, 599)), region((151, 0, 799, 599))])),
     }

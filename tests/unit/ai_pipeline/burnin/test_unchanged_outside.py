@@ -9,7 +9,7 @@ import pytest
 
 from ai_pipeline.burnin.annotation import CleaningPolicy
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.prove.unchanged_outside import Seal
+from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest
 from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked
 
@@ -25,10 +25,10 @@ def test_source_and_segmentation_give_the_hash_again(frames: np.ndarray) -> None
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_byte_order_does_not_matter(dtype: str) -> None:
-    seal, mask = Seal(), np.zeros((4, 4), np.bool_)
+    outside, mask = OutsideDigest(), np.zeros((4, 4), np.bool_)
     samples = np.arange(16, dtype=np.uint16).reshape(4, 4)
-    seal.add(samples, samples.astype(dtype), mask)
-    assert seal.close() == hashlib.sha256(samples.astype("<u2").tobytes()).hexdigest()
+    outside.add(samples, samples.astype(dtype), mask)
+    assert outside.hexdigest() == hashlib.sha256(samples.astype("<u2").tobytes()).hexdigest()
 
 
 def test_one_changed_pixel_outside_the_mask_breaks_it() -> None:
@@ -36,10 +36,10 @@ def test_one_changed_pixel_outside_the_mask_breaks_it() -> None:
     changed, mask = source.copy(), np.zeros(source.shape, np.bool_)
     mask[:10] = True
     changed[:10] = 0
-    seal = Seal()
-    seal.add(source, changed, mask)
-    seal.close()
+    outside = OutsideDigest()
+    outside.add(source, changed, mask)
+    outside.hexdigest()
     changed[20, 30] ^= 1
-    seal.add(source, changed, mask)
+    outside.add(source, changed, mask)
     with pytest.raises(CleaningFailed):
-        seal.close()
+        outside.hexdigest()

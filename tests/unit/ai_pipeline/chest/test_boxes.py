@@ -15,7 +15,7 @@ from ai_pipeline.chest.boxes import (
     part_rectangles,
     region,
 )
-from ai_pipeline.chest.detector import drawn_by_label
+from ai_pipeline.chest.detector import detections_by_label
 from ai_pipeline.contract import Origin
 from ai_pipeline.images.coordinates import Affine
 
@@ -69,7 +69,7 @@ def test_what_is_drawn_without_area_or_score_is_near_nothing() -> None:
 def test_a_yolos_rows_are_told_by_label_in_shares_of_the_picture() -> None:
     rows = np.array([[-4, 22.4, 112, 224, 0.5, 1.0], [0, 0, 224, 224, 0.2, 0.0]], np.float32)
 
-    drawn = drawn_by_label(rows, ("Effusion", "Mass", "Nodule"), 224)
+    drawn = detections_by_label(rows, ("Effusion", "Mass", "Nodule"), 224)
 
     assert drawn["Mass"].tolist() == pytest.approx(np.array([[0, 0.1, 0.5, 1.0, 0.5]]))
     assert drawn["Effusion"].shape == (1, 5)

@@ -219,7 +219,7 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
 
     (note,) = (note for note in after.quality if note.name == "mended")
     assert pose.sentence in note.text
-    assert [scores.mended for scores in after.scores] == [True]
+    assert [scores.reoriented for scores in after.scores] == [True]
     to_upright = upright(turned.pixels, pose)[1]
     for one, other in zip(before.findings, after.findings, strict=True):
         assert other.probability == pytest.approx(one.probability, abs=1e-4)

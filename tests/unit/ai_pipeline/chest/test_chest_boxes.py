@@ -91,10 +91,10 @@ def test_a_picture_that_was_turned_has_its_box_at_the_same_place(sick: list[np.n
     label = detector.head.labels[0]
     from ai_pipeline.images.orientation import Pose
 
-    upright = detector.look(sick[0])
-    turned = detector.look(np.ascontiguousarray(sick[0][::-1, ::-1]), Pose(turned=180))
+    upright = detector.prepare(sick[0])
+    turned = detector.prepare(np.ascontiguousarray(sick[0][::-1, ::-1]), Pose(turned=180))
 
-    first, second = (detector.whole(detector.find(look, label), look) for look in (upright, turned))  # type: ignore[arg-type]
+    first, second = (detector.in_source(detector.find(look, label), look) for look in (upright, turned))  # type: ignore[arg-type]
     assert first is not None
     assert second is not None
     left, top, right, bottom = first.bounds

@@ -63,7 +63,7 @@ def test_scores_are_given_for_every_label_also_for_hidden_ones(data: Path) -> No
     shown = {finding.label: finding.probability for finding in result.findings}
     assert shown.keys() < scores.values.keys(), "the others are hidden"
     assert {label: scores.values[label] for label in shown} == pytest.approx(shown)
-    assert not scores.mended
+    assert not scores.reoriented
 
 
 def test_a_score_is_a_probability() -> None:
