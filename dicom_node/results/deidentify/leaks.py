@@ -182,7 +182,7 @@ def _plain(value: str) -> str:
 
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
-    """Keyword, VR and text of every value, items of sequences included; bytes of unknown VR as Latin-1."""
+    """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
@@ -191,7 +191,7 @@ def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
         values = element.value if element.VM > 1 else [element.value]
         for value in values:
             if isinstance(value, bytes):
-                text = value.decode("latin-1") if element.VR == "UN" else ""
+                text = value.decode("latin-1")
             else:
                 text = str(value) if value is not None else ""
             if text:

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from highdicom._standard_utils import get_anatomic_region_map  # pinned below 0.29
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
@@ -39,6 +40,26 @@ _KEPT: Final = (
     "ActualFrameDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing",
     "LossyImageCompressionRatio",
 )  # fmt: skip
+# Of the items of kept sequences: numbers that say what a pixel is worth (PS3.3 C.8.5.5.1, C.11.2).
+_KEPT_IN_ITEMS: Final = frozenset(
+    {
+        "RegionSpatialFormat", "RegionDataType", "RegionFlags",
+        "RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1",
+        "ReferencePixelX0", "ReferencePixelY0",
+        "ReferencePixelPhysicalValueX", "ReferencePixelPhysicalValueY",
+        "PhysicalUnitsXDirection", "PhysicalUnitsYDirection", "PhysicalDeltaX", "PhysicalDeltaY",
+        "TransducerFrequency", "PulseRepetitionFrequency", "DopplerCorrectionAngle", "SteeringAngle",
+        "DopplerSampleVolumeXPosition", "DopplerSampleVolumeYPosition",
+        "TMLinePositionX0", "TMLinePositionY0", "TMLinePositionX1", "TMLinePositionY1",
+        "PixelComponentOrganization", "PixelComponentMask",
+        "PixelComponentRangeStart", "PixelComponentRangeStop",
+        "PixelComponentPhysicalUnits", "PixelComponentDataType",
+        "NumberOfTableBreakPoints", "TableOfXBreakPoints", "TableOfYBreakPoints",
+        "NumberOfTableEntries", "TableOfPixelValues", "TableOfParameterValues",
+        "LUTDescriptor", "LUTData",
+    }
+)  # fmt: skip
+_MOST_NUMBERS: Final = 65_536  # of one attribute: what a lookup table can have
 # Code strings, kept where they are what the standard lets them be: a console may let people type.
 _TERMS: Final = {
     "Modality": re.compile(r"US|IVUS|CR|DX|MG|XA|RF|OT"),
@@ -50,7 +71,6 @@ _TERMS: Final = {
     "SyntheticData": re.compile(r"YES|NO"),
     "LossyImageCompressionMethod": re.compile(r"ISO_\d{5}_\d{1,2}"),
 }
-_TEXTS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT", "DA", "DT", "TM", "UI"})
 _GAP: Final = 16  # pixels without a mark that part two boxes: wider than between letters of a caption
 
 
@@ -70,8 +90,8 @@ def hidden(source: Source, pseudonyms: Pseudonyms) -> Source:
     for keyword in _EMPTIED:
         setattr(header, keyword, None)
     for keyword in _KEPT:
-        if keyword in given:
-            header[keyword] = _harmless(given[keyword])
+        if keyword in given and (kept := _harmless(given[keyword])) is not None:
+            header[keyword] = kept
     for keyword, allowed in _TERMS.items():
         if keyword in given and _is_term(given[keyword], allowed):
             header[keyword] = deepcopy(given[keyword])
@@ -130,22 +150,38 @@ def in_boxes(mask: DerivedImage) -> DerivedImage:
     return replace(mask, frames=np.broadcast_to(filled, frames.shape))
 
 
-def _harmless(element: DataElement) -> DataElement:
-    """A copy without free text, dates, UIDs and private attributes in its items."""
+def _harmless(element: DataElement) -> DataElement | None:
+    """A copy of what its keyword promises, items with numbers only; None where it holds something else."""
+    if element.VR not in dictionary_VR(element.tag).split(" or "):
+        return None
     copy = deepcopy(element)
-    if copy.VR == "SQ":
-        for item in copy.value:
-            _strip(item)
+    if copy.VR != "SQ":
+        return copy
+    for item in copy.value:
+        _as_numbers(item)
+        for inner in list(item):
+            if inner.keyword not in _KEPT_IN_ITEMS or not _are_numbers(inner):
+                del item[inner.tag]
+    if copy.keyword == "VOILUTSequence" and not all("LUTData" in item for item in copy.value):
+        return None  # a table without its values is none
     return copy
 
 
-def _strip(item: Dataset) -> None:
-    for inner in list(item):
-        if inner.tag.is_private or inner.VR in _TEXTS:
-            del item[inner.tag]
-        elif inner.VR == "SQ":
-            for deeper in inner.value:
-                _strip(deeper)
+def _as_numbers(item: Dataset) -> None:
+    """LUT Data that came as OW (PS3.3 C.11.2.1.1), where it has as many entries as its descriptor says."""
+    data, described = item.get("LUTData"), item.get("LUTDescriptor")
+    if isinstance(data, bytes) and described and len(data) == 2 * (int(described[0]) or 65_536):
+        item.add_new("LUTData", "US", np.frombuffer(data, "<u2").tolist())
+
+
+def _are_numbers(element: DataElement) -> bool:
+    """By the VR that the dictionary gives, and by what stands there; no bytes, which may be anything."""
+    values = element.value if element.VM > 1 else [element.value]
+    return (
+        element.VR in dictionary_VR(element.tag).split(" or ")
+        and len(values) <= _MOST_NUMBERS
+        and all(isinstance(value, int | float) for value in values)
+    )
 
 
 def _is_term(element: DataElement, allowed: re.Pattern[str]) -> bool:

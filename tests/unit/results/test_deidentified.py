@@ -199,6 +199,61 @@ def test_a_cine_keeps_its_frames_and_the_mask_names_them(tmp_path: Path) -> None
     assert np.array_equal(cleaned.pixel_array, speckle(frames=4))
 
 
+def _with_plants(ds: Dataset) -> None:
+    """Text and pixels in the items of sequences that are kept, under the VRs that programs let through."""
+    region = Dataset()
+    region.RegionSpatialFormat, region.RegionFlags, region.PhysicalDeltaX = 1, 0, 0.01
+    region.TableOfParameterValues = [0.5, 1.5]
+    for keyword, vr in (("PixelData", "OW"), ("ICCProfile", "OB"), ("TableOfPixelValues", "OB")):
+        region.add_new(keyword, vr, f"{SECRET}HOSPITAL".encode())
+    for keyword, vr in (("ImageType", "CS"), ("PatientID", "CS"), ("RegionDataType", "CS")):
+        region.add_new(keyword, vr, f"{SECRET}ERIKA")
+    inner = Dataset()
+    inner.add_new("ImageType", "CS", f"{SECRET}ERIKA")
+    region.add_new("SourceImageSequence", "SQ", [inner])
+    ds.SequenceOfUltrasoundRegions = [region]
+    table = Dataset()
+    table.LUTDescriptor, table.LUTExplanation = [2, 0, 8], SECRET
+    table.add_new("LUTData", "OW", f"{SECRET}HOSPITAL".encode())
+    ds.VOILUTSequence = [table]
+    ds.add_new("PixelPaddingValue", "OW", f"{SECRET}HOSPITAL".encode())
+
+
+def test_of_a_region_only_the_numbers_that_it_may_have_are_kept(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    with quiet_pydicom():
+        ds = dcmread(path)
+        _with_plants(ds)
+        ds.save_as(path)
+        (given,) = read_sources([source(path)])
+        header = hidden(given, Pseudonyms.of(HERE)).header
+    (region,) = header.SequenceOfUltrasoundRegions
+    assert {element.keyword for element in region} == {
+        "RegionSpatialFormat", "RegionFlags", "PhysicalDeltaX", "TableOfParameterValues",
+    }  # fmt: skip
+    assert "VOILUTSequence" not in header
+    assert "PixelPaddingValue" not in header
+    made = deidentified(path)
+    assert made.objects
+    for item in made.objects:
+        assert item.data is not None and SECRET.encode() not in item.data
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+def test_a_lookup_table_is_kept_as_numbers(tmp_path: Path, vr: str) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    with quiet_pydicom():
+        ds = dcmread(path)
+        table = Dataset()
+        table.LUTDescriptor = [2, 0, 8]
+        table.add_new("LUTData", vr, [7, 258] if vr == "US" else b"\x07\0\x02\x01")
+        ds.VOILUTSequence = [table]
+        ds.save_as(path)
+        (given,) = read_sources([source(path)])
+        (kept,) = hidden(given, Pseudonyms.of(HERE)).header.VOILUTSequence
+    assert list(kept.LUTData) == [7, 258]
+
+
 def test_a_mask_does_not_spell_what_was_removed(tmp_path: Path) -> None:
     image = source(write_named(tmp_path / "us.dcm"))
     mask = next(one for one in result_of(image).images if one.kind is ImageKind.MASK)
