@@ -67,6 +67,14 @@ class PluginError(PipelineError):
     """A pipeline of a package cannot be loaded, or is none. The text names it, its place and the cause."""
 
 
+class ProgramFailed(PipelineError):
+    """A program that a rule runs (``command``, ``container``) failed, or its answer is not one."""
+
+
+class ProgramStopped(ProgramFailed):
+    """The program went beyond a limit of time, memory, processes or files, and was ended."""
+
+
 class CleaningFailed(PipelineError):
     """Legible text may be left in the picture: nothing may leave as "cleaned"."""
 

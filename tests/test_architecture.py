@@ -110,6 +110,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.models.*",
         "ai_pipeline.burnin.cleaning",
     ),
+    "ai_pipeline.programs": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
+        "ai_pipeline.images.decode",
+        "ai_pipeline.models.card",
+        "ai_pipeline.models.store.sandbox",
+    ),
     "ai_pipeline.cli": ("ai_pipeline.*",),
     "ai_pipeline.__main__": ("ai_pipeline.cli",),
     "ai_pipeline": (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def build(project: Path, folder: Path, *parts: str) -> Path:
 def install(wheel: Path, folder: Path) -> None:
     """Put what a wheel brings into ``folder``, which a ``PYTHONPATH`` may name."""
     _pip("install", "--target", str(folder), str(wheel))
+
+
+def example(folder: Path) -> Path:
+    """The package that docs/pipelines.md shows."""
+    page = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    folder.mkdir()
+    for name, language in (("pyproject.toml", "toml"), ("our_pipeline.py", "python")):
+        found = re.search(rf"`{re.escape(name)}`\n\n```{language}\n(.*?)```", page, re.DOTALL)
+        assert found, name
+        (folder / name).write_text(found[1], encoding="utf-8")
+    return folder
 
 
 def _pip(verb: str, *words: str) -> None:

@@ -118,7 +118,7 @@ class _Runner:
         """Return the record of an input and whether it could be read."""
         from ai_pipeline.cli.report import findings_of, quality_of, record, seconds_of
         from ai_pipeline.contract import Refuse
-        from ai_pipeline.errors import CleaningFailed, PixelError
+        from ai_pipeline.errors import CleaningFailed, PixelError, ProgramFailed
         from ai_pipeline.images.decode import open_image
 
         told = record(str(file), self._asked, "")
@@ -139,7 +139,7 @@ class _Runner:
             told |= {"quality": quality_of(result), "seconds": seconds_of(result.timings)}
         except CleaningFailed as failure:
             told["reason"] = f"no cleaned picture: {failure}"
-        except PixelError as error:
+        except (PixelError, ProgramFailed) as error:
             told |= {"accepted": False, "reason": str(error)}
             return told, False
         except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,7 @@ import pytest
 
 from tests import wheels
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
-from tests.wheels import ROOT
 
-PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
 CONFIG = """
 [node]
 data_dir = "{folder}/var"
@@ -69,16 +66,6 @@ BROKEN = {
 }  # fmt: skip
 
 
-def example(folder: Path) -> Path:
-    """The package that the page shows."""
-    folder.mkdir()
-    for name, language in (("pyproject.toml", "toml"), ("our_pipeline.py", "python")):
-        found = re.search(rf"`{re.escape(name)}`\n\n```{language}\n(.*?)```", PAGE, re.DOTALL)
-        assert found, name
-        (folder / name).write_text(found[1], encoding="utf-8")
-    return folder
-
-
 def installed(folder: Path, where: str, code: str, group: str = "ai_pipeline.pipelines") -> Path:
     """A package as pip would leave it, its entry point ``theirs`` at ``where``."""
     facts = folder / "theirs-1.dist-info"
@@ -106,7 +93,7 @@ def configuration(folder: Path, pipeline: str) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page's package, built and installed."""
     folder = tmp_path_factory.mktemp("example")
-    wheels.install(wheels.build(example(folder / "project"), folder / "wheel"), folder / "site")
+    wheels.install(wheels.build(wheels.example(folder / "project"), folder / "wheel"), folder / "site")
     return folder / "site"
 
 
@@ -169,3 +156,23 @@ def test_a_name_that_two_packages_bring_is_refused(tmp_path: Path) -> None:
     done = run("dicom_node", "check", "--config", configuration(tmp_path, "ultrasound"), beside=beside)
     assert done.returncode == 78
     assert "is brought by dicom-ai-node and theirs: uninstall one of them" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ('command = ["sh", "-c", "true"]\nmodel = "m"\nversion = "1"\nseconds = 20', ""),
+        ('command = ["sh"]', "rules.theirs.options.model: must be given"),
+        ('command = "sh"', "rules.theirs.options.command = 'sh': must be a list"),
+        (
+            'command = ["/no/program"]\nmodel = "m"\nversion = "1"',
+            "/no/program is no program on this machine",
+        ),
+    ],
+)
+def test_check_knows_the_options_of_a_command(tmp_path: Path, options: str, told: str) -> None:
+    file = configuration(tmp_path, "command")
+    file.write_text(f"{file.read_text()}[rules.options]\n{options}\n")
+    done = run("dicom_node", "check", "--config", file, beside=tmp_path)
+    assert told in done.stderr if told else "rules.theirs" not in done.stderr
+    assert not told or done.returncode == 78

@@ -30,5 +30,10 @@ def confine(seconds: int) -> bool:
         _, hard = resource.getrlimit(what)
         limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (limit, limit))
+    return leave_network()
+
+
+def leave_network() -> bool:
+    """Take the network from this process and its children, for good. Returns whether the kernel did so."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)

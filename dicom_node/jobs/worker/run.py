@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
-from ai_pipeline.errors import CardError, CleaningFailed, PixelError
+from ai_pipeline.errors import CardError, CleaningFailed, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (
@@ -240,7 +240,7 @@ def _sentence(error: BaseException) -> str:
     """Why, for a person. Only errors of our own speak for themselves: others quote header values."""
     if isinstance(error, DecodedDifferently):
         return f"a text of the object cannot be decoded ({error})"
-    if isinstance(error, (NodeError, PixelError, CleaningFailed, _Failed)):
+    if isinstance(error, (NodeError, PixelError, CleaningFailed, ProgramFailed, _Failed)):
         return str(error)
     return f"{type(error).__name__} in the pipeline"
 
@@ -257,7 +257,7 @@ def _cause(error: BaseException) -> Cause:
 _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
     ((PixelError, DecodedDifferently), Cause.FORMAT),
     (CleaningFailed, Cause.QUALITY),
-    (TimeLimitReached, Cause.RESOURCES),
+    ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
     ((CardError, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
 )
 

@@ -1,0 +1,230 @@
+"""The pipelines ``command`` and ``container``: a program of somebody else, under limits.
+
+It reads copies of the images and writes ``findings.json``; nothing else that it writes is taken. Whatever
+comes from it is looked at as if it came from the internet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from ai_pipeline.contract import (
+    Accept,
+    ModelRef,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Refuse,
+    SourceImage,
+)
+from ai_pipeline.errors import ProgramFailed
+from ai_pipeline.images.decode import DicomImage
+from ai_pipeline.models.card import NAME
+from ai_pipeline.programs import container
+from ai_pipeline.programs.answer import findings_in
+from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
+from ai_pipeline.programs.process import ProgramRun, run_program
+
+SECONDS, MEMORY_MIB = 300.0, 2048
+"""How long a program may take and how much memory it may have, where the rule does not say."""
+LONGEST, LEAST_MEMORY_MIB = 86_400.0, 32
+_FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
+"""Where MONAI application packages look for the folders."""
+
+
+class _Program(ABC):
+    """What both kinds share (:class:`ai_pipeline.contract.Pipeline`)."""
+
+    name: str
+    version = "1.0"
+    per_image = False
+
+    def warm_up(self) -> None:
+        """Delete the folders that workers which were killed have left behind."""
+        remove_abandoned()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """None is known without a rule's options; each result names its own."""
+        return ()
+
+    def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
+        """What is missing or out of range, by option."""
+        return dict([*_shared_faults(options), *self._own_faults(options)])
+
+    def accepts(
+        self,
+        images: Sequence[SourceImage],
+        options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
+    ) -> Accept | Refuse:
+        """Take every image that is a DICOM file; which of them the rule says."""
+        taken = tuple(image.uid for image in images if isinstance(image, DicomImage))
+        return Accept(taken) if taken else Refuse("a program gets DICOM files, and there is none")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        """Run the program on all images at once. Raises ProgramFailed, and what ``report`` raises."""
+        if faults := self.option_faults(options):
+            raise ProgramFailed("; ".join(f"{option} {remedy}" for option, remedy in faults.items()))
+        began = time.perf_counter()
+        files = [image for image in images if isinstance(image, DicomImage)]
+        with exchange([image.path for image in files]) as folders:
+            prepared, model_hash = self._prepare(folders, options)
+            run_program(prepared, report)
+            model = ModelRef(str(options["model"]), str(options["version"]), model_hash, _digest(options))
+            findings = findings_in(folders.answer(), files, model)
+            left = folders.others()
+        notes = (QualityNote("files_not_taken", left),) if left else ()
+        seconds = {"total": time.perf_counter() - began}
+        return PipelineResult(findings, quality=notes, timings=seconds, models=(model,))
+
+    @abstractmethod
+    def _own_faults(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...
+
+    @abstractmethod
+    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        """What is to be run, and the SHA-256 of what it is."""
+
+
+class Command(_Program):
+    """The pipeline ``command``: a program of this machine, with the rights of the node's user.
+
+    Options: ``command``, the program and its arguments, of which ``{input}`` and ``{output}`` become the
+    folders; ``model`` and ``version``, which results name; ``seconds``; ``memory_mib`` of all its processes;
+    ``network`` (default false: it has none, and where the kernel cannot take it away it is not run).
+    """
+
+    name = "command"
+    options: Mapping[str, type] = MappingProxyType(
+        {"command": list, "model": str, "version": str, "seconds": float, "memory_mib": int, "network": bool}
+    )
+
+    def _own_faults(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        words = options.get("command")
+        if not isinstance(words, list) or not words or not all(_is_word(word) for word in words):
+            yield "command", 'must be the program and its arguments: ["/opt/tool/run", "{input}", "{output}"]'
+        elif "/" in words[0] and not words[0].startswith("/"):
+            yield "command", f"{words[0]} must be a whole path, or the name of a program"
+        elif shutil.which(words[0], path=os.defpath) is None:
+            yield "command", f"{words[0]} is no program on this machine"
+
+    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        words = [str(word) for word in _words(options)]
+        places = {"{input}": str(folders.input), "{output}": str(folders.output)}
+        digest = hashlib.sha256()
+        for path in map(Path, [shutil.which(words[0], path=os.defpath) or "", *words[1:]]):
+            if path.is_absolute() and path.is_file():
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        run = ProgramRun(
+            command=[_filled(word, places) for word in words],
+            folder=str(folders.work),
+            output=str(folders.output),
+            environment=_environment(str(folders.input), str(folders.output))
+            | {"PATH": os.defpath, "LANG": "C.UTF-8", "HOME": str(folders.work), "TMPDIR": str(folders.work)},
+            seconds=_number(options, "seconds", SECONDS),
+            memory_mib=int(_number(options, "memory_mib", MEMORY_MIB)),
+            offline=not options.get("network", False),
+        )
+        return run, digest.hexdigest()
+
+
+class Container(_Program):
+    """The pipeline ``container``: podman or docker runs an image, without network, its file system read-only.
+
+    Options: ``image``, which must be on this machine; ``command``, arguments for it; ``engine``, ``podman``
+    or ``docker``; ``model`` and ``version``, which results name; ``seconds``; ``memory_mib``.
+    """
+
+    name = "container"
+    options: Mapping[str, type] = MappingProxyType(
+        {"image": str, "command": list, "engine": str, "model": str, "version": str, "seconds": float,
+         "memory_mib": int}
+    )  # fmt: skip
+
+    def _own_faults(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        if not container.IMAGE.fullmatch(str(options.get("image", ""))):
+            yield "image", 'must name an image, such as "registry.example/lungs@sha256:…"'
+        if not all(_is_word(word) for word in _words(options)):
+            yield "command", 'must be arguments, such as ["--fast"]'
+        engine = options.get("engine", "")
+        if engine not in ("", *container.ENGINES):
+            yield "engine", f"must be {' or '.join(container.ENGINES)}"
+        elif not container.engine(str(engine)):
+            yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
+
+    def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        engine = container.engine(str(options.get("engine", "")))
+        image_id = container.image_id(engine, str(options["image"]))
+        name = f"ai-pipeline-{folders.name}"
+        words = container.command_line(
+            engine,
+            image_id,
+            [_filled(str(word), container.PLACES) for word in _words(options)],
+            name=name,
+            folders=(folders.input, folders.output),
+            environment=_environment(*container.PLACES.values()),
+            memory_mib=int(_number(options, "memory_mib", MEMORY_MIB)),
+        )
+        run = ProgramRun(
+            command=words,
+            folder=str(folders.work),
+            output=str(folders.output),
+            environment={key: os.environ[key] for key in container.ENVIRONMENT if key in os.environ},
+            seconds=_number(options, "seconds", SECONDS),
+            cleanup=[engine, "rm", "--force", name],
+        )
+        return run, image_id.removeprefix("sha256:")
+
+
+def _shared_faults(options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for key in ("model", "version"):
+        if not NAME.fullmatch(str(options.get(key, ""))):
+            yield (
+                key,
+                "must be given, since results name it: letters, digits, '.', '_', '+' and '-', 64 at most",
+            )
+    if not 1 <= _number(options, "seconds", SECONDS) <= LONGEST:
+        yield "seconds", f"must lie between 1 and {LONGEST:g}"
+    if _number(options, "memory_mib", MEMORY_MIB) < LEAST_MEMORY_MIB:
+        yield "memory_mib", f"must be {LEAST_MEMORY_MIB} or more"
+
+
+def _words(options: Mapping[str, object]) -> list[object]:
+    words = options.get("command", [])
+    return list(words) if isinstance(words, list) else [words]
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and bool(word) and "\0" not in word
+
+
+def _number(options: Mapping[str, object], key: str, default: float) -> float:
+    value = options.get(key, default)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    for placeholder, place in places.items():
+        word = word.replace(placeholder, place)
+    return word
+
+
+def _environment(source: str, target: str) -> dict[str, str]:
+    """The folders under the names that mercure's modules and MONAI application packages know."""
+    named = {"MERCURE_IN_DIR": source, "MERCURE_OUT_DIR": target}
+    named |= {variable.format("INPUT"): source for variable in _FOLDERS}
+    return named | {variable.format("OUTPUT"): target for variable in _FOLDERS}
+
+
+def _digest(options: Mapping[str, object]) -> str:
+    """The rule's options stand for the card that such a model has not."""
+    return hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""Run a program through its supervisor (:mod:`ai_pipeline.programs.supervisor`), and tell how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from ai_pipeline.contract import Progress
+from ai_pipeline.errors import ProgramFailed, ProgramStopped
+
+_STEP_SECONDS = 0.2  # how often progress is reported, by which a job is cancelled
+_END_SECONDS = 60.0  # the supervisor ends everything in less; removing a container may take half of it
+
+_LIMITS = {
+    "time": "took longer than its {seconds:g} s",
+    "memory": "took more than its {memory_mib} MiB of memory",
+    "processes": "started more processes than it may",
+    "output": "wrote more than it may",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRun:
+    """What is run. ``folder``: where it works; ``output``: where it writes, which is watched.
+
+    ``memory_mib`` of all its processes together, 0 for no limit of ours. ``cleanup`` is run when it had to be
+    ended. ``offline``: without network, or not at all.
+    """
+
+    command: list[str]
+    folder: str
+    output: str
+    environment: dict[str, str]
+    seconds: float
+    memory_mib: int = 0
+    offline: bool = False
+    cleanup: list[str] = field(default_factory=list)
+
+
+def run_program(run: ProgramRun, report: Progress) -> None:
+    """Return when the program has ended well; nothing that it started runs any more, also after an error.
+
+    Raises ProgramFailed, ProgramStopped when it went beyond a limit, and what ``report`` raises.
+    """
+    # -I: neither the folder, nor PYTHONPATH, nor the user's own packages are looked into.
+    supervisor = [sys.executable, "-I", "-m", "ai_pipeline.programs.supervisor"]
+    began = time.monotonic()
+    with subprocess.Popen(
+        supervisor, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        cwd=run.folder, env={"PATH": os.defpath}, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(run)).encode() + b"\n")
+                process.stdin.flush()
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STEP_SECONDS)
+                report(min(0.99, (time.monotonic() - began) / run.seconds), "the program runs")
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # the supervisor ends the program, if it runs
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
+            process.kill()
+        answer = process.stdout.read()
+    _judge(run, answer)
+
+
+def _judge(run: ProgramRun, answer: bytes) -> None:
+    try:
+        ended = json.loads(answer)["ended"]
+    except (ValueError, KeyError, TypeError):
+        raise ProgramFailed("the program was lost with the process that watches it") from None
+    if ended in _LIMITS:
+        raise ProgramStopped(f"the program {_LIMITS[ended].format(**asdict(run))}")
+    if ended == "network":
+        raise ProgramFailed("this machine cannot take the network from a program: see docs/pipelines.md")
+    if ended == "start":
+        raise ProgramFailed("the program cannot be started")
+    if ended != 0:
+        raise ProgramFailed(f"the program ended with {ended}")
