@@ -25,7 +25,7 @@ from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import NodeSettings, PeerSettings, Settings
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.outbox import DeliveryWorker
+from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study

@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.monitoring.tally",
         "dicom_node.config.loading",
         "dicom_node.results",
+        "dicom_node.outbox",
         "ai_pipeline.*",
     ),
     "dicom_node.monitoring": (

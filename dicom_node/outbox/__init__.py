@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from dicom_node.outbox.by_hand import retry, retry_all
-from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.outbox.new_deliveries import enqueue
 
-__all__ = ["DeliveryWorker", "retry", "retry_all"]
+__all__ = ["enqueue", "retry", "retry_all"]

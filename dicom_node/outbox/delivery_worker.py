@@ -19,13 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_OVERDUE
-from dicom_node.outbox.by_hand import retry, retry_all
 from dicom_node.outbox.route import OpenDestination, Route, give_up_all
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
-
-__all__ = ["DeliveryWorker", "retry", "retry_all"]
 
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0

@@ -6,6 +6,7 @@ from dicom_node.results.build_deidentified import Deidentified, build_deidentifi
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
+from dicom_node.results.files import ResultFile, put_in_place, written
 
 __all__ = [
     "DEVICE_UID",
@@ -14,10 +15,13 @@ __all__ = [
     "Deidentified",
     "Pseudonyms",
     "ResultContext",
+    "ResultFile",
     "SourceObject",
     "build",
     "build_deidentified",
     "build_failure",
     "is_own_result",
+    "put_in_place",
     "repairs_of",
+    "written",
 ]

@@ -87,11 +87,6 @@ def study(session: Session, study_instance_uid: str) -> Study | None:
     )
 
 
-def is_result(session: Session, sop_instance_uid: str) -> bool:
-    """Whether this node built an object of that UID."""
-    return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
-
-
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
     """What the study's objects of these roles say of their patients, each saying once."""
     chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))

@@ -32,6 +32,7 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
 from dicom_node.store.database import Database
+from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_study, record
 from dicom_node.studies.clock import steady_now
@@ -182,7 +183,7 @@ class Indexing:
         return self._same[key]
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
-        if item.found.own or intake.is_result(session, item.found.sop_instance_uid):
+        if item.found.own or is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
         peer = self._peers.get(item.arrival.calling_ae)
         grabber = peer is not None and peer.name in self._grabbers

@@ -14,7 +14,7 @@ import pytest
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_IN_DOUBT
-from dicom_node.outbox import DeliveryWorker
+from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store.database import Database
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs

@@ -1,59 +1,46 @@
-"""Results leave a job: files first, then one transaction with rows, deliveries and the job's end."""
+"""The end of a job: its results' files, then one transaction with rows, deliveries and the job's state."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
-from dicom_node import results
+from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
-from dicom_node.events import DELIVERY_RETRIED, RESULT_BUILT, RESULT_EXISTS, RESULT_WITHHELD, SOURCE_REPAIRED
+from dicom_node.events import RESULT_WITHHELD, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.worker.cleaning_counts import NOTHING_CLEANED, CleaningCounts
 from dicom_node.jobs.worker.images import JobImages
-from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState, JobState
+from dicom_node.model.lifecycle import JobState
 from dicom_node.monitoring.tally import Tallies, Tally
-from dicom_node.results import BuiltObject, Cause, Pseudonyms, ResultContext, SourceObject
+from dicom_node.results import (
+    BuiltObject,
+    Cause,
+    Pseudonyms,
+    ResultContext,
+    ResultFile,
+    SourceObject,
+    put_in_place,
+    written,
+)
 from dicom_node.sitekey import load_or_create
-from dicom_node.store import deliveries
+from dicom_node.store import results as stored
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Job, Result
-from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
+from dicom_node.store.tables import Result
+from dicom_node.store.transitions import record, settle_study, utc_now
 
-_ROUNDS = 5  # another worker may release the same object at the same moment; once is enough in practice
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A built object on disk under a temporary name; ``final`` is where it belongs.
-
-    ``was_there``: it was built before and its row was lost with the database. Those bytes are the object
-    (truth 5), and nobody knows whether they were sent.
-    """
-
-    temporary: Path
-    final: Path
-    sha256: str
-    size: int
-    was_there: bool = False
+_ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
-class Releaser:
-    """Builds the result objects of a job and releases them, all or none."""
+class ResultWriter:
+    """Builds the result objects of a job, and writes files, rows and deliveries, all or none."""
 
     def __init__(self, database: Database, settings: Settings, queue: LeaseQueue) -> None:
         self._database = database
@@ -66,7 +53,7 @@ class Releaser:
         for name in job.destinations:
             self._settings.peer(name)
 
-    def release(
+    def write(
         self,
         job: ClaimedJob,
         pipeline: Pipeline,
@@ -74,7 +61,7 @@ class Releaser:
         result: PipelineResult,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Release what the pipeline found, and count it and what it ``refused``.
+        """Write what the pipeline found, and count it and what it ``refused``.
 
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
@@ -90,9 +77,9 @@ class Releaser:
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = CleaningCounts.of(result)
-        self._release(job, JobState.SUCCEEDED, "", built, analysed_at, tally, cleaning)
+        self._end(job, JobState.SUCCEEDED, "", built, analysed_at, tally, cleaning)
 
-    def release_failure(
+    def write_failure(
         self,
         job: ClaimedJob,
         pipeline: Pipeline,
@@ -102,7 +89,7 @@ class Releaser:
         cause: Cause,
         refused: Sequence[Refusal] = (),
     ) -> None:
-        """Release a short report that the AI did not run, why, and what kind of cause. Raises as ``release``.
+        """Write a short report that the AI did not run, why, and what kind of cause. Raises as ``write``.
 
         It is for those who wait for the study: a de-identified destination has no study to wait for.
         """
@@ -110,7 +97,7 @@ class Releaser:
         context = self._context(job, pipeline, pipeline.models(), utc_now(), known)
         built = results.build_failure(context, images.all, reason, cause)
         self._tell_repairs(job, images.all)
-        self._release(job, state, reason, built, None, self._tallies.of((), refused))
+        self._end(job, state, reason, built, None, self._tallies.of((), refused))
 
     def end(
         self, job: ClaimedJob, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()
@@ -122,7 +109,7 @@ class Releaser:
             tally.count(session, self._settings)
             settle_study(session, job.study_id)
 
-    def _release(
+    def _end(
         self,
         job: ClaimedJob,
         state: JobState,
@@ -132,43 +119,39 @@ class Releaser:
         tally: Tally,
         cleaning: CleaningCounts = NOTHING_CLEANED,
     ) -> None:
-        with self._written(built) as files:
+        with written(built, self._settings.node.data_dir) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
                     row = self._queue.complete_if_owner(session, job, state, reason)
                     row.analysed_at = row.analysed_at or analysed_at
-                    known = self._known(session, built)
-                    rows = dict(known)
-                    for item in built:
-                        uid = item.sop_instance_uid
-                        rows[uid] = rows.get(uid) or self._add(session, job, item, files)
-                        in_doubt = uid in files and files[uid].was_there
-                        self._deliver(session, job, item, rows[uid], in_doubt=in_doubt)
+                    new = self._enter(session, job, built, files)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.
-                    new = [file for uid, file in files.items() if uid not in known and not file.was_there]
-                    _put_in_place(new)
+                    put_in_place(new)
                     return
-        raise RuntimeError("results of this job are being released by another worker again and again")
+        raise RuntimeError("another worker writes the results of this job again and again")
 
-    def _known(self, session: Session, built: Sequence[BuiltObject]) -> dict[str, Result]:
-        """Objects that exist: they are looked up, never built again (truth 5)."""
-        uids = [item.sop_instance_uid for item in built]
-        found = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)))
-        known = {row.sop_instance_uid: row for row in found}
-        for row in known.values():
-            record(session, RESULT_EXISTS, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
-        return known
+    def _enter(
+        self, session: Session, job: ClaimedJob, built: Sequence[BuiltObject], files: Mapping[str, ResultFile]
+    ) -> list[ResultFile]:
+        """Rows and deliveries of these objects; returns the files that are to be put in place."""
+        rows = stored.existing(session, [item.sop_instance_uid for item in built])
+        new: list[ResultFile] = []
+        for item in built:
+            uid = item.sop_instance_uid
+            if uid not in rows:
+                rows[uid] = stored.add(session, self._row(job, item, files[uid]))
+                if not files[uid].was_there:
+                    new.append(files[uid])
+            peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
+            outbox.enqueue(session, rows[uid], peers, in_doubt=uid in files and files[uid].was_there)
+        return new
 
-    def _add(
-        self, session: Session, job: ClaimedJob, item: BuiltObject, files: Mapping[str, _File]
-    ) -> Result:
-        """The row of a new object. Raises IntegrityError when another worker was quicker."""
-        file = files[item.sop_instance_uid]
-        row = Result(
+    def _row(self, job: ClaimedJob, item: BuiltObject, file: ResultFile) -> Result:
+        return Result(
             study_id=job.study_id,
             job_id=job.id,
             kind=item.kind,
@@ -182,13 +165,6 @@ class Releaser:
             deidentified=item.deidentified,
             created_at=utc_now(),
         )
-        session.add(row)
-        session.flush()
-        record(
-            session, RESULT_BUILT, job.study_id,
-            job=job.id, kind=row.kind.value, instance=row.sop_instance_uid, supersedes=row.supersedes,
-        )  # fmt: skip
-        return row
 
     def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
@@ -221,34 +197,6 @@ class Releaser:
             raise ResultRefused("; ".join(made.withheld))
         return list(made.objects)
 
-    def _deliver(
-        self, session: Session, job: ClaimedJob, item: BuiltObject, result: Result, *, in_doubt: bool
-    ) -> None:
-        for peer in self._peers(job, deidentified=result.deidentified):
-            if result.kind not in peer.results or item.burned_in_boxes is (not peer.burned_in_boxes):
-                continue
-            delivery = deliveries.add(
-                session, result, peer.name, ask_first=in_doubt and peer.confirm != "none"
-            )
-            if delivery.withdrawn:
-                wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-                move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)
-
-    @contextlib.contextmanager
-    def _written(self, built: Sequence[BuiltObject]) -> Iterator[dict[str, _File]]:
-        """The bytes of new objects, durable under temporary names; what is not put in place goes away."""
-        files: dict[str, _File] = {}
-        try:
-            for item in built:
-                if item.data is not None:
-                    name = DEIDENTIFIED_FOLDER if item.deidentified else "results"
-                    folder = self._settings.node.data_dir / name
-                    files[item.sop_instance_uid] = _write(folder, item.sop_instance_uid, item.data)
-            yield files
-        finally:
-            for file in files.values():
-                file.temporary.unlink(missing_ok=True)
-
     def _context(
         self,
         job: ClaimedJob,
@@ -261,7 +209,11 @@ class Releaser:
         built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
         """``built``: objects of this job for other destinations; the same one is not built again."""
-        former, series = self._former_report(job, peers, deidentified=deidentified)
+        names = [peer.name for peer in peers]
+        with self._database.read() as session:
+            former, series = stored.newest_report(
+                session, job.study_id, job.rule, names, deidentified=deidentified
+            )
         known = self._peers(job, deidentified=deidentified)
         charset: Literal["utf8", "source"] = (
             "source" if any(peer.charset == "source" for peer in known) else "utf8"
@@ -287,30 +239,9 @@ class Releaser:
             if uid in built:
                 return True
             with self._database.read() as session:
-                return bool(session.scalar(select(exists().where(Result.sop_instance_uid == uid))))
+                return stored.is_result(session, uid)
 
         return exists_already
-
-    def _former_report(
-        self, job: ClaimedJob, peers: Sequence[PeerSettings], *, deidentified: bool
-    ) -> tuple[str, str]:
-        """SOP and Series Instance UID of the newest report of this rule on the study that these may have."""
-        left = exists().where(
-            Delivery.result_id == Result.id,
-            Delivery.destination.in_([peer.name for peer in peers]),
-            Delivery.state != DeliveryState.CANCELLED,
-        )
-        chosen = (
-            select(Result.sop_instance_uid, Result.series_instance_uid)
-            .join(Job, Job.id == Result.job_id)
-            .where(Result.study_id == job.study_id, Result.kind == ResultKind.SR, Job.rule == job.rule, left)
-            .where(Result.deidentified.is_(deidentified))
-            .order_by(Result.id.desc())
-            .limit(1)
-        )
-        with self._database.read() as session:
-            row = session.execute(chosen).first()
-        return (row[0], row[1]) if row else ("", "")
 
     def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
         found = []
@@ -320,35 +251,12 @@ class Releaser:
         return [peer for peer in found if peer.deidentify is deidentified]
 
 
+def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
+    """Whether a peer can show this kind of object, and wants it with or without boxes of burned-in text."""
+    return item.kind in peer.results and item.burned_in_boxes in (None, peer.burned_in_boxes)
+
+
 def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
     """Destinations that get the same objects: boxes of burned-in text are for those that want them."""
     wanted = [[peer for peer in peers if peer.burned_in_boxes is boxes] for boxes in (False, True)]
     return [group for group in wanted if group] or [[]]
-
-
-def _write(folder: Path, uid: str, data: bytes) -> _File:
-    digest = hashlib.sha256(uid.encode("ascii")).hexdigest()
-    place = folder / digest[:2]
-    place.mkdir(parents=True, exist_ok=True)
-    temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
-    if final.is_file():
-        data = final.read_bytes()
-        return _File(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return _File(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
-
-
-def _put_in_place(files: Sequence[_File]) -> None:
-    """Rename into place; durable before the rows are."""
-    for file in files:
-        file.temporary.replace(file.final)
-    folders = {file.final.parent for file in files}
-    for folder in folders | {folder.parent for folder in folders}:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -27,7 +27,7 @@ from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning_counts import CleaningCounts
 from dicom_node.jobs.worker.images import JobImages, open_images
 from dicom_node.jobs.worker.kept_analyses import Analyses
-from dicom_node.jobs.worker.persist import Releaser
+from dicom_node.jobs.worker.persist import ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import Cause
@@ -90,7 +90,7 @@ class Runner:
         self._pipelines = pipelines
         self._analyses, self._at_work = analyses, at_work
         self._readings = ReadingRecord(database, settings)
-        self._releaser = Releaser(database, settings, queue)
+        self._results = ResultWriter(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Progress) -> None:
         """Bring a job to an end, put it back, or lose it. Raises only what the database raises.
@@ -104,7 +104,7 @@ class Runner:
             try:
                 self._end(attempt, report)
             except JobCancelled:
-                self._releaser.end(job, JobState.CANCELLED)
+                self._results.end(job, JobState.CANCELLED)
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
         finally:
@@ -145,7 +145,7 @@ class Runner:
     def _try(self, attempt: _Attempt, report: Progress) -> None:
         job = attempt.job
         attempt.pipeline = pipeline = self._pipelines(job.pipeline)
-        self._releaser.check_destinations(job)
+        self._results.check_destinations(job)
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
         if job.gives_up:
@@ -165,7 +165,7 @@ class Runner:
         report(_ACCEPTED, "analysing")
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
-        self._releaser.release(job, pipeline, attempt.images, result, attempt.refused)
+        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
         forget(pipeline, attempt.images.readable, job.options, self._analyses)
 
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
@@ -212,28 +212,28 @@ class Runner:
         if rule is not None and rule.tell_pacs_refusals:
             self._tell(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
         else:
-            self._releaser.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
+            self._results.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
         """For good: an accepted study gets a report that says so, unless it had a result before."""
         if attempt.accepted and attempt.job.analysed_at is None:
             self._tell(attempt, JobState.FAILED, reason, cause)
         else:
-            self._releaser.end(attempt.job, JobState.FAILED, reason)
+            self._results.end(attempt.job, JobState.FAILED, reason)
 
     def _tell(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         try:
             if attempt.pipeline is None or not attempt.images.all:
-                self._releaser.end(job, state, reason, refused)
+                self._results.end(job, state, reason, refused)
                 return
             images = attempt.images
-            self._releaser.release_failure(job, attempt.pipeline, images, state, reason, cause, refused)
+            self._results.write_failure(job, attempt.pipeline, images, state, reason, cause, refused)
         except (LeaseLost, JobCancelled):
             raise
         except Exception as error:  # noqa: BLE001  (the job must come to its end, even if nobody can be told)
             _LOGGER.error("job %s: the PACS cannot be told: %s", job.id, _where(error))
-            self._releaser.end(job, state, reason, refused)
+            self._results.end(job, state, reason, refused)
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,0 +1,29 @@
+"""How results come into the outbox: within the transaction in which their rows are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import PeerSettings
+from dicom_node.events import DELIVERY_RETRIED
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store import deliveries
+from dicom_node.store.tables import Result
+from dicom_node.store.transitions import move_delivery, utc_now
+
+
+def enqueue(
+    session: Session, result: Result, peers: Iterable[PeerSettings], *, in_doubt: bool = False
+) -> None:
+    """Send a result to these peers, once each however often it is asked; what was withdrawn is sent again.
+
+    ``in_doubt``: it may have been sent before, so a peer that can be asked for it is asked first.
+    """
+    for peer in peers:
+        ask_first = in_doubt and peer.confirm != "none"
+        delivery = deliveries.add(session, result, peer.name, ask_first=ask_first)
+        if delivery.withdrawn:
+            wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
+            move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)

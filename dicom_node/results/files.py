@@ -1,0 +1,70 @@
+"""Built objects on disk: durable under temporary names, then put in place, all or none."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
+from dicom_node.results.common.context import BuiltObject
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A built object under a temporary name; ``final`` is where it belongs, ``size`` in bytes.
+
+    ``was_there``: it was built before and its row was lost with the database. Those bytes are the object
+    (a result is built once), and whether they were sent is not known.
+    """
+
+    temporary: Path
+    final: Path
+    sha256: str
+    size: int
+    was_there: bool = False
+
+
+@contextlib.contextmanager
+def written(built: Iterable[BuiltObject], data_dir: Path) -> Iterator[dict[str, ResultFile]]:
+    """Files of those that were built now, by SOP Instance UID; what is not put in place is deleted."""
+    files: dict[str, ResultFile] = {}
+    try:
+        for item in built:
+            if item.data is not None:
+                folder = data_dir / (DEIDENTIFIED_FOLDER if item.deidentified else "results")
+                files[item.sop_instance_uid] = _write(folder, item.sop_instance_uid, item.data)
+        yield files
+    finally:
+        for file in files.values():
+            file.temporary.unlink(missing_ok=True)
+
+
+def put_in_place(files: Sequence[ResultFile]) -> None:
+    """Rename to the final names; durable when it returns."""
+    for file in files:
+        file.temporary.replace(file.final)
+    folders = {file.final.parent for file in files}
+    for folder in folders | {folder.parent for folder in folders}:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _write(folder: Path, uid: str, data: bytes) -> ResultFile:
+    place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
+    place.mkdir(parents=True, exist_ok=True)
+    temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
+    if final.is_file():
+        data = final.read_bytes()
+        return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))

@@ -1,0 +1,60 @@
+"""The results table: what was built, and which report of a study a newer one supersedes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from dicom_node.events import RESULT_BUILT, RESULT_EXISTS
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store.tables import Delivery, Job, Result
+from dicom_node.store.transitions import record
+
+
+def is_result(session: Session, sop_instance_uid: str) -> bool:
+    """Whether this node built an object of that UID."""
+    return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
+
+
+def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:
+    """Those of these results that were built before, by SOP Instance UID, with an event for each."""
+    found = session.scalars(select(Result).where(Result.sop_instance_uid.in_(sop_instance_uids)))
+    known = {row.sop_instance_uid: row for row in found}
+    for row in known.values():
+        record(session, RESULT_EXISTS, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
+    return known
+
+
+def add(session: Session, row: Result) -> Result:
+    """Enter a new result. Raises IntegrityError when another worker was quicker."""
+    session.add(row)
+    session.flush()
+    record(
+        session, RESULT_BUILT, row.study_id,
+        job=row.job_id, kind=row.kind.value, instance=row.sop_instance_uid, supersedes=row.supersedes,
+    )  # fmt: skip
+    return row
+
+
+def newest_report(
+    session: Session, study_id: int, rule: str, destinations: Collection[str], *, deidentified: bool
+) -> tuple[str, str]:
+    """SOP and Series Instance UID of the newest SR of this rule that one of these gets; "" for none."""
+    sent = exists().where(
+        Delivery.result_id == Result.id,
+        Delivery.destination.in_(destinations),
+        Delivery.state != DeliveryState.CANCELLED,
+    )
+    chosen = (
+        select(Result.sop_instance_uid, Result.series_instance_uid)
+        .join(Job, Job.id == Result.job_id)
+        .where(Result.study_id == study_id, Result.kind == ResultKind.SR, Job.rule == rule, sent)
+        .where(Result.deidentified.is_(deidentified))
+        .order_by(Result.id.desc())
+        .limit(1)
+    )
+    row = session.execute(chosen).first()
+    return (row.sop_instance_uid, row.series_instance_uid) if row else ("", "")
