@@ -18,28 +18,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ai_pipeline.contract import (
-    BurnedMeasurement,
-    Code,
-    Decision,
-    DerivedImage,
-    Finding,
-    Heatmap,
-    ImageKind,
-    ModelRef,
-    Origin,
-    Pipeline,
-    PipelineResult,
-    QualityNote,
-    Region,
-    Scores,
-)
+from ai_pipeline.contract import Pipeline, PipelineResult
+from dicom_node.jobs.worker.contract_json import from_json, to_json
 
 _RESULT = "result.json"
+_VERSION = 2  # of the meaning of what is written; other fields are found without it
 KEEP_SECONDS = 86_400.0
 """An analysis that no job has used for so long belongs to a study that nobody wants."""
 
@@ -78,17 +64,18 @@ class Analyses:
         """The analysis of that name, None when there is none (or none that can be read)."""
         try:
             return _read(self.folder / key)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, ValueError):
             return None
 
     def put(self, key: str, result: PipelineResult) -> None:
-        """Keep an analysis; one that is there already stays."""
+        """Keep an analysis; one that is there already and can be read stays."""
         draft = self.folder / f".{key}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
             _write(draft, result)
-            if not (self.folder / key).exists():
+            if self.get(key) is None:
+                shutil.rmtree(self.folder / key, ignore_errors=True)
                 draft.rename(self.folder / key)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -126,95 +113,20 @@ def _write(folder: Path, result: PipelineResult) -> None:
         arrays.append(array)
         return len(arrays) - 1
 
-    kept = {
-        "findings": [
-            {
-                **asdict(replace(finding, evidence=None)),
-                "evidence": finding.evidence
-                and {"values": store(finding.evidence.values), "method": finding.evidence.method},
-            }
-            for finding in result.findings
-        ],
-        "images": [
-            {
-                "kind": image.kind,
-                "source_uid": image.source_uid,
-                "frames": store(image.frames),
-                "photometric": image.photometric,
-                "description": image.description,
-                "verified": image.verified,
-                "outside_sha256": image.outside_sha256,
-                "models": [asdict(model) for model in image.models],
-            }
-            for image in result.images
-        ],
-        "quality": [asdict(note) for note in result.quality],
-        "timings": dict(result.timings),
-        "models": [asdict(model) for model in result.models],
-        "scores": [
-            {
-                "source_uid": score.source_uid,
-                "model": asdict(score.model),
-                "values": dict(score.values),
-                "reoriented": score.reoriented,
-            }
-            for score in result.scores
-        ],
-        "measurements": [asdict(measurement) for measurement in result.measurements],
-    }
-    (folder / _RESULT).write_text(json.dumps(kept), encoding="utf-8")
+    # What was read may be a name: it stands in the record of readings alone.
+    written = {"version": _VERSION, "result": to_json(replace(result, readings=()), store)}
+    (folder / _RESULT).write_text(json.dumps(written), encoding="utf-8")
 
 
 def _read(folder: Path) -> PipelineResult:
-    kept: dict[str, Any] = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    """Raises OSError, EOFError or ValueError for what is not there, cut or of another version."""
 
-    def array(number: int) -> Any:
-        return np.load(folder / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+    def load(number: int) -> np.ndarray:
+        array: np.ndarray = np.load(folder / f"{number}.npy", mmap_mode="r", allow_pickle=False)
+        return array
 
-    return PipelineResult(
-        findings=tuple(
-            _finding(item, item["evidence"] and array(item["evidence"]["values"]))
-            for item in kept["findings"]
-        ),
-        images=tuple(
-            DerivedImage(
-                **{
-                    **item,
-                    "kind": ImageKind(item["kind"]),
-                    "frames": array(item["frames"]),
-                    "models": tuple(ModelRef(**model) for model in item["models"]),
-                }
-            )
-            for item in kept["images"]
-        ),
-        quality=tuple(QualityNote(**item) for item in kept["quality"]),
-        timings=kept["timings"],
-        models=tuple(ModelRef(**item) for item in kept["models"]),
-        scores=tuple(Scores(**{**item, "model": ModelRef(**item["model"])}) for item in kept["scores"]),
-        measurements=tuple(_measurement(item) for item in kept["measurements"]),
-    )
-
-
-def _finding(item: dict[str, Any], values: Any) -> Finding:
-    return Finding(
-        **{
-            **item,
-            "code": Code(**item["code"]),
-            "decision": Decision(item["decision"]),
-            "model": ModelRef(**item["model"]),
-            "regions": tuple(_region(region) for region in item["regions"]),
-            "site": item["site"] and Code(**item["site"]),
-            "evidence": item["evidence"] and Heatmap(values, item["evidence"]["method"]),
-        }
-    )
-
-
-def _measurement(item: dict[str, Any]) -> BurnedMeasurement:
-    one, other = ((x, y) for x, y in item["ends"])
-    coded = {"quantity": Code(**item["quantity"]), "unit": Code(**item["unit"])}
-    return BurnedMeasurement(**{**item, **coded, "ends": (one, other)})
-
-
-def _region(item: dict[str, Any]) -> Region:
-    points = tuple((x, y) for x, y in item["points"])
-    return Region(item["type"], points, Origin(item["origin"]))
+    match json.loads((folder / _RESULT).read_text(encoding="utf-8")):
+        case {"version": version, "result": found} if version == _VERSION:
+            result: PipelineResult = from_json(PipelineResult, found, load)
+            return result
+    raise ValueError("an analysis of another version")

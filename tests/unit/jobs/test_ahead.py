@@ -133,28 +133,6 @@ def a_result(uid: str) -> PipelineResult:
     )
 
 
-def test_an_analysis_comes_back_as_it_was_kept(tmp_path: Path) -> None:
-    analyses, result = Analyses(tmp_path), a_result("1.2.3")
-    assert analyses.get("key") is None
-    analyses.put("key", result)
-    found = analyses.get("key")
-    assert found is not None
-    [before], [after] = result.findings, found.findings
-    assert after.evidence is not None and before.evidence is not None
-    assert after.evidence.method == "place"
-    assert after.evidence.values.dtype == np.float32
-    np.testing.assert_array_equal(after.evidence.values, before.evidence.values)
-    same = ("label", "code", "probability", "threshold", "decision", "source_uid", "frame", "regions", "site")
-    assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
-    np.testing.assert_array_equal(found.images[0].frames, result.images[0].frames)
-    assert found.images[0].frames.dtype == np.uint16
-    assert (found.images[0].kind, found.images[0].verified) == (ImageKind.CLEANED, True)
-    assert (found.quality, found.models, dict(found.timings)) == (result.quality, (MODEL,), {"total": 0.5})
-    assert found.scores == result.scores
-    assert found.measurements == result.measurements
-    assert found.images[0].outside_sha256 == "e" * 64
-
-
 def test_a_damaged_analysis_counts_as_none(tmp_path: Path) -> None:
     analyses = Analyses(tmp_path)
     analyses.put("key", a_result("1.2.3"))

@@ -1,0 +1,161 @@
+"""Every type of the contract comes back from disk as it was; what is of another version is analysed again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ai_pipeline import contract
+from ai_pipeline.contract import (
+    Meaning,
+    ModelRef,
+    Origin,
+    PipelineResult,
+    QualityNote,
+    Reading,
+    Region,
+    Scores,
+)
+from dicom_node.jobs.worker.contract_json import from_json, to_json
+from dicom_node.jobs.worker.kept_analyses import Analyses
+
+TYPES = [kind for kind in vars(contract).values() if isinstance(kind, type) and is_dataclass(kind)]
+MODEL = ModelRef("m", "1", "a" * 64, "b" * 64)
+RESULT = PipelineResult(quality=(QualityNote("n", "t"),), scores=(Scores("1.2", MODEL, {"A": 0.5}),))
+COORDINATES = st.floats(0, 1000)
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> Region:
+    left, top = draw(COORDINATES), draw(COORDINATES)
+    corners = (left, top), (left + 1, top + 2)
+    if draw(st.booleans()):
+        return Region("polygon", (*corners, (left, top + 2)), draw(st.sampled_from(Origin)))
+    return Region("box", corners, draw(st.sampled_from(Origin)))
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Any value that the annotation ``kind`` allows."""
+    if kind is Region:
+        return regions()
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{field.name: values(hints[field.name]) for field in fields(kind)})
+    if get_origin(kind) is not None:
+        return generic(get_origin(kind), get_args(kind))
+    if issubclass(kind, Enum):
+        return st.sampled_from(kind)
+    plain: dict[Any, st.SearchStrategy[Any]] = {
+        str: st.text(max_size=3), bool: st.booleans(), int: st.integers(), float: st.floats(0, 1),
+        type(None): st.none(),
+    }  # fmt: skip
+    return plain[kind]
+
+
+def generic(origin: Any, inner: tuple[Any, ...]) -> st.SearchStrategy[Any]:
+    if origin is tuple and inner[1:] == (...,):
+        return st.lists(values(inner[0]), max_size=2).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(values, inner))
+    if origin is np.ndarray:
+        dtypes = st.sampled_from([np.dtype("uint8"), np.dtype("uint16"), np.dtype("float32")])
+        return arrays.arrays(dtypes, arrays.array_shapes(max_dims=4, max_side=3))
+    if origin is Mapping:
+        return st.dictionaries(st.text(max_size=3), values(inner[1]), max_size=2)
+    return st.sampled_from(inner) if origin is Literal else st.one_of(*map(values, inner))
+
+
+def plain(value: Any) -> Any:
+    """For comparison, also of types that do not compare themselves."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if is_dataclass(value):
+        return type(value), [(field.name, plain(getattr(value, field.name))) for field in fields(value)]
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return tuple(plain(item) for item in value) if isinstance(value, tuple) else (type(value), value)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_every_field_of_every_type_comes_back(kind: Any, data: st.DataObject) -> None:
+    value = data.draw(values(kind))
+    stored: list[np.ndarray] = []
+
+    def store(array: np.ndarray) -> int:
+        stored.append(array)
+        return len(stored) - 1
+
+    text = json.dumps(to_json(value, store))
+    assert plain(from_json(kind, json.loads(text), stored.__getitem__)) == plain(value)
+
+
+@settings(max_examples=30)
+@given(result=values(PipelineResult))
+def test_an_analysis_comes_back_as_it_was_kept(result: PipelineResult) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        analyses = Analyses(Path(folder))
+        assert analyses.get("key") is None
+        analyses.put("key", result)
+        found = analyses.get("key")
+        names = [field.name for field in fields(PipelineResult) if field.name != "readings"]
+        assert [plain(getattr(found, name)) for name in names] == [
+            plain(getattr(result, name)) for name in names
+        ]
+
+
+def test_what_was_read_is_never_written_with_an_analysis(tmp_path: Path) -> None:
+    reading = Reading("1.2", None, "text", Meaning.IDENTITY, (0, 0, 1, 1), 0.9, removed=True, text="QUETZAL")
+    analyses = Analyses(tmp_path)
+    analyses.put("key", PipelineResult(readings=(reading,)))
+    assert "QUETZAL" not in (tmp_path / "key" / "result.json").read_text(encoding="utf-8")
+    found = analyses.get("key")
+    assert found is not None
+    assert found.readings == ()
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    written: dict[str, Any] = to_json(RESULT, lambda _: 0)
+    return written | values
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        to_json(RESULT, lambda _: 0),  # without a version, as before there was one
+        {"version": 99, "result": changed()},
+        {"version": 2, "result": changed(future=1)},
+        {"version": 2, "result": {"quality": []}},
+        {"version": 2, "result": changed(quality={})},
+        {"version": 2, "result": changed(quality=[{"name": 1, "text": "", "source_uid": None}])},
+        {"version": 2, "result": changed(images=[None])},
+        [],
+        None,
+    ],
+)
+def test_an_analysis_of_another_version_counts_as_none_and_is_replaced(tmp_path: Path, written: Any) -> None:
+    analyses = Analyses(tmp_path)
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "result.json").write_text(json.dumps(written), encoding="utf-8")
+    assert analyses.get("key") is None
+    analyses.put("key", RESULT)
+    found = analyses.get("key")
+    assert found is not None
+    assert found.scores == RESULT.scores
+
+
+def test_what_no_type_of_the_contract_holds_is_not_written() -> None:
+    with pytest.raises(ValueError, match="object"):
+        to_json(PipelineResult(timings={"total": object()}), lambda _: 0)  # type: ignore[dict-item]
