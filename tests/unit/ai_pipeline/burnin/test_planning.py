@@ -1,0 +1,295 @@
+"""Laws of the plan: what was found is given, so that only what is decided about it can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Box, CleaningPolicy, Mask, Picture
+from ai_pipeline.burnin.decide import planning
+from ai_pipeline.burnin.decide.planning import RemovalPlan
+from ai_pipeline.burnin.decide.writing import Text
+from ai_pipeline.burnin.find.drawings import KINDS, Drawings
+from ai_pipeline.burnin.find.text import Line, TextBox
+from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.contract import ImageHeader, Meaning
+from ai_pipeline.errors import CleaningFailed
+
+ROWS, COLUMNS = 200, 300
+CLINICAL, RESEARCH = CleaningPolicy.CLINICAL, CleaningPolicy.RESEARCH
+TEXT, CALIPER, LOGO = AnnotationKind.TEXT, AnnotationKind.CALIPER, AnnotationKind.LOGO
+NAME: Box = (20, 20, 120, 60)
+SETTING: Box = (200, 20, 260, 40)
+CROSS: Box = (150, 120, 160, 130)
+
+
+def place(box: Box) -> tuple[slice, slice]:
+    left, top, right, bottom = box
+    return slice(top, bottom), slice(left, right)
+
+
+def nothing() -> Mask:
+    return np.zeros((ROWS, COLUMNS), np.bool_)
+
+
+def filled(*boxes: Box) -> Mask:
+    mask = nothing()
+    for box in boxes:
+        mask[place(box)] = True
+    return mask
+
+
+def box_of(box: Box, confidence: float = 0.9) -> TextBox:
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    return TextBox(corners, confidence)
+
+
+def text(box: Box, meaning: Meaning, *, legible: bool = True, words: str = "MI 0.9") -> Text:
+    return Text(box_of(box), Line(words, 0.8, legible=legible), meaning)
+
+
+@dataclass
+class Found:
+    """What the four witnesses say of the picture."""
+
+    texts: list[Text] = field(default_factory=list)
+    drawn: dict[AnnotationKind, Mask] = field(default_factory=dict)
+    marks: tuple[Annotation, ...] = ()
+    banner: Mask = field(default_factory=nothing)
+    device: Mask = field(default_factory=nothing)
+    spelled: Mask = field(default_factory=nothing)
+
+
+Plan = Callable[..., RemovalPlan]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    def made(found: Found, policy: CleaningPolicy, *, graphics: bool = True, views: int = 0) -> RemovalPlan:
+        drawings = Drawings({kind: found.drawn.get(kind, nothing()) for kind in KINDS}, found.marks)
+        top = Annotation(AnnotationKind.BANNER, (0, 0, COLUMNS, 5), 1.0)
+        says: dict[str, Callable[..., Any]] = {
+            "find_texts": lambda *_: found.texts,
+            "find_drawings": lambda *_: drawings,
+            "find_banner": lambda *_: (found.banner, (top,) if found.banner.any() else ()),
+            "find_device_banner": lambda *_: (found.device, ()),
+            "spelled": lambda *_: found.spelled,
+        }
+        for name, witness in says.items():
+            monkeypatch.setattr(planning, name, witness)
+        tools = cast(Tools, SimpleNamespace(reader=None, finder=None, threshold=0.5, device_rules=None))
+        picture: Picture = np.zeros((ROWS, COLUMNS), np.uint8)
+        header = cast(ImageHeader, None)
+        if views:
+            return planning.plan_views([picture] * views, header, tools, policy, graphics=graphics)
+        return planning.plan_removal(picture, header, tools, policy, graphics=graphics)
+
+    return made
+
+
+def scene() -> Found:
+    """A name, a setting, and a caliper."""
+    return Found(
+        texts=[text(NAME, Meaning.IDENTITY, words="KIM"), text(SETTING, Meaning.ACOUSTIC)],
+        drawn={CALIPER: filled(CROSS)},
+        marks=(Annotation(CALIPER, CROSS, 0.7, meaning=Meaning.MEASUREMENT),),
+    )
+
+
+def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
+    made = plan(scene(), CLINICAL)
+
+    assert made.mask[place(NAME)].all()
+    assert not made.mask[place(SETTING)].any() and not made.mask[place(CROSS)].any()
+    assert made.kept[place(SETTING)].all() and not made.kept[place(NAME)].any()
+    assert made.foreign[place(SETTING)].all() and made.foreign[place(CROSS)].all()
+    assert not made.foreign[place(NAME)].any() and not made.banner.any()
+    told = [(mark.kind, mark.box, mark.meaning, mark.removed) for mark in made.marks]
+    assert told == [
+        (CALIPER, CROSS, Meaning.MEASUREMENT, False),
+        (TEXT, NAME, Meaning.IDENTITY, True),
+        (TEXT, SETTING, Meaning.ACOUSTIC, False),
+    ]
+    assert [mark.confidence for mark in made.marks] == [0.7, 0.9, 0.9]
+
+
+def test_research_takes_all_of_it(plan: Plan) -> None:
+    made = plan(scene(), RESEARCH)
+
+    for box in (NAME, SETTING, CROSS):
+        assert made.mask[place(box)].all()
+    assert not made.kept.any() and not made.foreign.any()
+    assert [mark.removed for mark in made.marks] == [True, True, True]
+
+
+def test_what_was_read_is_told_with_its_place_and_fate(plan: Plan) -> None:
+    found = scene()
+    found.texts.append(text((10, 150, 60, 166), Meaning.IDENTITY, legible=False))
+    name, setting, cross = plan(found, CLINICAL).readings
+
+    assert (name.text, name.meaning, name.removed, name.bounds) == (
+        "KIM", Meaning.IDENTITY, True, (20.0, 20.0, 120.0, 60.0),
+    )  # fmt: skip
+    assert (setting.text, setting.removed, setting.confidence) == ("MI 0.9", False, 0.8)
+    assert (cross.kind, cross.text, cross.bounds) == ("caliper", "", (150.0, 120.0, 160.0, 130.0))
+    assert {reading.source_uid for reading in (name, setting, cross)} == {""}
+
+
+def test_a_mask_reaches_a_share_of_the_line_beyond_its_box(plan: Plan) -> None:
+    mask = plan(Found(texts=[text(SETTING, Meaning.IDENTITY)]), CLINICAL).mask
+    assert mask[20 - 3 : 40 + 3, 200 - 3 : 260 + 3].all()  # .15 of 20 rows
+    assert not mask[15].any() and not mask[45].any() and not mask[:, 195].any() and not mask[:, 265].any()
+
+
+def test_on_other_pictures_than_ultrasound_only_text_is_taken(plan: Plan) -> None:
+    found = scene()
+    found.banner = filled((0, 0, COLUMNS, 10))
+    made = plan(found, RESEARCH, graphics=False)
+    assert not made.banner.any() and not made.mask[place(CROSS)].any()
+    assert made.mask[place(NAME)].all()
+
+
+def test_a_banner_is_blacked_out_but_for_what_stays(plan: Plan) -> None:
+    found = scene()
+    found.banner = filled((0, 0, COLUMNS, 62))
+    made = plan(found, CLINICAL)
+    assert made.banner[place(NAME)].all() and not made.banner[place(SETTING)].any()
+    assert not made.mask[:62].any() and made.kept[place(SETTING)].all()
+    # The name lies in the banner, which is told as one mark; the setting is told by itself.
+    boxes = [mark.box for mark in made.marks if mark.kind is TEXT]
+    assert boxes == [SETTING]
+    assert AnnotationKind.BANNER in {mark.kind for mark in made.marks}
+
+
+def test_where_a_device_writes_names_nothing_stays_whatever_was_read(plan: Plan) -> None:
+    found = scene()
+    found.device = filled((190, 10, 270, 50))
+    made = plan(found, CLINICAL)
+    assert made.banner[place(SETTING)].all() and not made.kept.any()
+
+
+def test_a_banner_mark_that_stays_is_no_identity_that_is_told_removed(plan: Plan) -> None:
+    found = scene()
+    found.banner = filled((0, 0, COLUMNS, 5))
+    found.texts = [text((0, 0, COLUMNS, 6), Meaning.ACOUSTIC)]
+    made = plan(found, CLINICAL)
+    assert not made.banner.any()
+    assert AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
+
+
+def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan) -> None:
+    letters = filled(*((left, 150, left + 4, 162) for left in range(20, 60, 8)))
+    found = Found(drawn={TEXT: letters})
+    for policy in CleaningPolicy:
+        mask = plan(found, policy).mask
+        assert mask[150:162, 20:56].all()  # what lies between the letters too
+
+
+def test_a_speck_is_no_letter_to_a_clinic_and_goes_for_research(plan: Plan) -> None:
+    found = Found(drawn={TEXT: filled((50, 150, 54, 154))})
+    assert not plan(found, CLINICAL).mask.any()
+    assert plan(found, RESEARCH).mask.any()
+
+
+def test_the_rim_of_what_stays_stays(plan: Plan) -> None:
+    rim = filled((200, 44, 260, 46))
+    found = Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: rim})
+    assert not plan(found, CLINICAL).mask.any()
+    assert plan(Found(drawn={TEXT: rim}), CLINICAL).mask[place((200, 44, 260, 46))].all()
+
+
+@pytest.mark.parametrize(("share", "whole"), [(0.2, False), (0.1, True)])
+def test_of_harmless_text_the_letters_alone_are_filled_where_they_were_drawn(
+    plan: Plan, share: float, whole: bool
+) -> None:
+    strokes = filled((200, 20, 200 + round(60 * share), 40))
+    mask = plan(Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: strokes}), RESEARCH).mask
+    assert mask[strokes].all()
+    assert mask[30, 240] == whole
+
+
+def test_a_name_goes_whole_however_its_letters_were_drawn(plan: Plan) -> None:
+    strokes = filled((20, 20, 60, 60))
+    assert plan(Found(texts=[text(NAME, Meaning.IDENTITY)], drawn={TEXT: strokes}), RESEARCH).mask[40, 110]
+
+
+@pytest.mark.parametrize(
+    ("legible", "letters", "stays"),
+    [(False, 0, True), (False, 4, True), (False, 6, False), (True, 0, False)],  # .05 of 100 pixels
+)
+def test_a_pair_of_crosses_is_no_word(plan: Plan, legible: bool, letters: int, stays: bool) -> None:
+    around: Box = (145, 115, 165, 135)
+    for kind in (TEXT, LOGO):
+        drawn = {CALIPER: filled(CROSS), kind: filled((146, 116, 146 + letters, 117))}
+        found = Found(texts=[text(around, Meaning.IDENTITY, legible=legible)], drawn=drawn)
+        assert (not plan(found, CLINICAL).mask[place(CROSS)].any()) == stays
+
+
+def test_unread_text_where_nothing_is_drawn_is_identity_and_goes(plan: Plan) -> None:
+    found = Found(texts=[text(NAME, Meaning.IDENTITY, legible=False)], drawn={TEXT: filled(SETTING)})
+    assert plan(found, CLINICAL).mask[place(NAME)].all()
+
+
+def test_what_a_mask_would_spell_goes_but_not_what_stays(plan: Plan) -> None:
+    found = scene()
+    found.spelled = filled((0, 0, COLUMNS, 50))
+    made = plan(found, CLINICAL)
+    assert made.mask[5, 10] and not made.mask[place(SETTING)].any()
+
+
+def test_too_much_of_the_picture_is_no_picture_but_a_banner_is_not_counted(plan: Plan) -> None:
+    large: Box = (0, 0, COLUMNS, 100)
+    found = Found(texts=[text(large, Meaning.IDENTITY)])
+    with pytest.raises(CleaningFailed, match="of the picture"):
+        plan(found, CLINICAL)
+    found.banner = filled((0, 0, COLUMNS, 120))
+    assert plan(found, CLINICAL).banner[:110].all()
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(80, False), (81, True)])
+def test_the_largest_share_is_two_fifths(rows: int, refused: bool) -> None:
+    mask = filled((0, 0, COLUMNS, rows))
+    if refused:
+        with pytest.raises(CleaningFailed, match="at most 40%"):
+            planning.check_share(mask)
+    else:
+        planning.check_share(mask)
+
+
+def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = scene(), Found(texts=[text(SETTING, Meaning.IDENTITY, words="LEE")])
+    plans = iter([plan(first, CLINICAL), plan(second, CLINICAL)])
+    monkeypatch.setattr(planning, "plan_removal", lambda *_, **__: next(plans))
+    made = plan_of_views(plan)
+
+    assert made.mask[place(NAME)].all() and made.mask[place(SETTING)].all()
+    assert not made.kept.any() and not (made.foreign & made.mask).any()
+    assert made.foreign[place(CROSS)].all()
+    assert [mark.box for mark in made.marks] == [CROSS, NAME, SETTING, SETTING]
+    assert [reading.text for reading in made.readings] == ["KIM", "MI 0.9", "", "LEE"]
+
+
+def plan_of_views(plan: Plan) -> RemovalPlan:
+    return plan(scene(), CLINICAL, views=2)
+
+
+def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> None:
+    found = scene()
+    found.marks = (Annotation(TEXT, (22, 22, 118, 58), 0.6), Annotation(TEXT, (20, 150, 60, 170), 0.6))
+    found.drawn[TEXT] = filled((20, 150, 60, 170))
+    boxes = [mark.box for mark in plan(found, CLINICAL).marks if mark.kind is TEXT]
+    assert boxes == [(20, 150, 60, 170), NAME, SETTING]
+
+
+def test_marks_are_cut_to_the_picture() -> None:
+    beyond = box_of((-5, -5, 20, 20), 1.2), box_of((COLUMNS + 5, 10, COLUMNS + 50, 20))
+    (mark,) = planning.box_marks(beyond, (ROWS, COLUMNS))
+    assert (mark.kind, mark.box, mark.confidence) == (TEXT, (0, 0, 20, 20), 1.0)
+    (mark,) = planning.box_marks([box_of((280, 190, 320, 220))], (ROWS, COLUMNS))
+    assert mark.box == (280, 190, COLUMNS, ROWS)
