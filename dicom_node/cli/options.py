@@ -72,6 +72,17 @@ def state_in(states: type[State]) -> Callable[[str], State]:
     return read
 
 
+def number_of(what: str, verb: str) -> Callable[[str], int]:
+    """Reads the number of a job or delivery, as the list of that ``verb`` shows it."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()):
+            raise typer.BadParameter(f"{text!r} is no number of a {what}: `{verb}` shows them")
+        return int(text)
+
+    return read
+
+
 def whole_or_end(uid: str) -> str:
     """A UID as a person copies it from a table: the sign that stands for its beginning is left out."""
     return uid.strip().removeprefix("…")

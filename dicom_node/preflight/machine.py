@@ -126,9 +126,10 @@ def _probe_database(settings: Settings) -> Found:
     try:
         url = make_url(settings.database_url)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+            made = f"{shown}: will be made at the next start"
             lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
-            note = "; objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
-            yield Passed("database", not lost, f"{shown}: will be made at the next start{note * lost}")
+            remedy = "objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
+            yield Passed("database", not lost, f"{made}; {remedy}" if lost else made)
             return
         database = Database(settings.database_url)
     except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):

@@ -6,13 +6,29 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, JsonObject, Limit, StudyUid, limit_or_none, state_in
+from dicom_node.cli.options import (
+    Config,
+    Json,
+    JsonObject,
+    Limit,
+    StudyUid,
+    limit_or_none,
+    number_of,
+    state_in,
+)
 from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, say, short
 from dicom_node.model.lifecycle import JobState
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: one rule's pipeline on one study.")
 
-Number = Annotated[int, typer.Argument(metavar="JOB", help="Number of the job, as `jobs list` shows it.")]
+Number = Annotated[
+    int,
+    typer.Argument(
+        parser=number_of("job", "jobs list"),
+        metavar="JOB",
+        help="Number of the job, as `jobs list` shows it.",
+    ),
+]
 
 
 def _state(row: Row) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none, state_in
+from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none, number_of, state_in
 from dicom_node.cli.output import Column, local, print_rows, say, short
 from dicom_node.model.lifecycle import DeliveryState
 
@@ -64,7 +64,11 @@ def retry(
     config: Config,
     deliveries: Annotated[
         list[int] | None,
-        typer.Argument(metavar="[DELIVERY]...", help="Numbers, as `outbox list` shows them."),
+        typer.Argument(
+            parser=number_of("delivery", "outbox list"),
+            metavar="[DELIVERY]...",
+            help="Numbers, as `outbox list` shows them.",
+        ),
     ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="All that were given up.")] = False,
     to: Annotated[str, typer.Option("--to", metavar="PEER", help="With --dead: only to this peer.")] = "",

@@ -156,6 +156,15 @@ def test_check_refuses_a_data_folder_that_cannot_be(run: Run, site: Path, tmp_pa
     assert "node.data_dir" in printed.err
 
 
+def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run, site: Path) -> None:
+    assert "will be made at the next start\n" in run("check", "--config", site).out
+    received = site.parent / "var" / "spool" / "objects" / "one.dcm"
+    received.parent.mkdir(parents=True)
+    received.touch()
+    printed = run("check", "--config", site)
+    assert "start the node, then dicom-node spool reindex" in printed.out + printed.err
+
+
 def test_check_refuses_a_network_file_system(run: Run, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dicom_node.preflight import machine
 
@@ -190,6 +199,8 @@ def test_configuration_files_come_from_the_environment_too(
         (("events", "list", "--number", "abc"), "'abc' is no number of an event"),
         (("events", "list", "--number", "9998"), "there is no event 9998"),
         (("jobs", "list", "--state", "bogus"), "'bogus' is no state"),
+        (("jobs", "show", "abc"), "'abc' is no number of a job"),
+        (("outbox", "retry", "1,2"), "'1,2' is no number of a delivery"),
         (("studies", "list", "--state", "recieving"), "did you mean receiving?"),
         (("outbox", "list", "--state", "bogus"), "'bogus' is no state"),
     ],

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import config, dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from sqlalchemy import select
 
 from dicom_node import jobs
-from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
+from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED, SOURCE_REPAIRED
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -98,6 +100,19 @@ def test_a_study_is_analysed_and_its_results_wait_for_their_destination(make: Ma
     [job] = node.jobs()
     assert (job.state, job.share_done) == (JobState.SUCCEEDED, 1.0)
     assert job.analysed_at is not None
+
+
+def test_what_had_to_be_repaired_of_a_source_is_told_by_attribute_and_not_by_value(make: Make) -> None:
+    node = make()
+    faulty = ultrasound("one")
+    with quiet_pydicom():
+        faulty["StudyTime"] = DataElement("StudyTime", "TM", "11:20:00", validation_mode=config.IGNORE)
+        study = analysed(node, faulty)
+    assert study.state is StudyState.DELIVERING
+    [event] = [event for event in node.events() if event.number == SOURCE_REPAIRED.number]
+    assert event.study_id == study.id
+    assert (event.fields["instance"], event.fields["repaired"]) == (faulty.SOPInstanceUID, "StudyTime")
+    assert "11:20" not in str(event.fields)
 
 
 def test_nothing_is_left_of_temporary_files(make: Make) -> None:

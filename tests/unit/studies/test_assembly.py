@@ -246,3 +246,12 @@ def test_a_listener_that_starts_after_the_clock_was_put_back_is_the_newest(
     inbox.released("a2")
     inbox.index()
     assert inbox.events()[-1].number == 1002
+
+
+def test_a_study_that_goes_into_quarantine_keeps_no_other_waiting(inbox: Inbox) -> None:
+    one, other = (ultrasound("mixed", number=number) for number in (1, 2))
+    inbox.receive(one, changed(other, PatientID="SOMEBODY-ELSE"), ultrasound("good"))
+    inbox.index()
+    assert inbox.assemble(seconds=1000) >= 1
+    assert state(inbox, one.StudyInstanceUID) is StudyState.QUARANTINED
+    assert state(inbox, ultrasound("good").StudyInstanceUID) is not StudyState.RECEIVING
