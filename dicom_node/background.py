@@ -18,7 +18,7 @@ from dicom_node.events import DATABASE_REPLACED, DISK_LOW, SCHEDULER_TAKEN
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring.drift import forget_old, tell_drift
+from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store import leases
 from dicom_node.store.database import Database
@@ -144,7 +144,7 @@ class Background:
     def _watch_drift(self) -> None:
         """On one machine at a time, and one that has the models: the scheduler may be a listener."""
         if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
-            tell_drift(self._database, self._settings)
+            report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
         reconcile(self._database, self._spool, self._settings.node.data_dir)

@@ -1,4 +1,14 @@
-"""The node's exceptions: one tree. Each message says what is wrong and what to do; none holds PHI."""
+"""The node's exceptions: one tree with five branches that callers can catch.
+
+Each message says what is wrong and what to do; none holds PHI. Every error has an exit status for
+``dicom-node``; branches are caught, never raised.
+
+* :class:`CannotRun`: the node cannot start or go on as it is set up
+* :class:`RequestRefused`: what a person asked for cannot be had
+* :class:`StorageError`: spool or database do not take or give
+* :class:`ObjectError`: a DICOM object cannot be used, or must not be sent
+* :class:`JobStopped`: the attempt at a job ends before its results
+"""
 
 from __future__ import annotations
 
@@ -27,6 +37,16 @@ class NodeError(Exception):
     exit_code: ExitCode = ExitCode.SOFTWARE
 
 
+class IllegalTransition(NodeError):
+    """A life cycle was asked for a step that its table does not have: a defect of the node."""
+
+
+class CannotRun(NodeError):
+    """The node cannot start or go on as it is set up; raised before anything is accepted."""
+
+    exit_code = ExitCode.CONFIG
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
     """One mistake in a configuration file: where it is, what is there, what to do."""
@@ -44,21 +64,99 @@ class ConfigProblem:
         return f"{place}: {self.key}{shown}: {self.remedy}"
 
 
-class ConfigurationError(NodeError):
+class ConfigurationError(CannotRun):
     """All mistakes of a configuration together."""
-
-    exit_code = ExitCode.CONFIG
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class IllegalTransition(NodeError):
-    """A life cycle was asked for a step that its table does not have: a defect of the node."""
+class UnsafeFolder(CannotRun):
+    """The data folder cannot keep what is acknowledged."""
 
 
-class SpoolError(NodeError):
+class AlreadyRunning(CannotRun):
+    """Another node works on this data folder."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class CannotListen(CannotRun):
+    """The listener does not start: its port is in use, or its certificate cannot be read."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class RequestRefused(NodeError):
+    """What a person asked for cannot be had."""
+
+    exit_code = ExitCode.FAILED
+
+
+class NotFound(RequestRefused):
+    """No such study, job, delivery or model."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class NotAllowedNow(RequestRefused):
+    """The state of the study, job or delivery does not allow the step."""
+
+
+class UnknownPeer(RequestRefused):
+    """No peer of this name is configured."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class PeerUnreachable(RequestRefused):
+    """No association with a peer: it is down, refuses us, or its settings lack host or port."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class NotRunning(RequestRefused):
+    """A running node is needed, and none works on the data folder."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class FaultyInput(RequestRefused):
+    """A file or folder that a person gave cannot be used."""
+
+    exit_code = ExitCode.DATA
+
+
+class CannotCreate(RequestRefused):
+    """A file or folder that a person named is there already, or cannot be made."""
+
+    exit_code = ExitCode.CANNOT_CREATE
+
+
+class ReadingsSealed(RequestRefused):
+    """The readings of burned-in annotation were sealed with another site key than the present one."""
+
+    exit_code = ExitCode.DATA
+
+
+class ModelRefused(RequestRefused):
+    """A model card cannot be read, or its weights are not those that it names."""
+
+    exit_code = ExitCode.DATA
+
+
+class DemoFailed(RequestRefused):
+    """A part of the demonstration does not start or does not end."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class StorageError(NodeError):
+    """Spool or database do not take or give."""
+
+
+class SpoolError(StorageError):
     """The spool cannot keep an object."""
 
 
@@ -66,105 +164,23 @@ class SpoolFull(SpoolError):
     """Fewer free bytes than the watermark: the sender gets A700 and sends again later."""
 
 
-class FaultyObject(NodeError):
-    """A received object that cannot be indexed; the reason goes to the quarantine list."""
+class NotInSpool(StorageError):
+    """A spooled file is not where its row says: the index may just be moving it, so it is tried again."""
 
 
-class DecodedDifferently(NodeError):
-    """Text in the object cannot be decoded with the character set that it names."""
-
-
-class ResultRefused(NodeError):
-    """The gate found a built object invalid: it is not released."""
-
-    exit_code = ExitCode.DATA
-
-
-class LeaseLost(NodeError):
-    """Another worker owns the job now; whatever this one has is thrown away."""
-
-
-class TimeLimitReached(NodeError):
-    """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
-
-
-class JobCancelled(NodeError):
-    """A person cancelled the job while it ran."""
-
-
-class UnknownPeer(NodeError):
-    """No peer of this name is configured."""
-
-    exit_code = ExitCode.NOT_FOUND
-
-
-class PeerUnreachable(NodeError):
-    """No association with a peer: it is down, refuses us, or its settings lack host or port."""
-
-    exit_code = ExitCode.UNAVAILABLE
-
-
-class NotRunning(NodeError):
-    """A running node is needed, and none works on the data folder."""
-
-    exit_code = ExitCode.UNAVAILABLE
-
-
-class NotFound(NodeError):
-    """No such study, job, delivery or model."""
-
-    exit_code = ExitCode.NOT_FOUND
-
-
-class NotAllowedNow(NodeError):
-    """A person asked for a step that the state of the study, job or delivery does not allow."""
-
-    exit_code = ExitCode.FAILED
-
-
-class ReadingsSealed(NodeError):
-    """What marks said was sealed with another site key than the one that lies here."""
-
-    exit_code = ExitCode.DATA
-
-
-class FaultyInput(NodeError):
-    """A file or folder that a person gave cannot be used."""
-
-    exit_code = ExitCode.DATA
-
-
-class CannotCreate(NodeError):
-    """A file or folder that a person named is there already, or cannot be made."""
-
-    exit_code = ExitCode.CANNOT_CREATE
-
-
-class DemoFailed(NodeError):
-    """A part of the demonstration does not start or does not end."""
-
-    exit_code = ExitCode.UNAVAILABLE
-
-
-class ModelRefused(NodeError):
-    """A model card cannot be read, or its weights are not those that it names."""
-
-    exit_code = ExitCode.DATA
-
-
-class DatabaseUnusable(NodeError):
+class DatabaseUnusable(StorageError):
     """The database does not answer, is locked, or cannot be opened or written."""
 
     exit_code = ExitCode.UNAVAILABLE
 
 
-class DatabaseDamaged(NodeError):
+class DatabaseDamaged(StorageError):
     """The database's file is damaged."""
 
     exit_code = ExitCode.DATA
 
 
-class DatabaseNotReady(NodeError):
+class DatabaseNotReady(StorageError):
     """The database's URL cannot be read, or its schema is newer than this program."""
 
     exit_code = ExitCode.CONFIG
@@ -172,3 +188,49 @@ class DatabaseNotReady(NodeError):
 
 class SchemaOutdated(DatabaseNotReady):
     """The schema is older than this program: an upgrade cures it."""
+
+
+class ObjectError(NodeError):
+    """A DICOM object cannot be used, or must not be sent."""
+
+
+class FaultyObject(ObjectError):
+    """A received object that cannot be indexed; the reason goes to the quarantine list."""
+
+
+class DecodedDifferently(ObjectError):
+    """Text in the object cannot be decoded with the character set that it names."""
+
+
+class ResultRefused(ObjectError):
+    """The gate found a built object invalid: it is not stored and not sent."""
+
+    exit_code = ExitCode.DATA
+
+
+class JobStopped(NodeError):
+    """The attempt at a job ends before its results."""
+
+
+class JobCancelled(JobStopped):
+    """A person or a newer revision of the study cancelled the job while it ran."""
+
+
+class LeaseLost(JobStopped):
+    """Another worker has the job now; what this one did is discarded."""
+
+
+class HandedBack(JobStopped):
+    """The worker stops: another one does this job, and this try does not count."""
+
+
+class TimeLimitReached(JobStopped):
+    """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
+
+
+class WorkerSpent(JobStopped):
+    """An image took all the memory that a worker may have: it is tried again in a new process."""
+
+
+class NoSuchPipeline(JobStopped):
+    """A rule names a pipeline that this program does not have, or cannot load."""

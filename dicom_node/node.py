@@ -23,7 +23,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node import __version__, logs, preflight
 from dicom_node.background import Background, inode
 from dicom_node.config.settings import Settings
-from dicom_node.errors import ConfigurationError, ExitCode, NodeError
+from dicom_node.errors import (
+    AlreadyRunning,
+    CannotListen,
+    ConfigurationError,
+    ExitCode,
+    NodeError,
+    UnsafeFolder,
+)
 from dicom_node.events import (
     CHILD_DIED,
     CONFIGURATION_REFUSED,
@@ -51,24 +58,6 @@ _MAXIMUM_WORKER_NODES = 64  # on one data folder
 _MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
-
-
-class AlreadyRunning(NodeError):
-    """Another node works on this data folder."""
-
-    exit_code = ExitCode.UNAVAILABLE
-
-
-class UnsafeFolder(NodeError):
-    """The data folder cannot keep what is acknowledged."""
-
-    exit_code = ExitCode.CONFIG
-
-
-class CannotListen(NodeError):
-    """The listener does not start: its port is in use, or its certificate cannot be read."""
-
-    exit_code = ExitCode.UNAVAILABLE
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:

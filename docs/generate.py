@@ -129,9 +129,11 @@ def exit_codes_part() -> str:
 
 
 def _kinds(kind: type[NodeError]) -> Iterator[type[NodeError]]:
+    """Errors that are raised; the branches below NodeError are caught only."""
     for child in kind.__subclasses__():
         if child.__module__ == "dicom_node.errors":
-            yield child
+            if kind is not NodeError or not child.__subclasses__():
+                yield child
             yield from _kinds(child)
 
 

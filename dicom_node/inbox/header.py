@@ -1,4 +1,4 @@
-"""The Part 10 header of a spooled object (PS3.10 7.1): who sent it stands in the file itself.
+"""The Part 10 header of a spooled object (PS3.10 7.1), which holds the sender and the time of arrival.
 
 So the spool alone tells, after any crash, what was received from whom.
 """

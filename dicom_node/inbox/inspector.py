@@ -1,7 +1,7 @@
-"""Received objects are opened in a process of their own, with a limit of memory and time.
+"""Received objects are opened in a process of their own, under limits of memory and time.
 
-Whatever is in an object, it is this process that dies of it. The object is quarantined with the reason, the
-process is started anew, and the next object has its turn.
+Whatever is in an object can end only this process. The object is quarantined with the reason, the process is
+started again, and the next object is read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which file is open, on disk: what was open when the node died is known at its next start."""
+"""A mark on disk of the file that is open: after the node died, its next start knows which one it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LENGTH = 300  # bytes of the mark: a number and a file name
 
 
 class OpenMark:
-    """A mark that outlives the process (not a power failure, which no object causes)."""
+    """The mark. It survives the process, not a power failure, which no object causes."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
-"""The structure of a data set counted without reading it: what a parser would choke on never gets to one.
+"""The structure of a data set counted before a parser reads it, so that none is given more than its limits.
 
-It passes over tags and lengths (PS3.5 7.1, 7.5) and keeps nothing, so that a bomb costs no more than its
-limit. Where a data set is damaged the scan ends early; a damaged one is judged by who reads it.
+The scan reads tags and lengths (PS3.5 7.1, 7.5) and stores nothing, so that a hostile data set costs no more
+than its limit. Where a data set is damaged the scan ends early; the reader then says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dicom_node.config.sections import InspectionSettings
 from dicom_node.errors import FaultyObject
 
 BULK_BYTES: Final = 65536
-"""Longer values outside of items are passed over by ``inspection``: no attribute is that long."""
+"""Longer values (bytes) outside of items are skipped by ``inspection``: no attribute read is so long."""
 _LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
 _PIXEL_DATA: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -132,7 +132,7 @@ class _Scan:
 
 
 def scan(file: BinaryIO, *, implicit: bool, little: bool, limits: InspectionSettings) -> None:
-    """Count from the file's place to Pixel Data or the end. Raises FaultyObject naming the limit exceeded."""
+    """Scan from the file's position to Pixel Data or the end. Raises FaultyObject that names a limit."""
     _Scan(file, little, limits, [_Open(None, implicit)]).run()
 
 

@@ -1,8 +1,8 @@
 """The spool: received bytes on disk as they came, and the authority for what was received.
 
 ``incoming`` holds what is acknowledged and not yet indexed, ``objects`` what is indexed, ``quarantine``
-what a person must look at. A file appears under its name only when it is whole and on stable storage;
-until then its name starts with a dot. Nothing here overwrites a file.
+what a person must look at. A file gets its name only when it is complete and on stable storage (durable
+before Success); until then its name starts with a dot. Nothing received is overwritten.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class Spool:
         """Whether a file of this name waits for the index."""
         return (self._incoming / name).is_file()
 
-    def kept(self) -> Iterator[Path]:
-        """Files that were indexed once, and those in quarantine."""
+    def stored(self) -> Iterator[Path]:
+        """Paths of files that were indexed, those in quarantine included."""
         for folder in (self._objects, self._quarantine):
             yield from (path for path in folder.rglob("*.dcm") if not path.name.startswith("."))
 
     def put_back(self, path: Path) -> Path:
-        """Let a kept file wait for the index again. Raises SpoolError."""
+        """Move a stored file back to ``incoming``, to be indexed again. Raises SpoolError."""
         return _move(path, self._incoming)
 
     def read_arrival(self, path: Path) -> Arrival:
@@ -111,10 +111,9 @@ class Spool:
         return header.read_arrival(path)
 
     def settle(self, path: Path, place: Path) -> None:
-        """Move an indexed file to its place, or delete it if the place is that of another file of its bytes.
+        """Move an indexed file to its place, or delete it if the place is another file with the same bytes.
 
-        Called again, it does nothing. Not synced: a power failure may put the file into ``incoming`` again.
-        Raises SpoolError.
+        Idempotent. Not synced: a power failure may bring the file back to ``incoming``. Raises SpoolError.
         """
         if path.name == place.name:
             _move(path, place.parent)
@@ -136,7 +135,7 @@ class Spool:
         return self._quarantine / path.name
 
     def remove_leftovers(self) -> int:
-        """Delete what a killed listener left half-written; for a listener, before it accepts anything."""
+        """Delete half-written files of a killed listener; called by a listener before it accepts anything."""
         leftovers = list(self._incoming.glob(".*"))
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
@@ -196,7 +195,7 @@ class IncomingObject:
         return name
 
     def abandon(self) -> None:
-        """Leave nothing of an object that was not committed; does nothing after ``commit``."""
+        """Delete an object that was not committed; does nothing after ``commit``."""
         if self._file >= 0:
             self._close()
             self._temporary.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
 def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
-    """What the rules make of a study with these images now."""
+    """The rules' decisions on a study with these images now."""
     facts = [image_facts(source, settings) for source in sources]
     return decide(settings.rules, _study_facts(session, study, settings.rules), facts)
 

@@ -1,8 +1,8 @@
-"""Whose turn it is: short jobs overtake long ones, and none waits for ever.
+"""The order of jobs: short jobs overtake long ones, and none waits for ever.
 
-A job's turn is when it came, and later by ten times the work that it is estimated to be. So a chest film (a
+A job's turn is its arrival plus ten times its estimated work; the earliest turn is first. So a chest film (a
 few seconds) overtakes a cine loop (minutes) that came up to half an hour before it, and not one that has
-waited longer. What is urgent (STAT, or put first by a person) does not wait for turns.
+waited longer. Urgent jobs (STAT, or put first by a person) go before all turns.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 OVERTAKING = 10.0
-"""Seconds that each second of estimated work lets others come later and still go first."""
+"""Seconds by which each second of estimated work puts a job's turn later."""
 LOW = timedelta(hours=1)
-"""So much later is the turn of a job of low priority."""
+"""Added to the turn of a job of low priority."""
 PASSES = 0.25
-"""A job that is running lets others pass that are estimated at no more than this share of it."""
+"""A running job is interrupted for others whose estimated work is at most this share of its own."""
 SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 1.0, 0.5
 """A chest film of 6 megapixels: 4 s; a cine of 300 frames of 1024 × 768: 2 min (docs/benchmarks.md)."""
 
@@ -27,7 +27,7 @@ def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
 
 
 def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
-    """When it is this job's turn; the earliest goes first."""
+    """The turn of a job: ``priority`` 1 STAT, 0 routine, -1 low; ``seconds`` of estimated work."""
     return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
 
 

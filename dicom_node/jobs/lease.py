@@ -1,4 +1,4 @@
-"""Who holds a lease: a name that tells other processes of the same machine whether its holder still lives.
+"""Names of lease owners, by which other processes of the same machine see whether the owner still runs.
 
 So a killed worker's job is taken over at once, not when its lease ends; on other machines the lease decides.
 """
@@ -24,7 +24,7 @@ def is_dead(owner: str) -> bool:
 
 
 def is_dead_with_its_node(owner: str) -> bool:
-    """Whether the process that started the owner is gone as well: the node was killed, and not by the job."""
+    """Whether the process that started the owner is gone as well: the whole node died, not this worker."""
     return _runs_no_more(owner, 1) and _runs_no_more(owner, 2)
 
 

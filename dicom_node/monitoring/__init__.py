@@ -1,1 +1,1 @@
-"""What models make of images, counted by sender and day, and whether it drifts."""
+"""Outcomes and scores of models, counted by sender and day, and their drift against the card's reference."""

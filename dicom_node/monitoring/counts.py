@@ -1,7 +1,7 @@
-"""Counts of what models made of images, by day. What is counted, and when, is the jobs' room's.
+"""Counts of images and scores by model, sender and day (UTC). ``tally`` decides what is counted.
 
-Writers add to the same rows at the same moment: every statement names its rows in order, so that none waits
-for another that waits for it (PostgreSQL).
+Several writers add to the same rows at once: every statement names its rows in order, so that no two wait for
+each other (PostgreSQL).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def senders(session: Session, uids: Collection[str]) -> dict[str, tuple[int, str
 def mark(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
     """Note that these images are counted for a card; returns those that were not yet.
 
-    Of two transactions with the same image the second waits for the first, and is told that it was.
+    Of two transactions with the same image the second waits for the first, and does not get it returned.
     """
     if not instances:
         return set()

@@ -33,7 +33,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow
 from dicom_node.store.transitions import record, utc_now
 
-FEWEST_TO_TELL = 200
+FEWEST_TO_REPORT = 200
 """Images of one label under which no event is made: of fewer, chance alone comes near the limit."""
 
 _WORST = (Verdict.DRIFTED, Verdict.WATCH, Verdict.STABLE, Verdict.TOO_FEW, Verdict.NO_REFERENCE)
@@ -84,21 +84,21 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[Drift]
     ]
 
 
-def tell_drift(database: Database, settings: Settings, now: datetime | None = None) -> int:
+def report_drift(database: Database, settings: Settings, now: datetime | None = None) -> int:
     """An event for each model and sender whose scores have drifted, once a day (UTC); returns how many.
 
-    Judged over the last ``drift.window_days``, where an image came since yesterday: what a replaced card
-    said is history, and a machine that stands still is no news.
+    Judged over the last ``drift.window_days``, and only where an image came since yesterday: replaced cards
+    and machines that are not in use are not reported.
     """
     moment = now or utc_now()
     with database.read() as session:
         found = drift(session, settings.workers.models_dir, window(settings, moment))
         fresh = counts.images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
-        told = _told(session, datetime.combine(moment.date(), time(), UTC))
-        news = [item for item in found if (item.model, item.calling_ae) in fresh and _is_news(item, told)]
+        reported = _reported(session, datetime.combine(moment.date(), time(), UTC))
+        news = [item for item in found if (item.model, item.calling_ae) in fresh and _is_news(item, reported)]
         for item in news:
-            _tell(session, item)
+            _record(session, item)
     return len(news)
 
 
@@ -174,19 +174,21 @@ def _labels(scores: Mapping[str, Mapping[int, int]], reference: Reference | None
         )
 
 
-def _is_news(item: Drift, told: set[tuple[object, object]]) -> bool:
-    return bool(_drifted(item)) and (item.model.card_sha256, item.calling_ae) not in told
+def _is_news(item: Drift, reported: set[tuple[object, object]]) -> bool:
+    return bool(_drifted(item)) and (item.model.card_sha256, item.calling_ae) not in reported
 
 
 def _drifted(item: Drift) -> list[LabelDrift]:
     if item.reference is None:
         return []
     return [
-        label for label in item.labels if label.verdict is Verdict.DRIFTED and label.images >= FEWEST_TO_TELL
+        label
+        for label in item.labels
+        if label.verdict is Verdict.DRIFTED and label.images >= FEWEST_TO_REPORT
     ]
 
 
-def _told(session: Session, midnight: datetime) -> set[tuple[object, object]]:
+def _reported(session: Session, midnight: datetime) -> set[tuple[object, object]]:
     """Card and sender of the events of today."""
     rows = session.scalars(
         select(EventRow).where(EventRow.number == SCORES_DRIFTED.number, EventRow.at >= midnight)
@@ -194,7 +196,7 @@ def _told(session: Session, midnight: datetime) -> set[tuple[object, object]]:
     return {(row.fields.get("card"), row.fields.get("calling")) for row in rows}
 
 
-def _tell(session: Session, item: Drift) -> None:
+def _record(session: Session, item: Drift) -> None:
     labels = _drifted(item)
     record(
         session,

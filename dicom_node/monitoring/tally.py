@@ -1,8 +1,8 @@
-"""What models make of images is counted when a job ends, in the transaction that ends it.
+"""Outcomes and scores of images are counted when a job ends, in the transaction that ends it.
 
-So a job that is tried again, taken over from a dead worker or analysed ahead counts once, and one that fails
-or is cancelled does not. An image that several jobs analyse (two rules, a late object, a corrected name)
-counts for the first of them: the counts know which images stand in them.
+So a job that is tried again, taken over from a dead worker or analysed ahead is counted once, and one that
+fails or is cancelled is not. An image that several jobs analyse (two rules, a late object, a corrected name)
+is counted for the first of them: a table records which images were counted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a job adds to the counts when it ends: by model, what became of each image (SOP Instance UID)."""
+    """What a job adds to the counts when it ends: by model, the outcome of each image (SOP Instance UID)."""
 
     seen: Mapping[CountedModel, Mapping[str, _Seen]] = field(default_factory=dict)
 

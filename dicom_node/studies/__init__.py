@@ -1,1 +1,1 @@
-"""From received objects to complete studies: indexed, assembled, quarantined, released, run again."""
+"""What can happen to a study: indexed, assembled, quarantined, released by a person, run again, purged."""

@@ -17,13 +17,13 @@ from dicom_node.studies.clock import steady_now
 from dicom_node.studies.judgement import TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
 
-# An association that is open but brought a study nothing for so long holds it no more: should the journal
-# lose the line that says how it ended, the study still comes to an end.
+# An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
+# the line with the association's end, the study is completed all the same.
 _SILENCE = timedelta(hours=1)
 
 
 class Assembler:
-    """Closes studies that are quiet and gives them to the rules."""
+    """Completes studies that are quiet and has their jobs created by the rules."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -36,7 +36,7 @@ class Assembler:
     def run_once(self, now: datetime | None = None) -> int:
         """Complete every due study, jobs included, in one transaction each; returns how many.
 
-        ``now`` is by the steady clock, so that a clock set a day on or back moves no quiet time.
+        ``now`` is UTC by :func:`steady_now`.
         """
         now = now or steady_now()
         self._bring_forward(now + 2 * self._longest)
@@ -46,7 +46,7 @@ class Assembler:
         return done
 
     def _bring_forward(self, latest: datetime) -> None:
-        """No quiet time is longer: such a study was received by a clock that has been put back since."""
+        """Limit quiet times: a later one was written by a clock that has been set back since."""
         with self._database.read() as session:
             if not intake.any_due_after(session, latest):
                 return

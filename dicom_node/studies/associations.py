@@ -1,4 +1,4 @@
-"""The listener's journal → association rows and events: an open association holds its studies back."""
+"""The listener's journal → association rows and events: an open association keeps its studies open."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class JournalIngest:
         return total
 
     def _read_cursor(self) -> dict[str, int]:
-        """Of the files of this folder; listeners of other machines have folders of their own."""
+        """How far the files of this folder were read; listeners of other machines have their own folders."""
         with self._database.read() as session:
             known = intake.cursors(session)
         return {name: offset for name, offset in known.items() if (self._folder / name).exists()}
 
     def _close_the_lost(self) -> None:
-        """One listener at a time writes here: a newer one means that the former are gone."""
+        """Close the associations of former listeners: one at a time writes here, the newest."""
         listeners = [_listener(path) for path in sorted(self._folder.glob("*.jsonl"))]
         former = set(listeners) - set(listeners[-1:])
         if former:

@@ -36,14 +36,14 @@ _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one object. ``counts``: it is the one that counts now.
+    """One version of one object. ``in_force``: it is the one that is analysed now.
 
-    ``superseded``: another took its place, as with a corrected name. ``elsewhere``: the Study Instance UID of
-    the other study in which the object stands.
+    ``superseded``: a newer one replaced it, as with a corrected name. ``elsewhere``: the Study Instance UID
+    of another study that has this object.
     """
 
     item: Arrived
-    counts: bool
+    in_force: bool
     superseded: bool = False
     elsewhere: str = ""
 
@@ -90,7 +90,7 @@ class _Read:
         return found
 
     def settled(self, take: Collection[int]) -> dict[str, Version]:
-        """The version of each object that counts with these options. Raises NotAllowedNow."""
+        """The version of each object that is in force with these options. Raises NotAllowedNow."""
         options = self.options()
         if wrong := set(take) - {option.number for option in options}:
             raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
@@ -116,7 +116,7 @@ class Choice:
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._inspector = Inspector(settings.inspection)
         spool = Spool(self._data_dir / "spool", minimum_free_bytes=0)
-        self._admission = Indexing(spool, settings, self._inspector)
+        self._indexing = Indexing(spool, settings, self._inspector)
 
     def options(self, study_id: int) -> list[Option]:
         """What is to be chosen; nothing where the study can be released as it is."""
@@ -137,15 +137,15 @@ class Choice:
                 self._apply(session, study, read, taken)
                 for option in read.options():
                     if option.number in take:
-                        _tell(session, study, option)
+                        _record_choice(session, study, option)
             release_study(session, study_id)
 
     def _apply(self, session: Session, study: Study, read: _Read, taken: Mapping[str, Version]) -> None:
-        """Make the taken versions those that count, and set the others aside."""
+        """Put the taken versions in force, and set the others aside."""
         for version in taken.values():
-            if not version.counts and not version.elsewhere:
+            if not version.in_force and not version.elsewhere:
                 _claim(session, study, version)
-                self._admission.take(session, study, version.item)
+                self._indexing.take(session, study, version.item)
         versions = [version for group in read.patients for version in group]
         uids = {version.uid for version in versions}
         for instance in intake.instances_of(session, study.id, _ROLES):
@@ -175,10 +175,10 @@ class Choice:
             self._inspector.close()
         return _Read(_patients([version for version in versions if not version.item.found.fault]), as_of)
 
-    def _version(self, row: ReceivedObject, counts: bool, superseded: bool, elsewhere: str) -> Version:
+    def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
         arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
         item = Arrived(self._data_dir / row.path, arrival, Inspected(), row.bytes)
-        return Version(item, counts, superseded, elsewhere)
+        return Version(item, in_force, superseded, elsewhere)
 
     def _inspected(self, version: Version) -> Version:
         item = version.item
@@ -190,11 +190,11 @@ class Choice:
 
 
 def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
-    """The options for a person: who sent them, when, and in what they differ. It names patients."""
+    """The options as rows: who sent them, when, and in what they differ. The rows hold patients' names."""
     shown = []
     for option in options:
         others = [other for other in options if other.question == option.question]
-        told = [_values(other) for other in others]
+        texts = [_values(other) for other in others]
         mine = _values(option)
         arrivals = [version.item.arrival for version in option.versions]
         shown.append(
@@ -207,12 +207,12 @@ def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
                 "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
                 "first_received_at": _time(min(arrival.received_at for arrival in arrivals)),
                 "last_received_at": _time(max(arrival.received_at for arrival in arrivals)),
-                "counts": any(version.counts for version in option.versions),
+                "counts": any(version.in_force for version in option.versions),
                 "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
                 "differs": {
                     word: mine.get(word, "")
-                    for word in sorted({word for values in told for word in values})
-                    if len({values.get(word, "") for values in told}) > 1
+                    for word in sorted({word for values in texts for word in values})
+                    if len({values.get(word, "") for values in texts}) > 1
                 },
             }
         )
@@ -220,7 +220,7 @@ def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
 
 
 def _values(option: Option) -> dict[str, str]:
-    """Texts by keyword: of a patient all that were sent, of an image also what describes its pixels."""
+    """Texts by keyword: of a patient all that were sent; of an image also those that describe its pixels."""
     said: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:
         found = version.item.found
@@ -234,9 +234,9 @@ def _values(option: Option) -> dict[str, str]:
 
 
 def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bool, bool, str]]:
-    """Every version of the study's objects, each file once, and what stands in another study.
+    """Every version of the study's objects, each file once, and of those that another study has.
 
-    With whether it counts, whether it is superseded, and in which other study it stands.
+    With whether it is in force, whether it is superseded, and which other study has it.
     """
     by_path: dict[str, ReceivedObject] = {}
     for row in intake.receptions(session, study.id):
@@ -248,8 +248,8 @@ def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bo
         if instance is not None and instance.role is ObjectRole.OWN:
             continue
         here = instance is not None and instance.study_id == study.id
-        counts = instance is not None and here and instance.path == row.path and instance.role in _ROLES
-        yield row, counts, not counts and row.outcome is not Outcome.CONFLICT, ""
+        in_force = instance is not None and here and instance.path == row.path and instance.role in _ROLES
+        yield row, in_force, not in_force and row.outcome is not Outcome.CONFLICT, ""
         if instance is not None and not here and row.outcome is Outcome.CONFLICT:
             copies = intake.kept_copies(session, row.sop_instance_uid, limit=100)
             other = session.get_one(Study, instance.study_id).study_instance_uid or ""
@@ -321,7 +321,7 @@ def _as_of(session: Session, study: Study) -> tuple[int, int]:
     return study.revision, received[-1].id if received else 0
 
 
-def _tell(session: Session, study: Study, option: Option) -> None:
+def _record_choice(session: Session, study: Study, option: Option) -> None:
     arrival = option.versions[0].item.arrival
     record(
         session,

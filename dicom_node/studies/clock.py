@@ -1,4 +1,4 @@
-"""The clock that quiet times are measured by. Times that are told to people are the machine's own."""
+"""The clock that quiet times are measured by. Times that people see are those of the machine's clock."""
 
 from __future__ import annotations
 
@@ -9,8 +9,5 @@ _STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
 
 
 def steady_now() -> datetime:
-    """UTC as it was known when the process started, plus what has passed since.
-
-    Whoever sets the machine's clock, a day on or a day back, moves no quiet time by it.
-    """
+    """UTC at the process's start plus monotonic time since: setting the clock moves no quiet time."""
     return _STARTED + timedelta(seconds=time.monotonic())

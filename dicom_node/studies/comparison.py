@@ -1,7 +1,7 @@
 """Spool and index compared: what one has and the other lacks is found and named.
 
-Rows are committed before their file is moved and emptied before it is deleted. So a file beside
-``incoming`` that no row knows tells of a lost database, and a row without its file of a lost disk.
+Rows are committed before their file is moved, and their path is emptied before it is deleted. So a file
+outside ``incoming`` without a row means a lost database, and a row without its file a lost disk.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _BATCH = 500  # rows asked for at once
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What spool and index do not share.
+    """How spool and index differ.
 
-    ``unknown``: files that no row knows, in the order in which they came. ``left_over``: files that outlived
-    the purge of their study. ``missing``: how many rows name a file that is not there.
+    ``unknown``: files without a row, in the order in which they came. ``left_over``: files that are still
+    there after the purge of their study. ``missing``: how many rows name a file that is not there.
     """
 
     unknown: Sequence[Path]
@@ -42,9 +42,9 @@ class Difference:
 
 
 def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
-    """Compare both ways, in time by the number of objects (some 20 s for a million)."""
+    """Compare both ways; takes some 20 s for a million objects."""
     unknown, left_over = [], []
-    for batch in _batches(spool.kept()):
+    for batch in _batches(spool.stored()):
         with database.read() as session:
             paths = intake.reception_paths(session, [path.stem for path in batch])
         unknown += [path for path in batch if path.stem not in paths]
@@ -54,9 +54,9 @@ def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
 
 
 def reconcile(database: Database, spool: Spool, data_dir: Path) -> None:
-    """Delete what outlived its purge and record event 2030 when spool and index differ in anything else.
+    """Delete files that are left over from a purge; record event 2030 when spool and index differ otherwise.
 
-    What was never indexed is never deleted: the purge reaches it when it was put back and its study ended.
+    What was never indexed is never deleted here: ``reindex`` puts it back, and its study is purged in time.
     """
     found = compare(database, spool, data_dir)
     for path in found.left_over:
@@ -67,10 +67,10 @@ def reconcile(database: Database, spool: Spool, data_dir: Path) -> None:
 
 
 def reindex(database: Database, spool: Spool, data_dir: Path, progress: Callable[[int, int], None]) -> int:
-    """Put objects that no row knows back to what waits for the index; returns how many.
+    """Move files without a row back to ``incoming``; returns how many.
 
-    The node takes them in like any other, now or when it starts. ``progress`` gets how many of how many.
-    Interrupted, it goes on where it was. Raises SpoolError.
+    The node indexes them like any other, now or when it starts. ``progress`` is called with (done, all). May
+    be interrupted and run again. Raises SpoolError.
     """
     unknown = compare(database, spool, data_dir).unknown
     for done, path in enumerate(unknown, 1):

@@ -49,8 +49,8 @@ _EVENTS: dict[Outcome, EventType] = {
     Outcome.QUARANTINED: OBJECT_QUARANTINED,
 }
 _BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
-_COMPARED = 20  # versions of one object that a new one is compared with, so that nobody makes it a burden
-_LOOK_BACK = 3  # receptions that show how a sender uses associations
+_COMPARED = 20  # versions of one object that a new one is compared with at most
+_LOOK_BACK = 3  # objects that show how a sender uses associations
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Arrived:
 
 
 class Indexing:
-    """Admits objects, one after the other, within the caller's transaction."""
+    """Indexes objects, one after the other, within the caller's transaction."""
 
     def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
         self._spool = spool
@@ -83,7 +83,7 @@ class Indexing:
         self._copies: dict[tuple[str, Path], bool] = {}
 
     def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
-        """Compare and decode what came again, before the database is locked for writing."""
+        """Compare and decode objects that came again, before the database is locked for writing."""
         self._same.clear()
         self._copies.clear()
         differing: list[tuple[str, Arrived]] = []
@@ -96,10 +96,10 @@ class Indexing:
         for path, item in differing:
             self._same_image(path, item)
 
-    def admit(self, session: Session, item: Arrived) -> Path:
-        """Write the object's rows; returns where its file belongs: to the same bytes, if they are here.
+    def index(self, session: Session, item: Arrived) -> Path:
+        """Write the object's rows; returns the place of its file: that of the same bytes, if stored already.
 
-        Raises IntegrityError when another process was quicker.
+        Raises IntegrityError when another process indexed it first.
         """
         found = item.found
         kept = self._kept_copy(session, item)
@@ -113,13 +113,13 @@ class Indexing:
         bad = judgement.outcome in _BAD
         place = self._data_dir / kept.path if kept else self._place(item, bad=bad)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
-            # It told what it has to tell when it came first, and a person may have decided since.
+            # Its event was recorded when it came first, and a person may have decided since.
             judgement = Judgement(Outcome.DUPLICATE)
         elif bad:
-            self._set_aside(session, study, item, judgement, place)
+            self._quarantine(session, study, item, judgement, place)
             if former is not None and former.study_id != study.id and not found.fault:
                 other = session.get_one(Study, former.study_id)
-                quarantine_study(session, other, _told(judgement.reason, item))
+                quarantine_study(session, other, _with_object(judgement.reason, item))
             return place
         self._receive(session, study, item, role, judgement.outcome)
         if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
@@ -127,19 +127,19 @@ class Indexing:
         elif former is not None and not former.path:  # purged: the new copy takes its place
             former.path = self._relative(place)
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
-        self._write_reception(session, study, item, judgement, place)
+        self._write_received(session, study, item, judgement, place)
         own = role is ObjectRole.OWN and judgement.outcome is Outcome.NEW
-        self._tell(session, study, item, OWN_RESULT_RETURNED if own else _EVENTS[judgement.outcome])
+        self._record(session, study, item, OWN_RESULT_RETURNED if own else _EVENTS[judgement.outcome])
         return place
 
     def take(self, session: Session, study: Study, item: Arrived) -> None:
-        """Make this the version that counts, where it lies: a person chose it."""
+        """Put this version in force, at the path where it is: a person chose it."""
         row = self._write_instance(session, study, item, self._role(session, item), item.path)
         row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
         session.flush()
 
     def _kept_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
-        """The first reception of the same bytes; None when they are not here."""
+        """The first received object with the same bytes; None when there is none."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
         rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
@@ -190,7 +190,7 @@ class Indexing:
         return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
 
     def _study(self, session: Session, item: Arrived) -> Study:
-        """The object's study; a new one for an object that names none, so that a person sees it."""
+        """The object's study; a new one for an object without Study Instance UID, so that it is listed."""
         found, at = item.found, item.arrival.received_at
         uid = found.study_instance_uid or None
         study = intake.study(session, uid) if uid else None
@@ -238,7 +238,7 @@ class Indexing:
             move_study(session, study, StudyState.RECEIVING, event=STUDY_REOPENED)
 
     def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
-        """Quiet time after this object; twice as long for a sender with an association for each image."""
+        """End of the quiet time after this object; doubled for one association an image."""
         seconds = self._quiet_seconds(item)
         last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
         if len(last) > 1 and len(set(last)) == len(last):
@@ -253,19 +253,19 @@ class Indexing:
         assembly = self._settings.assembly
         return assembly.quiet_seconds_us if item.found.modality == "US" else assembly.quiet_seconds
 
-    def _set_aside(
+    def _quarantine(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
-        """The object does not count, and a person must look at its study."""
+        """Record an object that is not put in force, and quarantine its study."""
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
-        self._write_reception(session, study, item, judgement, place)
-        self._tell(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
-        quarantine_study(session, study, _told(judgement.reason, item))
+        self._write_received(session, study, item, judgement, place)
+        self._record(session, study, item, _EVENTS[judgement.outcome], reason=judgement.reason)
+        quarantine_study(session, study, _with_object(judgement.reason, item))
 
     def _write_instance(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, place: Path
     ) -> Instance:
-        """Make this the version that counts; the study's patient is that of the newest version."""
+        """Put this version in force; the study's patient is that of the newest version."""
         found, arrival = item.found, item.arrival
         former = intake.instance(session, found.sop_instance_uid)
         row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
@@ -290,7 +290,7 @@ class Indexing:
             return self._spool.quarantine_place(item.path)
         return self._spool.place(item.path, item.found.study_instance_uid)
 
-    def _write_reception(
+    def _write_received(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
         session.add(
@@ -310,7 +310,7 @@ class Indexing:
         )
         session.flush()
 
-    def _tell(
+    def _record(
         self, session: Session, study: Study, item: Arrived, event: EventType, reason: str = ""
     ) -> None:
         record(
@@ -329,7 +329,7 @@ class Indexing:
         return str(path.relative_to(self._data_dir))
 
 
-def _told(reason: str, item: Arrived) -> str:
+def _with_object(reason: str, item: Arrived) -> str:
     """The reason with the object, its sender and the time: the study may have hundreds of objects."""
     at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
     return f"{reason} (object {uid} from {item.arrival.calling_ae or 'nobody'}, {at:%Y-%m-%d %H:%M:%S} UTC)"

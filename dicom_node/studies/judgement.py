@@ -14,7 +14,7 @@ TWO_PATIENTS = "images of two patients (by ID, name, birth date or sex) stand in
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The version that counts so far."""
+    """The version that is in force so far."""
 
     study_instance_uid: str
     pixels_sha256: str

@@ -28,9 +28,9 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
 
 
 def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
-    """Let a study out of quarantine: it is assembled again from the versions that count.
+    """Release a study from quarantine: it is assembled again from the versions in force.
 
-    What counts was chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
+    They were chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
     """
     study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
     if study is None:

@@ -1,4 +1,4 @@
-"""A study once more under the rules of now: by hand, or because a rule changed."""
+"""A study once more under the present rules: by hand, or because a rule changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Work = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Missed:
-    """A study that the rules of now would have taken; ``refusal`` says why it cannot be had, else ""."""
+    """A study that the present rules would have taken; ``refusal`` says why it cannot be run again, or ""."""
 
     study_id: int
     study_instance_uid: str | None

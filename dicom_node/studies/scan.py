@@ -36,7 +36,7 @@ _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried agai
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A file and the place that its rows name: under another name where the same bytes are kept already."""
+    """A file and the place that its rows name: another file's where the same bytes are stored already."""
 
     path: Path
     place: Path | None
@@ -55,11 +55,11 @@ class Indexer:
         self._journal = JournalIngest(database, settings.node.data_dir / "journal")
         self._inspector = inspector or Inspector(settings.inspection)
         self._mark = OpenMark(spool.mark)
-        self._admission = Indexing(spool, settings, self._inspector)
+        self._indexing = Indexing(spool, settings, self._inspector)
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def run_once(self) -> int:
-        """Ingest the journal, then every pending file; returns the number of files.
+        """Read the journal, then index every pending file; returns the number of files.
 
         In this order: when an association is known to have ended, all its objects are pending or indexed.
         """
@@ -72,9 +72,9 @@ class Indexer:
 
     def _index(self, batch: Sequence[Path]) -> int:
         arrived = list(self._read(batch))
-        self._admission.compare_ahead(self._database, arrived)
+        self._indexing.compare_ahead(self._database, arrived)
         with self._database.write() as session:
-            placed = [placed for item in arrived if (placed := self._admit(session, item))]
+            placed = [placed for item in arrived if (placed := self._index_one(session, item))]
         for item in placed:
             self._move(item)
         return len(placed)
@@ -97,33 +97,33 @@ class Indexer:
                 yield Arrived(path, self._spool.read_arrival(path), Inspected(fault=fault), size)
 
     def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
-        """Open the object, unless the node died of it twice; it may have died once of something else."""
+        """Open the object, unless the node died twice while it was open; once may have another cause."""
         if self._mark.deaths(path.name) > 1:
             return unread(path, "the node died twice while it was being read")
-        self._inspector.start()  # a node that is killed meanwhile did not die of this object
+        self._inspector.start()  # before the mark: a node killed meanwhile did not die of this object
         with self._mark.on(path.name):
             return self._inspector.inspect(path, self._assumed.get(arrival.calling_ae, ""))
 
-    def _admit(self, session: Session, item: Arrived) -> _Placed | None:
-        """Write the rows of one file; None when another process is just doing it."""
+    def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
+        """Write the rows of one file; None when another process writes them, or it is tried again later."""
         known = intake.reception(session, item.spool_name)
         if known is not None:
             # Purged, and here again after a power failure: it has no place any more.
             return _Placed(item.path, self._data_dir / known.path if known.path else None)
         try:
             with session.begin_nested():
-                place = self._admission.admit(session, item)
+                place = self._indexing.index(session, item)
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
             return None
-        except (NodeError, DataError) as error:  # ours to mend; the other files must go on
+        except (NodeError, DataError) as error:  # a defect of ours; the other files are indexed all the same
             _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
             self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
             return None
         return _Placed(item.path, place)
 
     def _move(self, item: _Placed) -> None:
-        """The rows are committed: now the file may go to its place, or go because it is kept already."""
+        """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""
         try:
             if item.place is None:
                 item.path.unlink(missing_ok=True)
@@ -144,6 +144,6 @@ class Indexer:
 
 
 def _stray(path: Path) -> Arrival:
-    """A file that somebody put into the folder: nobody sent it."""
+    """The arrival of a file that was put into the folder by hand: without a sender."""
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return Arrival("", "", "", "", 0, changed)

@@ -1,4 +1,4 @@
-"""A study changes or is in doubt: what waits is dropped, what runs is asked to stop, nothing more leaves."""
+"""Stop a study that changed or is in doubt: cancel what waits, ask running jobs to stop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dicom_node.store.transitions import move_job, utc_now
 
 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
-    """Cancel what did not start yet: a newer revision will do it."""
+    """Cancel jobs that did not start yet: those of a newer revision replace them."""
     for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
         move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
 

@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _given() -> settings.Settings:
-    """The first line of standard input, unbuffered: what comes after it is only its end."""
+    """The settings in the first line of standard input, read unbuffered: only its end follows."""
     line = b""
     while not line.endswith(b"\n"):
         some = os.read(sys.stdin.fileno(), 65536)

@@ -21,10 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from ai_pipeline.contract import Accept, Pipeline, Progress
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.config.settings import RuleSettings, Settings
-from dicom_node.errors import NodeError, TimeLimitReached
+from dicom_node.errors import JobStopped, TimeLimitReached, WorkerSpent
 from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import StudyFacts, decide
-from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
+from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.kinds import ObjectRole
@@ -35,13 +35,13 @@ from dicom_node.store.tables import Instance, Study
 from dicom_node.store.transitions import utc_now
 
 _LOGGER = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.5  # how often an analysis looks whether a job is free
+_CHECK_SECONDS = 0.5  # how often an analysis looks whether a job is free
 _FORGET_SECONDS = 3600.0
 _GRACE_SECONDS = 10.0
-_PATIENCE_SECONDS = 60.0  # a job waits so long for an analysis ahead that reports no progress
+_SILENCE_SECONDS = 60.0  # a job waits so long for an analysis ahead that reports no progress
 
 
-class _GiveWay(NodeError):
+class _GiveWay(JobStopped):
     """A job is free, or the worker stops."""
 
 
@@ -122,7 +122,7 @@ class Ahead:
         if not path.is_file() or not self._analyses.claim(key):
             return
         try:
-            self._look()
+            self._check_for_job()
             source = open_dicom(path, self._settings.images.limits)
             with self._at_work.at(path.name), self._watched(path.name) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
@@ -135,30 +135,30 @@ class Ahead:
 
     @contextmanager
     def _watched(self, spool_name: str) -> Iterator[Progress]:
-        """Progress of one analysis, watched: one that hangs ends this process; the node starts another.
+        """Progress of one analysis under a watchdog: if it hangs, this process ends; the node starts another.
 
-        After the time limit of a job, and sooner when a job waits: that image is then not to blame.
+        After the time limit of a job, or sooner when a job waits; the image is then not recorded as a loss.
         """
         limit = self._settings.workers.time_limit_seconds
         started = moved = time.monotonic()
         ended = threading.Event()
 
-        def report(share: float, what: str) -> None:  # noqa: ARG001  (nobody waits for this one)
+        def report(share: float, what: str) -> None:  # noqa: ARG001  (no row shows this progress)
             nonlocal moved
             now = time.monotonic()
-            if now - moved < _LOOK_SECONDS and not self._stopping.is_set():
+            if now - moved < _CHECK_SECONDS and not self._stopping.is_set():
                 return
             moved = now
             if now - started > limit:
                 raise TimeLimitReached(f"took longer than {limit:g} s")
-            self._look()
+            self._check_for_job()
 
         def watch() -> None:
-            while not ended.wait(_LOOK_SECONDS):
+            while not ended.wait(_CHECK_SECONDS):
                 now = time.monotonic()
                 if now - started > limit + _GRACE_SECONDS:
                     _end("does not come to an end")
-                if now - moved > _PATIENCE_SECONDS and self._is_job_free():
+                if now - moved > _SILENCE_SECONDS and self._is_job_free():
                     self._at_work.leave(spool_name)
                     _end("does not give way to a job")
 
@@ -175,7 +175,7 @@ class Ahead:
         except SQLAlchemyError:
             return False
 
-    def _look(self) -> None:
+    def _check_for_job(self) -> None:
         if self._stopping.is_set():
             raise _GiveWay("the worker stops")
         if self._is_job_free():

@@ -1,4 +1,4 @@
-"""Ask a pipeline about the images of a job: one by one where it can, and what was asked ahead is used."""
+"""Run a pipeline on the images of a job: one by one where it can; analyses made ahead are used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import DicomImage
-from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
+from dicom_node.errors import WorkerSpent
+from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning_counts import WITHHELD
 from dicom_node.jobs.worker.kept_analyses import Analyses, key_of, merged
 from dicom_node.jobs.worker.readings import ReadingRecord
@@ -27,19 +28,19 @@ class Analysed:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Whether the pipeline takes the images, and by UID why one could not be asked about."""
+class Acceptance:
+    """Whether the pipeline takes the images, and by UID why one could not be judged."""
 
     verdict: Accept | Refuse
     faults: Mapping[str, str]
 
 
-def ask(
+def acceptance_of(
     pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object], at_work: AtWork
-) -> Asked:
+) -> Acceptance:
     """Which of these images the pipeline takes. Raises WorkerSpent, PixelError when it cannot say of any."""
     if not pipeline.per_image:
-        return Asked(pipeline.accepts([source.image for source in sources], options), {})
+        return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
     verdicts: list[Accept | Refuse] = []
     faults: dict[str, str] = {}
     for source in sources:
@@ -51,7 +52,7 @@ def ask(
         _forget_pixels(source, sources)
     if not verdicts:
         raise PixelError("; ".join(dict.fromkeys(faults.values())))
-    return Asked(_joined(verdicts), faults)
+    return Acceptance(_joined(verdicts), faults)
 
 
 def analyse(
@@ -82,7 +83,7 @@ def analyse(
             done[key] = kept.get(key) or _at(at_work, pipeline, source, options, part, readings)
             results.append(done[key])
         except WorkerSpent:
-            for name, result in done.items():  # the next worker need not do them again
+            for name, result in done.items():  # so that the next worker need not analyse them again
                 kept.put(name, result)
             raise
         except PixelError as fault:
@@ -100,7 +101,7 @@ def analyse(
 def forget(
     pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object], kept: Analyses
 ) -> None:
-    """The results are released: what was kept of these images is not needed any more."""
+    """Delete the kept analyses of these images: the job's results are stored."""
     for source in sources:
         kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
 

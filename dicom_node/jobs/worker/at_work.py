@@ -1,8 +1,8 @@
-"""Which image a worker is at, so that one that kills workers or takes all their memory is left out in time.
+"""Which image a worker is working on, so that one that kills workers or takes all their memory is left out.
 
-One small file per image that is being worked on, a line per worker. It is gone when the worker is through
-with the image, whatever the result; a line that stays behind counts against the image. Losing the files
-costs further tries only.
+One small file per image that is being worked on, a line per worker. The line is removed when the worker has
+finished with the image, whatever the result; a line that remains is a loss that the image caused. Losing the
+files costs further tries only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from pathlib import Path
 
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.limits import lacks_memory
-from dicom_node.errors import NodeError, TimeLimitReached
+from dicom_node.errors import TimeLimitReached, WorkerSpent
 from dicom_node.jobs import lease as owners
 
 KEEP_SECONDS = 86_400.0
 
 
-class WorkerSpent(NodeError):
-    """An image took all the memory that a worker may have: it is tried again in a new process."""
-
-
 @dataclass(slots=True)
 class AtWork:
-    """The record of one worker. ``most``: so many workers an image may cost; ``memory_mib``: their limit."""
+    """The record of one worker. ``most``: workers that an image may cost; ``memory_mib``: their limit."""
 
     folder: Path
     owner: str
@@ -43,7 +39,7 @@ class AtWork:
 
     @contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
-        """While an image is worked on. Raises PixelError when it has cost too much; WorkerSpent."""
+        """While an image is worked on. Raises PixelError when it has cost too many workers; WorkerSpent."""
         file = self.folder / spool_name
         if (lost := self._losses(file)) >= self.most:
             raise PixelError(f"workers lost with this image, or out of memory or time at it: {lost}")
@@ -72,7 +68,7 @@ class AtWork:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """While another job passes: should it end this process, the image of this one is not to blame."""
+        """While another job passes: if that ends this process, it is no loss that this job's image caused."""
         image, last_try = self._image, self.last_try
         if image is not None:
             self._remove(image)
@@ -84,7 +80,7 @@ class AtWork:
                 self._add(image, self.owner)
 
     def leave(self, spool_name: str) -> None:
-        """This process ends while it is at the image, and the image is not to blame."""
+        """Remove the line: this process ends while at the image, which did not cause it."""
         self._remove(self.folder / spool_name)
 
     def forget_old(self) -> None:

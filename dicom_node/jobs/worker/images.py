@@ -10,15 +10,11 @@ from sqlalchemy import select
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NodeError
+from dicom_node.errors import NotInSpool
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.results import SourceObject
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance
-
-
-class NotInSpool(NodeError):
-    """A spooled file is not where its row says: the index may just be moving it, so it is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +30,7 @@ class JobImages:
         return [source for source in self.all if source.image.uid not in self.faults]
 
     def only(self, uids: Collection[str]) -> JobImages:
-        """Those that the pipeline accepted. What was left out for a fault is still told."""
+        """Those that the pipeline accepted, and those with a fault: the report names them too."""
         kept = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
         return JobImages(kept, self.faults)
 

@@ -1,4 +1,4 @@
-"""A worker process: loads the pipelines once, then claims and runs jobs until it is told to stop."""
+"""A worker process: loads the pipelines once, then claims and runs jobs until it must stop."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import Pipeline
 from ai_pipeline.errors import PluginError
 from dicom_node.config.settings import Settings
-from dicom_node.errors import JobCancelled, LeaseLost, NodeError
+from dicom_node.errors import (
+    HandedBack,
+    JobCancelled,
+    JobStopped,
+    LeaseLost,
+    NodeError,
+    NoSuchPipeline,
+    WorkerSpent,
+)
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.worker.ahead import Ahead
-from dicom_node.jobs.worker.at_work import AtWork, WorkerSpent
+from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.kept_analyses import Analyses
-from dicom_node.jobs.worker.run import HandedBack, NoSuchPipeline, Runner
+from dicom_node.jobs.worker.run import Runner
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, settle_study, utc_now
@@ -34,25 +42,28 @@ from dicom_node.store.transitions import record, settle_study, utc_now
 _LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05  # one indexed look at the database: 0.4 ms
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
-_GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is left behind
-_TELL_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
+_GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is abandoned
+_FAILURE_REPORT_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
 _LOOK_SECONDS = 1.0  # how often a running job looks whether another may pass
 _PAUSE_SECONDS = 1.0  # when the database is away
 
 
-class _LetsPass:
-    """Reports a job's progress, and between its steps lets others pass."""
+class _YieldingProgress:
+    """Reports a job's progress, and between its steps runs shorter or more urgent jobs."""
 
     def __init__(
-        self, job: ClaimedJob, pulse: JobHeartbeat, let_pass: Callable[[ClaimedJob, JobHeartbeat], None]
+        self,
+        job: ClaimedJob,
+        heartbeat: JobHeartbeat,
+        run_passing_job: Callable[[ClaimedJob, JobHeartbeat], None],
     ) -> None:
-        self._job, self._pulse, self._let_pass = job, pulse, let_pass
+        self._job, self._heartbeat, self._run_passing_job = job, heartbeat, run_passing_job
         self._looked_at = time.monotonic()
 
     def __call__(self, share: float, what: str) -> None:
-        self._pulse(share, what)
+        self._heartbeat(share, what)
         if time.monotonic() - self._looked_at > _LOOK_SECONDS:
-            self._let_pass(self._job, self._pulse)
+            self._run_passing_job(self._job, self._heartbeat)
             self._looked_at = time.monotonic()
 
 
@@ -79,9 +90,9 @@ class Worker:
         self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
 
     def run_forever(self) -> None:
-        """Warm up, say that it is ready, and work until told to end, or until the memory is used up."""
+        """Warm up, report that it is ready, and work until it must stop or its memory is used up."""
         self.warm_up()
-        self._say_ready()
+        self._report_ready()
         while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
             try:
                 if not self.run_once() and not self._ahead.run_once():
@@ -97,11 +108,11 @@ class Worker:
         job = self._queue.claim(self._owner)
         if job is None:
             return False
-        with self._pulse(job) as pulse:
-            self._runner.run(job, _LetsPass(job, pulse, self._let_pass))
+        with self._heartbeat(job) as heartbeat:
+            self._runner.run(job, _YieldingProgress(job, heartbeat, self._run_passing_job))
         return True
 
-    def _let_pass(self, job: ClaimedJob, pulse: JobHeartbeat) -> None:
+    def _run_passing_job(self, job: ClaimedJob, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
 
         So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
@@ -111,18 +122,18 @@ class Worker:
         try:
             other = self._queue.claim(self._owner, passing=job)
             if other is not None:
-                with pulse.paused(), self._at_work.aside(), self._pulse(other) as report:
+                with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
                     self._runner.run(other, report)
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
             _LOGGER.error("no job can pass: %s", type(error).__name__)
 
-    def _pulse(self, job: ClaimedJob) -> JobHeartbeat:
+    def _heartbeat(self, job: ClaimedJob) -> JobHeartbeat:
         workers = self._settings.workers
         return JobHeartbeat(
             self._queue,
             job,
             interval=min(1.0, workers.lease_seconds / 4),
-            limit=max(workers.time_limit_seconds, _TELL_SECONDS)
+            limit=max(workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
             if job.gives_up
             else workers.time_limit_seconds,
             grace=_GRACE_SECONDS,
@@ -154,7 +165,7 @@ class Worker:
             self._pipelines[name] = pipeline
         return self._pipelines[name]
 
-    def _say_ready(self) -> None:
+    def _report_ready(self) -> None:
         """One JSON line for the node that started us, and the event for everybody."""
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
             record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
@@ -162,8 +173,8 @@ class Worker:
             sys.stdout.write(json.dumps({"ready": True, "owner": self._owner}) + "\n")
             sys.stdout.flush()
 
-    def _abandon(self, job: ClaimedJob, stop: NodeError) -> None:
-        """The job hangs in code that cannot be stopped: settle it and end this process, others go on."""
+    def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:
+        """The job hangs in code that cannot be stopped: settle it and end this process."""
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
             with contextlib.suppress(LeaseLost):
@@ -173,7 +184,7 @@ class Worker:
         finally:
             os._exit(1)
 
-    def _settle(self, job: ClaimedJob, stop: NodeError) -> None:
+    def _settle(self, job: ClaimedJob, stop: JobStopped) -> None:
         if isinstance(stop, JobCancelled):
             with self._database.write() as session:
                 self._queue.complete_if_owner(session, job, JobState.CANCELLED)

@@ -1,8 +1,8 @@
-"""What burned-in marks said is kept for those who hold the site's key, and nowhere else.
+"""Readings of burned-in annotation are stored encrypted, for holders of the site key only.
 
-A pipeline's readings end here: their texts are sealed (AES-256-GCM under a key derived from the site's) into
-the table ``mark_reading``, and the result goes on without them, so that neither the analyses on disk nor the
-objects that are sent can carry them.
+A pipeline's readings end here: their texts are sealed (AES-256-GCM under a key derived from the site key)
+into the table ``mark_reading``, and the result is passed on without them, so that neither the analyses on
+disk nor the objects that are sent can contain them.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class ReadingRecord:
     def take(
         self, pipeline: Pipeline, options: Mapping[str, object], uids: Collection[str], result: PipelineResult
     ) -> PipelineResult:
-        """Keep what a fresh analysis of these images read, and give the result back without it.
+        """Store the readings of a new analysis of these images, and return the result without them.
 
-        What an earlier one with the same pipeline and options read in them is replaced. Raises
-        ConfigurationError when the site's key cannot be used.
+        Readings of an earlier analysis with the same pipeline and options are replaced. Raises
+        ConfigurationError when the site key cannot be used.
         """
         if self._keeps:
             self._keep(_asked(pipeline, options), uids, result.readings)
@@ -74,7 +74,7 @@ class ReadingRecord:
 
 
 def show(database: Database, settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """What was read in a study, opened with the site's key; the look is an event that is written first.
+    """The readings of a study, decrypted with the site key; an event records who looked at them.
 
     Raises NotFound, ConfigurationError where the key cannot be read, ReadingsSealed where it is another one.
     """
@@ -91,7 +91,7 @@ def show(database: Database, settings: Settings, study_instance_uid: str) -> lis
 
 
 def _existing_seal(data_dir: Path) -> _Seal:
-    """The seal of the key that is there: whoever looks makes none."""
+    """The seal of the existing key; no key is created for reading."""
     path = sitekey.path_of(data_dir)
     try:
         found = path.exists()
@@ -106,7 +106,7 @@ def _existing_seal(data_dir: Path) -> _Seal:
 
 
 class _Seal:
-    """Closes and opens texts; each is bound to its image, so that none can be moved to another."""
+    """Encrypts and decrypts texts; each is bound to its image (associated data) and opens for no other."""
 
     def __init__(self, data_dir: Path) -> None:
         self._cipher = AESGCM(sitekey.load_or_create(data_dir).derive(_PURPOSE))

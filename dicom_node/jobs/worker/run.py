@@ -13,16 +13,18 @@ from ai_pipeline.images.limits import lacks_memory
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (
     DecodedDifferently,
+    HandedBack,
     JobCancelled,
     LeaseLost,
     NodeError,
+    NoSuchPipeline,
     ResultRefused,
     TimeLimitReached,
     UnknownPeer,
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
-from dicom_node.jobs.worker.analyse import Analysed, analyse, ask, forget
+from dicom_node.jobs.worker.analyse import Analysed, acceptance_of, analyse, forget
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning_counts import CleaningCounts
 from dicom_node.jobs.worker.images import JobImages, open_images
@@ -39,23 +41,15 @@ _NO_IMAGE = "there is no image any more"
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
 
-class HandedBack(NodeError):
-    """The worker stops: others do this job, and this try does not count."""
-
-
-class NoSuchPipeline(NodeError):
-    """A rule names a pipeline that this program does not have, or cannot load."""
-
-
 @dataclass(slots=True)
 class _Attempt:
-    """How far this attempt got: what is told to the PACS when it fails depends on it."""
+    """How far this attempt got: which report the PACS gets when it fails depends on it."""
 
     job: ClaimedJob
     accepted: bool = False
     pipeline: Pipeline | None = None
     images: JobImages = field(default_factory=JobImages)
-    refused: tuple[Refusal, ...] = ()  # counted when the job ends and the pipeline has spoken
+    refused: tuple[Refusal, ...] = ()  # by the pipeline; counted when the job ends
 
 
 class _Failed(Exception):
@@ -72,7 +66,7 @@ _FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, 
 class Runner:
     """Runs claimed jobs of this process.
 
-    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses`` is what was asked ahead.
+    ``pipelines`` gives a pipeline by its name, loaded once; ``analyses`` is what was analysed ahead.
     """
 
     def __init__(
@@ -171,12 +165,12 @@ class Runner:
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
         try:
-            asked = ask(pipeline, attempt.images.readable, attempt.job.options, self._at_work)
+            acceptance = acceptance_of(pipeline, attempt.images.readable, attempt.job.options, self._at_work)
         except PixelError:
             attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
             raise
-        self._leave_out(attempt, asked.faults)
-        return asked.verdict
+        self._leave_out(attempt, acceptance.faults)
+        return acceptance.verdict
 
     def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> PipelineResult:
         def progress(share: float, what: str) -> None:
@@ -210,18 +204,18 @@ class Runner:
         """Out of scope: listed in the node; reported to the PACS only where the rule asks for it."""
         rule = self._settings.rule(attempt.job.rule)
         if rule is not None and rule.tell_pacs_refusals:
-            self._tell(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
+            self._report_failure(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
         else:
             self._results.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
-        """For good: an accepted study gets a report that says so, unless it had a result before."""
+        """Fail for good: an accepted study gets a report that says so, unless it had a result before."""
         if attempt.accepted and attempt.job.analysed_at is None:
-            self._tell(attempt, JobState.FAILED, reason, cause)
+            self._report_failure(attempt, JobState.FAILED, reason, cause)
         else:
             self._results.end(attempt.job, JobState.FAILED, reason)
 
-    def _tell(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
+    def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         try:
             if attempt.pipeline is None or not attempt.images.all:
@@ -237,7 +231,7 @@ class Runner:
 
 
 def _sentence(error: BaseException) -> str:
-    """Why, for a person. Only errors of our own speak for themselves: others quote header values."""
+    """The reason as a sentence. Only errors of our own are quoted: others may hold header values."""
     if isinstance(error, DecodedDifferently):
         return f"a text of the object cannot be decoded ({error})"
     if isinstance(error, (NodeError, PixelError, CleaningFailed, ProgramFailed, _Failed)):

@@ -14,7 +14,7 @@ from dicom_node.events import SCORES_DRIFTED
 from dicom_node.model.kinds import Counted
 from dicom_node.monitoring import counts
 from dicom_node.monitoring.counts import CountedModel
-from dicom_node.monitoring.drift import Drift, drift, tell_drift, wilson, window
+from dicom_node.monitoring.drift import Drift, drift, report_drift, wilson, window
 from tests.inbox_lab import Inbox
 from tests.unit.monitoring.scoring_lab import scoring, write_card
 
@@ -84,26 +84,26 @@ def test_a_card_that_is_not_installed_any_more_is_still_shown(node: Inbox) -> No
     [old] = found(node)
     assert (old.reference, old.note) == (None, "this card is not installed any more")
     assert old.verdict is Verdict.DRIFTED
-    assert tell_drift(node.database, node.settings, NOW) == 0
+    assert report_drift(node.database, node.settings, NOW) == 0
 
 
 def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     count(node, SHIFTED)
     count(node, SHIFTED, sender="")
     count(node, EVEN, sender="PACS")
-    assert tell_drift(node.database, node.settings, NOW) == 2
-    assert tell_drift(node.database, node.settings, NOW) == 0
+    assert report_drift(node.database, node.settings, NOW) == 2
+    assert report_drift(node.database, node.settings, NOW) == 0
     first, second = told(node)
     assert {first["calling"], second["calling"]} == {"MODALITY", ""}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
-    assert tell_drift(node.database, node.settings, NOW + timedelta(days=1)) == 2
+    assert report_drift(node.database, node.settings, NOW + timedelta(days=1)) == 2
 
 
 def test_few_images_or_a_machine_that_stands_still_are_not_told_of(node: Inbox) -> None:
     count(node, [0] * 9 + [199])
     count(node, SHIFTED, sender="PACS", days=2)
     assert {item.verdict for item in found(node)} == {Verdict.DRIFTED}
-    assert tell_drift(node.database, node.settings, NOW) == 0
+    assert report_drift(node.database, node.settings, NOW) == 0
 
 
 @pytest.mark.parametrize(
