@@ -1,5 +1,16 @@
-"""What training and evaluation may complain of."""
+"""What this package raises on purpose. Each text says the remedy.
+
+``except TrainingError`` catches all of it; its two branches: the data, the experiment.
+"""
 
 
-class ExperimentError(ValueError):
-    """An experiment file that cannot be used, or a run that belongs to another experiment."""
+class TrainingError(Exception):
+    """Base of all errors of ``ai_training``."""
+
+
+class DataMissing(TrainingError, OSError):
+    """The folder or manifest does not hold the images that training and evaluation need."""
+
+
+class ExperimentError(TrainingError, ValueError):
+    """An experiment file that cannot be used, or a run that belongs to another experiment or recipe."""

@@ -1,33 +1,155 @@
-"""What resumable training runs share: checkpoints that are whole or not there, and a moving average."""
+"""Resumable training runs: the loop that all of them share, and checkpoints that are whole or not there."""
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
-CHECKPOINT = "checkpoint.pt"
+from ai_training.errors import ExperimentError
+from ai_training.progress import Report, silent
 
-
-def save(out: Path, recipe: str, state: dict[str, Any]) -> None:
-    """Write ``out/checkpoint.pt`` in one step, so that an interrupted run leaves the one before."""
-    partial = out / "checkpoint.partial"
-    torch.save({"recipe": recipe, **state}, partial)
-    partial.replace(out / CHECKPOINT)
+CHECKPOINT, BEST, HISTORY = "checkpoint.pt", "best.pt", "history.json"
 
 
-def load(out: Path, recipe: str) -> dict[str, Any]:
-    """Read ``out/checkpoint.pt``. ValueError when it is of another recipe, FileNotFoundError when missing."""
-    state: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True)
-    if state["recipe"] != recipe:
-        raise ValueError(f"{CHECKPOINT} was made by another recipe: train into a new folder")
-    return state
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how a run trains. ``warm_up``: share of the iterations with a rising learning rate.
+
+    ``validate_every`` in iterations; ``ema``: weight of the past in the moving average, 0 to 1; ``clip``:
+    largest norm of the gradients.
+    """
+
+    iterations: int
+    learning_rate: float
+    warm_up: float
+    validate_every: int
+    ema: float
+    clip: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Validation:
+    """Figures for the history, a line for a person, the weights that would ship.
+
+    ``arrays``: what ``validation.npz`` keeps of the best validation.
+    """
+
+    figures: Mapping[str, float]
+    text: str
+    weights: Mapping[str, Tensor]
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class TrainingRun:
+    """The state of one run: network, its moving average, optimiser, schedule, iterations done, history.
+
+    A subclass says what it learns from (:meth:`batches`), the loss of a batch and how to validate, and names
+    what else a checkpoint holds in :data:`PARTS`. ``out`` receives ``checkpoint.pt``, ``history.json``,
+    ``best.pt`` (the weights with the highest :data:`CHOSEN_BY`) and ``validation.npz``, if there are arrays.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("network", "average", "optimiser", "schedule")
+    CHOSEN_BY: ClassVar[str]
+    KIND: ClassVar[str] = "recipe"
+
+    def __init__(
+        self, out: Path, recipe: str, plan: Plan, network: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> None:
+        """``recipe``: all that shapes the run, as text; a checkpoint of another one is refused."""
+        self.out, self.recipe_text, self.plan = out, recipe, plan
+        self.network, self.average = network, copy.deepcopy(network)
+        self.optimiser = optimiser
+        self.schedule = OneCycleLR(
+            optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=plan.warm_up
+        )
+        self.done = 0
+        self.history: list[dict[str, float]] = []
+
+    def batches(self, iterations: range) -> Iterable[Any]:
+        """One batch for each of ``iterations``."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of one batch, in training mode."""
+        raise NotImplementedError
+
+    def validate(self) -> Validation:
+        """Measure the moving average on the validation split."""
+        raise NotImplementedError
+
+    def train(self, report: Report = silent, until: int | None = None) -> None:
+        """Train up to iteration ``until`` (default: the end), validating and saving on the way."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        last = self.plan.iterations
+        losses: list[float] = []
+        for batch in self.batches(range(self.done, min(until or last, last))):
+            losses.append(self._step(batch))
+            self.done += 1
+            report(self.done / last, f"iteration {self.done}, loss {losses[-1]:.4f}")
+            if self.done % self.plan.validate_every == 0 or self.done == last:
+                self._validate(float(np.mean(losses)), report)
+                losses.clear()
+
+    def load(self) -> None:
+        """Go on from the checkpoint. ExperimentError when it is of another recipe, OSError without one."""
+        device = next(self.network.parameters()).device
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=device)
+        if state[self.KIND] != self.recipe_text:
+            raise ExperimentError(f"{CHECKPOINT} was made by another {self.KIND}: train into a new folder")
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.done, self.history = state["done"], state["history"]
+
+    def save(self) -> None:
+        """Write the checkpoint in one step, so that an interrupted run leaves the one before."""
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        partial = self.out / "checkpoint.partial"
+        torch.save(
+            {self.KIND: self.recipe_text, **parts, "done": self.done, "history": self.history}, partial
+        )
+        partial.replace(self.out / CHECKPOINT)
+
+    def _step(self, batch: Any) -> float:
+        self.network.train()
+        loss = self.loss(batch)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
+        self.optimiser.step()
+        self.schedule.step()
+        move_average(self.average, self.network, self.done, self.plan.ema)
+        return float(loss.detach())
+
+    def _validate(self, loss: float, report: Report) -> None:
+        found = self.validate()
+        self.history.append({"iteration": self.done, "loss": loss, **found.figures})
+        text = f"iteration {self.done}, loss {loss:.4f}, {found.text}\n"
+        report(self.done / self.plan.iterations, text)
+        if not found.figures[self.CHOSEN_BY] < self.best[self.CHOSEN_BY]:  # NaN: too few images to measure
+            torch.save(found.weights, self.out / BEST)
+            if found.arrays:
+                np.savez(self.out / "validation.npz", allow_pickle=False, **found.arrays)
+        (self.out / HISTORY).write_text(json.dumps(self.history, indent=1))
+        self.save()
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The history's entry with the highest :data:`CHOSEN_BY`."""
+        return max(self.history, key=lambda entry: entry[self.CHOSEN_BY])
 
 
 def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:
-    """Move ``average`` towards ``network``; quickly in the first iterations."""
+    """Move ``average`` towards ``network``; quickly in the first iterations (``keep``: 0 to 1)."""
     keep = min(keep, (1 + done) / (10 + done))
     current = network.state_dict()
     with torch.no_grad():

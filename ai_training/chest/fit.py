@@ -7,12 +7,11 @@ same numbers, also when one was interrupted. A GPU is used when there is one (bf
 from __future__ import annotations
 
 import copy
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -31,18 +30,13 @@ from ai_pipeline.networks.efficientnet import (
 )
 from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
 from ai_training.chest.experiment import Experiment, Loss
-from ai_training.errors import ExperimentError
 from ai_training.metrics import within_source_auc
-from ai_training.runs import move_average
+from ai_training.progress import Report, silent
+from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 from ai_training.sets.chest import LABELS, YOUNGEST, ChestImage, boxes_of, chest_images, reduced_images
 
-Report = Callable[[float, str], None]
 UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
-"""There pneumonia is told by the repository that an image came from, so it chooses no checkpoint."""
-
-
-def silent(_share: float, _what: str) -> None:
-    """No report."""
+"""Images and label left out when a checkpoint is chosen: there the repository alone predicts pneumonia."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkOutputs:
-    """What a network says about N images: ``logits [N, labels]`` and ``pooled`` features ``[N, C]``."""
+    """Outputs for N images: ``logits [N, labels]`` and ``pooled`` features ``[N, C]``."""
 
     logits: npt.NDArray[np.float32]
     pooled: npt.NDArray[np.float32]
@@ -64,7 +58,7 @@ class NetworkOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """The adults' images of the train and validation splits, reduced: what every part of a run looks at."""
+    """The adults' images of the train and validation splits, reduced: shared by all parts of a run."""
 
     images: tuple[ChestImage, ...]
     pixels: npt.NDArray[np.uint8]
@@ -118,10 +112,10 @@ def fit(
 
 def trained_in(folder: Path) -> Trained:
     """What a run left in ``folder``. Raises OSError when nothing is there."""
-    state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
+    state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
     experiment = Experiment.model_validate_json(state["experiment"])
     network = PlacedClassifier(len(LABELS), experiment.size)
-    network.load_state_dict(torch.load(folder / "best.pt", weights_only=True, map_location="cpu"))
+    network.load_state_dict(torch.load(folder / BEST, weights_only=True, map_location="cpu"))
     return Trained(network.eval(), tuple(state["history"]), experiment)
 
 
@@ -135,8 +129,8 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
         for start in range(0, len(pixels), 64):
             batch = np.stack([enlarge(image, size) for image in pixels[start : start + 64]])
             inputs = torch.from_numpy(normalise(batch, MEAN, SCALE)).to(device)
-            said, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
-            logits.append(said.cpu().numpy())
+            scores, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
+            logits.append(scores.cpu().numpy())
             pooled.append(features.mean((2, 3)).cpu().numpy())
     return NetworkOutputs(np.concatenate(logits), np.concatenate(pooled))
 
@@ -184,9 +178,9 @@ class Predictions(NamedTuple):
     places: Tensor
 
 
-def loss_of(said: Predictions, batch: Batch, weights: Loss) -> Tensor:
+def loss_of(predicted: Predictions, batch: Batch, weights: Loss) -> Tensor:
     """The weighted sum of what the experiment's ``[loss]`` names."""
-    logits, teacher, header, places = (part.float() for part in said)
+    logits, teacher, header, places = (part.float() for part in predicted)
     loss = weights.hard * binary_cross_entropy_with_logits(logits, batch.hard)
     if weights.soft:
         taught = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
@@ -206,106 +200,63 @@ def loss_of(said: Predictions, batch: Batch, weights: Loss) -> Tensor:
     return loss
 
 
-class Run:
-    """The state of one training run: network, its moving average, optimiser, schedule, history."""
+class Run(TrainingRun):
+    """One training run of an experiment; validates after every epoch."""
+
+    PARTS = ("tasks", "average", "optimiser", "schedule")
+    CHOSEN_BY = "validation_auc"
+    KIND = "experiment"
 
     def __init__(self, experiment: Experiment, material: Material, targets: Targets, out: Path) -> None:
         torch.manual_seed(experiment.seed)
-        self.experiment, self.material, self.targets, self.out = experiment, material, targets, out
+        self.experiment, self.material, self.targets = experiment, material, targets
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         made = experiment.schedule
-        self.learned = material.rows("train", experiment.images.smallest)
-        self.validated = material.rows("val")
-        self.per_epoch = max(1, len(self.learned) // made.batch)
-        self.last = made.iterations or round(made.epochs * self.per_epoch)
-        self.tasks = Tasks(_initial(experiment)).to(self.device)
-        self.tasks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.tasks)
-        self.optimiser = torch.optim.AdamW(
-            self.tasks.parameters(), made.learning_rate, weight_decay=made.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, made.learning_rate, total_steps=self.last, pct_start=made.warm_up
-        )
+        self.train_rows = material.rows("train", experiment.images.smallest)
+        self.validation_rows = material.rows("val")
+        per_epoch = max(1, len(self.train_rows) // made.batch)
+        tasks = Tasks(_initial(experiment)).to(self.device)
+        tasks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(tasks.parameters(), made.learning_rate, weight_decay=made.weight_decay)
         self.short = made.precision == "bfloat16" or (made.precision, self.device.type) == ("auto", "cuda")
-        self.done = 0
-        self.history: list[dict[str, float]] = []
+        iterations = made.iterations or round(made.epochs * per_epoch)
+        plan = Plan(iterations, made.learning_rate, made.warm_up, per_epoch, made.ema, 2.0)
+        super().__init__(out, experiment.model_dump_json(), plan, tasks, optimiser)
 
-    def train(self, report: Report = silent, until: int | None = None) -> None:
-        """Go on to iteration ``until`` (default: the end), validating after every epoch."""
-        self.out.mkdir(parents=True, exist_ok=True)
+    @property
+    def tasks(self) -> Tasks:
+        """The network with its training heads."""
+        return cast(Tasks, self.network)
+
+    def batches(self, iterations: range) -> Iterable[Batch]:
         workers = max(0, len(os.sched_getaffinity(0)) - 1) if self.device.type == "cuda" else 0
-        span = range(self.done, min(until or self.last, self.last))
-        losses: list[float] = []
-        made, material = self.experiment, self.material
-        for batch in stream(made, material.pixels, self.targets, self.learned, span, workers):
-            losses.append(self._step(batch.to(self.device)))
-            self.done += 1
-            report(self.done / self.last, f"iteration {self.done}, loss {losses[-1]:.4f}")
-            if self.done % self.per_epoch == 0 or self.done == self.last:
-                self._validate(float(np.mean(losses)), report)
-                losses = []
+        return stream(
+            self.experiment, self.material.pixels, self.targets, self.train_rows, iterations, workers
+        )
 
-    def load(self) -> None:
-        """Go on from ``checkpoint.pt``. ExperimentError when it is of another experiment."""
-        state = torch.load(self.out / "checkpoint.pt", weights_only=True, map_location=self.device)
-        if state["experiment"] != self.experiment.model_dump_json():
-            raise ExperimentError("checkpoint.pt was made by another experiment: train into a new folder")
-        self.tasks.load_state_dict(state["tasks"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.done, self.history = state["done"], state["history"]
-
-    def save(self) -> None:
-        """Write ``checkpoint.pt``, whole or not at all."""
-        state = {
-            "experiment": self.experiment.model_dump_json(),
-            "tasks": self.tasks.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "done": self.done,
-            "history": self.history,
-        }
-        partial = self.out / "checkpoint.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / "checkpoint.pt")
-
-    def _step(self, batch: Batch) -> float:
+    def loss(self, batch: Batch) -> Tensor:
+        batch = batch.to(self.device)
         torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
-        self.tasks.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.short):
-            said = self.tasks(batch.images)
-        loss = loss_of(said, batch, self.experiment.loss)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.tasks.parameters(), 2.0)
-        self.optimiser.step()
-        self.schedule.step()
-        move_average(self.average, self.tasks, self.done, self.experiment.schedule.ema)
-        return float(loss.detach())
+            predicted = self.tasks(batch.images)
+        return loss_of(predicted, batch, self.experiment.loss)
 
-    def _chosen(self, pooled: npt.NDArray[np.float32]) -> PlacedClassifier:
-        """What ships if the run ends here: the averaged network, its heads merged if there is a teacher."""
-        weights = self.experiment.loss
-        if not (weights.teacher and weights.teacher_share):
-            return self.average.network
-        return copy.deepcopy(self.average).cpu().merged(pooled, weights.teacher_share).to(self.device)
-
-    def _validate(self, loss: float, report: Report) -> None:
-        rows, size = self.validated, self.experiment.size
-        network = self._chosen(infer(self.average.network, self.material.pixels[rows], size).pooled)
+    def validate(self) -> Validation:
+        rows, size = self.validation_rows, self.experiment.size
+        average = cast(Tasks, self.average)
+        network = self._shipped(average, infer(average.network, self.material.pixels[rows], size).pooled)
         logits = infer(network, self.material.pixels[rows], size).logits
         auc = within_source_auc(self.targets.hard[rows], logits, self.material.sources[rows], left_out=UNFAIR)
-        self.history.append({"iteration": self.done, "loss": loss, "validation_auc": auc})
-        report(self.done / self.last, f"iteration {self.done}, validation AUC {auc:.4f}, loss {loss:.4f}\n")
-        if not auc < max(entry["validation_auc"] for entry in self.history):  # NaN: too few to tell
-            torch.save(network.state_dict(), self.out / "best.pt")
-            names = np.array([self.material.images[row].path.name for row in rows])
-            np.savez(self.out / "validation.npz", names=names, logits=logits)
-        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
-        self.save()
+        names = np.array([self.material.images[row].path.name for row in rows])
+        arrays = {"names": names, "logits": logits}
+        return Validation({"validation_auc": auc}, f"validation AUC {auc:.4f}", network.state_dict(), arrays)
+
+    def _shipped(self, average: Tasks, pooled: npt.NDArray[np.float32]) -> PlacedClassifier:
+        """What ships if the run ends here: the average, its heads merged if there is a teacher."""
+        weights = self.experiment.loss
+        if not (weights.teacher and weights.teacher_share):
+            return average.network
+        return copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share).to(self.device)
 
 
 def _initial(experiment: Experiment) -> PlacedClassifier:

@@ -25,12 +25,12 @@ from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose
 from ai_training.chest import gate_images as images
 from ai_training.chest.gate_images import Change, Grey
-from ai_training.sets.chest import DataMissing
+from ai_training.errors import DataMissing
+from ai_training.progress import Report, silent
 
 Floats = npt.NDArray[np.float32]
 See = Callable[[Sequence[Grey]], Floats]
 """Displayed pictures of any size → the network's pooled features ``[N, C]``."""
-Report = Callable[[float, str], None]
 INVERTED = Pose(inverted=True)
 
 TRUE_POSITIVE_RATE = 0.99
@@ -52,7 +52,7 @@ class FittedGate:
     threshold: float
 
 
-def fit(data: Path, see: See, seed: int = 1, report: Report = lambda _share, _what: None) -> FittedGate:
+def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedGate:
     """Fit on the train split of ``data``, set the limits on the adults of its validation split.
 
     Sets that ``data`` lacks are left out, and with them the kinds that they teach. Raises DataMissing when
@@ -91,9 +91,7 @@ def seen_by(classifier: Classifier) -> See:
     return lambda pictures: np.concatenate([classifier.features(picture) for picture in pictures])
 
 
-def gate_figures(
-    data: Path, classifier: Classifier, split: str, report: Report = lambda _share, _what: None
-) -> dict[str, Any]:
+def gate_figures(data: Path, classifier: Classifier, split: str, report: Report = silent) -> dict[str, Any]:
     """What the gate of ``classifier`` does with every kind of picture of ``split``.
 
     ``adults``: share of the split's adults that is refused or mended. ``kinds``: for each kind

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_training.chest.experiment import Experiment, Levers
-from ai_training.chest.fit import UNFAIR, Material, Report, fit, silent
+from ai_training.chest.fit import UNFAIR, Material, fit
 from ai_training.metrics import Interval, within_source_auc, within_source_difference
+from ai_training.progress import Report, silent
 from ai_training.sets.chest import ChestImage, label_matrix
 
 Floats = npt.NDArray[np.floating]

@@ -24,7 +24,7 @@ from ai_pipeline.models.preprocess import normalise, reduce
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedClassifier, pretrained_on_imagenet
 from ai_training.chest.batches import MEAN, SCALE
-from ai_training.chest.fit import Report, silent
+from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, chest_images, read_grey, reduced_images
 
 Bytes = npt.NDArray[np.uint8]

@@ -17,8 +17,9 @@ from ai_training.chest import gates
 from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.experiment import Experiment
 from ai_training.chest.export import ID, Facts, export_onnx, write_card
-from ai_training.chest.fit import Material, Report, Trained, fit, infer, silent
+from ai_training.chest.fit import Material, Trained, fit, infer
 from ai_training.chest.places import fit_places
+from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, label_matrix
 
 APART = 1e-6  # of probability: nearer edges of tenths are none

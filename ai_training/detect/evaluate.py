@@ -15,7 +15,7 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import read
 from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case, LocatorAnswers, Report, activated, cross_validated, told
+from ai_training.detect.arms.judge import Case, LocatorAnswers, activated, cross_validated, told
 from ai_training.detect.arms.locators import Locator, centre, constant
 from ai_training.detect.arms.scores import Place
 from ai_training.detect.arms.stacking import stacked_in_folds
@@ -24,7 +24,9 @@ from ai_training.detect.arms.truth import detection_boxes
 from ai_training.detect.arms.yolo import YoloRecipe
 from ai_training.detect.pictures import write_pictures
 from ai_training.detect.text import as_markdown
-from ai_training.sets.chest import DataMissing, chest_set, read_grey
+from ai_training.errors import DataMissing
+from ai_training.progress import Report
+from ai_training.sets.chest import chest_set, read_grey
 
 
 def evaluate(

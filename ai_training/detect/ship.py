@@ -19,12 +19,13 @@ from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest.export import forget_detector, strip
 from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case, Report, cross_validated, told
+from ai_training.detect.arms.judge import Case, cross_validated, told
 from ai_training.detect.arms.stacking import stacked_in_folds
 from ai_training.detect.arms.trunk import BoxNetwork, trunk_of
 from ai_training.detect.arms.truth import detection_boxes
 from ai_training.detect.arms.yolo import FILE, YoloRecipe
 from ai_training.detect.arms.yolo_locator import trained
+from ai_training.progress import Report
 from ai_training.sets.chest import chest_set
 
 

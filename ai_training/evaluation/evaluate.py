@@ -22,19 +22,20 @@ from ai_pipeline.models.registry import find
 from ai_training import metrics, reliability
 from ai_training.calibrate import sensitive_cut
 from ai_training.chest.gates import gate_figures
+from ai_training.errors import DataMissing
 from ai_training.evaluation import figures
 from ai_training.evaluation.baseline import CHAIN, demographic_scores, hog_scores, sampled, source_scores
 from ai_training.evaluation.box_scores import box_scores
 from ai_training.evaluation.curves import curves
 from ai_training.evaluation.figures import ENOUGH, of_labels
 from ai_training.evaluation.saliency.heatmaps import saliency_figures
-from ai_training.evaluation.scored import Report, Scored, run, scored
+from ai_training.evaluation.scored import Scored, run, scored
 from ai_training.metrics import Floats
+from ai_training.progress import Report, silent
 from ai_training.sets.chest import (
     YOUNGEST,
     ChestImage,
     ChestSet,
-    DataMissing,
     chest_set,
     label_matrix,
     reduced_images,
@@ -51,7 +52,7 @@ def evaluate_chest(
     models_dir: Path | None = None,
     cache: Path | None = None,
     threads: int = 0,
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Figures of a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %.
 

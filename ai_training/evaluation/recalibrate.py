@@ -22,9 +22,11 @@ from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import SHIPPED, Card, Label, find
 from ai_training.calibrate import SPECIFICITY, deciles, operating_point, platt, prevalence
-from ai_training.evaluation.scored import Report, Scored, ScoredOutputs, run, scored
+from ai_training.errors import DataMissing
+from ai_training.evaluation.scored import Scored, ScoredOutputs, run, scored
 from ai_training.metrics import Floats, calibration_error
-from ai_training.sets.chest import DataMissing, chest_set
+from ai_training.progress import Report, silent
+from ai_training.sets.chest import chest_set
 
 ENOUGH = 15  # positives and negatives that a label needs to be fitted again
 FOLDS = 5
@@ -55,7 +57,7 @@ def recalibrate(
     version: str | None = None,
     force: bool = False,
     threads: int = 0,
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> tuple[Path, list[Refitted]]:
     """Fit ``model`` to the adults of ``split`` in ``data``; returns the new card and what changed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,8 @@ import numpy.typing as npt
 from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.models.registry import Label
 from ai_training.metrics import Floats, patient_weights
+from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, ChestImage, label_matrix, read_grey
-
-Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +73,7 @@ def run(
     classifier: Classifier,
     images: Sequence[ChestImage],
     cache: Path,
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> ScoredOutputs:
     """Every image through the network as at run time; kept in ``cache`` by model and list of files."""
     names = "\n".join(str(image.path) for image in images)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.models.registry import Chain
-from ai_training.sets.images import LABELS, YOUNGEST, ChestImage, ChestSet, DataMissing, TruthBox
+from ai_training.errors import DataMissing
+from ai_training.sets.images import LABELS, YOUNGEST, ChestImage, ChestSet, TruthBox
 from ai_training.sets.manifests import SETS, listed_set, public_sets
 from ai_training.sets.nih_download import is_download, nih_download
 
@@ -27,7 +28,6 @@ __all__ = [
     "YOUNGEST",
     "ChestImage",
     "ChestSet",
-    "DataMissing",
     "TruthBox",
     "boxes_of",
     "chest_images",

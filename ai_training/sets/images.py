@@ -25,10 +25,6 @@ LABELS = (
 YOUNGEST = 16  # years; the model is for adults
 
 
-class DataMissing(OSError):
-    """The folder or manifest does not hold the images that training and evaluation need."""
-
-
 @dataclass(frozen=True, slots=True)
 class ChestImage:
     """One image: where the file is and what is known about it.

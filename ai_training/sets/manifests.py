@@ -12,7 +12,8 @@ import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ai_training.sets.images import LABELS, ChestImage, ChestSet, DataMissing, TruthBox
+from ai_training.errors import DataMissing
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox
 
 SETS = ("cxr_nih", "cxr_nih_more")
 SOFT = "chexnet_preds.csv.gz"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ai_training.sets.images import LABELS, ChestImage, ChestSet, DataMissing, TruthBox
+from ai_training.errors import DataMissing
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox
 from ai_training.sets.manifests import SOFT, soft_labels, years
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")

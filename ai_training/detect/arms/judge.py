@@ -34,9 +34,9 @@ from ai_training.detect.arms.scores import (
 )
 from ai_training.detect.arms.trunk import TrunkFeatures, read_images
 from ai_training.detect.arms.truth import corners, overlap
+from ai_training.progress import Report
 from ai_training.sets.chest import LABELS, ChestImage, TruthBox
 
-Report = Callable[[float, str], None]
 Further = Callable[[int, Sequence[int], Mapping[str, Locator]], Mapping[str, Locator]]
 """More arms of a fold: its number, the numbers of the boxes that they may learn from, the arms so far."""
 REACHED = 0.5  # of T(IoU .1): a box that misses more often than not helps nobody

@@ -18,12 +18,13 @@ from ai_pipeline.chest.boxes import trusting
 from ai_pipeline.models.card import Card
 from ai_training.detect.arms import fusion
 from ai_training.detect.arms.folds import folds
-from ai_training.detect.arms.judge import MEAN_T, Case, LocatorAnswers, Report, cross_validated
+from ai_training.detect.arms.judge import MEAN_T, Case, LocatorAnswers, cross_validated
 from ai_training.detect.arms.locators import Locator
 from ai_training.detect.arms.scores import Place, place_figures
 from ai_training.detect.arms.truth import corners
 from ai_training.detect.arms.yolo import YoloRecipe
 from ai_training.detect.arms.yolo_locator import Drawn, trained
+from ai_training.progress import Report
 
 TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ai_training.sets.chest import LABELS, ChestImage, DataMissing, TruthBox, chest_set
+from ai_training.errors import DataMissing
+from ai_training.sets.chest import LABELS, ChestImage, TruthBox, chest_set
 
 SIDE = 1024.0  # pixels of the images that both lists were drawn on
 RENAMED = {

@@ -16,11 +16,12 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.preprocess import normalise, prepare
 from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case, Report
+from ai_training.detect.arms.judge import Case
 from ai_training.detect.arms.locators import Floats, Locator, centre, constant
 from ai_training.detect.arms.scores import Place, means, place_figures
 from ai_training.detect.arms.truth import corners, detection_boxes
 from ai_training.detect.arms.yolo import FILE, YoloRecipe, labels_of, train_yolo
+from ai_training.progress import Report
 from ai_training.sets.chest import TruthBox, read_grey
 
 

@@ -22,11 +22,11 @@ from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.drawings import grown
 from ai_training.metrics import Floats, interval, patient_weights
 from ai_training.networks.perception import SIDE, Perception
+from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, clean_frames
 
 Planned = Callable[[Picture], Mask | None]
-Report = Callable[[float, str], None]
 FIGURES = ("mae", "mse", "psnr", "ssim")
 PLACES = ("inside", "whole")
 UNCLEANED = "uncleaned"
@@ -63,7 +63,7 @@ def evaluate_inpaint(
     *,
     pictures: int = 200,
     split: str = "test",
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Measure ``inpainters`` beside the uncleaned picture; ``planned`` gives what the node would remove.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
-from ai_training.sets.chest import DataMissing
+from ai_training.errors import DataMissing
+from ai_training.progress import Report
 from ai_training.ultrasound.legible.ocr import OcrEngine, OcrLine, engines
 from ai_training.ultrasound.legible.tokens import (
     SAME,
@@ -38,7 +39,6 @@ from ai_training.ultrasound.marks import snapshots
 from ai_training.ultrasound.marks.maskers import MODALITY
 from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, burn_in, clean_frames
 
-Report = Callable[[float, str], None]
 SEED = 179424673
 COVERED = 0.9
 """Share of a text's pixels in the mask from which it is gone, whoever may read it."""

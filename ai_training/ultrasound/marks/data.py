@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ai_pipeline.burnin.annotation import Box, Picture
-from ai_training.sets.chest import DataMissing
+from ai_training.errors import DataMissing
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, CleanFrame, StyleFamily, burn_in, clean_frames
 
 IGNORED, ANY_MARK = 255, 254

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation import CleaningPolicy
 from ai_pipeline.burnin.tools import MARKS, Tools
+from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks import snapshots
 from ai_training.ultrasound.marks.maskers import maskers
 from ai_training.ultrasound.marks.real_frames import (
@@ -29,8 +30,6 @@ from ai_training.ultrasound.marks.real_scores import (
 )
 from ai_training.ultrasound.marks.scores import evaluate_marks
 
-Report = Callable[[float, str], None]
-
 
 def judge_marks(
     data: Path,
@@ -42,7 +41,7 @@ def judge_marks(
     pictures: int = 200,
     policy: CleaningPolicy = CleaningPolicy.RESEARCH,
     report_to: Path | None = None,
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Everything that is to be said of the detector on one split. Raises DataMissing.
 

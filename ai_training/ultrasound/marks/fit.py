@@ -7,11 +7,11 @@ family, so that the held-out family stays unseen.
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader
 from ai_pipeline.burnin.annotation import Picture
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
-from ai_training import runs
 from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
 from ai_training.networks.marks import MarkFinderGraph as FinderGraph
+from ai_training.progress import Report, silent
+from ai_training.runs import BEST, Plan, TrainingRun, Validation
 from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, MarkBatches, Mix, burned_frames
 from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
 
-Report = Callable[[float, str], None]
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CLEAN_AREA = 0.001
 """Share of clean pictures that a checkpoint may take for marks before it is held against it."""
@@ -83,20 +83,19 @@ def train(
     recipe: MarkRecipe,
     *,
     resume: bool = False,
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> Path:
     """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
 
-    Raises DataMissing when image sets are missing, ValueError when ``resume`` meets another recipe.
+    Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
     """
     torch.set_num_threads(recipe.threads)
-    out.mkdir(parents=True, exist_ok=True)
     run = _Run(data, out, recipe)
     if resume:
         run.load()
     run.train(report)
     network = MarkNetwork(recipe.widths)
-    network.load_state_dict(torch.load(out / "best.pt", weights_only=True))
+    network.load_state_dict(torch.load(out / BEST, weights_only=True))
     validation = list(validation_pictures(data, recipe))
     plain = [frame.read(data) for frame in clean_frames("val")]
     threshold, scores = choose_threshold(network, validation, plain)
@@ -104,7 +103,7 @@ def train(
     described = {
         "recipe": json.loads(json.dumps(asdict(recipe))),
         "validation": f"{len(validation)} synthetic pictures on validation frames, style family {TRAIN.name}",
-        "chosen_iteration": max(run.history, key=lambda entry: entry["choice"])["iteration"],
+        "chosen_iteration": run.best["iteration"],
     }
     return write_finder_card(out, threshold, asdict(scores), described)
 
@@ -191,79 +190,39 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
     return MarkFinder(run)
 
 
-class _Run:
-    """The state of one run: network, its moving average, optimiser, schedule, history."""
+class _Run(TrainingRun):
+    CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:
         torch.manual_seed(recipe.seed)
-        self.data, self.out, self.recipe = data, out, recipe
-        self.network = MarkNetwork(recipe.widths)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.network)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        self.data, self.recipe = data, recipe
+        network = MarkNetwork(recipe.widths)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(
+            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, recipe.learning_rate, total_steps=recipe.iterations, pct_start=recipe.warm_up
+        plan = Plan(
+            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
         )
-        self.done = 0
-        self.history: list[dict[str, float]] = []
+        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
 
-    def train(self, report: Report) -> None:
-        recipe = self.recipe
-        batches = MarkBatches(self.data, recipe.mix, recipe.seed, range(self.done, recipe.iterations))
-        loader = DataLoader(batches, batch_size=None, num_workers=recipe.workers)
-        losses: list[float] = []
-        for frames, targets in loader:
-            losses.append(self._step(frames, targets))
-            self.done += 1
-            report(self.done / recipe.iterations, f"iteration {self.done}, loss {losses[-1]:.4f}")
-            if self.done % recipe.validate_every == 0 or self.done == recipe.iterations:
-                self._validate(float(np.mean(losses)), report)
-                losses.clear()
+    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
+        batches = MarkBatches(self.data, self.recipe.mix, self.recipe.seed, iterations)
+        return DataLoader(batches, batch_size=None, num_workers=self.recipe.workers)
 
-    def load(self) -> None:
-        state = runs.load(self.out, json.dumps(asdict(self.recipe)))
-        for name in ("network", "average", "optimiser", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        self.done, self.history = state["done"], state["history"]
-
-    def _step(self, frames: Tensor, targets: Tensor) -> float:
-        self.network.train()
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        frames, targets = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits, targets, self.recipe)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
-        self.optimiser.step()
-        self.schedule.step()
-        runs.move_average(self.average, self.network, self.done, self.recipe.ema)
-        return float(loss.detach())
+        return loss_of(logits, targets, self.recipe)
 
-    def _validate(self, loss: float, report: Report) -> None:
-        finder = torch_finder(self.average)
+    def validate(self) -> Validation:
+        finder = torch_finder(cast(MarkNetwork, self.average))
         pictures = list(validation_pictures(self.data, self.recipe))
         maps = [finder.find(burned.image) for burned in pictures]
         plain = [finder.find(burned.clean) for burned in pictures]
         scores = score(pictures, maps, plain, 0.5)
-        self.history.append({"iteration": self.done, "loss": loss, "choice": scores.choice, **asdict(scores)})
-        report(
-            self.done / self.recipe.iterations,
-            f"iteration {self.done}, loss {loss:.4f}, objects found {scores.object_recall:.3f}, "
-            f"Dice {scores.dice:.3f}, clean area {scores.clean_area:.5f}\n",
+        text = (
+            f"objects found {scores.object_recall:.3f}, Dice {scores.dice:.3f}, "
+            f"clean area {scores.clean_area:.5f}"
         )
-        if scores.choice >= max(entry["choice"] for entry in self.history):
-            torch.save(self.average.state_dict(), self.out / "best.pt")
-        (self.out / "history.json").write_text(json.dumps(self.history, indent=1))
-        runs.save(
-            self.out,
-            json.dumps(asdict(self.recipe)),
-            {
-                "network": self.network.state_dict(),
-                "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "done": self.done,
-                "history": self.history,
-            },
-        )
+        return Validation({"choice": scores.choice, **asdict(scores)}, text, self.average.state_dict())

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation import Box, Mask, Picture
-from ai_training.sets.chest import DataMissing
+from ai_training.errors import DataMissing
 from ai_training.ultrasound.marks.data import LEAST_COLOURED, REAL_SOURCE
 from ai_training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
 

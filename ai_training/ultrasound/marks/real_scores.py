@@ -7,7 +7,7 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation import Mask, Picture
 from ai_training.metrics import Interval, interval, patient_weights, ratio
+from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.maskers import TEXT_BOXES, Masker
 from ai_training.ultrasound.marks.real_frames import MarkedFrame, RealMark
 from ai_training.ultrasound.overlays import CleanFrame, MarkClass
 
-Report = Callable[[float, str], None]
 FOUND_SHARE = 0.5
 """Share of a mark's pixels in the mask from which it is found."""
 TOLERANCE = 3
@@ -54,7 +54,7 @@ class MarkCounts:
 
 
 def score_frames(
-    frames: Sequence[MarkedFrame], maskers: Sequence[Masker], report: Report = lambda _share, _what: None
+    frames: Sequence[MarkedFrame], maskers: Sequence[Masker], report: Report = silent
 ) -> dict[str, MarkCounts]:
     """Run every masker on every frame. A frame that the node refuses counts as nothing found."""
     tallies = {masker.name: MarkCounts() for masker in maskers}
@@ -106,7 +106,7 @@ def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) ->
 def clean_areas(
     pictures: Iterable[tuple[CleanFrame, Picture]],
     maskers: Sequence[Masker],
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Share of clean real frames that every masker marks (mean of the frames' shares)."""
     shown = list(pictures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 
 from ai_pipeline.burnin.find.mark_network import MarkFinder
 from ai_training.metrics import interval, patient_weights, ratio
+from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.marks.fit import FOUND_SHARE, object_shares
 from ai_training.ultrasound.marks.real_scores import finely
 from ai_training.ultrasound.overlays import FAMILIES, MarkClass, clean_frames
 
-Report = Callable[[float, str], None]
 SEED = 15485863
 
 
@@ -27,7 +26,7 @@ def evaluate_marks(
     pictures: int = 200,
     split: str = "test",
     style: str = "held-out",
-    report: Report = lambda _share, _what: None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Object recall by kind, pixel recall, precision, Dice, and the area marked on the clean pictures.
 

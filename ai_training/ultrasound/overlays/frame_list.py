@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation import AnnotationKind, Box, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import SURE_OF_TEXT, TextReader, paint
-from ai_training.sets.chest import DataMissing
+from ai_training.errors import DataMissing
 from ai_training.ultrasound.overlays.looking_clean import find_graphics
 
 LIST = Path(__file__).with_name("clean_frames.csv")

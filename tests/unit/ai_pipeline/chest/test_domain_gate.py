@@ -17,7 +17,7 @@ import pytest
 from ai_pipeline.chest.domain_gate import KINDS, FeatureGate
 from ai_pipeline.images.orientation import POSES, UPRIGHT, shown
 from ai_training.chest import gates
-from ai_training.sets.chest import DataMissing
+from ai_training.errors import DataMissing
 from tests.unit.ai_pipeline.phantoms import echo
 
 Grey = npt.NDArray[np.uint8]

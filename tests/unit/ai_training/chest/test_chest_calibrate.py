@@ -18,9 +18,9 @@ from ai_pipeline.models.reference import BINS, reference_of
 from ai_pipeline.models.registry import SHIPPED, find, verify
 from ai_training import metrics
 from ai_training.calibrate import deciles, operating_point, platt, prevalence, sensitive_cut
+from ai_training.errors import DataMissing
 from ai_training.evaluation.commands import calibrate_app
 from ai_training.evaluation.recalibrate import Refitted, recalibrate
-from ai_training.sets.chest import DataMissing
 from tests.unit.ai_training.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"

@@ -20,13 +20,14 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.registry import SHIPPED, find
 from ai_training.chest import gates
 from ai_training.chest.card_figures import card_metrics, supported
+from ai_training.errors import DataMissing
 from ai_training.evaluation.baseline import source_scores
 from ai_training.evaluation.commands import evaluate_app
 from ai_training.evaluation.evaluate import evaluate_chest
 from ai_training.evaluation.plots import learning_curves, write_report
 from ai_training.evaluation.text import as_text
 from ai_training.pages import models as cardpage
-from ai_training.sets.chest import LABELS, ChestImage, DataMissing, chest_images
+from ai_training.sets.chest import LABELS, ChestImage, chest_images
 from tests.unit.ai_training.nih_lab import nih_download
 
 MODEL = "chest-efficientnet-lite0"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from ai_pipeline.models.registry import Chain
+from ai_training.errors import DataMissing
 from ai_training.sets.chest import (
     LABELS,
-    DataMissing,
     boxes_of,
     chest_images,
     chest_set,

@@ -1,0 +1,12 @@
+"""How long calculations report their progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Report = Callable[[float, str], None]
+"""Called with the share done (0 to 1) and a line for a person; a milestone's line ends with a line feed."""
+
+
+def silent(_share: float, _what: str) -> None:
+    """No report."""
