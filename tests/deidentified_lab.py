@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, QualityNote
-from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS
 from dicom_node.results import (
     BuiltObject,

@@ -1,13 +1,81 @@
-"""Whose image it is, as hashes: to compare patients and studies without spreading their names."""
+"""Whose image it is: the attributes that results copy, and hashes to compare without spreading names."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from itertools import combinations
+from typing import Any, Final
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+COPIED: Final = (
+    # patient
+    "ReferencedPatientSequence", "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence", "SourcePatientGroupIdentificationSequence",
+    "GroupOfPatientsIdentificationSequence", "PatientBirthDate", "PatientBirthTime",
+    "PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar",
+    "PatientAlternativeCalendar", "PatientSex", "QualityControlSubject", "StrainDescription",
+    "StrainNomenclature", "StrainStockSequence", "StrainAdditionalInformation", "StrainCodeSequence",
+    "GeneticModificationsSequence", "OtherPatientNames", "OtherPatientIDsSequence",
+    "EthnicGroupCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence",
+    "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization", "PatientComments",
+    # clinical-trial-subject
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
+    "IssuerOfClinicalTrialProtocolID", "OtherClinicalTrialProtocolIDsSequence", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "IssuerOfClinicalTrialSiteID", "ClinicalTrialSubjectID",
+    "IssuerOfClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
+    "IssuerOfClinicalTrialSubjectReadingID", "ClinicalTrialProtocolEthicsCommitteeName",
+    "ClinicalTrialProtocolEthicsCommitteeApprovalNumber",
+    # general-study
+    "StudyDate", "StudyTime", "AccessionNumber", "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName", "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName",
+    "ConsultingPhysicianIdentificationSequence", "StudyDescription", "ProcedureCodeSequence",
+    "PhysiciansOfRecord", "PhysiciansOfRecordIdentificationSequence", "NameOfPhysiciansReadingStudy",
+    "PhysiciansReadingStudyIdentificationSequence", "ReferencedStudySequence", "StudyInstanceUID",
+    "StudyID", "RequestingService", "RequestingServiceCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence",
+    # patient-study
+    "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "PatientAge", "PatientSize",
+    "PatientSizeCodeSequence", "PatientBodyMassIndex", "MeasuredAPDimension",
+    "MeasuredLateralDimension", "PatientWeight", "MedicalAlerts", "Allergies", "Occupation",
+    "SmokingStatus", "AdditionalPatientHistory", "PregnancyStatus", "LastMenstrualDate",
+    "PatientSexNeutered", "ReasonForVisit", "ReasonForVisitCodeSequence", "AdmissionID",
+    "IssuerOfAdmissionIDSequence", "ServiceEpisodeID", "ServiceEpisodeDescription",
+    "IssuerOfServiceEpisodeIDSequence", "PatientState",
+    # clinical-trial-study
+    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+    "LongitudinalTemporalOffsetFromEvent", "LongitudinalTemporalEventType",
+    "ClinicalTrialTimePointTypeCodeSequence", "IssuerOfClinicalTrialTimePointID",
+    "ConsentForClinicalTrialUseSequence",
+    # of the SOP Common module: times of results are written in it
+    "TimezoneOffsetFromUTC",
+)  # fmt: skip
+"""What every result takes over from its source: attributes of patient and study (PS3.3 A.1.2.1, A.1.2.2).
+
+All of the five modules but what is never ours to say (Patient Identity Removed and how), and photographs,
+which are references to objects that the PACS may not have.
+"""
+# What hashes without a version were made of: they stand in the rows of objects that were indexed before.
+_COPIED_BEFORE: Final = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+_VERSION: Final = "v2:"
+REQUIRED_MAYBE_EMPTY: Final = frozenset(
+    {
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ClinicalTrialProtocolName",
+        "ClinicalTrialSiteID", "ClinicalTrialSiteName", "StudyDate", "StudyTime", "AccessionNumber",
+        "ReferringPhysicianName", "StudyID", "ClinicalTrialTimePointID",
+    }
+)  # fmt: skip
+"""Those of Type 2 (PS3.5 7.4.3): emptied where they cannot be repaired, not left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +125,30 @@ def are_one_patient(patients: Iterable[Patient]) -> bool:
     return not any(one.contradicts(other) for one, other in combinations(set(patients), 2))
 
 
+def identity_texts(header: Dataset) -> dict[str, str]:
+    """What a decoded header says in the attributes that results copy, by keyword, empty ones left out.
+
+    Without what means nothing: padding, and trailing delimiters of names (PS3.5 6.2). Sequences are JSON.
+    """
+    texts = {keyword: _text(header[keyword]) for keyword in COPIED if keyword in header}
+    return {keyword: text for keyword, text in texts.items() if text}
+
+
+def identity_sha256(texts: Mapping[str, str]) -> str:
+    """Hash of ``identity_texts``, at most 64 characters; it becomes part of the UIDs of results."""
+    return _VERSION + digest(part for item in texts.items() for part in item)[: 64 - len(_VERSION)]
+
+
+def is_same_identity(former: str, texts: Mapping[str, str]) -> bool:
+    """Whether an object says what one did whose hash is ``former``, of any version of this program.
+
+    One without a version speaks for eleven attributes only, so only these are compared.
+    """
+    if former.startswith(_VERSION):
+        return former == identity_sha256(texts)
+    return former == digest(texts.get(keyword, "") for keyword in _COPIED_BEFORE)
+
+
 def patient_sha256(patient_id: str, issuer_of_patient_id: str) -> str:
     """Identity of a patient: Patient ID (0010,0020) and Issuer of Patient ID (0010,0021), without padding."""
     return digest((patient_id.strip(), issuer_of_patient_id.strip()))
@@ -66,6 +158,17 @@ def digest(values: Iterable[str]) -> str:
     """SHA-256 over the values and their lengths, so that no two lists of values look alike."""
     text = "\x1f".join(f"{len(value)}:{value}" for value in values)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _text(element: DataElement) -> str:
+    if element.VR == "SQ":
+        said = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
+        return json.dumps(said, ensure_ascii=False, sort_keys=True) if any(said) else ""
+    values: list[Any] = element.value if element.VM > 1 else [element.value]
+    text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "").strip()
+    if element.VR == "PN":
+        return "=".join(group.rstrip("^ ") for group in text.split("=")).rstrip("=")
+    return text
 
 
 def _plain_name(group: str) -> str:

@@ -1,4 +1,8 @@
-"""What is in a received object: read once, without its pixels in memory, judged before it is indexed."""
+"""What is in a received object: read once, without its pixels in memory, judged before it is indexed.
+
+Parsed here and not with ``dicom.header.read_header``: of hostile input the structure is counted first, long
+values stay in the file, and where the Pixel Data lies is noted.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +25,15 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from dicom_node.config.sections import InspectionSettings
-from dicom_node.dicom import header_text as text
-from dicom_node.dicom.identity import Patient, digest
+from dicom_node.dicom import character_sets
+from dicom_node.dicom.header import decoded, readable_text
+from dicom_node.dicom.identity import COPIED, Patient, identity_texts
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.pixel_data import PixelData, check_image, hash_pixel_data
 from dicom_node.dicom.sop_classes import SOURCES
 from dicom_node.errors import DecodedDifferently, FaultyObject
 from dicom_node.inbox.prescan import BULK_BYTES, scan
 
-# Attributes that results copy and that say whose examination it is: another value is another identity.
-IDENTITY = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
 # What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
 ATTRIBUTES = (
     "StudyDescription", "SeriesDescription", "StationName", "BodyPartExamined", "ProtocolName",
@@ -58,8 +58,8 @@ class Inspected:
     """An object's header as the index needs it. ``fault`` says in one sentence why it cannot be used.
 
     With a fault the other fields hold what could be read (UIDs are empty or valid). ``attributes`` are texts
-    by DICOM keyword, ``identity`` those that say whose examination it is; ``assumed_charset`` is set where
-    the object's own character set does not decode it.
+    by DICOM keyword, ``identity`` those that results copy (``dicom.identity``); ``assumed_charset`` is set
+    where the object's own character set does not decode them.
     """
 
     transfer_syntax_uid: str = ""
@@ -72,7 +72,6 @@ class Inspected:
     issuer_of_patient_id: str = ""
     study_date: str = ""
     pixels_sha256: str = ""
-    identity_sha256: str = ""
     patient: Patient = field(default_factory=Patient)
     attributes: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -123,19 +122,22 @@ class _Header:
 
     def __init__(self, dataset: Dataset, assume_charset: str) -> None:
         self._dataset = dataset
-        self._charset = text.named_charset(dataset)
-        self._assumed = tuple(assume_charset.split("\\")) if assume_charset else ()
+        self._charset = character_sets.named(dataset)
+        self._assumed = assume_charset
 
     def described(self, known: Inspected) -> Inspected:
         """All that can be said; a text that cannot be decoded is the fault."""
-        dataset, fault, assumed = self._dataset, "", ""
-        identity = self._identity(self._charset)
-        if isinstance(identity, DecodedDifferently) and self._assumed:
-            assumed, identity = "\\".join(self._assumed), self._identity(self._assumed)
-            self._charset = self._assumed
-        if isinstance(identity, DecodedDifferently):
-            fault = f"{identity} is not text of the object's character set: set the peer's assume_charset"
-            identity = {}
+        dataset, fault, assumed, identity = self._dataset, "", "", {}
+        try:
+            try:
+                identity = self._identity()
+            except DecodedDifferently:
+                if not self._assumed:
+                    raise
+                assumed, self._charset = self._assumed, character_sets.terms(self._assumed)
+                identity = self._identity()
+        except (DecodedDifferently, FaultyObject) as error:
+            fault = str(error)
         patient_id, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
         return replace(
             known,
@@ -147,7 +149,6 @@ class _Header:
             patient_id=patient_id[:255],
             issuer_of_patient_id=issuer[:255],
             study_date=self._readable("StudyDate")[:8],
-            identity_sha256=digest(identity.values()),
             patient=Patient.of(
                 patient_id,
                 issuer,
@@ -156,24 +157,19 @@ class _Header:
                 identity.get("PatientSex", ""),
             ),
             attributes=self._attributes(),
-            identity={keyword: value for keyword, value in identity.items() if value},
+            identity=identity,
             assumed_charset=assumed,
             own=is_own_result(dataset),
             fault=fault,
         )
 
-    def _identity(self, charset: tuple[str, ...]) -> dict[str, str] | DecodedDifferently:
+    def _identity(self) -> dict[str, str]:
         try:
-            found = {keyword: text.strict_text(self._dataset, keyword, charset) for keyword in IDENTITY}
-        except DecodedDifferently as error:
-            return error
-        for keyword in (
-            "PatientName",
-            "ReferringPhysicianName",
-        ):  # trailing delimiters mean nothing (PS3.5 6.2)
-            groups = found[keyword].split("=")
-            found[keyword] = "=".join(group.rstrip("^ ") for group in groups).rstrip("=")
-        return found
+            return identity_texts(decoded(self._dataset, COPIED, self._charset))
+        except (DecodedDifferently, FaultyObject):
+            raise
+        except _DAMAGE as error:
+            raise FaultyObject(f"the header is damaged ({_cause(error)})") from None
 
     def _attributes(self) -> dict[str, str]:
         found = {keyword: self._readable(keyword) for keyword in ATTRIBUTES}
@@ -183,7 +179,7 @@ class _Header:
         return {keyword: value for keyword, value in found.items() if value}
 
     def _readable(self, keyword: str) -> str:
-        return text.readable_text(self._dataset, keyword, self._charset)
+        return readable_text(self._dataset, keyword, self._charset)
 
 
 def _check(dataset: Dataset, meta: Dataset, syntax: UID, pixels: PixelData | None, complete: bool) -> None:

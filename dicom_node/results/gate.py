@@ -20,13 +20,15 @@ from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import disclaimer, series_description
-from dicom_node.results.common.source import Source, identity_keywords
+from dicom_node.results.common.source import Source
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 
@@ -177,20 +179,18 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             yield f"{keyword} is no UID"
         if value in theirs | {sources[0].study_uid}:
             yield f"{keyword} is one of the source"
-    tracking = [str(item.UID) for item in _items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
+    tracking = [str(item.UID) for item in items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
     if len(set(tracking)) < len(tracking):
         yield "a Tracking Unique Identifier stands in two groups: viewers show only the first"
 
 
 def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
-    for keyword in identity_keywords():
+    for keyword in COPIED:
         theirs, ours = source.header.get(keyword), read.get(keyword)
         if keyword in source.header and source.header[keyword].VR == "SQ":
             continue  # compared with what was built; unsound optional ones are left out on purpose
         if not _equal(ours or "", theirs or ""):
             yield f"{keyword} is not that of the source"
-    if not _equal(read.get("TimezoneOffsetFromUTC") or "", source.header.get("TimezoneOffsetFromUTC") or ""):
-        yield "TimezoneOffsetFromUTC is not that of the source"
 
 
 def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
@@ -214,7 +214,7 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
     known = {source.uid: source for source in sources}
-    for item in _items(read):
+    for item in items(read):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if not uid or uid == context.supersedes:
             continue
@@ -232,8 +232,8 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
 def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     """SCOORD and PIXEL graphics: closed, with an area, inside the image; a measured length is a line."""
     known = {source.uid: source for source in sources}
-    lengths = {id(line) for item in _items(read) for line in _measured(item)}
-    for item in _items(read):
+    lengths = {id(line) for item in items(read) for line in _measured(item)}
+    for item in items(read):
         if item.get("ValueType") == "SCOORD":
             images = [
                 ref
@@ -298,21 +298,13 @@ def _pixel_bytes(data: bytes, position: int) -> int | None:
     return length if position + 12 + length == len(data) else None
 
 
-def _items(dataset: Dataset) -> Iterator[Dataset]:
-    yield dataset
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _items(item)
-
-
 def _copied(read: Dataset, item: Dataset) -> bool:
     """References inside what was copied from the source (Referenced Study Sequence …) are the source's."""
     return any(
         item is inner
-        for keyword in (*identity_keywords(), "ReferencedRequestSequence")
+        for keyword in (*COPIED, "ReferencedRequestSequence")
         for outer in _sequence(read, keyword)
-        for inner in _items(outer)
+        for inner in items(outer)
     )
 
 

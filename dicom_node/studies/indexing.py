@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
+from dicom_node.dicom.identity import identity_sha256
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.events import (
     OBJECT_CONFLICT,
@@ -274,7 +275,7 @@ class Indexing:
         row.path, row.bytes = self._relative(place), item.size
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
-        row.identity_sha256, row.patient = found.identity_sha256, str(found.patient)
+        row.identity_sha256, row.patient = identity_sha256(found.identity), str(found.patient)
         row.attributes, row.assumed_charset = dict(found.attributes), found.assumed_charset
         row.calling_ae, row.called_ae = arrival.calling_ae, arrival.called_ae
         row.received_at, row.revision = arrival.received_at, study.revision

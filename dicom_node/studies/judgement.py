@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dicom_node.dicom.identity import Patient
+from dicom_node.dicom.identity import Patient, is_same_identity
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.model.kinds import Outcome
 
@@ -57,6 +57,6 @@ def _compare(found: Inspected, former: Former, same_image: Callable[[], bool | N
             return Judgement(Outcome.CONFLICT, "an image came again and cannot be compared with the first")
         if not same:
             return Judgement(Outcome.CONFLICT, "an image came again with other pixels")
-    if former.identity_sha256 != found.identity_sha256:
+    if not is_same_identity(former.identity_sha256, found.identity):
         return Judgement(Outcome.REVISION)
     return Judgement(Outcome.DUPLICATE)

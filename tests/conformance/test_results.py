@@ -24,7 +24,7 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from dicom_node import results
-from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import BuiltObject, SourceObject
 from tests.result_images import (

@@ -11,14 +11,17 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
-from dicom_node.dicom.text import can_hold, quiet_pydicom
+from dicom_node.dicom.character_sets import can_hold
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import coding_schemes
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, freeze, general_equipment
 from dicom_node.results.common.identity import series_uid
-from dicom_node.results.common.source import Source, identity_keywords
+from dicom_node.results.common.source import Source
 from dicom_node.results.common.times import dicom_date, dicom_time
 
 UTF8: Final = "ISO_IR 192"
@@ -133,13 +136,14 @@ def _copy_identity(dataset: Dataset, source: Source) -> None:
 
     What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
     """
-    for keyword in (*identity_keywords(), "TimezoneOffsetFromUTC"):
+    for keyword in COPIED:
         if keyword in source.header:
             dataset[keyword] = deepcopy(source.header[keyword])
-    for name in dataset:
-        if name.VR == "PN" and name.value:
-            # As text: pydicom would otherwise keep the bytes of the source's character set.
-            name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
+    with quiet_pydicom():
+        for name in dataset:
+            if name.VR == "PN" and name.value:
+                # As text: pydicom would otherwise keep the bytes of the source's character set.
+                name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> None:
@@ -157,21 +161,12 @@ def _freeze_times(dataset: Dataset, context: ResultContext, source: Source) -> N
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
     """Name the source's own SOP class where the stand-in bore a successor (results.source)."""
     classes = {source.uid: source.sop_class_uid for source in sources}
-    for item in _items(dataset):
+    for item in items(dataset):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if uid in classes and "ReferencedSOPClassUID" in item:
             item.ReferencedSOPClassUID = classes[uid]
         # PS3.3 C.10.4, C.18.6: for images with a total pixel matrix; highdicom says VOLUME of all others.
         item.pop("PixelOriginInterpretation", None)
-
-
-def _items(dataset: Dataset) -> list[Dataset]:
-    found = [dataset]
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                found.extend(_items(item))
-    return found
 
 
 def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:

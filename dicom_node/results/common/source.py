@@ -5,44 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
     get_iod_module_map,
-    get_module_attribute_map,
     get_sop_class_iod_map,
     is_attribute_in_iod,
 )
 from pydicom.dataset import Dataset
 
-from dicom_node.dicom.identity import Patient, are_one_patient
+from dicom_node.dicom.header import read_header
+from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
 from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
-from dicom_node.dicom.text import read_header
 from dicom_node.errors import ResultRefused
 from dicom_node.results.common.context import SourceObject
 
-# Modules whose values every result of a study must share with the study's images (PS3.3 A.1.2.1, A.1.2.2).
-_IDENTITY_MODULES: Final = (
-    "patient",
-    "clinical-trial-subject",
-    "general-study",
-    "patient-study",
-    "clinical-trial-study",
-)
-# Never ours to say (truth 9), or references to objects that the PACS may not have.
-_NOT_COPIED: Final = frozenset(
-    {
-        "PatientIdentityRemoved",
-        "DeidentificationMethod",
-        "DeidentificationMethodCodeSequence",
-        "ReferencedPatientPhotoSequence",
-    }
-)
 _IMAGE_KEYWORDS: Final = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "Modality",
-    "SpecificCharacterSet", "TimezoneOffsetFromUTC", "SyntheticData",
+    "SpecificCharacterSet", "SyntheticData",
     "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName",
     "InstitutionName", "InstitutionalDepartmentName", "AcquisitionDateTime", "AcquisitionDate",
     "AcquisitionTime",
@@ -79,22 +60,6 @@ _OF_MODALITY: Final = {
     "CR": (_STORAGE + "1", ""),
     "DX": (_STORAGE + "1.1", ""),
 }
-
-
-def identity_keywords() -> tuple[str, ...]:
-    """Attributes of the patient and study modules, as highdicom's tables (made from PS3.3) name them."""
-    return tuple(_identity_types())
-
-
-@cache
-def _identity_types() -> dict[str, str]:
-    attributes = get_module_attribute_map()
-    return {
-        item["keyword"]: item["type"]
-        for module in _IDENTITY_MODULES
-        for item in attributes[module]
-        if not item["path"] and item["keyword"] not in _NOT_COPIED
-    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,14 +158,13 @@ def repairs_of(given: Sequence[SourceObject]) -> dict[str, Repairs]:
 
 
 def _read(given: SourceObject) -> Source:
-    header = read_header(given.path, (*identity_keywords(), *_IMAGE_KEYWORDS), given.assume_charset)
+    header = read_header(given.path, (*COPIED, *_IMAGE_KEYWORDS), given.assume_charset)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not header.get(keyword):
             raise ResultRefused(f"the source image has no {keyword}")
     if header.SOPInstanceUID != given.image.uid:
         raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
-    emptied = [keyword for keyword, kind in _identity_types().items() if kind == "2"]
-    return source_of(given, header, repair(header, emptied))
+    return source_of(given, header, repair(header, REQUIRED_MAYBE_EMPTY))
 
 
 def source_of(given: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:

@@ -18,8 +18,9 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from dicom_node.dicom import walk
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import DEVICE_UID
-from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.results.common.source import Source
 from dicom_node.results.deidentify.profile import DUMMY_DATE
 
@@ -183,16 +184,10 @@ def _plain(value: str) -> str:
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
     """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _values(item)
-            continue
-        values = element.value if element.VM > 1 else [element.value]
-        for value in values:
-            if isinstance(value, bytes):
-                text = value.decode("latin-1")
-            else:
-                text = str(value) if value is not None else ""
-            if text:
-                yield keyword_for_tag(element.tag) or str(element.tag), str(element.VR), text
+    for element, value in walk.values(dataset):
+        if isinstance(value, bytes):
+            text = value.decode("latin-1")
+        else:
+            text = str(value) if value is not None else ""
+        if text:
+            yield keyword_for_tag(element.tag) or str(element.tag), str(element.VR), text

@@ -26,6 +26,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
 
+from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import ResultKind
@@ -99,7 +100,7 @@ def faults(read: Dataset) -> Iterator[str]:
     if not is_deidentified(read):
         yield "the code of the basic confidentiality profile is missing"
     yield from _structured_content(read)
-    for item in _items(read):
+    for item in items(read):
         for element in item:
             if action_of(element.tag) is Action.REMOVE and element.keyword not in OUR_WORDS:
                 yield f"{element.keyword or element.tag} has to be removed"
@@ -114,7 +115,7 @@ def action_of(tag: BaseTag) -> Action | None:
 
 def _structured_content(read: Dataset) -> Iterator[str]:
     """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
-    for item in _items(read):
+    for item in items(read):
         value_type = str(item.get("ValueType") or "")
         if not value_type:
             continue
@@ -124,14 +125,6 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             names = item.get("ConceptNameCodeSequence") or [Dataset()]
             if str(names[0].get("CodeValue")) not in _TEXTS_OF_OURS:
                 yield "a text of the report is not one that the node writes"
-
-
-def _items(dataset: Dataset) -> Iterator[Dataset]:
-    yield dataset
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _items(item)
 
 
 def _walk(dataset: Dataset, types: dict[tuple[Place, str], str], place: Place) -> None:

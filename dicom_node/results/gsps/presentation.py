@@ -26,7 +26,7 @@ from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, PixelArray
 from ai_pipeline.images.render import assesses, nothing_shown
-from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import copy_present

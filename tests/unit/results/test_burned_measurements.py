@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import BurnedMeasurement, PipelineResult
 from dicom_node import results
-from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import SourceObject, gate

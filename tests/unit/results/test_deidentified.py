@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node import results
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.text import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind

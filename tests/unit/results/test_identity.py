@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from highdicom._standard_utils import get_module_attribute_map
 from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, PipelineResult
 from dicom_node import results
+from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY
 from dicom_node.errors import DecodedDifferently, ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import BuiltObject, ResultContext, SourceObject
@@ -103,6 +105,21 @@ def test_other_pixels_or_another_identity_make_other_objects(image: SourceObject
 def test_neither_the_rule_nor_the_time_is_part_of_the_identity(image: SourceObject) -> None:
     later = replace(context(), rule="another", analysed_at=context().analysed_at + timedelta(days=1))
     assert uids(built(later, image)) == uids(built(context(), image))
+
+
+def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -> None:
+    """PS3.3 A.1.2.1 and A.1.2.2. The list is typed in, because the inbox does without highdicom."""
+    never = {
+        "PatientIdentityRemoved",
+        "DeidentificationMethod",
+        "DeidentificationMethodCodeSequence",
+        "ReferencedPatientPhotoSequence",
+    }
+    modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
+    attributes = [one for name in modules for one in get_module_attribute_map()[name] if not one["path"]]
+    types = {one["keyword"]: one["type"] for one in attributes if one["keyword"] not in never}
+    assert (*types, "TimezoneOffsetFromUTC") == COPIED
+    assert {keyword for keyword, kind in types.items() if kind == "2"} == REQUIRED_MAYBE_EMPTY
 
 
 def test_what_exists_is_named_and_not_built_again(image: SourceObject) -> None:

@@ -18,13 +18,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
+from sqlalchemy import update
 
-from dicom_node.dicom.identity import Patient
+from dicom_node.dicom.identity import Patient, digest
 from dicom_node.events import by_number
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import Instance, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import chest, ultrasound
@@ -269,6 +270,46 @@ def test_secondary_captures_of_a_named_peer_start_the_rule_that_names_it(inbox: 
     inbox.receive(secondary_capture(ultrasound("one")), calling="GRABBER")
     inbox.settle()
     assert [job.rule for job in inbox.jobs()] == ["grabbed"]
+
+
+def test_whatever_results_copy_makes_a_revision_when_it_changes(inbox: Inbox) -> None:
+    image = ultrasound("described")
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99TEST", "Breast"
+    for change in (
+        {},
+        {"ImageComments": "not copied"},
+        {"StudyDescription": "Another"},
+        {"PatientWeight": "70.5"},
+        {"ProcedureCodeSequence": [code]},
+        {"ProcedureCodeSequence": [changed(code, CodeMeaning="Thyroid")]},
+    ):
+        inbox.receive(changed(image, **change))
+        inbox.index()
+    assert inbox.outcomes() == ["new", "duplicate", *["revision"] * 4]
+
+
+def test_an_object_indexed_before_an_upgrade_is_compared_by_what_its_hash_speaks_for(inbox: Inbox) -> None:
+    image = ultrasound("upgraded")
+    image.StudyDescription = "Breast"
+    inbox.receive(image)
+    inbox.index()
+    eleven = [
+        image.PatientName, image.PatientID, image.get("IssuerOfPatientID", ""), image.PatientBirthDate,
+        image.PatientSex, image.StudyInstanceUID, image.StudyDate, image.StudyTime, image.StudyID,
+        image.AccessionNumber, image.ReferringPhysicianName,
+    ]  # fmt: skip
+    before = digest(map(str, eleven))
+    with inbox.database.write() as session:
+        session.execute(update(Instance).values(identity_sha256=before))
+    inbox.receive(changed(image, ImageComments="sent again"), changed(image, StudyDescription="Thyroid"))
+    inbox.index()
+    assert inbox.outcomes() == ["new", "duplicate", "duplicate"]
+    assert inbox.instance(image.SOPInstanceUID).identity_sha256 == before
+    inbox.receive(changed(image, PatientName="Right^Name"))
+    inbox.receive(changed(image, PatientName="Right^Name", ImageComments="sent again"))
+    inbox.index()
+    assert inbox.outcomes()[3:] == ["revision", "duplicate"]
 
 
 def test_a_late_image_makes_one_new_revision(inbox: Inbox) -> None:
