@@ -1,4 +1,4 @@
-"""Logging of every process: standard error, file, syslog; UTC; nothing that a library says of a patient."""
+"""Logging of every process: standard error, file, syslog; UTC; no library messages that may hold PHI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site's secret: what pseudonyms are made from, and what readings are kept under.
+"""The site key: the secret from which pseudonyms are derived and under which readings are sealed.
 
 One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
 patient stands behind a pseudonym; a site that loses it gives the same patient another pseudonym from then on.
@@ -29,7 +29,7 @@ class SiteKey:
     _secret: bytes = field(repr=False)
 
     def derive(self, purpose: str) -> bytes:
-        """32 bytes for one purpose by HKDF-SHA256 (RFC 5869); two of them tell nothing of each other."""
+        """32 bytes for one purpose by HKDF-SHA256 (RFC 5869); none can be computed from another."""
         return HKDF(algorithm=SHA256(), length=_BYTES, salt=None, info=purpose.encode()).derive(self._secret)
 
 

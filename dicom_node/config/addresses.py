@@ -1,4 +1,4 @@
-"""Where a machine is, as a setting says it: a host, a base URL with or without a login."""
+"""Hosts and base URLs in settings, checked; a login in a URL is separated from it."""
 
 from __future__ import annotations
 

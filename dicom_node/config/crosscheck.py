@@ -1,4 +1,4 @@
-"""What no single key of a configuration can know: names that refer to each other, what never holds."""
+"""Mistakes that no single key shows: names that refer to each other, conditions that never hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a value of a configuration, in the words of who wrote it."""
+"""Mistakes in values of a configuration, in words that an admin uses."""
 
 from __future__ import annotations
 

@@ -137,16 +137,16 @@ class DriftSettings(_Section):
     """``[drift]``: counts of what models say, to notice that images or machines have changed."""
 
     window_days: int = Field(30, ge=1)
-    """Days that are judged: by `models drift` unless it is told otherwise, and before event 3021."""
+    """Days that are judged: by `models drift` without --since, and before event 3021."""
     keep_days: int = Field(400, ge=1)
     """How long counts are kept: a year can be compared with the one before."""
 
 
 class PrivacySettings(_Section):
-    """``[privacy]``: what is kept of burned-in marks."""
+    """``[privacy]``: whether readings of burned-in annotation are stored."""
 
     keep_readings: bool = True
-    """Keep what marks said, sealed under the site key, until the study leaves the spool; false: never."""
+    """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
 
 
 class PeerSettings(_Section):
@@ -183,7 +183,7 @@ class PeerSettings(_Section):
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """What it can show: sr, gsps, sc, heatmap, cleaned, seg."""
     burned_in_boxes: bool = False
-    """A box around each burned-in text that was found, in sr, gsps and sc; false: told in one paragraph."""
+    """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "none"] = "query"
     """"query": ask until it shows the object. "none": its Success is all we get."""
     query_ae_title: AeTitle | None = None

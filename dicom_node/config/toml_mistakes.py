@@ -1,4 +1,4 @@
-"""What is wrong with a file that is no TOML, in the words of who wrote it; no value is shown."""
+"""Mistakes in the syntax of a TOML file, in words that an admin uses; no value is shown."""
 
 from __future__ import annotations
 

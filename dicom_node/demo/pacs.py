@@ -58,7 +58,7 @@ def orthanc_program() -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody uses now."""
+    """A TCP port of the loopback interface that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -58,7 +58,7 @@ def chest_radiograph(
 
 
 def chest_phantom() -> Grey:
-    """A drawing of a frontal chest, bright = dense: synthetic, of nobody."""
+    """A synthetic frontal chest radiograph, bright = dense."""
     rng = np.random.default_rng(20260102)
     canvas = Image.new("L", (_SIDE, _SIDE), 8)
     draw = ImageDraw.Draw(canvas)

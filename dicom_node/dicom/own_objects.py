@@ -1,4 +1,4 @@
-"""How the node knows its own results when they come back from a PACS (truth 7). Light to import."""
+"""Own results start nothing: how the node recognises them when a PACS sends them back. Light to import."""
 
 from __future__ import annotations
 

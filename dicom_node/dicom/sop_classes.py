@@ -1,4 +1,4 @@
-"""Storage SOP classes by what they are to us (PS3.4 B.5; truth 7)."""
+"""Storage SOP classes by their role in the node (PS3.4 B.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Derived identities: the same parts give the same UID, always (truth 5)."""
+"""A result's identity is derived: the same parts give the same UID, always."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the node can send, and what it takes each received object for."""
+"""Kinds of results, roles and outcomes of received objects, outcomes of analysed images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
 
 
 class Counted(StrEnum):
-    """What a model made of an image, as it is counted. ``MENDED`` images are ``ANALYSED`` ones too."""
+    """The outcome of a model on an image, as it is counted. ``MENDED`` images are ``ANALYSED`` ones too."""
 
     ANALYSED = "analysed"
     MENDED = "mended"  # turned or inverted before it was analysed

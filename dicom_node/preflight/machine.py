@@ -133,7 +133,7 @@ def _probe_database(settings: Settings) -> Found:
             return
         database = Database(settings.database_url)
     except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
-        return  # told by _check_database_url
+        return  # reported by _check_database_url
     try:
         migrate.check(database)
         yield Passed("database", True, f"{shown}: reachable, schema is up to date")

@@ -1,4 +1,4 @@
-"""From a pipeline's result to the objects that are sent: each built and gated, or known already."""
+"""From a pipeline's result to the objects that are sent: each built and checked by the gate, or looked up."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def build_failure(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """One object to be: its identity is known before it is built."""
+    """One object that is to be built; its UID is known before."""
 
     kind: ResultKind
     uid: str
@@ -147,7 +147,7 @@ def _annotated(context: ResultContext, source: Source, findings: Sequence[Findin
 
 
 def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
-    """What tells an object with boxes of burned-in annotation from that without, in its UID."""
+    """The part of the UID that distinguishes an object with boxes of burned-in annotation."""
     drawn = context.burned_in_boxes and any(
         finding.code == BURNED_IN and finding.decision is not Decision.ABSENT for finding in findings
     )

@@ -1,8 +1,8 @@
 """Results for a destination that may not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
 
-Second objects, built by the same builders from hidden sources, with UIDs of their own. The cleaned image
-stands for its source: mask and report refer to it. Images that were not cleaned and verified do not exist
-there, nor does anything that is said of them.
+These are objects besides those for other destinations, built by the same builders from pseudonymised sources,
+with UIDs of their own. Mask and report refer to the cleaned image instead of its source. Images that were not
+cleaned and verified are left out, with all findings in them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ends towards a PACS: DIMSE, Orthanc's REST API, DICOMweb, behind one small protocol."""
+"""Destinations: DIMSE, Orthanc's REST API and DICOMweb behind one small protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bound on every wait for a peer: connections that can be cut while another thread is blocked on them.
+"""A deadline for every call: connections that can be cut off while another thread is blocked on them.
 
 Time-outs of single reads and writes do not suffice: a line that moves one byte now and then never runs into
 them, and pynetdicom waits for its own thread without any.
@@ -20,9 +20,9 @@ MAXIMUM_ANSWER_BYTES = 16 * 2**20
 
 
 class Connections:
-    """The open connections of one end of ours.
+    """The open connections of one destination.
 
-    ``silence_seconds``: how long one read or write of them may move no byte.
+    ``silence_seconds``: how long one read or write may transfer no byte.
     """
 
     def __init__(self, silence_seconds: float) -> None:
@@ -34,7 +34,7 @@ class Connections:
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def opened(self, connection: socket.socket) -> None:
-        """Know a connection from now on; after :meth:`close` it is cut at once."""
+        """Register a connection; after :meth:`close` it is cut at once."""
         self._connected_at = time.monotonic()
         with self._lock:
             self._sockets.add(connection)
@@ -55,7 +55,7 @@ class Connections:
             timer.cancel()
 
     def expire(self) -> None:
-        """The peer had time enough: cut what is open. ``timed_out`` says so until the next scope begins."""
+        """The deadline has passed: cut what is open. ``timed_out`` is set until the next scope begins."""
         self.timed_out = True
         self.cut()
 

@@ -1,4 +1,4 @@
-"""What every way to a PACS looks like from the outbox: send, confirm, test. Statuses are data."""
+"""The protocol of a destination as the outbox uses it: send, confirm, test. Statuses are data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SendStatus(StrEnum):
     VERIFY = "verify"  # the destination says it has the object already: ask it
     RETRY = "retry"  # waiting may cure it
     HUNG = "hung"  # it stopped taking or answering, and was cut off: waiting may cure it
-    UNREACHABLE = "unreachable"  # nothing was sent to anybody: the destination is away
+    UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
     REFUSED = "refused"  # waiting does not cure it
     NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
 
@@ -78,7 +78,7 @@ class Check:
 
 
 class Destination(Protocol):
-    """One peer that may receive. Not shared between threads; nothing is kept open between calls.
+    """One peer that may receive. Not shared between threads; no connection stays open between calls.
 
     No call waits for the peer without end (``outbox.answer_seconds``, ``minimum_kib_per_second``).
     """

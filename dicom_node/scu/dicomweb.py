@@ -49,7 +49,7 @@ class DicomwebDestination:
         self._client.set_http_retry_params(retry=False)
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """One request per object, so that each has its own answer; when nobody is there the rest wait."""
+        """One request per object, so that each has its own answer; once unreachable, the rest wait."""
         return one_by_one(objects, self._store)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:

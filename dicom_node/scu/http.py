@@ -1,4 +1,4 @@
-"""HTTP with an end: sessions that can be cut, and what a failed request means to the outbox."""
+"""HTTP with deadlines: sessions that can be cut off, and the meaning of a failed request for the outbox."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def status_of(error: requests.RequestException) -> int | None:
 
 
 def problem(error: requests.RequestException, connections: Connections) -> SendReport:
-    """The report for any failure of ``requests``. Its own text is not kept: it may quote the answer."""
+    """The report for any failure of ``requests``, without its text, which may quote the answer."""
     status = status_of(error)
     if isinstance(error, requests.HTTPError) and status is not None:
         return http_report(status)
@@ -116,7 +116,7 @@ def problem(error: requests.RequestException, connections: Connections) -> SendR
 
 
 def one_by_one(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
-    """Send each object for itself; after the first that finds nobody, the rest are not tried."""
+    """Send one object after the other; after the first that is unreachable, the rest are not tried."""
     reports: list[SendReport] = []
     for item in objects:
         if reports and reports[-1].status is SendStatus.UNREACHABLE:

@@ -1,4 +1,4 @@
-"""The end of a modality: C-STORE of files as they lie on disk (``dicom-node send``, the demo).
+"""A sending modality: C-STORE of files as they are on disk (``dicom-node send``, the demonstration).
 
 What the node itself sends goes through :mod:`dicom_node.scu.dimse`, which confirms and retries; here a
 person looks at every status.
@@ -34,7 +34,7 @@ _STORED = (SendStatus.STORED, SendStatus.WARNED)
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """Whom to call, and under which AE title of ours."""
+    """The AE to call, and the calling AE title."""
 
     ae_title: str
     host: str

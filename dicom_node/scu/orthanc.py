@@ -56,7 +56,7 @@ class OrthancDestination:
         }
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Upload one after the other; after the first that finds nobody, the rest are not tried."""
+        """Upload one after the other; after the first that is unreachable, the rest are not tried."""
         return one_by_one(objects, self._upload)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
@@ -68,7 +68,7 @@ class OrthancDestination:
         self._connections.close()
 
     def test(self) -> list[Check]:
-        """Is it there, and does it let us in?"""
+        """Whether Orthanc answers and accepts our credentials."""
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 system = self._client.get_system(**self._call)

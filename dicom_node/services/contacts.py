@@ -1,4 +1,4 @@
-"""Did the machine get through? What a caller tried, what it was refused, and which lines would let it in."""
+"""``peers why``: what a caller tried, what it was refused, and which configuration would accept it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rules try``: what the rules would do with files that were never sent."""
+"""``rules try``: the rules' decisions on files that were not received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What helps a supporter from afar and names no patient: one ZIP file of JSON.
+"""The support bundle: one ZIP file of JSON that helps remote support and names no patient.
 
 Nothing is taken over by default: of each event only the fields stand there that are listed here, and of the
 configuration no secret. Free texts (reasons, paths, AE titles of strangers) stay on the site.
@@ -80,7 +80,7 @@ def _event(row: Mapping[str, Any], settings: Settings) -> dict[str, object]:
 
 
 def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:
-    """The value if it can name nobody: numbers, words of the program, peers that are configured."""
+    """The value if it cannot name a patient: numbers, words of the program, configured peers."""
     if key in ("calling_ae", "destination", "peer"):
         return next((peer.name for peer in peers if value in (peer.name, peer.ae_title)), "other")
     if isinstance(value, bool | int | float) and key not in _NUMBERS_OF_IDENTITY:

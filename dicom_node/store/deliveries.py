@@ -1,4 +1,4 @@
-"""The outbox table: what is due, who holds it, and the words for each step. When and why is the outbox's."""
+"""Queries and updates of the outbox table: what is due, who holds it. ``outbox`` decides when and why."""
 
 from __future__ import annotations
 

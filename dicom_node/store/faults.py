@@ -1,4 +1,4 @@
-"""What the errors of a database mean to the person who has to cure them: one sentence each."""
+"""Errors of a database as errors of the node, each with one sentence that says what to do."""
 
 from __future__ import annotations
 

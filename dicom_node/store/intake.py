@@ -1,4 +1,4 @@
-"""What the index asks: receptions, instances, studies, associations. When and why is the inbox's."""
+"""Queries of indexing: received objects, instances, studies, associations; ``studies`` decides."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def receptions(session: Session, study_id: int) -> Sequence[ReceivedObject]:
 
 
 def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
-    """The versions that count, by SOP Instance UID, in whatever study they stand."""
+    """The versions in force by SOP Instance UID, whatever study has them."""
     chosen = select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids))
     return {row.sop_instance_uid: row for row in session.scalars(chosen)}
 
@@ -76,7 +76,7 @@ def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole])
 
 
 def instance(session: Session, sop_instance_uid: str) -> Instance | None:
-    """The version of this SOP instance that counts."""
+    """The version of this SOP instance that is in force."""
     return session.scalar(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid))
 
 

@@ -1,4 +1,4 @@
-"""Named rights that one process at a time holds, such as running the timers."""
+"""Named leases that one process at a time holds, such as the right to run the timers."""
 
 from __future__ import annotations
 

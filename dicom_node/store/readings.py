@@ -1,4 +1,4 @@
-"""What burned-in marks said, by image. The texts come sealed and go sealed: nothing here can read them."""
+"""Readings of burned-in annotation by image. Texts are stored and returned sealed: no key is used here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]
 def replace(
     session: Session, instances: Collection[int], asked: str, readings: Sequence[MarkReading]
 ) -> None:
-    """Keep these in place of what an earlier analysis read in the same images when asked the same."""
+    """Store these in place of readings of the same images with the same pipeline and options (``asked``)."""
     earlier = delete(MarkReading).where(MarkReading.instance_id.in_(instances), MarkReading.asked == asked)
     session.execute(earlier)
     session.add_all(readings)
@@ -38,5 +38,5 @@ def of_study(session: Session, study_id: int) -> list[tuple[MarkReading, str]]:
 
 
 def forget(session: Session, study_id: int) -> None:
-    """The study's objects leave the spool: what was read in them goes as well."""
+    """Delete a study's readings, when its objects are purged from the spool."""
     session.execute(delete(MarkReading).where(MarkReading.study_id == study_id))

@@ -102,7 +102,7 @@ class Study(Base):
 
 
 class Instance(Base):
-    """The version of a SOP instance that counts now; every version received is a :class:`ReceivedObject`."""
+    """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
 
     __tablename__ = "instance"
 
@@ -149,7 +149,7 @@ class ReceivedObject(Base):
 
 
 class Association(Base):
-    """Associations as the listener's journal tells them; an open one holds back its studies."""
+    """Associations, from the listener's journal; an open one keeps its studies open."""
 
     __tablename__ = "association"
 
@@ -205,13 +205,13 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    analysed_at: Mapped[datetime | None]  # drawn once, when the job first succeeds (truth 5)
+    analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
 
     study: Mapped[Study] = relationship(back_populates="jobs")
 
 
 class Result(Base):
-    """One object that the node built; its bytes are built once and only those are sent (truth 5)."""
+    """One object that the node built; its bytes are built once and only those are sent."""
 
     __tablename__ = "result"
 
@@ -293,7 +293,7 @@ class Cursor(Base):
 
 
 class CountedImage(Base):
-    """An image that stands in the counts of a model card: each is counted once, however often analysed."""
+    """An image that was counted for a model card: each is counted once, however often analysed."""
 
     __tablename__ = "counted_image"
 
@@ -330,7 +330,7 @@ class ScoreCount(Base):
 
 
 class MarkReading(Base):
-    """What one burned-in mark said or where a drawn one stood. The text is sealed under the site's key.
+    """A reading of one burned-in annotation: its text, sealed under the site key, or its place if drawn.
 
     ``asked``: pipeline and options, as SHA-256; a newer analysis of the image with the same ones replaces it.
     """

@@ -39,7 +39,7 @@ def restore(
     config: Config,
     verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
 ) -> None:
-    """Put a backup in place of what is there, which is kept beside it. The node must be stopped."""
+    """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
     from dicom_node.config import loading
     from dicom_node.services import backup as backups
 

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 def reload(config: Config) -> None:
     """Let the node that runs on this machine take over its configuration files, all of them or nothing.
 
-    Mistakes are told as by `check`, and change nothing. Jobs and deliveries under way are finished first.
+    Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
     from dicom_node import services
 

@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, help="Associations: who connected, and h
 
 
 def _refused(row: Row) -> str:
-    """One class by name; of more only how many: who called (``peers why``) is told which."""
+    """One class by name; of several only the number: ``peers why`` names them."""
     if row["refused_count"] <= 1:
         return "".join(f"refused: {context}" for context in row["refused"])
     return f"{row['refused_count']} classes refused: dicom-node peers why {shlex.quote(row['calling_ae'])}"

@@ -113,7 +113,7 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
 
 @app.command(epilog="Example: dicom-node studies readings 1.2.840.113619.2.1 --config node.toml")
 def readings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
-    """Show what burned-in marks of a study said: names, too. Needs the site key; the look is event 4010."""
+    """Show the readings of a study's burned-in annotation, names included. Needs the site key; event 4010."""
     from dicom_node import services
     from dicom_node.config import loading
 

@@ -1,6 +1,6 @@
-"""What a pipeline said of single images, kept on disk until the study's job uses it (truth 3).
+"""Results of a pipeline for single images, stored on disk until the study's job uses them.
 
-Not what it read in their marks: that went to the record of readings before.
+Without readings of burned-in annotation: those were sealed before (``readings``).
 
 One folder per analysis: ``result.json`` and one ``.npy`` per array, which are mapped, not read, so that a
 cine need not fit into memory. Written under another name and renamed, so that a half-written one is never

@@ -31,7 +31,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResultContext:
-    """One job's frozen circumstances.
+    """What all results of one job share.
 
     ``analysed_at`` is aware and drawn once per job: every time in every object is this one. ``kinds`` is the
     union of what the destinations can show. ``charset`` is ISO_IR 192 (``utf8``) or that of the source.

@@ -1,4 +1,4 @@
-"""What all derived pictures say of their source (PS3.3 C.7.6.1, C.12.4, C.8.6)."""
+"""Attributes by which every derived picture describes its source (PS3.3 C.7.6.1, C.12.4, C.8.6)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 def describe_derivation(
     picture: Dataset, source: Source, description: str, *codes: DicomCode, frames: tuple[int, ...] = ()
 ) -> None:
-    """DERIVED\\SECONDARY of that image, with the reason, the code and what the source lost to compression."""
+    """Image Type, Derivation Description and Code, Source Image Sequence and lossy compression.
+
+    ``frames``: numbers from 1; empty: all frames of the source.
+    """
     picture.ImageType = ["DERIVED", "SECONDARY"]
     picture.ConversionType = "WSD"
     picture.DerivationDescription = description
@@ -86,7 +89,7 @@ def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:
 
 
 def _carry_on_lossy(picture: Dataset, source: Source) -> None:
-    """Once lossy, always said so (PS3.3 C.7.6.1.1.5), though our picture is stored losslessly."""
+    """Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless."""
     if not source.given.image.header.lossy:
         picture.LossyImageCompression = "00"
         return
@@ -100,7 +103,7 @@ def _carry_on_lossy(picture: Dataset, source: Source) -> None:
 
 
 def _measured_ratio(source: Source) -> float | None:
-    """Size of the samples over size of the file: the header does not count beside a picture."""
+    """Size of the samples over size of the file; the header is negligible."""
     if _syntax(source) not in _LOSSY_METHODS:
         return None
     header = source.header

@@ -56,7 +56,7 @@ def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Findin
 
 
 def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]) -> list[LocatedFinding]:
-    """Marks of one image: all that is reported and not absent, ranked.
+    """Located findings of one image: all that are reported and not absent, ranked.
 
     Raises ResultRefused for an impossible frame.
     """

@@ -30,7 +30,7 @@ Picture = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A picture and what is to be said of it; ``frame`` and ``number`` count from 1."""
+    """A picture with its description; ``frame`` and ``number`` (Instance Number) count from 1."""
 
     kind: ResultKind
     pixels: Picture
@@ -73,7 +73,7 @@ def build_heatmap(context: ResultContext, source: Source, finding: Finding, uid:
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
-    """The image, black where it does not decode, with the words that the AI did not run, and why."""
+    """The image (black if it does not decode) with the text that the AI did not run, and the reason."""
     try:
         display = source.given.image.display(0)
     except PixelError:

@@ -51,8 +51,8 @@ def build_cleaned(
 ) -> Dataset:
     """The cleaned picture of one source. Raises ResultRefused unless it was verified.
 
-    Grey stays grey with the source's depth, sign, window and rescale. Calibration is kept only where nothing
-    was filled, as ``mask`` says (nonzero: filled); without a mask all may have been.
+    Grey stays grey with the source's depth, sign, window and rescale. Calibration is copied only if nothing
+    was filled (``mask`` nonzero: filled); without a mask, nowhere.
     """
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")

@@ -1,4 +1,4 @@
-"""The mask of what was inpainted, as a Segmentation (PS3.3 A.51): where the pixels are made up."""
+"""The mask of what was inpainted, as a Segmentation (PS3.3 A.51): which pixels are synthetic."""
 
 from __future__ import annotations
 

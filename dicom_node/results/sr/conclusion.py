@@ -1,4 +1,4 @@
-"""What the report says first, in words: what was found and what was not, and what became of burned-in text.
+"""The report's conclusion in words: what was found and what was not, and how burned-in text was handled.
 
 Names without numbers: each number stands once, in its measurement.
 """
@@ -25,7 +25,7 @@ _OF_CLEANING: Final = frozenset(
 
 
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
-    """One paragraph on all images of the report; images of which the same is said are named together."""
+    """One paragraph on all images of the report; images with the same sentence are named together."""
     found = _told((source, _findings(of_source(source, result.findings))) for source in sources)
     cleaned = _told((source, _cleaning(source, result.quality)) for source in sources)
     parts = [f"AI: {part}." for part in found]
@@ -37,7 +37,7 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
 
 
 def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
-    """How far to trust what is said of an image; notes on no image go with the first."""
+    """Quality notes on an image; notes without an image go with the first of ``sources``."""
     mine = {source.uid, None} if source is sources[0] else {source.uid}
     return tuple(f"{n.name}: {n.text}" for n in notes if n.source_uid in mine and n.name not in _OF_CLEANING)
 

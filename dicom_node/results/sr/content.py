@@ -46,9 +46,9 @@ _CONTAINS: Final = RelationshipTypeValues.CONTAINS
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """What is said of one image as a whole: a name, an answer in place of findings, and remarks.
+    """The summary of one image as a whole: a name, an answer in place of findings, and remarks.
 
-    ``findings``: those that the report tells of this image. ``cause``: why the AI did not run.
+    ``findings``: those of this image that are reported. ``cause``: why the AI did not run.
     """
 
     source: Source
