@@ -12,13 +12,13 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import DerivedImage, ImageKind, Origin, PipelineResult, Region
+from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
 from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.context import ResultContext, SourceObject
 from dicom_node.results.common.source import Source, read_sources
 from tests.result_images import (
     CARDIOMEGALY,
@@ -112,35 +112,122 @@ class Made:
     """One result of one film: its bytes, and what it was made for."""
 
     data: bytes
+    kind: ResultKind
     context: ResultContext
     sources: Sequence[Source]
 
     def read(self) -> Dataset:
         return pydicom.dcmread(io.BytesIO(self.data))
 
+    def release(self, changed: Dataset | None = None) -> None:
+        """Send the result through the gate, as it was built or ``changed`` before it was encoded."""
+        buffer, built = io.BytesIO(self.data), changed or self.read()
+        if changed is not None:
+            buffer = io.BytesIO()
+            with quiet_pydicom():
+                changed.save_as(buffer)
+        gate.release(buffer.getvalue(), built, self.context, self.kind, self.sources)
+
+
+def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
+    asked = context(kinds=[kind])
+    data = results.build(asked, [one], PipelineResult(findings=findings))[0].data
+    assert data is not None
+    return Made(data, kind, asked, read_sources([one]))
+
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    one = source(write_image(tmp_path_factory.mktemp("gate") / "cr.dcm", CR, grey_image()))
-    asked = context(kinds=[ResultKind.SR])
-    found = PipelineResult(findings=(finding(CARDIOMEGALY, 0.83, one.image.uid, (50, 60, 150, 170)),))
-    data = results.build(asked, [one], found)[0].data
-    assert data is not None
-    return Made(data, asked, read_sources([one]))
+def film(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
+    # An odd number of bytes of Pixel Data, which are padded.
+    return source(write_image(tmp_path_factory.mktemp("gate") / "cr.dcm", CR, grey_image(201, 171)))
 
 
-def test_a_faultless_report_leaves(made: Made) -> None:
-    gate.release(made.data, made.read(), made.context, ResultKind.SR, made.sources)
+@pytest.fixture(scope="module")
+def made(film: SourceObject) -> Made:
+    return make(film, ResultKind.SR, finding(CARDIOMEGALY, 0.83, film.image.uid, (50, 60, 150, 170)))
+
+
+@pytest.fixture(scope="module")
+def picture(film: SourceObject) -> Made:
+    return make(film, ResultKind.SC, finding(CARDIOMEGALY, 0.83, film.image.uid, (50, 60, 150, 170)))
+
+
+@pytest.fixture(scope="module")
+def cine(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A report of the last of three frames."""
+    folder = tmp_path_factory.mktemp("gate")
+    one = source(write_image(folder / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
+    return make(one, ResultKind.SR, finding(NODULE, 0.5, one.image.uid, (1, 1, 160, 120), frame=3))
+
+
+def test_what_is_faultless_leaves(made: Made, picture: Made, cine: Made) -> None:
+    for one in (made, picture, cine):
+        one.release()
 
 
 @pytest.mark.parametrize("said", BREAKS)
 def test_a_report_with_this_fault_does_not_leave(made: Made, said: str) -> None:
-    report, buffer = made.read(), io.BytesIO()
+    report = made.read()
     with quiet_pydicom():
         BREAKS[said](report)
-        report.save_as(buffer)
     with pytest.raises(ResultRefused, match=said):
-        gate.release(buffer.getvalue(), report, made.context, ResultKind.SR, made.sources)
+        made.release(report)
+
+
+def _not_derived(ds: Dataset) -> None:
+    ds.ImageType = ["ORIGINAL", "PRIMARY"]
+
+
+def _no_text_in_it(ds: Dataset) -> None:
+    ds.BurnedInAnnotation = "NO"
+
+
+def _of_no_source(ds: Dataset) -> None:
+    del ds.SourceImageSequence
+
+
+def _short(ds: Dataset) -> None:
+    ds.PixelData = ds.PixelData[:-2]
+
+
+def _long(ds: Dataset) -> None:
+    ds.PixelData = ds.PixelData + bytes(2)
+
+
+def _low_series(ds: Dataset) -> None:
+    ds.SeriesNumber = 8999
+
+
+PICTURE_BREAKS: dict[str, tuple[str, Callable[[Dataset], None]]] = {
+    "original": ("ImageType is not DERIVED", _not_derived),
+    "no text": ("BurnedInAnnotation is NO on cleaned images", _no_text_in_it),
+    "no source": ("SourceImageSequence is missing", _of_no_source),
+    "short": ("PixelData has not the length", _short),
+    "long": ("PixelData has not the length", _long),
+    "series": ("SeriesNumber is below 9000", _low_series),
+}
+
+
+@pytest.mark.parametrize("fault", PICTURE_BREAKS)
+def test_a_picture_with_this_fault_does_not_leave(picture: Made, fault: str) -> None:
+    said, broken = PICTURE_BREAKS[fault]
+    image = picture.read()
+    broken(image)
+    with pytest.raises(ResultRefused, match=said):
+        picture.release(image)
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_frame_that_the_source_has_not_is_no_reference(cine: Made, number: int) -> None:
+    report = cine.read()
+    _scoords(report)[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = number
+    with pytest.raises(ResultRefused, match="names a frame that the source has not"):
+        cine.release(report)
+
+
+def test_bytes_behind_the_pixels_do_not_leave(picture: Made) -> None:
+    with pytest.raises(ResultRefused, match="PixelData has not the length"):
+        gate.release(picture.data + bytes(2), picture.read(), picture.context, ResultKind.SC, picture.sources)
 
 
 def test_the_message_of_the_gate_holds_no_name(made: Made) -> None:

@@ -279,6 +279,14 @@ def plan_of_views(plan: Plan) -> RemovalPlan:
     return plan(scene(), CLINICAL, views=2)
 
 
+def test_views_may_take_too_much_together(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = ((0, 0, 150, 120), (150, 0, COLUMNS, 120))
+    plans = iter([plan(Found(texts=[text(half, Meaning.IDENTITY)]), CLINICAL) for half in halves])
+    monkeypatch.setattr(planning, "plan_removal", lambda *_, **__: next(plans))
+    with pytest.raises(CleaningFailed, match="of the picture"):
+        plan_of_views(plan)
+
+
 def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> None:
     found = scene()
     found.marks = (Annotation(TEXT, (22, 22, 118, 58), 0.6), Annotation(TEXT, (20, 150, 60, 170), 0.6))
