@@ -108,5 +108,7 @@ def test_generated_documents_are_up_to_date() -> None:
 def test_documents_name_files_that_are_there() -> None:
     for document in ("admin.md", "conformance.md"):
         text = (ROOT / "docs" / document).read_text(encoding="utf-8")
-        for name in re.findall(r"`((?:docs|config|tests|orthanc)/[\w./-]+)`", text):
+        names = re.findall(r"`((?:docs|config|tests|orthanc)/[\w./-]+)`", text)
+        assert names
+        for name in names:
             assert (ROOT / name).exists(), f"{document} names {name}"

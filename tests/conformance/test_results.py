@@ -93,7 +93,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_dciodvfy_finds_no_error(cases: dict[str, Case], name: str) -> None:
-    for path in cases[name].objects.values():
+    paths = list(cases[name].objects.values())
+    assert paths
+    for path in paths:
         assert dciodvfy_errors(path) == [], path.name
 
 

@@ -205,7 +205,9 @@ def test_nothing_that_the_node_says_repeats_what_was_burned_in(site: Site) -> No
 
 @pytest.mark.debian("dicom3tools")
 def test_a_validator_finds_no_error(case: Case, tmp_path: Path) -> None:
-    for ds in case.results():
+    made = list(case.results())
+    assert made
+    for ds in made:
         path = tmp_path / "object.dcm"
         path.write_bytes(as_bytes(ds))
         assert dciodvfy_errors(path) == []

@@ -140,7 +140,9 @@ def test_an_original_and_its_deidentified_twin_share_no_uid(tmp_path: Path) -> N
     image = source(path)
     twins = uids(deidentified(path))
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
-    for item in results.build(ctx, [image], result_of(image)):
+    made = results.build(ctx, [image], result_of(image))
+    assert made and twins
+    for item in made:
         ds = read(item)
         assert {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID} & twins == set()
         assert not item.deidentified

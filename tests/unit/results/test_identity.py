@@ -60,7 +60,9 @@ def result_on(*sources: SourceObject) -> PipelineResult:
 
 
 def built(ctx: ResultContext, *sources: SourceObject) -> list[BuiltObject]:
-    return results.build(ctx, sources, result_on(*sources))
+    made = results.build(ctx, sources, result_on(*sources))
+    assert made
+    return made
 
 
 def uids(objects: list[BuiltObject]) -> list[str]:

@@ -67,7 +67,9 @@ def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(results: list[
 
 
 def test_a_finding_without_a_reliable_place_is_named(results: list[PipelineResult]) -> None:
-    for result, finding in _present(results):
+    seen = list(_present(results))
+    assert seen
+    for result, finding in seen:
         said = [note.text for note in result.quality if note.name == NO_PLACE]
         assert any(finding.code.meaning in text for text in said) is not bool(finding.regions)
 
@@ -81,6 +83,7 @@ def test_the_place_is_told_in_words_where_the_header_says_how_the_film_lies(sick
 
     told = [note.text for result in with_header for note in result.quality if note.name == "place"]
     assert told
+    assert len(without) == len(with_header)
     assert all("zone" in text for text in told)
     assert not any(note.name == "place" for result in without for note in result.quality)
 

@@ -213,7 +213,7 @@ def test_levers_are_compared_on_the_same_validation_images(data: Path, tmp_path:
     assert [row.name for row in rows] == ["base", "soft"]
     assert rows[0].difference is None
     assert rows[1].difference is not None
-    assert rows == again or all(np.isnan(row.validation_auc) for row in rows)
+    assert repr(rows) == repr(again)  # an area that cannot be told is NaN, which equals nothing
     assert (tmp_path / "out" / "levers.csv").read_text().count("\n") == 3
 
 
