@@ -31,7 +31,7 @@ from ai_pipeline.models.card import NAME
 from ai_pipeline.programs import container
 from ai_pipeline.programs.answer import findings_in
 from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
-from ai_pipeline.programs.process import ProgramRun, run_program
+from ai_pipeline.programs.process import ProgramRun, can_leave_network, run_program
 
 SECONDS, MEMORY_MIB = 300.0, 2048
 """How long a program may take and how much memory it may have, where the rule does not say."""
@@ -115,6 +115,8 @@ class Command(_Program):
             yield "command", f"{words[0]} must be a whole path, or the name of a program"
         elif shutil.which(words[0], path=os.defpath) is None:
             yield "command", f"{words[0]} is no program on this machine"
+        if not options.get("network", False) and not can_leave_network():
+            yield "network", "cannot be taken from a program on this machine: true lets it have it"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
         words = [str(word) for word in _words(options)]

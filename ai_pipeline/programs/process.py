@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 
 from ai_pipeline.contract import Progress
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
@@ -71,6 +72,15 @@ def run_program(run: ProgramRun, report: Progress) -> None:
             process.kill()
         answer = process.stdout.read()
     _judge(run, answer)
+
+
+@lru_cache(maxsize=1)
+def can_leave_network() -> bool:
+    """Whether the kernel takes the network from a process of this user; tried in one of its own."""
+    code = (
+        "from ai_pipeline.models.store.sandbox import leave_network as leave; raise SystemExit(not leave())"
+    )
+    return subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
 
 
 def _judge(run: ProgramRun, answer: bytes) -> None:

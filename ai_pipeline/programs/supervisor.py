@@ -53,16 +53,18 @@ def _ended(run: Mapping[str, Any]) -> int | str:
     if run["offline"] and not leave_network():
         return "network"
     try:
+        # Kept to the end: an object that nobody holds would take the exit status away.
         program = subprocess.Popen(
             run["command"], cwd=run["folder"], env=run["environment"], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             preexec_fn=lambda: _limit(run["memory_mib"]),  # noqa: PLW1509  (there is one thread)
-        ).pid  # fmt: skip
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "start"
     ended: int | str = "lost"
     try:
-        ended = _watched(program, run)
+        with contextlib.suppress(ChildProcessError):
+            ended = _watched(program.pid, run)
     finally:
         _end_all()
         if run["cleanup"] and ended != 0:
@@ -108,15 +110,13 @@ def _watched(program: int, run: Mapping[str, Any]) -> int | str:
 
 
 def _reaped(program: int) -> int | None:
-    """Take the ends of processes; the exit status when one is the program's."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == program:
-                return os.waitstatus_to_exitcode(status)
-            if pid == 0:
-                return None
-    return None
+    """Take the ends of processes; the exit status when one is the program's. Raises ChildProcessError."""
+    while True:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == program:
+            return os.waitstatus_to_exitcode(status)
+        if pid == 0:
+            return None
 
 
 def _descendants() -> Iterator[int]:
@@ -158,7 +158,8 @@ def _end_all() -> None:
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        _reaped(0)
+        with contextlib.suppress(ChildProcessError):
+            _reaped(program=-1)
         time.sleep(0.002)
 
 

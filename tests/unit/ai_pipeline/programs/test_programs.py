@@ -299,6 +299,23 @@ def test_what_is_wrong_with_the_options_of_a_command_is_said(
     assert create("command").option_faults(given).keys() == faults  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("program", "told"), [("true", "left no findings.json"), ("false", "the program ended with 1")]
+)
+def test_a_program_that_ends_at_once_is_not_waited_for(image: DicomImage, program: str, told: str) -> None:
+    options = {"command": [program], "model": "m", "version": "1", "seconds": 30.0}
+    with pytest.raises(ProgramFailed, match=told):
+        create("command").run([image], lambda *_: None, options)
+
+
+def test_where_the_network_cannot_be_taken_away_the_rule_must_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ai_pipeline.programs.pipeline.can_leave_network", lambda: False)
+    options: dict[str, object] = {"command": ["sh"], "model": "m", "version": "1"}
+    for network, faults in ((False, {"network"}), (True, set[str]())):
+        given = {**options, "network": network}
+        assert create("command").option_faults(given).keys() == faults  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("image", ["", "-v", "--privileged", "a b", "a;b", "a$b"])
 def test_the_name_of_an_image_is_never_an_option(image: str) -> None:
     options = {"model": "m", "version": "1", "image": image}
