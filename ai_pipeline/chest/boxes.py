@@ -7,7 +7,7 @@ per-class position prior), plus how near it lies to boxes that a YOLO has drawn 
 has one. All scores of a label make a distribution over its candidates, and the box that overlaps best with
 it, on average, is the answer; that average is how sure the place is.
 
-Fitted by :mod:`ai_training.detect.arms.fusion`; numpy alone here, so that no torch is needed to run it.
+Fitted by :mod:`ai_training.detect.locating.fusion`; numpy alone here, so that no torch is needed to run it.
 """
 
 from __future__ import annotations

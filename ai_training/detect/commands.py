@@ -57,7 +57,7 @@ def train_detect(
         from ai_pipeline.models.engine import usable_cores
         from ai_pipeline.models.registry import find
         from ai_pipeline.models.store.folder import active
-        from ai_training.detect.arms.yolo import YoloRecipe
+        from ai_training.detect.locating.yolo import YoloRecipe
         from ai_training.detect.ship import train_detector
 
         if threads:
@@ -90,8 +90,8 @@ def train_yolo(
         from ai_pipeline.models.engine import usable_cores
         from ai_pipeline.models.registry import find
         from ai_pipeline.models.store.folder import active
-        from ai_training.detect.arms.yolo import YoloRecipe
-        from ai_training.detect.arms.yolo_locator import trained_and_judged
+        from ai_training.detect.locating.yolo import YoloRecipe
+        from ai_training.detect.locating.yolo_locator import trained_and_judged
         from ai_training.detect.text import places_as_text
 
         card = find(model, models_dir) if model else active("chest_xray", models_dir)
@@ -139,8 +139,8 @@ def evaluate_detect(
         from ai_pipeline.models.engine import usable_cores
         from ai_pipeline.models.registry import find
         from ai_pipeline.models.store.folder import active
-        from ai_training.detect.arms.yolo import YoloRecipe
         from ai_training.detect.evaluate import evaluate
+        from ai_training.detect.locating.yolo import YoloRecipe
         from ai_training.detect.ship import write_test_figures
         from ai_training.detect.text import as_text
 

@@ -14,14 +14,20 @@ from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import read
-from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case, LocatorAnswers, activated, cross_validated, told
-from ai_training.detect.arms.locators import Locator, centre, constant
-from ai_training.detect.arms.scores import Place
-from ai_training.detect.arms.stacking import stacked_in_folds
-from ai_training.detect.arms.trunk import trunk_of
-from ai_training.detect.arms.truth import detection_boxes
-from ai_training.detect.arms.yolo import YoloRecipe
+from ai_training.detect.locating import fusion
+from ai_training.detect.locating.cross_validation import (
+    Case,
+    LocatorPredictions,
+    activation_locator,
+    cross_validated,
+    figures_of,
+)
+from ai_training.detect.locating.locators import Locator, centre, constant
+from ai_training.detect.locating.scores import Place
+from ai_training.detect.locating.stacking import stacked_in_folds
+from ai_training.detect.locating.trunk import trunk_of
+from ai_training.detect.locating.truth import detection_boxes
+from ai_training.detect.locating.yolo import YoloRecipe
 from ai_training.detect.pictures import write_pictures
 from ai_training.detect.text import as_markdown
 from ai_training.errors import DataMissing
@@ -50,17 +56,17 @@ def evaluate(
         raise DataMissing(f"{data} has no boxes in the split {split}")
     case = Case.of(asked, card, report)
     if split == "test":
-        said = _answers(case, _shipped(case, known, card))
+        predictions = _predictions(case, _shipped_locators(case, known, card))
     else:
-        said = (
+        predictions = (
             stacked_in_folds(case, card, *yolos, report)[0]
             if yolos
             else cross_validated(case, fusion.BoxHeadRecipe(), report)
         )
-    figures = told(case, said, chest_set(data).images, card, decide=split == "cv")
+    figures = figures_of(case, predictions, chest_set(data).images, card, decide=split == "cv")
     result = {"model": card.name, "split": split, **figures}
     if report_to is not None:
-        write_pictures(report_to, case, said)
+        write_pictures(report_to, case, predictions)
         (report_to / "figures.md").write_text(as_markdown(result), encoding="utf-8")
     return result
 
@@ -90,26 +96,26 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
     return replace(prepared, run=lambda: replace(prepared.output, detections={}))
 
 
-def _shipped(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+def _shipped_locators(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
     detector = BoxDetector.of(card)
     if detector is None:
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     prepared = [detector.prepare(read_grey(path)) for path in case.paths]
     trunk = trunk_of(card)
     with torch.inference_mode():
-        said = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
+        log_likelihoods = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
     templates = BoxTemplates.from_bytes(read(card.file("boxes")))
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
     if card.plays(DRAWER):
         arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared])
     return arms | {
-        "activation": activated(said, templates, sorted({box.label for box in known})),
+        "activation": activation_locator(log_likelihoods, templates, sorted({box.label for box in known})),
         "constant": constant(known),
         "centre": centre(known),
     }
 
 
-def _answers(case: Case, arms: dict[str, Locator]) -> LocatorAnswers:
+def _predictions(case: Case, arms: dict[str, Locator]) -> LocatorPredictions:
     labels = sorted({box.label for box in case.boxes})
     every = {
         arm: {
@@ -121,6 +127,6 @@ def _answers(case: Case, arms: dict[str, Locator]) -> LocatorAnswers:
         for arm, locator in arms.items()
     }
     asked = [(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)]
-    return LocatorAnswers(
+    return LocatorPredictions(
         {arm: tuple(found.get(key) for key in asked) for arm, found in every.items()}, every
     )

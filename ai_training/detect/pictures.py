@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.detect.arms.judge import Case, LocatorAnswers
-from ai_training.detect.arms.scores import Corners
-from ai_training.detect.arms.truth import corners, overlap
+from ai_training.detect.locating.cross_validation import Case, LocatorPredictions
+from ai_training.detect.locating.scores import Corners
+from ai_training.detect.locating.truth import corners, overlap
 from ai_training.sets.chest import read_grey
 
 SIDE, ACROSS, DOWN = 200, 4, 2  # pixels of a tile, tiles of a sheet
@@ -27,7 +27,7 @@ class _Tile:
     boxes: tuple[tuple[Corners, tuple[int, int, int]], ...]
 
 
-def write_pictures(folder: Path, case: Case, said: LocatorAnswers) -> list[Path]:
+def write_pictures(folder: Path, case: Case, predictions: LocatorPredictions) -> list[Path]:
     """``hits.png``, ``misses.png``, ``false.png``: truth green, the fusion's box orange, constant box grey.
 
     Hits overlap the truth by at least half, misses by less than a tenth; false boxes are those that were
@@ -37,8 +37,8 @@ def write_pictures(folder: Path, case: Case, said: LocatorAnswers) -> list[Path]
     hits: dict[str, list[_Tile]] = {}
     misses: dict[str, list[_Tile]] = {}
     for index in sorted(range(len(case.boxes)), key=lambda i: case.boxes[i].file):
-        box, ours = case.boxes[index], said.places["fusion"][index]
-        prior = said.places["constant"][index]
+        box, ours = case.boxes[index], predictions.places["fusion"][index]
+        prior = predictions.places["constant"][index]
         if ours is None or prior is None:
             continue
         reached = overlap(corners(box), ours.corners)
@@ -51,7 +51,7 @@ def write_pictures(folder: Path, case: Case, said: LocatorAnswers) -> list[Path]
             hits.setdefault(box.label, []).append(tile)
         elif reached < MISS:
             misses.setdefault(box.label, []).append(tile)
-    sheets = {"hits": hits, "misses": misses, "false": _false(case, said)}
+    sheets = {"hits": hits, "misses": misses, "false": _false(case, predictions)}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, tiles in sheets.items():
@@ -61,9 +61,9 @@ def write_pictures(folder: Path, case: Case, said: LocatorAnswers) -> list[Path]
     return written
 
 
-def _false(case: Case, said: LocatorAnswers) -> dict[str, list[_Tile]]:
+def _false(case: Case, predictions: LocatorPredictions) -> dict[str, list[_Tile]]:
     there = {(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)}
-    surest = sorted(said.every["fusion"].items(), key=lambda item: -item[1].score)
+    surest = sorted(predictions.every["fusion"].items(), key=lambda item: -item[1].score)
     tiles: dict[str, list[_Tile]] = {}
     for (image, label), place in surest:
         own = [box for row, box in zip(case.rows, case.boxes, strict=True) if row == image]

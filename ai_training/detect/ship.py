@@ -18,13 +18,13 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest.export import forget_detector, strip
-from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case, cross_validated, told
-from ai_training.detect.arms.stacking import stacked_in_folds
-from ai_training.detect.arms.trunk import BoxNetwork, trunk_of
-from ai_training.detect.arms.truth import detection_boxes
-from ai_training.detect.arms.yolo import FILE, YoloRecipe
-from ai_training.detect.arms.yolo_locator import trained
+from ai_training.detect.locating import fusion
+from ai_training.detect.locating.cross_validation import Case, cross_validated, figures_of
+from ai_training.detect.locating.stacking import stacked_in_folds
+from ai_training.detect.locating.trunk import BoxNetwork, trunk_of
+from ai_training.detect.locating.truth import detection_boxes
+from ai_training.detect.locating.yolo import FILE, YoloRecipe
+from ai_training.detect.locating.yolo_locator import trained
 from ai_training.progress import Report
 from ai_training.sets.chest import chest_set
 
@@ -41,10 +41,10 @@ def train_detector(
     boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
     case = Case.of(boxes, card, report)
     if yolo is None:
-        said, trust = cross_validated(case, fusion.BoxHeadRecipe(), report), 0.0
+        predictions, trust = cross_validated(case, fusion.BoxHeadRecipe(), report), 0.0
     else:
-        said, trust = stacked_in_folds(case, card, out / "yolo", yolo, report)
-    figures = told(case, said, chest_set(data).images, card, decide=True)
+        predictions, trust = stacked_in_folds(case, card, out / "yolo", yolo, report)
+    figures = figures_of(case, predictions, chest_set(data).images, card, decide=True)
     fitted = fusion.fit(case.boxes, case.rows, case.read.maps, fusion.BoxHeadRecipe())
     out.mkdir(parents=True, exist_ok=True)
     files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}

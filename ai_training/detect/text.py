@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ai_training.detect.arms.scores import PLACE_NAMES
+from ai_training.detect.locating.scores import PLACE_NAMES
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -91,10 +91,10 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 
 def _label_row(row: Mapping[str, Any]) -> str:
     arms = row["arms"]
-    told = [_one(arms[arm]["mean T"]) for arm in ("fusion", "activation", "constant")]
-    told += [_one(row["differences"]["fusion - constant"]["mean T"]), _one(arms["fusion"]["pointing"])]
+    cells = [_one(arms[arm]["mean T"]) for arm in ("fusion", "activation", "constant")]
+    cells += [_one(row["differences"]["fusion - constant"]["mean T"]), _one(arms["fusion"]["pointing"])]
     verdict = "" if "passes" not in row else "**yes**" if row["passes"] else f"no: {row['why']}"
-    return f"| {row['label']} | {row['boxes']} | " + " | ".join(told) + f" | {verdict} |"
+    return f"| {row['label']} | {row['boxes']} | " + " | ".join(cells) + f" | {verdict} |"
 
 
 def _markdown(part: Mapping[str, Any]) -> list[str]:

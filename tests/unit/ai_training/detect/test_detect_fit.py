@@ -18,16 +18,21 @@ from typer.testing import CliRunner
 from ai_pipeline.chest.boxes import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
 from ai_training import console
-from ai_training.detect.arms import yolo
-from ai_training.detect.arms import yolo_locator as yolojudge
-from ai_training.detect.arms.fusion import BoxHeadRecipe, FittedHead, fit
-from ai_training.detect.arms.judge import Case, LocatorAnswers, cross_validated, passes, told
-from ai_training.detect.arms.locators import Fixed, Locator, centre, constant
-from ai_training.detect.arms.scores import Place
-from ai_training.detect.arms.stacking import TRUSTS, settled
-from ai_training.detect.arms.trunk import TrunkFeatures
-from ai_training.detect.arms.truth import corners, overlap
 from ai_training.detect.commands import add_to
+from ai_training.detect.locating import yolo, yolo_locator
+from ai_training.detect.locating.cross_validation import (
+    Case,
+    LocatorPredictions,
+    cross_validated,
+    figures_of,
+    passes,
+)
+from ai_training.detect.locating.fusion import BoxHeadRecipe, FittedHead, fit
+from ai_training.detect.locating.locators import FixedLocator, Locator, centre, constant
+from ai_training.detect.locating.scores import Place
+from ai_training.detect.locating.stacking import TRUSTS, settled
+from ai_training.detect.locating.trunk import TrunkFeatures
+from ai_training.detect.locating.truth import corners, overlap
 from ai_training.detect.ship import write_test_figures
 from ai_training.detect.text import as_markdown, as_text
 from ai_training.sets.chest import LABELS, ChestImage, TruthBox
@@ -148,16 +153,18 @@ def test_another_arm_learns_from_the_other_folds_alone(tmp_path: Path) -> None:
     case = _planted_case(tmp_path)
     known: dict[int, set[int]] = {}
 
-    def further(number: int, may_learn: Sequence[int], arms: Mapping[str, Locator]) -> dict[str, Locator]:
+    def more_locators(
+        number: int, may_learn: Sequence[int], arms: Mapping[str, Locator]
+    ) -> dict[str, Locator]:
         assert "fusion" in arms
         known[number] = set(may_learn)
-        return {"told": Fixed({"Mass": Place((0.0, 0.0, number / 10 + 0.1, 1.0), (0.0, 0.0), 1.0)})}
+        return {"told": FixedLocator({"Mass": Place((0.0, 0.0, number / 10 + 0.1, 1.0), (0.0, 0.0), 1.0)})}
 
     recipe = BoxHeadRecipe(components=4, moved=2, shown=30, steps=2)
-    said = cross_validated(case, recipe, lambda _share, _what: None, further=further)
+    predictions = cross_validated(case, recipe, lambda _share, _what: None, more_locators=more_locators)
 
-    assert set(said.places) == {"fusion", "activation", "constant", "centre", "told"}
-    for index, place in enumerate(said.places["told"]):
+    assert set(predictions.places) == {"fusion", "activation", "constant", "centre", "told"}
+    for index, place in enumerate(predictions.places["told"]):
         assert place is not None
         answered_by = round(place.corners[2] * 10 - 1)
         assert index not in known[answered_by]
@@ -172,17 +179,17 @@ def test_the_trust_in_drawn_boxes_is_learned_on_the_other_folds(tmp_path: Path) 
     arms |= dict.fromkeys(("fusion", "yolo", "activation", "constant", "centre"), wrong)
     every = {arm: {(row, "Mass"): told[row] for row in case.rows} for arm, told in arms.items()}
 
-    said, trust = settled(case, LocatorAnswers(arms, every))
+    predictions, trust = settled(case, LocatorPredictions(arms, every))
 
     assert trust == 2.0
-    assert said.places["fusion"] == right
-    assert said.places["head"] == wrong
-    assert list(said.places) == ["fusion", "head", "yolo", "activation", "constant", "centre"]
-    assert said.every["fusion"] == every["trust 2.0"]
+    assert predictions.places["fusion"] == right
+    assert predictions.places["head"] == wrong
+    assert list(predictions.places) == ["fusion", "head", "yolo", "activation", "constant", "centre"]
+    assert predictions.every["fusion"] == every["trust 2.0"]
 
     # Where only one box is answered well, the fold that holds it cannot know.
     spoiled = {**arms, "trust 2.0": wrong, "trust 3.0": (right[0], *wrong[1:])}
-    alone, _ = settled(case, LocatorAnswers(spoiled, every))
+    alone, _ = settled(case, LocatorPredictions(spoiled, every))
     assert alone.places["fusion"][0] == wrong[0]
 
 
@@ -195,10 +202,10 @@ def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:
         for box in placed
     ]
 
-    said = cross_validated(
+    predictions = cross_validated(
         case, BoxHeadRecipe(components=4, moved=2, shown=30, steps=40), lambda _share, _what: None
     )
-    figures = told(case, said, images, find("chest-efficientnet-lite0"), decide=True)
+    figures = figures_of(case, predictions, images, find("chest-efficientnet-lite0"), decide=True)
 
     (row,) = figures["labels"]
     assert row["passes"]
@@ -220,17 +227,17 @@ def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
         (out / yolo.FILE).write_bytes(b"network")
         return out / yolo.FILE
 
-    monkeypatch.setattr(yolojudge, "train_yolo", train)
-    monkeypatch.setattr(yolojudge, "OnnxRuntime", lambda data, threads: (data, threads))
+    monkeypatch.setattr(yolo_locator, "train_yolo", train)
+    monkeypatch.setattr(yolo_locator, "OnnxRuntime", lambda data, threads: (data, threads))
     card, (boxes, _) = find("chest-efficientnet-lite0"), _planted()
 
     for threads in (1, 2):
-        drawn = yolojudge.trained(boxes, card, tmp_path / "one", yolo.YoloRecipe(threads=threads), ())
+        drawn = yolo_locator.trained(boxes, card, tmp_path / "one", yolo.YoloRecipe(threads=threads), ())
         assert drawn.labels == ("Mass",)
     assert made == [40]
     for others, recipe in ((boxes[1:], yolo.YoloRecipe()), (boxes, yolo.YoloRecipe(size=320))):
         with pytest.raises(FileExistsError, match="other boxes or settings"):
-            yolojudge.trained(others, card, tmp_path / "one", recipe, ())
+            yolo_locator.trained(others, card, tmp_path / "one", recipe, ())
 
 
 @pytest.mark.parametrize("command", ["detect", "yolo"])

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from ai_training.detect.arms.scores import (
+from ai_training.detect.locating.scores import (
     PLACE_NAMES,
     Detection,
     Place,

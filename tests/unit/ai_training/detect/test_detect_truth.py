@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("iterstrat")
 
-from ai_training.detect.arms.folds import FOLDS, folds
-from ai_training.detect.arms.truth import corners, detection_boxes, overlap
+from ai_training.detect.locating.folds import FOLDS, folds
+from ai_training.detect.locating.truth import corners, detection_boxes, overlap
 from ai_training.errors import DataMissing
 from ai_training.sets.chest import LABELS, TruthBox, chest_set
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 
 from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, chances, mean_over, part_rectangles
-from ai_training.detect.arms.locators import Floats
-from ai_training.detect.arms.scores import Place
-from ai_training.detect.arms.truth import corners
+from ai_training.detect.locating.locators import Floats
+from ai_training.detect.locating.scores import Place
+from ai_training.detect.locating.truth import corners
 from ai_training.sets.chest import TruthBox
 
 LEAST_DENSITY = 1e-4  # so that no candidate is impossible
@@ -185,8 +185,8 @@ def _learn(
     trust = torch.full((1,), 0.7, requires_grad=True)
     optimiser = torch.optim.Adam([shared, own, trust], lr=recipe.rate)
     for _ in range(recipe.steps):
-        said = torch.einsum("nmf,nf->nm", x, shared + own[which]) + trust * prior
-        loss = -(wanted * torch.log_softmax(said, 1)).sum(1).mean()
+        scores = torch.einsum("nmf,nf->nm", x, shared + own[which]) + trust * prior
+        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
         loss = loss + recipe.decay * (shared.square().sum() + recipe.own * own.square().sum())
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""Who may draw a box: all answer the same question, "if this finding is there, where?".
+"""The candidate locators: each predicts the box of a finding that is known to be present.
 
-``constant``    the training box of the label that overlaps the label's others best: knows no image.
-``centre``      a box of the label's median size in the middle: knows no image and hardly the label.
-``activation``  what the classifier's place head and its box templates say (:mod:`ai_pipeline.chest.explain`).
-``fusion``      :mod:`ai_training.detect.arms.fusion`: what ships where it passes.
-``yolo``        :mod:`ai_training.detect.arms.yolo`.
+``constant``    the training box of the label that overlaps the label's others best: a baseline without image.
+``centre``      a box of the label's median size in the middle of the image: a baseline without image.
+``activation``  the classifier's place head with its box templates (:mod:`ai_pipeline.chest.explain`).
+``fusion``      :mod:`ai_training.detect.locating.fusion`: what ships where it passes.
+``yolo``        :mod:`ai_training.detect.locating.yolo`.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest.explain import BoxTemplates, overlaps, share_inside
-from ai_training.detect.arms.scores import Corners, Place
-from ai_training.detect.arms.truth import corners
+from ai_training.detect.locating.scores import Corners, Place
+from ai_training.detect.locating.truth import corners
 from ai_training.sets.chest import TruthBox
 
 Floats = npt.NDArray[np.float32]
 
 
 class Locator(Protocol):
-    """Draws boxes. ``image`` is a number that the locator's maker understands (a row of its maps)."""
+    """Predicts boxes. ``image``: row of the image in the maps or features that the locator was made with."""
 
     def place(self, image: int, label: str) -> Place | None:
-        """The likeliest box of ``label``; None where the locator knows none."""
+        """The likeliest box of ``label``; None for a label that the locator was not fitted to."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
-    """A locator that knows no image: one place for each label."""
+class FixedLocator:
+    """A baseline that uses no image: one place for each label."""
 
     places: Mapping[str, Place]
 
@@ -44,7 +44,7 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Activated:
+class ActivationLocator:
     """The classifier's maps with its box templates. ``maps`` by image and label, 0 to 1, any grid."""
 
     maps: Mapping[tuple[int, str], Floats]
@@ -63,17 +63,17 @@ class Activated:
         return Place((left, top, right, bottom), _peak(values), float(expected[best]))
 
 
-def constant(boxes: Sequence[TruthBox]) -> Fixed:
-    """One fixed box per label: the bar that a detector has to beat."""
+def constant(boxes: Sequence[TruthBox]) -> FixedLocator:
+    """One fixed box per label: the baseline of a detector."""
     places: dict[str, Place] = {}
     for label, known in _by_label(boxes).items():
         expected = overlaps(known).mean(1)
         best = int(np.argmax(expected))
         places[label] = _at(known[best], float(expected[best]))
-    return Fixed(places)
+    return FixedLocator(places)
 
 
-def centre(boxes: Sequence[TruthBox]) -> Fixed:
+def centre(boxes: Sequence[TruthBox]) -> FixedLocator:
     """A box of the usual size in the middle of the picture."""
     places: dict[str, Place] = {}
     for label, known in _by_label(boxes).items():
@@ -81,7 +81,7 @@ def centre(boxes: Sequence[TruthBox]) -> Fixed:
         box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2], np.float32)
         expected = overlaps(np.vstack([box, known]))[0, 1:].mean()
         places[label] = _at(box, float(expected))
-    return Fixed(places)
+    return FixedLocator(places)
 
 
 def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Floats]:

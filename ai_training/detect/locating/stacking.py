@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from ai_pipeline.chest.boxes import trusting
 from ai_pipeline.models.card import Card
-from ai_training.detect.arms import fusion
-from ai_training.detect.arms.folds import folds
-from ai_training.detect.arms.judge import MEAN_T, Case, LocatorAnswers, cross_validated
-from ai_training.detect.arms.locators import Locator
-from ai_training.detect.arms.scores import Place, place_figures
-from ai_training.detect.arms.truth import corners
-from ai_training.detect.arms.yolo import YoloRecipe
-from ai_training.detect.arms.yolo_locator import Drawn, trained
+from ai_training.detect.locating import fusion
+from ai_training.detect.locating.cross_validation import MEAN_T, Case, LocatorPredictions, cross_validated
+from ai_training.detect.locating.folds import folds
+from ai_training.detect.locating.locators import Locator
+from ai_training.detect.locating.scores import Place, place_figures
+from ai_training.detect.locating.truth import corners
+from ai_training.detect.locating.yolo import YoloRecipe
+from ai_training.detect.locating.yolo_locator import Drawn, trained
 from ai_training.progress import Report
 
 TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -46,46 +46,48 @@ class Stacked:
 
 def stacked_in_folds(
     case: Case, card: Card, runs: Path, recipe: YoloRecipe, report: Report
-) -> tuple[LocatorAnswers, float]:
+) -> tuple[LocatorPredictions, float]:
     """All arms in five folds, ``fusion`` being head and YOLO, and the trust that is best on all of them.
 
     The YOLO of a fold is trained into ``runs`` where it is not there yet.
     """
 
-    def further(number: int, known: Sequence[int], arms: Mapping[str, Locator]) -> dict[str, Locator]:
+    def more_locators(number: int, known: Sequence[int], arms: Mapping[str, Locator]) -> dict[str, Locator]:
         boxes = [case.boxes[index] for index in known]
         drawn = trained(boxes, card, runs / f"fold-{number + 1}", recipe, case.paths)
         head = arms["fusion"]
         assert isinstance(head, fusion.FittedHead)
         return {"yolo": drawn, **{_arm(trust): Stacked(head, drawn, trust) for trust in TRUSTS}}
 
-    return settled(case, cross_validated(case, fusion.BoxHeadRecipe(), report, further=further))
+    return settled(case, cross_validated(case, fusion.BoxHeadRecipe(), report, more_locators=more_locators))
 
 
-def settled(case: Case, said: LocatorAnswers) -> tuple[LocatorAnswers, float]:
-    """``said`` with one arm ``fusion`` in the place of one for each trust; and the trust that ships."""
+def settled(case: Case, predictions: LocatorPredictions) -> tuple[LocatorPredictions, float]:
+    """``predictions`` with one locator ``fusion`` instead of one for each trust, and the trust that ships."""
     fold = folds(case.boxes)
     of_image = dict(zip(case.rows, fold, strict=True))
     truth = [corners(box) for box in case.boxes]
-    worth = np.stack([place_figures(truth, said.places[_arm(trust)])[:, MEAN_T] for trust in TRUSTS])
+    worth = np.stack([place_figures(truth, predictions.places[_arm(trust)])[:, MEAN_T] for trust in TRUSTS])
     best = {number: TRUSTS[_best(worth[:, fold != number])] for number in set(fold.tolist())}
     places = {
-        "fusion": tuple(said.places[_arm(best[number])][index] for index, number in enumerate(fold.tolist())),
-        "head": said.places["fusion"],
+        "fusion": tuple(
+            predictions.places[_arm(best[number])][index] for index, number in enumerate(fold.tolist())
+        ),
+        "head": predictions.places["fusion"],
     }
     every = {
         "fusion": {
             key: place
             for number, trust in best.items()
-            for key, place in said.every[_arm(trust)].items()
+            for key, place in predictions.every[_arm(trust)].items()
             if of_image[key[0]] == number
         },
-        "head": said.every["fusion"],
+        "head": predictions.every["fusion"],
     }
     others = ("yolo", "activation", "constant", "centre")
-    places |= {arm: said.places[arm] for arm in others}
-    every |= {arm: dict(said.every[arm]) for arm in others}
-    return LocatorAnswers(places, every), TRUSTS[_best(worth)]
+    places |= {arm: predictions.places[arm] for arm in others}
+    every |= {arm: dict(predictions.every[arm]) for arm in others}
+    return LocatorPredictions(places, every), TRUSTS[_best(worth)]
 
 
 def _best(worth: npt.NDArray[np.float64]) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.detect.arms.truth import overlap
+from ai_training.detect.locating.truth import overlap
 from ai_training.metrics import (
     Floats,
     Interval,
@@ -52,10 +52,10 @@ class Detection:
     overlap: float
 
 
-def place_figures(truth: Sequence[Corners], said: Sequence[Place | None]) -> npt.NDArray[np.float64]:
+def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None]) -> npt.NDArray[np.float64]:
     """``[boxes, 6]``, columns as :data:`PLACE_NAMES`. What says nothing scores 0."""
     rows = np.zeros((len(truth), len(PLACE_NAMES)))
-    for row, (wanted, place) in enumerate(zip(truth, said, strict=True)):
+    for row, (wanted, place) in enumerate(zip(truth, predictions, strict=True)):
         if place is None:
             continue
         found = overlap(wanted, place.corners)

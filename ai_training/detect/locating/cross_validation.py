@@ -1,10 +1,10 @@
-"""Who draws boxes worth showing? Five folds by patient, every arm judged on the same boxes.
+"""Five-fold cross-validation by patient: all candidate locators are evaluated on the same boxes.
 
-A label passes when the fusion beats both answers that know no image, the constant box and the centre prior,
-in the mean of T(IoU .1/.3/.5) with the whole 95 % interval of the paired difference above 0, points no worse,
-and reaches at least half of the findings at all (T(IoU .1)): a box that never hits a nodule is beaten by one
-that hits four of 44. The rule was fixed before the test boxes were looked at. A label that does not pass gets
-no box.
+A label passes when the fusion is better than both baselines that use no image, the constant box and the
+centre prior, in the mean of T(IoU .1/.3/.5) with the whole 95 % interval of the paired difference above 0,
+when its pointing is no worse, and when it touches at least half of the findings (T(IoU .1)): being better
+than a baseline that never hits a nodule is not enough. The rule was fixed before the test boxes were
+evaluated. A label that does not pass gets no box.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.models.card import Card
 from ai_training.chest.places import learn_places
-from ai_training.detect.arms import fusion
-from ai_training.detect.arms.folds import FOLDS, folds
-from ai_training.detect.arms.locators import Activated, Floats, Locator, centre, constant
-from ai_training.detect.arms.scores import (
+from ai_training.detect.locating import fusion
+from ai_training.detect.locating.folds import FOLDS, folds
+from ai_training.detect.locating.locators import ActivationLocator, Floats, Locator, centre, constant
+from ai_training.detect.locating.scores import (
     PLACE_NAMES,
     Detection,
     Place,
@@ -32,21 +32,21 @@ from ai_training.detect.arms.scores import (
     means,
     place_figures,
 )
-from ai_training.detect.arms.trunk import TrunkFeatures, read_images
-from ai_training.detect.arms.truth import corners, overlap
+from ai_training.detect.locating.trunk import TrunkFeatures, read_images
+from ai_training.detect.locating.truth import corners, overlap
 from ai_training.progress import Report
 from ai_training.sets.chest import LABELS, ChestImage, TruthBox
 
-Further = Callable[[int, Sequence[int], Mapping[str, Locator]], Mapping[str, Locator]]
-"""More arms of a fold: its number, the numbers of the boxes that they may learn from, the arms so far."""
-REACHED = 0.5  # of T(IoU .1): a box that misses more often than not helps nobody
-FEWEST = 15  # boxes of a label below which its test figures are not told alone
+MoreLocators = Callable[[int, Sequence[int], Mapping[str, Locator]], Mapping[str, Locator]]
+"""Further locators of a fold: its number, the training boxes by number, the locators fitted so far."""
+LEAST_TOUCHED = 0.5  # T(IoU .1) from which a label passes
+FEWEST = 15  # boxes of a label from which its test figures are reported separately
 MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """Boxes with what the classifier says of their images. ``rows``: the image of each box."""
+    """Labelled boxes with the classifier's features of their images. ``rows``: the image of each box."""
 
     boxes: tuple[TruthBox, ...]
     rows: tuple[int, ...]
@@ -65,8 +65,8 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LocatorAnswers:
-    """What each arm answered: ``places`` to the boxes' own labels, ``every`` to all labels in all images."""
+class LocatorPredictions:
+    """Predictions by locator: ``places`` for each box's own label, ``every`` by image and label."""
 
     places: Mapping[str, tuple[Place | None, ...]]
     every: Mapping[str, Mapping[tuple[int, str], Place]]
@@ -77,9 +77,9 @@ def cross_validated(
     recipe: fusion.BoxHeadRecipe,
     report: Report,
     count: int = FOLDS,
-    further: Further | None = None,
-) -> LocatorAnswers:
-    """Every box and image answered by arms that were fitted without its patient."""
+    more_locators: MoreLocators | None = None,
+) -> LocatorPredictions:
+    """Predictions for every box and image by locators that were fitted without its patient."""
     fold = folds(case.boxes, count)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
     labels = sorted({box.label for box in case.boxes})
@@ -89,7 +89,7 @@ def cross_validated(
         report(number / count, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         arms = fitted(case, known, recipe)
-        arms |= further(number, known, arms) if further else {}
+        arms |= more_locators(number, known, arms) if more_locators else {}
         images = [image for image, its in image_fold.items() if its == number]
         for arm, locator in arms.items():
             answers = every.setdefault(arm, {})
@@ -98,26 +98,26 @@ def cross_validated(
             mine = places.setdefault(arm, [None] * len(case.boxes))
             for index in np.flatnonzero(fold == number):
                 mine[index] = answers.get((case.rows[index], case.boxes[index].label))
-    return LocatorAnswers({arm: tuple(found) for arm, found in places.items()}, every)
+    return LocatorPredictions({arm: tuple(found) for arm, found in places.items()}, every)
 
 
 def fitted(case: Case, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> dict[str, Locator]:
-    """All arms, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
+    """All locators, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
     boxes, rows = tuple(case.boxes[i] for i in known), [case.rows[i] for i in known]
     return {
         "fusion": fusion.fit(boxes, rows, case.read.maps, recipe),
-        "activation": _activated(boxes, rows, case.read.maps),
+        "activation": _fitted_activation(boxes, rows, case.read.maps),
         "constant": constant(boxes),
         "centre": centre(boxes),
     }
 
 
-def told(
-    case: Case, said: LocatorAnswers, images: Sequence[ChestImage], card: Card, *, decide: bool
+def figures_of(
+    case: Case, predictions: LocatorPredictions, images: Sequence[ChestImage], card: Card, *, decide: bool
 ) -> dict[str, Any]:
-    """All figures as they are printed; ``decide`` adds to every label whether it passes."""
+    """All figures as they are printed; with ``decide`` each label says whether it passes."""
     truth = [corners(box) for box in case.boxes]
-    rows = {arm: place_figures(truth, found) for arm, found in said.places.items()}
+    rows = {arm: place_figures(truth, found) for arm, found in predictions.places.items()}
     labels = sorted({box.label for box in case.boxes})
     per_label = []
     for label in labels:
@@ -137,7 +137,7 @@ def told(
         "children": sum(not box.adult for box in case.boxes),
         **_compared(rows, case.patients),
         "labels": per_label,
-        "detection": _detections(case, said, images, card, labels),
+        "detection": _detections(case, predictions, images, card, labels),
     }
     unseen = np.array([box.split == "val" for box in case.boxes])
     if decide and unseen.any() and not unseen.all():
@@ -150,7 +150,7 @@ def told(
 
 
 def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether a label's boxes are worth showing, and why not."""
+    """Whether a label's boxes may be shown, and why not."""
     for prior in ("constant", "centre"):
         difference = entry["differences"][f"fusion - {prior}"]
         name = PLACE_NAMES[MEAN_T]
@@ -160,7 +160,7 @@ def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
         if difference[PLACE_NAMES[POINTING]][0] < 0:
             return {"passes": False, "why": f"points worse than the {prior} box"}
     touched = entry["arms"]["fusion"]["T(IoU.1)"][0]
-    if touched < REACHED:
+    if touched < LEAST_TOUCHED:
         return {"passes": False, "why": f"misses more than half of the findings: T(IoU.1) is {touched:.2f}"}
     return {"passes": True, "why": ""}
 
@@ -174,7 +174,11 @@ def _compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[st
 
 
 def _detections(
-    case: Case, said: LocatorAnswers, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
+    case: Case,
+    predictions: LocatorPredictions,
+    images: Sequence[ChestImage],
+    card: Card,
+    labels: Sequence[str],
 ) -> dict[str, Any]:
     """mAP and FROC: a box's score is the label's probability times how sure the place is."""
     of_path = {image.path: image for image in images}
@@ -185,7 +189,7 @@ def _detections(
     positives = np.array([[(row, k) in drawn for k in labels] for row in range(len(case.paths))], bool)
     chance = case.read.chances[:, [[one.name for one in card.labels].index(k) for k in labels]]
     arms = {}
-    for arm, answers in said.every.items():
+    for arm, answers in predictions.every.items():
         found = []
         for (image, label), place in answers.items():
             column = labels.index(label)
@@ -197,18 +201,20 @@ def _detections(
     return detection_figures(arms, positives, positives | ~named, patients)
 
 
-def activated(places: torch.Tensor, templates: BoxTemplates, labels: Sequence[str]) -> Activated:
+def activation_locator(
+    places: torch.Tensor, templates: BoxTemplates, labels: Sequence[str]
+) -> ActivationLocator:
     """The place head as a locator, from its log-likelihoods ``places [images, 14, h, w]``."""
     values = torch.exp(places - places.amax((2, 3), keepdim=True)).numpy().astype(np.float32)
     numbers = {label: LABELS.index(label) for label in labels}
     by_name = {(n, label): values[n, k] for n in range(len(values)) for label, k in numbers.items()}
-    return Activated(by_name, templates, numbers)
+    return ActivationLocator(by_name, templates, numbers)
 
 
-def _activated(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats) -> Activated:
+def _fitted_activation(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats) -> ActivationLocator:
     learned = learn_places(torch.from_numpy(maps[sorted(set(rows))]), tuple(boxes), _among(rows), 1)
-    said = torch.einsum("lc,nchw->nlhw", learned.weight, torch.from_numpy(maps)) + learned.bias
-    return activated(said, learned.templates, sorted({box.label for box in boxes}))
+    log_likelihoods = torch.einsum("lc,nchw->nlhw", learned.weight, torch.from_numpy(maps)) + learned.bias
+    return activation_locator(log_likelihoods, learned.templates, sorted({box.label for box in boxes}))
 
 
 def _among(rows: Sequence[int]) -> list[int]:

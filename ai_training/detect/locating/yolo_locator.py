@@ -15,12 +15,12 @@ from ai_pipeline.chest.detector import detections_by_label
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.preprocess import normalise, prepare
-from ai_training.detect.arms import fusion
-from ai_training.detect.arms.judge import Case
-from ai_training.detect.arms.locators import Floats, Locator, centre, constant
-from ai_training.detect.arms.scores import Place, means, place_figures
-from ai_training.detect.arms.truth import corners, detection_boxes
-from ai_training.detect.arms.yolo import FILE, YoloRecipe, labels_of, train_yolo
+from ai_training.detect.locating import fusion
+from ai_training.detect.locating.cross_validation import Case
+from ai_training.detect.locating.locators import Floats, Locator, centre, constant
+from ai_training.detect.locating.scores import Place, means, place_figures
+from ai_training.detect.locating.truth import corners, detection_boxes
+from ai_training.detect.locating.yolo import FILE, YoloRecipe, labels_of, train_yolo
 from ai_training.progress import Report
 from ai_training.sets.chest import TruthBox, read_grey
 
@@ -104,12 +104,12 @@ def trained_and_judged(
         "constant": constant(known),
         "centre": centre(known),
     }
-    said = {
+    places = {
         arm: [one.place(row, box.label) for row, box in zip(rows, asked, strict=True)]
         for arm, one in arms.items()
     }
     truth, patients = [corners(box) for box in asked], [box.patient for box in asked]
-    tables = {arm: place_figures(truth, found) for arm, found in said.items()}
+    tables = {arm: place_figures(truth, found) for arm, found in places.items()}
     return {
         "boxes": len(asked),
         "arms": {arm: means(table, patients) for arm, table in tables.items()},

@@ -18,7 +18,7 @@ from ai_pipeline.models.engine import parameters
 from ai_pipeline.models.preprocess import normalise, prepare
 from ai_pipeline.networks.architectures import from_arrays
 from ai_pipeline.networks.efficientnet import PlacedClassifier
-from ai_training.detect.arms.locators import Floats
+from ai_training.detect.locating.locators import Floats
 from ai_training.sets.chest import read_grey
 
 BATCH = 8
@@ -65,9 +65,9 @@ def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str]
             maps.append(middle.numpy())
             logits.append(network.head(features.mean((2, 3))).numpy())
             report((start + len(squares)) / len(paths), "reading images")
-    said = np.concatenate(logits)
+    scores = np.concatenate(logits)
     chance = [
-        [probability(label, float(v)) for label, v in zip(card.labels, row, strict=True)] for row in said
+        [probability(label, float(v)) for label, v in zip(card.labels, row, strict=True)] for row in scores
     ]
     return TrunkFeatures(np.concatenate(maps), np.array(chance, np.float32))
 
@@ -84,6 +84,6 @@ class BoxNetwork(nn.Module):
         self.bias = nn.Parameter(torch.from_numpy(bias.copy()))
 
     def forward(self, images: Tensor) -> Tensor:
-        said: Tensor = self.layer(self.trunk.maps(images)[1]) + self.bias
-        count, _, height, width = said.shape
-        return said.reshape(count, self.labels, len(PARTS), height, width)
+        maps: Tensor = self.layer(self.trunk.maps(images)[1]) + self.bias
+        count, _, height, width = maps.shape
+        return maps.reshape(count, self.labels, len(PARTS), height, width)

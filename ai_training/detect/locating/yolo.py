@@ -30,7 +30,7 @@ from ai_pipeline.models.registry import Card, Chain
 from ai_pipeline.networks.efficientnet import FINE, MIDDLE, from_arrays
 from ai_pipeline.networks.foreign import offer_torchvision_operators
 from ai_training.chest.export import strip
-from ai_training.detect.arms.truth import corners
+from ai_training.detect.locating.truth import corners
 from ai_training.sets.chest import TruthBox, read_grey
 
 FILE = "yolo.onnx"
