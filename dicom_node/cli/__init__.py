@@ -82,8 +82,15 @@ def _run(arguments: list[str] | None) -> int:
             say(f"  {problem}", err=True)
         return error.exit_code
     except NodeError as error:
-        say(f"dicom-node: {error}", err=True)
+        for line in f"dicom-node: {error}".splitlines():
+            say(line, err=True)
         return error.exit_code
+    except PermissionError as error:
+        say(
+            f"dicom-node: {error.filename}: {error.strerror}: run this as the user that the node runs as",
+            err=True,
+        )
+        return ExitCode.CONFIG
     except typer.TyperException as error:
         error.show() if hasattr(error, "show") else say(str(error), err=True)
         return ExitCode.USAGE

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def network_file_system(folder: Path) -> str:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     whole = folder.resolve()
-    return next(path for path in (whole, *whole.parents) if path.exists())
+    return next(path for path in (whole, *whole.parents) if os.path.lexists(path))
 
 
 def check_machine(settings: Settings, role: Role) -> Found:
@@ -75,8 +76,8 @@ def _check_data_dir(settings: Settings) -> Found:
     if not existing.is_dir():
         yield "node.data_dir", str(folder), f"{existing} is no folder"
         return
-    if not os.access(existing, os.W_OK | os.X_OK):
-        remedy = f"the node may not write in {existing}: change its owner or choose another folder"
+    if reason := _no_folder_can_be_made_in(existing):
+        remedy = f"the node may not write in {existing} ({reason}): change its owner or choose another folder"
         yield "node.data_dir", str(folder), remedy
         return
     kind = network_file_system(folder)
@@ -91,6 +92,15 @@ def _check_data_dir(settings: Settings) -> Found:
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
     yield Passed("data folder", enough, f"{folder}, {free} MiB free{note}")
+
+
+def _no_folder_can_be_made_in(existing: Path) -> str:
+    """Why not, "" where one can: tried, since a file system may refuse what permissions allow."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
 
 
 def _check_site_key(settings: Settings) -> Found:

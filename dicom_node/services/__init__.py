@@ -21,7 +21,14 @@ from sqlalchemy.orm import Session
 from dicom_node.config.loading import examine
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import TomlFiles
-from dicom_node.errors import ConfigurationError, DatabaseNotReady, ModelRefused, NotAllowedNow, NotRunning
+from dicom_node.errors import (
+    ConfigurationError,
+    DatabaseNotReady,
+    DatabaseUnusable,
+    ModelRefused,
+    NotAllowedNow,
+    NotRunning,
+)
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import Counted
 from dicom_node.model.roles import Role
@@ -91,6 +98,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         raise ConfigurationError(read.problems)
     found = running(settings.node.data_dir)
     if not found:
+        _refuse_closed_folder(settings.node.data_dir)
         raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
     for place, pid in found.items():
         role = Role(place.partition("-")[0])
@@ -99,6 +107,11 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         if refused := _hang_up(settings, pid):
             raise NotAllowedNow(_refusal(refused, settings, read))
     return list(found)
+
+
+def _refuse_closed_folder(folder: Path) -> None:
+    if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+        raise NotAllowedNow(f"{folder} is closed to this user: run this as the user that the node runs as")
 
 
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
@@ -121,9 +134,15 @@ def _hang_up(settings: Settings, pid: int) -> Mapping[str, Any] | None:
     numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
-        with reading(settings) as session:
-            if events := list_events(session, since=asked, numbers=numbers):
-                return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
+        try:
+            with reading(settings) as session:
+                events = list_events(session, since=asked, numbers=numbers)
+        except DatabaseUnusable as error:
+            raise NotAllowedNow(
+                f"the node was asked, what it says is in its log (6010 taken over, 6011 not): {error}"
+            ) from error
+        if events:
+            return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
         time.sleep(0.1)
     raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
 

@@ -98,7 +98,9 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         "others": _others(caller, seen),
         "associations": mine[:_SHOWN],
         "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _outdated(_counted(_rejections(theirs)), mine),
+        "rejections": _outdated(
+            _counted(_rejections(theirs)), [row for row in mine if _got_through(settings, row)]
+        ),
         "refused_objects": _outdated(_counted(_objects(theirs)), [row for row in mine if row["objects"]]),
         "failures": _counted(_failures(theirs)),
     }
@@ -213,6 +215,11 @@ def _outdated(rows: list[dict[str, Any]], successes: Sequence[Row]) -> list[dict
             for success in successes
         )
     return rows
+
+
+def _got_through(settings: Settings, association: Row) -> bool:
+    """Not by an echo alone, which anybody may send: a peer's association, or one that brought objects."""
+    return bool(association["objects"]) or association["calling_ae"] in _titles_of(settings)
 
 
 def _advice(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:

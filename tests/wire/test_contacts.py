@@ -15,6 +15,7 @@ from tests.node_lab import Node, running, wait_until
 from tests.wire.receiver import EXPLICIT, US, receiving, ultrasound
 
 CT, MR, COMMITMENT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.20.1"
+VERIFICATION = "1.2.840.10008.1.1"
 CONFIG = """
 [spool]
 minimum_free_mib = 1
@@ -151,6 +152,16 @@ def test_a_person_reads_the_same(node: Node) -> None:
     shown = node.run("peers", "why", "US1").stdout
     for text in ("is the peer us1", "CT Image Storage", "OTHER", "further_storage_classes", "not recognized"):
         assert text in shown
+
+
+def test_an_echo_that_anybody_may_send_outdates_no_advice(node: Node) -> None:
+    address = ("127.0.0.1", node.port)
+    with pytest.raises(Rejected):
+        associate(address, [(US, [EXPLICIT])], calling="NEW")
+    associate(address, [(VERIFICATION, [EXPLICIT])], calling="NEW").release()
+    wait_until(lambda: node.run("peers", "why", "NEW").returncode == 0, 20, "association")
+    wait_until(lambda: node.cli("peers", "why", "NEW")["associations"], 20, "echo")
+    assert 'ae_title = "NEW"' in lines(node.cli("peers", "why", "NEW"))
 
 
 def test_the_names_in_an_event_have_a_limit(tmp_path: Path) -> None:

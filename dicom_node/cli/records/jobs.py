@@ -89,7 +89,7 @@ def list_jobs(
             limit=limit_or_none(limit),
             workers=max(loaded.workers.processes, 1) if services.is_worked_on(loaded) else 0,
         )
-    print_rows(rows, _COLUMNS, as_json=as_json, none="No jobs.")
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No jobs, or none that all filters let pass.")
 
 
 @app.command(epilog="Example: dicom-node jobs show 17 --config node.toml")

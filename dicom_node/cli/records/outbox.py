@@ -56,7 +56,7 @@ def list_deliveries(
             study_instance_uid=study,
             limit=limit_or_none(limit),
         )
-    print_rows(rows, _COLUMNS, as_json=as_json, none="The outbox is empty.")
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No deliveries, or none that all filters let pass.")
 
 
 @app.command(epilog="Example: dicom-node outbox retry --dead --config node.toml")

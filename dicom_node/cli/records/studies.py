@@ -90,7 +90,7 @@ def list_studies(
         rows = views.list_studies(
             session, states=state or (), since=moment(since), limit=limit_or_none(limit)
         )
-    print_rows(rows, _COLUMNS, as_json=as_json, none="No studies.")
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No studies, or none that all filters let pass.")
 
 
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")

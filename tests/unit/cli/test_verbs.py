@@ -165,6 +165,30 @@ def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run,
     assert "start the node, then dicom-node spool reindex" in printed.out + printed.err
 
 
+def test_check_tries_whether_the_data_folder_can_be_made(run: Run, site: Path, tmp_path: Path) -> None:
+    text = site.read_text(encoding="utf-8")
+    site.write_text(text.replace(f'"{tmp_path}/var"', '"/proc/nowhere"'), encoding="utf-8")
+    assert "/proc/nowhere" in site.read_text(encoding="utf-8")
+    printed = run("check", "--config", site)
+    assert printed.status == 78
+    assert "node.data_dir = /proc/nowhere: the node may not write in /proc" in printed.err
+
+
+def test_a_folder_of_another_user_is_told_in_a_sentence(
+    run: Run, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dicom_node import services
+
+    def closed(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/var/lib/dicom-node/node.db")
+
+    monkeypatch.setattr(services, "reading", closed)
+    printed = run("studies", "list", "--config", site)
+    assert printed.status == 78
+    told = "Permission denied: run this as the user that the node runs as"
+    assert printed.err == f"dicom-node: /var/lib/dicom-node/node.db: {told}\n"
+
+
 def test_check_refuses_a_network_file_system(run: Run, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dicom_node.preflight import machine
 
