@@ -7,10 +7,7 @@ list must be quick.
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,31 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from dicom_node.config.loading import examine
 from dicom_node.config.settings import Settings
-from dicom_node.config.toml_files import TomlFiles
-from dicom_node.errors import (
-    ConfigurationError,
-    DatabaseNotReady,
-    DatabaseUnusable,
-    ModelRefused,
-    NotAllowedNow,
-    NotRunning,
-)
-from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
+from dicom_node.errors import DatabaseNotReady, ModelRefused
 from dicom_node.model.kinds import Counted
 from dicom_node.model.roles import Role
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.queue import running as running_jobs
-from dicom_node.store.views import find_study, list_events
+from dicom_node.store.views import find_study
 
 if TYPE_CHECKING:
     from ai_pipeline.models.registry import Card
     from dicom_node.inbox.spool import Spool
     from dicom_node.monitoring.drift import Drift
 
-_RELOAD_SECONDS = 90.0  # the delivery worker has up to 25 s to finish what it sends
 OTHER = "other"
 """What stands for all senders that are no configured peers."""
 
@@ -83,68 +69,6 @@ def upgrade_database(settings: Settings) -> str:
             return migrate.current(database) or ""
         finally:
             database.dispose()
-
-
-def reload_node(files: Sequence[Path]) -> list[str]:
-    """Let the nodes of this machine that work on the files' data folder take them over; returns which.
-
-    Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
-    """
-    from dicom_node import preflight
-    from dicom_node.processes import running
-
-    settings, read = examine(files)
-    if settings is None or read.problems:
-        raise ConfigurationError(read.problems)
-    found = running(settings.node.data_dir)
-    if not found:
-        _refuse_closed_folder(settings.node.data_dir)
-        raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
-    for place, pid in found.items():
-        role = Role(place.partition("-")[0])
-        if problems := preflight.check(files, role).problems:
-            raise ConfigurationError(problems)
-        if refused := _hang_up(settings, pid):
-            raise NotAllowedNow(_refusal(refused, settings, read))
-    return list(found)
-
-
-def _refuse_closed_folder(folder: Path) -> None:
-    if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
-        raise NotAllowedNow(f"{folder} is closed to this user: run this as the user that the node runs as")
-
-
-def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
-    """What event 6011 says, with the lines of the settings that it names."""
-    from dicom_node.node import NEEDS_RESTART, fixed
-
-    for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        read.add_named(key, "", NEEDS_RESTART if key in fixed(settings) else "the node's log says why (6011)")
-    why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
-    return "\n  ".join(["the node keeps the configuration before:", *why])
-
-
-def _hang_up(settings: Settings, pid: int) -> Mapping[str, Any] | None:
-    """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
-    asked = datetime.now(UTC)
-    try:
-        os.kill(pid, signal.SIGHUP)
-    except PermissionError:
-        raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
-    end = time.monotonic() + _RELOAD_SECONDS
-    while time.monotonic() < end:
-        try:
-            with reading(settings) as session:
-                events = list_events(session, since=asked, numbers=numbers)
-        except DatabaseUnusable as error:
-            raise NotAllowedNow(
-                f"the node was asked, what it says is in its log (6010 taken over, 6011 not): {error}"
-            ) from error
-        if events:
-            return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
-        time.sleep(0.1)
-    raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
 
 
 def is_worked_on(settings: Settings) -> bool:
