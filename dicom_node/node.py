@@ -47,6 +47,7 @@ from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child
 from dicom_node.scp.policy import AEPolicy
+from dicom_node.signals import signal_pipe
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
@@ -66,7 +67,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     Raises ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning,
     CannotListen and SpoolError before anything is accepted.
     """
-    signals = _signals()
+    signals = signal_pipe()
     checked = preflight.check(files, role)
     if checked.problems or checked.settings is None:
         raise ConfigurationError(checked.problems)
@@ -286,16 +287,6 @@ def fixed(settings: Settings) -> dict[str, object]:
         "listener.port": settings.listener.port,
         "spool.minimum_free_mib": settings.spool.minimum_free_mib,
     }
-
-
-def _signals() -> int:
-    """A pipe that gets each signal as one byte; the handlers themselves do nothing."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    return reader
 
 
 def _wants_reload(signals: int) -> bool:

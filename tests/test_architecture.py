@@ -50,7 +50,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "dicom_node.sitekey": ("dicom_node.errors",),
     "dicom_node.store": (*CELLAR, *SITE_KEY),
-    "dicom_node.scp": (*CELLAR, *LOGS, "dicom_node.inbox.spool", "dicom_node.inbox.journal"),
+    "dicom_node.signals": (),
+    "dicom_node.scp": (
+        *CELLAR,
+        *LOGS,
+        "dicom_node.signals",
+        "dicom_node.inbox.spool",
+        "dicom_node.inbox.journal",
+    ),
     "dicom_node.inbox": (*CELLAR, "ai_pipeline.images.decode", "ai_pipeline.errors"),
     "dicom_node.studies": (*CELLAR, *STORE, "dicom_node.inbox.*", "dicom_node.jobs"),
     "dicom_node.jobs": (*CELLAR, *STORE),
@@ -86,6 +93,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ai_pipeline.contract": (),
     "ai_pipeline.errors": (),
     "ai_pipeline.extras": (),
+    "ai_pipeline.mistakes": (),
     "ai_pipeline.pipelines": ("ai_pipeline.contract", "ai_pipeline.errors"),
     "ai_pipeline.images": (
         "ai_pipeline.errors",
@@ -100,6 +108,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "ai_pipeline.burnin": (
         "ai_pipeline.errors",
+        "ai_pipeline.mistakes",
         "ai_pipeline.contract",
         "ai_pipeline.images.*",
         "ai_pipeline.models.*",

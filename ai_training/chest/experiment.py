@@ -7,12 +7,13 @@ the default below; a key that is not known is an error.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ai_pipeline.mistakes import mistakes
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import ExperimentError
 
@@ -176,12 +177,8 @@ def _validated(table: Mapping[str, Any], where: str) -> Experiment:
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
-        raise ExperimentError("; ".join(_complaints(error, where))) from error
-
-
-def _complaints(error: ValidationError, where: str) -> Iterator[str]:
-    for found in error.errors():
-        yield f"{where}: {'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+        told = "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
+        raise ExperimentError(told) from error
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dicom_node import logs
 from dicom_node.errors import ExitCode, SpoolError
 from dicom_node.scp.listener import Listener
 from dicom_node.scp.policy import PolicyFile
+from dicom_node.signals import signal_pipe
 
 _LOGGER = logging.getLogger(__name__)
 _UPKEEP_SECONDS = 1.0
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(data_dir: Path) -> None:
-    signals = _signals()
+    # ^C goes to the whole group of processes: it is the node that says when to stop.
+    signals = signal_pipe()
     _raise_file_limit()
     listener = Listener(data_dir)
     gc.collect()
@@ -60,16 +62,6 @@ def _serve(data_dir: Path) -> None:
     while not _must_stop(signals):
         listener.keep_up()
     listener.stop(_GRACE_SECONDS)
-
-
-def _signals() -> int:
-    """A pipe that gets each signal as one byte; the handlers themselves do nothing."""
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(writer)
-    # ^C goes to the whole group of processes, but it is the node that tells us when to stop.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return reader
 
 
 def _must_stop(signals: int) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -30,6 +29,7 @@ from pydantic import (
 
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import DeviceRuleError, RuleFault
+from ai_pipeline.mistakes import mistakes
 
 DEVICE_RULES = "AI_PIPELINE_DEVICE_RULES"
 SHIPPED = Path(__file__).parent
@@ -200,19 +200,11 @@ def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
         try:
             return _RuleFile.model_validate(read).rule
         except ValidationError as error:
-            faults += [RuleFault(path, key, remedy) for key, remedy in _told(error, read)]
+            faults += [
+                RuleFault(path, f"{one.key}{_name_of(one.place, read)}", one.remedy)
+                for one in mistakes(error)
+            ]
     return ()
-
-
-def _told(error: ValidationError, read: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for item in error.errors():
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])[1:]
-        remedies = {
-            "extra_forbidden": "unknown key: look for a typing error",
-            "missing": "is missing",
-        }
-        remedy = remedies.get(item["type"], item["msg"].removeprefix("Value error, "))
-        yield f"{key}{_name_of(item['loc'], read)}", remedy
 
 
 def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
