@@ -40,7 +40,7 @@ class Child:
         given: str = "",
     ) -> None:
         self.name = name
-        self._command = [sys.executable, *command]
+        self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
         self._on_ready = on_ready
         self._on_death = on_death
         self._given = given

@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -136,11 +136,15 @@ def _weights(row: _Table) -> Weights:
 
 
 def _package_folder(row: _Table) -> Path:
+    """The folder of an installed package, by what pip wrote down of it: nothing is imported to find it."""
     package = row.get("package", str)
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        return Path(package)  # not installed: the card can be read, its weights cannot
-    return Path(spec.origin).parent
+    if not package.isidentifier():
+        row.fault(f"{row.where}package must be the name of an installed package, not {package!r}")
+        return Path()
+    try:
+        return Path(str(distribution(package).locate_file(package)))
+    except PackageNotFoundError:
+        return Path(package)  # the card can be read, its weights cannot
 
 
 def _input(table: _Table) -> Input:

@@ -112,7 +112,7 @@ class Node:
                 self._process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(self.config)]
+        command = [sys.executable, "-P", "-m", "dicom_node", "serve", "--config", str(self.config)]
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.

@@ -88,7 +88,7 @@ class Inspector:
         if self._process is not None and self._process.poll() is not None:  # killed between two objects
             self.close()
         if self._process is None:
-            command = [sys.executable, "-m", "dicom_node.inbox", self._limits.model_dump_json()]
+            command = [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()]
             # Its errors would quote what is in the object.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,32 @@ def _renamed_weights(models: Path) -> Path:
     card = models / f"{CHEST}.toml"
     card.write_text(card.read_text().replace(f"{CHEST}.gate.npz", "elsewhere.npz"))
     return card
+
+
+@pytest.mark.parametrize("package", ["evilmod.sub", "evilmod", "../evilmod", ""])
+def test_the_package_of_a_card_is_not_imported_to_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    (tmp_path / "evilmod").mkdir()
+    for name in ("__init__", "sub"):
+        code = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        (tmp_path / "evilmod" / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (registry.SHIPPED / "burnin-text.toml").read_text(encoding="utf-8")
+    card = tmp_path / "evil.toml"
+    card.write_text(text.replace('package = "rapidocr"', f'package = "{package}"'), encoding="utf-8")
+
+    with contextlib.suppress(CardError):
+        registry.verify(registry.load(card))
+
+    assert not (tmp_path / "ran").exists()
+    assert not [name for name in sys.modules if name.startswith("evilmod")]
+
+
+def test_a_package_with_a_dot_is_named_as_a_fault(tmp_path: Path) -> None:
+    text = (registry.SHIPPED / "burnin-text.toml").read_text(encoding="utf-8")
+    card = tmp_path / "evil.toml"
+    card.write_text(text.replace('package = "rapidocr"', 'package = "os.path"'), encoding="utf-8")
+
+    with pytest.raises(CardError, match="must be the name of an installed package"):
+        registry.load(card)

@@ -1,0 +1,73 @@
+"""Child processes import nothing from the folder in which the node was started."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_node.config.sections import InspectionSettings
+from dicom_node.inbox.inspector import Inspector
+from dicom_node.processes import Child
+from tests.unit.inbox.objects import small_xray
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that hostile modules in the working directory write when somebody imports them."""
+    folder, written = tmp_path / "here", tmp_path / "ran"
+    folder.mkdir()
+    for name in ("json", "pydicom", "numpy", "dicom_node", "ai_pipeline", "sitecustomize"):
+        code = f"with open({str(written)!r}, 'a') as file: file.write({name!r})\nraise SystemExit(9)\n"
+        (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return written
+
+
+def test_a_hostile_working_directory_is_not_imported_by_the_process_that_reads_objects(
+    ran: Path, tmp_path: Path
+) -> None:
+    small_xray("one").save_as(tmp_path / "object.dcm", enforce_file_format=True)
+    inspector = Inspector(InspectionSettings())
+    try:
+        inspector.start()
+        inspected = inspector.inspect(tmp_path / "object.dcm")
+    finally:
+        inspector.close()
+
+    assert not ran.exists()
+    assert inspected.fault == ""
+
+
+def test_a_hostile_working_directory_is_not_imported_by_the_nodes_other_children(ran: Path) -> None:
+    heard: list[object] = []
+    spoken = threading.Event()
+    child = Child(
+        "child",
+        ["-c", "import json, dicom_node.scp; print(json.dumps({'ready': 1}), flush=True); input()"],
+        lambda line: (heard.append(line), spoken.set())[0],
+        lambda status, _wait: (heard.append(status), spoken.set())[0],
+    )
+    child.start()
+    try:
+        assert spoken.wait(60)
+    finally:
+        child.stop(10)
+
+    assert heard == [{"ready": 1}]
+    assert not ran.exists()
+
+
+def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() -> None:
+    sources = [path for package in ("dicom_node", "ai_pipeline") for path in (ROOT / package).rglob("*.py")]
+    starts = [
+        found for path in sources for found in re.findall(r"sys\.executable,? ?(\S*)", path.read_text())
+    ]
+
+    assert len([word for word in starts if word in {'"-P",', '"-I",'}]) == 5
+    assert {word for word in starts if word not in {'"-P",', '"-I",'}} <= {")"}  # of Path(sys.executable)
