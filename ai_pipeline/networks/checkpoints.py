@@ -4,12 +4,14 @@ A PyTorch checkpoint is a pickle: a program that builds objects, from any class 
 classes named here only those that hold numbers are built; every other becomes a :class:`Shell`, an
 empty module that keeps what was put into it. So a whole pickled network (torchxrayvision saves those) gives
 its parameters without its library being installed, and a call of ``os.system`` gives an empty shell.
+TorchScript archives and tars are refused: ``torch.load`` reads those by other means.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import tarfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,12 +63,33 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> object:
+    _refuse_programs(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sources that changed: no source is run
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_numbers_only())
     except Exception as error:  # whatever bytes that are no checkpoint make the reader raise
         raise UnreadableCheckpoint(f"{path.name} is no PyTorch checkpoint: {type(error).__name__}") from error
+
+
+def _refuse_programs(path: Path) -> None:
+    """What ``torch.load`` would read past the reader that it is given. Raises UnreadableCheckpoint."""
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"  # what torch.load goes by
+    if not zipped:
+        if tarfile.is_tarfile(path):
+            raise UnreadableCheckpoint(
+                f"{path.name} is a tar of torch before 0.1.10: save it with a newer torch"
+            )
+        return
+    try:
+        names = torch._C.PyTorchFileReader(str(path)).get_all_records()  # as torch.load will see them
+    except RuntimeError as error:
+        raise UnreadableCheckpoint(f"{path.name} is no PyTorch checkpoint: its archive is broken") from error
+    if any(name.startswith("code/") or name == "constants.pkl" for name in names):
+        raise UnreadableCheckpoint(
+            f"{path.name} is TorchScript, which is a program: save the network's state_dict() instead"
+        )
 
 
 def _numbers_only() -> ModuleType:
