@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Debian package -> a program or file by which it is recognised.
 PACKAGES = {
     "orthanc": "Orthanc",
+    "bubblewrap": "bwrap",
     "dcmtk": "storescu",
     "dicom3tools": "dciodvfy",
     "default-jre-headless": "java",

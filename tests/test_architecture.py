@@ -125,7 +125,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.contract",
         "ai_pipeline.images.decode",
         "ai_pipeline.models.card",
-        "ai_pipeline.models.store.sandbox",
     ),
     "ai_pipeline.cli": ("ai_pipeline.*",),
     "ai_pipeline.__main__": ("ai_pipeline.cli",),

@@ -19,10 +19,10 @@ EXIT_DATA = 65  # EX_DATAERR of sysexits.h
 SHA256 = 64  # hexadecimal digits
 PICKLE = (
     "A PyTorch checkpoint is a pickle, and a pickle is code: opening one from a stranger is running a "
-    "stranger's program. It is opened only with --trust, in a process of its own with an empty environment, "
-    "an empty folder, limits on time, memory and files, and, where the kernel allows, no network; that "
-    "process keeps your rights to read files. Of xrv, torchvision and timm files only numbers are read; an "
-    "Ultralytics file runs the code that it names."
+    "stranger's program. It is opened only with --trust, in a process that reaches no other file, process "
+    "or network: by bubblewrap (Debian package bubblewrap), else by Landlock and seccomp, and not at all "
+    "where there is neither. Of xrv, torchvision and timm files only numbers are read; an Ultralytics file "
+    "runs the code that it names."
 )  # fmt: skip
 
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
@@ -120,6 +120,7 @@ def add_model(
             added: Weights = Weights(weights.role, place, weights.sha256)
             origin = folder.ModelOrigin(shown(source), told.licence)
             made = folder.admit(inside, card, added, store, origin)
+    _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 
 
@@ -127,9 +128,11 @@ def add_model(
 def activate_model(
     model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
     pipeline: Pipeline = "chest_xray",
+    seconds: Annotated[int, typer.Option(help="How long it may take on an empty picture.", min=1)] = 120,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Let a pipeline use a model. A running node does so when its workers start again."""
+    """Let a pipeline use a model that runs. A running node does so when its workers start again."""
+    from ai_pipeline.chest.trial import try_out
     from ai_pipeline.models.registry import find
     from ai_pipeline.models.store import folder
 
@@ -137,8 +140,9 @@ def activate_model(
     _known(pipeline)
     with _errors():
         card = find(model, store)
-        _try(card)
+        try_out(card, seconds)
         folder.activate(pipeline, card, store)
+    _print_hashes(card)
     typer.echo(f"{pipeline} uses {card.name}; a running node from the next start of its workers on")
     if not any(label.supported for label in card.labels):
         typer.echo("No label of it is supported by figures yet, so results will hold no finding: see")
@@ -211,8 +215,6 @@ def convert_model(
     outputs = ", ".join(answer.outputs)
     typer.echo(f"{made.card}: {len(answer.labels)} labels, {answer.size} pixels, outputs {outputs}")
     typer.echo(f"It answers as the network in torch does, but for {answer.difference:.1g} of the scores.")
-    if not answer.offline:
-        typer.echo("This kernel did not let the conversion be cut off from the network.")
 
 
 def _meant(card: Card, sha256: str) -> Any:
@@ -239,23 +241,9 @@ def _agree(card: Card, accepted: bool) -> None:
         raise typer.Exit(1)
 
 
-def _try(card: Card) -> None:
-    """Run the model once on an empty picture, so that what cannot run is not activated."""
-    import numpy as np
-
-    from ai_pipeline.chest.classifier import Classifier
-    from ai_pipeline.errors import CardError
-
-    try:
-        said = Classifier(card).analyse(np.zeros((256, 256), np.uint8))
-    except CardError:
-        raise
-    except ImportError as error:
-        raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
-    except Exception as error:  # each run time has its own kinds, some derived from nothing else
-        raise CardError(f"{card.name} does not run: {str(error).splitlines()[0]}") from error
-    if not np.isfinite(said.logits).all():
-        raise CardError(f"{card.name} gives no number for an empty picture")
+def _print_hashes(card: Card) -> None:
+    for weights in card.weights:
+        typer.echo(f"SHA-256 {weights.sha256}  {weights.path.name}")
 
 
 def _folder(models_dir: Path | None) -> Path:

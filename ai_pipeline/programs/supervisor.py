@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ai_pipeline.models.store.sandbox import leave_network
 from ai_pipeline.programs.written import MOST_ENTRIES, entries
 
 MOST_PROCESSES = 256
@@ -33,6 +32,7 @@ _KILL_SECONDS = 10.0
 _CLEANUP_SECONDS = 30.0
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+_NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # unshare(2)
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
 def _ended(run: Mapping[str, Any]) -> int | str:
     # Whoever loses its parent becomes our child: nothing that the program starts can leave.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    if run["offline"] and not leave_network():
+    if run["offline"] and not _leave_network():
         return "network"
     try:
         # Kept to the end: an object that nobody holds would take the exit status away.
@@ -74,6 +74,12 @@ def _ended(run: Mapping[str, Any]) -> int | str:
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 )  # fmt: skip
     return ended
+
+
+def _leave_network() -> bool:
+    """Take the network from this process and its children, for good. Returns whether the kernel did so."""
+    libc = ctypes.CDLL(None)
+    return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
 
 
 def _limit(memory_mib: int) -> None:

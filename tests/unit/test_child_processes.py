@@ -69,5 +69,5 @@ def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() 
         found for path in sources for found in re.findall(r"sys\.executable,? ?(\S*)", path.read_text())
     ]
 
-    assert len([word for word in starts if word in {'"-P",', '"-I",'}]) == 5
-    assert {word for word in starts if word not in {'"-P",', '"-I",'}} <= {")"}  # of Path(sys.executable)
+    assert {'"-P",', '"-I",'} <= set(starts)
+    assert set(starts) - {'"-P",', '"-I",'} <= {")"}  # of Path(sys.executable)

@@ -1,4 +1,4 @@
-"""The process that reads a checkpoint: ``python -I -m`` this module, request on standard input.
+"""The process that reads a checkpoint, run by :mod:`.sandbox`: request on standard input.
 
 It works in an empty folder and leaves there the model and what it is (:mod:`.conversion_request`).
 Exit codes: 0 done, 65 with one line on stderr that says why not.
@@ -11,21 +11,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ai_pipeline.models.store.confined import EXIT_DATA
 from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, Answer, Request
-from ai_pipeline.models.store.sandbox import confine
 
 if TYPE_CHECKING:
     from ai_pipeline.networks.adapters import Adapted
 
-EXIT_DATA = 65
 OPSET = 17
 MOST = 1e-3  # of the largest score: how far the file may be from the network that it was made from
 
 
 def main() -> None:
-    """Read the request, be confined, and only then open the file."""
+    """Read the request, then the file, and leave model and answer in the folder."""
     request = Request.model_validate_json(sys.stdin.read())
-    offline = confine(request.seconds)
     warnings.simplefilter("ignore")  # stderr is for the one line
     from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
     from ai_pipeline.networks.adapters import Wanted, adapt
@@ -39,7 +37,7 @@ def main() -> None:
     except (CannotAdapt, UnreadableCheckpoint) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DATA)
-    Path(ANSWER).write_text(_answer(adapted, difference, offline).model_dump_json(), encoding="utf-8")
+    Path(ANSWER).write_text(_answer(adapted, difference).model_dump_json(), encoding="utf-8")
 
 
 def _write(adapted: Adapted, path: Path) -> None:
@@ -107,7 +105,7 @@ def _off(ours: Any, theirs: Any) -> float:
     return float(abs(ours - theirs).max() / max(float(abs(theirs).max()), 1e-12))
 
 
-def _answer(adapted: Adapted, difference: float, offline: bool) -> Answer:
+def _answer(adapted: Adapted, difference: float) -> Answer:
     return Answer(
         outputs=adapted.outputs,
         id=adapted.id,
@@ -125,7 +123,6 @@ def _answer(adapted: Adapted, difference: float, offline: bool) -> Answer:
         operating_points=adapted.operating_points,
         licence=adapted.licence,
         difference=difference,
-        offline=offline,
     )
 
 

@@ -19,7 +19,7 @@ ANSWER = "answer.json"
 
 
 class Request(BaseModel):
-    """Which checkpoint to read and what to make of it; ``seconds`` of processor time on each core."""
+    """Which checkpoint to read and what to make of it; ``seconds`` that it may take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class Answer(BaseModel):
     """What the network turned out to be; fields as in :class:`ai_pipeline.models.card.Input` and ``Outputs``.
 
     ``difference``: the largest between the file on its run time and the network in torch, as a share of the
-    largest score. ``offline``: the process had no network.
+    largest score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,4 +58,3 @@ class Answer(BaseModel):
     operating_points: tuple[Share, ...] = Field(max_length=4096)
     licence: Annotated[str, Field(max_length=400)]
     difference: Annotated[float, Field(ge=0.0, le=1.0)]
-    offline: bool

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import NAME, Card, Weights
 from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
-from ai_pipeline.models.store import formats
+from ai_pipeline.models.store.inspection import inspect
 
 SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0"}
 """The pipelines whose model can be exchanged, and what each runs when nobody has."""
@@ -145,8 +145,7 @@ def admit(folder: Path, card_file: Path, weights: Weights, models_dir: Path, ori
             _take(other.path, folder)
     card = load(folder / STORED)
     verify(card)
-    for part in card.weights:
-        formats.check(part.path)
+    inspect([part.path for part in card.weights])
     told = {"at": _now().isoformat(), "source": origin.source, "licence": origin.licence}
     (folder / ORIGIN).write_text(json.dumps(told, indent=1), encoding="utf-8")
     place = room(card, models_dir)

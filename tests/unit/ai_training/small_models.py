@@ -54,7 +54,6 @@ def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Pa
         outputs=("logits", "features", "places"), id="small", architecture="small", labels=LABELS, channels=1,
         size=SIDE, mean=(0.0,), scale=(255.0,), preprocess="xrv", crop=1.0, squash=False,
         interpolation="bilinear", kind="logits", operating_points=(), licence="Apache-2.0", difference=0.0,
-        offline=True,
     )  # fmt: skip
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     card = file.parent / f"{model_id}.toml"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from ai_pipeline.errors import CardError
+from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.models.store import formats
+from ai_pipeline.models.store.inspection import inspect
+from tests.unit.ai_pipeline.models import hostile_models
 from tests.unit.ai_training import small_models
 
 
@@ -95,6 +100,68 @@ def test_parameters_and_plain_arrays_are_taken_and_pickled_arrays_are_not(tmp_pa
     formats.check(tmp_path / "gate.npz")
     with pytest.raises(CardError, match="something else than plain arrays"):
         formats.check(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (hostile_models.sparse_constant, "in other files"),
+        (hostile_models.sparse_list, "in other files"),
+        (hostile_models.external_without_saying_so, "in other files"),
+        (hostile_models.deep_in_branches, "in other files"),
+        (hostile_models.foreign_operator_deep_inside, "the operator mine.Own"),
+        (hostile_models.function_named_like_a_kernel, "functions of its own|the operator com.microsoft"),
+        (hostile_models.function_that_is_not_called, "functions of its own"),
+        (hostile_models.unknown_field, "does not know"),
+        (hostile_models.opaque_type, "does not know"),
+    ],
+)
+def test_a_model_that_is_more_than_a_network_is_refused(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto | bytes], told: str
+) -> None:
+    made = make()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+
+    with pytest.raises(CardError, match=told):
+        formats.check(path)
+
+
+@pytest.mark.parametrize("path", sorted((SHIPPED.parent / "weights").iterdir()), ids=lambda path: path.name)
+def test_every_shipped_model_could_be_added(path: Path) -> None:
+    formats.check(path)
+
+
+def test_an_archive_that_grows_a_thousandfold_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
+    path = tmp_path / "gate.npz"
+    hostile_models.archive_bomb(path)
+    assert path.stat().st_size < 600_000
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(CardError, match="would grow beyond 256 MiB"):
+            formats.check(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_says_another_size_than_it_has_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gate.npz"
+    hostile_models.archive_that_lies(path)
+
+    with pytest.raises(CardError, match="something else than plain arrays"):
+        inspect([path])
+
+
+def test_a_file_is_looked_into_apart_and_its_fault_comes_back_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(hostile_models.sparse_constant().SerializeToString())
+    good, _ = small_models.write(tmp_path / "good")
+
+    inspect([good])
+    with pytest.raises(CardError, match=r"^model\.onnx keeps its weights in other files"):
+        inspect([good, path])
 
 
 def _float(name: str) -> onnx.ValueInfoProto:

@@ -22,9 +22,10 @@ from typer.testing import CliRunner, Result
 from ai_pipeline.cli import app
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import MODELS_DIR, find
-from ai_pipeline.models.store import folder
+from ai_pipeline.models.store import folder, sandbox
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.chest.test_chest import Shown, quiet
+from tests.unit.ai_pipeline.models import hostile_models
 from tests.unit.ai_training import small_models
 
 SHIPPED = "chest-efficientnet-lite0"
@@ -240,6 +241,51 @@ def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path
 
     assert done.exit_code == 65
     assert "does not run" in done.output
+
+
+def test_the_hash_is_printed_as_a_model_comes_in_and_as_it_is_put_into_use(
+    store: Path, model: tuple[Path, Path]
+) -> None:
+    told = f"SHA-256 {sha256(model[0])}  small.onnx"
+
+    assert told in add(*model).output
+    assert told in models("activate", "small").output
+
+
+def test_a_model_that_never_ends_is_not_activated(store: Path, tmp_path: Path) -> None:
+    add(*hostile_models.endless(tmp_path / "made"))
+
+    done = models("activate", "small", "--seconds", "8")
+
+    assert done.exit_code == 65
+    assert "does not run: it took longer than 8 s" in done.output
+    assert not (store / "active.json").exists()
+
+
+def test_a_model_that_takes_all_memory_is_not_activated(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "MEMORY", 3 << 30)  # else it takes a minute to fill
+    add(*hostile_models.endless(tmp_path / "made", growing=True))
+
+    done = models("activate", "small")
+
+    assert done.exit_code == 65
+    assert "does not run" in done.output
+    assert not (store / "active.json").exists()
+
+
+def test_a_model_with_weights_elsewhere_that_lies_in_the_folder_already_is_not_activated(store: Path) -> None:
+    file = store / "small.onnx"
+    network = small_models.network()
+    network.graph.node.insert(0, hostile_models.sparse_constant().graph.node[0])
+    file.write_bytes(network.SerializeToString())
+    small_models.write_card(file)
+
+    done = models("activate", "small")
+
+    assert done.exit_code == 65
+    assert "in other files" in done.output
 
 
 def test_ten_at_once_lose_no_line_of_history(store: Path, model: tuple[Path, Path]) -> None:

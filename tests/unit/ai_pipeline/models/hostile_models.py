@@ -1,0 +1,163 @@
+"""Models that are more than a network, made afresh for each test."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tests.unit.ai_training import small_models
+
+
+def external_tensor(name: str = "w") -> onnx.TensorProto:
+    """One number that lies in ``weights.bin``."""
+    tensor = helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    return tensor
+
+
+def sparse_constant() -> onnx.ModelProto:
+    """A Constant whose ``sparse_value`` has its values in another file."""
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    sparse = helper.make_sparse_tensor(external_tensor(), indices, [4])
+    return of_nodes([helper.make_node("Constant", [], ["c"], sparse_value=sparse)])
+
+
+def sparse_list() -> onnx.ModelProto:
+    """An attribute that is a list of sparse tensors; no operator takes one."""
+    node = helper.make_node("Identity", ["images"], ["c"])
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    sparse = helper.make_sparse_tensor(external_tensor(), indices, [4])
+    node.attribute.append(
+        onnx.AttributeProto(name="s", type=onnx.AttributeProto.SPARSE_TENSORS, sparse_tensors=[sparse])
+    )
+    return of_nodes([node])
+
+
+def external_without_saying_so() -> onnx.ModelProto:
+    """A tensor with the entries of external data whose ``data_location`` still says the opposite."""
+    tensor = external_tensor()
+    tensor.data_location = TensorProto.DEFAULT
+    return of_nodes([helper.make_node("Constant", [], ["c"], value=tensor)])
+
+
+def deep_in_branches() -> onnx.ModelProto:
+    """External data in an If inside an If, in a list of graphs."""
+    inner = helper.make_graph([helper.make_node("Constant", [], ["d"], value=external_tensor())], "g", [], [])
+    node = helper.make_node("Identity", ["images"], ["c"])
+    node.attribute.append(
+        onnx.AttributeProto(name="g", type=onnx.AttributeProto.GRAPHS, graphs=[inner, inner])
+    )
+    outer = helper.make_graph([node], "g", [], [])
+    return of_nodes([helper.make_node("If", ["images"], ["c"], then_branch=outer, else_branch=outer)])
+
+
+def foreign_operator_deep_inside() -> onnx.ModelProto:
+    inner = helper.make_graph([helper.make_node("Own", [], ["d"], domain="mine")], "g", [], [])
+    return of_nodes([helper.make_node("If", ["images"], ["c"], then_branch=inner, else_branch=inner)])
+
+
+def function_named_like_a_kernel() -> onnx.ModelProto:
+    """A local function with the name of one of the run time's own kernels, and a call of it."""
+    opsets = [helper.make_opsetid("", 17)]
+    body = [helper.make_node("Identity", ["x"], ["y"])]
+    function = helper.make_function("com.microsoft", "FusedMatMul", ["x"], ["y"], body, opsets)
+    model = of_nodes([helper.make_node("FusedMatMul", ["images"], ["c"], domain="com.microsoft")])
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def function_that_is_not_called() -> onnx.ModelProto:
+    model = small_models.network()
+    body = [helper.make_node("Identity", ["x"], ["y"])]
+    model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], body, model.opset_import))
+    return model
+
+
+def unknown_field() -> bytes:
+    """A field that only another ONNX than the installed one would read."""
+    return small_models.network().SerializeToString() + b"\xfa\x3f\x03abc"  # field 1023, three bytes
+
+
+def opaque_type() -> onnx.ModelProto:
+    model = small_models.network()
+    value = model.graph.value_info.add(name="o")
+    value.type.opaque_type.domain = "mine"
+    return model
+
+
+def of_nodes(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1])
+    out = helper.make_tensor_value_info("c", TensorProto.FLOAT, [1])
+    graph = helper.make_graph(nodes, "hostile", [images], [out])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def endless(folder: Path, *, growing: bool = False) -> tuple[Path, Path]:
+    """The small network and its card, with a Loop before it that has no end; or one that takes all memory."""
+    model = small_models.network()
+    true = helper.make_tensor("t", TensorProto.BOOL, [], [True])
+    inside, outside = (["m"], ["m"]) if not growing else (["m", "m"], ["m"])
+    body = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["go"], value=true),
+            helper.make_node(
+                "Concat" if growing else "Identity", inside, ["n"], **({"axis": 1} if growing else {})
+            ),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info(outside[0], TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("n", TensorProto.FLOAT, None),
+        ],
+    )
+    start = [
+        helper.make_node("Constant", [], ["yes"], value=true),
+        helper.make_node("Loop", ["", "yes", "images"], ["looped"], body=body),
+        helper.make_node("ReduceMean", ["looped"], ["mean"], keepdims=1),
+        helper.make_node("Add", ["images", "mean"], ["added"]),
+    ]
+    model.graph.node[0].input[0] = "added"
+    nodes = [*start, *model.graph.node]
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    file, card = small_models.write(folder)
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(model.SerializeToString())
+    text = card.read_text(encoding="utf-8").replace(before, hashlib.sha256(file.read_bytes()).hexdigest())
+    card.write_text(text, encoding="utf-8")
+    return file, card
+
+
+def archive_bomb(path: Path, size: int = 600_000_000) -> None:
+    """An ``.npz`` of zeros: 1,000 times as large when it is inflated."""
+    block = bytes(1 << 20)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (size // len(block) * len(block),)}
+        )
+        for _ in range(size // len(block)):
+            file.write(block)
+
+
+def archive_that_lies(path: Path) -> None:
+    """An ``.npz`` of 100 bytes whose array says that it has 10^12 numbers."""
+    with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+        )
