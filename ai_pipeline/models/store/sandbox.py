@@ -20,7 +20,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Literal
 
-import ai_pipeline
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.store import landlock, seccomp
@@ -138,7 +137,7 @@ def _interpreter() -> list[Path]:
     if sys.prefix != sys.base_prefix:
         paths.append(Path(sys.prefix))
     paths += [Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
-    return [*paths, *map(Path, ai_pipeline.__path__)]
+    return [*paths, Path(__file__).parents[2]]
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:
