@@ -131,7 +131,7 @@ class _SharedFile(RotatingFileHandler):
 
 
 class _Formatter(logging.Formatter):
-    """One line for each record: nobody outside forges a second one or works a terminal."""
+    """One line for each record, with what could forge a line or control a terminal escaped."""
 
     converter = staticmethod(time.gmtime)
 

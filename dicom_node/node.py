@@ -258,7 +258,7 @@ class _Node:
 
 
 def _prepare_folder(settings: Settings) -> None:
-    """The data folder is there, nobody else reads it, and a site key that is needed can be used."""
+    """Create the data folder, close it to other users, and check the site key where it is needed."""
     folder = settings.node.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)

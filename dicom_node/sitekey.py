@@ -34,7 +34,7 @@ class SiteKey:
 
 
 def path_of(data_dir: Path) -> Path:
-    """Where the key of a data folder is kept; an admin backs this file up."""
+    """Path of the key file of a data folder; an admin backs it up."""
     return data_dir / "keys" / "site.key"
 
 

@@ -163,10 +163,10 @@ def short(uid: str | None, length: int = _UID_LENGTH) -> Uid | str:
 
 def details(event: Row) -> str:
     """The fields of an event in words, without its study, which has a column of its own."""
-    told = {key: value for key, value in event["fields"].items() if value not in (None, "")}
+    fields = {key: value for key, value in event["fields"].items() if value not in (None, "")}
     for known in ("study", "listener"):  # the association's own name begins with its listener's
-        told.pop(known, None)
-    return " ".join(f"{key}={value}" for key, value in told.items())
+        fields.pop(known, None)
+    return " ".join(f"{key}={value}" for key, value in fields.items())
 
 
 def never_fail_on_characters() -> None:

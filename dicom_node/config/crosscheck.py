@@ -34,8 +34,10 @@ def _check_names(key: str, read: TomlFiles) -> None:
     for number, name in read.numbered_names(key):
         if name.casefold() in seen:
             other = seen[name.casefold()]
-            told = "is used twice" if other == name else f"differs from {other} in capitals only"
-            read.add((key, number, "name"), repr(name), f"{told}: give each of the {key} a name of its own")
+            problem = "is used twice" if other == name else f"differs from {other} in capitals only"
+            read.add(
+                (key, number, "name"), repr(name), f"{problem}: give each of the {key} a name of its own"
+            )
         seen.setdefault(name.casefold(), name)
 
 

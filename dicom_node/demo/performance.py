@@ -183,4 +183,4 @@ def _folders(out: Path, studies: Sequence[DemoStudy]) -> list[Path]:
 
 
 def _silent(_sent: modality.Sent) -> None:
-    """Statuses are told at the end."""
+    """No output for single files: statuses are shown at the end."""

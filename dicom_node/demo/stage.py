@@ -89,7 +89,7 @@ class Node:
         """Return when it can receive and run. Raises DemoFailed."""
         end = time.monotonic() + _READY_SECONDS
         while time.monotonic() < end:
-            if _READY in self._said():
+            if _READY in self._log_text():
                 return
             if self._process.poll() is not None:
                 break
@@ -118,13 +118,13 @@ class Node:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
             return subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
 
-    def _said(self) -> str:
+    def _log_text(self) -> str:
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode("utf-8", "replace")
 
     def _last_lines(self) -> str:
-        return "\n".join(self._said().splitlines()[-12:])
+        return "\n".join(self._log_text().splitlines()[-12:])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The door for the attributes of a source: values that DICOM does not allow are put right or left out.
+"""Attributes copied from a source: values that DICOM does not allow are corrected or left out.
 
 What is copied from a source would otherwise be our error. Old scanners and converters write dates with dots
 (ACR-NEMA 300), times with colons, whole numbers with a fraction, codes of no list (PS3.5 6.2). UIDs are kept
@@ -218,4 +218,4 @@ _RIGHT: Final[dict[str, Callable[[str], str | None]]] = {
     "IS": _whole_number,
     "TM": _time,
 }
-"""By value representation: the text as PS3.5 6.2 wants it, None where it cannot be told what it means."""
+"""By value representation: the text as PS3.5 6.2 wants it, None where its meaning is unclear."""

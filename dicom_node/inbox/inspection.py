@@ -81,7 +81,7 @@ class Inspected:
 
 
 def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _DEFAULT_LIMITS) -> Inspected:
-    """Read a Part 10 file. Raises OSError when the disk cannot, and nothing else: faults are told."""
+    """Read a Part 10 file. Raises OSError when the disk fails, and nothing else: see ``fault``."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values; what matters is judged here

@@ -24,9 +24,9 @@ class ObjectRole(StrEnum):
     """What a received object is for the node; only sources may start a job."""
 
     SOURCE = "source"  # may start a job
-    NON_SOURCE = "non_source"  # SR, PR, SEG, KO, secondary capture …: kept, never starts or reopens a job
-    OWN = "own"  # our own result come back: kept, never processed
-    ASIDE = "aside"  # a person decided against it: kept, counts for nothing
+    NON_SOURCE = "non_source"  # SR, PR, SEG, KO, secondary capture …: stored; starts and reopens nothing
+    OWN = "own"  # our own result that came back: stored, never analysed
+    ASIDE = "aside"  # a person decided against it: stored, never analysed
 
 
 class Outcome(StrEnum):
@@ -42,9 +42,9 @@ class Outcome(StrEnum):
 
 
 class Counted(StrEnum):
-    """The outcome of a model on an image, as it is counted. ``MENDED`` images are ``ANALYSED`` ones too."""
+    """The outcome of a model on an image, as it is counted. ``REORIENTED`` ones are ``ANALYSED`` too."""
 
     ANALYSED = "analysed"
-    MENDED = "mended"  # turned or inverted before it was analysed
+    REORIENTED = "mended"  # turned or inverted before it was analysed; the value is the database's word
     REFUSED_HEADER = "refused_header"
     REFUSED_PIXELS = "refused_pixels"

@@ -1,4 +1,4 @@
-"""What is known of an object at the moment it is acknowledged."""
+"""From whom and when an object came, as known when it is acknowledged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How an object came: kept in the private information of its Part 10 header (PS3.10 7.1).
+    """How an object came: stored in the private information of its Part 10 header (PS3.10 7.1).
 
     ``association`` is our own identifier of the association; ``priority`` the C-STORE priority of PS3.7
     9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC.

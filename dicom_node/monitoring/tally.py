@@ -84,13 +84,13 @@ class Tallies:
         return Tally(seen)
 
     def _analysed(self, score: Scores) -> _Seen:
-        mended = (Counted.MENDED,) if score.reoriented else ()
+        reoriented = (Counted.REORIENTED,) if score.reoriented else ()
         reference = self._reference(score.model)
         if reference is None:
-            return _Seen((Counted.ANALYSED, *mended))
+            return _Seen((Counted.ANALYSED, *reoriented))
         bins = {label: reference.bin(label, value) for label, value in score.values.items()}
         known = {label: number for label, number in bins.items() if number is not None}
-        return _Seen((Counted.ANALYSED, *mended), known)
+        return _Seen((Counted.ANALYSED, *reoriented), known)
 
     def _reference(self, model: ModelRef) -> Reference | None:
         """The reference of that very card; None when it has none or was replaced on disk by now."""

@@ -78,7 +78,7 @@ class Ledger:
         self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=reason, **_DONE)
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """A process died while it sent: nobody knows whether the object arrived."""
+        """A process died while it sent: it is unknown whether the object arrived."""
         reason = "the sending process was lost"
         if self._peer.confirm == "none":
             self._move(delivery, _S.PENDING, DELIVERY_RETRIED, reason=reason, next_at=self._now, **_DONE)
@@ -173,5 +173,5 @@ class Ledger:
         return self._now - delivery.sent_at > timedelta(seconds=self._settings.confirm_seconds)
 
     def _move(self, delivery: Delivery, to: DeliveryState, event: EventType, **values: Any) -> None:
-        # The caller holds the lease and the row: nobody else can have moved it.
+        # The caller holds the lease and the row: no other process can have moved it.
         move_delivery(self._session, delivery, to, event, **values)

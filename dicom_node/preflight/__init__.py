@@ -111,7 +111,7 @@ def _ask_peers(settings: Settings) -> Iterator[Passed]:
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
         except (socket.gaierror, UnicodeError):
             yield Passed(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
-        except OSError:  # certificates that cannot be used: a problem of [listener.tls], told there
+        except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there
             yield Passed(f"peer {peer.name}", False, "not asked: the certificates cannot be used")
         else:
             yield from (Passed(f"peer {peer.name}", line.ok, f"{line.name}: {line.text}") for line in lines)

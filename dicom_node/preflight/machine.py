@@ -155,8 +155,8 @@ def _probe_database(settings: Settings) -> Found:
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        told = faults.meaning(error, settings.database_url)
-        yield "node.database_url", shown, str(told or f"cannot be used: {type(error).__name__}")
+        fault = faults.meaning(error, settings.database_url)
+        yield "node.database_url", shown, str(fault or f"cannot be used: {type(error).__name__}")
     finally:
         database.dispose()
 
@@ -184,7 +184,7 @@ def _probe_port(settings: Settings) -> Found:
     try:
         address = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)[0]
     except OSError:
-        return  # told by _check_listener
+        return  # reported by _check_listener
     shown = f"{listener.host}:{listener.port}"
     if _listens(settings):
         yield Passed("listener", True, f"{shown}: this node runs there already")

@@ -80,7 +80,7 @@ def _check_values(rule: RuleSettings, options: Mapping[str, object], settings: S
         pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
         faults = pipeline.option_faults(options) if isinstance(pipeline, ChecksOptions) else {}
     except CardError:
-        return  # told by _check_cards
+        return  # reported by _check_cards
     except PluginError as error:
         yield f"rules.{rule.name}.pipeline", repr(rule.pipeline), str(error)
         return
@@ -122,7 +122,7 @@ def _check_cards(settings: Settings) -> Found:
         except CardError as error:  # the one that was activated is gone: no other is taken
             yield f"pipeline {name}", "", str(error)
         except PluginError:
-            pass  # told by check_rule
+            pass  # reported by check_rule
         except (Exception, SystemExit) as error:  # noqa: BLE001  (it may be another package's)
             yield f"pipeline {name}", "", f"cannot name its models: {first_line(error)}"
 

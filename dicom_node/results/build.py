@@ -204,7 +204,7 @@ def _images(source: Source, result: PipelineResult) -> list[DerivedImage]:
 
 
 def _built(context: ResultContext, plan: _Plan) -> BuiltObject:
-    data = None if context.exists(plan.uid) else _released(context, plan)
+    data = None if context.exists(plan.uid) else _checked(context, plan)
     return BuiltObject(
         kind=plan.kind,
         sop_instance_uid=plan.uid,
@@ -216,10 +216,10 @@ def _built(context: ResultContext, plan: _Plan) -> BuiltObject:
     )
 
 
-def _released(context: ResultContext, plan: _Plan) -> bytes:
+def _checked(context: ResultContext, plan: _Plan) -> bytes:
     dataset = plan.make()
     if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (plan.sop_class_uid, plan.uid):
         raise ResultRefused(f"the {plan.kind} result is not the object that was planned")
     data = encode(dataset, context, plan.sources[0])
-    gate.release(data, dataset, context, plan.kind, plan.sources)
+    gate.check(data, dataset, context, plan.kind, plan.sources)
     return data

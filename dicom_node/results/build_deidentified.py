@@ -115,14 +115,14 @@ class _Builder:
         context, kind = self._context, ResultKind.SR
         sources = list(there.values())
         uid = object_uid(context, kind, sources)
-        said = of_cleaned(self._result, there)
+        of_cleaned_images = of_cleaned(self._result, there)
         self._add(
             kind,
             uid,
             Comprehensive3DSRStorage,
             series_uid(context, kind, sources[0]),
             sources,
-            lambda: build_report(context, sources, said, uid),
+            lambda: build_report(context, sources, of_cleaned_images, uid),
         )
 
     def _add(
@@ -135,7 +135,7 @@ class _Builder:
         make: Callable[[], Dataset],
     ) -> bool:
         try:
-            data = None if self._context.exists(uid) else self._released(kind, sources, make)
+            data = None if self._context.exists(uid) else self._checked(kind, sources, make)
         except ResultRefused as refused:
             self._withheld.append(str(refused))
             return False
@@ -145,7 +145,7 @@ class _Builder:
         )
         return True
 
-    def _released(self, kind: ResultKind, sources: Sequence[Source], make: Callable[[], Dataset]) -> bytes:
+    def _checked(self, kind: ResultKind, sources: Sequence[Source], make: Callable[[], Dataset]) -> bytes:
         dataset = make()
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
         dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
@@ -154,7 +154,7 @@ class _Builder:
             setattr(dataset, keyword, value)
         dataset.PatientID, dataset.PatientName = sources[0].header.PatientID, sources[0].header.PatientName
         data = encode(dataset, self._context, sources[0])
-        gate.release_deidentified(data, dataset, self._context, kind, sources, self._identity)
+        gate.check_deidentified(data, dataset, self._context, kind, sources, self._identity)
         return data
 
     def _images(self, source: Source, kind: ImageKind) -> list[DerivedImage]:

@@ -62,7 +62,7 @@ _TYPE_1_OF_PICTURES: Final = (
 _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-frame-functional-groups"})
 
 
-def release(
+def check(
     data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> None:
     """Raise :class:`~dicom_node.errors.ResultRefused` with all that is wrong with these bytes."""
@@ -75,7 +75,7 @@ def release(
     _refuse(kind, problems)
 
 
-def release_deidentified(
+def check_deidentified(
     data: bytes,
     built: Dataset,
     context: ResultContext,

@@ -20,7 +20,7 @@ class ClassKind(StrEnum):
     """Why a storage class is accepted."""
 
     IMAGE = "image"  # what we analyse
-    NON_SOURCE = "non_source"  # comes with images, or is a result of ours that comes back: kept
+    NON_SOURCE = "non_source"  # sent along with images, or a result of ours that comes back: stored only
 
 
 class SyntaxKind(StrEnum):

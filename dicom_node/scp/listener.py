@@ -105,7 +105,7 @@ class Listener:
         self._service.record(happened(LISTENER_STOPPED, listener=self._listener_id))
 
     def _learn_addresses(self, policy: AEPolicy) -> None:
-        """Places are kept for addresses of peers; a name service that is slow must not hold us up."""
+        """Reserve places for addresses of peers; in a thread, because the name service may be slow."""
         entrance, peers = self._service.entrance, policy.peers
         threading.Thread(target=lambda: entrance.know(addresses_of(peers)), daemon=True).start()
 

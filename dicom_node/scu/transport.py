@@ -20,7 +20,7 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
 class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
-    """An AE that calls others and serves nobody on its associations.
+    """An AE that requests associations and serves no requests on them.
 
     Its sockets do not wait for delayed acknowledgements and are closed; no answer is lost; and whoever waits
     for the peer goes on when ``connections`` are cut.

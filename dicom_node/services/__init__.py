@@ -153,7 +153,7 @@ def _spool(settings: Settings) -> Spool:
 
 
 def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """What burned-in marks of a study said, for whoever can read the site's key; each look is event 4010.
+    """The readings of a study's burned-in annotation, for holders of the site key; recorded as event 4010.
 
     Raises NotFound, ConfigurationError (the key cannot be read), ReadingsSealed (it is another one).
     """

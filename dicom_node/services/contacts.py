@@ -172,8 +172,8 @@ def _contexts(associations: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int
 def _rejections(events: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:
     for event in _of(ASSOCIATION_REJECTED, events):
         fields = event["fields"]
-        told = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
-        yield {key: str(fields.get(name, "")) for key, name in told.items()}, 1, event["at"]
+        names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
+        yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
 
 
 def _objects(events: Iterable[Row]) -> Iterator[tuple[dict[str, Any], int, str]]:

@@ -31,10 +31,10 @@ def try_rules(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
         if item.found.fault:
             rows.append(_row(item, "", "", applies=False, reason=f"quarantined: {item.found.fault}"))
             continue
-        for told in explain(settings.rules, item.facts):
-            limit = held.get((item.found.study_instance_uid, told.rule), "") if told.applies else ""
-            reason = f"held: {limit}" if limit else told.reason
-            rows.append(_row(item, told.rule, told.pipeline, applies=told.applies, reason=reason))
+        for found in explain(settings.rules, item.facts):
+            limit = held.get((item.found.study_instance_uid, found.rule), "") if found.applies else ""
+            reason = f"held: {limit}" if limit else found.reason
+            rows.append(_row(item, found.rule, found.pipeline, applies=found.applies, reason=reason))
     return rows
 
 

@@ -75,8 +75,8 @@ def redacted(settings: Settings) -> dict[str, Any]:
 def _event(row: Mapping[str, Any], settings: Settings) -> dict[str, object]:
     known = {event.number: event.text for event in events.all_types()}
     fields = {key: _safe(key, value, settings.peers) for key, value in row["fields"].items()}
-    told = {key: value for key, value in fields.items() if value is not None}
-    return {"at": row["at"], "number": row["number"], "text": known.get(row["number"], ""), "fields": told}
+    shown = {key: value for key, value in fields.items() if value is not None}
+    return {"at": row["at"], "number": row["number"], "text": known.get(row["number"], ""), "fields": shown}
 
 
 def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:

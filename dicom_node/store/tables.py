@@ -167,7 +167,7 @@ class Association(Base):
 
 
 def _when_due(context: DefaultExecutionContext) -> Any:
-    """A job's turn where nobody estimated its work."""
+    """Default of a job's turn, for jobs without estimated work."""
     return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
 
 

@@ -191,7 +191,7 @@ def list_events(
 def list_associations(
     session: Session, *, since: datetime | None = None, limit: int | None = None
 ) -> list[View]:
-    """Associations as the listener told them, newest first; an open one has no ``closed_at``."""
+    """Associations, from the listener's journal, newest first; an open one has no ``closed_at``."""
     chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)
     if since is not None:
         chosen = chosen.where(Association.opened_at >= since)

@@ -151,7 +151,7 @@ class Indexing:
         if key not in self._copies:
             try:
                 self._copies[key] = same_object(self._where(kept, item), item.path)
-            except (OSError, struct.error):  # gone or cut: then this one is kept
+            except (OSError, struct.error):  # gone or truncated: then this one is stored
                 self._copies[key] = False
         return self._copies[key]
 

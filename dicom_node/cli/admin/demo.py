@@ -59,11 +59,11 @@ def _print_study(item: Shown) -> None:
         say(f"  {label:<10} {text}")
 
     line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
-    told = [finding for finding in item.findings if finding["decision"] != "absent"]
-    for name, decision in dict.fromkeys((finding["finding"], finding["decision"]) for finding in told):
-        same = [f for f in told if (f["finding"], f["decision"]) == (name, decision)]
+    positive = [finding for finding in item.findings if finding["decision"] != "absent"]
+    for name, decision in dict.fromkeys((finding["finding"], finding["decision"]) for finding in positive):
+        same = [f for f in positive if (f["finding"], f["decision"]) == (name, decision)]
         line("found", _in_words(name, decision, same))
-    if item.state == "delivered" and not told:
+    if item.state == "delivered" and not positive:
         line("found", "nothing that the report calls present")
     kinds = [result.kind for result in item.results]
     back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"

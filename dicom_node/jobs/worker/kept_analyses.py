@@ -27,7 +27,7 @@ from dicom_node.jobs.worker.contract_json import from_json, to_json
 _RESULT = "result.json"
 _VERSION = 2  # of the meaning of what is written; other fields are found without it
 KEEP_SECONDS = 86_400.0
-"""An analysis that no job has used for so long belongs to a study that nobody wants."""
+"""After this time an analysis that no job has used is deleted: no rule wants its study any more."""
 
 
 def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, pixels_sha256: str) -> str:
@@ -81,7 +81,7 @@ class Analyses:
             shutil.rmtree(draft, ignore_errors=True)
 
     def claim(self, key: str) -> bool:
-        """Whether this worker shall make the analysis: nobody else has begun it, and it is not there."""
+        """Claim an analysis for this worker; False when another has begun it, or it exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / key).exists():
             return False

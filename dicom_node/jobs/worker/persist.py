@@ -182,7 +182,7 @@ class ResultWriter:
     def _deidentified(
         self, job: ClaimedJob, context: ResultContext, images: JobImages, result: PipelineResult
     ) -> list[BuiltObject]:
-        """Objects for destinations that may not know the patient; what may not leave is told by an event.
+        """Objects for de-identified destinations; an event is recorded for each that may not leave.
 
         Raises ResultRefused when nothing may and the job has no other destination.
         """
@@ -246,7 +246,7 @@ class ResultWriter:
     def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
         found = []
         for name in job.destinations:
-            with contextlib.suppress(UnknownPeer):  # check_destinations told it at the start
+            with contextlib.suppress(UnknownPeer):  # reported by check_destinations at the start
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
 

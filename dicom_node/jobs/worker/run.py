@@ -122,7 +122,7 @@ class Runner:
             with self._database.write() as session:
                 record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
             self._fail(attempt, f"a result was refused: {refused}", _cause(refused))
-        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, and told)
+        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, then reported)
             reason = _sentence(error)
             self._at_work.spent |= lacks_memory(error)
             if self._at_work.spent:
@@ -145,7 +145,7 @@ class Runner:
         if job.gives_up:
             raise _Failed(f"given up after {job.tries - 1} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
-            attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
+            attempt.accepted = True  # not refused as out of scope: the PACS gets a report
             reasons = "; ".join(dict.fromkeys(images.faults.values()))
             raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
         verdict = self._accepts(attempt, pipeline)
@@ -167,7 +167,7 @@ class Runner:
         try:
             acceptance = acceptance_of(pipeline, attempt.images.readable, attempt.job.options, self._at_work)
         except PixelError:
-            attempt.accepted = True  # nobody could say that it is out of scope: the PACS is told
+            attempt.accepted = True  # not refused as out of scope: the PACS gets a report
             raise
         self._leave_out(attempt, acceptance.faults)
         return acceptance.verdict
@@ -189,7 +189,7 @@ class Runner:
         """These images cannot be analysed; the others of the study are."""
         if not faults:
             return
-        attempt.accepted = True  # nobody could say that they are out of scope: the PACS is told
+        attempt.accepted = True  # not refused as out of scope: the PACS gets a report
         attempt.images = attempt.images.without(faults)
         with self._database.write() as session:
             for uid, reason in faults.items():
@@ -225,7 +225,7 @@ class Runner:
             self._results.write_failure(job, attempt.pipeline, images, state, reason, cause, refused)
         except (LeaseLost, JobCancelled):
             raise
-        except Exception as error:  # noqa: BLE001  (the job must come to its end, even if nobody can be told)
+        except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
             _LOGGER.error("job %s: the PACS cannot be told: %s", job.id, _where(error))
             self._results.end(job, state, reason, refused)
 

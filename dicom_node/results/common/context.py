@@ -77,7 +77,7 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class BuiltObject:
-    """One result: ``data`` is the whole Part 10 file, None when ``exists`` said that it is there already.
+    """One result: ``data`` is the whole Part 10 file, None when it exists already (``exists``).
 
     ``deidentified``: for destinations that may not know the patient, and for no others. ``burned_in_boxes``:
     for those that ask for such boxes (True) or do not (False); None: for both.

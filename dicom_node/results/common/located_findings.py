@@ -55,7 +55,9 @@ def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Findin
     return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
 
 
-def marks_of(context: ResultContext, source: Source, findings: Sequence[Finding]) -> list[LocatedFinding]:
+def located_findings(
+    context: ResultContext, source: Source, findings: Sequence[Finding]
+) -> list[LocatedFinding]:
     """Located findings of one image: all that are reported and not absent, ranked.
 
     Raises ResultRefused for an impossible frame.
@@ -99,7 +101,7 @@ def check_frame(finding: Finding, source: Source) -> None:
 
 
 def outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
-    """Closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates, kept inside the image.
+    """Closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates (column, row), clipped to the image.
 
     The frame of an image is the limit of both (PS3.3 C.18.6.1.2, C.10.5.1.2). Raises ResultRefused when
     nothing is left inside.

@@ -31,7 +31,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import copy_present
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.located_findings import LocatedFinding, marks_of, of_source, outline
+from dicom_node.results.common.located_findings import LocatedFinding, located_findings, of_source, outline
 from dicom_node.results.common.source import Source
 
 LAYER: Final = "AI"
@@ -124,7 +124,7 @@ def _annotations(
     context: ResultContext, source: Source, findings: Sequence[Finding], layer: GraphicLayer, image: Dataset
 ) -> list[GraphicAnnotation]:
     mine = of_source(source, findings)
-    marks = marks_of(context, source, mine)
+    marks = located_findings(context, source, mine)
     annotations = []
     for frame in dict.fromkeys(mark.finding.frame for mark in marks if mark.region is not None):
         placed = [mark for mark in marks if mark.region is not None and mark.finding.frame == frame]

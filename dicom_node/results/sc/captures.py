@@ -22,7 +22,7 @@ from dicom_node.results.common.derivation import (
     set_orientation,
 )
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.located_findings import marks_of, of_source, ranked, tracked
+from dicom_node.results.common.located_findings import located_findings, of_source, ranked, tracked
 from dicom_node.results.common.source import Source
 
 Picture = npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class _Drawn:
 
 def build_annotated(context: ResultContext, source: Source, findings: Sequence[Finding], uid: str) -> Dataset:
     """The image with boxes, names and probabilities; of a cine the frame with the first finding."""
-    marks = marks_of(context, source, findings)
+    marks = located_findings(context, source, findings)
     frame = next((mark.finding.frame for mark in marks if mark.finding.frame), 1)
     shown = [mark for mark in marks if (mark.finding.frame or 1) == frame]
     words = [mark.text for mark in shown if mark.region is None]

@@ -235,7 +235,7 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
     bits = pixels.dtype.itemsize * 8
     picture = SCImage.from_ref_dataset(
         source.stand_in,
-        # SCImage takes unsigned samples only; the bits are the same and the sign is said below.
+        # SCImage takes unsigned samples only; the bits are the same and Pixel Representation is set below.
         pixels if pixels.dtype.kind == "u" else pixels.view(f"u{pixels.dtype.itemsize}"),
         photometric_interpretation=image.photometric,
         bits_allocated=bits,
@@ -256,7 +256,7 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
 
 
 def _describe_grey_cine(picture: Dataset, source: Source) -> None:
-    """SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity of a byte image said outright."""
+    """SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated."""
     picture.PresentationLUTShape = "IDENTITY"
     picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
     copy_present(picture, source, *_GREY_DISPLAY)

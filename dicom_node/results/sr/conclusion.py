@@ -26,8 +26,8 @@ _OF_CLEANING: Final = frozenset(
 
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     """One paragraph on all images of the report; images with the same sentence are named together."""
-    found = _told((source, _findings(of_source(source, result.findings))) for source in sources)
-    cleaned = _told((source, _cleaning(source, result.quality)) for source in sources)
+    found = _grouped((source, _findings(of_source(source, result.findings))) for source in sources)
+    cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
     parts = [f"AI: {part}." for part in found]
     if cleaned:
         parts.append(f"Burned-in annotation: {'. '.join(cleaned)}.")
@@ -45,10 +45,10 @@ def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNo
 _NOTHING: Final = "AI: nothing stated about the images."
 
 
-def _told(said: Iterable[tuple[Source, str]]) -> list[str]:
+def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     """Each sentence once, with the numbers of its images where there are several."""
     images: dict[str, list[int]] = {}
-    pairs = list(said)
+    pairs = list(sentences)
     for source, text in pairs:
         if text:
             images.setdefault(text, []).append(source.number)

@@ -117,7 +117,7 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
         for finding in absent
         for number in _number(finding)
     ]
-    said = [(concepts.coded(finding.code), concepts.DECISIONS[finding.decision]) for finding in absent]
+    absences = [(concepts.coded(finding.code), concepts.DECISIONS[finding.decision]) for finding in absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(context, source, summary.name),
@@ -126,7 +126,7 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, all_frames(source))],
         algorithm_id=algorithm(context.models[0]) if context.models else None,
         measurements=measurements or None,
-        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*said, *summary.answers]],
+        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*absences, *summary.answers]],
     )
     group[0].ContentSequence.extend(_remarks(summary))
     return group

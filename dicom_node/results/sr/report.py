@@ -26,7 +26,7 @@ from dicom_node.results.common.context import Cause, ResultContext
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.equipment import observation_context
 from dicom_node.results.common.identity import series_uid
-from dicom_node.results.common.located_findings import marks_of, of_source, ranked, reported
+from dicom_node.results.common.located_findings import located_findings, of_source, ranked, reported
 from dicom_node.results.common.source import Source
 from dicom_node.results.sr.burned_in_measurements import measurement_groups
 from dicom_node.results.sr.conclusion import conclusion, remarks
@@ -53,7 +53,9 @@ def build_report(
     were read from the images come last, for review, with the boxes of burned-in annotation where those are
     asked for (TID 1500 is extensible, so a conclusion may stand before its containers).
     """
-    marked = [(mark, source) for source in sources for mark in marks_of(context, source, result.findings)]
+    marked = [
+        (mark, source) for source in sources for mark in located_findings(context, source, result.findings)
+    ]
     order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
     marked.sort(key=lambda pair: order[id(pair[0].finding)])
     located = [region_group(mark, source) for mark, source in marked if mark.region is not None]
@@ -63,12 +65,12 @@ def build_report(
     located += [
         group for source in sources for group in measurement_groups(context, source, result.measurements)
     ]
-    said = conclusion(sources, result)
+    text = conclusion(sources, result)
     if located:
-        return _document(context, sources, uid, said, located, evaluations_container(elsewhere, summaries))
+        return _document(context, sources, uid, text, located, evaluations_container(elsewhere, summaries))
     groups = [image_finding_group(mark, source) for mark, source in elsewhere]
     groups += [summary_group(context, summary) for summary in summaries]
-    return _document(context, sources, uid, said, groups)
+    return _document(context, sources, uid, text, groups)
 
 
 def build_failure_report(
@@ -84,7 +86,7 @@ def _document(
     context: ResultContext,
     sources: Sequence[Source],
     uid: str,
-    said: str,
+    text: str,
     groups: Sequence[Group],
     evaluations: ContainerContentItem | None = None,
 ) -> Dataset:
@@ -95,7 +97,7 @@ def _document(
         imaging_measurements=groups,
     )
     *about, measurements = report[0].ContentSequence
-    texts = [_text(concepts.CONCLUSION, said), _text(concepts.COMMENT, disclaimer(context))]
+    texts = [_text(concepts.CONCLUSION, text), _text(concepts.COMMENT, disclaimer(context))]
     behind = [image_library(sources), measurements, *([evaluations] if evaluations is not None else [])]
     report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
     document = Comprehensive3DSR(
@@ -127,8 +129,8 @@ def _summary(
         answer = concepts.FINDINGS
     else:
         answer = concepts.NONE_FOUND
-    told = tuple(reported(context, findings))
-    return Summary(source, "AI summary", answer, remarks(source, sources, result.quality), told)
+    shown = tuple(reported(context, findings))
+    return Summary(source, "AI summary", answer, remarks(source, sources, result.quality), shown)
 
 
 def _predecessor(context: ResultContext, source: Source) -> Dataset:

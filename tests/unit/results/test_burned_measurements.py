@@ -136,4 +136,4 @@ def test_the_gate_takes_no_other_graphic_for_a_length(still: SourceObject, graph
     with quiet_pydicom():
         read.save_as(buffer)
     with pytest.raises(ResultRefused, match=r"a line between two points|reaches out of its image"):
-        gate.release(buffer.getvalue(), read, CTX, ResultKind.SR, read_sources([still]))
+        gate.check(buffer.getvalue(), read, CTX, ResultKind.SR, read_sources([still]))

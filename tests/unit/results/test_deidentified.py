@@ -356,7 +356,7 @@ def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callab
     assert data is not None
 
     def release(data: bytes, ds: Dataset) -> None:
-        gate.release_deidentified(data, ds, ctx, ResultKind.CLEANED, disguised, identity)
+        gate.check_deidentified(data, ds, ctx, ResultKind.CLEANED, disguised, identity)
 
     release(data, dataset(data))
     return data, release

@@ -126,7 +126,7 @@ class Made:
             buffer = io.BytesIO()
             with quiet_pydicom():
                 changed.save_as(buffer)
-        gate.release(buffer.getvalue(), built, self.context, self.kind, self.sources)
+        gate.check(buffer.getvalue(), built, self.context, self.kind, self.sources)
 
 
 def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
@@ -227,14 +227,14 @@ def test_a_frame_that_the_source_has_not_is_no_reference(cine: Made, number: int
 
 def test_bytes_behind_the_pixels_do_not_leave(picture: Made) -> None:
     with pytest.raises(ResultRefused, match="PixelData has not the length"):
-        gate.release(picture.data + bytes(2), picture.read(), picture.context, ResultKind.SC, picture.sources)
+        gate.check(picture.data + bytes(2), picture.read(), picture.context, ResultKind.SC, picture.sources)
 
 
 def test_the_message_of_the_gate_holds_no_name(made: Made) -> None:
     report = made.read()
     report.PatientName = "Else^Someone"
     with pytest.raises(ResultRefused) as caught:
-        gate.release(made.data, report, made.context, ResultKind.SR, made.sources)
+        gate.check(made.data, report, made.context, ResultKind.SR, made.sources)
     assert "Else" not in str(caught.value)
     assert "Test" not in str(caught.value)
 
