@@ -180,7 +180,7 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = make()
-    put, lost = release._put_in_place, []
+    put, lost = release.put_in_place, []
 
     def put_in_place(files: Any) -> None:
         """The last step before the commit: the counts are written, and then the worker is gone."""
@@ -189,7 +189,7 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
             raise OSError("lost")
         put(files)
 
-    monkeypatch.setattr(release, "_put_in_place", put_in_place)
+    monkeypatch.setattr(release, "put_in_place", put_in_place)
     analysed(node, aged("lost", 55))
     [job] = node.jobs()
     assert (job.state, job.tries, lost) == (JobState.SUCCEEDED, 2, [True])
