@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from dicom_node.events import Event, by_number
 
@@ -62,19 +63,27 @@ class JournalWriter:
         return file
 
 
+class JournalLine(NamedTuple):
+    """An event with its file's name, and the offset (bytes) in the file at which the next one begins."""
+
+    file: str
+    offset: int
+    event: Event
+
+
 class JournalReader:
     """Reads what was appended since a cursor; the caller keeps the cursor with what it made of it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
-        """Events after the cursor (file name to offset), oldest first, each with its new cursor entry.
+    def read(self, cursor: Mapping[str, int]) -> list[JournalLine]:
+        """Lines after the cursor (file name to offset), oldest first.
 
         At most 1 MiB per file and call: call again until nothing comes.
         """
         return [
-            (path.name, offset, event)
+            JournalLine(path.name, offset, event)
             for path in self._files()
             for offset, event in _events(path, cursor.get(path.name, 0))
         ]

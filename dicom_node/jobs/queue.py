@@ -147,8 +147,8 @@ class LeaseQueue:
     def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
-            free, runs = table.is_anything(session, now)
-            if not free and not (runs and self._lost(session, now)):
+            work = table.work(session, now)
+            if not work.free and not (work.running and self._lost(session, now)):
                 return None
         with self._database.write() as session:
             self._take_back(session, now)

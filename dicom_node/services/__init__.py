@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
@@ -20,7 +19,7 @@ from dicom_node.errors import DatabaseNotReady, ModelRefused
 from dicom_node.model.kinds import Counted
 from dicom_node.model.roles import Role
 from dicom_node.store import faults, migrate
-from dicom_node.store.database import Database
+from dicom_node.store.database import Database, sqlite_file
 from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.views import find_study
 
@@ -325,11 +324,8 @@ def _cards(settings: Settings) -> Sequence[Card]:
 
 def _refuse_missing_file(settings: Settings) -> None:
     """SQLite would make an empty file where there is none; a list must not."""
-    prefix = "sqlite:///"
-    if (
-        settings.database_url.startswith(prefix)
-        and not Path(settings.database_url.removeprefix(prefix)).exists()
-    ):
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
         raise DatabaseNotReady(
             f"there is no database in {settings.node.data_dir} yet: start `dicom-node serve`, "
             "or run `dicom-node db upgrade`"

@@ -22,6 +22,7 @@ from dicom_node import __version__, sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
 from dicom_node.store import faults, migrate
+from dicom_node.store.database import sqlite_file
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
@@ -76,10 +77,9 @@ def restore(settings: Settings, source: Path) -> list[Path]:
     """
     verify(source)
     data_dir = settings.node.data_dir
-    if not settings.database_url.startswith("sqlite:///"):
+    if (database := sqlite_file(settings.database_url)) is None:
         raise NotAllowedNow("node.database_url is no SQLite file: restore it with the tools of its server")
     _refuse_while_it_runs(data_dir)
-    database = Path(settings.database_url.removeprefix("sqlite:///"))
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
@@ -92,9 +92,8 @@ def restore(settings: Settings, source: Path) -> list[Path]:
 
 def _copy_database(settings: Settings, target: Path) -> list[str]:
     url = settings.database_url
-    if not url.startswith("sqlite:///"):
+    if (source := sqlite_file(url)) is None:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
-    source = Path(url.removeprefix("sqlite:///"))
     if not source.exists():
         return ["There is no database yet."]
     with faults.in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.orm import Session, aliased
@@ -68,11 +69,18 @@ def expected_waits(session: Session, workers: int) -> dict[int, float]:
     return waits
 
 
-def is_anything(session: Session, now: datetime) -> tuple[bool, bool]:
-    """Whether a job is free, and whether any runs: one look, 20 times a second and worker."""
+class Work(NamedTuple):
+    """Whether there is a job that may be claimed, and one that a worker holds."""
+
+    free: bool
+    running: bool
+
+
+def work(session: Session, now: datetime) -> Work:
+    """What there is to do: one look, 20 times a second and worker."""
     runs = exists().where(Job.state == JobState.RUNNING)
-    row = session.execute(select(exists().where(_is_free(now)), runs)).one()
-    return bool(row[0]), bool(row[1])
+    free, running = session.execute(select(exists().where(_is_free(now)), runs)).one()
+    return Work(bool(free), bool(running))
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:

@@ -39,15 +39,15 @@ class JournalIngest:
             self._close_the_lost()
         total, started = 0, False
         while lines := self._reader.read(self._cursor):
-            moved = {name: offset for name, offset, _ in lines}
+            moved = {line.file: line.offset for line in lines}
             with self._database.write() as session:
-                for _, _, event in lines:
-                    _ingest(session, event)
+                for line in lines:
+                    _ingest(session, line.event)
                 for name, offset in moved.items():
                     intake.move_cursor(session, name, offset)
             self._cursor |= moved
             total += len(lines)
-            started |= any(event.type is LISTENER_STARTED for _, _, event in lines)
+            started |= any(line.event.type is LISTENER_STARTED for line in lines)
         if started:
             self._close_the_lost()
             self._clear_away()

@@ -171,7 +171,7 @@ class Ahead:
     def _is_job_free(self) -> bool:
         try:
             with self._database.read() as session:
-                return queue.is_anything(session, utc_now())[0]
+                return queue.work(session, utc_now()).free
         except SQLAlchemyError:
             return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import select
@@ -45,30 +45,30 @@ class JobImages:
 def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
     """Open the job's images, headers only. Raises NotInSpool."""
     with database.read() as session:
-        rows = session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(job.source_uids))).all()
-        known = {row.sop_instance_uid: (row.path, *_of(row)) for row in rows}
+        rows = session.execute(
+            select(
+                Instance.sop_instance_uid,
+                Instance.path,
+                Instance.pixels_sha256,
+                Instance.identity_sha256,
+                Instance.assumed_charset,
+            ).where(Instance.sop_instance_uid.in_(job.source_uids))
+        ).all()
+    known = {row.sop_instance_uid: row for row in rows}
     sources: list[SourceObject] = []
     faults: dict[str, str] = {}
-    for uid in _in_order(job.source_uids, known):
-        relative, pixels, identity, charset = known[uid]
-        if not relative:
-            faults[uid] = "an image was purged from the spool"
+    for row in [known[uid] for uid in job.source_uids if uid in known]:
+        if not row.path:
+            faults[row.sop_instance_uid] = "an image was purged from the spool"
             continue
-        path = settings.node.data_dir / relative
+        path = settings.node.data_dir / row.path
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
+            image = open_dicom(path, settings.images.limits)
             sources.append(
-                SourceObject(open_dicom(path, settings.images.limits), path, pixels, identity, charset)
+                SourceObject(image, path, row.pixels_sha256, row.identity_sha256, row.assumed_charset)
             )
         except PixelError as error:
-            faults[uid] = str(error)
+            faults[row.sop_instance_uid] = str(error)
     return JobImages(tuple(sources), faults)
-
-
-def _in_order(uids: Sequence[str], known: Collection[str]) -> list[str]:
-    return [uid for uid in uids if uid in known]
-
-
-def _of(row: Instance) -> tuple[str, str, str]:
-    return row.pixels_sha256, row.identity_sha256, row.assumed_charset
