@@ -87,6 +87,11 @@ def _open(ds: Dataset) -> None:
     region.GraphicData = list(region.GraphicData)[:-2]
 
 
+def _odd(ds: Dataset) -> None:
+    region = _scoords(ds)[0]
+    region.GraphicData = list(region.GraphicData)[:-1]
+
+
 def _unknown_image(ds: Dataset) -> None:
     _scoords(ds)[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3"
 
@@ -103,6 +108,7 @@ BREAKS: dict[str, Callable[[Dataset], None]] = {
     "does not say AI": _unsaid,
     "reaches out of its image": _outside,
     "not closed": _open,
+    "a polyline is not closed": _odd,
     "no source of this job": _unknown_image,
 }
 
@@ -138,8 +144,7 @@ def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
-    # An odd number of bytes of Pixel Data, which are padded.
-    return source(write_image(tmp_path_factory.mktemp("gate") / "cr.dcm", CR, grey_image(201, 171)))
+    return source(write_image(tmp_path_factory.mktemp("gate") / "cr.dcm", CR, grey_image()))
 
 
 @pytest.fixture(scope="module")
@@ -217,12 +222,25 @@ def test_a_picture_with_this_fault_does_not_leave(picture: Made, fault: str) -> 
         picture.release(image)
 
 
+def test_the_lowest_series_number_of_ours_leaves(picture: Made) -> None:
+    image = picture.read()
+    image.SeriesNumber = 9000
+    picture.release(image)
+
+
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_frame_that_the_source_has_not_is_no_reference(cine: Made, number: int) -> None:
     report = cine.read()
     _scoords(report)[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = number
     with pytest.raises(ResultRefused, match="names a frame that the source has not"):
         cine.release(report)
+
+
+def test_an_odd_number_of_bytes_is_padded() -> None:
+    single = Dataset()
+    single.Rows = single.Columns = single.SamplesPerPixel = 1
+    single.BitsAllocated = 8
+    assert [bool(list(gate._pixels(single, length))) for length in (None, 1, 2)] == [True, True, False]
 
 
 def test_bytes_behind_the_pixels_do_not_leave(picture: Made) -> None:

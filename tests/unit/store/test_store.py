@@ -171,6 +171,7 @@ def test_every_study_can_reach_an_end_from_every_state() -> None:
         (["succeeded"], ["dead", "confirmed"], "failed"),
         (["succeeded", "not_applicable"], ["confirmed"], "delivered"),
         (["not_applicable", "held"], [], "not_applicable"),
+        (["not_applicable", "held", "cancelled"], [], "not_applicable"),
         (["cancelled"], [], "cancelled"),
         (["succeeded"], [], "delivered"),
         ([], [], "not_applicable"),

@@ -64,6 +64,8 @@ class Found:
     banner: Mask = field(default_factory=nothing)
     device: Mask = field(default_factory=nothing)
     spelled: Mask = field(default_factory=nothing)
+    known: Mask = field(default_factory=nothing)
+    """What the text finder was told to be text anyway."""
 
 
 Plan = Callable[..., RemovalPlan]
@@ -72,10 +74,14 @@ Plan = Callable[..., RemovalPlan]
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     def made(found: Found, policy: CleaningPolicy, *, graphics: bool = True, views: int = 0) -> RemovalPlan:
+        def find_texts(_picture: Picture, _reader: object, known: Mask) -> list[Text]:
+            found.known = known
+            return found.texts
+
         drawings = Drawings({kind: found.drawn.get(kind, nothing()) for kind in KINDS}, found.marks)
         top = Annotation(AnnotationKind.BANNER, (0, 0, COLUMNS, 5), 1.0)
         says: dict[str, Callable[..., Any]] = {
-            "find_texts": lambda *_: found.texts,
+            "find_texts": find_texts,
             "find_drawings": lambda *_: drawings,
             "find_banner": lambda *_: (found.banner, (top,) if found.banner.any() else ()),
             "find_device_banner": lambda *_: (found.device, ()),
@@ -231,6 +237,29 @@ def test_a_pair_of_crosses_is_no_word(plan: Plan, legible: bool, letters: int, s
         assert (not plan(found, CLINICAL).mask[place(CROSS)].any()) == stays
 
 
+def test_around_crosses_that_stay_nothing_is_taken_for_spelled(plan: Plan) -> None:
+    around: Box = (145, 115, 165, 135)
+    found = Found(texts=[text(around, Meaning.IDENTITY, legible=False)], drawn={CALIPER: filled(CROSS)})
+    found.spelled = filled((145 - 20, 115 - 20, 165 + 20, 135 + 20))
+    made = plan(found, CLINICAL)
+    assert made.kept[115 - 5 : 135 + 5, 145 - 5 : 165 + 5].all()  # .3 of 20 rows
+    assert not (made.mask & made.kept).any() and made.mask[100, 130]
+    assert plan(found, RESEARCH).mask[place(around)].all()
+
+
+def test_crosses_at_the_edge_of_the_picture_are_no_word_either(plan: Plan) -> None:
+    at_edge = filled((0, 0, 10, 10))
+    found = Found(texts=[text((-5, -5, 14, 14), Meaning.IDENTITY, legible=False)], drawn={CALIPER: at_edge})
+    assert not plan(found, CLINICAL).mask.any()
+
+
+def test_letters_banner_and_device_bar_need_not_be_read(plan: Plan) -> None:
+    found = scene()
+    found.drawn[TEXT], found.banner, found.device = filled(NAME), filled((0, 0, 9, 9)), filled(SETTING)
+    plan(found, CLINICAL)
+    assert (found.known == (found.drawn[TEXT] | found.banner | found.device)).all()
+
+
 def test_unread_text_where_nothing_is_drawn_is_identity_and_goes(plan: Plan) -> None:
     found = Found(texts=[text(NAME, Meaning.IDENTITY, legible=False)], drawn={TEXT: filled(SETTING)})
     assert plan(found, CLINICAL).mask[place(NAME)].all()
@@ -265,8 +294,15 @@ def test_the_largest_share_is_two_fifths(rows: int, refused: bool) -> None:
 def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = scene(), Found(texts=[text(SETTING, Meaning.IDENTITY, words="LEE")])
     plans = iter([plan(first, CLINICAL), plan(second, CLINICAL)])
-    monkeypatch.setattr(planning, "plan_removal", lambda *_, **__: next(plans))
+    graphics: list[bool] = []
+
+    def next_plan(*_: object, **how: bool) -> RemovalPlan:
+        graphics.append(how["graphics"])
+        return next(plans)
+
+    monkeypatch.setattr(planning, "plan_removal", next_plan)
     made = plan_of_views(plan)
+    assert graphics == [True, False]  # what is drawn is seen in the first view
 
     assert made.mask[place(NAME)].all() and made.mask[place(SETTING)].all()
     assert not made.kept.any() and not (made.foreign & made.mask).any()
