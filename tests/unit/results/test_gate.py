@@ -222,6 +222,16 @@ def test_a_picture_with_this_fault_does_not_leave(picture: Made, fault: str) -> 
         picture.release(image)
 
 
+@pytest.mark.parametrize("point", [(-0.5, 9.0), (9.0, -0.5), (224.5, 9.0), (9.0, 256.5)])
+def test_a_region_half_a_pixel_out_of_its_image_does_not_leave(
+    made: Made, point: tuple[float, float]
+) -> None:
+    report = made.read()
+    _scoords(report)[0].GraphicData = [9.0, 9.0, 20.0, 9.0, *point, 9.0, 9.0]
+    with pytest.raises(ResultRefused, match="reaches out of its image"):
+        made.release(report)
+
+
 def test_the_lowest_series_number_of_ours_leaves(picture: Made) -> None:
     image = picture.read()
     image.SeriesNumber = 9000
