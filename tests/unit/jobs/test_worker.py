@@ -107,7 +107,7 @@ def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(tmp_
         assert the_job(node).attempts == 2
 
 
-@pytest.mark.parametrize(("do", "limit"), [("hang", 1), ("die", 60)])
+@pytest.mark.parametrize(("do", "limit"), [("hang", 4), ("die", 60)])
 def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(
     tmp_path: Path, do: str, limit: int
 ) -> None:
