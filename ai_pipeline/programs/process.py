@@ -77,9 +77,7 @@ def run_program(run: ProgramRun, report: Progress) -> None:
 @lru_cache(maxsize=1)
 def can_leave_network() -> bool:
     """Whether the kernel takes the network from a process of this user; tried in one of its own."""
-    code = (
-        "from ai_pipeline.models.store.sandbox import leave_network as leave; raise SystemExit(not leave())"
-    )
+    code = "from ai_pipeline.programs.supervisor import leave_network; raise SystemExit(not leave_network())"
     return subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
 
 

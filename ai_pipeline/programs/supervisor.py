@@ -50,7 +50,7 @@ def main() -> int:
 def _ended(run: Mapping[str, Any]) -> int | str:
     # Whoever loses its parent becomes our child: nothing that the program starts can leave.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    if run["offline"] and not _leave_network():
+    if run["offline"] and not leave_network():
         return "network"
     try:
         # Kept to the end: an object that nobody holds would take the exit status away.
@@ -76,7 +76,7 @@ def _ended(run: Mapping[str, Any]) -> int | str:
     return ended
 
 
-def _leave_network() -> bool:
+def leave_network() -> bool:
     """Take the network from this process and its children, for good. Returns whether the kernel did so."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
