@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from sqlalchemy import select
 
 from dicom_node import jobs
-from dicom_node.dicom.text import quiet_pydicom
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED, SOURCE_REPAIRED
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ResultKind
