@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
+from ai_pipeline.chest.classifier import probability
+from ai_pipeline.models.registry import Label
+
 Floats = npt.NDArray[np.floating]
 SPECIFICITY = 0.90
 SENSITIVITY = 0.90
 ENOUGH = 25  # positives that a cut by sensitivity needs: of fewer, one image more or less moves it too far
+THRESHOLDS = (
+    "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
+    f"with specificity {SPECIFICITY}; indeterminate between them"
+)
+APART = 1e-6  # of probability: nearer edges of tenths are none
 STEP = 1e-7  # least distance of two edges; cards round to seven digits
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """How a label's logit becomes a decision (see :class:`ai_pipeline.models.registry.Label`)."""
+    """How a label's logit becomes a decision (see :class:`ai_pipeline.models.registry.Label`).
+
+    ``slope`` is positive; ``threshold`` and ``absent_below`` are probabilities, the former not below the
+    latter.
+    """
 
     slope: float
     intercept: float
     threshold: float
     absent_below: float
+
+    def rounded(self) -> dict[str, float]:
+        """As a card says it, with six digits."""
+        return {name: round(value, 6) for name, value in asdict(self).items()}
 
 
 def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
@@ -51,8 +68,8 @@ def sensitive_cut(truth: Floats, probability: Floats) -> float | None:
     positives = probability[truth > 0]
     if len(positives) < ENOUGH:
         return None
-    kept = int(np.ceil(SENSITIVITY * len(positives)))
-    return float(np.sort(positives)[::-1][kept - 1])
+    found = int(np.ceil(SENSITIVITY * len(positives)))
+    return float(np.sort(positives)[::-1][found - 1])
 
 
 def deciles(probabilities: Floats) -> list[list[float]]:
@@ -65,28 +82,51 @@ def deciles(probabilities: Floats) -> list[list[float]]:
     return [_rising(row) for row in np.clip(edges, 0.0, 1.0)]
 
 
+def reference(
+    images: str, labels: Sequence[str], probabilities: Floats, refused: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    """The card's table ``[reference]`` (:mod:`ai_pipeline.models.reference`) from the set called ``images``.
+
+    ``probabilities [N, labels]``; ``refused [N]``: by the gate. A label whose probability is nearly the same
+    for everyone has no tenths: it is left out, since it would seem to drift.
+    """
+    return {
+        "set": images,
+        "images": len(probabilities),
+        "refused": round(float(refused.mean()), 4),
+        "deciles": {
+            name: edges
+            for name, edges in zip(labels, deciles(probabilities), strict=True)
+            if min(np.diff(edges)) > APART
+        },
+    }
+
+
 def prevalence(truth: Floats, labels: Sequence[str]) -> dict[str, float]:
     """The rate of each label among the images that the calibration was made on."""
     return {name: round(float(rate), 4) for name, rate in zip(labels, truth.mean(0), strict=True)}
 
 
+def probabilities(labels: Sequence[Label], logits: Floats) -> Floats:
+    """The calibrated probabilities of ``logits``, both ``[N, labels]``."""
+    rows = [[probability(label, float(v)) for label, v in zip(labels, row, strict=True)] for row in logits]
+    return np.array(rows, np.float64).reshape(logits.shape)
+
+
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
-    """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is kept positive."""
+    """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is made positive."""
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if slope <= 0:  # no better than chance on validation: say the rate to everyone, keep the order
+    if slope <= 0:  # no better than chance on validation: the rate for everyone, in the same order
         rate = float(truth.mean())
         return 0.01, float(np.log(rate / (1 - rate)))
     return slope, intercept
 
 
 def _rising(edges: Floats) -> list[float]:
-    steps = np.round(edges / STEP).astype(np.int64)
-    for index in range(1, len(steps)):
-        steps[index] = max(steps[index], steps[index - 1] + 1)
-    steps[-1] = min(steps[-1], round(1 / STEP))
-    for index in range(len(steps) - 2, -1, -1):
-        steps[index] = min(steps[index], steps[index + 1] - 1)
+    place = np.arange(len(edges))
+    steps = np.maximum.accumulate(np.round(edges / STEP).astype(np.int64) - place) + place
+    steps = np.minimum(steps, round(1 / STEP) - place[::-1])
     return [round(float(step) * STEP, 7) for step in steps]
 
 

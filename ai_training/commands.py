@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ai_training.anatomy import commands as anatomy
 from ai_training.chest.commands import export, train_app
 from ai_training.detect import commands as detect
 from ai_training.evaluation.commands import calibrate_app, evaluate_app, split
@@ -14,6 +15,7 @@ def add_to(app: typer.Typer) -> None:
     """Add ``train``, ``evaluate``, ``calibrate``, ``split`` and ``export``."""
     ultrasound.add_to(train_app, evaluate_app)
     detect.add_to(train_app, evaluate_app)
+    anatomy.add_to(train_app, evaluate_app)
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(calibrate_app, name="calibrate")

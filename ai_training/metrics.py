@@ -6,7 +6,7 @@ Every one of them is the same sum as its plain figure, so that both can be held 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,11 @@ class Interval:
     low: float
     high: float
 
-    def as_list(self) -> list[float]:
-        return [round(self.value, 4), round(self.low, 4), round(self.high, 4)]
+    def as_list(self, digits: int = 4) -> list[float]:
+        return [round(value, digits) for value in (self.value, self.low, self.high)]
+
+
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +49,7 @@ class Cell:
 def patient_weights(patients: Sequence[str], resamples: int | None = None, seed: int = SEED) -> Floats:
     """``[resamples, N]``: how often each image counts when patients are drawn with replacement.
 
-    2,000 resamples unless said otherwise, 500 of more than 5,000 images.
+    2,000 resamples by default, 500 of more than 5,000 images.
     """
     if resamples is None:
         resamples = RESAMPLES if len(patients) <= MANY else FEWER
@@ -63,6 +66,11 @@ def interval(value: float, resampled: Floats) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.percentile(known, (2.5, 97.5))
     return Interval(value, float(low), float(high))
+
+
+def mean_interval(values: Floats, weights: Floats) -> Interval:
+    """The mean of ``values [N]``, one for each image, with its interval."""
+    return interval(float(values.mean()), (weights @ values) / weights.sum(1))
 
 
 def auc(truth: Floats, score: Floats) -> float:
@@ -102,25 +110,13 @@ def resampled_mean_auc(truth: Floats, score: Floats, labels: Sequence[int], weig
     return np.asarray(np.mean(found, axis=0)) if found else np.full(len(weights), np.nan)
 
 
-def paired_difference(
-    truth: Floats, score_a: Floats, score_b: Floats, labels: Sequence[int], patients: Sequence[str]
-) -> Interval:
-    """Mean AUC of ``score_a`` minus that of ``score_b`` on the same images, over the columns ``labels``.
-
-    Both are measured on every resample of the patients, so what the two share cancels out.
-    """
-    weights = patient_weights(patients)
-    value = mean_auc(truth, score_a, labels) - mean_auc(truth, score_b, labels)
-    resampled = [resampled_mean_auc(truth, score, labels, weights) for score in (score_a, score_b)]
-    return interval(value, resampled[0] - resampled[1])
+def mean_auc_interval(truth: Floats, score: Floats, labels: Sequence[int], weights: Floats) -> Interval:
+    """:func:`mean_auc` with its interval."""
+    return interval(mean_auc(truth, score, labels), resampled_mean_auc(truth, score, labels, weights))
 
 
 def within_source_auc(
-    truth: Floats,
-    score: Floats,
-    sources: Texts,
-    fewest: int = 10,
-    left_out: Collection[tuple[str, int]] = (),
+    truth: Floats, score: Floats, sources: Texts, fewest: int = 10, left_out: Collection[tuple[str, int]] = ()
 ) -> float:
     """Mean of the AUCs of every label in every source with at least ``fewest`` positives and negatives.
 
@@ -164,40 +160,42 @@ def cells(
     truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]] = ()
 ) -> tuple[Cell, ...]:
     """Every label in every source that has at least ``fewest`` positives and as many negatives of it."""
-    return tuple(_cells(truth, np.asarray(sources), fewest, left_out))
-
-
-def sensitivity(truth: Floats, called: Called) -> float:
-    """Share of positives that are called; NaN without positives."""
-    return float(called[truth > 0].mean()) if (truth > 0).any() else float("nan")
-
-
-def specificity(truth: Floats, called: Called) -> float:
-    """Share of negatives that are not called; NaN without negatives."""
-    return float((~called[truth <= 0]).mean()) if (truth <= 0).any() else float("nan")
+    found: list[Cell] = []
+    for source in np.unique(sources):
+        rows = np.flatnonzero(np.asarray(sources) == source)
+        for label in range(truth.shape[1]):
+            positives = truth[rows, label].sum()
+            if min(positives, len(rows) - positives) >= fewest and (str(source), label) not in left_out:
+                found.append(Cell(str(source), label, rows))
+    return tuple(found)
 
 
 def share(hits: Called, among: Called, weights: Floats) -> Interval:
-    """Share of the images ``among`` that are ``hits``, with its interval; NaN when there are none.
-
-    No resample of three hits in three images holds a miss: for a share of 0 or 1 the interval is the exact
-    binomial one of Clopper and Pearson.
-    """
+    """Share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends`); NaN
+    when there are none."""
     if not among.any():
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     value = float(hits[among].mean())
     if value in {0.0, 1.0}:
-        reach = 0.025 ** (1 / int(among.sum()))
-        return Interval(value, reach if value else 0.0, 1.0 if value else 1 - reach)
+        return exact_at_the_ends(value, int(among.sum()))
     inside = weights[:, among]
     with np.errstate(invalid="ignore", divide="ignore"):
         return interval(value, (inside @ hits[among].astype(np.float64)) / inside.sum(1))
 
 
+def exact_at_the_ends(share: float, among: int) -> Interval:
+    """The interval of a share of 0 or 1 of so many: the exact binomial one of Clopper and Pearson.
+
+    No resample of three hits in three images holds a miss.
+    """
+    reach = 0.025 ** (1 / among)
+    return Interval(share, reach if share else 0.0, 1.0 if share else 1 - reach)
+
+
 def ratio(above: Floats, below: Floats, weights: Floats) -> Interval:
     """``sum(above) / sum(below)`` of counts per image, with its interval; NaN when ``below`` is all zero."""
     if not below.any():
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     with np.errstate(invalid="ignore", divide="ignore"):
         resampled = (weights @ above) / (weights @ below)
     return interval(float(above.sum() / below.sum()), resampled)
@@ -214,17 +212,6 @@ def calibration_error(truth: Floats, probability: Floats, bins: int = 10) -> flo
     parts = np.array_split(order, min(bins, len(order)))
     gaps = [abs(probability[part].mean() - truth[part].mean()) * len(part) for part in parts]
     return float(np.sum(gaps) / len(order))
-
-
-def _cells(
-    truth: Floats, sources: Texts, fewest: int, left_out: Collection[tuple[str, int]]
-) -> Iterator[Cell]:
-    for source in np.unique(sources):
-        rows = np.flatnonzero(sources == source)
-        for label in range(truth.shape[1]):
-            positives = truth[rows, label].sum()
-            if min(positives, len(rows) - positives) >= fewest and (str(source), label) not in left_out:
-                yield Cell(str(source), label, rows)
 
 
 def _mean_of_cells(truth: Floats, score: Floats, found: Sequence[Cell]) -> float:

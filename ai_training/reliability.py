@@ -16,7 +16,7 @@ from ai_training.metrics import Floats, Interval, brier, calibration_error, inte
 BINS = 10
 STEPS = 12  # of Newton's method; it has settled after six
 FARTHEST = 30.0  # a slope or intercept beyond it means that a resample is separable: no figure
-NEAREST = 1e-6  # probabilities are kept this far from 0 and 1, whose logits are infinite
+NEAREST = 1e-6  # probabilities are moved this far from 0 and 1, whose logits are infinite
 
 
 def calibration(

@@ -100,6 +100,14 @@ class TrainingRun:
                 self._validate(float(np.mean(losses)), report)
                 losses.clear()
 
+    def finish(self, report: Report = silent, *, resume: bool = False) -> Mapping[str, Tensor]:
+        """Train to the end, with ``resume`` from the checkpoint on; returns the best weights."""
+        if resume:
+            self.load()
+        self.train(report)
+        best: Mapping[str, Tensor] = torch.load(self.out / BEST, weights_only=True)
+        return best
+
     def load(self) -> None:
         """Go on from the checkpoint. ExperimentError when it is of another recipe, OSError without one."""
         device = next(self.network.parameters()).device

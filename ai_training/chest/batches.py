@@ -176,10 +176,7 @@ def _standard_odds(soft: Floats, learned: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _placed(
-    boxes: Sequence[tuple[Place, ...]],
-    matrices: Sequence[Floats],
-    pixels: Bytes,
-    size: int,
+    boxes: Sequence[tuple[Place, ...]], matrices: Sequence[Floats], pixels: Bytes, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     cells = size // 16
     found: list[tuple[int, int, Floats]] = []

@@ -13,12 +13,7 @@ COMPARED = (
     "difference_to_age_sex_view",
 )
 PLACED = ("pointing", "iou_at_least_0.3")
-OPERATING = (
-    "sensitivity_present",
-    "specificity_present",
-    "sensitivity_not_absent",
-    "specificity_not_absent",
-)
+OPERATING = ("sensitivity_present", "specificity_present", "sensitivity_not_absent", "specificity_not_absent")
 
 
 def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +50,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
             if row["labels"]
         ],
     }
-    return {key: kept for key, value in metrics.items() if (kept := _known(value)) not in (None, {}, [])}
+    return {key: known for key, value in metrics.items() if (known := _known(value)) not in (None, {}, [])}
 
 
 def supported(result: Mapping[str, Any]) -> dict[str, bool]:
@@ -75,15 +70,15 @@ def _source(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
-    kept = ("natural_prevalence", "images", "mean_ece", "mean_brier")
-    return {**{key: found[key] for key in kept if key in found}, "labels": labels}
+    known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
+    return {**{key: found[key] for key in known if key in found}, "labels": labels}
 
 
 def _known(value: Any) -> Any:
     """``value`` without the figures that could not be had."""
     if isinstance(value, Mapping):
-        kept = {key: _known(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None}
+        known = {key: _known(item) for key, item in value.items()}
+        return {key: item for key, item in known.items() if item is not None}
     if isinstance(value, list):
         return None if None in value else [_known(item) for item in value]
     return value

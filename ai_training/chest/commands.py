@@ -7,33 +7,26 @@ from typing import Annotated
 
 import typer
 
+from ai_training import options
 from ai_training.console import errors, progress
 
 train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
 
-Data = Annotated[
-    Path, typer.Option(help="The public image sets, the NIH download, or a manifest of your own.")
-]
-Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder that keeps reduced images between runs; default: in --out.")
-]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
 Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")]
 
 
 @train_app.command("chest")
 def train_chest(
     *,
-    data: Data,
-    out: Out,
+    data: options.ChestData,
+    out: options.Out,
     experiment: Named = "chest",
     iterations: Annotated[
         int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
-    threads: Threads = 0,
-    cache: Cache = None,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
     """Train the chest X-ray classifier. Uses a GPU when there is one.
@@ -44,20 +37,27 @@ def train_chest(
     """
     with errors(), progress() as report:
         from ai_training.chest import experiment as experiments
-        from ai_training.chest.ship import train
+        from ai_training.chest.fit import fit
+        from ai_training.chest.ship import ship
 
         made = experiments.load(_file(experiment))
         if seed is not None:
             made = made.changed(made.name, {"seed": seed})
         if iterations is not None:
             made = made.changed(made.name, {"schedule": {"iterations": iterations}})
-        card = train(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
+        run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
+        card = ship(data, out, run, cache or out / "cache", report)
     typer.echo(str(card))
 
 
 @train_app.command("levers")
 def train_levers(
-    *, data: Data, out: Out, experiment: Named = "chest-levers", threads: Threads = 0, cache: Cache = None
+    *,
+    data: options.ChestData,
+    out: options.Out,
+    experiment: Named = "chest-levers",
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
 ) -> None:
     """Train an experiment with and without each lever; compare them on validation, image by image.
 
@@ -81,12 +81,12 @@ def train_levers(
 @train_app.command("pretrain")
 def train_pretrain(
     *,
-    data: Data,
-    out: Out,
+    data: options.ChestData,
+    out: options.Out,
     epochs: Annotated[float, typer.Option(help="Passes over all training images.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 7,
-    threads: Threads = 0,
-    cache: Cache = None,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
 ) -> None:
     """Pre-train the backbone on chest X-rays without labels (momentum contrast).
 
@@ -103,14 +103,12 @@ def train_pretrain(
 
 def export(
     *,
-    data: Data,
+    data: options.ChestData,
     run: Annotated[Path, typer.Option(help="Folder that a training run left (or a lever of a study).")],
     out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
-    levers: Annotated[
-        Path | None, typer.Option(help="levers.json of a study, to be told in the card.")
-    ] = None,
-    threads: Threads = 0,
-    cache: Cache = None,
+    levers: Annotated[Path | None, typer.Option(help="levers.json of a study, for the card.")] = None,
+    threads: options.Threads = 0,
+    cache: options.Cache = None,
 ) -> None:
     """Make card and weights of a finished run: ONNX, calibration, thresholds, gate, reference for drift."""
     with errors(), progress() as report:

@@ -67,8 +67,8 @@ class Loss(_Part):
 
     ``hard``: the NIH labels. ``soft``: a teacher's probabilities, where there are any. ``teacher``: a second
     head learns the teacher's log-odds, in units of their spread; ``teacher_share`` is its share, against 1 of
-    the first, when both are merged into the one head that ships. ``header``: age, sex and view told from the
-    picture. ``boxes``: the place of the radiologists' boxes of the train split.
+    the first, when both are merged into the one head that ships. ``header``: age, sex and view, learned from
+    the picture. ``boxes``: the place of the radiologists' boxes of the train split.
     """
 
     hard: NotNegative = 1.0
@@ -177,8 +177,8 @@ def _validated(table: Mapping[str, Any], where: str) -> Experiment:
     try:
         return Experiment.model_validate(table)
     except ValidationError as error:
-        told = "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
-        raise ExperimentError(told) from error
+        faults = "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
+        raise ExperimentError(faults) from error
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,15 +22,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, smooth_l1_loss
 
 from ai_pipeline.models.preprocess import enlarge, normalise
-from ai_pipeline.networks.efficientnet import (
-    FINE_CHANNELS,
-    MIDDLE_CHANNELS,
-    PlacedClassifier,
-    pretrained_on_imagenet,
-)
+from ai_pipeline.networks.efficientnet import FINE_CHANNELS, MIDDLE_CHANNELS, PlacedClassifier
 from ai_training.chest.batches import HEADER, MEAN, SCALE, Batch, Targets, stream
 from ai_training.chest.experiment import Experiment, Loss
 from ai_training.metrics import within_source_auc
+from ai_training.networks.backbone import load_backbone, pretrained_on_imagenet, set_drop_connect
 from ai_training.progress import Report, silent
 from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 from ai_training.sets.chest import LABELS, YOUNGEST, ChestImage, boxes_of, chest_images, reduced_images
@@ -103,10 +99,7 @@ def fit(
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
     targets = Targets.of(material.images, boxes_of(data, material.images))
-    run = Run(experiment, material, targets, out)
-    if resume:
-        run.load()
-    run.train(report)
+    Run(experiment, material, targets, out).finish(report, resume=resume)
     return trained_in(out)
 
 
@@ -266,8 +259,9 @@ def _initial(experiment: Experiment) -> PlacedClassifier:
     else:
         network = PlacedClassifier(len(LABELS), size, wanted.dropout)
         if wanted.initial != "random":
-            network.load_backbone(Path(wanted.initial))
-    return network.with_drop_connect(wanted.drop_connect)
+            load_backbone(network, Path(wanted.initial))
+    set_drop_connect(network, wanted.drop_connect)
+    return network
 
 
 def _side(image: ChestImage) -> int:

@@ -6,7 +6,6 @@ children of another hospital, ultrasound. What is not there is left out.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from ai_pipeline.images.orientation import Pose, shown
 from ai_training.sets.chest import ChestImage, chest_set, read_grey
+from ai_training.sets.files import rows
 
 Grey = npt.NDArray[np.uint8]
 Random = np.random.Generator
@@ -39,12 +39,12 @@ def children(data: Path, split: str) -> tuple[ChestImage, ...]:
 
 def other_chests(data: Path, population: str, split: str) -> list[Path]:
     """The files of another hospital: ``hannover`` (adults) or ``pediatric`` (1 to 5 years)."""
-    return [path for path in _listed(data / OTHER_CHESTS, split) if path.parent.name == population]
+    return [path for path in listed(data / OTHER_CHESTS, split) if path.parent.name == population]
 
 
 def ultrasound(data: Path, name: str, split: str) -> list[Path]:
     """The files of one of :data:`ULTRASOUND`."""
-    return _listed(data / name, split)
+    return listed(data / name, split)
 
 
 def some(files: Sequence[Path], most: int, random: Random) -> list[Path]:
@@ -133,9 +133,9 @@ def _windowed(image: Grey, lost: float, random: Random) -> Grey:
     return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
 
 
-def _listed(folder: Path, split: str) -> list[Path]:
+def listed(folder: Path, split: str) -> list[Path]:
+    """The files of ``split`` in the manifest of ``folder``; none where there is no manifest."""
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         return []
-    with manifest.open(newline="") as file:
-        return [folder / row["file"] for row in csv.DictReader(file) if row["split"] == split]
+    return [folder / row["file"] for row in rows(manifest) if row["split"] == split]

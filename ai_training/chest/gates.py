@@ -1,4 +1,4 @@
-"""Fit the gate of a chest model, and measure it: what is mended, what is refused, what slips through.
+"""Fit the gate of a chest model, and measure it: what is reoriented, what is refused, what passes wrongly.
 
 The gate is fitted again for every network, in a minute or two: it reads the network's own features.
 """
@@ -30,7 +30,7 @@ from ai_training.progress import Report, silent
 
 Floats = npt.NDArray[np.float32]
 See = Callable[[Sequence[Grey]], Floats]
-"""Displayed pictures of any size → the network's pooled features ``[N, C]``."""
+"""Displayed pictures of any size, 0 to 255 → the network's pooled features ``[N, C]``."""
 INVERTED = Pose(inverted=True)
 
 TRUE_POSITIVE_RATE = 0.99
@@ -59,55 +59,51 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
     there are no chest images of adults in one of the two splits.
     """
     random = np.random.default_rng(seed)
-    report(0.0, "showing the gate what it must tell apart")
-    whole = _paths(data, "train", WHOLE, random)
+    report(0.0, "reading the pictures that the gate learns from")
+    whole = images.some(_adults(data, "train"), WHOLE, random)
     shown: dict[str, list[Floats]] = {}
     jobs = _lessons(data, whole, random)
     for number, (kind, files, change) in enumerate(jobs):
         shown.setdefault(kind, []).append(see(images.pictures(files, change, random)))
-        report((number + 1) / (len(jobs) + 1), f"showing the gate: {kind}")
+        report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
     usual = np.concatenate(shown[UPRIGHT.name])
-    plain_directions = FeatureGate.fit(usual, min(DIRECTIONS, len(usual)))
+    plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
     kinds, weights, biases = _linear({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
-    validated = [image.path for image in images.adults(data, "val")]
-    if not validated:
-        raise DataMissing(f"{data} has no adults' chest images of split val")
-    checked = see(images.pictures(validated, images.as_it_is, random))
-    share = float(np.quantile(plain_directions.share(checked), USUAL_SHARE))
+    checked = see(images.pictures(_adults(data, "val"), images.as_it_is, random))
+    share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
     directions = replace(plain_directions, usual=share)
     plain = Head(kinds, weights, biases, (1.0, 1.0))
     limits = (
         float(np.quantile(directions.residual(checked), RESIDUAL_SHARE)),
         float(np.quantile(plain.distance(checked), HEAD_SHARE)),
     )
-    head = Head(kinds, weights, biases, limits)
-    gate = replace(directions, head=head)
+    gate = replace(directions, head=replace(plain, limits=limits))
     report(1.0, "the gate is fitted")
     return FittedGate(gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE)))
 
 
-def seen_by(classifier: Classifier) -> See:
-    """The features of a classifier as it runs."""
-    return lambda pictures: np.concatenate([classifier.features(picture) for picture in pictures])
+def directions_of(features: Floats, count: int) -> FeatureGate:
+    """The gate of ``count`` directions, without head, from features ``[N, C]`` of images in the domain."""
+    mean, spread = features.mean(0), features.std(0) + 1e-3
+    rows = np.linalg.svd((features - mean) / spread, full_matrices=False)[2][:count]
+    return FeatureGate(mean.astype(np.float32), spread.astype(np.float32), rows.astype(np.float32))
 
 
 def gate_figures(data: Path, classifier: Classifier, split: str, report: Report = silent) -> dict[str, Any]:
     """What the gate of ``classifier`` does with every kind of picture of ``split``.
 
-    ``adults``: share of the split's adults that is refused or mended. ``kinds``: for each kind
+    ``adults``: share of the split's adults that is refused or reoriented. ``kinds``: for each kind
     ``false_positives_at_95`` (share that passes, as shown, where 95 % of the split's adults pass; with its
-    95 % Wilson interval), then what happens at run time: ``accepted`` as shown, ``mended`` (put upright, then
+    95 % Wilson interval), then what happens at run time: ``accepted`` as shown, ``mended`` (reoriented, then
     accepted), ``refused``. Kinds of sets that are missing are left out. Empty without a gate.
     """
     if classifier.card.gate is None:
         return {}
     cv2.setNumThreads(1)
     random = np.random.default_rng(1)
-    files = [image.path for image in images.adults(data, split)]
+    files = _adults(data, split)
     # The whole NIH download would not fit into memory.
     usual = images.pictures(files[:: max(1, len(files) // USUAL)], images.as_it_is, random)
-    if not usual:
-        raise DataMissing(f"{data} has no adults' chest images of split {split}")
     report(0.0, "measuring the gate: adults")
     adults = _seen(classifier, usual)
     limit = float(np.quantile(adults.distances, 0.95))
@@ -126,11 +122,11 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     }
 
 
-def _paths(data: Path, split: str, most: int, random: images.Random) -> list[Path]:
+def _adults(data: Path, split: str) -> list[Path]:
     files = [image.path for image in images.adults(data, split)]
     if not files:
         raise DataMissing(f"{data} has no adults' chest images of split {split}")
-    return images.some(files, most, random)
+    return files
 
 
 def _lessons(
@@ -177,7 +173,7 @@ def _linear(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Fl
 
 def _exam(data: Path, split: str, random: images.Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
     """Every kind of picture by name; made when asked for, so that not all are in memory at once."""
-    adults = images.some([image.path for image in images.adults(data, split)], MEASURED, random)
+    adults = images.some(_adults(data, split), MEASURED, random)
 
     def changed(files: Sequence[Path], change: Change = images.as_it_is) -> Callable[[], list[Grey]]:
         chosen = images.some(files, MEASURED, random)
@@ -225,30 +221,30 @@ def _dicom(data: Path, modality: str) -> Callable[[], list[Grey]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """What the gate said of N pictures: ``distances [N]`` as shown; which are refused, which mended."""
+    """What the gate did with N pictures: ``distances [N]`` as shown; which are refused, which reoriented."""
 
     distances: Floats
     refused: npt.NDArray[np.bool_]
-    mended: npt.NDArray[np.bool_]
+    reoriented: npt.NDArray[np.bool_]
 
     def outcome(self) -> dict[str, float]:
-        refused, mended = float(self.refused.mean()), float(self.mended.mean())
+        refused, reoriented = float(self.refused.mean()), float(self.reoriented.mean())
         return {
-            "accepted": round(1.0 - refused - mended, 4),
-            "mended": round(mended, 4),
+            "accepted": round(1.0 - refused - reoriented, 4),
+            "mended": round(reoriented, 4),
             "refused": round(refused, 4),
         }
 
 
 def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> _Seen:
-    distances, refused, mended = [], [], []
+    distances, refused, reoriented = [], [], []
     for picture in pictures:
         found = classifier.analyse(picture)
         passes = classifier.in_domain(found) and Exposure.of(picture).refusal is None
         distances.append(found.shown_distance)
         refused.append(not passes)
-        mended.append(passes and found.pose != UPRIGHT)
-    return _Seen(np.array(distances, np.float32), np.array(refused, bool), np.array(mended, bool))
+        reoriented.append(passes and found.pose != UPRIGHT)
+    return _Seen(np.array(distances, np.float32), np.array(refused, bool), np.array(reoriented, bool))
 
 
 def _share(passed: npt.NDArray[np.bool_]) -> dict[str, Any]:

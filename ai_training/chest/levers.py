@@ -46,12 +46,12 @@ def pull(
 
     Writes ``levers.json`` and ``levers.csv``. Raises ``DataMissing``.
     """
-    kept = cache or out / "cache"
+    cache = cache or out / "cache"
     runs = [levers.base, *(variant.experiment for variant in levers.variants)]
     for number, experiment in enumerate(runs):
         part = _part(report, number, len(runs), experiment.name)
-        _finish(data, out / experiment.name, experiment, threads, kept, part)
-    rows = compare(data, out, levers, kept)
+        _finish(data, out / experiment.name, experiment, threads, cache, part)
+    rows = compare(data, out, levers, cache)
     _write(out, rows)
     return rows
 
@@ -95,8 +95,8 @@ def _finish(
 
 def _scores(folder: Path, images: list[ChestImage]) -> Floats:
     with np.load(folder / "validation.npz", allow_pickle=False) as arrays:
-        said = dict(zip(arrays["names"].tolist(), arrays["logits"], strict=True))
-    return np.stack([said[image.path.name] for image in images])
+        logits = dict(zip(arrays["names"].tolist(), arrays["logits"], strict=True))
+    return np.stack([logits[image.path.name] for image in images])
 
 
 def _part(report: Report, number: int, count: int, name: str) -> Report:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -19,25 +18,15 @@ from torch import Tensor
 
 from ai_pipeline.chest.explain import BoxTemplates, share_inside
 from ai_pipeline.models.preprocess import normalise, prepare
-from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_training.chest.batches import MEAN, SCALE
+from ai_training.chest.experiment import Experiment
 from ai_training.sets.chest import LABELS, TruthBox, read_grey, truth_boxes
 
 BOX_SIDE = 512.0  # pixels: the images of cxr_nih, in which the boxes are given
 DECAY = 0.01  # chosen on the validation boxes; per-label weights are held four times as tight
 STEPS = 300
 LEAST = 0.01  # of the average map, so that no place is impossible
-
-
-class Sized(Protocol):
-    """The part of a recipe that matters here."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def chain(self) -> Chain: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +39,12 @@ class Places:
     templates: BoxTemplates
 
 
-def fit_places(
-    network: PlacedClassifier, data: Path, recipe: Sized, mean: float, scale: float
-) -> BoxTemplates:
+def fit_places(network: PlacedClassifier, data: Path, experiment: Experiment) -> BoxTemplates:
     """Set ``network.place`` and ``network.place_bias``; returns the templates that its maps choose among."""
     boxes = tuple(box for box in truth_boxes(data) if box.split == "train")
     files = sorted({box.file for box in boxes})
-    maps = _maps(network, [data / "cxr_nih" / file for file in files], recipe, mean, scale)
-    learned = learn_places(maps, boxes, [files.index(box.file) for box in boxes], recipe.seed)
+    maps = _maps(network, [data / "cxr_nih" / file for file in files], experiment)
+    learned = learn_places(maps, boxes, [files.index(box.file) for box in boxes], experiment.seed)
     with torch.no_grad():
         network.place.weight[:, :, 0, 0] = learned.weight
         with_boxes = sorted({LABELS.index(box.label) for box in boxes})
@@ -97,8 +84,8 @@ def _fit(
     trust = torch.ones(1, requires_grad=True)
     optimiser = torch.optim.Adam([shared, own, trust], lr=0.01)
     for _ in range(STEPS):
-        said = torch.einsum("nc,ncp->np", shared + own[which], inputs) + trust * prior
-        loss = -(wanted * torch.log_softmax(said, 1)).sum(1).mean()
+        scores = torch.einsum("nc,ncp->np", shared + own[which], inputs) + trust * prior
+        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
         loss = loss + DECAY * (shared.square().sum() + 4 * own.square().sum())
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -108,15 +95,14 @@ def _fit(
     return (shared + own).detach() * learned, trust.detach()
 
 
-def _maps(network: PlacedClassifier, paths: list[Path], recipe: Sized, mean: float, scale: float) -> Tensor:
+def _maps(network: PlacedClassifier, paths: list[Path], experiment: Experiment) -> Tensor:
     network.eval()
     parts: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(paths), 32):
-            images = [
-                prepare(read_grey(path), recipe.chain, recipe.size)[0] for path in paths[start : start + 32]
-            ]
-            parts.append(network.maps(torch.from_numpy(normalise(np.stack(images), mean, scale)))[1])
+            greys = [read_grey(path) for path in paths[start : start + 32]]
+            images = np.stack([prepare(grey, experiment.chain, experiment.size)[0] for grey in greys])
+            parts.append(network.maps(torch.from_numpy(normalise(images, MEAN, SCALE)))[1])
     return torch.cat(parts).clone()
 
 
@@ -134,7 +120,7 @@ def _spread_out(boxes: tuple[TruthBox, ...], label: int, cells: int) -> npt.NDAr
 def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
     fine = 16 * cells
     mask = np.zeros((fine, fine), np.float32)
-    left, top, right, bottom = (edge * fine / BOX_SIDE for edge in (box.left, box.top, box.right, box.bottom))
+    left, top, right, bottom = (edge * fine / BOX_SIDE for edge in box.corners)
     mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = 1.0
     return np.asarray(cv2.resize(mask, (cells, cells), interpolation=cv2.INTER_AREA), np.float32)
 
@@ -142,7 +128,7 @@ def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
 def _templates(
     boxes: tuple[TruthBox, ...], labels: npt.NDArray[np.int64], priors: dict[int, npt.NDArray[np.float32]]
 ) -> BoxTemplates:
-    corners = np.array([(b.left, b.top, b.right, b.bottom) for b in boxes], np.float32) / np.float32(BOX_SIDE)
+    corners = np.array([box.corners for box in boxes], np.float32) / np.float32(BOX_SIDE)
     usual = np.empty(len(boxes), np.float32)
     for label, prior in priors.items():
         rows = labels == label

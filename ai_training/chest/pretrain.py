@@ -1,14 +1,13 @@
 """``ai-pipeline train pretrain``: pre-training of the backbone on chest X-rays without labels.
 
 Momentum contrast (He et al., CVPR 2020; for chest X-rays Sowrirajan et al., MIDL 2021): two views of one
-image shall be told from the views of all others. All images of the train splits take part, children and the
-other hospitals too, since no label is used; validation and test images never do.
+image shall be more alike than views of different ones. All images of the train splits take part, children
+and the other hospitals too, since no label is used; validation and test images never do.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +21,19 @@ from torch.nn.functional import cross_entropy, normalize
 
 from ai_pipeline.models.preprocess import normalise, reduce
 from ai_pipeline.models.registry import Chain
-from ai_pipeline.networks.efficientnet import PlacedClassifier, pretrained_on_imagenet
+from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest.batches import MEAN, SCALE
+from ai_training.chest.gate_images import OTHER_CHESTS, listed
+from ai_training.networks.backbone import pretrained_on_imagenet
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, chest_images, read_grey, reduced_images
 
 Bytes = npt.NDArray[np.uint8]
-OTHERS = Path("cxr_nih_more/other")
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """How to pre-train. ``queue``: negatives that are kept; ``temperature`` of the softmax over them."""
+    """How to pre-train. ``queue``: negatives in memory; ``temperature`` of the softmax over them."""
 
     size: int = 128
     batch: int = 64
@@ -139,11 +139,8 @@ def _pixels(data: Path, cache: Path, report: Report) -> Bytes:
     chain = Chain()
     images = tuple(image for image in chest_images(data) if image.split == "train")
     parts = [reduced_images(images, chain, cache, report)]
-    manifest = data / OTHERS / "manifest.csv"
-    if manifest.exists():
-        with manifest.open(newline="") as file:
-            files = [row["file"] for row in csv.DictReader(file) if row["split"] == "train"]
-        parts.append(np.stack([reduce(read_grey(data / OTHERS / name), chain)[0] for name in files]))
+    if others := listed(data / OTHER_CHESTS, "train"):
+        parts.append(np.stack([reduce(read_grey(path), chain)[0] for path in others]))
     return np.concatenate(parts)
 
 

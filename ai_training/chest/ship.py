@@ -12,36 +12,14 @@ import numpy.typing as npt
 
 from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.networks.efficientnet import PlacedClassifier
-from ai_training.calibrate import OperatingPoint, deciles, operating_point, prevalence
+from ai_training.calibrate import operating_point, prevalence, reference
 from ai_training.chest import gates
-from ai_training.chest.batches import MEAN, SCALE
 from ai_training.chest.experiment import Experiment
 from ai_training.chest.export import ID, Facts, export_onnx, write_card
-from ai_training.chest.fit import Material, Trained, fit, infer
+from ai_training.chest.fit import Material, Trained, infer
 from ai_training.chest.places import fit_places
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, label_matrix
-
-APART = 1e-6  # of probability: nearer edges of tenths are none
-
-
-def train(
-    data: Path,
-    out: Path,
-    experiment: Experiment,
-    *,
-    resume: bool = False,
-    threads: int = 0,
-    cache: Path | None = None,
-    report: Report = silent,
-) -> Path:
-    """Train, export and calibrate; returns the card, which with its weights makes ``out`` a models folder.
-
-    ``data``: the folder that docs/training.md describes. Raises ``DataMissing`` when image sets are missing,
-    ExperimentError when ``resume`` meets another experiment.
-    """
-    trained = fit(data, out, experiment, resume=resume, threads=threads, cache=cache, report=report)
-    return ship(data, out, trained, cache or out / "cache", report)
 
 
 def ship(
@@ -49,11 +27,12 @@ def ship(
 ) -> Path:
     """Export the chosen network and read calibration, thresholds and gate off the validation split.
 
-    ``levers``: the table ``levers.json`` of a study, to be told in the card.
+    Returns the card, which with its weights makes ``out`` a folder of models. Raises DataMissing.
+    ``levers``: the table ``levers.json`` of a study, for the card.
     """
     out.mkdir(parents=True, exist_ok=True)
     network, experiment = trained.network, trained.experiment
-    places = fit_places(network, data, experiment, MEAN, SCALE)
+    places = fit_places(network, data, experiment)
     fitted = gates.fit(data, _seen_by(network, experiment), experiment.seed, report)
     material = Material.gather(data, experiment, cache)
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
@@ -73,27 +52,31 @@ def ship(
         "experiment": experiment.model_dump(mode="json", exclude_none=True),
     }
     if levers is not None:
-        training["levers"] = _told(levers)
-    refused = float((fitted.gate.distance(outputs.pooled) > fitted.threshold).mean())
+        training["levers"] = _lever_rows(levers)
+    chances = [
+        1 / (1 + np.exp(-(p.slope * outputs.logits[:, k] + p.intercept))) for k, p in enumerate(points)
+    ]
+    refused = fitted.gate.distance(outputs.pooled) > fitted.threshold
+    tenths = reference("the adults of the validation split", LABELS, np.stack(chances, axis=1), refused)
     return write_card(
         out,
         Facts(
-            experiment.size, experiment.chain, points, fitted.threshold, prevalence(truth, LABELS),
-            _reference(points, outputs.logits, refused), training,
+            experiment.size, experiment.chain, points, fitted.threshold, prevalence(truth, LABELS), tenths,
+            training,
         ),
     )  # fmt: skip
 
 
-def _told(levers: Path) -> list[dict[str, Any]]:
+def _lever_rows(levers: Path) -> list[dict[str, Any]]:
     """The rows of a study, without what TOML cannot hold."""
     rows: list[dict[str, Any]] = []
     for row in json.loads(levers.read_text()):
-        told = {"name": row["name"], "validation_auc": round(row["validation_auc"], 4)}
+        entry = {"name": row["name"], "validation_auc": round(row["validation_auc"], 4)}
         if row["difference"]:
-            told["against"] = row["against"]
-            told["difference"] = round(row["difference"]["value"], 4)
-            told |= {end: round(row["difference"][end], 4) for end in ("low", "high")}
-        rows.append(told)
+            entry["against"] = row["against"]
+            entry["difference"] = round(row["difference"]["value"], 4)
+            entry |= {end: round(row["difference"][end], 4) for end in ("low", "high")}
+        rows.append(entry)
     return rows
 
 
@@ -103,26 +86,3 @@ def _seen_by(network: PlacedClassifier, experiment: Experiment) -> gates.See:
         return infer(network, reduced, experiment.size).pooled
 
     return see
-
-
-def _reference(
-    points: Sequence[OperatingPoint], logits: npt.NDArray[np.float32], refused: float
-) -> dict[str, Any]:
-    """The card's table ``[reference]`` (:mod:`ai_pipeline.models.reference`).
-
-    A label whose probability is nearly the same for everyone has no tenths to be told apart: left out.
-    """
-    chance = np.stack(
-        [1 / (1 + np.exp(-(point.slope * logits[:, k] + point.intercept))) for k, point in enumerate(points)],
-        axis=1,
-    )
-    return {
-        "set": "the adults of the validation split",
-        "images": len(chance),
-        "refused": round(refused, 4),
-        "deciles": {
-            name: edges
-            for name, edges in zip(LABELS, deciles(chance), strict=True)
-            if min(np.diff(edges)) > APART
-        },
-    }

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from ai_training import options
 from ai_training.console import errors, needed, progress
 
-Data = Annotated[Path, typer.Option(help="The public image sets or the NIH download (docs/training.md).")]
 Boxes = Annotated[
     list[Path] | None,
     typer.Option(help="Further lists of boxes: BBox_List_2017.csv, or JSON of ChestX-Det. May be repeated."),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(help="Id of the classifier's card, or id@version. Default: what chest_xray runs."),
-]
-ModelsDir = Annotated[Path | None, typer.Option(help="Folder with other cards and weights.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
 
 
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
@@ -32,15 +26,15 @@ def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
 
 def train_detect(
     *,
-    data: Data,
+    data: options.BoxData,
     out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
     boxes: Boxes = None,
-    model: Model = None,
-    models_dir: ModelsDir = None,
+    model: options.Model = None,
+    models_dir: options.ModelsDir = None,
     head_alone: Annotated[
         bool, typer.Option("--head-alone", help="Without YOLOs: minutes, and ultralytics is not needed.")
     ] = False,
-    threads: Threads = 0,
+    threads: options.Threads = 0,
 ) -> None:
     """Fit head and YOLO on the classifier's frozen layers; five folds decide which labels get boxes.
 
@@ -55,14 +49,12 @@ def train_detect(
         import torch
 
         from ai_pipeline.models.engine import usable_cores
-        from ai_pipeline.models.registry import find
-        from ai_pipeline.models.store.folder import active
         from ai_training.detect.locating.yolo import YoloRecipe
         from ai_training.detect.ship import train_detector
 
         if threads:
             torch.set_num_threads(threads)
-        card = find(model, models_dir) if model else active("chest_xray", models_dir)
+        card = options.chest_card(model, models_dir)
         yolo = None if head_alone else YoloRecipe(threads=threads or usable_cores())
         made = train_detector(data, out, card, tuple(boxes or ()), yolo, report)
     typer.echo(str(made))
@@ -70,16 +62,16 @@ def train_detect(
 
 def train_yolo(
     *,
-    data: Data,
+    data: options.BoxData,
     out: Annotated[Path, typer.Option(help="Folder for the set, the run and yolo.onnx.")],
     boxes: Boxes = None,
-    model: Model = None,
-    models_dir: ModelsDir = None,
+    model: options.Model = None,
+    models_dir: options.ModelsDir = None,
     epochs: Annotated[int, typer.Option(help="Passes over the pictures with boxes.")] = 20,
     size: Annotated[int, typer.Option(help="Pixels a side, a multiple of 32.")] = 224,
     thaw: Annotated[bool, typer.Option("--thaw", help="Train the trunk too.")] = False,
-    threads: Threads = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: options.Threads = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train an ultralytics YOLO alone on the train boxes and measure it on the val boxes. Needs ultralytics.
 
@@ -88,13 +80,11 @@ def train_yolo(
     with errors(), progress() as report:
         needed("ultralytics")
         from ai_pipeline.models.engine import usable_cores
-        from ai_pipeline.models.registry import find
-        from ai_pipeline.models.store.folder import active
         from ai_training.detect.locating.yolo import YoloRecipe
         from ai_training.detect.locating.yolo_locator import trained_and_judged
         from ai_training.detect.text import places_as_text
 
-        card = find(model, models_dir) if model else active("chest_xray", models_dir)
+        card = options.chest_card(model, models_dir)
         recipe = YoloRecipe(size=size, epochs=epochs, threads=threads or usable_cores(), frozen=not thaw)
         result = trained_and_judged(data, out, card, tuple(boxes or ()), recipe, report)
     typer.echo(json.dumps(result) if as_json else places_as_text(result))
@@ -102,18 +92,19 @@ def train_yolo(
 
 def evaluate_detect(
     *,
-    data: Data,
+    data: options.BoxData,
     split: Annotated[
-        str, typer.Option(help="cv: five folds of the train and val boxes; test: the shipped head.")
+        Literal["cv", "test"],
+        typer.Option(help="cv: five folds of the train and val boxes; test: the shipped head."),
     ] = "cv",
     boxes: Boxes = None,
-    model: Model = None,
-    models_dir: ModelsDir = None,
+    model: options.Model = None,
+    models_dir: options.ModelsDir = None,
     yolos: Annotated[
         Path | None,
         typer.Option(
             help="With cv: folder of the folds' YOLOs (OUT/yolo of `train detect`); one that is missing is "
-            "trained. Without it the folds judge the head alone."
+            "trained. Without it the folds evaluate the head alone."
         ),
     ] = None,
     report_to: Annotated[
@@ -122,23 +113,19 @@ def evaluate_detect(
     write_card: Annotated[
         bool, typer.Option("--write-card", help="With test: put the pooled figures into the card.")
     ] = False,
-    threads: Threads = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    threads: options.Threads = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure the boxes against each label's constant box and the centre; intervals are 95 %, by patient.
 
     Example: ai-pipeline evaluate detect --data DIR --split cv --yolos runs/detect/yolo --report report
     """
-    if split not in {"cv", "test"}:
-        raise typer.BadParameter("must be cv or test", param_hint="--split")
     if write_card and split == "cv":
         raise typer.BadParameter("`train detect` writes the figures of the folds", param_hint="--write-card")
     with errors(), progress() as report:
         import torch
 
         from ai_pipeline.models.engine import usable_cores
-        from ai_pipeline.models.registry import find
-        from ai_pipeline.models.store.folder import active
         from ai_training.detect.evaluate import evaluate
         from ai_training.detect.locating.yolo import YoloRecipe
         from ai_training.detect.ship import write_test_figures
@@ -146,7 +133,7 @@ def evaluate_detect(
 
         if threads:
             torch.set_num_threads(threads)
-        card = find(model, models_dir) if model else active("chest_xray", models_dir)
+        card = options.chest_card(model, models_dir)
         trained = (yolos, YoloRecipe(threads=threads or usable_cores())) if yolos else None
         result = evaluate(data, split, card, tuple(boxes or ()), trained, report_to, report)
         if write_card:

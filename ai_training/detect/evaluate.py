@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ai_pipeline.chest.detector import DRAWER, BoxDetector, DetectorInput
+from ai_pipeline.chest.detector import YOLO, BoxDetector, DetectorInput
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
@@ -17,10 +17,10 @@ from ai_pipeline.models.registry import read
 from ai_training.detect.locating import fusion
 from ai_training.detect.locating.cross_validation import (
     Case,
-    LocatorPredictions,
     activation_locator,
     cross_validated,
     figures_of,
+    predicted,
 )
 from ai_training.detect.locating.locators import Locator, centre, constant
 from ai_training.detect.locating.scores import Place
@@ -47,7 +47,7 @@ def evaluate(
     """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` takes what ships.
 
     ``yolos``: the folder of the YOLO of each fold, and how one is trained that is not there; without it the
-    folds judge the head alone. Raises DataMissing or CardError.
+    folds evaluate the head alone. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split != "test"]
@@ -56,7 +56,8 @@ def evaluate(
         raise DataMissing(f"{data} has no boxes in the split {split}")
     case = Case.of(asked, card, report)
     if split == "test":
-        predictions = _predictions(case, _shipped_locators(case, known, card))
+        labels = sorted({box.label for box in asked})
+        predictions = predicted(_shipped_locators(case, known, card), range(len(case.paths)), labels)
     else:
         predictions = (
             stacked_in_folds(case, card, *yolos, report)[0]
@@ -106,27 +107,10 @@ def _shipped_locators(case: Case, known: Sequence[Any], card: Card) -> dict[str,
         log_likelihoods = trunk.place(torch.from_numpy(case.read.maps)) + trunk.place_bias
     templates = BoxTemplates.from_bytes(read(card.file("boxes")))
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
-    if card.plays(DRAWER):
+    if card.plays(YOLO):
         arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared])
     return arms | {
         "activation": activation_locator(log_likelihoods, templates, sorted({box.label for box in known})),
         "constant": constant(known),
         "centre": centre(known),
     }
-
-
-def _predictions(case: Case, arms: dict[str, Locator]) -> LocatorPredictions:
-    labels = sorted({box.label for box in case.boxes})
-    every = {
-        arm: {
-            (image, label): place
-            for image in range(len(case.paths))
-            for label in labels
-            if (place := locator.place(image, label)) is not None
-        }
-        for arm, locator in arms.items()
-    }
-    asked = [(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)]
-    return LocatorPredictions(
-        {arm: tuple(found.get(key) for key in asked) for arm, found in every.items()}, every
-    )

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.detect.locating.cross_validation import Case, LocatorPredictions
+from ai_training.detect.locating.cross_validation import Case, Predictions
 from ai_training.detect.locating.scores import Corners
 from ai_training.detect.locating.truth import corners, overlap
 from ai_training.sets.chest import read_grey
@@ -27,7 +27,7 @@ class _Tile:
     boxes: tuple[tuple[Corners, tuple[int, int, int]], ...]
 
 
-def write_pictures(folder: Path, case: Case, predictions: LocatorPredictions) -> list[Path]:
+def write_pictures(folder: Path, case: Case, predictions: Predictions) -> list[Path]:
     """``hits.png``, ``misses.png``, ``false.png``: truth green, the fusion's box orange, constant box grey.
 
     Hits overlap the truth by at least half, misses by less than a tenth; false boxes are those that were
@@ -36,9 +36,8 @@ def write_pictures(folder: Path, case: Case, predictions: LocatorPredictions) ->
     """
     hits: dict[str, list[_Tile]] = {}
     misses: dict[str, list[_Tile]] = {}
-    for index in sorted(range(len(case.boxes)), key=lambda i: case.boxes[i].file):
-        box, ours = case.boxes[index], predictions.places["fusion"][index]
-        prior = predictions.places["constant"][index]
+    found = [case.of_boxes(predictions[arm]) for arm in ("fusion", "constant")]
+    for box, ours, prior in sorted(zip(case.boxes, *found, strict=True), key=lambda row: row[0].file):
         if ours is None or prior is None:
             continue
         reached = overlap(corners(box), ours.corners)
@@ -61,9 +60,9 @@ def write_pictures(folder: Path, case: Case, predictions: LocatorPredictions) ->
     return written
 
 
-def _false(case: Case, predictions: LocatorPredictions) -> dict[str, list[_Tile]]:
+def _false(case: Case, predictions: Predictions) -> dict[str, list[_Tile]]:
     there = {(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)}
-    surest = sorted(predictions.every["fusion"].items(), key=lambda item: -item[1].score)
+    surest = sorted(predictions["fusion"].items(), key=lambda item: -item[1].score)
     tiles: dict[str, list[_Tile]] = {}
     for (image, label), place in surest:
         own = [box for row, box in zip(case.rows, case.boxes, strict=True) if row == image]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tomlkit
 import torch
 
 from ai_pipeline.chest.boxes import BoxHead
-from ai_pipeline.chest.detector import CANDIDATES, DRAWER, NETWORK
+from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.networks.efficientnet import PlacedClassifier
-from ai_training.chest.export import forget_detector, strip
+from ai_training import onnx_file
+from ai_training.cards import changed_card, weights_row
+from ai_training.chest.export import forget_detector
 from ai_training.detect.locating import fusion
 from ai_training.detect.locating.cross_validation import Case, cross_validated, figures_of
 from ai_training.detect.locating.stacking import stacked_in_folds
@@ -52,10 +51,10 @@ def train_detector(
     files[CANDIDATES].write_bytes(BoxHead(fitted.head.candidates, trust).to_bytes())
     if yolo is not None:
         trained(case.boxes, card, out / "yolo" / "all", yolo, ())
-        files[DRAWER] = out / f"{card.id}.yolo.onnx"
-        shutil.copyfile(out / "yolo" / "all" / FILE, files[DRAWER])
+        files[YOLO] = out / f"{card.id}.yolo.onnx"
+        shutil.copyfile(out / "yolo" / "all" / FILE, files[YOLO])
     for weights in card.weights:
-        if weights.role not in {NETWORK, CANDIDATES, DRAWER}:
+        if weights.role not in {NETWORK, CANDIDATES, YOLO}:
             shutil.copyfile(weights.path, out / weights.path.name)
     return _write_card(card, out, files, {**_summary(figures), "trust": trust})
 
@@ -65,45 +64,28 @@ def export(trunk: PlacedClassifier, fitted: fusion.FittedHead, card: Card, path:
     assert card.input is not None
     weights, bias = fitted.layer()
     example = torch.zeros(2, card.input.channels, card.input.size, card.input.size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
-        torch.onnx.export(
-            BoxNetwork(trunk, weights, bias).eval(),
-            (example,),
-            str(path),
-            input_names=["images"],
-            output_names=["parts"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    strip(path, f"{card.id}-detector")
+    network = BoxNetwork(trunk, weights, bias).eval()
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    onnx_file.export(network, (example,), shapes, ["parts"], path, f"{card.id}-detector")
 
 
 def _write_card(card: Card, out: Path, files: Mapping[str, Path], summary: dict[str, Any]) -> Path:
-    made = tomlkit.parse(card.path.read_text())
-    forget_detector(made)
-    for role, file in files.items():
-        entry = tomlkit.table()
-        entry.update(
-            {"role": role, "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        )
-        made["weights"].append(entry)
-    passed = {row["label"]: row for row in summary["labels"]}
-    for row in made["labels"]:
-        row["detector"] = bool(passed.get(row["name"], {}).get("passes", False))
-    made["detection"] = summary
     path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
-    path.write_text(tomlkit.dumps(made))
+    passed = {row["label"] for row in summary["labels"] if row["passes"]}
+    with changed_card(card.path, path) as made:
+        forget_detector(made)
+        for role, file in files.items():
+            made["weights"].append(weights_row(role, file))
+        for row in made["labels"]:
+            row["detector"] = row["name"] in passed
+        made["detection"] = summary
     return path
 
 
 def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
     """Put the pooled figures of ``ai-pipeline evaluate detect --split test`` into the card."""
-    made = tomlkit.parse(card.path.read_text())
-    made["detection"]["test"] = _pooled(figures)
-    card.path.write_text(tomlkit.dumps(made))
+    with changed_card(card.path) as made:
+        made["detection"]["test"] = _pooled(figures)
 
 
 def _pooled(figures: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ai_training.detect.locating.scores import PLACE_NAMES
+from ai_training.text import interval, markdown_table
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -23,8 +24,8 @@ def as_text(result: Mapping[str, Any]) -> str:
         difference = row["differences"]["fusion - constant"]["mean T"]
         verdict = "" if "passes" not in row else "box" if row["passes"] else f"no box: {row['why']}"
         lines.append(
-            f"{row['label']:14}{row['boxes']:5}  {_one(ours)}  {_one(prior)}  "
-            f"difference {_one(difference)}  {verdict}"
+            f"{row['label']:14}{row['boxes']:5}  {interval(ours)}  {interval(prior)}  "
+            f"difference {interval(difference)}  {verdict}"
         )
     for name, part in result.items():
         if isinstance(part, Mapping) and "arms" in part:
@@ -33,7 +34,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     figures = result["detection"]
     for name in next(iter(figures.values())):
         lines.append(f"  {name}")
-        lines += [f"    {arm:24}{_one(values[name])}" for arm, values in figures.items()]
+        lines += [f"    {arm:24}{interval(values[name])}" for arm, values in figures.items()]
     return "\n".join(lines)
 
 
@@ -45,13 +46,8 @@ def places_as_text(part: Mapping[str, Any]) -> str:
 def _table(part: Mapping[str, Any]) -> list[str]:
     lines = [f"{'':24}" + "".join(f"{name:24}" for name in PLACE_NAMES)]
     for arm, values in {**part["arms"], **part["differences"]}.items():
-        lines.append(f"{arm:24}" + "".join(f"{_one(values[name]):24}" for name in PLACE_NAMES))
+        lines.append(f"{arm:24}" + "".join(f"{interval(values[name]):24}" for name in PLACE_NAMES))
     return lines
-
-
-def _one(interval: list[float]) -> str:
-    value, low, high = interval
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
@@ -63,13 +59,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         *_markdown(result),
     ]
     if result["labels"]:
-        lines += [
-            "| label | boxes | mean T: fusion | activation | constant | fusion - constant | pointing: fusion "
-            "| box |",
-            "|---|---|---|---|---|---|---|---|",
-            *(_label_row(row) for row in result["labels"]),
-            "",
-        ]
+        headings = ("mean T: fusion", "activation", "constant", "fusion - constant", "pointing: fusion")
+        lines += markdown_table(("label", "boxes", *headings, "box"), map(_label_row, result["labels"]))
     for name, part in result.items():
         if isinstance(part, Mapping) and "arms" in part:
             lines += [f"{name}, {part['boxes']} boxes:".capitalize(), "", *_markdown(part)]
@@ -78,32 +69,29 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     lines += [
         "Every label asked of every film:",
         "",
-        "| who | " + " | ".join(names) + " |",
-        "|---|" + "---|" * len(names),
-        *(
-            f"| {arm} | " + " | ".join(_one(row[name]) for name in names) + " |"
-            for arm, row in figures.items()
+        *markdown_table(
+            ("who", *names), ((arm, *(interval(row[name]) for name in names)) for arm, row in figures.items())
         ),
-        "",
     ]
     return "\n".join(lines)
 
 
-def _label_row(row: Mapping[str, Any]) -> str:
+def _label_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     arms = row["arms"]
-    cells = [_one(arms[arm]["mean T"]) for arm in ("fusion", "activation", "constant")]
-    cells += [_one(row["differences"]["fusion - constant"]["mean T"]), _one(arms["fusion"]["pointing"])]
+    cells = [interval(arms[arm]["mean T"]) for arm in ("fusion", "activation", "constant")]
+    cells += [
+        interval(row["differences"]["fusion - constant"]["mean T"]),
+        interval(arms["fusion"]["pointing"]),
+    ]
     verdict = "" if "passes" not in row else "**yes**" if row["passes"] else f"no: {row['why']}"
-    return f"| {row['label']} | {row['boxes']} | " + " | ".join(cells) + f" | {verdict} |"
+    return row["label"], str(row["boxes"]), *cells, verdict
 
 
 def _markdown(part: Mapping[str, Any]) -> list[str]:
-    return [
-        "| who | " + " | ".join(PLACE_NAMES) + " |",
-        "|---|" + "---|" * len(PLACE_NAMES),
-        *(
-            f"| {arm} | " + " | ".join(_one(values[name]) for name in PLACE_NAMES) + " |"
+    return markdown_table(
+        ("who", *PLACE_NAMES),
+        (
+            (arm, *(interval(values[name]) for name in PLACE_NAMES))
             for arm, values in {**part["arms"], **part["differences"]}.items()
         ),
-        "",
-    ]
+    )

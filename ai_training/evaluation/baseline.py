@@ -31,14 +31,14 @@ def hog_scores(
     pixels: npt.NDArray[np.uint8],
     cache: Path,
 ) -> Floats:
-    """Scores ``[N, labels]`` of images reduced by ``CHAIN`` by kernel ridge on HOG, taught like the network.
+    """Scores ``[N, labels]`` of images reduced by ``CHAIN`` by kernel ridge on HOG, trained like the network.
 
-    Trained on ``train`` only, hard and soft labels both; kept in the folder ``cache`` by what went in.
+    Trained on ``train`` only, hard and soft labels both; stored in ``cache`` under a hash of the images.
     """
     digest = hashlib.sha256(train_pixels.tobytes() + pixels.tobytes() + f"{ALPHA} {WIDTH}".encode())
-    kept = cache / f"hog-{digest.hexdigest()[:16]}.npy"
-    if kept.exists():
-        return np.asarray(np.load(kept))
+    stored = cache / f"hog-{digest.hexdigest()[:16]}.npy"
+    if stored.exists():
+        return np.asarray(np.load(stored))
     scaler = StandardScaler()
     known = scaler.fit_transform(hog(train_pixels))
     model = KernelRidge(alpha=ALPHA, kernel="rbf", gamma=WIDTH / known.shape[1])
@@ -47,7 +47,7 @@ def hog_scores(
     model.fit(known, target - target.mean(0))
     scores = np.asarray(model.predict(scaler.transform(hog(pixels))))
     cache.mkdir(parents=True, exist_ok=True)
-    np.save(kept, scores)
+    np.save(stored, scores)
     return scores
 
 

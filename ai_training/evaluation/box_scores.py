@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ai_pipeline.chest.classifier import Analysis, Classifier
 from ai_pipeline.chest.explain import heatmap, overlaps
 from ai_pipeline.contract import Region
-from ai_training.metrics import interval, patient_weights
+from ai_training.metrics import mean_interval, patient_weights
 from ai_training.sets.chest import LABELS, TruthBox, read_grey, truth_boxes
 
 Corners = tuple[float, float, float, float]
@@ -32,7 +32,7 @@ def box_scores(data: Path, split: str, classifier: Classifier) -> dict[str, obje
     analyses = {path: classifier.analyse(read_grey(path)) for path in {box.path for box in asked}}
     constant = {label: _constant([box for box in known if box.label == label]) for label in LABELS}
     figures = {
-        "model": _figures(asked, lambda box: _said(classifier, analyses[box.path], box)),
+        "model": _figures(asked, lambda box: _answer(classifier, analyses[box.path], box)),
         "constant": _figures(asked, lambda box: _unscaled(constant[box.label], box)),
     }
     weights = patient_weights([box.patient for box in asked])
@@ -40,9 +40,9 @@ def box_scores(data: Path, split: str, classifier: Classifier) -> dict[str, obje
     for name in figures["model"]:
         model, prior = figures["model"][name], figures["constant"][name]
         result[name] = {
-            "model": _with_interval(model, weights),
-            "constant": _with_interval(prior, weights),
-            "difference": _with_interval(model - prior, weights),
+            "model": mean_interval(model, weights).as_list(),
+            "constant": mean_interval(prior, weights).as_list(),
+            "difference": mean_interval(model - prior, weights).as_list(),
         }
     return result
 
@@ -50,7 +50,7 @@ def box_scores(data: Path, split: str, classifier: Classifier) -> dict[str, obje
 Answer = tuple[Corners | None, npt.NDArray[np.float32]]
 
 
-def _said(classifier: Classifier, analysis: Analysis, box: TruthBox) -> Answer:
+def _answer(classifier: Classifier, analysis: Analysis, box: TruthBox) -> Answer:
     """The model's answer, in the pixels in which the box is given: the file may be a smaller copy."""
     index = [label.name for label in classifier.card.labels].index(box.label)
     activation = classifier.activation(analysis, index)
@@ -70,7 +70,7 @@ def _constant(boxes: Sequence[TruthBox]) -> Answer:
     """The answer that a label gets without an image, on a grid of ``SIDE`` pixels."""
     if not boxes:
         return None, np.zeros((SIDE, SIDE), np.float32)
-    corners = np.array([_scaled(_corners(box), SIDE / box.side) for box in boxes], np.float32)
+    corners = np.array([_scaled(box.corners, SIDE / box.side) for box in boxes], np.float32)
     best = corners[int(np.argmax(overlaps(corners).mean(1)))]
     density = np.zeros((SIDE, SIDE), np.float32)
     for left, top, right, bottom in corners:
@@ -85,21 +85,12 @@ def _figures(
     for index, box in enumerate(boxes):
         corners, density = answer(box)
         if corners is not None:
-            overlap[index] = overlaps(np.array([corners, _corners(box)], np.float32))[0, 1]
+            overlap[index] = overlaps(np.array([corners, box.corners], np.float32))[0, 1]
         row, column = np.unravel_index(int(np.argmax(cv2.blur(density, (9, 9)))), density.shape)
         across, down = (int(place) * box.side / density.shape[0] for place in (column, row))
         hit[index] = box.left <= across <= box.right and box.top <= down <= box.bottom
     shares = {f"iou_at_least_{cut}": (overlap >= cut).astype(float) for cut in (0.1, 0.3, 0.5)}
     return {**shares, "mean_iou": overlap, "pointing": hit}
-
-
-def _with_interval(values: npt.NDArray[np.float64], weights: npt.NDArray[np.floating]) -> list[float]:
-    resampled = (weights @ values) / weights.sum(1)
-    return interval(float(values.mean()), resampled).as_list()
-
-
-def _corners(box: TruthBox) -> Corners:
-    return box.left, box.top, box.right, box.bottom
 
 
 def _scaled(corners: Corners, factor: float) -> Corners:

@@ -38,8 +38,8 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
-    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
-    return [[round(float(value), 4) for value in values[kept]] for values in (x, y)]
+    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
 
 def _point(truth: Floats, chance: Floats, cut: float) -> list[float]:

@@ -1,7 +1,7 @@
 """``ai-pipeline evaluate chest``: the figures of a card, again, from its weights.
 
 Everything is fixed (weights, images, bootstrap draw), so two runs print the same numbers. Figures are of
-adults, the intended use; the same headline with children is told beside it.
+adults, the intended use; the same headline with children stands beside it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,7 @@ from ai_training.evaluation.saliency.heatmaps import saliency_figures
 from ai_training.evaluation.scored import Scored, run, scored
 from ai_training.metrics import Floats
 from ai_training.progress import Report, silent
-from ai_training.sets.chest import (
-    YOUNGEST,
-    ChestImage,
-    ChestSet,
-    chest_set,
-    label_matrix,
-    reduced_images,
-)
+from ai_training.sets.chest import YOUNGEST, ChestImage, ChestSet, chest_set, label_matrix, reduced_images
 
 MAPPED = 200  # boxes whose heat maps are compared: those of all 984 of the NIH download fill the memory
 
@@ -69,7 +62,7 @@ def evaluate_chest(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One evaluation: what is asked of which model, and where intermediate results are kept."""
+    """One evaluation: of which model on which images, and where intermediate results are stored."""
 
     data: Path
     split: str
@@ -166,8 +159,7 @@ class _Job:
         """The headline without the intended use: what other work on these images reports."""
         main = everyone.where(self._is_main(image) for image in everyone.images)
         counted = main.with_positives(ENOUGH)
-        resampled = metrics.resampled_mean_auc(main.truth, main.logit, counted, main.weights())
-        mean = metrics.interval(metrics.mean_auc(main.truth, main.logit, counted), resampled)
+        mean = metrics.mean_auc_interval(main.truth, main.logit, counted, main.weights())
         return {
             **figures.size(main),
             "under_16_or_of_unknown_age": sum(not image.adult for image in main.images),

@@ -101,8 +101,7 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
         common = sorted(set.intersection(*(set(labels) for labels in counted.values())))
         for name, part in parts.items():
             weights = part.weights()
-            resampled = metrics.resampled_mean_auc(part.truth, part.logit, common, weights)
-            mean = metrics.interval(metrics.mean_auc(part.truth, part.logit, common), resampled)
+            mean = metrics.mean_auc_interval(part.truth, part.logit, common, weights)
             rows.append(
                 {
                     "attribute": attribute,
@@ -123,8 +122,7 @@ def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[di
         part = found.where(image.source == source for image in found.images)
         counted = [k for k in part.with_positives(ENOUGH) if (source, part.names[k]) not in left_out]
         weights = part.weights()
-        resampled = metrics.resampled_mean_auc(part.truth, part.logit, counted, weights)
-        mean = metrics.interval(metrics.mean_auc(part.truth, part.logit, counted), resampled)
+        mean = metrics.mean_auc_interval(part.truth, part.logit, counted, weights)
         rows.append(
             {
                 "source": source,
@@ -220,7 +218,7 @@ def _operating(truth: Floats, calls: metrics.Called, weights: Floats, where: str
 
 def _mean_precision(found: Scored, counted: Sequence[int], weights: Floats) -> list[float]:
     if not counted:
-        return metrics.Interval(float("nan"), float("nan"), float("nan")).as_list()
+        return metrics.UNKNOWN.as_list()
     values = [metrics.average_precision(found.truth[:, k], found.logit[:, k]) for k in counted]
     resampled = [
         metrics.resampled_average_precision(found.truth[:, k], found.logit[:, k], weights) for k in counted
@@ -245,8 +243,8 @@ def _groups(images: Sequence[ChestImage]) -> dict[str, dict[str, list[bool]]]:
         f"{low}–{high - 1}" if high < 200 else f"{low} and over": [low <= i.age < high for i in images]
         for low, high in BANDS
     }
-    kept = {name: {k: v for k, v in groups.items() if any(v)} for name, groups in found.items()}
-    return {name: groups for name, groups in kept.items() if len(groups) > 1}
+    there = {name: {k: v for k, v in groups.items() if any(v)} for name, groups in found.items()}
+    return {name: groups for name, groups in there.items() if len(groups) > 1}
 
 
 def of_labels(scores: Floats, found: Scored) -> Floats:

@@ -1,4 +1,4 @@
-"""The report of an evaluation or a training run: PNG plots and one Markdown page that shows them.
+"""The report of an evaluation: PNG plots and one Markdown page that shows them.
 
 Drawn without a display and without pyplot's global state. Colours are those of Okabe and Ito, which people
 with a colour vision deficiency can tell apart.
@@ -15,55 +15,23 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ai_training.evaluation.text import BASELINES, NOT_DIAGNOSTIC, interval
+from ai_training.evaluation.text import BASELINES
+from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 COLUMNS = 4
 DPI = 110
 
 
-def write_report(
-    folder: Path, result: Mapping[str, Any] | None = None, history: Sequence[Mapping[str, Any]] | None = None
-) -> Path:
-    """Write the plots that ``result`` and ``history`` give and ``report.md``; returns the page.
-
-    ``result`` is that of :func:`ai_training.evaluation.evaluate.evaluate_chest`; ``history`` a run's
-    ``history.json``: rows with ``iteration`` and any figures.
+def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Write the plots of :func:`ai_training.evaluation.evaluate.evaluate_chest`'s ``result`` and
+    ``report.md``; returns the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["# Report", "", f"**{NOT_DIAGNOSTIC}**", ""]
-    if result is not None:
-        lines += _evaluation(folder, result)
-    if history:
-        lines += ["## Training", "", *_picture(learning_curves(folder, history), "learning curves"), ""]
-        best = max(history, key=lambda row: row.get("validation_auc", float("-inf")))
-        if "validation_auc" in best:
-            lines += [
-                f"Best validation AUC {best['validation_auc']:.4f} at iteration {best['iteration']}.",
-                "",
-            ]
+    lines = ["# Report", "", f"**{NOT_DIAGNOSTIC}**", "", *_evaluation(folder, result)]
     page = folder / "report.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     return page
-
-
-def learning_curves(folder: Path, history: Sequence[Mapping[str, Any]]) -> Path:
-    """Loss and validation figures over iterations, as ``learning.png``."""
-    names = [name for name in history[0] if name != "iteration" and _is_number(history[0][name])]
-    losses = [name for name in names if "loss" in name]
-    others = [name for name in names if name not in losses]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, chosen, title in zip(
-        figure.subplots(1, 2), (losses, others), ("loss", "validation"), strict=True
-    ):
-        for name, colour in zip(chosen, (BLUE, ORANGE, GREEN, GREY) * 4, strict=False):
-            values = [(row["iteration"], row[name]) for row in history if name in row]
-            axes.plot(*np.array(values, float).T, color=colour, marker="o", markersize=3, label=name)
-        axes.set(xlabel="iteration", title=title)
-        axes.grid(alpha=0.3)
-        if chosen:
-            axes.legend(fontsize=8)
-    return _save(figure, folder / "learning.png")
 
 
 def roc_curves(folder: Path, name: str, found: Mapping[str, Any], rows: Mapping[str, Any]) -> Path:
@@ -144,24 +112,26 @@ def _evaluation(folder: Path, result: Mapping[str, Any]) -> list[str]:
         f"Mean AUC of {len(main['labels_counted'])} labels: **{interval(main['mean_auc'])}**; mean of "
         f"{within['cells']} within-source AUCs: {interval(within['model'])}.",
         "",
-        "| label | positives | AUC | average precision | sensitivity, present | specificity, present |",
-        "|---|---|---|---|---|---|",
     ]
-    for row in main["labels"]:
-        figures = ("auc", "average_precision", "sensitivity_present", "specificity_present")
-        cells = " | ".join(interval(row[figure]) for figure in figures)
-        lines.append(f"| {row['label']} | {row['positives']} | {cells} |")
-    lines += ["", *_picture(forest(folder, result), "AUC with intervals"), ""]
+    figures = ("auc", "average_precision", "sensitivity_present", "specificity_present")
+    lines += markdown_table(
+        ("label", "positives", "AUC", "average precision", "sensitivity, present", "specificity, present"),
+        (
+            (row["label"], str(row["positives"]), *(interval(row[figure]) for figure in figures))
+            for row in main["labels"]
+        ),
+    )
+    lines += [_picture(forest(folder, result), "AUC with intervals"), ""]
     for name, found in result.get("curves", {}).items():
         if not found:
             continue
         inside = [row["labels"] for row in result["sources"] if row["source"] == name]
         rows = {label: cell["auc"] for labels in inside for label, cell in labels.items()}
         lines += [f"### {name}", "", "ROC; circle: not absent, square: present.", ""]
-        lines += [*_picture(roc_curves(folder, name, found, rows), "ROC curves"), ""]
-        lines += [*_picture(precision_recall_curves(folder, name, found), "precision and recall"), ""]
+        lines += [_picture(roc_curves(folder, name, found, rows), "ROC curves"), ""]
+        lines += [_picture(precision_recall_curves(folder, name, found), "precision and recall"), ""]
         lines += ["Reliability; bars: 95 % of the bin's rate.", ""]
-        lines += [*_picture(reliability_plots(folder, name, found), "reliability"), ""]
+        lines += [_picture(reliability_plots(folder, name, found), "reliability"), ""]
     return lines
 
 
@@ -186,13 +156,9 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _picture(path: Path, text: str) -> list[str]:
-    return [f"![{text}]({path.name})"]
+def _picture(path: Path, text: str) -> str:
+    return f"![{text}]({path.name})"
 
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name.casefold()).strip("-")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomlkit
 from sklearn.model_selection import GroupKFold
 
-from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.registry import SHIPPED, Card, Label, find
-from ai_training.calibrate import SPECIFICITY, deciles, operating_point, platt, prevalence
+from ai_pipeline.models.registry import SHIPPED, Card, Label
+from ai_training.calibrate import THRESHOLDS, operating_point, platt, prevalence, probabilities, reference
+from ai_training.cards import changed_card
 from ai_training.errors import DataMissing
 from ai_training.evaluation.scored import Scored, ScoredOutputs, run, scored
 from ai_training.metrics import Floats, calibration_error
@@ -30,14 +30,14 @@ from ai_training.sets.chest import chest_set
 
 ENOUGH = 15  # positives and negatives that a label needs to be fitted again
 FOLDS = 5
-APART = 1e-6  # of probability: nearer edges of tenths are none
+REFITTED = ("slope", "intercept", "threshold", "absent_below")
 
 
 @dataclass(frozen=True, slots=True)
 class Refitted:
     """One label before and after: calibration errors on the site's images, and the new card's row.
 
-    ``after`` is of patients that the curve was not fitted to (five folds); None when the label was kept.
+    ``after`` is of patients that the curve was not fitted to (five folds); None when it stays as it was.
     """
 
     name: str
@@ -50,22 +50,20 @@ class Refitted:
 def recalibrate(
     data: Path,
     out: Path,
+    card: Card,
     *,
-    model: str,
-    models_dir: Path | None = None,
     split: str = "val",
     version: str | None = None,
     force: bool = False,
     threads: int = 0,
     report: Report = silent,
 ) -> tuple[Path, list[Refitted]]:
-    """Fit ``model`` to the adults of ``split`` in ``data``; returns the new card and what changed.
+    """Fit ``card`` to the adults of ``split`` in ``data``; returns the new card and what changed.
 
     A label with fewer than 15 positives or negatives keeps its old curve. ``out`` becomes a folder of models
     (card and weights). Raises ``DataMissing``, ``CardError``, or FileExistsError when ``out`` has the card
     and ``force`` is not set.
     """
-    card = find(model, models_dir)
     path = out / f"{card.id}.toml"
     if out.resolve() == SHIPPED.resolve() or out.resolve() == card.path.parent.resolve():
         raise CardError(f"{out} holds the card that is to be fitted: name another folder")
@@ -92,14 +90,8 @@ def _refit(seen: Scored, k: int) -> Refitted:
     if min(positives, len(truth) - positives) < ENOUGH:
         return Refitted(seen.names[k], positives, before, None, old)
     point = operating_point(truth, logit)
-    label = replace(
-        old,
-        slope=round(point.slope, 6),
-        intercept=round(point.intercept, 6),
-        threshold=round(point.threshold, 6),
-        absent_below=round(min(point.absent_below, point.threshold), 6),
-        operating_point=None,
-    )
+    fitted: dict[str, Any] = {**point.rounded(), "operating_point": None}
+    label = replace(old, **fitted)
     return Refitted(seen.names[k], positives, before, _held_out_error(truth, logit, seen.patients), label)
 
 
@@ -126,56 +118,32 @@ def _write(
     name: str,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = tomlkit.parse(card.path.read_text(encoding="utf-8"))
-    fitted = {row.label.name: row for row in rows if row.after is not None}
-    text["version"] = version
-    for row in text["labels"]:
-        if row["name"] in fitted:
-            label = fitted[row["name"]].label
-            row.update(
-                {key: getattr(label, key) for key in ("slope", "intercept", "threshold", "absent_below")}
-            )
-            row.pop("operating_point", None)
-    text["calibration"] = {
-        # One label of an uncalibrated model left as it was makes the whole card a claim that is not true.
-        "calibrated": card.calibrated or len(fitted) == len(card.labels),
-        "method": (
-            f"Platt scaling of {', '.join(fitted)} on {len(seen.images)} images of "
-            f"{len(set(seen.patients))} adults of {name}; other labels as in version {card.version}"
-        ),
-        "prevalence": prevalence(seen.truth, seen.names),
-        "thresholds": (
-            "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
-            f"with specificity {SPECIFICITY}; indeterminate between them"
-        ),
-    }
-    text["reference"] = _reference(card, fitted, outputs, name)
-    text.pop("metrics", None)  # the thresholds that they speak of are no more
-    for weights, row in zip(card.weights, text.get("weights", []), strict=True):
-        if "package" not in row:
-            row["file"] = weights.path.name
-            shutil.copyfile(weights.path, path.parent / weights.path.name)
-            row["sha256"] = hashlib.sha256(weights.path.read_bytes()).hexdigest()
-    path.write_text(tomlkit.dumps(text), encoding="utf-8")
-
-
-def _reference(card: Card, fitted: dict[str, Refitted], outputs: ScoredOutputs, name: str) -> dict[str, Any]:
-    labels = [fitted[label.name].label if label.name in fitted else label for label in card.labels]
-    chance = np.array(
-        [
-            [probability(label, float(logit)) for label, logit in zip(labels, row, strict=True)]
-            for row in outputs.logits
-        ]
-    )
-    far = np.zeros(len(chance), bool) if card.gate is None else outputs.distances > card.gate.threshold
-    return {
-        "set": name,
-        "images": len(chance),
-        "refused": round(float(far.mean()), 4),
-        # A label whose probability is nearly the same for everyone has no tenths: it would seem to drift.
-        "deciles": {
-            label.name: edges
-            for label, edges in zip(labels, deciles(chance), strict=True)
-            if min(np.diff(edges)) > APART
-        },
-    }
+    fitted = {row.label.name: row.label for row in rows if row.after is not None}
+    labels = [fitted.get(label.name, label) for label in card.labels]
+    far = np.zeros(len(outputs.logits), bool)
+    if card.gate is not None:
+        far = outputs.distances > card.gate.threshold
+    with changed_card(card.path, path) as text:
+        text["version"] = version
+        for row in text["labels"]:
+            if label := fitted.get(row["name"]):
+                row.update({key: getattr(label, key) for key in REFITTED})
+                row.pop("operating_point", None)
+        text["calibration"] = {
+            # One label of an uncalibrated model left as it was makes the whole card a claim that is not true.
+            "calibrated": card.calibrated or len(fitted) == len(card.labels),
+            "method": (
+                f"Platt scaling of {', '.join(fitted)} on {len(seen.images)} images of "
+                f"{len(set(seen.patients))} adults of {name}; other labels as in version {card.version}"
+            ),
+            "prevalence": prevalence(seen.truth, seen.names),
+            "thresholds": THRESHOLDS,
+        }
+        names = [label.name for label in labels]
+        text["reference"] = reference(name, names, probabilities(labels, outputs.logits), far)
+        text.pop("metrics", None)  # the thresholds that they speak of are no more
+        for weights, row in zip(card.weights, text.get("weights", []), strict=True):
+            if "package" not in row:
+                row["file"] = weights.path.name
+                shutil.copyfile(weights.path, path.parent / weights.path.name)
+                row["sha256"] = hashlib.sha256(weights.path.read_bytes()).hexdigest()

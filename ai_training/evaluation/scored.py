@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.models.registry import Label
+from ai_training.calibrate import probabilities
 from ai_training.metrics import Floats, patient_weights
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, ChestImage, label_matrix, read_grey
@@ -70,19 +71,16 @@ class ScoredOutputs:
 
 
 def run(
-    classifier: Classifier,
-    images: Sequence[ChestImage],
-    cache: Path,
-    report: Report = silent,
+    classifier: Classifier, images: Sequence[ChestImage], cache: Path, report: Report = silent
 ) -> ScoredOutputs:
-    """Every image through the network as at run time; kept in ``cache`` by model and list of files."""
+    """Every image through the network as at run time; stored in ``cache`` by model and list of files."""
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
     made_by = [weights.sha256 for weights in card.weights], card.input, card.outputs, card.gate
     digest = hashlib.sha256(f"{made_by}\n{names}".encode())
-    kept = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
-    if kept.exists():
-        with np.load(kept) as arrays:
+    stored = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
+    if stored.exists():
+        with np.load(stored) as arrays:
             return ScoredOutputs(arrays["logits"], arrays["distances"])
     logits = np.empty((len(images), len(card.labels)), np.float32)
     distances = np.empty(len(images), np.float32)
@@ -91,7 +89,7 @@ def run(
         logits[index], distances[index] = analysis.logits, analysis.distance
         report((index + 1) / len(images), "running the network")
     cache.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, logits=logits, distances=distances)
+    np.savez(stored, logits=logits, distances=distances)
     return ScoredOutputs(logits, distances)
 
 
@@ -121,13 +119,8 @@ def scored(
         labels=chosen,
         truth=label_matrix(images)[:, list(columns)] if images else np.zeros((0, len(names)), np.float32),
         logit=logit,
-        chance=_chance(logit, chosen),
+        chance=probabilities(chosen, logit),
     )
-
-
-def _chance(logit: Floats, labels: Sequence[Label]) -> Floats:
-    rows = [[probability(label, float(v)) for label, v in zip(labels, row, strict=True)] for row in logit]
-    return np.array(rows, np.float64).reshape(logit.shape)
 
 
 def _plain(name: str) -> str:

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-NOT_DIAGNOSTIC = "Not for diagnostic use."
+from ai_training.text import NOT_DIAGNOSTIC, interval
+
 BASELINES = {"hog": "HOG + kernel ridge", "age_sex_view": "age, sex, view", "source": "source alone"}
 
 
 def as_text(result: Mapping[str, Any]) -> str:
     """Every figure of :func:`ai_training.evaluation.evaluate.evaluate_chest`, curves left out."""
-    parts = (_headline, _labels, _called, _sources, _calibration, _subgroups, _teacher, _boxes, _maps, _gate)
-    return "\n".join([*(line for part in parts for line in part(result)), NOT_DIAGNOSTIC])
-
-
-def interval(values: Sequence[float | None] | None) -> str:
-    """``[value, low, high]`` as ``.690 [.648, .730]``; a dash where there is no figure."""
-    if values is None or values[0] is None:
-        return "–"
-    value, low, high = values
-    if low is None or high is None:
-        return f"{value:.3f}"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    parts = (_headline, _labels, _called, _sources, _calibration, _subgroups, _teacher, _boxes)
+    lines = [line for part in parts for line in part(result)]
+    return "\n".join([*lines, *saliency_lines(result["saliency"]), *_gate(result), NOT_DIAGNOSTIC])
 
 
 def _headline(result: Mapping[str, Any]) -> Iterator[str]:
@@ -44,10 +36,10 @@ def _headline(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"mean of {within['cells']} within-source AUCs  {interval(within['model'])}"
     yield from _against(within, "", "difference_to_")
     for name, row in result["probes"].items():
-        told = ", ".join(f"{label} {auc:.2f}" for label, auc in row["pooled_auc"].items() if auc >= 0.7)
+        labels = ", ".join(f"{label} {auc:.2f}" for label, auc in row["pooled_auc"].items() if auc >= 0.7)
         yield (
             f"pooled over sources, {BASELINES[name]} reaches {interval(row['mean_pooled_auc'])}"
-            + (f" ({told})" if told else "")
+            + (f" ({labels})" if labels else "")
         )
 
 
@@ -147,11 +139,19 @@ def _boxes(result: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _maps(result: Mapping[str, Any]) -> Iterator[str]:
-    # Loads torch, which --help must not.
-    from ai_training.evaluation.saliency.heatmaps import saliency_lines
-
-    yield from saliency_lines(result["saliency"])
+def saliency_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of :func:`ai_training.evaluation.saliency.heatmaps.saliency_figures`; none of nothing."""
+    for game in ("pointing", "energy") if figures else ():
+        shares = ", ".join(f"{name} {interval(values, 2)}" for name, values in figures[game].items())
+        yield f"heat maps on {figures['boxes']} boxes: {game}: {shares}"
+    for name, stages in figures.get("randomisation", {}).items():
+        if name != "images":
+            shown = {"top": stages[0], "upper half": stages[len(stages) // 2], "all": stages[-1]}
+            likeness = (
+                f"{upto} {interval(stage['spearman'], 2)}, {interval(stage['ssim'], 2)}"
+                for upto, stage in shown.items()
+            )
+            yield f"layers randomised, {name}: Spearman, SSIM {'; '.join(likeness)}"
 
 
 def _gate(result: Mapping[str, Any]) -> Iterator[str]:
@@ -166,7 +166,7 @@ def _gate(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
-    return f"accepted {row['accepted']:.3f}, mended {row['mended']:.3f}, refused {row['refused']:.3f}"
+    return f"accepted {row['accepted']:.3f}, reoriented {row['mended']:.3f}, refused {row['refused']:.3f}"
 
 
 def _short(values: Sequence[float | None]) -> str:

@@ -70,11 +70,11 @@ class UNet(Filler):
 
     def forward(self, start: Tensor, hole: Tensor) -> Tensor:
         x = pixel_unshuffle(torch.cat([_emptied(start, hole), 2 * hole - 1], 1), 2)
-        kept: list[Tensor] = []
+        levels: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else nn.functional.avg_pool2d(x, 2))
-            kept.append(x)
-        for block, beside in zip(self.up, kept[-2::-1], strict=True):
+            levels.append(x)
+        for block, beside in zip(self.up, levels[-2::-1], strict=True):
             x = block(torch.cat([interpolate(x, scale_factor=2.0, mode="nearest"), beside], 1))
         return torch.tanh(pixel_shuffle(self.head(x), 2))
 
@@ -129,8 +129,8 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, picture: Tensor, hole: Tensor) -> Tensor:
-        said: Tensor = self.layers(torch.cat([picture, hole], 1))
-        return said
+        scores: Tensor = self.layers(torch.cat([picture, hole], 1))
+        return scores
 
 
 ARCHITECTURES: dict[str, type[Filler]] = {"oci-gan": OciGan, "unet": UNet, "vae": Vae}

@@ -35,11 +35,11 @@ class MarkNetwork(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         x = pixel_unshuffle((frames - 127.5) / 127.5, 2)
-        kept: list[Tensor] = []
+        levels: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else nn.functional.max_pool2d(x, 2))
-            kept.append(x)
-        for narrow, block, beside in zip(self.narrow, self.up, kept[-2::-1], strict=True):
+            levels.append(x)
+        for narrow, block, beside in zip(self.narrow, self.up, levels[-2::-1], strict=True):
             x = block(torch.cat([interpolate(narrow(x), scale_factor=2.0, mode="nearest"), beside], 1))
         return pixel_shuffle(self.head(x), 2)
 

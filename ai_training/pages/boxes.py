@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from ai_training.text import interval, markdown_table
 
 NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")
 ARMS = {
@@ -29,15 +31,18 @@ def box_lines(figures: Mapping[str, Any]) -> list[str]:
         "least .3, each asked for its own label; pointing, the share that hold the surest point.",
         "",
         *_pooled(figures, f"{figures['boxes']} boxes of {figures['patients']} patients, {figures['split']}"),
-        "| label | boxes | mean T | one fixed box | difference | box |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {row['label']} | {row['boxes']} | {_interval(row['mean_T'])} | {_interval(row['constant'])} "
-            f"| {_interval(row['difference'])} | {'yes' if row['passes'] else 'no: ' + row['why']} |"
-            for row in figures["labels"]
+        *markdown_table(
+            ("label", "boxes", "mean T", "one fixed box", "difference", "box"),
+            (
+                (
+                    row["label"], str(row["boxes"]),
+                    *(interval(row[key]) for key in ("mean_T", "constant", "difference")),
+                    "yes" if row["passes"] else f"no: {row['why']}",
+                )
+                for row in figures["labels"]
+            ),
         ),
-        "",
-    ]
+    ]  # fmt: skip
     test = figures.get("test")
     if test:
         lines += _pooled(test, f"{test['boxes']} boxes of {test['patients']} patients, test")
@@ -48,16 +53,12 @@ def _pooled(figures: Mapping[str, Any], title: str) -> list[str]:
     return [
         f"{title}:",
         "",
-        "| who | " + " | ".join(NAMES) + " |",
-        "|---|" + "---|" * len(NAMES),
-        *(
-            f"| {words} | " + " | ".join(_interval(figures[arm][name]) for name in NAMES) + " |"
-            for arm, words in ARMS.items()
-            if arm in figures
+        *markdown_table(
+            ("who", *NAMES),
+            (
+                (words, *(interval(figures[arm][name]) for name in NAMES))
+                for arm, words in ARMS.items()
+                if arm in figures
+            ),
         ),
-        "",
     ]
-
-
-def _interval(value: Sequence[float]) -> str:
-    return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"

@@ -11,12 +11,15 @@ from typing import Any
 from ai_pipeline.models.card import Card
 from ai_training.pages.boxes import box_lines
 from ai_training.pages.ultrasound import inpaint_lines, marks_lines
+from ai_training.text import interval, markdown_table
 from ai_training.ultrasound.inpaint.compared import cards_with_compared
 
 OPENING = """# Models
 
-**None of these models is for diagnostic use.** This page is written from the cards in `ai_pipeline/cards/`
-(`python -m ai_training.pages.models > docs/models.md`); [training.md](training.md) says how figures are made.
+**None of these models is for diagnostic use.** This page is written from the cards of what ships, in
+`ai_pipeline/cards/`, and of two inpainters that it was compared with and that no pipeline runs, in
+`ai_training/ultrasound/inpaint/compared/` (`python -m ai_training.pages.models > docs/models.md`);
+[training.md](training.md) says how figures are made.
 
 No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
@@ -87,12 +90,12 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
     if "mean_auc" in metrics:
         lines += [
             f"Mean AUC of the {len(metrics['mean_auc_labels'])} labels with at least 15 positives: "
-            f"**{_interval(metrics['mean_auc'])}**.{_compared(metrics)}",
+            f"**{interval(metrics['mean_auc'])}**.{_compared(metrics)}",
             "",
         ]
     if "with_children" in metrics:
         row = metrics["with_children"]
-        lines += [f"With children: {row['images']} images, {_interval(row['mean_auc'])}.", ""]
+        lines += [f"With children: {row['images']} images, {interval(row['mean_auc'])}.", ""]
     if "within_source" in metrics:
         lines += [*_within(metrics["within_source"], metrics.get("source_probe", {})), ""]
     lines += [
@@ -107,8 +110,8 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
 def _compared(metrics: Mapping[str, Any]) -> str:
     titles = {"hog": "HOG + kernel ridge with the same labels", "age_sex_view": "Age, sex and view alone"}
     return "".join(
-        f" {title}: {_interval(metrics[f'mean_auc_{name}'])}, paired difference "
-        f"{_interval(metrics[f'difference_to_{name}'])}."
+        f" {title}: {interval(metrics[f'mean_auc_{name}'])}, paired difference "
+        f"{interval(metrics[f'difference_to_{name}'])}."
         for name, title in titles.items()
         if f"mean_auc_{name}" in metrics
     )
@@ -116,27 +119,27 @@ def _compared(metrics: Mapping[str, Any]) -> str:
 
 def _within(within: Mapping[str, Any], probe: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"Mean of {within['cells']} AUCs, each of one label inside one source: {_interval(within['model'])}"
-        + (f" (HOG {_interval(within['hog'])})" if "hog" in within else "")
+        f"Mean of {within['cells']} AUCs, each of one label inside one source: {interval(within['model'])}"
+        + (f" (HOG {interval(within['hog'])})" if "hog" in within else "")
         + "."
     ]
     if probe:
-        told = ", ".join(f"{label} {auc:.2f}" for label, auc in probe["pooled_auc"].items() if auc >= 0.7)
+        known = ", ".join(f"{label} {auc:.2f}" for label, auc in probe["pooled_auc"].items() if auc >= 0.7)
         lines.append(
             "What pooled figures are worth: a classifier that sees nothing but the source of an image "
-            f"reaches {_interval(probe['mean_pooled_auc'])} over all sources{f' ({told})' if told else ''}."
+            f"reaches {interval(probe['mean_pooled_auc'])} over all sources{f' ({known})' if known else ''}."
         )
     return lines
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:
-    def told(key: str) -> str:
+    def cell(key: str) -> str:
         return _share(row[key]) if key in row else "–"  # without positives there is no sensitivity
 
-    present = f"{told('sensitivity_present')} / {told('specificity_present')}"
-    not_absent = f"{told('sensitivity_not_absent')} / {told('specificity_not_absent')}"
-    precision = told("average_precision")
-    auc = _interval(row["auc"]) if "auc" in row else "–"
+    present = f"{cell('sensitivity_present')} / {cell('specificity_present')}"
+    not_absent = f"{cell('sensitivity_not_absent')} / {cell('specificity_not_absent')}"
+    precision = cell("average_precision")
+    auc = interval(row["auc"]) if "auc" in row else "–"
     return f"| {name} | {row['positives']} | {auc} | {precision} | {present} | {not_absent} |"
 
 
@@ -147,14 +150,18 @@ def _sensitive(labels: Mapping[str, Any]) -> list[str]:
     return [
         "Cuts with a sensitivity of at least .9 on validation, where that has at least 25 positives:",
         "",
-        "| label | cut | sensitivity here | specificity here |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {row['cut']:.3f} | {_share(row['sensitivity_there'])} "
-            f"| {_share(row['specificity_there'])} |"
-            for name, row in rows.items()
+        *markdown_table(
+            ("label", "cut", "sensitivity here", "specificity here"),
+            (
+                (
+                    name,
+                    f"{row['cut']:.3f}",
+                    _share(row["sensitivity_there"]),
+                    _share(row["specificity_there"]),
+                )
+                for name, row in rows.items()
+            ),
         ),
-        "",
     ]
 
 
@@ -163,28 +170,25 @@ def _shown(metrics: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if "top3" in metrics:
         top = metrics["top3"]
-        constant = f" (the three most frequent labels for everyone: {_interval(top['constant'])})"
+        constant = f" (the three most frequent labels for everyone: {interval(top['constant'])})"
         lines.append(
-            f"One of the top three labels is right in {_interval(top['all_labels'])} of the images with a "
+            f"One of the top three labels is right in {interval(top['all_labels'])} of the images with a "
             f"finding{constant if 'constant' in top else ''}."
         )
     if "all_findings" in metrics:
         row = metrics["all_findings"]
         lines.append(
-            f"All findings of the supported labels: precision {_interval(row['precision'])}, recall "
-            f"{_interval(row['recall'])}, {row['called_per_image']} an image."
+            f"All findings of the supported labels: precision {interval(row['precision'])}, recall "
+            f"{interval(row['recall'])}, {row['called_per_image']} an image."
         )
     if "pointing" in metrics:
         point, overlap = metrics["pointing"], metrics["iou_at_least_0.3"]
         lines.append(
-            f"Boxes: the map's peak lies in the true box in {_interval(point['model'])} of cases (one fixed "
-            f"map per label: {_interval(point['constant'])}, difference {_interval(point['difference'])}); "
-            f"the box overlaps it by at least .3 in {_interval(overlap['model'])} (one fixed box per label: "
-            f"{_interval(overlap['constant'])}, difference {_interval(overlap['difference'])})."
+            f"Boxes: the map's peak lies in the true box in {interval(point['model'])} of cases (one fixed "
+            f"map per label: {interval(point['constant'])}, difference {interval(point['difference'])}); "
+            f"the box overlaps it by at least .3 in {interval(overlap['model'])} (one fixed box per label: "
+            f"{interval(overlap['constant'])}, difference {interval(overlap['difference'])})."
         )
-    if "gate_refuses" in metrics:
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in metrics["gate_refuses"].items())
-        lines.append(f"Refused by the pixel gate, as a share: {shares}.")
     return [*(text for line in lines for text in (line, "")), *_gate(metrics.get("gate", {}))]
 
 
@@ -195,7 +199,7 @@ def _gate(gate: Mapping[str, Any]) -> list[str]:
         "What the gate does with pictures; false positives: the share that passes as shown where 95 % of the "
         "adults do.",
         "",
-        "| picture | number | false positives | accepted | mended | refused |",
+        "| picture | number | false positives | accepted | reoriented | refused |",
         "|---|---|---|---|---|---|",
         _outcome("chests of adults", gate["adults"]),
         *(_outcome(name, row) for name, row in gate["kinds"].items()),
@@ -204,7 +208,7 @@ def _gate(gate: Mapping[str, Any]) -> list[str]:
 
 
 def _outcome(name: str, row: Mapping[str, Any]) -> str:
-    passes = _interval(row["false_positives_at_95"]) if "false_positives_at_95" in row else ""
+    passes = interval(row["false_positives_at_95"]) if "false_positives_at_95" in row else ""
     shares = " | ".join(f"{row[key]:.3f}" for key in ("accepted", "mended", "refused"))
     return f"| {name} | {row['images']} | {passes} | {shares} |"
 
@@ -214,25 +218,23 @@ def _others(metrics: Mapping[str, Any]) -> list[str]:
     if "sources" in metrics:
         lines += ["| source | images | patients | labels | mean AUC |", "|---|---|---|---|---|"]
         for name, row in metrics["sources"].items():
-            auc = _interval(row["mean_auc"]) if "mean_auc" in row else "–"
+            auc = interval(row["mean_auc"]) if "mean_auc" in row else "–"
             lines.append(f"| {name} | {row['images']} | {row['patients']} | {len(row['labels'])} | {auc} |")
         left = [
-            f"{k} of {s}: {why}" for s, row in metrics["sources"].items() for k, why in _left(row).items()
+            f"{label} of {source}: {why}"
+            for source, row in metrics["sources"].items()
+            for label, why in row.get("left_out", {}).items()
         ]
         lines += ["", *([f"Left out: {'; '.join(left)}.", ""] if left else [])]
     taught = metrics.get("teacher", {})
     for name, row in taught.get("sources", {}).items():
         lines += [
             f"Beside the teacher on {row['images']} images of {name} that it scored, "
-            f"{len(row['labels'])} labels: {_interval(row['model'])}, teacher {_interval(row['teacher'])}, "
-            f"difference {_interval(row['difference'])}.",
+            f"{len(row['labels'])} labels: {interval(row['model'])}, teacher {interval(row['teacher'])}, "
+            f"difference {interval(row['difference'])}.",
             "",
         ]
     return [*lines, *([f"{_sentence(taught['note'])}", ""] if "note" in taught else [])]
-
-
-def _left(row: Mapping[str, Any]) -> dict[str, str]:
-    return dict(row.get("left_out", {}))
 
 
 def _calibration(card: Card, metrics: Mapping[str, Any]) -> list[str]:
@@ -262,7 +264,7 @@ def _calibration(card: Card, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _believed(label: str, row: Mapping[str, Any]) -> str:
-    cells = (_interval(row[key]) if key in row else "–" for key in ("ece", "brier", "slope", "intercept"))
+    cells = (interval(row[key]) if key in row else "–" for key in ("ece", "brier", "slope", "intercept"))
     return f"| {label} | {row['prevalence']:.3f} | {' | '.join(cells)} |"
 
 
@@ -283,8 +285,8 @@ def _subgroups(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _subgroup(row: Mapping[str, Any]) -> str:
-    mean = f"{_interval(row['mean_auc'])} ({len(row['labels_of_mean'])})" if "mean_auc" in row else "–"
-    cells = "; ".join(f"{k} {_interval(v['auc'])} ({v['positives']})" for k, v in row["labels"].items())
+    mean = f"{interval(row['mean_auc'])} ({len(row['labels_of_mean'])})" if "mean_auc" in row else "–"
+    cells = "; ".join(f"{k} {interval(v['auc'])} ({v['positives']})" for k, v in row["labels"].items())
     return f"| {row['set']} | {row['attribute']} {row['group']} | {row['images']} | {mean} | {cells} |"
 
 
@@ -315,17 +317,12 @@ def _training(card: Card) -> list[str]:
 
 
 def _lever(row: Mapping[str, Any]) -> str:
-    gain = _interval((row["difference"], row["low"], row["high"])) if "difference" in row else ""
+    gain = interval((row["difference"], row["low"], row["high"])) if "difference" in row else ""
     return f"| {row['name']} | {row['validation_auc']:.3f} | {gain} | {row.get('against', '')} |"
 
 
 def _share(value: float | Sequence[float]) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else _interval(value, 2)
-
-
-def _interval(values: Sequence[float], digits: int = 3) -> str:
-    value, low, high = values
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.2f}" if isinstance(value, float) else interval(value, 2)
 
 
 def _yes(value: bool) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ai_training.text import interval, markdown_table
+
 CLASSES = ("text", "caliper", "marker", "scale", "logo")
 WAYS = {"network": "network alone", "text_boxes": "text detector alone", "node": "all that the node removes"}
 
@@ -22,17 +24,22 @@ def inpaint_lines(metrics: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     lines = ["### Test figures", "", f"{found['set']}; [low, high]: 95 % by bootstrap over frames.", ""]
-    lines += _table(["mask", "MAE (0–255)", "PSNR (dB)", "SSIM", "PSNR − Navier-Stokes", "KID"])
+    rows = []
     for mask in ("given", "detected"):
         if mask in found:
-            row = found[mask]
-            inside = row["inside"]
-            cells = [
-                _told(inside["mae"], 2), _told(inside["psnr"], 2), _told(inside["ssim"], 3),
-                _told(inside["difference"]["psnr"], 2), _told(row["kid"], 4),
-            ]  # fmt: skip
-            lines.append(f"| {mask} | " + " | ".join(cells) + " |")
-    return [*lines, "", "[The study](studies/inpainting.md) has the other ways and pictures.", ""]
+            inside, kid = found[mask]["inside"], found[mask]["kid"]
+            figures = (
+                (inside["mae"], 2), (inside["psnr"], 2), (inside["ssim"], 3),
+                (inside["difference"]["psnr"], 2), (kid, 4),
+            )  # fmt: skip
+            rows.append((mask, *(_text(values, digits) for values, digits in figures)))
+    headings = ("mask", "MAE (0–255)", "PSNR (dB)", "SSIM", "PSNR − Navier-Stokes", "KID")
+    return [
+        *lines,
+        *markdown_table(headings, rows),
+        "[The study](studies/inpainting.md) has the other ways and pictures.",
+        "",
+    ]
 
 
 def _drawn(metrics: Mapping[str, Any]) -> list[str]:
@@ -44,27 +51,28 @@ def _drawn(metrics: Mapping[str, Any]) -> list[str]:
         f"{found['frames']} real test frames, {found['objects']} marks drawn by hand; a mark is found when "
         f"{found['found_from']:.0%} of its pixels are marked. Share of the marks that is found:",
         "",
-        *_table(["", "all", *CLASSES, "precision", "wrongly marked"]),
     ]
+    rows = []
     for key, title in ways.items():
         row = found[key]
         by_class = row["by_class"]
-        cells = [_told(by_class[name]["recall"], 3) if name in by_class else "–" for name in CLASSES]
-        cells = [_told(row["recall"], 3), *cells, _told(row["precision"], 3), _told(row["false_area"], 4)]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    told = "; ".join(
-        f"{stratum} ({part['frames']} frames, {part['objects']} marks) {_told(part['recall'], 3)}"
+        cells = [_text(by_class[name]["recall"], 3) if name in by_class else "–" for name in CLASSES]
+        cells = [_text(row["recall"], 3), *cells, _text(row["precision"], 3), _text(row["false_area"], 4)]
+        rows.append((title, *cells))
+    lines += markdown_table(("", "all", *CLASSES, "precision", "wrongly marked"), rows)
+    by_stratum = "; ".join(
+        f"{stratum} ({part['frames']} frames, {part['objects']} marks) {_text(part['recall'], 3)}"
         for stratum, part in found.get("node", {}).get("by_stratum", {}).items()
     )
-    return [*lines, "", *([f"All that the node removes, by frames: {told}.", ""] if told else [])]
+    return [*lines, *([f"All that the node removes, by frames: {by_stratum}.", ""] if by_stratum else [])]
 
 
 def _clean(metrics: Mapping[str, Any]) -> list[str]:
     found = metrics.get("clean_test")
     if not found:
         return []
-    told = "; ".join(f"{WAYS[key]} {_told(found[key]['area'], 5)}" for key in WAYS if key in found)
-    return [f"Share of {found['frames']} clean real frames that is marked: {told}.", ""]
+    areas = "; ".join(f"{WAYS[key]} {_text(found[key]['area'], 5)}" for key in WAYS if key in found)
+    return [f"Share of {found['frames']} clean real frames that is marked: {areas}.", ""]
 
 
 def _legible(metrics: Mapping[str, Any]) -> list[str]:
@@ -98,16 +106,11 @@ def _synthetic(metrics: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"Synthetic overlays, network alone ({found['set']}): "
-        f"object recall {_told(found['object_recall'], 3)}, Dice {_told(found['dice'], 3)}, "
-        f"precision {_told(found['precision'], 3)}, clean pictures marked {_told(found['clean_area'], 5)}.",
+        f"object recall {_text(found['object_recall'], 3)}, Dice {_text(found['dice'], 3)}, "
+        f"precision {_text(found['precision'], 3)}, clean pictures marked {_text(found['clean_area'], 5)}.",
         "",
     ]
 
 
-def _told(values: Sequence[float], digits: int) -> str:
-    value, low, high = (f"{number:.{digits}f}".replace("-", "−") for number in values)
-    return f"{value} [{low}, {high}]"
-
-
-def _table(headings: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+def _text(values: Sequence[float], digits: int) -> str:
+    return interval(values, digits, minus="−")

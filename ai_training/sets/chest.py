@@ -1,6 +1,6 @@
 """Chest X-ray images as one table: files, labels, soft labels, patients, splits, sources.
 
-``--data`` names one of three things, told apart by what is there (docs/training.md): the public sets of this
+``--data`` names one of three things, recognised by its files (docs/training.md): the public sets of this
 project (``cxr_nih/manifest.csv`` …), the full NIH download (``Data_Entry_2017.csv``), or a manifest of one's
 own, as a CSV file or as a folder with ``manifest.csv``.
 """
@@ -11,33 +11,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
+from ai_training.sets.files import read_grey
 from ai_training.sets.images import LABELS, YOUNGEST, ChestImage, ChestSet, TruthBox
 from ai_training.sets.manifests import SETS, listed_set, public_sets
 from ai_training.sets.nih_download import is_download, nih_download
 
 __all__ = [
-    "LABELS",
-    "SETS",
-    "YOUNGEST",
-    "ChestImage",
-    "ChestSet",
-    "TruthBox",
-    "boxes_of",
-    "chest_images",
-    "chest_set",
-    "label_matrix",
-    "read_grey",
-    "reduced_images",
-    "soft_matrix",
-    "truth_boxes",
-]
+    "LABELS", "SETS", "YOUNGEST", "ChestImage", "ChestSet", "TruthBox", "boxes_of", "chest_images",
+    "chest_set", "label_matrix", "read_grey", "reduced_images", "soft_matrix", "truth_boxes",
+]  # fmt: skip
 
 
 def chest_set(data: Path) -> ChestSet:
@@ -77,17 +65,9 @@ def boxes_of(
     """For each of ``images`` its boxes: label number, left, top, right, bottom as shares of the side."""
     found: dict[Path, list[tuple[int, float, float, float, float]]] = {}
     for box in truth_boxes(data):
-        corners = (box.left / box.side, box.top / box.side, box.right / box.side, box.bottom / box.side)
-        found.setdefault(box.path, []).append((LABELS.index(box.label), *corners))
+        left, top, right, bottom = (edge / box.side for edge in box.corners)
+        found.setdefault(box.path, []).append((LABELS.index(box.label), left, top, right, bottom))
     return tuple(tuple(found.get(image.path, ())) for image in images)
-
-
-def read_grey(path: Path) -> npt.NDArray[np.uint8]:
-    """A PNG or JPEG as grey uint8. Raises DataMissing when it cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise DataMissing(f"{path} is not an image that can be read")
-    return np.asarray(image, np.uint8)
 
 
 def reduced_images(
@@ -96,24 +76,24 @@ def reduced_images(
     cache: Path,
     report: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> npt.NDArray[np.uint8]:
-    """All ``images`` through the chain, ``[N, side, side]`` uint8, kept in the folder ``cache``.
+    """All ``images`` through the chain, ``[N, side, side]`` uint8, stored in the folder ``cache``.
 
     The file is named after the chain and the list of files, so a change of either makes a new one.
     Raises DataMissing when a file is not there or no image.
     """
     names = "\n".join(_name(image.path) for image in images)
     digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
-    kept = cache / f"reduced-{digest}.npy"
-    if kept.exists():
-        return np.asarray(np.load(kept, mmap_mode="r"))
+    stored = cache / f"reduced-{digest}.npy"
+    if stored.exists():
+        return np.asarray(np.load(stored, mmap_mode="r"))
     reduced = np.empty((len(images), chain.side, chain.side), np.uint8)
     for index, image in enumerate(images):
         reduced[index] = reduce(read_grey(image.path), chain)[0]
         report((index + 1) / len(images), "reading images")
     cache.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial.npy")
+    partial = stored.with_suffix(".partial.npy")
     np.save(partial, reduced)
-    partial.replace(kept)
+    partial.replace(stored)
     return reduced
 
 

@@ -74,6 +74,11 @@ class TruthBox:
     patient: str = ""
     adult: bool = True
 
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        """``(left, top, right, bottom)`` in pixels."""
+        return self.left, self.top, self.right, self.bottom
+
 
 @dataclass(frozen=True, slots=True)
 class ChestSet:
@@ -81,7 +86,7 @@ class ChestSet:
 
     ``main`` is the source whose figures come first. ``natural`` are the sources whose images were not chosen
     by disease. ``labels`` are those that the set knows. ``left_out`` says why a label of a source is no
-    result. ``notes`` are told with every figure.
+    result. ``notes`` are printed with the figures.
     """
 
     name: str

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ai_training.errors import DataMissing
+from ai_training.sets.files import rows
 from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox
 
 SETS = ("cxr_nih", "cxr_nih_more")
@@ -27,8 +28,8 @@ def public_sets(data: Path) -> ChestSet:
     soft = soft_labels(data / SETS[0] / SOFT)
     images: list[ChestImage] = []
     for name in SETS:
-        rows = _rows(data / name / "manifest.csv")
-        images += [_public_image(data / name, row, soft.get(row["nih_name"])) for row in rows]
+        for row in rows(data / name / "manifest.csv"):
+            images.append(_public_image(data / name, row, soft.get(row["nih_name"])))
     return ChestSet(
         name="cxr_nih and cxr_nih_more",
         images=tuple(images),
@@ -41,17 +42,17 @@ def public_sets(data: Path) -> ChestSet:
 
 def listed_set(manifest: Path) -> ChestSet:
     """The images of one manifest. Raises DataMissing when the file or a column that is needed is missing."""
-    rows = _rows(manifest)
-    if not rows:
+    listed = rows(manifest)
+    if not listed:
         raise DataMissing(f"{manifest} lists no image")
-    columns = set(rows[0])
+    columns = set(listed[0])
     missing = [name for name in NEEDED if name not in columns]
     known = LABELS if "labels" in columns else tuple(label for label in LABELS if label in columns)
     if missing or not known:
         wanted = [*missing, *([] if known else ["one label, such as Effusion"])]
         raise DataMissing(f"{manifest} has no column {', '.join(wanted)}")
     name = manifest.stem
-    images = tuple(_listed_image(manifest, name, row) for row in rows)
+    images = tuple(_listed_image(manifest, name, row) for row in listed)
     _check_splits(manifest, images)
     sources = [image.source for image in images]
     return ChestSet(name, images, (), main=max(sorted(set(sources)), key=sources.count), labels=known)
@@ -83,21 +84,12 @@ def years(text: str) -> float:
     return age if 0 <= age <= OLDEST else float("nan")
 
 
-def _rows(manifest: Path) -> list[dict[str, str]]:
-    if not manifest.is_file():
-        raise DataMissing(
-            f"{manifest} is missing: --data must name a folder laid out as docs/training.md says"
-        )
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
 def _check_splits(manifest: Path, images: Sequence[ChestImage]) -> None:
     splits: dict[str, set[str]] = {}
     for image in images:
         splits.setdefault(image.patient, set()).add(image.split)
     torn = sum(len(found) > 1 for found in splits.values())
-    if torn:  # their number only: who they are is nobody's business here
+    if torn:  # their number only: patients are not named in errors
         raise DataMissing(f"{manifest}: {torn} patients are in more than one split (see ai-pipeline split)")
 
 
@@ -119,8 +111,7 @@ def _public_image(folder: Path, row: Mapping[str, str], soft: tuple[float, ...] 
 def _public_boxes(folder: Path, images: Mapping[Path, ChestImage]) -> tuple[TruthBox, ...]:
     if not (folder / "boxes.csv").is_file():
         return ()
-    with (folder / "boxes.csv").open(newline="") as file:
-        return tuple(_public_box(folder, row, images) for row in csv.DictReader(file))
+    return tuple(_public_box(folder, row, images) for row in rows(folder / "boxes.csv"))
 
 
 def _public_box(folder: Path, row: Mapping[str, str], images: Mapping[Path, ChestImage]) -> TruthBox:

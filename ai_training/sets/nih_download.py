@@ -7,14 +7,15 @@ were unpacked works: the notes of the set say how many images are missing.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ai_training.errors import DataMissing
-from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox
+from ai_training.sets.box_lists import listed_boxes
+from ai_training.sets.files import rows
+from ai_training.sets.images import LABELS, ChestImage, ChestSet
 from ai_training.sets.manifests import SOFT, soft_labels, years
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -23,10 +24,8 @@ LISTS = {
     "test": ("test_list.txt", "test_list_NIH.txt"),
 }
 BOXES = "BBox_List_2017.csv"
-SIDE = 1024.0  # pixels: every image of the download, and the unit of its boxes
 SOURCE, REPOSITORY = "nih", "NIH Clinical Center"
 VALIDATION_SHARE, SEED = 0.125, 1  # of the patients of train_val_list.txt
-RENAMED = {"Infiltrate": "Infiltration"}  # the boxes' word for the table's
 
 
 def is_download(folder: Path) -> bool:
@@ -41,9 +40,8 @@ def nih_download(folder: Path) -> ChestSet:
     """
     files = {path.name: path for path in _pictures(folder)}
     table = next(folder / name for name in ENTRIES if (folder / name).is_file())
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    there = [row for row in rows if row.get("Image Index", "") in files]
+    listed = rows(table)
+    there = [row for row in listed if row.get("Image Index", "") in files]
     if not there:
         raise DataMissing(
             f"{folder}: none of the images of {table.name} lies in images*/: unpack the archives"
@@ -56,9 +54,10 @@ def nih_download(folder: Path) -> ChestSet:
         if row["Image Index"] in splits
     )
     notes = ["official NIH lists; val is a seeded part of the patients of the official train_val list"]
-    if len(rows) > len(images):
-        notes.append(f"{len(rows) - len(images)} of {len(rows)} listed images are not there")
-    boxes = tuple(_boxes(folder, {image.path.name: image for image in images}))
+    if len(listed) > len(images):
+        notes.append(f"{len(listed) - len(images)} of {len(listed)} listed images are not there")
+    by_name = {image.path.stem: image for image in images}
+    boxes = tuple(listed_boxes(folder / BOXES, by_name)) if (folder / BOXES).is_file() else ()
     return ChestSet("NIH ChestX-ray14", images, boxes, main=SOURCE, natural=(SOURCE,), notes=tuple(notes))
 
 
@@ -100,33 +99,6 @@ def _image(
         sex=row.get("Patient Gender") or row.get("Patient Sex") or "",
         view=row["View Position"],
     )
-
-
-def _boxes(folder: Path, images: Mapping[str, ChestImage]) -> Iterator[TruthBox]:
-    """The boxes by position: the header is ``Image Index,Finding Label,Bbox [x,y,w,h],,,``."""
-    if not (folder / BOXES).is_file():
-        return
-    with (folder / BOXES).open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        next(rows, None)
-        for row in rows:
-            image = images.get(row[0]) if len(row) >= 6 else None
-            if image is None:
-                continue
-            left, top, width, height = (float(value) for value in row[2:6])
-            yield TruthBox(
-                file=row[0],
-                label=RENAMED.get(row[1], row[1]),
-                left=left,
-                top=top,
-                right=left + width,
-                bottom=top + height,
-                split=image.split,
-                path=image.path,
-                side=SIDE,
-                patient=image.patient,
-                adult=image.adult,
-            )
 
 
 def _patient_of(name: str) -> str:

@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-
+from ai_training.cards import changed_card
 from ai_training.ultrasound.inpaint.export import file_id
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
     """Put ``figures`` into ``[metrics]`` of the card at ``path``; other figures in it stay."""
-    card = tomlkit.parse(path.read_text())
-    metrics = card.setdefault("metrics", tomlkit.table())
-    for name, value in figures.items():
-        metrics[name] = value
-    path.write_text(tomlkit.dumps(card))
+    with changed_card(path) as card:
+        card.setdefault("metrics", {}).update(figures)
 
 
 def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +21,7 @@ def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
     split = result["split"]
     figures: dict[str, Any] = {}
     if "synthetic" in result:
-        kept = (
+        copied = (
             "set",
             "threshold",
             "objects",
@@ -36,7 +32,7 @@ def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
             "dice",
             "clean_area",
         )
-        figures[f"synthetic_{split}"] = {key: result["synthetic"][key] for key in kept}
+        figures[f"synthetic_{split}"] = {key: result["synthetic"][key] for key in copied}
     for key in ("drawn", "coloured"):
         if key in result:
             found = result[key]

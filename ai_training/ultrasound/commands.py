@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
+from ai_training import options
 from ai_training.console import errors, progress
 from ai_training.ultrasound.tables import inpaint_text, legible_text, marks_text
 
@@ -22,30 +21,16 @@ if TYPE_CHECKING:
 
 FINDER = "ultrasound-marks-unet"
 
-Data = Annotated[Path, typer.Option(help="Folder with the public image sets (docs/training.md).")]
-Out = Annotated[Path, typer.Option(help="Folder for checkpoints, card and weights.")]
 Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 Threads = Annotated[int, typer.Option(help="CPU threads of the network.")]
 Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
-Models = Annotated[Path | None, typer.Option(help="Folder with another card and weights.")]
-Pictures = Annotated[int, typer.Option(help="Synthetic pictures to measure on.")]
-Split = Annotated[str, typer.Option(help="test or val.")]
-PolicyName = Annotated[str, typer.Option(help="What has to go: research (all) or clinical (identity).")]
-ReportTo = Annotated[Path | None, typer.Option("--report", help="Folder for pictures of what failed.")]
-WriteCard = Annotated[
-    bool, typer.Option("--write-card", help="Write the figures into the card in --models-dir.")
+Pictures = Annotated[int, typer.Option(help="Synthetic pictures to measure on; 0 for `marks`: none.")]
+PolicyName = Annotated[
+    Literal["research", "clinical"], typer.Option(help="What has to go: all, or what names the patient.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-class Architecture(StrEnum):
-    """The inpainting networks."""
-
-    OCI_GAN = "oci-gan"
-    UNET = "unet"
-    VAE = "vae"
+ReportTo = Annotated[Path | None, typer.Option("--report", help="Folder for pictures of what failed.")]
 
 
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
@@ -60,8 +45,8 @@ def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
 
 def train_marks(
     *,
-    data: Data,
-    out: Out,
+    data: options.PublicData,
+    out: options.Out,
     iterations: Iterations = 6000,
     seed: Seed = 1,
     threads: Threads = 2,
@@ -79,9 +64,9 @@ def train_marks(
 
 def train_inpaint(
     *,
-    data: Data,
-    out: Out,
-    arch: Annotated[Architecture, typer.Option(help="Which network.")] = Architecture.OCI_GAN,
+    data: options.PublicData,
+    out: options.Out,
+    arch: Annotated[Literal["oci-gan", "unet", "vae"], typer.Option(help="Which network.")] = "oci-gan",
     iterations: Iterations = 6000,
     seed: Seed = 1,
     threads: Threads = 2,
@@ -95,7 +80,7 @@ def train_inpaint(
         from ai_training.ultrasound.inpaint.loss import LossWeights
 
         recipe = inpaint.InpaintRecipe(
-            architecture=arch.value,
+            architecture=arch,
             iterations=iterations,
             seed=seed,
             threads=threads,
@@ -108,7 +93,7 @@ def train_inpaint(
 
 def list_clean_frames(
     *,
-    data: Data,
+    data: options.PublicData,
     out: Annotated[Path, typer.Option(help="CSV file to write (the shipped list is not touched).")],
 ) -> None:
     """Search the public frames for parts without annotation; takes about 0.6 s a frame."""
@@ -122,71 +107,66 @@ def list_clean_frames(
 
 def evaluate_marks(
     *,
-    data: Data,
+    data: options.PublicData,
     masks: Annotated[
         Path | None, typer.Option(help="Folder with the hand-drawn test frames (tests/data/marks).")
     ] = None,
-    split: Split = "test",
-    style: Annotated[str, typer.Option(help="held-out or train.")] = "held-out",
-    pictures: Annotated[int, typer.Option(help="Synthetic pictures; 0: real frames alone.")] = 200,
+    split: options.Split = "test",
+    style: Annotated[Literal["held-out", "train"], typer.Option(help="Fonts and layouts.")] = "held-out",
+    pictures: Pictures = 200,
     policy: PolicyName = "research",
     threshold: Annotated[
         float | None, typer.Option(help="Another threshold of the detector than the card's.")
     ] = None,
-    models_dir: Models = None,
+    models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: AsJson = False,
-    write_card: WriteCard = False,
+    as_json: options.AsJson = False,
+    write_card: options.WriteCard = False,
 ) -> None:
     """Measure the mark detector, and all that the node removes, on synthetic overlays and on real frames.
 
     With --masks on the hand-drawn test frames; with --split val on the coloured marks of validation frames,
     which choices are made by. --report draws every mark that was missed. Intervals are 95 %, over frames.
     """
-    _check("--split", split, ("test", "val"))
-    _check("--style", style, ("held-out", "train"))
-    _check("--policy", policy, ("research", "clinical"))
     if masks is not None and split != "test":
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
-    _may_write(write_card, models_dir)
+    options.needs_models_dir(write_card, models_dir)
     with errors(), progress() as report:
         from ai_pipeline.burnin.annotation import CleaningPolicy
         from ai_pipeline.burnin.tools import shared_tools
-        from ai_training.ultrasound.marks.evaluate import judge_marks
+        from ai_training.ultrasound.marks.evaluate import evaluate_removal
         from ai_training.ultrasound.marks.maskers import at_threshold
 
         tools = at_threshold(shared_tools(models_dir), threshold)
-        result = judge_marks(
+        result = evaluate_removal(
             data, tools, masks=masks, split=split, style=style, pictures=pictures,
             policy=CleaningPolicy(policy), report_to=report_to, report=report,
         )  # fmt: skip
         if write_card:
-            from ai_training.ultrasound.card_figures import marks_figures
+            from ai_training.ultrasound.card_figures import add_figures, marks_figures
 
-            _write_card(FINDER, models_dir, marks_figures(result))
+            add_figures(options.own_card(FINDER, models_dir), marks_figures(result))
     typer.echo(json.dumps(result) if as_json else marks_text(result))
 
 
 def evaluate_legible(
     *,
-    data: Data,
+    data: options.PublicData,
     pictures: Annotated[int, typer.Option(help="Pictures with a name, date or number burned in.")] = 500,
-    split: Split = "test",
+    split: options.Split = "test",
     policy: PolicyName = "research",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
-    models_dir: Models = None,
+    models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: AsJson = False,
-    write_card: WriteCard = False,
+    as_json: options.AsJson = False,
+    write_card: options.WriteCard = False,
 ) -> None:
     """Burn names, dates and numbers in, clean as the node cleans, and try to read them: two OCR engines.
 
     Counts with exact upper 95 % bounds. --report draws every picture in which something is left, and every
     one that the node withheld. About 3 s a picture on one core.
     """
-    _check("--split", split, ("test", "val"))
-    _check("--policy", policy, ("research", "clinical"))
-    _may_write(write_card, models_dir)
+    options.needs_models_dir(write_card, models_dir)
     with errors(), progress() as report:
         from ai_pipeline.burnin.annotation import CleaningPolicy
         from ai_training.ultrasound.legible import evaluate as legible
@@ -196,23 +176,23 @@ def evaluate_legible(
         result = counted(list(legible.outcomes(job, pictures, workers, report)), split, policy)
         missed = missed_targets(result)
         if write_card:
-            from ai_training.ultrasound.card_figures import legible_figures
+            from ai_training.ultrasound.card_figures import add_figures, legible_figures
 
-            _write_card(FINDER, models_dir, legible_figures(result))
+            add_figures(options.own_card(FINDER, models_dir), legible_figures(result))
     typer.echo(json.dumps(result | {"not_met": missed}) if as_json else legible_text(result, missed))
 
 
 def evaluate_inpaint(
     *,
-    data: Data,
-    split: Split = "test",
+    data: options.PublicData,
+    split: options.Split = "test",
     pictures: Pictures = 200,
     threads: Threads = 2,
     policy: PolicyName = "research",
-    models_dir: Models = None,
+    models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
-    as_json: AsJson = False,
-    write_card: WriteCard = False,
+    as_json: options.AsJson = False,
+    write_card: options.WriteCard = False,
     write_study: Annotated[
         Path | None, typer.Option(help="Page to write (docs/studies/inpainting.md), pictures beside it.")
     ] = None,
@@ -222,9 +202,7 @@ def evaluate_inpaint(
     Networks whose cards are not there are left out; without a mark detector so is the detected mask.
     --report writes grids before | filled | truth and plots. Intervals are 95 %, by bootstrap over frames.
     """
-    _check("--split", split, ("test", "val"))
-    _check("--policy", policy, ("research", "clinical"))
-    _may_write(write_card, models_dir)
+    options.needs_models_dir(write_card, models_dir)
     with errors(), progress() as report:
         from ai_pipeline.burnin.annotation import CleaningPolicy
         from ai_training.ultrasound.inpaint import report as inpaintreport
@@ -242,33 +220,12 @@ def evaluate_inpaint(
         if write_study is not None:
             inpaintreport.write_study(write_study, result, gallery)
         if write_card:
-            from ai_training.ultrasound.card_figures import inpaint_figures
+            from ai_training.ultrasound.card_figures import add_figures, inpaint_figures
 
             for card_id, figures in inpaint_figures(result).items():
                 if card_id in known:
-                    _write_card(card_id, models_dir, figures)
+                    add_figures(options.own_card(card_id, models_dir), figures)
     typer.echo(json.dumps(result) if as_json else inpaint_text(result))
-
-
-def _check(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise typer.BadParameter(f"must be {' or '.join(choices)}", param_hint=option)
-
-
-def _may_write(write_card: bool, models_dir: Path | None) -> None:
-    if write_card and models_dir is None:
-        raise typer.BadParameter(
-            "needs --models-dir: the shipped card is not written to", param_hint="--write-card"
-        )
-
-
-def _write_card(card_id: str, models_dir: Path | None, figures: dict[str, Any]) -> None:
-    from ai_training.ultrasound.card_figures import add_figures
-
-    path = registry.find(card_id, models_dir).path
-    if path.parent == registry.SHIPPED:
-        raise CardError(f"{path.name} is the shipped card: --models-dir holds none of this id")
-    add_figures(path, figures)
 
 
 def _planned(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-NOT_DIAGNOSTIC = "Not for diagnostic use."
+from ai_training.text import NOT_DIAGNOSTIC, interval
 
 
 def marks_text(result: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def legible_text(result: Mapping[str, Any], missed: Sequence[str]) -> str:
             f"{name}: {row['legible_before']} of {row['tokens']} tokens legible before, {row['left']} after "
             f"(at most {row['at_most']:.2%} by Clopper and Pearson)",
             f"  pictures with any: {_rate(row['pictures_with_any'])}; words of the overlay elsewhere: "
-            f"{row['elsewhere']}; strings that nobody wrote: {row['invented']}",
+            f"{row['elsewhere']}; strings not of the overlay: {row['invented']}",
         ]
         lines += [
             f"  picture {leak['picture']}, {leak['where']}: {leak['text']} at {leak['box']}"
@@ -76,12 +76,6 @@ def inpaint_text(result: Mapping[str, Any]) -> str:
                 if "difference" in row[where]
             ]
     return "\n".join([*lines, NOT_DIAGNOSTIC])
-
-
-def interval(values: Sequence[float], digits: int = 3) -> str:
-    """``[value, low, high]`` as ``0.690 [0.648, 0.730]``."""
-    value, low, high = values
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _synthetic(row: Mapping[str, Any]) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""What may draw a box, fitted and judged on five folds by patient."""
+"""Ways to locate a finding, fitted and evaluated on five folds by patient."""

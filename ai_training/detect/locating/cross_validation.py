@@ -9,7 +9,7 @@ evaluated. A label that does not pass gets no box.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,13 @@ class Case:
     def patients(self) -> list[str]:
         return [box.patient for box in self.boxes]
 
+    def of_boxes(self, found: Mapping[tuple[int, str], Place]) -> tuple[Place | None, ...]:
+        """Of one locator's predictions those for each box's image and label."""
+        return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LocatorPredictions:
-    """Predictions by locator: ``places`` for each box's own label, ``every`` by image and label."""
 
-    places: Mapping[str, tuple[Place | None, ...]]
-    every: Mapping[str, Mapping[tuple[int, str], Place]]
+Predictions = Mapping[str, Mapping[tuple[int, str], Place]]
+"""By locator, then by image and label: where the finding is."""
 
 
 def cross_validated(
@@ -78,27 +78,30 @@ def cross_validated(
     report: Report,
     count: int = FOLDS,
     more_locators: MoreLocators | None = None,
-) -> LocatorPredictions:
+) -> Predictions:
     """Predictions for every box and image by locators that were fitted without its patient."""
     fold = folds(case.boxes, count)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
     labels = sorted({box.label for box in case.boxes})
-    places: dict[str, list[Place | None]] = {}
-    every: dict[str, dict[tuple[int, str], Place]] = {}
+    found: dict[str, dict[tuple[int, str], Place]] = {}
     for number in range(count):
         report(number / count, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         arms = fitted(case, known, recipe)
         arms |= more_locators(number, known, arms) if more_locators else {}
         images = [image for image, its in image_fold.items() if its == number]
-        for arm, locator in arms.items():
-            answers = every.setdefault(arm, {})
-            for image in images:
-                answers |= {(image, k): place for k in labels if (place := locator.place(image, k))}
-            mine = places.setdefault(arm, [None] * len(case.boxes))
-            for index in np.flatnonzero(fold == number):
-                mine[index] = answers.get((case.rows[index], case.boxes[index].label))
-    return LocatorPredictions({arm: tuple(found) for arm, found in places.items()}, every)
+        for arm, places in predicted(arms, images, labels).items():
+            found.setdefault(arm, {}).update(places)
+    return found
+
+
+def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequence[str]) -> Predictions:
+    """What each locator predicts of every label in every image."""
+    pairs = [(image, label) for image in images for label in labels]
+    return {
+        arm: {pair: place for pair in pairs if (place := locator.place(*pair)) is not None}
+        for arm, locator in arms.items()
+    }
 
 
 def fitted(case: Case, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> dict[str, Locator]:
@@ -113,20 +116,24 @@ def fitted(case: Case, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> di
 
 
 def figures_of(
-    case: Case, predictions: LocatorPredictions, images: Sequence[ChestImage], card: Card, *, decide: bool
+    case: Case, predictions: Predictions, images: Sequence[ChestImage], card: Card, *, decide: bool
 ) -> dict[str, Any]:
     """All figures as they are printed; with ``decide`` each label says whether it passes."""
     truth = [corners(box) for box in case.boxes]
-    rows = {arm: place_figures(truth, found) for arm, found in predictions.places.items()}
+    rows = {arm: place_figures(truth, case.of_boxes(found)) for arm, found in predictions.items()}
     labels = sorted({box.label for box in case.boxes})
+    patients = np.array(case.patients)
+
+    def part(chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        mine = {arm: table[chosen] for arm, table in rows.items()}
+        return {"boxes": int(chosen.sum()), **compared(mine, patients[chosen].tolist())}
+
     per_label = []
     for label in labels:
         chosen = np.array([box.label == label for box in case.boxes])
         if not decide and chosen.sum() < FEWEST:
             continue
-        patients = [box.patient for box in case.boxes if box.label == label]
-        mine = {arm: table[chosen] for arm, table in rows.items()}
-        entry: dict[str, Any] = {"label": label, "boxes": int(chosen.sum()), **_compared(mine, patients)}
+        entry: dict[str, Any] = {"label": label, **part(chosen)}
         if decide:
             entry |= passes(entry)
         per_label.append(entry)
@@ -135,17 +142,13 @@ def figures_of(
         "images": len(case.paths),
         "patients": len(set(case.patients)),
         "children": sum(not box.adult for box in case.boxes),
-        **_compared(rows, case.patients),
+        **compared(rows, case.patients),
         "labels": per_label,
         "detection": _detections(case, predictions, images, card, labels),
     }
     unseen = np.array([box.split == "val" for box in case.boxes])
     if decide and unseen.any() and not unseen.all():
-        patients = [box.patient for box in case.boxes if box.split == "val"]
-        mine = {arm: table[unseen] for arm, table in rows.items()}
-        result["images that the classifier was not trained on"] = {
-            "boxes": int(unseen.sum()), **_compared(mine, patients),
-        }  # fmt: skip
+        result["images that the classifier was not trained on"] = part(unseen)
     return result
 
 
@@ -165,7 +168,8 @@ def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"passes": True, "why": ""}
 
 
-def _compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
+def compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
+    """The means of each locator's table ``[boxes, 6]``, and the first's paired differences to the others."""
     first, *others = rows
     return {
         "arms": {arm: means(table, patients) for arm, table in rows.items()},
@@ -174,11 +178,7 @@ def _compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[st
 
 
 def _detections(
-    case: Case,
-    predictions: LocatorPredictions,
-    images: Sequence[ChestImage],
-    card: Card,
-    labels: Sequence[str],
+    case: Case, predictions: Predictions, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
 ) -> dict[str, Any]:
     """mAP and FROC: a box's score is the label's probability times how sure the place is."""
     of_path = {image.path: image for image in images}
@@ -189,7 +189,7 @@ def _detections(
     positives = np.array([[(row, k) in drawn for k in labels] for row in range(len(case.paths))], bool)
     chance = case.read.chances[:, [[one.name for one in card.labels].index(k) for k in labels]]
     arms = {}
-    for arm, answers in predictions.every.items():
+    for arm, answers in predictions.items():
         found = []
         for (image, label), place in answers.items():
             column = labels.index(label)

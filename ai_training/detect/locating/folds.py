@@ -1,4 +1,4 @@
-"""Five folds by patient: every box is judged once, by what was fitted without its patient."""
+"""Five folds by patient: every box is evaluated once, by what was fitted without its patient."""
 
 from __future__ import annotations
 

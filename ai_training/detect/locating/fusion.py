@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, chances, mean_over, part_rectangles
+from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, mean_over, part_rectangles, softmax
 from ai_training.detect.locating.locators import Floats
 from ai_training.detect.locating.scores import Place
 from ai_training.detect.locating.truth import corners
@@ -96,7 +96,7 @@ class FittedHead:
 
     def chosen(self, label: str, scores: Floats) -> Place:
         """The box of ``label`` where its candidates have these scores."""
-        found = self.head.choose(label, chances(scores))
+        found = self.head.choose(label, softmax(scores))
         return Place(found.corners, found.point, found.score)
 
     def layer(self) -> tuple[Floats, Floats]:

@@ -1,7 +1,7 @@
 """What boxes are worth: T(IoU), pointing game, average precision, FROC; every interval is 95 %, by patient.
 
 Two questions, two sets of figures. *Where is it?*: every box of the truth is asked for by its label, as if
-the classifier had already said that the finding is there (:func:`place_figures`). *Is it there, and where?*:
+the finding were known to be there (:func:`place_figures`). *Is it there, and where?*:
 every label is asked of every image (:func:`detection_figures`); since the lists are not exhaustive, an image
 with a label but without a box of it is left out of that label.
 """
@@ -17,9 +17,9 @@ import numpy.typing as npt
 from ai_training.detect.locating.truth import overlap
 from ai_training.metrics import (
     Floats,
-    Interval,
     average_precision,
     interval,
+    mean_interval,
     patient_weights,
     resampled_average_precision,
 )
@@ -69,11 +69,8 @@ def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None])
 def means(figures: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, list[float]]:
     """The mean of each column with its interval; of a difference of two tables, the paired difference."""
     weights = patient_weights(patients)
-    resampled = (weights @ figures) / weights.sum(1, keepdims=True)
-    return {
-        name: interval(float(figures[:, column].mean()), resampled[:, column]).as_list()
-        for column, name in enumerate(PLACE_NAMES)
-    }
+    columns = enumerate(PLACE_NAMES)
+    return {name: mean_interval(figures[:, column], weights).as_list() for column, name in columns}
 
 
 def detection_figures(
@@ -173,8 +170,4 @@ def _minus(a: _Resampled, b: _Resampled) -> _Resampled:
 
 
 def _as_lists(figures: Mapping[str, _Resampled]) -> dict[str, list[float]]:
-    return {name: _interval(*values).as_list() for name, values in figures.items()}
-
-
-def _interval(value: float, rows: Floats) -> Interval:
-    return interval(value, rows)
+    return {name: interval(*values).as_list() for name, values in figures.items()}

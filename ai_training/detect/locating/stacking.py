@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest.boxes import trusting
+from ai_pipeline.chest.boxes import raised_near_detections
 from ai_pipeline.models.card import Card
 from ai_training.detect.locating import fusion
-from ai_training.detect.locating.cross_validation import MEAN_T, Case, LocatorPredictions, cross_validated
+from ai_training.detect.locating.cross_validation import MEAN_T, Case, Predictions, cross_validated
 from ai_training.detect.locating.folds import folds
 from ai_training.detect.locating.locators import Locator
 from ai_training.detect.locating.scores import Place, place_figures
@@ -41,12 +41,14 @@ class Stacked:
         if label not in self.head.head.candidates:
             return None
         boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
-        return self.head.chosen(label, trusting(self.head.scores(image, label), boxes, drawn, self.trust))
+        return self.head.chosen(
+            label, raised_near_detections(self.head.scores(image, label), boxes, drawn, self.trust)
+        )
 
 
 def stacked_in_folds(
     case: Case, card: Card, runs: Path, recipe: YoloRecipe, report: Report
-) -> tuple[LocatorPredictions, float]:
+) -> tuple[Predictions, float]:
     """All arms in five folds, ``fusion`` being head and YOLO, and the trust that is best on all of them.
 
     The YOLO of a fold is trained into ``runs`` where it is not there yet.
@@ -62,32 +64,22 @@ def stacked_in_folds(
     return settled(case, cross_validated(case, fusion.BoxHeadRecipe(), report, more_locators=more_locators))
 
 
-def settled(case: Case, predictions: LocatorPredictions) -> tuple[LocatorPredictions, float]:
+def settled(case: Case, predictions: Predictions) -> tuple[Predictions, float]:
     """``predictions`` with one locator ``fusion`` instead of one for each trust, and the trust that ships."""
     fold = folds(case.boxes)
-    of_image = dict(zip(case.rows, fold, strict=True))
+    of_image = dict(zip(case.rows, fold.tolist(), strict=True))
     truth = [corners(box) for box in case.boxes]
-    worth = np.stack([place_figures(truth, predictions.places[_arm(trust)])[:, MEAN_T] for trust in TRUSTS])
-    best = {number: TRUSTS[_best(worth[:, fold != number])] for number in set(fold.tolist())}
-    places = {
-        "fusion": tuple(
-            predictions.places[_arm(best[number])][index] for index, number in enumerate(fold.tolist())
-        ),
-        "head": predictions.places["fusion"],
+    arms = [predictions[_arm(trust)] for trust in TRUSTS]
+    worth = np.stack([place_figures(truth, case.of_boxes(found))[:, MEAN_T] for found in arms])
+    best = {number: arms[_best(worth[:, fold != number])] for number in set(of_image.values())}
+    fusion = {
+        pair: place
+        for number, found in best.items()
+        for pair, place in found.items()
+        if of_image[pair[0]] == number
     }
-    every = {
-        "fusion": {
-            key: place
-            for number, trust in best.items()
-            for key, place in predictions.every[_arm(trust)].items()
-            if of_image[key[0]] == number
-        },
-        "head": predictions.every["fusion"],
-    }
-    others = ("yolo", "activation", "constant", "centre")
-    places |= {arm: predictions.places[arm] for arm in others}
-    every |= {arm: dict(predictions.every[arm]) for arm in others}
-    return LocatorPredictions(places, every), TRUSTS[_best(worth)]
+    others = {arm: predictions[arm] for arm in ("yolo", "activation", "constant", "centre")}
+    return {"fusion": fusion, "head": predictions["fusion"], **others}, TRUSTS[_best(worth)]
 
 
 def _best(worth: npt.NDArray[np.float64]) -> int:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ai_pipeline.chest.boxes import PARTS
-from ai_pipeline.chest.classifier import probability
 from ai_pipeline.errors import CardError, NotThisNetwork
 from ai_pipeline.models.card import Card
-from ai_pipeline.models.engine import parameters
 from ai_pipeline.models.preprocess import normalise, prepare
-from ai_pipeline.networks.architectures import from_arrays
 from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_training.calibrate import probabilities
 from ai_training.detect.locating.locators import Floats
+from ai_training.networks.classifier import torch_network
 from ai_training.sets.chest import read_grey
 
 BATCH = 8
@@ -35,17 +34,13 @@ class TrunkFeatures:
 
 def trunk_of(card: Card) -> PlacedClassifier:
     """The classifier of ``card`` in torch. Raises CardError when it is not one of this project's."""
-    assert card.input is not None
-    arrays = parameters(card.file("classifier"))
     try:
-        network, _ = from_arrays(
-            card.architecture, arrays, len(card.labels), card.input.channels, card.input.size
-        )
+        network = torch_network(card)
     except NotThisNetwork as error:
         raise CardError(str(error)) from error
     if not isinstance(network, PlacedClassifier):
         raise CardError(f"{card.name}: boxes are fitted to the layers of a {PlacedClassifier.__name__}")
-    return network.eval()
+    return network
 
 
 def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> TrunkFeatures:
@@ -65,11 +60,8 @@ def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str]
             maps.append(middle.numpy())
             logits.append(network.head(features.mean((2, 3))).numpy())
             report((start + len(squares)) / len(paths), "reading images")
-    scores = np.concatenate(logits)
-    chance = [
-        [probability(label, float(v)) for label, v in zip(card.labels, row, strict=True)] for row in scores
-    ]
-    return TrunkFeatures(np.concatenate(maps), np.array(chance, np.float32))
+    chances = probabilities(card.labels, np.concatenate(logits))
+    return TrunkFeatures(np.concatenate(maps), chances.astype(np.float32))
 
 
 class BoxNetwork(nn.Module):

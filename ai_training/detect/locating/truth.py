@@ -1,43 +1,20 @@
-"""Radiologists' boxes from every list that we can read, as one table of :class:`TruthBox`.
+"""Radiologists' boxes as one table of :class:`TruthBox`: those of ``--data``, and of further lists.
 
-``boxes.csv``             of the public sets and
-``BBox_List_2017.csv``    of the NIH download come with ``--data`` (:mod:`ai_training.sets`);
-``BBox_List_2017.csv``    may also be named alone: the whole list, for whichever images are there;
-``*.json``                of ChestX-Det and ChestX-Det10 (J. Liu, J. Lian, Y. Yu, arXiv 2006.10550), a list of
-                          ``{"file_name": "00000042_006.png", "syms": ["Mass"], "boxes": [[1, 2, 30, 40]]}``
-                          (corners), several boxes of one label in an image being usual.
-
-Both give pixels of 1,024 squares, as NIH published them; the files at hand may be smaller copies.
+``boxes.csv`` of the public sets and ``BBox_List_2017.csv`` of the NIH download come with ``--data``
+(:mod:`ai_training.sets`). The latter may also be named alone: the whole list, for whichever images are there;
+so may the lists of ChestX-Det (:mod:`ai_training.sets.box_lists`).
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ai_training.errors import DataMissing
-from ai_training.sets.chest import LABELS, ChestImage, TruthBox, chest_set
+from ai_training.sets.box_lists import listed_boxes
+from ai_training.sets.chest import TruthBox, chest_set
 
-SIDE = 1024.0  # pixels of the images that both lists were drawn on
-RENAMED = {
-    "Infiltrate": "Infiltration",
-    "Pleural Thickening": "Pleural_Thickening",
-    "Diffuse Nodule": "Nodule",
-}
 SAME = 0.5  # two boxes of one label that overlap so much are one
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of a list: the file's name, the label as this project spells it, corners in pixels."""
-
-    file: str
-    label: str
-    corners: tuple[float, float, float, float]
 
 
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
@@ -51,7 +28,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
     boxes = list(found.boxes)
     by_name = {image.path.stem: image for image in found.images}
     for path in more:
-        boxes += _new(boxes, _placed(_rows(path), by_name))
+        boxes += _new(boxes, listed_boxes(path, by_name))
     if not boxes:
         raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/training.md)")
     return tuple(boxes)
@@ -59,8 +36,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 
 def corners(box: TruthBox) -> tuple[float, float, float, float]:
     """``(left, top, right, bottom)`` as shares of the image's side, cut at its edges."""
-    edges = (box.left, box.top, box.right, box.bottom)
-    left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in edges)
+    left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in box.corners)
     return left, top, right, bottom
 
 
@@ -73,46 +49,6 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     common = width * height
     both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
     return common / (both - common)
-
-
-def _rows(path: Path) -> Iterator[_Row]:
-    if not path.is_file():
-        raise DataMissing(f"{path} is missing")
-    try:
-        yield from _json_rows(path) if path.suffix.lower() == ".json" else _list_rows(path)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error
-
-
-def _json_rows(path: Path) -> Iterator[_Row]:
-    listed: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    for entry in listed:
-        for label, box in zip(entry["syms"], entry["boxes"], strict=True):
-            left, top, right, bottom = (float(edge) for edge in box)
-            yield _Row(entry["file_name"], RENAMED.get(label, label), (left, top, right, bottom))
-
-
-def _list_rows(path: Path) -> Iterator[_Row]:
-    """By position: the header is ``Image Index,Finding Label,Bbox [x,y,w,h],,,`` and names half of them."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        if next(rows, [""])[0] != "Image Index":
-            raise ValueError("its first column is not 'Image Index'")
-        for row in rows:
-            left, top, width, height = (float(value) for value in row[2:6])
-            yield _Row(row[0], RENAMED.get(row[1], row[1]), (left, top, left + width, top + height))
-
-
-def _placed(rows: Iterable[_Row], images: Mapping[str, ChestImage]) -> Iterator[TruthBox]:
-    for row in rows:
-        image = images.get(Path(row.file).stem)
-        left, top, right, bottom = row.corners
-        if image is None or row.label not in LABELS or not (left < right and top < bottom):
-            continue
-        yield TruthBox(
-            file=row.file, label=row.label, left=left, top=top, right=right, bottom=bottom,
-            split=image.split, path=image.path, side=SIDE, patient=image.patient, adult=image.adult,
-        )  # fmt: skip
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:

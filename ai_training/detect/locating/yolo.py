@@ -29,8 +29,8 @@ from ai_pipeline.models.preprocess import prepare
 from ai_pipeline.models.registry import Card, Chain
 from ai_pipeline.networks.efficientnet import FINE, MIDDLE, from_arrays
 from ai_pipeline.networks.foreign import offer_torchvision_operators
-from ai_training.chest.export import strip
 from ai_training.detect.locating.truth import corners
+from ai_training.onnx_file import strip
 from ai_training.sets.chest import TruthBox, read_grey
 
 FILE = "yolo.onnx"
@@ -139,12 +139,12 @@ class _Trunk(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         net = self.backbone
         x = net._swish(net._bn0(net._conv_stem((images * 255.0 - self.mean) / self.scale)))
-        kept = []
+        maps = []
         for index, block in enumerate(net._blocks):
             x = block(x)
             if index in (FINE, MIDDLE):
-                kept.append(x)
-        return [*kept, x]
+                maps.append(x)
+        return [*maps, x]
 
 
 def _levels(card: Card) -> tuple[float, float]:

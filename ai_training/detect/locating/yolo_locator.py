@@ -16,9 +16,9 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.preprocess import normalise, prepare
 from ai_training.detect.locating import fusion
-from ai_training.detect.locating.cross_validation import Case
+from ai_training.detect.locating.cross_validation import Case, compared
 from ai_training.detect.locating.locators import Floats, Locator, centre, constant
-from ai_training.detect.locating.scores import Place, means, place_figures
+from ai_training.detect.locating.scores import Place, place_figures
 from ai_training.detect.locating.truth import corners, detection_boxes
 from ai_training.detect.locating.yolo import FILE, YoloRecipe, labels_of, train_yolo
 from ai_training.progress import Report
@@ -104,16 +104,9 @@ def trained_and_judged(
         "constant": constant(known),
         "centre": centre(known),
     }
-    places = {
-        arm: [one.place(row, box.label) for row, box in zip(rows, asked, strict=True)]
+    truth = [corners(box) for box in asked]
+    tables = {
+        arm: place_figures(truth, [one.place(row, box.label) for row, box in zip(rows, asked, strict=True)])
         for arm, one in arms.items()
     }
-    truth, patients = [corners(box) for box in asked], [box.patient for box in asked]
-    tables = {arm: place_figures(truth, found) for arm, found in places.items()}
-    return {
-        "boxes": len(asked),
-        "arms": {arm: means(table, patients) for arm, table in tables.items()},
-        "differences": {
-            f"yolo - {arm}": means(tables["yolo"] - tables[arm], patients) for arm in list(tables)[1:]
-        },
-    }
+    return {"boxes": len(asked), **compared(tables, [box.patient for box in asked])}

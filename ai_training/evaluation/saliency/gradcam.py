@@ -15,17 +15,11 @@ import torch
 from torch import Tensor, nn
 
 
-def grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None = None) -> Tensor:
-    """Where ``network`` sees class number ``label``: ``[N, h, w]``, 0 and up, in the grid of ``layer``.
-
-    What speaks against the class is cut off, so that the map of an image without any sign of it is 0
-    everywhere; :func:`signed_grad_cam`, which says what the parameters are, keeps it.
-    """
-    return torch.relu(signed_grad_cam(network, images, label, layer))
-
-
 def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str | None = None) -> Tensor:
-    """Feature maps weighted by the mean gradient of the class's score, not cut off at 0: ``[N, h, w]``.
+    """Where ``network`` sees class number ``label``: ``[N, h, w]`` in the grid of ``layer``.
+
+    Feature maps weighted by the mean gradient of the class's score. What speaks against the class is below 0
+    (Grad-CAM as published cuts it off).
 
     ``images``: what the network takes, ``[N, C, H, W]``, any size. ``layer``: the path of the module whose
     output ``[N, K, h, w]`` is weighted, as ``named_modules`` writes it (``"features.denseblock4"``); without
@@ -37,16 +31,16 @@ def signed_grad_cam(network: nn.Module, images: Tensor, label: int, layer: str |
     """
     with _observed(network) as maps, torch.enable_grad():
         score = _score(network, images, label)
-        name, kept = (layer, _named(network, maps, layer)) if layer else _last(score, maps)
-        (gradient,) = torch.autograd.grad(score, kept, allow_unused=True)
+        name, features = (layer, _named(network, maps, layer)) if layer else _last(score, maps)
+        (gradient,) = torch.autograd.grad(score, features, allow_unused=True)
     if gradient is None:
         raise ValueError(f"the score of class {label} does not depend on {name!r}")
     weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * kept.detach()).sum(1)
+    return (weights * features.detach()).sum(1)
 
 
 def last_feature_maps(network: nn.Module, images: Tensor) -> str:
-    """The path of the last module that still says where: the default layer of :func:`grad_cam`.
+    """The path of the last module that still says where: the default layer of :func:`signed_grad_cam`.
 
     It is the last one to finish whose output is ``[N, K, h, w]`` with more than one cell and on which the
     logits depend. That need not be a convolution, nor the module registered last: the last convolution of a
@@ -105,8 +99,8 @@ def _named(network: nn.Module, maps: dict[str, Tensor], layer: str) -> Tensor:
 
 
 def _last(score: Tensor, maps: dict[str, Tensor]) -> tuple[str, Tensor]:
-    for name, kept in reversed(maps.items()):
-        (gradient,) = torch.autograd.grad(score, kept, allow_unused=True, retain_graph=True)
+    for name, features in reversed(maps.items()):
+        (gradient,) = torch.autograd.grad(score, features, allow_unused=True, retain_graph=True)
         if gradient is not None:
-            return name, kept
+            return name, features
     raise ValueError("no module gives feature maps [N, K, h, w] on which the logits depend: name a layer")

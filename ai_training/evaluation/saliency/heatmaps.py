@@ -25,16 +25,15 @@ from torch import Tensor, nn
 
 from ai_pipeline.chest.classifier import Analysis, Classifier
 from ai_pipeline.chest.explain import Activation, heatmap
-from ai_pipeline.errors import CardError, NotThisNetwork
-from ai_pipeline.models.engine import parameters
+from ai_pipeline.errors import NotThisNetwork
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import Card
-from ai_pipeline.networks.architectures import from_arrays
 from ai_training.evaluation.saliency.gradcam import last_feature_maps, signed_grad_cam
-from ai_training.evaluation.saliency.randomised import Explain, Map, mean_by_patient, randomisation
-from ai_training.metrics import patient_weights
+from ai_training.evaluation.saliency.randomised import Explain, Map, randomisation
+from ai_training.metrics import mean_interval, patient_weights
+from ai_training.networks.classifier import torch_network
 from ai_training.sets.chest import TruthBox, read_grey, truth_boxes
 
+AT_ONCE = 4  # images whose feature maps are held with their gradients: 50 MB each
 CENTRE_SPREAD = 0.25  # standard deviation of the centre prior, as a share of the image's side
 IMAGES = 24  # of the randomisation check, each of another patient
 PLACE_HEAD = ("", "place")  # of PlacedClassifier: the usual places, and the layer that reads the maps
@@ -75,33 +74,6 @@ def saliency_figures(
     }
 
 
-def saliency_lines(figures: Mapping[str, Any]) -> list[str]:
-    """:func:`saliency_figures` as lines of text."""
-    if not figures:
-        return []
-    lines = [
-        f"heat maps on {figures['boxes']} boxes: {game}: "
-        + ", ".join(f"{name} {_text(values)}" for name, values in figures[game].items())
-        for game in ("pointing", "energy")
-    ]
-    return [
-        *lines,
-        *(
-            f"layers randomised, {name}: Spearman, SSIM "
-            + "; ".join(
-                f"{upto} {_text(stage['spearman'])}, {_text(stage['ssim'])}"
-                for upto, stage in (
-                    ("top", stages[0]),
-                    ("upper half", stages[len(stages) // 2]),
-                    ("all", stages[-1]),
-                )
-            )
-            for name, stages in figures.get("randomisation", {}).items()
-            if name != "images"
-        ),
-    ]
-
-
 def pointing_game(boxes: Sequence[TruthBox], maps: Mapping[str, Sequence[Map]]) -> dict[str, Any]:
     """Pointing (is the peak in the box?) and energy (share of the map in the box) of each method.
 
@@ -116,9 +88,9 @@ def pointing_game(boxes: Sequence[TruthBox], maps: Mapping[str, Sequence[Map]]) 
     first, *others = maps
     return {
         game: {
-            **{name: mean_by_patient(values, weights) for name, values in scores.items()},
+            **{name: mean_interval(values, weights).as_list() for name, values in scores.items()},
             **{
-                f"{first} - {other}": mean_by_patient(scores[first] - scores[other], weights)
+                f"{first} - {other}": mean_interval(scores[first] - scores[other], weights).as_list()
                 for other in others
             },
         }
@@ -143,16 +115,6 @@ def constant_maps(boxes: Sequence[TruthBox], side: int = 512) -> dict[str, Map]:
             total[_inside(box, side)] += 1.0 / len(own)
         found[label] = total
     return found
-
-
-def torch_network(card: Card) -> nn.Module:
-    """The classifier of ``card`` in torch. Raises CardError; NotThisNetwork where torch cannot build it."""
-    if card.input is None:
-        raise CardError(f"{card.path.name}: a network needs an input")
-    arrays = parameters(card.file("classifier"))
-    return from_arrays(card.architecture, arrays, len(card.labels), card.input.channels, card.input.size)[
-        0
-    ].eval()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,9 +146,9 @@ class _Question:
         return self.analysis.rows
 
     def shown(self, places: Map | None = None) -> Map:
-        """The map that the heat map draws; with ``places [labels, h, w]`` as if the network had said them."""
-        said = self.analysis if places is None else replace(self.analysis, places=places)
-        found = self.classifier.activation(said, self.label)
+        """The map that the heat map draws; with ``places [labels, h, w]`` in place of the network's own."""
+        analysis = self.analysis if places is None else replace(self.analysis, places=places)
+        found = self.classifier.activation(analysis, self.label)
         assert found is not None  # as of() has seen
         return found.values
 
@@ -215,8 +177,8 @@ class _Explained:
     def randomised(self) -> dict[str, Any]:
         """The randomisation check of the shown maps and of Grad-CAM, on one question a patient.
 
-        The place head holds the usual place of each label; where it is kept, one sees how much of the shown
-        map comes from the network below.
+        The place head holds the usual place of each label; with it left as trained, one sees how much of the
+        shown map comes from the network below.
         """
         chosen = list({question.box.patient: question for question in self._questions}.values())[:IMAGES]
         images = torch.cat([question.image for question in chosen])
@@ -225,7 +187,7 @@ class _Explained:
         def shown(network: nn.Module, images: Tensor) -> npt.NDArray[np.float32]:
             with torch.inference_mode():
                 places = network(images)[2].numpy()
-            return np.stack([question.shown(said) for question, said in zip(chosen, places, strict=True)])
+            return np.stack([question.shown(own) for question, own in zip(chosen, places, strict=True)])
 
         def grad_cam(network: nn.Module, _images: Tensor) -> npt.NDArray[np.float32]:
             return self._grad_cams(network, chosen)
@@ -235,21 +197,22 @@ class _Explained:
             checks.append(("shown, place head kept", shown, PLACE_HEAD))
         checks.append(("grad_cam", grad_cam, PLACE_HEAD))
         stages = {
-            name: randomisation(self._network, images, patients, explain, kept=kept)
-            for name, explain, kept in checks
+            name: randomisation(self._network, images, patients, explain, spared=spared)
+            for name, explain, spared in checks
         }
         return {"images": len(chosen)} | {
             name: [asdict(stage) for stage in found] for name, found in stages.items()
         }
 
     def _grad_cams(self, network: nn.Module, questions: Sequence[_Question]) -> npt.NDArray[np.float32]:
-        """One map a question; those with the same label pass the network together."""
+        """One map a question; those with the same label pass the network a few at a time."""
         found: dict[int, Map] = {}
         for label in {question.label for question in questions}:
             rows = [row for row, question in enumerate(questions) if question.label == label]
-            images = torch.cat([questions[row].image for row in rows])
-            maps = signed_grad_cam(network, images, label, self._layer).numpy()
-            found |= dict(zip(rows, maps, strict=True))
+            for few in (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)):
+                images = torch.cat([questions[row].image for row in few])
+                maps = signed_grad_cam(network, images, label, self._layer).numpy()
+                found |= dict(zip(few, maps, strict=True))
         return np.stack([found[row] for row in range(len(questions))])
 
 
@@ -273,14 +236,9 @@ def _energy(box: TruthBox, values: Map) -> float:
 
 
 def _inside(box: TruthBox, side: int) -> tuple[slice, slice]:
-    left, top, right, bottom = (edge * side / box.side for edge in (box.left, box.top, box.right, box.bottom))
+    left, top, right, bottom = (edge * side / box.side for edge in box.corners)
     return slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
 
 
 def _resized(values: Map, side: int) -> Map:
     return np.asarray(cv2.resize(values, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def _text(values: Sequence[float]) -> str:
-    value, low, high = values
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

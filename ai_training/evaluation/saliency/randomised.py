@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from torch import Generator, Tensor, nn
 
-from ai_training.metrics import interval, patient_weights
+from ai_training.metrics import mean_interval, patient_weights
 
 Map = npt.NDArray[np.float32]
 Explain = Callable[[nn.Module, Tensor], npt.NDArray[np.float32]]
@@ -48,49 +48,44 @@ def randomisation(
     patients: Sequence[str],
     explain: Explain,
     *,
-    kept: Collection[str] = (),
+    spared: Collection[str] = (),
     seed: int = SEED,
 ) -> list[Stage]:
     """Cascading re-initialisation from the top, a stage at a time (:func:`cascade`)."""
     trained = explain(network, images)
     weights = patient_weights(patients)
     stages: list[Stage] = []
-    for layer, changed in cascade(network, images[:1], kept=kept, seed=seed):
+    for layer, changed in cascade(network, images[:1], spared=spared, seed=seed):
         maps = explain(changed, images)
         pairs = list(zip(trained, maps, strict=True))
         ranks = np.array([_rank_correlation(before, after) for before, after in pairs])
         structure = np.array([_similarity(before, after) for before, after in pairs])
-        stages.append(Stage(layer, mean_by_patient(ranks, weights), mean_by_patient(structure, weights)))
+        found = [mean_interval(values, weights).as_list() for values in (ranks, structure)]
+        stages.append(Stage(layer, *found))
     return stages
 
 
 def cascade(
-    network: nn.Module, example: Tensor, *, kept: Collection[str] = (), seed: int = SEED
+    network: nn.Module, example: Tensor, *, spared: Collection[str] = (), seed: int = SEED
 ) -> Iterator[tuple[str, nn.Module]]:
     """A copy of ``network`` that loses its layers from the top, with the name of the one lost last.
 
     The order is that in which the modules finish when ``example`` passes; the first is lost alone, the others
     in at most ``STAGES - 1`` groups. Each parameter is drawn from a normal distribution of its own mean and
     spread, so that a network without batch normalisation still passes something on. The modules named
-    ``kept`` (``""`` for the network itself) stay as they are. The same module is given each time, changed
+    ``spared`` (``""`` for the network itself) stay as they are. The same module is given each time, changed
     further.
     """
     changed = deepcopy(network).eval()
     random = torch.Generator().manual_seed(seed)
     first, *others = [
-        (name, module) for name, module in reversed(_in_order(changed, example)) if name not in kept
+        (name, module) for name, module in reversed(_in_order(changed, example)) if name not in spared
     ]
     shares = np.array_split(np.arange(len(others)), min(STAGES - 1, len(others)))
     for group in [[first], *([others[at] for at in share] for share in shares)]:
         for _, module in group:
             _reinitialise(module, random)
         yield group[-1][0] or "network", changed
-
-
-def mean_by_patient(values: npt.NDArray[np.float64], weights: npt.NDArray[np.floating]) -> list[float]:
-    """The mean with its 95 % interval, ``weights`` as :func:`patient_weights` gives them."""
-    resampled = (weights @ values) / weights.sum(1)
-    return interval(float(values.mean()), resampled).as_list()
 
 
 def _rank_correlation(before: Map, after: Map) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation import Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.fill.inpainters import Classical
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
 
@@ -93,11 +93,9 @@ def cut_holes(burned: BurnIn, count: int, side: int, random: np.random.Generator
 
 def detected_mask(burned: BurnIn, random: np.random.Generator) -> Mask:
     """The mask as it comes at run time: grown by 1 to 4 pixels, texts at times as whole boxes."""
-    grown = burned.mask.copy()
+    grown = burned.owners > 0
     if random.random() < BOXED:
         for thing in burned.objects:
-            left, top, right, bottom = thing.box
-            if thing.kind is MarkClass.TEXT and (bottom - top) < 0.15 * min(grown.shape):
-                grown[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = 255
-    reach = 2 * int(random.integers(1, 5)) + 1
-    return np.asarray(cv2.dilate(grown, np.ones((reach, reach), np.uint8)) > 0, np.bool_)
+            if thing.kind is MarkClass.TEXT and thing.box[3] - thing.box[1] < 0.15 * min(grown.shape):
+                grown[index_of(thing.box)] = True
+    return dilated(grown, 2 * int(random.integers(1, 5)) + 1)

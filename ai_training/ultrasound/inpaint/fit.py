@@ -19,10 +19,16 @@ from torch.utils.data import DataLoader
 from ai_training.networks.inpaint import ARCHITECTURES, Filler, PatchDiscriminator, Vae
 from ai_training.networks.perception import Perception
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST, Plan, TrainingRun, Validation
+from ai_training.runs import Plan, TrainingRun, Validation
 from ai_training.ultrasound.inpaint.data import Hole, HoleBatches, HoleMix, as_tensors, cut_holes
 from ai_training.ultrasound.inpaint.export import export_filler, file_id, write_filler_card
-from ai_training.ultrasound.inpaint.loss import LossWeights, divergence, fooling, judging, reconstruction
+from ai_training.ultrasound.inpaint.loss import (
+    LossWeights,
+    discriminator_loss,
+    divergence,
+    generator_loss,
+    reconstruction,
+)
 from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.overlays import TRAIN, clean_frames
 
@@ -53,12 +59,7 @@ class InpaintRecipe:
 
 
 def train(
-    data: Path,
-    out: Path,
-    recipe: InpaintRecipe,
-    *,
-    resume: bool = False,
-    report: Report = silent,
+    data: Path, out: Path, recipe: InpaintRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
     """Train, choose by validation, export; returns the card. ``out`` receives checkpoints and weights too.
 
@@ -66,11 +67,8 @@ def train(
     """
     torch.set_num_threads(recipe.threads)
     run = _Run(data, out, recipe)
-    if resume:
-        run.load()
-    run.train(report)
     network = ARCHITECTURES[recipe.architecture]()
-    network.load_state_dict(torch.load(out / BEST, weights_only=True))
+    network.load_state_dict(run.finish(report, resume=resume))
     export_filler(network, out / f"{file_id(recipe.architecture)}.onnx")
     best = run.best
     described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen_iteration": best["iteration"]}
@@ -139,11 +137,11 @@ class _Run(TrainingRun):
             loss = loss + recipe.weights.divergence * divergence(self.network.moments)
         if recipe.adversarial and self.done >= recipe.adversary_from * recipe.iterations:
             self._train_adversary(made.detach(), truth, hole)
-            loss = loss + recipe.weights.adversarial * fooling(self.adversary(made, hole), hole)
+            loss = loss + recipe.weights.adversarial * generator_loss(self.adversary(made, hole), hole)
         return loss
 
     def _train_adversary(self, made: Tensor, truth: Tensor, hole: Tensor) -> None:
-        loss = judging(self.adversary(truth, hole), self.adversary(made, hole), hole)
+        loss = discriminator_loss(self.adversary(truth, hole), self.adversary(made, hole), hole)
         self.against.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.against.step()

@@ -1,4 +1,4 @@
-"""What a filled hole is judged by in training: values, edges, spectrum, features, style, an adversary."""
+"""The terms of the loss of a filled hole: values, edges, spectrum, features, style, an adversary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LossWeights:
 
 
 def reconstruction(
-    made: Tensor, truth: Tensor, hole: Tensor, weights: LossWeights, eye: Perception
+    made: Tensor, truth: Tensor, hole: Tensor, weights: LossWeights, perception: Perception
 ) -> Tensor:
     """All terms that need no adversary. ``made`` equals the picture outside ``hole``."""
     difference = (made - truth) * hole
@@ -44,8 +44,8 @@ def reconstruction(
         loss = loss + weights.spectrum * l1_loss(_spectrum(made), _spectrum(truth))
     if weights.perceptual or weights.style:
         with torch.no_grad():
-            wanted = eye.layers(truth)
-        for have, want in zip(eye.layers(made), wanted, strict=True):
+            wanted = perception.layers(truth)
+        for have, want in zip(perception.layers(made), wanted, strict=True):
             loss = loss + weights.perceptual * l1_loss(have, want)
             loss = loss + weights.style * l1_loss(_gram(have), _gram(want))
     return loss
@@ -57,12 +57,12 @@ def divergence(moments: tuple[Tensor, Tensor]) -> Tensor:
     return 0.5 * (mean.square() + logarithm.exp() - 1 - logarithm).mean()
 
 
-def fooling(said: Tensor, hole: Tensor) -> Tensor:
+def generator_loss(scores: Tensor, hole: Tensor) -> Tensor:
     """The generator's hinge loss, over the patches that the hole touches."""
-    return -_over_holes(said, said, hole)
+    return -_over_holes(scores, scores, hole)
 
 
-def judging(real: Tensor, made: Tensor, hole: Tensor) -> Tensor:
+def discriminator_loss(real: Tensor, made: Tensor, hole: Tensor) -> Tensor:
     """The discriminator's hinge loss, over the same patches."""
     return _over_holes(relu(1 - real), real, hole) + _over_holes(relu(1 + made), made, hole)
 
@@ -82,7 +82,7 @@ def _edges(made: Tensor, truth: Tensor, hole: Tensor) -> Tensor:
 
 
 def _spectrum(picture: Tensor) -> Tensor:
-    """Logarithm of the amplitudes: speckle is told by its spectrum, not by its values."""
+    """Logarithm of the amplitudes: speckle is recognised by its spectrum, not by its values."""
     transformed = torch.fft.rfft2(picture.mean(1), norm="ortho")
     return torch.log1p(transformed.abs())
 

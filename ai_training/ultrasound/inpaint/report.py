@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 
 from ai_pipeline.burnin.annotation import Mask, Picture
 from ai_pipeline.burnin.fill.inpainters import Inpainter
+from ai_training.text import interval, markdown_table
 from ai_training.ultrasound.inpaint.scores import (
     FIGURES,
     REFERENCE,
     UNCLEANED,
     fills,
     given_mask,
-    judged_pictures,
+    measured_pictures,
 )
 from ai_training.ultrasound.marks import snapshots
 from ai_training.ultrasound.marks.real_frames import coloured_frames
@@ -68,7 +69,7 @@ class Gallery:
     ) -> Iterator[tuple[CleanFrame, Picture]]:
         """A grid for each of the first pictures of every wanted set."""
         open_ = dict(wanted)
-        for frame, burned in judged_pictures(self.data, 200, self.split):
+        for frame, burned in measured_pictures(self.data, 200, self.split):
             if open_.get(frame.source, 0) > 0 and burned.mask.any():
                 open_[frame.source] -= 1
                 yield frame, self.grid(burned, side, detected=detected)
@@ -91,7 +92,7 @@ class Gallery:
         return snapshots.stacked(rows)
 
     def real(self, count: int) -> Iterator[tuple[str, Picture]]:
-        """Real validation frames of ``us_ovarian`` before and after; what the marks hid nobody knows."""
+        """Real validation frames of ``us_ovarian`` before and after; what the marks hid is not known."""
         if self.planned is None:
             return
         for frame in coloured_frames(self.data, "val"):
@@ -160,24 +161,23 @@ def tables(result: Mapping[str, Any]) -> list[str]:
             continue
         for place, title in PLACES.items():
             lines += [f"**{mask_title.capitalize()}, {title}** ({rows[0]['pictures']} pictures)", ""]
-            lines += _table(["", *TITLES.values(), *(["KID"] if place == "inside" else [])])
-            lines += [_row(row, place, kid=place == "inside") for row in rows]
-            lines += [""]
+            kid = ["KID"] if place == "inside" else []
+            lines += markdown_table(
+                ("", *TITLES.values(), *kid), (_row(row, place, kid=bool(kid)) for row in rows)
+            )
         lines += [f"**{mask_title.capitalize()}: paired difference to {REFERENCE}, in the mask**", ""]
-        lines += _table(["", *TITLES.values(), "KID", "PSNR tells"])
-        lines += [_difference(row) for row in rows if "kid_difference" in row]
-        lines += [""]
+        lines += markdown_table(
+            ("", *TITLES.values(), "KID", "PSNR tells"),
+            (_difference(row) for row in rows if "kid_difference" in row),
+        )
     return lines[:-1]
 
 
 def published(figures: Mapping[str, Any]) -> list[str]:
     """Markdown: the published figures, as printed."""
     names = {"oci-gan": "OCI-GAN", "unet": "U-Net", "vae": "VAE", UNCLEANED: "uncleaned"}
-    lines = _table(["as printed", "MAE", "MSE", "PSNR", "SSIM", "FID"])
-    for key, title in names.items():
-        row = figures[key]
-        lines.append(f"| {title} | " + " | ".join(str(row[name]) for name in (*FIGURES, "fid")) + " |")
-    return lines
+    rows = ((title, *(str(figures[key][name]) for name in (*FIGURES, "fid"))) for key, title in names.items())
+    return markdown_table(("as printed", "MAE", "MSE", "PSNR", "SSIM", "FID"), rows)[:-1]
 
 
 def differences_plot(path: Path, result: Mapping[str, Any], mask: str) -> Path:
@@ -232,26 +232,21 @@ def _study_pictures(folder: Path, result: Mapping[str, Any], gallery: Gallery) -
         yield from (f"({name}, a validation frame: {SOURCES['us_ovarian']}; marks removed.)", "")
 
 
-def _row(row: Mapping[str, Any], place: str, *, kid: bool) -> str:
-    cells = [_told(row[place][name], DIGITS[name]) for name in FIGURES]
-    return f"| {row['name']} | " + " | ".join([*cells, *([_told(row["kid"], 4)] if kid else [])]) + " |"
+def _row(row: Mapping[str, Any], place: str, *, kid: bool) -> tuple[str, ...]:
+    cells = [_text(row[place][name], DIGITS[name]) for name in FIGURES]
+    return row["name"], *cells, *([_text(row["kid"], 4)] if kid else [])
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def _difference(row: Mapping[str, Any]) -> tuple[str, ...]:
     found = row["inside"]["difference"]
-    cells = [_told(found[name], DIGITS[name]) for name in FIGURES] + [_told(row["kid_difference"], 4)]
+    cells = [_text(found[name], DIGITS[name]) for name in FIGURES] + [_text(row["kid_difference"], 4)]
     _, low, high = found["psnr"]
     verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    return f"| {row['name']} | " + " | ".join([*cells, verdict]) + " |"
+    return row["name"], *cells, verdict
 
 
-def _told(values: Sequence[float], digits: int) -> str:
-    value, low, high = (f"{number:.{digits}f}".replace("-", "−") for number in values)
-    return f"{value} [{low}, {high}]"
-
-
-def _table(headings: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+def _text(values: Sequence[float], digits: int) -> str:
+    return interval(values, digits, minus="−")
 
 
 def _detail(picture: Picture, cut: tuple[slice, slice], title: str) -> Picture:

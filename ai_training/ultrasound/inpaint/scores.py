@@ -20,7 +20,7 @@ import torch
 from ai_pipeline.burnin.annotation import Mask, Picture
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.drawings import grown
-from ai_training.metrics import Floats, interval, patient_weights
+from ai_training.metrics import Floats, mean_interval, patient_weights
 from ai_training.networks.perception import SIDE, Perception
 from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.data import burned_frames
@@ -71,8 +71,8 @@ def evaluate_inpaint(
     rows and counted. Raises DataMissing.
     """
     found = {"given": Masked()} | ({} if planned is None else {"detected": Masked()})
-    eye, refused, shown = Perception(), 0, []
-    for number, (frame, picture) in enumerate(judged_pictures(data, pictures, split)):
+    perception, refused, shown = Perception(), 0, []
+    for number, (frame, picture) in enumerate(measured_pictures(data, pictures, split)):
         report(number / pictures, f"picture {number + 1}")
         squares = squares_of(picture)
         shown.append(frame.file)
@@ -82,11 +82,11 @@ def evaluate_inpaint(
                 refused += 1
                 continue
             masked.frames.append(frame.file)
-            masked.truth.append(_features(eye, picture.clean, squares))
+            masked.truth.append(_features(perception, picture.clean, squares))
             for name, filled in fills(picture.image, hole, inpainters).items():
                 measured = masked.ways.setdefault(name, Measured())
                 measured.rows.append(figures(filled, picture.clean, picture.owners > 0))
-                measured.features.append(_features(eye, filled, squares))
+                measured.features.append(_features(perception, filled, squares))
     return {
         "set": f"{len(shown)} pictures on {len(set(shown))} {split} frames, style {HELD_OUT.name}",
         "split": split,
@@ -97,7 +97,7 @@ def evaluate_inpaint(
     }
 
 
-def judged_pictures(data: Path, pictures: int, split: str) -> Iterator[tuple[CleanFrame, BurnIn]]:
+def measured_pictures(data: Path, pictures: int, split: str) -> Iterator[tuple[CleanFrame, BurnIn]]:
     """Up to ``pictures`` synthetic pictures that carry a mark, in the style that no network has seen."""
     burned = burned_frames(data, clean_frames(split), pictures, SEED, HELD_OUT)
     return ((frame, picture) for frame, picture in burned if picture.objects)
@@ -191,39 +191,29 @@ def _summary(mask: str, masked: Masked) -> Iterator[dict[str, Any]]:
             if compared:
                 reference = np.stack(masked.ways[REFERENCE].rows)
                 row[where]["difference"] = _by_figure(values[:, place] - reference[:, place], weights)
-        row["kid"] = _rounded(_with_percentiles(distances[name]))
+        row["kid"] = _percentiles(distances[name])
         if compared:
-            row["kid_difference"] = _rounded(_with_percentiles(distances[name] - distances[REFERENCE]))
+            row["kid_difference"] = _percentiles(distances[name] - distances[REFERENCE])
         yield row
 
 
 def _by_figure(values: npt.NDArray[np.float64], weights: Floats) -> dict[str, Any]:
-    return {figure: _mean(values[:, index], weights) for index, figure in enumerate(FIGURES)}
+    return {figure: mean_interval(values[:, k], weights).as_list(6) for k, figure in enumerate(FIGURES)}
 
 
-def _with_percentiles(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(values.mean()), float(low), float(high)
-
-
-def _rounded(values: tuple[float, ...]) -> list[float]:
-    return [round(value, 6) for value in values]
-
-
-def _mean(values: npt.NDArray[np.float64], weights: Floats) -> list[float]:
-    resampled = (weights @ values) / weights.sum(1)
-    found = interval(float(values.mean()), resampled)
-    return [round(value, 6) for value in (found.value, found.low, found.high)]
+def _percentiles(values: npt.NDArray[np.float64]) -> list[float]:
+    """The mean with the 2.5 and 97.5 percentiles."""
+    return [round(float(value), 6) for value in (values.mean(), *np.percentile(values, (2.5, 97.5)))]
 
 
 def _features(
-    eye: Perception, picture: Picture, squares: list[tuple[slice, slice]]
+    perception: Perception, picture: Picture, squares: list[tuple[slice, slice]]
 ) -> npt.NDArray[np.float32]:
     cuts = [picture[square] for square in squares]
     padded = [np.pad(cut, ((0, SIDE - cut.shape[0]), (0, SIDE - cut.shape[1]), (0, 0))) for cut in cuts]
     with torch.inference_mode():
         pictures = torch.from_numpy(np.stack(padded)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return np.asarray(eye.pooled(pictures).numpy(), np.float32)
+        return np.asarray(perception.pooled(pictures).numpy(), np.float32)
 
 
 def _unbiased_mmd(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:

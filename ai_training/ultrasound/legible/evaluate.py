@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, CleaningPolicy, Mask, Picture
+from ai_pipeline.burnin.annotation import Box, CleaningPolicy, Mask, Picture, index_of
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
-from ai_training.errors import DataMissing
 from ai_training.progress import Report
 from ai_training.ultrasound.legible.ocr import OcrEngine, OcrLine, engines
 from ai_training.ultrasound.legible.tokens import (
@@ -98,27 +97,21 @@ class LegibleOutcome:
 
 
 def outcomes(job: LegibleTask, pictures: int, workers: int, report: Report) -> Iterator[LegibleOutcome]:
-    """Judge ``pictures`` pictures in ``workers`` processes, in any order. Raises DataMissing."""
-    frames = clean_frames(job.split)
-    missing = job.data / frames[0].source / frames[0].file
-    if not missing.exists():
-        raise DataMissing(
-            f"{missing} is missing: --data must name a folder laid out as docs/training.md says"
-        )
+    """Evaluate ``pictures`` pictures in ``workers`` processes, in any order. Raises DataMissing."""
     begin = time.monotonic()
     if workers <= 1:
-        judge = Judge(job)
+        test = LegibilityTest(job)
         for number in range(pictures):
-            yield judge.picture(number)
-            report((number + 1) / pictures, _told(number + 1, pictures, begin))
+            yield test.picture(number)
+            report((number + 1) / pictures, _progress(number + 1, pictures, begin))
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (job,)) as pool:
-        for count, outcome in enumerate(pool.map(_judged, range(pictures)), start=1):
+        for count, outcome in enumerate(pool.map(_outcome_of, range(pictures)), start=1):
             yield outcome
-            report(count / pictures, _told(count, pictures, begin))
+            report(count / pictures, _progress(count, pictures, begin))
 
 
-class Judge:
+class LegibilityTest:
     """Burns, cleans and reads. One per process."""
 
     def __init__(
@@ -222,8 +215,7 @@ class Judge:
             picture, mask = cleaned
             boxes = np.zeros(mask.shape, np.bool_)
             for leak in found:
-                left, top, right, bottom = leak.box
-                boxes[max(0, top) : bottom, max(0, left) : right] = True
+                boxes[index_of(leak.box)] = True
             outlines = [(mask, snapshots.OUTLINE), (boxes, snapshots.TARGET)]
             shown += [
                 snapshots.titled(snapshots.outlined(picture, outlines, 1), "mask, what is read"),
@@ -257,18 +249,18 @@ def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> in
     return sum(bool(inside[owner] < COVERED * pixels[owner]) for owner in owners)
 
 
-_judge: Judge | None = None
+_test: LegibilityTest | None = None
 
 
 def _prepare(job: LegibleTask) -> None:
-    global _judge  # noqa: PLW0603  # the pool's way to give a process something to keep
-    _judge = Judge(job)
+    global _test  # noqa: PLW0603  # the pool's way to give a process something to keep
+    _test = LegibilityTest(job)
 
 
-def _judged(number: int) -> LegibleOutcome:
-    if _judge is None:
+def _outcome_of(number: int) -> LegibleOutcome:
+    if _test is None:
         raise RuntimeError("the process was not prepared")
-    return _judge.picture(number)
+    return _test.picture(number)
 
 
 def _bounds(token: Token) -> Box:
@@ -282,7 +274,7 @@ def _overlap(one: OcrLine, other: OcrLine) -> bool:
     return width > 0 and height > 0
 
 
-def _told(done: int, pictures: int, begin: float) -> str:
+def _progress(done: int, pictures: int, begin: float) -> str:
     line = f"picture {done} of {pictures}"
     if done % 25 and done != pictures:
         return line

@@ -65,8 +65,8 @@ def tesseract_version() -> str | None:
     program = shutil.which("tesseract")
     if program is None:
         return None
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
-    return (said.stdout or said.stderr).split("\n")[0].removeprefix("tesseract ").strip()
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    return (done.stdout or done.stderr).split("\n")[0].removeprefix("tesseract ").strip()
 
 
 class RapidOcr:
@@ -167,11 +167,11 @@ def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
         listing = Path(folder) / "list.txt"
         listing.write_text("\n".join(names))
         command = ["tesseract", str(listing), "stdout", "--psm", layout, "-l", "eng", "--dpi", "150", output]
-        said = subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT, check=True,
             env=os.environ | {"OMP_THREAD_LIMIT": "1"},
         )  # fmt: skip
-    return said.stdout
+    return done.stdout
 
 
 def _bounds(corners: np.typing.NDArray[np.float32]) -> Box:

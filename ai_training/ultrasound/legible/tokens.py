@@ -21,7 +21,7 @@ ROOM = 0.25
 """What is cut out around a text for reading it (share of its height)."""
 SEPARATORS = re.compile(r" \| | / |  -  ")
 KEYS = frozenset({"NAME", "SITE", "DATE", "DOB", "MRN", "ACC", "MRS", "FRAU", "MME"})
-"""Words that stand before what they announce and tell nobody anything."""
+"""Words that announce a name, a date or a number and identify no one by themselves."""
 
 Corners = npt.NDArray[np.float32]
 
@@ -58,8 +58,8 @@ def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
 
 def drawn_words(burned: BurnIn, *, everything: bool) -> frozenset[str]:
     """The words of the overlay, folded: all of them, or those that tell an identity."""
-    told = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
-    return frozenset(word for thing in told for word in words_of(thing.text))
+    objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
+    return frozenset(word for thing in objects for word in words_of(thing.text))
 
 
 def folded(text: str) -> str:

@@ -5,7 +5,6 @@ Every batch is a function of (seed, iteration) alone, so a run that is resumed s
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation import Box, Picture
-from ai_training.errors import DataMissing
+from ai_pipeline.burnin.annotation import Box, Picture, index_of
+from ai_training.sets.files import read_rgb, rows
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, CleanFrame, StyleFamily, burn_in, clean_frames
+from ai_training.ultrasound.overlays.looking_clean import chroma
 
 IGNORED, ANY_MARK = 255, 254
 """Targets beside the classes: not to be learnt from, and "some mark, whichever"."""
@@ -53,15 +53,12 @@ class RealFrame:
 
     def sample(self) -> tuple[Picture, Targets]:
         """The frame as RGB and what is known of it: coloured is a mark, the clean part is none."""
-        picture = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise DataMissing(f"{self.path} is not an image that can be read")
+        picture = read_rgb(self.path)
         targets: Targets = np.full(picture.shape[:2], IGNORED, np.uint8)
         if self.clean is not None:
-            left, top, right, bottom = self.clean
-            targets[top:bottom, left:right] = 0
-        targets[picture.max(axis=2) - picture.min(axis=2) > CHROMA] = ANY_MARK
-        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8), targets
+            targets[index_of(self.clean)] = 0
+        targets[chroma(picture) > CHROMA] = ANY_MARK
+        return picture, targets
 
 
 class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
@@ -125,20 +122,14 @@ def crop(
 def real_frames(data: Path) -> tuple[RealFrame, ...]:
     """The train frames of ``us_ovarian`` with coloured marks and no colour flow. Raises DataMissing."""
     folder = data / REAL_SOURCE
-    manifest = folder / "manifest.csv"
-    if not manifest.exists():
-        raise DataMissing(
-            f"{manifest} is missing: --data must name a folder laid out as docs/training.md says"
-        )
     clean = {frame.file: frame.box for frame in clean_frames("train") if frame.source == REAL_SOURCE}
-    with manifest.open(newline="") as file:
-        return tuple(
-            RealFrame(folder / row["file"], clean.get(row["file"]))
-            for row in csv.DictReader(file)
-            if row["split"] == "train"
-            and int(row["yellow_overlay_px"]) >= LEAST_COLOURED
-            and int(row["doppler_colour_px"]) <= MOST_FLOW
-        )
+    return tuple(
+        RealFrame(folder / row["file"], clean.get(row["file"]))
+        for row in rows(folder / "manifest.csv")
+        if row["split"] == "train"
+        and int(row["yellow_overlay_px"]) >= LEAST_COLOURED
+        and int(row["doppler_colour_px"]) <= MOST_FLOW
+    )
 
 
 def burned_frames(

@@ -31,7 +31,7 @@ from ai_training.ultrasound.marks.real_scores import (
 from ai_training.ultrasound.marks.scores import evaluate_marks
 
 
-def judge_marks(
+def evaluate_removal(
     data: Path,
     tools: Tools,
     *,
@@ -43,7 +43,7 @@ def judge_marks(
     report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Everything that is to be said of the detector on one split. Raises DataMissing.
+    """All figures of the detector on one split. Raises DataMissing.
 
     ``masks``: the folder of the hand-drawn frames (test split). On the validation split the coloured marks
     of real frames stand in for them, so that nothing has to be chosen on test frames.

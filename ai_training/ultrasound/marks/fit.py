@@ -26,7 +26,7 @@ from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork
 from ai_training.networks.marks import MarkFinderGraph as FinderGraph
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST, Plan, TrainingRun, Validation
+from ai_training.runs import Plan, TrainingRun, Validation
 from ai_training.ultrasound.marks.data import ANY_MARK, IGNORED, MarkBatches, Mix, burned_frames
 from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, clean_frames
@@ -78,12 +78,7 @@ class MarkScores:
 
 
 def train(
-    data: Path,
-    out: Path,
-    recipe: MarkRecipe,
-    *,
-    resume: bool = False,
-    report: Report = silent,
+    data: Path, out: Path, recipe: MarkRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
     """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
 
@@ -91,11 +86,8 @@ def train(
     """
     torch.set_num_threads(recipe.threads)
     run = _Run(data, out, recipe)
-    if resume:
-        run.load()
-    run.train(report)
     network = MarkNetwork(recipe.widths)
-    network.load_state_dict(torch.load(out / BEST, weights_only=True))
+    network.load_state_dict(run.finish(report, resume=resume))
     validation = list(validation_pictures(data, recipe))
     plain = [frame.read(data) for frame in clean_frames("val")]
     threshold, scores = choose_threshold(network, validation, plain)
@@ -139,13 +131,13 @@ def choose_threshold(
     finder = torch_finder(network)
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
-        said = finder.find(picture)
-        areas += [float(grown(said.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
+        maps = finder.find(picture)
+        areas += [float(grown(maps.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
     fitting = [threshold for threshold, area in zip(THRESHOLDS, areas, strict=True) if area <= GROWN_AREA]
     threshold = fitting[0] if fitting else THRESHOLDS[-1]
-    maps = [finder.find(burned.image) for burned in pictures]
+    marked = [finder.find(burned.image) for burned in pictures]
     clean = [finder.find(burned.clean) for burned in pictures]
-    return threshold, score(pictures, maps, clean, threshold)
+    return threshold, score(pictures, marked, clean, threshold)
 
 
 def score(
@@ -153,14 +145,14 @@ def score(
 ) -> MarkScores:
     """Compare masks with the truth; ``plain`` are the maps of the same pictures without marks."""
     hit = predicted = true = objects = found = 0
-    for burned, said in zip(pictures, maps, strict=True):
-        mask, truth = said.above(threshold), burned.owners > 0
+    for burned, own in zip(pictures, maps, strict=True):
+        mask, truth = own.above(threshold), burned.owners > 0
         hit += int((mask & truth).sum())
         predicted += int(mask.sum())
         true += int(truth.sum())
         shares = object_shares(burned, mask)
         objects, found = objects + len(shares), found + int((shares >= FOUND_SHARE).sum())
-    area = float(np.mean([said.above(threshold).mean() for said in plain]))
+    area = float(np.mean([own.above(threshold).mean() for own in plain]))
     return MarkScores(
         object_recall=found / max(1, objects),
         pixel_recall=hit / max(1, true),
@@ -184,8 +176,8 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
 
     def run(frames: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            said = graph(torch.from_numpy(frames))
-        return {name: part.numpy() for name, part in zip(OUTPUTS, said, strict=True)}
+            outputs = graph(torch.from_numpy(frames))
+        return {name: part.numpy() for name, part in zip(OUTPUTS, outputs, strict=True)}
 
     return MarkFinder(run)
 

@@ -1,4 +1,4 @@
-"""Ways to mark what has to go from a picture, to be judged side by side.
+"""Ways to mark what has to go from a picture, to be compared side by side.
 
 The one place that knows how the node does it: whatever :mod:`ai_pipeline.burnin` plans is asked for here.
 """
@@ -48,7 +48,7 @@ def network_mask(picture: Picture, tools: Tools) -> Mask:
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
     """The boxes of the text detector that are text by their shape or by what is read in them."""
     found = candidates(picture, reader)
-    boxes = [one.box for one in found if one.sure or one.read(reader).legible]
+    boxes = [one.box for one in found if one.certain or one.read(reader).legible]
     return paint(boxes, picture.shape, MARGIN)
 
 

@@ -1,4 +1,4 @@
-"""Real frames to judge the removal of marks on: drawn by hand (test), coloured (validation), clean.
+"""Real frames to evaluate the removal of marks on: drawn by hand (test), coloured (validation), clean.
 
 The hand-drawn masks lie in ``tests/data/marks`` (its README says who drew what, and how); the images under
 ``--data``. For choices there is a set that is not the test set: what is coloured in validation frames.
@@ -6,7 +6,6 @@ The hand-drawn masks lie in ``tests/data/marks`` (its README says who drew what,
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture
+from ai_pipeline.burnin.annotation import Box, Mask, Picture, index_of
 from ai_training.errors import DataMissing
+from ai_training.sets.files import read_rgb, rows
 from ai_training.ultrasound.marks.data import LEAST_COLOURED, REAL_SOURCE
 from ai_training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
+from ai_training.ultrasound.overlays.frame_list import box_of
 
 MOST_FLOW = 2000
 """More red or blue pixels: colour Doppler, whose colour bar and flow hold yellow (the set's own limit)."""
@@ -72,15 +73,15 @@ class MarkedFrame:
 
 def drawn_frames(data: Path, masks: Path) -> Iterator[MarkedFrame]:
     """The hand-drawn test frames, in the order of ``frames.csv``. Raises DataMissing."""
-    objects = _rows(masks / "objects.csv")
-    for row in _rows(masks / "frames.csv"):
-        picture = read_picture(data / row["set"] / row["file"])
+    objects = rows(masks / "objects.csv")
+    for row in rows(masks / "frames.csv"):
+        picture = read_rgb(data / row["set"] / row["file"])
         name = f"{row['set']}__{Path(row['file']).stem}"
         owners = cv2.imread(str(masks / "owners" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         if owners is None or owners.shape != picture.shape[:2]:
             raise DataMissing(f"{masks / 'owners' / name}.png is missing or not of its frame's size")
         marks = tuple(
-            RealMark(int(mark["object_id"]), MarkClass[mark["class"].upper()], _box(mark), mark["note"])
+            RealMark(int(mark["object_id"]), MarkClass[mark["class"].upper()], box_of(mark), mark["note"])
             for mark in objects
             if (mark["set"], mark["file"]) == (row["set"], row["file"])
         )
@@ -96,12 +97,10 @@ def coloured_frames(data: Path, split: str = "val") -> Iterator[MarkedFrame]:
     """
     folder = data / REAL_SOURCE
     clean = {frame.file: frame.box for frame in clean_frames(split) if frame.source == REAL_SOURCE}
-    for row in _rows(folder / "manifest.csv"):
+    for row in rows(folder / "manifest.csv"):
         marked = int(row["yellow_overlay_px"]) >= LEAST_COLOURED
         if row["split"] == split and marked and int(row["doppler_colour_px"]) <= MOST_FLOW:
-            yield _coloured(
-                read_picture(folder / row["file"]), Path(row["file"]).stem, clean.get(row["file"])
-            )
+            yield _coloured(read_rgb(folder / row["file"]), Path(row["file"]).stem, clean.get(row["file"]))
 
 
 def clean_pictures(data: Path, split: str) -> Iterator[tuple[CleanFrame, Picture]]:
@@ -109,14 +108,6 @@ def clean_pictures(data: Path, split: str) -> Iterator[tuple[CleanFrame, Picture
     for frame in clean_frames(split):
         if frame.file not in NOT_CLEAN:
             yield frame, frame.read(data)
-
-
-def read_picture(path: Path) -> Picture:
-    """A frame as RGB. Raises DataMissing."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise DataMissing(f"{path} is not an image that can be read")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _coloured(picture: Picture, name: str, clean: Box | None) -> MarkedFrame:
@@ -128,27 +119,15 @@ def _coloured(picture: Picture, name: str, clean: Box | None) -> MarkedFrame:
     owners = np.where(coloured, labels, 0)
     pixels = np.bincount(owners.ravel(), minlength=count)
     strong = np.bincount(owners[tint > STRONG], minlength=count) > 0
-    kept = [number for number in range(1, count) if strong[number] and pixels[number] >= SMALLEST]
-    owners[~np.isin(owners, kept)] = 0
+    marked = [number for number in range(1, count) if strong[number] and pixels[number] >= SMALLEST]
+    owners[~np.isin(owners, marked)] = 0
     known = coloured.copy()
     if clean is not None:
-        left, top, right, bottom = clean
-        known[top:bottom, left:right] = True
-    marks = tuple(RealMark(number, MarkClass.TEXT, _extent(owners == number)) for number in kept)
+        known[index_of(clean)] = True
+    marks = tuple(RealMark(number, MarkClass.TEXT, _extent(owners == number)) for number in marked)
     return MarkedFrame(name, YELLOW, picture, np.asarray(owners, np.int32), known, marks)
 
 
 def _extent(mask: Mask) -> Box:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _box(row: dict[str, str]) -> Box:
-    return int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        raise DataMissing(f"{path} is missing (docs/training.md, tests/data/marks/README.md)")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

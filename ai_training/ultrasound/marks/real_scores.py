@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, Picture
-from ai_training.metrics import Interval, interval, patient_weights, ratio
+from ai_pipeline.burnin.annotation import Mask, Picture, dilated
+from ai_training.metrics import Interval, exact_at_the_ends, mean_interval, patient_weights, ratio
 from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.maskers import TEXT_BOXES, Masker
 from ai_training.ultrasound.marks.real_frames import MarkedFrame, RealMark
@@ -91,7 +90,7 @@ def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) ->
                 stratum: _stratum(frames, stratum, found.sum(1), there.sum(1), weights) for stratum in strata
             },
             "precision": ratio(hit, marked, weights).as_list(),
-            "false_area": finely(ratio(wrong, known, weights)),
+            "false_area": ratio(wrong, known, weights).as_list(6),
             "refused": tally.refused,
         }
     return {
@@ -104,9 +103,7 @@ def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) ->
 
 
 def clean_areas(
-    pictures: Iterable[tuple[CleanFrame, Picture]],
-    maskers: Sequence[Masker],
-    report: Report = silent,
+    pictures: Iterable[tuple[CleanFrame, Picture]], maskers: Sequence[Masker], report: Report = silent
 ) -> dict[str, Any]:
     """Share of clean real frames that every masker marks (mean of the frames' shares)."""
     shown = list(pictures)
@@ -114,17 +111,17 @@ def clean_areas(
     sources = np.array([frame.source for frame, _ in shown])
     weights = patient_weights(frames)
     rows: dict[str, Any] = {}
-    told = [masker for masker in maskers if masker.name != TEXT_BOXES]
-    for step, masker in enumerate(told):
+    measured = [masker for masker in maskers if masker.name != TEXT_BOXES]
+    for step, masker in enumerate(measured):
         areas = np.zeros(len(shown))
         refused = 0
         for number, (_, picture) in enumerate(shown):
-            report((step + number / len(shown)) / len(told), f"clean frame {number + 1}")
+            report((step + number / len(shown)) / len(measured), f"clean frame {number + 1}")
             mask = masker.mask(picture)
             refused += mask is None
             areas[number] = 1.0 if mask is None else float(mask.mean())
         rows[masker.name] = {
-            "area": finely(interval(float(areas.mean()), (weights @ areas) / weights.sum(1))),
+            "area": mean_interval(areas, weights).as_list(6),
             "frames_touched": int((areas > 0).sum()),
             "largest": round(float(areas.max()), 5),
             "refused": refused,
@@ -138,15 +135,7 @@ def clean_areas(
 def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weights: Any) -> Interval:
     """Found among those that are there. No resample of nothing but hits holds a miss: then exact."""
     rate = ratio(found, there, weights)
-    if rate.value not in {0.0, 1.0}:
-        return rate
-    reach = 0.025 ** (1 / int((there > 0).sum()))
-    return Interval(rate.value, reach if rate.value else 0.0, 1.0 if rate.value else 1 - reach)
-
-
-def finely(found: Interval) -> list[float]:
-    """The interval with six digits: shares of pixels are small."""
-    return [round(value, 6) for value in (found.value, found.low, found.high)]
+    return exact_at_the_ends(rate.value, int((there > 0).sum())) if rate.value in {0.0, 1.0} else rate
 
 
 def met(rows: Mapping[str, Any]) -> dict[str, bool]:
@@ -165,20 +154,14 @@ def _count(frame: MarkedFrame, mask: Mask, tally: MarkCounts) -> None:
         found[mark.kind] += share >= FOUND_SHARE
         if share < FOUND_SHARE:
             tally.missed.append(Missed(frame, mark, mask, share))
-    near = _near(frame.owners > 0)
-    judged = mask & (frame.known | near)
+    near = dilated(frame.owners > 0, 2 * TOLERANCE + 1)
+    counted = mask & (frame.known | near)
     wrong = frame.known & ~near
     tally.found.append(found)
     tally.there.append(there)
     tally.pixels.append(
-        (int((judged & near).sum()), int(judged.sum()), int((mask & wrong).sum()), int(wrong.sum()))
+        (int((counted & near).sum()), int(counted.sum()), int((mask & wrong).sum()), int(wrong.sum()))
     )
-
-
-def _near(mask: Mask) -> Mask:
-    reach = 2 * TOLERANCE + 1
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
-    return np.asarray(grown, np.bool_)
 
 
 def _stratum(

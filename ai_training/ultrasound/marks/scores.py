@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ai_pipeline.burnin.find.mark_network import MarkFinder
-from ai_training.metrics import interval, patient_weights, ratio
+from ai_training.metrics import mean_interval, patient_weights, ratio
 from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.data import burned_frames
 from ai_training.ultrasound.marks.fit import FOUND_SHARE, object_shares
-from ai_training.ultrasound.marks.real_scores import finely
 from ai_training.ultrasound.overlays import FAMILIES, MarkClass, clean_frames
 
 SEED = 15485863
@@ -61,7 +60,6 @@ def evaluate_marks(
         for kind, (above, below) in found.items()
     }
     everything = [np.sum([pair[side] for pair in found.values()], axis=0).astype(float) for side in (0, 1)]
-    clean = np.array(areas)
     return {
         "set": f"{len(frames)} synthetic pictures on {len(set(frames))} {split} frames, style {style}",
         "threshold": threshold,
@@ -71,5 +69,5 @@ def evaluate_marks(
         "pixel_recall": ratio(hit, true, weights).as_list(),
         "precision": ratio(hit, marked, weights).as_list(),
         "dice": ratio(2 * hit, marked + true, weights).as_list(),
-        "clean_area": finely(interval(float(clean.mean()), (weights @ clean) / weights.sum(1))),
+        "clean_area": mean_interval(np.array(areas), weights).as_list(6),
     }

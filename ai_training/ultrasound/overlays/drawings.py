@@ -5,7 +5,8 @@ Each function returns an alpha stencil (or stamps) of the canvas's size; coordin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import cv2
@@ -18,6 +19,8 @@ from ai_training.ultrasound.overlays.words import Random
 Point = tuple[int, int]
 Points = npt.NDArray[np.float64]
 """A path: columns and rows, ``[n, 2]``."""
+PLUS = ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
+TIMES = ((0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 
 
 def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
@@ -77,15 +80,9 @@ def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
     head = 0.5 * length
     corners = [point, point + head * back + 0.4 * head * across, point + head * back - 0.4 * head * across]
     if style == 1:
-        wide = 0.15 * head
-        neck = point + head * back
-        corners[2:2] = [
-            neck + wide * across,
-            tail + wide * across,
-            tail - wide * across,
-            neck - wide * across,
-        ]
-    shape = [np.rint(np.array(corners)).astype(np.int32)]
+        wide, neck = 0.15 * head * across, point + head * back
+        corners[2:2] = [neck + wide, tail + wide, tail - wide, neck - wide]
+    shape = [_whole(np.array(corners))]
     if random.random() < 0.6:
         cv2.fillPoly(alpha, shape, 255, cv2.LINE_AA)
     else:
@@ -97,16 +94,13 @@ def pointer(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
     """The focus triangle beside the depth scale."""
     alpha = canvas.blank()
     column, row = place
-    way = -1 if random.random() < 0.5 else 1
-    corners = np.array(
-        [(column, row), (column + way * size, row - size // 2), (column + way * size, row + size // 2)]
-    )
-    cv2.fillPoly(alpha, [corners.astype(np.int32)], 255)
+    end = column + (-size if random.random() < 0.5 else size)
+    cv2.fillPoly(alpha, [np.array([place, (end, row - size // 2), (end, row + size // 2)], np.int32)], 255)
     return alpha
 
 
 def hand_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
-    """The hand that sonographers leave behind: white with a dark rim."""
+    """The hand that sonographers leave behind."""
     column, row = place
     unit = max(1, size // 8)
     inner = canvas.blank()
@@ -115,16 +109,14 @@ def hand_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
         left = column + finger * 3 * unit // 2
         cv2.rectangle(inner, (left, row + tall * unit), (left + unit, row + 4 * unit), 255, -1)
     cv2.line(inner, (column - unit, row + 3 * unit), (column + unit, row + 6 * unit), 255, unit + 1)
-    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
-    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
+    return _rimmed(inner)
 
 
 def mouse_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
     inner = canvas.blank()
     shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
-    cv2.fillPoly(inner, [np.rint(shape).astype(np.int32)], 255)
-    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
-    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
+    cv2.fillPoly(inner, [_whole(shape)], 255)
+    return _rimmed(inner)
 
 
 def body_mark(canvas: Canvas, random: Random, place: Point, size: int) -> tuple[Alpha, Alpha]:
@@ -140,12 +132,10 @@ def body_mark(canvas: Canvas, random: Random, place: Point, size: int) -> tuple[
             cv2.circle(alpha, centre, size // 2, 255, thick, cv2.LINE_AA)
             cv2.circle(alpha, centre, max(1, size // 10), 255, -1, cv2.LINE_AA)
     elif style == 1:  # torso
-        x, y = (
-            np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1]),
-            np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0]),
-        )
+        x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
+        y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
         points = np.column_stack([column + x * size, row + y * size])
-        cv2.polylines(alpha, [np.rint(points).astype(np.int32)], False, 255, thick, cv2.LINE_AA)
+        cv2.polylines(alpha, [_whole(points)], False, 255, thick, cv2.LINE_AA)
         cv2.line(alpha, (middle[0], row + size // 4), (middle[0], row + size), 255, 1)
     elif style == 2:  # abdomen
         cv2.ellipse(alpha, middle, (size // 2, int(size * 0.6)), 0, 0, 360, 255, thick, cv2.LINE_AA)
@@ -184,19 +174,13 @@ def ruler(canvas: Canvas, random: Random, side: str, position: int, step: float,
 
 def bar(canvas: Canvas, corner: Point, size: tuple[int, int], table: list[Colour]) -> list[Stamp]:
     """A bar of grey levels or colours, the last of ``table`` at the bottom, one stamp per level."""
-    width, height = size
+    (left, row), (width, height) = corner, size
     edges = np.linspace(0, height, len(table) + 1).astype(int)
     stamps = []
     for (top, bottom), colour in zip(pairwise(edges.tolist()), table, strict=True):
         if bottom > top:
             alpha = canvas.blank()
-            cv2.rectangle(
-                alpha,
-                (corner[0], corner[1] + int(top)),
-                (corner[0] + width, corner[1] + int(bottom) - 1),
-                255,
-                -1,
-            )
+            cv2.rectangle(alpha, (left, row + top), (left + width, row + bottom - 1), 255, -1)
             stamps.append(Stamp(alpha, colour))
     return stamps
 
@@ -206,45 +190,19 @@ def probe_icon(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha
     alpha = canvas.blank()
     column, row = place
     style = int(random.integers(4))
+    middle, stem, low = (column + size // 2, row + size // 2), column + size // 3, row + 3 * size // 4
     if style == 0:
-        cv2.circle(
-            alpha,
-            (column + size // 2, row + size // 2),
-            size // 2,
-            255,
-            int(random.choice([-1, 1, 2])),
-            cv2.LINE_AA,
-        )
+        cv2.circle(alpha, middle, size // 2, 255, int(random.choice([-1, 1, 2])), cv2.LINE_AA)
     elif style == 1:
-        cv2.ellipse(
-            alpha,
-            (column + size // 2, row + size // 2),
-            (size // 2, size // 3),
-            0,
-            30,
-            330,
-            255,
-            2,
-            cv2.LINE_AA,
-        )
-        cv2.line(alpha, (column + size // 2, row), (column + size // 2, row + size), 255, 2, cv2.LINE_AA)
+        cv2.ellipse(alpha, middle, (size // 2, size // 3), 0, 30, 330, 255, 2, cv2.LINE_AA)
+        cv2.line(alpha, (middle[0], row), (middle[0], row + size), 255, 2, cv2.LINE_AA)
     elif style == 2:
         cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, 1)
-        cv2.line(
-            alpha, (column + size // 3, row + size // 4), (column + size // 3, row + 3 * size // 4), 255, 2
-        )
-        cv2.line(
-            alpha,
-            (column + size // 3, row + 3 * size // 4),
-            (column + 2 * size // 3, row + 3 * size // 4),
-            255,
-            2,
-        )
+        cv2.line(alpha, (stem, row + size // 4), (stem, low), 255, 2)
+        cv2.line(alpha, (stem, low), (column + 2 * size // 3, low), 255, 2)
     else:
         body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
-        cv2.polylines(
-            alpha, [np.rint(body * size + (column, row)).astype(np.int32)], True, 255, 1, cv2.LINE_AA
-        )
+        cv2.polylines(alpha, [_whole(body * size + (column, row))], True, 255, 1, cv2.LINE_AA)
     return alpha
 
 
@@ -264,17 +222,8 @@ def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
         cv2.circle(alpha, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA)
     else:
         for ring in range(1, 4):
-            cv2.ellipse(
-                alpha,
-                (column, row + size),
-                (ring * size // 3, ring * size // 3),
-                0,
-                270,
-                360,
-                255,
-                2,
-                cv2.LINE_AA,
-            )
+            radius = ring * size // 3
+            cv2.ellipse(alpha, (column, row + size), (radius, radius), 0, 270, 360, 255, 2, cv2.LINE_AA)
     return alpha
 
 
@@ -286,22 +235,15 @@ def roi_outline(canvas: Canvas, random: Random) -> Alpha:
     width, height = int(columns * random.uniform(0.15, 0.35)), int(rows * random.uniform(0.15, 0.3))
     if random.random() < 0.5:
         lean = int(random.integers(-width // 3, width // 3 + 1)) if random.random() < 0.5 else 0
-        x, y = centre
-        corners = np.array(
-            [
-                (x - width + lean, y - height),
-                (x + width + lean, y - height),
-                (x + width - lean, y + height),
-                (x - width - lean, y + height),
-            ]
-        )
+        across = np.array([lean - width, lean + width, width - lean, -width - lean])
+        corners = np.column_stack([across, (-height, -height, height, height)]) + centre
     else:
         turn = np.linspace(np.pi * 0.5 - 0.6, np.pi * 0.5 + 0.6, 24)
         apex = np.array([centre[0], -0.2 * rows])
         radii = np.array([centre[1] - height, centre[1] + height]) - apex[1]
         arcs = [apex + radius * np.column_stack([np.cos(turn), np.sin(turn)]) for radius in radii]
         corners = np.concatenate([arcs[0], arcs[1][::-1]])
-    cv2.polylines(alpha, [np.rint(corners).astype(np.int32)], True, 255, 1, cv2.LINE_AA)
+    cv2.polylines(alpha, [_whole(corners)], True, 255, 1, cv2.LINE_AA)
     return alpha
 
 
@@ -309,33 +251,36 @@ def _at(point: Points) -> Point:
     return round(float(point[0])), round(float(point[1]))
 
 
-def _plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, 1), (0, -1)), (0.0, arm), thick, line)
+def _whole(points: Points) -> npt.NDArray[np.int32]:
+    """The path on whole pixels, as OpenCV draws it."""
+    return np.rint(points).astype(np.int32)
 
 
-def _times(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _spokes(alpha, centre, ((1, 1), (-1, 1), (1, -1), (-1, -1)), (0.0, 0.8 * arm), thick, line)
+def _rimmed(inner: Alpha) -> list[Stamp]:
+    """White with a dark rim."""
+    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
+    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
 
 
-def _gapped_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, 1), (0, -1)), (0.35 * arm, arm), thick, line)
-
-
-def _tee(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, 1)), (0.0, arm), thick, line)
-
-
-def _up_tack(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _spokes(alpha, centre, ((1, 0), (-1, 0), (0, -1)), (0.0, arm), thick, line)
-
-
-def _star(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _plus(alpha, centre, arm, thick, line)
-    _times(alpha, centre, arm, thick, line)
+def _spokes(
+    alpha: Alpha,
+    centre: Point,
+    arm: int,
+    thick: int,
+    line: int,
+    directions: Sequence[tuple[float, float]] = PLUS,
+    begin: float = 0.0,
+) -> None:
+    """Lines away from the centre; ``directions`` across and down, ``begin`` as a share of their length."""
+    for across, down in directions:
+        start, end = (
+            (round(centre[0] + across * r), round(centre[1] + down * r)) for r in (begin * arm, arm)
+        )
+        cv2.line(alpha, start, end, 255, thick, line)
 
 
 def _ringed_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
-    _plus(alpha, centre, arm, thick, line)
+    _spokes(alpha, centre, arm, thick, line)
     cv2.circle(alpha, centre, max(2, arm // 2), 255, thick, line)
 
 
@@ -352,26 +297,13 @@ def _square(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> Non
     cv2.rectangle(alpha, (x - half, y - half), (x + half, y + half), 255, thick, line)
 
 
-def _spokes(
-    alpha: Alpha,
-    centre: Point,
-    directions: tuple[tuple[int, int], ...],
-    reach: tuple[float, float],
-    thick: int,
-    line: int,
-) -> None:
-    for across, down in directions:
-        start, end = ((round(centre[0] + across * r), round(centre[1] + down * r)) for r in reach)
-        cv2.line(alpha, start, end, 255, thick, line)
-
-
 GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
-    "plus": _plus,
-    "times": _times,
-    "gapped plus": _gapped_plus,
-    "tee": _tee,
-    "up tack": _up_tack,
-    "star": _star,
+    "plus": _spokes,
+    "times": partial(_spokes, directions=TIMES),
+    "gapped plus": partial(_spokes, begin=0.35),
+    "tee": partial(_spokes, directions=PLUS[:3]),
+    "up tack": partial(_spokes, directions=(*PLUS[:2], PLUS[3])),
+    "star": partial(_spokes, directions=PLUS + TIMES),
     "ringed plus": _ringed_plus,
     "diamond": _diamond,
     "square": _square,

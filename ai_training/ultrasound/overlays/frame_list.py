@@ -3,7 +3,7 @@
 Few published frames are clean: the rest of a marked frame still is. Text (rapidocr's detector), colour and
 drawn marks (:mod:`~ai_training.ultrasound.overlays.looking_clean`) are taken out with room to spare,
 calipers with all that lies between them since their dotted lines are faint, and the largest rectangle that is
-left is kept. The list is committed (``clean_frames.csv``): the filter takes minutes and was checked by eye.
+left is taken. The list is committed (``clean_frames.csv``): the filter takes minutes and was checked by eye.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import AnnotationKind, Box, Mask, Picture, brightest
-from ai_pipeline.burnin.find.text import SURE_OF_TEXT, TextReader, paint
-from ai_training.errors import DataMissing
-from ai_training.ultrasound.overlays.looking_clean import find_graphics
+from ai_pipeline.burnin.annotation import Box, Mask, Picture, brightest, dilated
+from ai_pipeline.burnin.find.text import CERTAIN_TEXT, TextReader, paint
+from ai_training.sets.files import read_rgb, rows
+from ai_training.ultrasound.overlays.looking_clean import chroma, find_graphics, overlay_colours
 
 LIST = Path(__file__).with_name("clean_frames.csv")
 SETS = ("us_fetal_head", "us_breast", "us_ovarian")
@@ -42,7 +42,7 @@ LIT_SHARE = 0.6
 CHROMA = 45
 """Difference of the channels from which a pixel is coloured (grey levels)."""
 ROOM = 7
-"""Distance that is kept from whatever was found (pixels)."""
+"""Distance from whatever was found (pixels)."""
 GRID = 4
 FAINT, FAINT_PIXELS = 6, 12
 """Thin colour above the surroundings (grey levels) and how many such pixels make a frame a marked one."""
@@ -62,17 +62,16 @@ class CleanFrame:
     def read(self, data: Path) -> Picture:
         """The part as RGB ``[rows, columns, 3]``. Raises DataMissing when the file is not there."""
         left, top, right, bottom = self.box
-        return np.ascontiguousarray(_read(data / self.source / self.file)[top:bottom, left:right])
+        return np.ascontiguousarray(read_rgb(data / self.source / self.file)[top:bottom, left:right])
 
 
 def clean_frames(split: str, path: Path = LIST) -> tuple[CleanFrame, ...]:
     """The listed parts of one split (train, val or test), in the order of the list."""
-    with path.open(newline="") as file:
-        return tuple(
-            CleanFrame(row["source"], row["file"], row["split"], _box(row))
-            for row in csv.DictReader(file)
-            if row["split"] == split
-        )
+    return tuple(
+        CleanFrame(row["source"], row["file"], row["split"], box_of(row))
+        for row in rows(path)
+        if row["split"] == split
+    )
 
 
 def find_clean_frames(
@@ -80,14 +79,19 @@ def find_clean_frames(
 ) -> Iterable[CleanFrame]:
     """Search the manifests under ``data`` (every ``stride``-th frame). Raises DataMissing.
 
-    The test split of ``us_ovarian`` is left alone: its frames carry real marks and are the judges.
+    The test split of ``us_ovarian`` is left alone: detectors are evaluated on its real marks.
     """
-    rows = [row for source in SETS for row in _manifest(data, source)][::stride]
-    for number, (source, file, split) in enumerate(rows):
-        report(number / len(rows), f"frame {number + 1} of {len(rows)}")
+    listed = [
+        (source, row["file"], row["split"])
+        for source in SETS
+        for row in rows(data / source / "manifest.csv")
+        if (source, row["split"]) != ("us_ovarian", "test")
+    ][::stride]
+    for number, (source, file, split) in enumerate(listed):
+        report(number / len(listed), f"frame {number + 1} of {len(listed)}")
         if file in REJECTED:
             continue
-        box = clean_part(_read(data / source / file), FIXED_EDGES[source], reader)
+        box = clean_part(read_rgb(data / source / file), FIXED_EDGES[source], reader)
         if box is None:
             continue
         frame = CleanFrame(source, file, split, box)
@@ -129,18 +133,16 @@ def marked_area(picture: Picture, reader: TextReader) -> Mask:
     boxes = [
         box
         for box in reader.find(picture)
-        if box.confidence >= SURE_OF_TEXT or reader.is_legible(picture, box)
+        if box.confidence >= CERTAIN_TEXT or reader.read(picture, box).legible
     ]
     texts = paint(boxes, picture.shape, 0.4)
-    coloured = cv2.morphologyEx(_chroma(picture), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > CHROMA
-    graphics = find_graphics(picture, texts)
-    area = (texts | graphics.mask | coloured).astype(np.uint8)
-    inner = [mark.box for mark in graphics.marks if mark.kind is AnnotationKind.CALIPER]
-    corners = [(x, y) for left, top, right, bottom in inner for x in (left, right) for y in (top, bottom)]
+    coloured = cv2.morphologyEx(chroma(picture), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > CHROMA
+    drawn, calipers = find_graphics(picture, texts)
+    area = (texts | drawn | coloured).astype(np.uint8)
+    corners = [(x, y) for left, top, right, bottom in calipers for x in (left, right) for y in (top, bottom)]
     if corners:
         cv2.fillConvexPoly(area, cv2.convexHull(np.array(corners, np.int32)), 1)
-    wide = cv2.dilate(area, np.ones((2 * ROOM + 1, 2 * ROOM + 1), np.uint8))
-    return np.asarray(wide, np.bool_)
+    return dilated(area, 2 * ROOM + 1)
 
 
 def looks_marked(part: Picture) -> bool:
@@ -148,15 +150,10 @@ def looks_marked(part: Picture) -> bool:
 
     Stricter than any detector may be, since a frame that is dropped costs nothing.
     """
-    red, green, blue = (part[..., index] for index in range(3))
-    excesses = (
-        cv2.subtract(cv2.min(red, green), blue),
-        cv2.subtract(green, cv2.max(red, blue)),
-        cv2.subtract(cv2.min(green, blue), red),
-    )
     kernel = np.ones((11, 11), np.uint8)
     thin = [
-        cv2.morphologyEx(cv2.blur(excess, (3, 3)), cv2.MORPH_TOPHAT, kernel) > FAINT for excess in excesses
+        cv2.morphologyEx(cv2.blur(excess, (3, 3)), cv2.MORPH_TOPHAT, kernel) > FAINT
+        for excess in overlay_colours(part)
     ]
     if int(np.logical_or.reduce(thin).sum()) >= FAINT_PIXELS:
         return True
@@ -182,25 +179,6 @@ def largest_rectangle(free: npt.NDArray[np.bool_]) -> Box:
     return found
 
 
-def _manifest(data: Path, source: str) -> list[tuple[str, str, str]]:
-    path = data / source / "manifest.csv"
-    if not path.exists():
-        raise DataMissing(f"{path} is missing: --data must name a folder laid out as docs/training.md says")
-    with path.open(newline="") as file:
-        rows = [(source, row["file"], row["split"]) for row in csv.DictReader(file)]
-    return [row for row in rows if source != "us_ovarian" or row[2] != "test"]
-
-
-def _read(path: Path) -> Picture:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise DataMissing(f"{path} is not an image that can be read")
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _chroma(picture: Picture) -> Picture:
-    return np.asarray(picture.max(axis=2) - picture.min(axis=2), np.uint8)
-
-
-def _box(row: dict[str, str]) -> Box:
+def box_of(row: dict[str, str]) -> Box:
+    """The columns ``left`` to ``bottom`` of a list (pixels)."""
     return int(row["left"]), int(row["top"]), int(row["right"]), int(row["bottom"])

@@ -170,11 +170,7 @@ DRAWERS: tuple[tuple[Drawer, float], ...] = (
 
 
 def _trace(
-    canvas: Canvas,
-    random: Random,
-    points: draw.Points,
-    ink: Colour,
-    kind: MarkClass = MarkClass.CALIPER,
+    canvas: Canvas, random: Random, points: draw.Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
 ) -> None:
     gap, dot = float(random.choice([2, 3, 4, 4, 6, 8])), int(random.choice([1, 1, 2, 3]))
     alpha = draw.dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))

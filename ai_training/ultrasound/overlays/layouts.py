@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -32,19 +32,36 @@ class Setting:
         text, meaning = token
         self.canvas.burn(write(self.canvas, text, place, hand, right=right), MarkClass.TEXT, meaning, text)
 
-    def shuffled(self, hand_: Hand, low: float, high: float) -> Hand:
-        """The same writing at another size."""
-        return hand_.sized(self.letter(low, high))
+    def write_down(self, tokens: Sequence[Token], place: tuple[int, int], hand: Hand, gap: int) -> None:
+        """One token below the other, ``gap`` pixels between them."""
+        column, row = place
+        for token in tokens:
+            self.write(token, (column, row), hand)
+            row += extent(token[0], hand)[1] + gap
 
-    def letter(self, low: float, high: float) -> float:
-        """A letters' height as a share of the picture's shorter side, never under 7 pixels."""
-        return max(7.0, float(self.random.uniform(low, high)) * min(self.canvas.size))
+    @property
+    def plain(self) -> Hand:
+        """The writing without box and frame."""
+        return replace(self.hand, box=None, frame=None)
+
+    def resized(self, look: Hand, low: float, high: float) -> Hand:
+        """``look`` at another size (:func:`letter_height`)."""
+        return look.sized(letter_height(self.canvas, self.random, low, high))
+
+    def ground_colour(self, most: int = len(GROUNDS)) -> Colour:
+        """One of the first ``most`` of :data:`GROUNDS`."""
+        return words.one(self.random, GROUNDS[:most])
+
+
+def letter_height(canvas: Canvas, random: Random, low: float, high: float) -> float:
+    """In pixels, 7 and more: a share ``low`` to ``high`` (0 to 1) of the picture's shorter side."""
+    return max(7.0, float(random.uniform(low, high)) * min(canvas.size))
 
 
 def lay_out(canvas: Canvas, random: Random, family: StyleFamily, layout: str) -> None:
     """Write one layout's texts."""
     korean = writes_korean(random)
-    size = max(7.0, float(random.uniform(0.022, 0.05)) * min(canvas.size))
+    size = letter_height(canvas, random, 0.022, 0.05)
     LAYOUTS[layout](Setting(canvas, random, family, hand(random, family, size, korean=korean), korean))
 
 
@@ -52,7 +69,7 @@ def label(
     canvas: Canvas, random: Random, family: StyleFamily, text: str, place: tuple[int, int], meaning: Meaning
 ) -> None:
     """One short text by itself, e.g. a caliper's number."""
-    size = max(7.0, float(random.uniform(0.02, 0.045)) * min(canvas.size))
+    size = letter_height(canvas, random, 0.02, 0.045)
     look = replace(hand(random, family, size, korean=False), box=None, frame=None)
     canvas.burn(write(canvas, text, place, look), MarkClass.TEXT, meaning, text)
 
@@ -76,8 +93,17 @@ def patient_tokens(setting: Setting) -> list[Token]:
 
 
 def _top_strip(setting: Setting) -> None:
+    """A bar with the patient on the left and the place and time on the right, in one or two lines."""
     columns, _ = setting.canvas.size
-    _strip(setting, 0, columns)
+    tokens = patient_tokens(setting)
+    look = _fitting(setting.plain, tokens[0][0] + tokens[3][0], int(columns * 0.9))
+    line = extent("Ág", look)[1] + 3
+    lines = int(setting.random.integers(1, 3))
+    _ground(setting, (0, 0, columns, lines * line + 6))
+    for number in range(lines):
+        row = 3 + number * line
+        setting.write(tokens[number], (5, row), look)
+        setting.write(tokens[3 + number], (columns - 5, row), look, right=True)
 
 
 def _bottom_strip(setting: Setting) -> None:
@@ -86,25 +112,10 @@ def _bottom_strip(setting: Setting) -> None:
     separator = words.one(setting.random, (" | ", " / ", "  -  "))
     tokens = patient_tokens(setting)[: int(setting.random.integers(2, 5))]
     line = separator.join(text for text, _ in tokens)
-    look = _fitting(replace(setting.hand, box=None, frame=None), line, columns - 8)
+    look = _fitting(setting.plain, line, columns - 8)
     height = extent(line, look)[1] + 8
     _ground(setting, (0, rows - height, columns, rows))
     setting.write((line, Meaning.IDENTITY), (4, rows - height + 4), look)
-
-
-def _strip(setting: Setting, top: int, columns: int) -> None:
-    """A bar with the patient on the left and the place and time on the right, in one or two lines."""
-    tokens = patient_tokens(setting)
-    look = _fitting(
-        replace(setting.hand, box=None, frame=None), tokens[0][0] + tokens[3][0], int(columns * 0.9)
-    )
-    line = extent("Ág", look)[1] + 3
-    lines = int(setting.random.integers(1, 3))
-    _ground(setting, (0, top, columns, top + lines * line + 6))
-    for number in range(lines):
-        row = top + 3 + number * line
-        setting.write(tokens[number], (5, row), look)
-        setting.write(tokens[3 + number], (columns - 5, row), look, right=True)
 
 
 def _top_left_stack(setting: Setting) -> None:
@@ -136,26 +147,21 @@ def _left_column(setting: Setting) -> None:
 def _framed_block(setting: Setting) -> None:
     """A framed box with a few lines of the patient's data, in any corner."""
     columns, rows = setting.canvas.size
-    look = replace(setting.hand, frame=None, box=None)
+    look = setting.plain
     tokens = patient_tokens(setting)[: int(setting.random.integers(2, 6))]
     sizes = [extent(text, look) for text, _ in tokens]
     width, height = max(size[0] for size in sizes) + 12, sum(size[1] + 3 for size in sizes) + 9
     left = int(setting.random.choice([2, max(2, columns - width - 2)]))
     top = int(setting.random.choice([2, max(2, rows - height - 2)]))
     _ground(setting, (left, top, left + width, top + height), rim=look.colour)
-    row = top + 5
-    for token, size in zip(tokens, sizes, strict=True):
-        setting.write(token, (left + 6, row), look)
-        row += size[1] + 3
+    setting.write_down(tokens, (left + 6, top + 5), look, 3)
 
 
 def _boxed_line(setting: Setting) -> None:
     """The name alone in a filled box, somewhere at the edge."""
     columns, rows = setting.canvas.size
-    token = patient_tokens(setting)[int(setting.random.integers(3))]
-    look = replace(
-        _fitting(setting.hand, token[0], columns // 2), box=GROUNDS[int(setting.random.integers(3))]
-    )
+    token = words.one(setting.random, patient_tokens(setting)[:3])
+    look = replace(_fitting(setting.hand, token[0], columns // 2), box=setting.ground_colour(3))
     width, height = extent(token[0], look)
     left = int(setting.random.choice([8, max(8, columns - width - 8)]))
     top = int(setting.random.choice([8, max(8, rows - height - 8)]))
@@ -166,7 +172,7 @@ def _right_column(setting: Setting) -> None:
     """Settings and acoustic output down the right side, as most machines write them."""
     columns, rows = setting.canvas.size
     random = setting.random
-    look = setting.shuffled(replace(setting.hand, box=None, frame=None), 0.016, 0.032)
+    look = setting.resized(setting.plain, 0.016, 0.032)
     tokens = [words.acoustic_output(random), *words.settings(random, int(random.integers(3, 9)))]
     row = int(random.integers(2, max(3, rows // 3)))
     for text in tokens:
@@ -179,24 +185,22 @@ def _bottom_results(setting: Setting) -> None:
     columns, rows = setting.canvas.size
     random = setting.random
     lines = [words.measurement(random) for _ in range(int(random.integers(1, 5)))]
-    look = setting.shuffled(replace(setting.hand, box=None, frame=None), 0.022, 0.042)
+    look = setting.resized(setting.plain, 0.022, 0.042)
     sizes = [extent(text, look) for text in lines]
     width, height = max(size[0] for size in sizes) + 8, sum(size[1] + 2 for size in sizes) + 6
     left = int(random.choice([3, max(3, columns - width - 3)]))
     top = max(0, rows - height - int(random.integers(2, 12)))
     if random.random() < 0.5:
         _ground(setting, (left, top, left + width, top + height))
-    row = top + 3
-    for text, size in zip(lines, sizes, strict=True):
-        setting.write((text, Meaning.MEASUREMENT), (left + 4, row), look)
-        row += size[1] + 2
+    tokens = [(text, Meaning.MEASUREMENT) for text in lines]
+    setting.write_down(tokens, (left + 4, top + 3), look, 2)
 
 
 def _results_table(setting: Setting) -> None:
     """Measured values in a ruled table in the upper part."""
     random = setting.random
     columns, rows = setting.canvas.size
-    look = setting.shuffled(replace(setting.hand, box=None, frame=None, coarse=1), 0.02, 0.036)
+    look = setting.resized(replace(setting.hand, box=None, frame=None, coarse=1), 0.02, 0.036)
     lines = [words.measurement(random) for _ in range(int(random.integers(2, 6)))]
     height = extent("Ág", look)[1] + 5
     width = max(extent(text, look)[0] for text in lines) + 10
@@ -216,10 +220,10 @@ def _inner_labels(setting: Setting) -> None:
     random = setting.random
     columns, rows = setting.canvas.size
     for _ in range(int(random.integers(1, 4))):
-        look = setting.shuffled(setting.hand, 0.022, 0.06)
+        look = setting.resized(setting.hand, 0.022, 0.06)
         token = (words.site(random), Meaning.ORIENTATION)
         if random.random() < 0.25:
-            token = patient_tokens(setting)[int(random.integers(3))]
+            token = words.one(random, patient_tokens(setting)[:3])
         elif random.random() < 0.3:
             token = (words.measurement(random), Meaning.MEASUREMENT)
         if random.random() < 0.1:
@@ -235,22 +239,19 @@ def _slanted_note(setting: Setting) -> None:
     tokens = patient_tokens(setting)
     for _ in range(int(random.integers(1, 3))):
         angle = float(random.choice([random.uniform(-35, 35), 90, 180, 270]))
-        token = (
-            tokens[int(random.integers(len(tokens)))]
-            if random.random() < 0.5
-            else (words.site(random), Meaning.ORIENTATION)
-        )
-        look = replace(setting.shuffled(setting.hand, 0.025, 0.06), angle=angle, box=None, frame=None)
+        if random.random() < 0.5:
+            token = words.one(random, tokens)
+        else:
+            token = (words.site(random), Meaning.ORIENTATION)
+        look = replace(setting.resized(setting.hand, 0.025, 0.06), angle=angle, box=None, frame=None)
         place = int(random.uniform(0.05, 0.7) * columns), int(random.uniform(0.05, 0.7) * rows)
         setting.write(token, place, look)
 
 
 def _stack(setting: Setting, tokens: list[Token], place: tuple[int, int]) -> None:
-    look = replace(setting.hand, box=None, frame=None)
-    row = place[1]
-    for token in tokens[: int(setting.random.integers(1, len(tokens) + 1))]:
-        setting.write(token, (place[0], row), look)
-        row += extent(token[0], look)[1] + 3
+    """The first of ``tokens``, one below the other."""
+    count = int(setting.random.integers(1, len(tokens) + 1))
+    setting.write_down(tokens[:count], place, setting.plain, 3)
 
 
 def _ground(setting: Setting, box: tuple[int, int, int, int], *, rim: Colour | None = None) -> None:
@@ -260,7 +261,7 @@ def _ground(setting: Setting, box: tuple[int, int, int, int], *, rim: Colour | N
     alpha = setting.canvas.blank()
     cv2.rectangle(alpha, *corners, 255, -1)
     opacity = float(setting.random.choice([1.0, 1.0, 0.8, 0.5]))
-    setting.canvas.ground(Stamp(alpha, GROUNDS[int(setting.random.integers(len(GROUNDS)))], opacity))
+    setting.canvas.ground(Stamp(alpha, setting.ground_colour(), opacity))
     if rim is not None:
         edge = setting.canvas.blank()
         cv2.rectangle(edge, *corners, 255, 1)

@@ -7,14 +7,22 @@ or small drawings in overlay colours are marks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Box, Mask, Picture, brightest, contrast
+from ai_pipeline.burnin.annotation import (
+    Box,
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.find.flow import red_or_blue
 from ai_pipeline.burnin.find.lines import coloured_line, dotted_line
 
@@ -37,143 +45,126 @@ MOST_CROSSES = 16
 Flags = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Graphics:
-    """The drawings found in one picture: their pixels and one mark each."""
-
-    mask: Mask
-    marks: tuple[Annotation, ...]
-
-
-def find_graphics(picture: Picture, ignore: Mask) -> Graphics:
-    """Find drawings in an ultrasound picture; ``ignore`` is text that is already known."""
+def find_graphics(picture: Picture, text: Mask) -> tuple[Mask, list[Box]]:
+    """The pixels of all drawings in an RGB picture and the boxes of calipers; ``text`` is known already."""
     grey = brightest(picture)
-    known = ignore.astype(np.uint8)
-    sector = _sector(grey, known)
-    found = [_outside(grey, known, sector)]
-    if picture.ndim == 3:
-        found.append(_coloured(picture, known, sector))
-    found.append(_crosses(grey, known))
-    mask = np.zeros(grey.shape, np.uint8)
-    marks: list[Annotation] = []
-    for flags, kind in found:
-        fresh = flags & ~cv2.dilate(mask, np.ones((3, 3), np.uint8)) & 1
-        drawn = fresh.astype(np.bool_)
-        marks += [Annotation(kind, box, contrast(picture, drawn, box)) for box in _component_boxes(fresh)]
-        mask |= flags
+    sector = _sector(grey, text)
+    mask = _outside(grey, text, sector)
+    calipers: list[Box] = []
+    for drawn in (_coloured(picture, text, sector), _crosses(grey, text)):
+        calipers += component_boxes(components(drawn & ~dilated(mask, 3))[1])
+        mask = mask | drawn
     # Two pixels more: the soft edge and the ringing of lossy compression belong to the drawing.
-    return Graphics(cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.bool_), tuple(marks))
+    return dilated(mask, 5), calipers
 
 
-def _sector(grey: Picture, known: Flags) -> Flags:
-    """Return the hull of the echo picture: the largest bright areas once text is taken away."""
-    soft = cv2.blur(np.where(known.astype(np.bool_), 0, grey).astype(np.uint8), (9, 9))
+def overlay_colours(picture: Picture) -> tuple[Picture, Picture, Picture]:
+    """How much yellower, greener and more cyan each pixel is than grey (levels): what scanners write in."""
+    red, green, blue = cv2.split(np.ascontiguousarray(picture))
+    pairs = (cv2.min(red, green), blue), (green, cv2.max(red, blue)), (cv2.min(green, blue), red)
+    yellow, lime, cyan = (np.asarray(cv2.subtract(more, less), np.uint8) for more, less in pairs)
+    return yellow, lime, cyan
+
+
+def chroma(picture: Picture) -> Picture:
+    """Difference of a pixel's channels (grey levels)."""
+    return np.asarray(brightest(picture) - picture.min(axis=2), np.uint8)
+
+
+def _sector(grey: Picture, text: Mask) -> Mask:
+    """The hull of the echo picture: the largest bright areas once text is taken away."""
+    soft = cv2.blur(np.where(text, 0, grey).astype(np.uint8), (9, 9))
     lit = cv2.morphologyEx((soft > 10).astype(np.uint8), cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
     hull = np.zeros(grey.shape, np.uint8)
     contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     for contour in contours:
         if cv2.contourArea(contour) >= 0.02 * grey.size:
             cv2.fillPoly(hull, [cv2.convexHull(contour)], 1)
-    return hull
+    return hull.astype(np.bool_)
 
 
-def _outside(grey: Picture, known: Flags, sector: Flags) -> tuple[Flags, AnnotationKind]:
+def _outside(grey: Picture, text: Mask, sector: Mask) -> Mask:
     """Ticks, pointers, single letters: small bright things on the black surround."""
-    bright = ((grey > BLACK) & (known == 0)).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
+    labels, stats = components((grey > BLACK) & ~text)
     limit = LARGEST_SHARE * float(np.hypot(*grey.shape))
-    keep = np.zeros(count, np.uint8)
-    for index in range(1, count):
-        left, top, width, height, area = stats[index]
-        if area < 2 or max(width, height) > limit:
+    keep = np.zeros(len(stats), np.bool_)
+    for index, box in enumerate(component_boxes(stats), start=1):
+        if stats[index, cv2.CC_STAT_AREA] < 2 or max(box[2] - box[0], box[3] - box[1]) > limit:
             continue
-        cut = slice(top, top + height), slice(left, left + width)
+        cut = index_of(box)
         own = labels[cut] == index
-        inside = float(sector[cut][own].mean())
-        if inside < 0.5 and int(grey[cut][own].max()) >= DRAWN:
-            keep[index] = 1
-    return keep[labels], AnnotationKind.MARKER
+        keep[index] = float(sector[cut][own].mean()) < 0.5 and int(grey[cut][own].max()) >= DRAWN
+    return keep[labels]
 
 
-def _coloured(picture: Picture, known: Flags, sector: Flags) -> tuple[Flags, AnnotationKind]:
+def _coloured(picture: Picture, text: Mask, sector: Mask) -> Mask:
     """Yellow, green or cyan drawings, thin ones by their colour against the tint around them.
 
     Where the picture holds colour flow nothing near the flow is touched.
     """
-    coloured = (_chroma(picture) > MIN_CHROMA).astype(np.uint8) & (1 - known)
-    flow = _flow(picture, known) & sector
+    flow = _flow(picture, text) & sector
     flows = int(flow.sum()) >= FLOW_AREA
-    near_flow = cv2.dilate(flow, np.ones((25, 25), np.uint8)) if flows else np.zeros_like(flow)
-    thin = _thin_overlay(picture, EXCESS_BESIDE_FLOW if flows else EXCESS) & (1 - known)
-    filled = cv2.morphologyEx(coloured, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(thin, connectivity=8)
-    keep = np.zeros(count, np.uint8)
+    near_flow = dilated(flow, 25) if flows else np.zeros_like(flow)
+    coloured = (chroma(picture) > MIN_CHROMA) & ~text
+    filled = cv2.morphologyEx(coloured.astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
+    labels, stats = components(_thin_overlay(picture, EXCESS_BESIDE_FLOW if flows else EXCESS) & ~text)
+    keep = np.zeros(len(stats), np.bool_)
     ends: list[tuple[int, int]] = []
-    limit = 0.2 * max(thin.shape)
-    for index in range(1, count):
-        left, top, width, height, area = stats[index]
-        cut = slice(top, top + height), slice(left, left + width)
+    limit = 0.2 * max(labels.shape)
+    for index, box in enumerate(component_boxes(stats), start=1):
+        left, top, right, bottom = box
+        cut = index_of(box)
         own = labels[cut] == index
-        trace = max(width, height) > limit and not sector[cut][own].any()  # an ECG below the picture
-        if area >= 3 and not (trace or near_flow[cut][own].any() or filled[cut][own].mean() > 0.5):
-            keep[index] = 1
-            ends.append((int(left + width // 2), int(top + height // 2)))
+        trace = max(right - left, bottom - top) > limit and not sector[cut][own].any()  # an ECG below
+        if own.sum() >= 3 and not (trace or near_flow[cut][own].any() or filled[cut][own].mean() > 0.5):
+            keep[index] = True
+            ends.append((left + (right - left) // 2, top + (bottom - top) // 2))
     drawn = keep[labels]
     for one, other in combinations(ends[:MOST_CROSSES], 2):
-        drawn |= coloured_line(picture, one, other)
-    return drawn & (1 - near_flow), AnnotationKind.CALIPER
+        drawn |= coloured_line(picture, one, other) > 0
+    return drawn & ~near_flow
 
 
-def _thin_overlay(picture: Picture, least: int) -> Flags:
-    """Return thin structures that are yellower, greener or more cyan than what is around them."""
-    red, green, blue = cv2.split(picture)
-    overlay = np.zeros(red.shape, np.uint8)
-    yellow = cv2.subtract(cv2.min(red, green), blue)
-    lime = cv2.subtract(green, cv2.max(red, blue))
-    cyan = cv2.subtract(cv2.min(green, blue), red)
-    for excess in (yellow, lime, cyan):
+def _thin_overlay(picture: Picture, least: int) -> Mask:
+    """Thin structures that are yellower, greener or more cyan than what is around them."""
+    overlay = np.zeros(picture.shape[:2], np.bool_)
+    for excess in overlay_colours(picture):
         stands_out = cv2.morphologyEx(excess, cv2.MORPH_TOPHAT, np.ones((11, 11), np.uint8))
-        seeds = (stands_out > least).astype(np.uint8)
-        body = (stands_out > least // 2).astype(np.uint8)
-        overlay |= _grown(seeds, body)
+        overlay |= _grown(stands_out > least, stands_out > least // 2)
     return overlay
 
 
-def _grown(seeds: Flags, body: Flags) -> Flags:
-    """Return the connected parts of ``body`` that hold a seed (hysteresis)."""
-    count, labels = cv2.connectedComponents(body, connectivity=8)
-    keep = np.zeros(count, np.uint8)
-    keep[np.unique(labels[seeds > 0])] = 1
-    keep[0] = 0
-    return np.asarray(keep[labels], np.uint8)
+def _grown(seeds: Mask, body: Mask) -> Mask:
+    """The connected parts of ``body`` that hold a seed (hysteresis)."""
+    labels, stats = components(body)
+    keep = np.zeros(len(stats), np.bool_)
+    keep[labels[seeds]] = True
+    keep[0] = False
+    return keep[labels]
 
 
-def _flow(picture: Picture, known: Flags) -> Flags:
-    """Return filled areas of red or blue: colour Doppler paints flow in these first."""
-    painted = red_or_blue(picture) & (known == 0)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(painted.astype(np.uint8), connectivity=8)
-    large = (stats[:, cv2.CC_STAT_AREA] >= 6) & (np.arange(count) > 0)
-    return np.asarray(large[labels], np.uint8)
+def _flow(picture: Picture, text: Mask) -> Mask:
+    """Filled areas of red or blue: colour Doppler paints flow in these first."""
+    labels, stats = components(red_or_blue(picture) & ~text)
+    large = stats[:, cv2.CC_STAT_AREA] >= 6
+    large[0] = False
+    return np.asarray(large[labels], np.bool_)
 
 
-def _chroma(picture: Picture) -> Picture:
-    darkest = np.minimum(np.minimum(picture[..., 0], picture[..., 1]), picture[..., 2])
-    return brightest(picture) - darkest
-
-
-def _crosses(grey: Picture, known: Flags) -> tuple[Flags, AnnotationKind]:
+def _crosses(grey: Picture, text: Mask) -> Mask:
     """White "+" and "×" of calipers, the dotted lines between them and the digits beside them."""
-    flags = np.zeros(grey.shape, np.uint8)
+    found = np.zeros(grey.shape, np.bool_)
     if min(grey.shape) < 40:
-        return flags, AnnotationKind.CALIPER
-    centres = _cross_centres(np.where(known.astype(np.bool_), 0, grey).astype(np.uint8))
+        return found
+    centres = _cross_centres(np.where(text, 0, grey).astype(np.uint8))
     thin = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     for column, row, arm in centres:
-        cut = _around(column, row, arm + 2, grey.shape)
-        flags[cut] |= (thin[cut] > 40).astype(np.uint8)
+        reach = arm + 2
+        cut = index_of((column - reach, row - reach, column + reach + 1, row + reach + 1))
+        found[cut] |= thin[cut] > 40
     for one, other in combinations(centres, 2):
-        flags |= dotted_line(thin, one[:2], other[:2])
-    return flags, AnnotationKind.CALIPER
+        found |= dotted_line(thin, one[:2], other[:2]) > 0
+    return found
 
 
 def _cross_centres(grey: Picture) -> list[tuple[int, int, int]]:
@@ -210,18 +201,3 @@ def _cross_templates(arm: int) -> list[Flags]:
     cv2.line(times, (1, 1), (side - 2, side - 2), 255, 1)
     cv2.line(times, (1, side - 2), (side - 2, 1), 255, 1)
     return [cv2.GaussianBlur(template, (3, 3), 0.6) for template in (plus, times)]
-
-
-def _component_boxes(flags: Flags) -> list[Box]:
-    count, _, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=8)
-    return [
-        (int(left), int(top), int(left + width), int(top + height))
-        for left, top, width, height, _ in stats[1:count]
-    ]
-
-
-def _around(column: int, row: int, reach: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    return (
-        slice(max(0, row - reach), min(shape[0], row + reach + 1)),
-        slice(max(0, column - reach), min(shape[1], column + reach + 1)),
-    )

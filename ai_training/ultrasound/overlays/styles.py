@@ -1,7 +1,7 @@
 """Two style families that share no font, no layout, no caliper's shape and no way to write a name or a date.
 
-A detector is trained on the one and judged on the other, because a site's scanners write in ways that it has
-never seen.
+A detector is trained on the one and evaluated on the other, because a site's scanners write in ways that it
+has never seen.
 """
 
 from __future__ import annotations
@@ -50,19 +50,9 @@ class StyleFamily:
 TRAIN = StyleFamily(
     name="train",
     fonts=(
-        Font(
-            "Source Sans Pro",
-            "font_source_sans_pro",
-            "files/SourceSansPro-Regular.ttf",
-            "files/SourceSansPro-Bold.ttf",
-        ),
-        Font(
-            "Source Serif Pro",
-            "font_source_serif_pro",
-            "files/SourceSerifPro-Regular.ttf",
-            "files/SourceSerifPro-Bold.ttf",
-        ),
-        Font("Manrope", "font_manrope", "files/Manrope-Regular.ttf", "files/Manrope-Bold.ttf"),
+        Font.packaged("Source Sans Pro"),
+        Font.packaged("Source Serif Pro"),
+        Font.packaged("Manrope"),
         Font("STIXGeneral", "matplotlib", f"{TTF}/STIXGeneral.ttf", f"{TTF}/STIXGeneralBol.ttf"),
         Font("cmss10", "matplotlib", f"{TTF}/cmss10.ttf"),
         Font("cmtt10", "matplotlib", f"{TTF}/cmtt10.ttf"),
@@ -80,7 +70,7 @@ HELD_OUT = StyleFamily(
         Font("DejaVu Sans", "matplotlib", f"{TTF}/DejaVuSans.ttf", f"{TTF}/DejaVuSans-Bold.ttf"),
         Font("DejaVu Sans Mono", "matplotlib", f"{TTF}/DejaVuSansMono.ttf", f"{TTF}/DejaVuSansMono-Bold.ttf"),
         Font("DejaVu Serif", "matplotlib", f"{TTF}/DejaVuSerif.ttf", f"{TTF}/DejaVuSerif-Bold.ttf"),
-        Font("Caladea", "font_caladea", "files/Caladea-Regular.ttf", "files/Caladea-Bold.ttf"),
+        Font.packaged("Caladea"),
     ),
     strokes=("timesr", "rowmant", "cursive", "scriptc"),
     korean=(Font("Noto Serif KR", "pylopdf_fonts_ko", "NotoSerifKR-Regular.otf"),),
@@ -125,12 +115,12 @@ def colour(random: Random) -> Colour:
 def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> Hand:
     """A random look for the texts of one group."""
     faces = korean_faces(family) if korean else latin_faces(family)
-    chosen = faces[int(random.integers(len(faces)))]
+    chosen = one(random, faces)
     ink = colour(random)
     dark = sum(ink) < 200
     style = random.choice(["plain", "outline", "shadow", "box", "frame"], p=[0.52, 0.16, 0.12, 0.15, 0.05])
     grounds: tuple[Colour, ...] = (BLACK, (25, 25, 40), (60, 60, 60), (0, 0, 120))
-    ground = grounds[int(random.integers(len(grounds)))] if not dark else (210, 210, 210)
+    ground = one(random, grounds) if not dark else (210, 210, 210)
     coarse = int(size >= 14 and random.random() < 0.18) + 1
     return Hand(
         face=chosen,
@@ -153,5 +143,5 @@ def writes_korean(random: Random) -> bool:
 
 
 def person(random: Random, family: StyleFamily, *, korean: bool) -> str:
-    """One of the family's forms of a name (``NAME_FORMS`` of :mod:`.words`)."""
+    """One of the family's forms of a name (:func:`.words.name`)."""
     return "korean" if korean else one(random, [form for form in family.names if form != "korean"])

@@ -62,6 +62,14 @@ class Font:
     regular: str
     bold: str = ""
 
+    @classmethod
+    def packaged(cls, name: str) -> Font:
+        """One of the packages ``font-*`` of PyPI, which are all laid out alike."""
+        start = f"files/{name.replace(' ', '')}"
+        return cls(
+            name, f"font_{name.casefold().replace(' ', '_')}", f"{start}-Regular.ttf", f"{start}-Bold.ttf"
+        )
+
     def faces(self) -> tuple[Face, ...]:
         """Raises ModuleNotFoundError without the package: other fonts would be other pictures."""
         return tuple(

@@ -5,31 +5,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 Random = np.random.Generator
 
 VOCABULARY: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8"))
-NAME_FORMS = (
-    "korean",
-    "last, first",
-    "LAST FIRST",
-    "LAST^FIRST",
-    "first last",
-    "F. Last",
-    "Last, First I.",
-    "MRS LAST",
-)
-DATE_FORMS = ("d.m.y", "m/d/y", "y-m-d", "ymd", "d Mon y", "d-MON-yy", "y/m/d", "d/m/yy")
+T = TypeVar("T")
 
 
-def one(random: Random, choices: Sequence[str]) -> str:
+def one(random: Random, choices: Sequence[T]) -> T:
+    """One of ``choices``, each as likely."""
     return choices[int(random.integers(len(choices)))]
 
 
 def name(random: Random, form: str) -> str:
-    """A person's name in one of the forms of :data:`NAME_FORMS`."""
+    """A person's name in one of the forms that a style family names."""
     if form == "korean":
         return one(random, VOCABULARY["korean_surnames"]) + one(random, VOCABULARY["korean_given"])
     last, first = one(random, VOCABULARY["surnames"]), one(random, VOCABULARY["given_names"])
@@ -46,7 +38,7 @@ def name(random: Random, form: str) -> str:
 
 
 def date(random: Random, form: str, first_year: int = 1940, last_year: int = 2025) -> str:
-    """A date in one of the forms of :data:`DATE_FORMS`."""
+    """A date in one of the forms that a style family names."""
     year = int(random.integers(first_year, last_year + 1))
     month, day = int(random.integers(1, 13)), int(random.integers(1, 29))
     month_name = VOCABULARY["months"][month - 1]

@@ -1,0 +1,49 @@
+"""Model cards as files: written anew, or changed with their comments left as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit import TOMLDocument
+
+
+@contextmanager
+def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
+    """The card at ``path``, to be changed; written to ``to``, or back, where that raises nothing."""
+    card = tomlkit.parse(path.read_text(encoding="utf-8"))
+    yield card
+    (to or path).write_text(tomlkit.dumps(card), encoding="utf-8")
+
+
+def new_card(
+    folder: Path,
+    card_id: str,
+    made_by: str,
+    role: str,
+    about: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, Any]],
+) -> Path:
+    """Write ``card_id.toml`` of version 1 beside the weights ``card_id.onnx`` of ``role``; returns its path.
+
+    ``made_by``: the comment on top. ``about``: what stands before the weights, ``tables``: behind them.
+    """
+    card = tomlkit.document()
+    card.add(tomlkit.comment(made_by))
+    weights = tomlkit.aot()
+    weights.append(weights_row(role, folder / f"{card_id}.onnx"))
+    for key, value in {"id": card_id, "version": "1", **about, "weights": weights, **tables}.items():
+        card[key] = value
+    path = folder / f"{card_id}.toml"
+    path.write_text(tomlkit.dumps(card), encoding="utf-8")
+    return path
+
+
+def weights_row(role: str, file: Path) -> Any:
+    """A row of ``[[weights]]``: a file beside the card, with its SHA-256."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return tomlkit.item({"role": role, "file": file.name, "sha256": digest})

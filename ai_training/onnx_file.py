@@ -1,0 +1,56 @@
+"""Networks as ONNX files that name nothing of this machine: equal networks, equal bytes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+
+def export(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    shapes: Mapping[str, Mapping[int, Any]],
+    outputs: Sequence[str],
+    path: Path,
+    name: str = "",
+) -> None:
+    """Write ``network`` to ``path``.
+
+    ``examples``: an input for each of ``shapes``, which names the inputs and their free dimensions. ``name``
+    of the graph: that of the file without ending, unless given.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own internals
+        torch.onnx.export(
+            network,
+            examples,
+            str(path),
+            input_names=list(shapes),
+            output_names=list(outputs),
+            dynamic_shapes=dict(shapes),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    strip(path, name or path.stem)
+
+
+def strip(path: Path, name: str) -> None:
+    """Drop the exporter's notes: they name this machine's folders and make equal networks differ in bytes."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    graph.name = name
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
