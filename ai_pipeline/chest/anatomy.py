@@ -1,0 +1,199 @@
+"""Heart and lungs of a frontal chest X-ray, and the cardiothoracic ratio between them.
+
+The ratio is the heart's greatest width over the lungs' greatest outer width (C. Danzer, Am J Med Sci 1919),
+both across the picture. The network looks three times, at slightly other sizes and greys: where the outlines
+are not those of a chest, or differ between the looks, nothing is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.contract import ModelRef, Point
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.card import Card, Input
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import read
+
+HEART, RIGHT_LUNG, LEFT_LUNG = range(3)
+"""In the order of the network's outputs; right and left are the patient's."""
+FINER = 4
+"""Outlines are found on a grid so many times finer than the network's output."""
+SURE = 0.5
+"""Probability from which a pixel belongs to an organ."""
+LOOKS = ((1.0, 1.0), (0.9, 1.25), (1.08, 0.8))
+"""Size and gamma of what the network looks at: as it is, smaller and darker, larger and brighter."""
+RATIOS = (0.3, 0.85)
+"""Ratios outside these are taken for wrong outlines."""
+LUNG_AREA = (0.03, 0.35)
+"""Share of the picture that one lung may take."""
+SMALLER_LUNG = 0.4
+"""Least area of the smaller lung as a share of the larger one's."""
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """A width across the picture: ``points`` run from the patient's right edge to the middle and, at the row
+    of the other edge, to the patient's left edge. ``length`` in the pixels of ``points``."""
+
+    points: tuple[Point, ...]
+
+    @property
+    def length(self) -> float:
+        return self.points[-1][0] - self.points[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Cardiothoracic:
+    """Widths of heart and thorax in source coordinates; ``ratio`` is usually .35 to .7."""
+
+    heart: Width
+    thorax: Width
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anatomy:
+    """What was found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left lung on
+    the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says why."""
+
+    masks: Bools
+    from_grid: Affine
+    measured: Cardiothoracic | None
+    fault: str = ""
+
+
+class AnatomyModel:
+    """The network of one card. Raises CardError when its weights are missing or altered."""
+
+    def __init__(self, input_: Input, engine: Callable[[Floats], Any], steady: float, ref: ModelRef) -> None:
+        """``steady``: largest difference of the ratio between two looks that still counts as the same."""
+        self._input, self._engine, self._steady, self.ref = input_, engine, steady, ref
+
+    @staticmethod
+    def of(card: Card, threads: int = 0) -> AnatomyModel:
+        """With the weights, the input and the limit that ``card`` gives."""
+        assert card.input is not None
+        network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
+        return AnatomyModel(card.input, network, float(card.details["anatomy"]["steady"]), card.ref)
+
+    def outline(self, grey: npt.NDArray[np.uint8]) -> Anatomy:
+        """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, upright."""
+        values, to_model = network_input(grey, self._input)
+        looks = [look(values[0], size, gamma, self._input) for size, gamma in LOOKS]
+        found = self._engine(np.stack([seen for seen, _ in looks]))["organs"]
+        return judged(found, [move for _, move in looks], to_model, self._steady)
+
+
+def look(values: Floats, size: float, gamma: float, wanted: Input) -> tuple[Floats, Affine]:
+    """``values [channels, s, s]`` scaled by ``size`` about its middle and with greys of ``gamma``."""
+    if (size, gamma) == (1.0, 1.0):
+        return values, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    mean, scale = (np.float32(pair[0]) for pair in (wanted.mean, wanted.scale))
+    share = np.clip((values[0] * scale + mean) / 255, 0, 1) ** np.float32(gamma)
+    offset = values.shape[-1] * (1 - size) / 2
+    centred = offset + 0.5 * size - 0.5  # OpenCV counts from pixel centres
+    matrix = np.array([[size, 0, centred], [0, size, centred]])
+    moved = cv2.warpAffine(share, matrix, values.shape[1:][::-1], flags=cv2.INTER_LINEAR)
+    seen = np.broadcast_to((moved * 255 - mean) / scale, values.shape)
+    return np.ascontiguousarray(seen, np.float32), Affine(size, 0.0, offset, 0.0, size, offset)
+
+
+def judged(found: Floats, moves: Sequence[Affine], to_model: Affine, steady: float) -> Anatomy:
+    """One anatomy from the looks ``found [looks, 3, s, s]``: measured in each, the mean ratio is given."""
+    grid = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
+    ways = [to_model.inverse().after(move.inverse()).after(grid) for move in moves]
+    masks = [organ_masks(probabilities) for probabilities in found]
+    first = masks[0]
+    fault = next(filter(None, map(_fault, masks)), "")
+    if fault:
+        return Anatomy(first, ways[0], None, fault)
+    measured = [_measured(mask, way) for mask, way in zip(masks, ways, strict=True)]
+    ratios = [one.ratio for one in measured]
+    if max(ratios) - min(ratios) > steady:
+        return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not steady")
+    if not RATIOS[0] <= float(np.mean(ratios)) <= RATIOS[1]:
+        return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not those of a chest")
+    return Anatomy(first, ways[0], _mean(measured))
+
+
+def organ_masks(probabilities: Floats) -> Bools:
+    """``[3, s, s]`` 0..1 → the largest part of each organ, ``[3, FINER·s, FINER·s]``."""
+    return np.stack([_largest(_finer(layer) >= SURE) for layer in probabilities])
+
+
+def cardiothoracic(masks: Bools, from_grid: Affine) -> Cardiothoracic | None:
+    """The widths between the outer edges of ``masks`` ``[3, rows, columns]``; None where an organ is missing.
+
+    ``from_grid`` maps the corners of the masks' pixels to source coordinates; it does not turn the picture.
+    """
+    return _measured(masks, from_grid) if masks.any(axis=(1, 2)).all() else None
+
+
+def _measured(masks: Bools, from_grid: Affine) -> Cardiothoracic:
+    lungs = _edges(masks[RIGHT_LUNG] | masks[LEFT_LUNG])
+    middle = (lungs[0][0] + lungs[1][0]) / 2
+    heart, thorax = (_width(edges, middle, from_grid) for edges in (_edges(masks[HEART]), lungs))
+    return Cardiothoracic(heart, thorax, heart.length / thorax.length)
+
+
+def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
+    """The mean of the lines of several looks, and the ratio of the mean lines."""
+    heart, thorax = (
+        Width(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
+        for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)
+    )
+    return Cardiothoracic(heart, thorax, heart.length / thorax.length)
+
+
+def _fault(masks: Bools) -> str:
+    """Why ``masks`` cannot be the organs of a whole frontal chest, as a sentence; empty where they can."""
+    if not masks.any(axis=(1, 2)).all():
+        return "heart or lungs were not found"
+    heart, right, left = (float(np.flatnonzero(mask.any(axis=0)).mean()) for mask in masks)
+    if not right < heart < left:
+        return "heart and lungs do not lie as in an upright chest"
+    areas = masks[[RIGHT_LUNG, LEFT_LUNG]].mean(axis=(1, 2))
+    if not (LUNG_AREA[0] <= areas.min() and areas.max() <= LUNG_AREA[1]):
+        return "a lung is too small or too large for a whole chest"
+    if areas.min() < SMALLER_LUNG * areas.max():
+        return "the lungs differ too much in size"
+    if masks[:, :, [0, -1]].any():
+        return "the chest is cut off at the side of the image"
+    return ""
+
+
+def _edges(mask: Bools) -> tuple[Point, Point]:
+    """The leftmost and the rightmost point of ``mask``; across the pixels' corners, down their centres."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    left, right = int(columns[0]), int(columns[-1])
+    down = [float(np.flatnonzero(mask[:, column]).mean()) + 0.5 for column in (left, right)]
+    return (float(left), down[0]), (float(right + 1), down[1])
+
+
+def _width(edges: tuple[Point, Point], middle: float, from_grid: Affine) -> Width:
+    (left, upper), (right, lower) = edges
+    return Width(from_grid([(left, upper), (middle, upper), (middle, lower), (right, lower)]))
+
+
+def _finer(layer: Floats) -> Floats:
+    rows, columns = layer.shape
+    size = columns * FINER, rows * FINER
+    return np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _largest(mask: Bools) -> Bools:
+    """The largest connected part of ``mask``; none stays none."""
+    count, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2:
+        return mask
+    return np.asarray(labels == 1 + int(sizes[1:, cv2.CC_STAT_AREA].argmax()), np.bool_)

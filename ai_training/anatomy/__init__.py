@@ -1,0 +1,1 @@
+"""Heart and lungs in frontal chest X-rays: training and measuring the network that outlines them."""

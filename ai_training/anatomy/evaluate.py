@@ -1,0 +1,137 @@
+"""``ai-pipeline evaluate anatomy``: outlines and the cardiothoracic ratio against a reader's masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, cardiothoracic
+from ai_pipeline.images.coordinates import Affine
+from ai_training.anatomy.data import AnatomyImage, anatomy_images
+from ai_training.errors import DataMissing
+from ai_training.metrics import mean_interval, patient_weights
+from ai_training.networks.anatomy import ORGANS
+from ai_training.progress import Report, silent
+from ai_training.text import NOT_DIAGNOSTIC, interval
+
+TARGETS = {"heart": 0.95, "right lung": 0.975, "left lung": 0.975, "ratio error": 0.010, "limits": 0.03}
+"""Least Dice, largest mean absolute error of the ratio, widest limits of agreement around the bias."""
+HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """One image: Dice of each organ, the reader's ratio and the measured one (NaN where none), and why."""
+
+    name: str
+    dice: npt.NDArray[np.float64]
+    truth: float
+    measured: float
+    fault: str
+
+
+def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silent) -> dict[str, Any]:
+    """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one a patient.
+
+    Raises DataMissing.
+    """
+    images = anatomy_images(data, split)
+    if not images:
+        raise DataMissing(f"{data} has no chest with masks in the split {split}")
+    cases = []
+    for number, image in enumerate(images):
+        report(number / len(images), "heart and lungs")
+        cases.append(judge(image, model))
+    return {"model": model.ref.id, "version": model.ref.version, "split": split, **figures(cases)}
+
+
+def judge(image: AnatomyImage, model: AnatomyModel) -> Judged:
+    """``image`` as the node measures it, against its masks."""
+    picture, organs = image.read()
+    found = model.outline(picture)
+    truth = cardiothoracic(organs, HERE)
+    return Judged(
+        image.name,
+        dice(found.masks, on_grid(organs, found)),
+        truth.ratio if truth else float("nan"),
+        found.measured.ratio if found.measured else float("nan"),
+        found.fault,
+    )
+
+
+def on_grid(organs: npt.NDArray[np.bool_], found: Anatomy) -> npt.NDArray[np.bool_]:
+    """``organs [3, rows, columns]`` of the source on the grid of ``found``."""
+    there = found.from_grid.inverse()
+    matrix = np.array([[there.a, there.b, there.c], [there.d, there.e, there.f]])
+    matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5  # OpenCV counts from pixel centres
+    size = found.masks.shape[1:][::-1]
+    return np.stack([cv2.warpAffine(organ.astype(np.float32), matrix, size) >= 0.5 for organ in organs])
+
+
+def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Dice of each organ of ``[3, rows, columns]`` masks, 0 to 1."""
+    common = (found & truth).sum((1, 2))
+    return np.asarray(2 * common / np.maximum(found.sum((1, 2)) + truth.sum((1, 2)), 1), np.float64)
+
+
+def figures(cases: Sequence[Judged]) -> dict[str, Any]:
+    """Dice of all images, agreement of the ratio of those that were measured, and why others were not."""
+    dices = np.array([case.dice for case in cases])
+    measured = [case for case in cases if not np.isnan(case.measured - case.truth)]
+    difference = np.array([case.measured - case.truth for case in measured])
+    faults = [case.fault for case in cases if case.fault]
+    return {
+        "images": len(cases),
+        "dice": {name: _mean(dices[:, organ]) for organ, name in enumerate(ORGANS)},
+        "measured": len(measured),
+        "not_measured": {fault: faults.count(fault) for fault in dict.fromkeys(faults)},
+        "ratio": agreement(difference) if len(measured) > 1 else None,
+        "pairs": [[case.truth, case.measured] for case in measured],
+    }
+
+
+def agreement(difference: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """How measured ratios differ from a reader's: mean absolute error, bias, 95 % limits (Bland, Altman)."""
+    bias, spread = float(difference.mean()), float(difference.std(ddof=1))
+    return {
+        "error": _mean(np.abs(difference)),
+        "bias": round(bias, 4),
+        "limits": [round(bias - 1.96 * spread, 4), round(bias + 1.96 * spread, 4)],
+        "worst": round(float(np.abs(difference).max()), 4),
+    }
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """The figures as lines for a terminal, each with its target."""
+    lines = [f"{result['model']} {result['version']}, {result['split']}, {result['images']} images"]
+    lines += [
+        f"Dice {name:12} {interval(value, 4)}{_verdict(value[0] >= TARGETS[name])}"
+        for name, value in result["dice"].items()
+    ]
+    found = result["ratio"]
+    if found is not None:
+        low, high = found["limits"]
+        wide = (high - low) / 2
+        lines += [
+            f"cardiothoracic ratio of {result['measured']} images: mean absolute error "
+            f"{interval(found['error'], 4)}{_verdict(found['error'][0] <= TARGETS['ratio error'])}",
+            f"  bias {found['bias']:+.4f}, limits of agreement {low:+.4f} to {high:+.4f}"
+            f"{_verdict(wide <= TARGETS['limits'])}, worst {found['worst']:.4f}",
+        ]
+    lines += [f"not measured: {count} × {fault}" for fault, count in result["not_measured"].items()]
+    return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
+def _mean(values: npt.NDArray[np.float64]) -> list[float]:
+    weights = patient_weights([str(number) for number in range(len(values))])
+    return mean_interval(values, weights).as_list()
+
+
+def _verdict(met: bool) -> str:
+    return "  target met" if met else "  TARGET NOT MET"

@@ -1,0 +1,58 @@
+"""The anatomy network as an ONNX file with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim
+
+from ai_training.anatomy.data import CHAIN, MEAN, SCALE
+from ai_training.cards import new_card
+from ai_training.networks.anatomy import ORGANS, SIDE, AnatomyGraph, AnatomyNetwork
+from ai_training.onnx_file import export
+
+ID = "chest-anatomy-unet"
+STEADY = 0.03
+"""Largest difference of the ratio between two looks."""
+
+
+def export_anatomy(network: AnatomyNetwork, path: Path) -> None:
+    """Write the network: input ``images [N, 3, SIDE, SIDE]``, output ``organs [N, 3, SIDE, SIDE]`` 0..1."""
+    example = (torch.zeros(2, 3, SIDE, SIDE),)
+    export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("looks", max=16)}}, ("organs",), path)
+
+
+def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
+    """Write the card beside the weights; test figures come by ``ai-pipeline evaluate anatomy``."""
+    about = {
+        "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
+        "architecture": "anatomy-unet",
+        "licence": "AGPL-3.0-or-later; trunk from ImageNet weights (Apache-2.0)",
+        "intended_use": (
+            "To measure the cardiothoracic ratio of upright frontal chest X-rays of adults, by lines that a "
+            "reader checks. Comparable on PA films only."
+        ),
+        "limits": [
+            "Taught by masks of 157 chests of one set, two thirds of them with a ratio above .5.",
+            "Outlines in a white or collapsed lung are a guess; such images are mostly, not always, refused.",
+        ],
+    }
+    tables = {
+        "input": {
+            "size": SIDE,
+            "channels": 3,
+            "mean": MEAN,
+            "scale": SCALE,
+            "photometric": "MONOCHROME2",
+            "chain": asdict(CHAIN),
+        },
+        "anatomy": {"organs": list(ORGANS), "steady": STEADY},
+        "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
+        "training": {"data": ["cxr_anatomy (train): masks of heart and lungs"], **training},
+    }
+    made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
+    return new_card(folder, ID, made_by, "anatomy", about, tables)

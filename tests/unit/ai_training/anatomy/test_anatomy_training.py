@@ -1,0 +1,136 @@
+"""The anatomy network: what is trained is what is exported, and training learns something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import torch
+
+from ai_pipeline.chest.anatomy import AnatomyModel
+from ai_pipeline.models import registry
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_training.anatomy import fit
+from ai_training.anatomy.data import EXCHANGED, AnatomyBatches, Augment, anatomy_images, augment, plain
+from ai_training.anatomy.evaluate import as_text, dice, evaluate
+from ai_training.anatomy.export import ID
+from ai_training.anatomy.plots import bland_altman
+from ai_training.errors import DataMissing, ExperimentError
+from ai_training.networks.anatomy import SIDE, AnatomyNetwork
+from tests.unit.chests import drawn_chest
+
+SMALL = fit.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1, workers=0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two drawn chests in each split, as the public set is laid out."""
+    folder = tmp_path_factory.mktemp("data")
+    own = folder / "cxr_anatomy"
+    for name in ("images", "masks"):
+        (own / name).mkdir(parents=True)
+    rows = ["file,mask,patient,ctr,split"]
+    for number, split in enumerate(["train", "val", "test"] * 2):
+        picture, organs = drawn_chest(200 + 8 * number)
+        bits = sum(organ.astype(np.uint8) << bit for bit, organ in enumerate(organs))
+        cv2.imwrite(str(own / f"images/{number}.jpg"), picture)
+        cv2.imwrite(str(own / f"masks/{number}.png"), bits)
+        rows.append(f"images/{number}.jpg,masks/{number}.png,p{number},,{split}")
+    (own / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit.train(data, tmp_path_factory.mktemp("run"), SMALL)
+
+
+def test_the_exported_network_says_what_the_trained_one_says(data: Path, trained: Path) -> None:
+    network = AnatomyNetwork()
+    network.load_state_dict(torch.load(trained.parent / "best.pt", weights_only=True))
+    values, _ = plain(anatomy_images(data, "val")[0])
+
+    with torch.inference_mode():
+        ours = torch.sigmoid(network.eval()(torch.from_numpy(values[None])))[0].numpy()
+    theirs = OnnxRuntime((trained.parent / f"{ID}.onnx").read_bytes(), 1)(np.stack([values] * 3))["organs"]
+
+    assert theirs.shape == (3, 3, SIDE, SIDE)
+    assert np.abs(theirs[0] - ours).max() < 1e-4
+
+
+def test_the_card_is_one_that_the_registry_reads_and_the_file_is_small(trained: Path) -> None:
+    card = registry.find(ID, trained.parent)
+
+    registry.verify(card)
+    assert card.file("anatomy").path.stat().st_size < 10e6
+
+
+def test_a_run_goes_on_from_its_checkpoint_but_not_from_another_recipe(data: Path, trained: Path) -> None:
+    other = fit.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1, workers=0, seed=2)
+
+    assert fit.train(data, trained.parent, SMALL, resume=True) == trained
+    with pytest.raises(ExperimentError):
+        fit.train(data, trained.parent, other, resume=True)
+
+
+def test_the_loss_falls_towards_the_truth(data: Path) -> None:
+    images, organs = AnatomyBatches(anatomy_images(data, "train"), Augment(), 2, 1)[0]
+
+    assert images.shape == (2, 3, SIDE, SIDE)
+    right = fit.loss_of(20 * organs - 10, organs, 1.0)
+    wrong = fit.loss_of(10 - 20 * organs, organs, 1.0)
+    assert right < 0.1 < wrong
+
+
+def test_organs_stay_on_the_picture_whatever_is_done_to_it() -> None:
+    picture, organs = drawn_chest(300)
+    steady = Augment(inverted=0, framed=0, shaded=0, blurred=0, noise=0, gamma=0.01, contrast=0.01)
+
+    for seed in range(20):
+        copy, moved = augment(picture, organs, steady, np.random.default_rng(seed))
+        lungs, heart = (moved[1] > 0.9) | (moved[2] > 0.9), moved[0] > 0.9
+        if lungs.any() and heart.any():
+            assert copy[heart].mean() > copy[lungs].mean() + 50
+
+
+def test_a_mask_with_exchanged_bits_is_read_in_the_right_order(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = anatomy_images(data, "train")[0]
+    _, organs = image.read()
+
+    monkeypatch.setitem(EXCHANGED, image.name, (2, 1, 0))
+
+    assert (image.read()[1] == organs[[2, 1, 0]]).all()
+
+
+def test_equal_masks_have_a_dice_of_one_and_strange_ones_of_none() -> None:
+    _, organs = drawn_chest(100)
+
+    assert dice(organs, organs).tolist() == [1, 1, 1]
+    assert dice(organs, organs & False).tolist() == [0, 0, 0]
+
+
+def test_the_figures_are_those_of_a_perfect_reader(data: Path, trained: Path, tmp_path: Path) -> None:
+    card = registry.find(ID, trained.parent)
+    assert card.input is not None
+    truths = iter([np.stack([plain(image)[1]] * 3) for image in anatomy_images(data, "test")])
+    perfect = AnatomyModel(card.input, lambda _: {"organs": next(truths)}, 1.0, card.ref)
+
+    result = evaluate(data, perfect, "test")
+
+    assert result["images"] == 2
+    assert all(value[0] > 0.97 for value in result["dice"].values())
+    assert "limits of agreement" in as_text(result)
+    assert bland_altman(tmp_path, result).stat().st_size > 1000
+
+
+def test_without_the_set_it_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match="training"):
+        anatomy_images(tmp_path, "train")
