@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 
 from ai_pipeline.errors import CodestreamFault
+from ai_pipeline.images.decoder import DECODER
 
 JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
 JPEG_2000 = frozenset({JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL})
@@ -139,7 +140,7 @@ def declared(frame: bytes, syntax: UID) -> Declared:
         raise CodestreamFault("the code stream ends within its header") from None
 
 
-def checked(frame: bytes, runner: Any) -> bytearray:
+def checked(frame: bytes, runner: Any) -> bytearray | memoryview:
     """Decode a frame that is as large as the header says; ``runner`` is pydicom's. Raises CodestreamFault."""
     syntax = UID(runner.transfer_syntax)
     if syntax == RLELossless:
@@ -152,8 +153,38 @@ def checked(frame: bytes, runner: Any) -> bytearray:
             f"the code stream has {found.columns} × {found.rows} pixels of {found.samples} samples, "
             f"the header says {wanted.columns} × {wanted.rows} of {wanted.samples}"
         )
-    plugin = pyjpegls if syntax in JPEG_LS else pylibjpeg
-    return cast(bytearray, plugin._decode_frame(frame, runner))
+    name = "charls" if syntax in JPEG_LS else "openjpeg" if syntax in JPEG_2000 else "libjpeg"
+    _expect(runner, frame, syntax)
+    if syntax in JPEG_2000:
+        frame = _bare(frame)
+    return DECODER.decode(name, frame, runner.frame_length(unit="pixels") * runner.pixel_dtype.itemsize)
+
+
+def _expect(runner: Any, frame: bytes, syntax: UID) -> None:
+    """Tell ``runner`` how the decoders give samples: as wide as the code stream's own, JPEG 2000 as RGB."""
+    if syntax in JPEG_2000:
+        if runner.photometric_interpretation in {"YBR_ICT", "YBR_RCT"}:
+            runner.set_option("photometric_interpretation", "RGB")
+        precision = runner.get_option("j2k_precision", runner.bits_stored)
+    elif syntax in JPEG_LS:
+        if runner.samples_per_pixel > 1:
+            runner.set_option("planar_configuration", int(not _interleave(frame)))
+        precision = runner.get_option("jls_precision", runner.bits_stored)
+    else:
+        return
+    runner.set_option("bits_allocated", 8 if precision <= 8 else 16 if precision <= 16 else 32)
+
+
+def _interleave(frame: bytes) -> int:
+    """The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3)."""
+    scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
+    return scan[2 + 2 * scan[0]]
+
+
+def prepare(syntax: UID) -> None:
+    """Have the decoders ready, if they are needed for ``syntax``. Raises NoDecoder."""
+    if plugin(syntax) and syntax != RLELossless:
+        DECODER.start()
 
 
 # What pydicom asks of a module with a decoding plugin.
@@ -195,7 +226,7 @@ def _jpeg(frame: bytes) -> Declared:
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the first scan."""
+    """Marker and content of each segment up to the header of the first scan."""
     place = 2
     while True:
         if frame[place] != 0xFF:
@@ -204,18 +235,18 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
             place += 1
         marker = frame[place]
         place += 1
-        if marker == _SCAN:
-            return
         if marker in _WITHOUT_LENGTH:
             continue
         (length,) = struct.unpack_from(">H", frame, place)
         yield marker, frame[place + 2 : place + length]
+        if marker == _SCAN:
+            return
         place += max(length, 2)
 
 
 def _jpeg_2000(frame: bytes) -> Declared:
     """The SIZ segment, which comes first (ITU-T T.800 A.5.1); a JP2 file around it is passed over."""
-    start = _codestream_of_jp2(frame) if frame[4:8] == b"jP  " else 0
+    start = _codestream_of_jp2(frame)
     if frame[start : start + 4] != b"\xff\x4f\xff\x51":
         raise CodestreamFault("the frame is no JPEG 2000")
     right, bottom, left, top, *tile, samples = struct.unpack_from(">8IH", frame, start + 8)
@@ -227,8 +258,22 @@ def _jpeg_2000(frame: bytes) -> Declared:
     return Declared(bottom - top, right - left, samples)
 
 
+def _bare(frame: bytes) -> bytes:
+    """The code stream without a JP2 file around it, which DICOM does not have (PS3.5 A.4.4).
+
+    Raises CodestreamFault where the file would change the samples: by a palette or another order of
+    colours (T.800 I.5.3.4, I.5.3.6).
+    """
+    start = _codestream_of_jp2(frame)
+    if any(box in frame[:start] for box in (b"pclr", b"cdef")):
+        raise CodestreamFault("the JPEG 2000 is in a JP2 file with colours of its own")
+    return frame[start:]
+
+
 def _codestream_of_jp2(frame: bytes) -> int:
-    """Where the box jp2c's content begins (T.800 I.4)."""
+    """Where the box jp2c's content begins (T.800 I.4); 0 where there is no JP2 file around it."""
+    if frame[4:8] != b"jP  ":
+        return 0
     place = 0
     while True:
         length, kind = struct.unpack_from(">I4s", frame, place)

@@ -6,6 +6,7 @@ Frames are decoded one at a time when asked for, from the file, so that a long c
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import uuid
 import warnings
@@ -29,6 +30,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams
+from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.display import GreyDisplay
 from ai_pipeline.images.header import check_palette, embedded_overlays, picture_header, read_header
 from ai_pipeline.images.limits import LIMITS, Limits, lacks_memory
@@ -64,16 +66,17 @@ def open_picture(path: Path, modality: str, limits: Limits = LIMITS) -> PictureI
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
+    data = path.read_bytes()
     with (
         _pydicom_may_warn(),
         _as_pixel_error("the file is not a readable picture"),
-        Image.open(path) as picture,
+        Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture,
     ):
         if fault := limits.fault(picture.height, picture.width, samples=3):
             raise PixelError(fault)
-        lossy = picture.format in {"JPEG", "WEBP"}
-        samples = _picture_samples(picture)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        lossy = picture.format != "PNG"
+        samples = _picture_samples(picture, data)
+    digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
     return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy), samples)
 
@@ -170,6 +173,7 @@ class DicomImage:
 
     def _decode(self, frame: int) -> PixelArray:
         self._check_ends()
+        codestreams.prepare(self.transfer_syntax)
         with _pydicom_may_warn(), _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"):
             samples = self._samples(frame)
         if samples.shape[:2] != (self.header.rows, self.header.columns):
@@ -310,15 +314,13 @@ def _eight_bit_palette(colours: PixelArray) -> PixelArray:
     return (numbers >> (8 if int(numbers.max()) > 255 else 0)).astype(np.uint8)
 
 
-def _picture_samples(picture: Image.Image) -> PixelArray:
-    if picture.mode in {"L", "I;16", "I;16B"}:
-        samples = np.asarray(picture)
-        return np.ascontiguousarray(samples, samples.dtype.newbyteorder("="))
-    if picture.mode in {"1", "LA"}:
-        return np.asarray(picture.convert("L"))
-    if picture.mode == "I":
-        return np.asarray(picture).astype(np.uint16)
-    return np.asarray(picture.convert("RGB"))
+def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
+    """Decoded by another process; in this one Pillow has read the header only."""
+    colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
+    depth = np.uint16 if picture.mode.startswith("I") else np.uint8
+    samples = np.empty((picture.height, picture.width, *colours), depth)
+    samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
+    return samples
 
 
 # What pydicom and its decoders raise on damaged input (seen on its own damaged test files and by fuzzing).

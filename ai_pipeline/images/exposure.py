@@ -17,7 +17,7 @@ NEAR = 3  # levels from black or white that count as such: JPEG moves plain blac
 # Of 1,338 chests of the validation split the worst has .074 black or white and 28 levels; windows that
 # drive 30 % of a chest to black or white have .24 (median), those that drive 50 % at least .28.
 CLIPPED = 0.20  # share of the middle: refused
-NOTED = 0.08  # share of the middle: analysed, and said
+NOTED = 0.08  # share of the middle from which the result carries a note
 FEWEST_LEVELS = 16.0
 
 

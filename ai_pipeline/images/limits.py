@@ -64,7 +64,7 @@ class Limits:
 
 
 LIMITS = Limits()
-"""Those that hold where nobody says others."""
+"""The limits that hold where no others are given."""
 
 
 def lacks_memory(error: BaseException | None) -> bool:

@@ -78,8 +78,8 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
         taken = [region.bounds for _, region in placed]
         for number, (_, region) in enumerate(placed, start=1):
             taken.append(canvas.number(str(number), region.bounds, taken))
-    told = _boxes_told([finding for finding, _ in placed])
-    return canvas.above([], told, list(legend) or legend_of(findings))
+    captions = _box_captions([finding for finding, _ in placed])
+    return canvas.above([], captions, list(legend) or legend_of(findings))
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
@@ -151,7 +151,7 @@ def places_told(regions: Iterable[Region]) -> list[str]:
     return [line for origin, line in PLACE_IS_APPROXIMATE.items() if origin in origins]
 
 
-def _boxes_told(boxed: Sequence[Finding]) -> list[str]:
+def _box_captions(boxed: Sequence[Finding]) -> list[str]:
     """What each box is, by its number where there are several; of many how many there are of each label."""
     if len(boxed) > MOST_NUMBERED:
         counts = Counter(finding.label for finding in boxed)
@@ -217,10 +217,10 @@ class _Canvas:
         )
         return chosen
 
-    def above(self, bars: Sequence[Picture], told: Sequence[str], legend: Sequence[str]) -> Picture:
+    def above(self, bars: Sequence[Picture], captions: Sequence[str], legend: Sequence[str]) -> Picture:
         """The picture with a margin below: colour bars, what was found in yellow, the legend in white."""
         width = max(self.image.width, NARROWEST * self.letters)
-        lines = [(piece, YELLOW) for text in told for piece in self._wrapped(text, width)]
+        lines = [(piece, YELLOW) for text in captions for piece in self._wrapped(text, width)]
         lines += [(piece, WHITE) for text in legend for piece in self._wrapped(text, width)]
         if len(lines) > MOST_LINES:
             lines = [*lines[: MOST_LINES - 1], lines[-1]]

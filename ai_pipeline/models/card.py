@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ai_pipeline.contract import Code, ModelRef
 from ai_pipeline.errors import CardError
@@ -60,9 +62,13 @@ class Input:
     photometric: str
     chain: Chain
     preprocess: Preprocess = "chain"
-    crop: float = 1.0
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     squash: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if {len(self.mean), len(self.scale)} - {1, self.channels} or 0.0 in self.scale:
+            raise ValueError(f"mean and scale need one number or {self.channels}, no scale of 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,15 @@ class Label:
     slope: float = 1.0
     intercept: float = 0.0
     box: bool = False
-    operating_point: float | None = None
+    operating_point: Annotated[float, Field(gt=0, lt=1)] | None = None
     detector: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.absent_below <= self.threshold <= 1.0:
+            raise ValueError(
+                f"label {self.name}: 0 ≤ absent_below ≤ threshold ≤ 1 must hold, "
+                f"not {self.absent_below} and {self.threshold}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ FORMATS = (ONNX, SAFETENSORS)
 class Engine(Protocol):
     """One loaded network. Call it with float32 ``[N, channels, size, size]``; outputs come back by name."""
 
-    def __call__(self, images: Floats) -> Mapping[str, Floats]: ...
+    def __call__(self, images: Floats, /) -> Mapping[str, Floats]: ...
 
 
 def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int = 0) -> Engine:
@@ -107,11 +107,12 @@ class OnnxRuntime:
         # Idle threads must not spin: workers, listener and decoder share the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [given.name for given in self._session.get_inputs()]
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        return dict(zip(self._outputs, self._session.run(None, {self._input: images}), strict=True))
+    def __call__(self, *inputs: Floats) -> Mapping[str, Floats]:
+        given = dict(zip(self._inputs, inputs, strict=True))
+        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
 
 
 class Torch:

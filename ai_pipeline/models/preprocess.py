@@ -38,7 +38,7 @@ def enlarge(reduced: Grey, size: int) -> Grey:
 
 
 def normalise(images: npt.NDArray[np.uint8], mean: float, scale: float) -> npt.NDArray[np.float32]:
-    """``[N, size, size]`` uint8 → float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, three times."""
+    """``images [N, size, size]`` → float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, 3 times."""
     values = (images.astype(np.float32) - np.float32(mean)) / np.float32(scale)
     return np.ascontiguousarray(np.broadcast_to(values[:, None], (len(images), 3, *images.shape[1:])))
 

@@ -1,4 +1,4 @@
-"""What a model's scores were on its validation images, and how far the scores of other images are from that.
+"""A model's scores on its validation images, and how far the scores of other images are from them.
 
 The table ``[reference]`` of a card: ``set`` (what the images are), ``images``, ``refused`` (share that the
 pixel gate refused) and ``[reference.deciles]`` with nine rising probabilities per label, which cut the
@@ -20,7 +20,7 @@ from ai_pipeline.models.registry import Card
 
 BINS = 10
 FEWEST = 50
-"""Of fewer images no index is given: it would say more of the number than of the images."""
+"""Images from which an index is given: of fewer it would be chance."""
 WATCH, DRIFTED = 0.1, 0.25
 """The usual limits of the population stability index (credit scoring; B. Yurdakul, Western Michigan 2018)."""
 
@@ -48,7 +48,7 @@ class Reference:
     deciles: Mapping[str, tuple[float, ...]]
 
     def bin(self, label: str, probability: float) -> int | None:
-        """The bin, 0 to 9; a value on an edge belongs to the upper one. None without deciles of the label."""
+        """The bin, 0 to 9, of a ``probability`` 0 to 1; on an edge the upper one. None without deciles."""
         edges = self.deciles.get(label)
         return None if edges is None else bisect_right(edges, probability)
 
@@ -86,7 +86,7 @@ def stability_index(counts: Sequence[int]) -> float:
 
 
 def by_chance(images: int, reference_images: int | None = None) -> float:
-    """What the index of images like those of the reference stays below in 99 of 100 samples of this size.
+    """The 99 % quantile of the index of so many ``images`` like the ``reference_images``; None: very many.
 
     Without drift it is distributed as chi-square with nine degrees of freedom times 1/n + 1/m (Yurdakul).
     """
@@ -94,7 +94,7 @@ def by_chance(images: int, reference_images: int | None = None) -> float:
 
 
 def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdict:
-    """What ten counts mean. Never more than chance would show: of 50 images it alone may give .4."""
+    """The verdict on ten counts; what :func:`by_chance` explains is no drift: of 50 images up to .4."""
     images = sum(counts)
     if images < FEWEST:
         return Verdict.TOO_FEW

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ai_pipeline.models.store import landlock, seccomp
+from ai_pipeline.confinement import landlock, lower, seccomp
 
 EXIT_DATA = 65
 EXIT_LIMITS = 77
@@ -43,17 +43,16 @@ class Limits:
 
 def confine(limits: Limits) -> bool:
     """Limit this process for good, before any thread starts. True when Landlock and seccomp hold too."""
-    for what, most in (
-        (resource.RLIMIT_CPU, limits.seconds),
-        (resource.RLIMIT_AS, limits.memory),
-        (resource.RLIMIT_FSIZE, FILE),
-        (resource.RLIMIT_NOFILE, FILES),
-        (resource.RLIMIT_NPROC, TASKS),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (limit, limit))
+    lower(
+        {
+            resource.RLIMIT_CPU: limits.seconds,
+            resource.RLIMIT_AS: limits.memory,
+            resource.RLIMIT_FSIZE: FILE,
+            resource.RLIMIT_NOFILE: FILES,
+            resource.RLIMIT_NPROC: TASKS,
+            resource.RLIMIT_CORE: 0,
+        }
+    )
     walls = landlock.allow_only(
         [Path(path) for path in (*limits.reads, *MACHINE)],
         [Path(path) for path in (*limits.writes, *DEVICES)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ def main() -> None:
     except (CannotAdapt, UnreadableCheckpoint) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DATA)
-    Path(ANSWER).write_text(_answer(adapted, difference).model_dump_json(), encoding="utf-8")
+    facts = {field.name: getattr(adapted, field.name) for field in fields(adapted) if field.name != "network"}
+    answer = Answer(difference=difference, **facts)
+    Path(ANSWER).write_text(answer.model_dump_json(), encoding="utf-8")
 
 
 def _write(adapted: Adapted, path: Path) -> None:
@@ -94,8 +97,8 @@ def _difference(adapted: Adapted, path: Path) -> float:
         labels, threads = len(adapted.labels), torch.get_num_threads()
         arrays: Any = load_file(path)
         engine = Torch(arrays, adapted.architecture, labels, adapted.channels, adapted.size, threads)
-    said = engine(images)
-    off = [_off(said[name], value.numpy()) for name, value in zip(adapted.outputs, expected, strict=True)]
+    found = engine(images)
+    off = [_off(found[name], value.numpy()) for name, value in zip(adapted.outputs, expected, strict=True)]
     if not max(off) <= MOST:
         raise CannotAdapt(f"the converted file answers differently from the network, by {max(off):.2g}")
     return max(off)
@@ -103,27 +106,6 @@ def _difference(adapted: Adapted, path: Path) -> float:
 
 def _off(ours: Any, theirs: Any) -> float:
     return float(abs(ours - theirs).max() / max(float(abs(theirs).max()), 1e-12))
-
-
-def _answer(adapted: Adapted, difference: float) -> Answer:
-    return Answer(
-        outputs=adapted.outputs,
-        id=adapted.id,
-        architecture=adapted.architecture,
-        labels=adapted.labels,
-        channels=adapted.channels,
-        size=adapted.size,
-        mean=adapted.mean,
-        scale=adapted.scale,
-        preprocess=adapted.preprocess,
-        crop=adapted.crop,
-        squash=adapted.squash,
-        interpolation=adapted.interpolation,
-        kind=adapted.kind,
-        operating_points=adapted.operating_points,
-        licence=adapted.licence,
-        difference=difference,
-    )
 
 
 if __name__ == "__main__":

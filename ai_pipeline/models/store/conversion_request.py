@@ -1,4 +1,4 @@
-"""What is said between ``ai-pipeline models convert`` and the process that reads the checkpoint.
+"""The messages between ``ai-pipeline models convert`` and the process that reads the checkpoint.
 
 The request is ours. The answer comes from a process that may have run foreign code, so it is checked like
 anything else from outside: types, lengths, ranges, and not a field more.

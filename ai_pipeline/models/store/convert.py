@@ -27,7 +27,7 @@ LONGEST_ANSWER = 1 << 20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The card that was written, and what the process said of the network."""
+    """The card that was written, and what the process found of the network."""
 
     card: Path
     answer: Answer
@@ -38,7 +38,7 @@ def convert(
 ) -> Converted:
     """Write ``ID.onnx`` (or ``.safetensors``) and ``ID.toml`` into ``out``. Raises CardError.
 
-    ``trust`` must be True for anything but safetensors: the person has been told that a pickle is code.
+    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code.
     """
     checkpoint = Path(request.checkpoint).resolve()
     if not checkpoint.is_file():

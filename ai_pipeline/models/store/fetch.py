@@ -1,4 +1,4 @@
-"""A file from a disk or over HTTPS, hashed on its way; nothing is left when it is not the one expected."""
+"""Copy a file from a disk or over HTTPS, and delete it unless its SHA-256 is the one expected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ai_pipeline.errors import FetchFailed
 
 Report = Callable[[int, int | None], None]
-"""Called with the bytes that have come, and how many there will be if that is known."""
+"""Called with the bytes that were read, and the total if it is known."""
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
@@ -28,7 +28,7 @@ def is_url(source: str) -> bool:
 
 
 def shown(source: str) -> str:
-    """``source`` as it may be written down: without user, password, query and fragment."""
+    """``source`` for logs and files: without user, password, query and fragment."""
     if not is_url(source):
         return Path(source).name
     parts = urlsplit(source)

@@ -28,12 +28,13 @@ from ai_pipeline.models.registry import STORED, find, from_environment, load, ve
 from ai_pipeline.models.store.inspection import inspect
 
 SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0"}
-"""The pipelines whose model can be exchanged, and what each runs when nobody has."""
+"""The pipelines whose model can be exchanged, and the model that each runs by default."""
 ACTIVE = "active.json"
 ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
 _LOCK = ".lock"
 _STALE = 86400.0  # seconds
+_FOR_ALL = 0o644  # the node runs as another user than who adds models; nothing here is secret
 
 
 class StoreEvent(BaseModel):
@@ -120,8 +121,8 @@ def rollback(pipeline: str, models_dir: Path) -> Card:
 
 @contextmanager
 def incoming(models_dir: Path) -> Iterator[Path]:
-    """An empty folder in ``models_dir`` for what is on its way in; gone afterwards, whatever happens."""
-    models_dir.mkdir(parents=True, exist_ok=True)
+    """An empty folder in ``models_dir`` for files that are being added; deleted afterwards in any case."""
+    _folder_for_all(models_dir)
     for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
         if time.time() - left.stat().st_mtime > _STALE:
             shutil.rmtree(left, ignore_errors=True)
@@ -133,36 +134,37 @@ def incoming(models_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def admit(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: ModelOrigin) -> Card:
-    """Make what lies in ``folder`` (of :func:`incoming`) a model of the store; returns its card.
+def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: ModelOrigin) -> Card:
+    """Add the files in ``folder`` (of :func:`incoming`) to the store as a model; returns its card.
 
     ``weights`` names the file of the card that is there already; the card's other files are taken from beside
-    ``card_file``. All are checked against their hashes and looked into. Raises CardError.
+    ``card_file``. All are checked against their hashes and by :func:`inspect`. Raises CardError.
     """
     shutil.copyfile(card_file, folder / STORED)
     for other in load(card_file).weights:
         if other.path.name != weights.path.name and other.path.parent == card_file.parent:
-            _take(other.path, folder)
+            _copy_weights(other.path, folder)
     card = load(folder / STORED)
     verify(card)
     inspect([part.path for part in card.weights])
-    told = {"at": _now().isoformat(), "source": origin.source, "licence": origin.licence}
-    (folder / ORIGIN).write_text(json.dumps(told, indent=1), encoding="utf-8")
-    place = room(card, models_dir)
-    place.parent.mkdir(exist_ok=True)
+    written = {"at": _now().isoformat(), "source": origin.source, "licence": origin.licence}
+    (folder / ORIGIN).write_text(json.dumps(written, indent=1), encoding="utf-8")
+    place = place_for(card, models_dir)
+    _folder_for_all(place.parent)
     for path in folder.iterdir():
+        path.chmod(_FOR_ALL)
         _sync(path)
     folder.chmod(0o755)
     try:
         folder.rename(place)
     except OSError as error:  # two at once: the first has it
-        raise CardError(_taken(card, models_dir)) from error
+        raise CardError(_exists_already(card, models_dir)) from error
     _sync(place.parent)
     return load(place / STORED)
 
 
-def room(card: Card, models_dir: Path) -> Path:
-    """Where ``card`` will lie. Raises CardError when its id or version cannot name a folder, or is taken."""
+def place_for(card: Card, models_dir: Path) -> Path:
+    """The folder for ``card``. Raises CardError when its id or version cannot name one, or is taken."""
     for what, value in (("id", card.id), ("version", card.version)):
         if not NAME.fullmatch(value):
             raise CardError(
@@ -170,19 +172,25 @@ def room(card: Card, models_dir: Path) -> Path:
             )
     place = models_dir / card.id / card.version
     if place.exists():
-        raise CardError(_taken(card, models_dir))
+        raise CardError(_exists_already(card, models_dir))
     return place
 
 
-def _taken(card: Card, models_dir: Path) -> str:
+def _exists_already(card: Card, models_dir: Path) -> str:
     return f"{card.name} is in {models_dir} already: give other weights another version"
 
 
-def _take(path: Path, folder: Path) -> None:
+def _copy_weights(path: Path, folder: Path) -> None:
     try:
         shutil.copyfile(path, folder / path.name)
     except OSError as error:
         raise CardError(f"the card names {path.name} too, which cannot be read beside it") from error
+
+
+def _folder_for_all(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
 
 
 def _event(card: Card, verb: str) -> StoreEvent:
@@ -197,6 +205,7 @@ def _save(models_dir: Path, now: dict[str, Use], pipeline: str, use: Use) -> Non
     data: Any = _USES.dump_json(now | {pipeline: use}, indent=1)
     path = models_dir / f".{ACTIVE}.new"
     path.write_bytes(data)
+    path.chmod(_FOR_ALL)
     _sync(path)
     path.replace(models_dir / ACTIVE)
     _sync(models_dir)
@@ -204,7 +213,7 @@ def _save(models_dir: Path, now: dict[str, Use], pipeline: str, use: Use) -> Non
 
 @contextmanager
 def _locked(models_dir: Path) -> Iterator[None]:
-    """One at a time may change what is active."""
+    """Hold the lock under which the active models are changed."""
     if not models_dir.is_dir():
         raise CardError(f"the folder of models {models_dir} does not exist")
     with (models_dir / _LOCK).open("a") as file:

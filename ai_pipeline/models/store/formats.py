@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def check(path: Path) -> None:
-    """Look into the file at ``path``. Raises CardError when it is not what may be run; runs none of it."""
+    """Check the file at ``path`` without running any of it. Raises CardError when it may not be run."""
     checks = {ONNX: _onnx, SAFETENSORS: _safetensors, ARRAYS: _arrays}
     if path.suffix not in checks:
         raise CardError(
@@ -113,7 +113,7 @@ def _arrays(path: Path) -> None:
                 raise CardError(f"{path.name} would grow beyond {LARGEST_ARRAYS >> 20} MiB: not taken")
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
-                # One that is a pickle fails, and so does one that is another size than it says.
+                # Fails for a pickle, and for an array of another size than it declares.
                 if not isinstance(arrays[name], np.ndarray):
                     raise ValueError(name)
     except (ValueError, OSError, zipfile.BadZipFile, MemoryError, TypeError, EOFError, zlib.error) as error:

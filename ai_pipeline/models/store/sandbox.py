@@ -1,7 +1,7 @@
 """Foreign files are opened in a process that can do nothing else: by bubblewrap, else by Landlock, seccomp.
 
 bubblewrap gives the process file system, processes and network of its own; limits, Landlock and seccomp
-(:mod:`.confined`) hold inside it as well. docs/models-own.md says what is promised with which of them.
+(:mod:`.confined`) hold inside it as well. docs/security.md says what is promised with which of them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Literal
 
+from ai_pipeline.confinement import landlock, seccomp
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.store import landlock, seccomp
 from ai_pipeline.models.store.confined import Limits
 
 Walls = Literal["bubblewrap", "landlock", "none"]
@@ -80,7 +80,7 @@ def run(
         writes=(str(scratch),),
         required=required and not bubblewrap,
     )
-    # -I: neither the folder, nor PYTHONPATH, nor the user's own packages are looked into.
+    # -I: modules come neither from the working folder, nor PYTHONPATH, nor the user's own packages.
     command = [sys.executable, "-I", "-m", "ai_pipeline.models.store.confined", limits.as_json(), program]
     if bubblewrap:
         command = [*_apart(bubblewrap, paths, scratch), *command]
@@ -102,7 +102,7 @@ def run(
 
 @lru_cache(maxsize=1)
 def _bubblewrap() -> str:
-    """The program, if it is there and can start: some kernels and containers grant namespaces to nobody."""
+    """The program, if it is there and can start: some kernels and containers grant no namespaces."""
     program = shutil.which("bwrap", path=SYSTEM)
     if program is None:
         return ""
@@ -150,10 +150,10 @@ def _environment(folder: Path) -> dict[str, str]:
     """No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder."""
     caches = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TORCH_HOME", "HF_HOME", "MPLCONFIGDIR",
               "YOLO_CONFIG_DIR")  # fmt: skip
-    told = dict.fromkeys(caches, str(folder))
+    variables = dict.fromkeys(caches, str(folder))
     # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
-    told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
-    return told | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"}
+    variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
+    return variables | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The first card of a converted model: all that can be known, and nothing claimed that nobody measured."""
+"""The first card of a converted model: what is known of it; no figures, since none was measured."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def _label(name: str, point: float | None, known: Label | None) -> list[str]:
 
 def _inline(code: Code, source: str = "") -> str:
     parts = {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
-    told = parts | {"source": source} if source else parts
-    return "{ " + ", ".join(_pairs(**told)) + " }"
+    parts |= {"source": source} if source else {}
+    return "{ " + ", ".join(_pairs(**parts)) + " }"
 
 
 def _table(header: str, **values: object) -> list[str]:

@@ -14,7 +14,7 @@ from ai_pipeline.contract import Code, Decision, Finding, Heatmap, ModelRef, Ori
 from ai_pipeline.images.render import (
     MEDIUM_GREY,
     YELLOW,
-    _boxes_told,
+    _box_captions,
     annotate,
     heatmap_overlay,
     label_text,
@@ -67,13 +67,13 @@ def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
 
 
 def test_several_boxes_are_numbered_and_many_are_counted() -> None:
-    assert _boxes_told([finding()]) == ["AI: Cardiomegaly 83 %"]
+    assert _box_captions([finding()]) == ["AI: Cardiomegaly 83 %"]
     other = replace(finding(), label="Nodule", probability=0.5)
-    assert _boxes_told([finding(), other, finding()]) == [
+    assert _box_captions([finding(), other, finding()]) == [
         "[1, 3] AI: Cardiomegaly 83 %",
         "[2] AI: Nodule 50 %",
     ]
-    assert _boxes_told([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
+    assert _box_captions([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
     drawn = annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])
     yellow = (drawn == YELLOW).all(axis=2)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.cli import app
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.registry import MODELS_DIR, find
+from ai_pipeline.models.registry import MODELS_DIR, find, load
 from ai_pipeline.models.store import folder, sandbox
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.chest.test_chest import Shown, quiet
@@ -141,6 +141,22 @@ def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
         "small", "small/1", "small/1/card.toml", "small/1/small.onnx", "small/1/origin.json"
     }  # fmt: skip
     assert folder.active("chest_xray").id == SHIPPED
+
+
+def test_another_user_reads_what_was_added_and_put_into_use(tmp_path: Path, model: tuple[Path, Path]) -> None:
+    """The admin adds models, the node runs as a user of its own; ai-pipeline keeps patients' data private."""
+    store = tmp_path / "new" / "models"
+    own = os.umask(0o077)
+    try:
+        assert add(*model, "--models-dir", str(store)).exit_code == 0
+        name = find(load(model[1]).name, store).name
+        assert models("activate", name, "--models-dir", store).exit_code == 0
+    finally:
+        os.umask(own)
+    read = [path for path in (store, *store.rglob("*")) if path.name != ".lock"]
+    assert len(read) == 7
+    assert [path for path in read if path.stat().st_mode & 0o044 != 0o044] == []
+    assert [path for path in read if path.stat().st_mode & 0o022] == []
 
 
 def test_versions_stand_side_by_side_and_one_is_active(store: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ai_pipeline.confinement import landlock, seccomp
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.store import landlock, sandbox, seccomp
+from ai_pipeline.models.store import sandbox
 
 # What a hostile checkpoint would try once its code runs. Each that succeeds is told in said.json.
 ATTEMPTS = """
