@@ -4,11 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= $(wildcard ../shared/data)
-# Processes that run tests side by side; each takes up to 1 GB.
+# Tools of a release, in an environment of their own: tests need none of them.
+TOOLS := .venv-release
+# The lock names packages, versions and hashes, never where they come from: of the public index, no others.
+LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
+	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --constraint constraints.txt \
+	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
+# Processes that run tests side by side; each takes up to 2 GB. Large arrays go back to the system when they are
+# freed: by itself glibc keeps more and more of them.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := MALLOC_MMAP_THRESHOLD_=4194304 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test tests lint hostile bench clean
+.PHONY: demo test tests lint hostile bench lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -33,6 +40,23 @@ bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom;
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/cleaning.py
 
+lock: $(TOOLS)/.installed  ## release.lock: what a release installs, with the hash of every file
+	$(LOCK) --output-file release.lock pyproject.toml
+
+sbom: $(TOOLS)/.installed  ## dist/sbom.cdx.json: what a release holds (CycloneDX)
+	@mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py requirements release.lock --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/sbom.cdx.json
+
+audit: $(TOOLS)/.installed  ## known weaknesses of what a release installs; needs the network
+	$(TOOLS)/bin/pip-audit --requirement release.lock --require-hashes --disable-pip --strict
+
+$(TOOLS)/.installed: constraints.txt
+	@$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--upgrade pip setuptools pip-tools cyclonedx-bom pip-audit
+	@touch $@
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...'; exit 1; }
@@ -40,13 +64,15 @@ $(VENV)/bin/python:
 		|| { echo 'Debian keeps venv apart: apt-get install python3-venv'; rm -rf $(VENV); exit 1; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --upgrade pip setuptools
 	$(PIP) --editable '.[ai]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml ai_training/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --upgrade pip setuptools
 	$(PIP) --editable '.[test]' --editable ./ai_training polars
 	$(PIP) --no-deps ultralytics  # it asks for opencv-python, which overwrites opencv-python-headless and brings Qt
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(TOOLS) build dist demo-output .mypy_cache .ruff_cache .pytest_cache
