@@ -20,6 +20,7 @@ from dicom_node.errors import ConfigProblem, ConfigurationError
 
 _BYTES: Final = 32
 _OTHERS: Final = 0o077  # any right of group or world
+_OTHERS_WRITE: Final = 0o022
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def load_or_create(data_dir: Path) -> SiteKey:
     """The key of this site, made at the first call.
 
     Of several processes that call at once one makes it and all get the same. Raises ConfigurationError when
-    others than the owner may read the file, or when it holds no key.
+    others than the owner may read the file or put another in its place, or when it holds no key.
     """
     path = path_of(data_dir)
     if not path.exists():
@@ -57,6 +58,8 @@ def _read(path: Path) -> SiteKey:
             content = file.read().strip()
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror}): give it to the user of the node") from None
+    if path.parent.stat().st_mode & _OTHERS_WRITE:
+        raise _refused(path, f"others may put another in its place: chmod 700 {path.parent}")
     if mode & _OTHERS:
         raise _refused(path, f"has mode {mode:04o}, others may read it: chmod 600 {path}")
     with suppress(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from dicom_node.config.mistakes import did_you_mean
@@ -9,6 +10,9 @@ from dicom_node.config.patterns import matches
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 
+# Modalities that a near one is suggested from (PS3.3 C.7.3.1.1.1); a rule may name any other code.
+_MODALITIES = ("US", "IVUS", "CR", "DX", "MG", "XA", "RF", "CT", "MR", "NM", "PT", "OT")
+_CODE_STRING = re.compile(r"[A-Z0-9_ *?]+")  # PS3.5 6.2, CS, with the signs of patterns
 # Most characters that a value of this attribute may have (PS3.5 6.2: CS and SH 16, AE 16, LO 64).
 _LONGEST = {"study_description": 64, "series_description": 64}
 _LONGEST_CODE = 16
@@ -86,8 +90,14 @@ def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterato
                 yield name, pattern, "is empty and would match images without a value only: leave it out"
             elif len(pattern.replace("*", "")) > longest:
                 yield name, pattern, f"never holds: a value has at most {longest} characters"
+            elif name == "modality" and (pattern != pattern.strip() or not _CODE_STRING.fullmatch(pattern)):
+                yield name, pattern, f"a modality is a code in capital letters; {_near_modality(pattern)}"
             elif remedy := _never_calls(name, pattern, settings, read):
                 yield name, pattern, remedy
+
+
+def _near_modality(pattern: str) -> str:
+    return did_you_mean(pattern.strip(" *?"), _MODALITIES, "such as")
 
 
 def _never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:

@@ -26,6 +26,17 @@ def load(files: Sequence[Path]) -> Settings:
     return settings
 
 
+def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
+    """The settings for who only reads the database: what is left without the faulty keys, and their number.
+
+    Raises ConfigurationError where the mistakes concern where the database is.
+    """
+    settings, read = examine(files)
+    if settings is None or any(problem.key.split(".")[0] in ("node", "file") for problem in read.problems):
+        raise ConfigurationError(read.problems)
+    return settings, len(read.problems)
+
+
 def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     """The settings, and the files with their mistakes; the settings are what is left without these.
 

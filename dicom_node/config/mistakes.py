@@ -92,8 +92,8 @@ def _remedy(found: ErrorDetails) -> str:
 
 
 def _near(given: Any, choices: Sequence[str]) -> str:
-    said = did_you_mean(given, choices)
-    return f"; {said}" if said.startswith("did") else ""
+    hint = did_you_mean(given, choices)
+    return f"; {hint}" if hint.startswith("did") else ""
 
 
 _BOUNDS: Mapping[str, str] = {

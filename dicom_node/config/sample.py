@@ -11,12 +11,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from dicom_node.config.mistakes import sections
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _WIDTH = 100
@@ -43,6 +43,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "username"): "${PACS_USER}",
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
     ("PeerSettings", "assume_charset"): "ISO_IR 100",
+    ("PeerSettings", "pseudonym_domain"): "registry",
     ("RuleSettings", "name"): "ultrasound",
     ("RuleSettings", "pipeline"): "ultrasound",
     ("RuleSettings", "send_to"): ["pacs"],
@@ -58,6 +59,20 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("Conditions", "series_description"): "*ap*",
 }
 
+_MODALITY = """\
+[[peers]]
+name = "us1"
+ae_title = "US1"
+host = "us1.example.org"
+may = ["send"]
+"""
+_CHEST_RULE = """\
+[[rules]]
+name = "chest"
+when = { modality = ["CR", "DX"] }
+pipeline = "chest_xray"
+send_to = ["pacs"]
+"""
 # Keys that a peer or a rule of the samples sets though they have a default.
 _SET = {"host", "port", "may", "results"}
 
@@ -73,57 +88,46 @@ def node_toml() -> str:
         *_comment("Peers and rules: peers.toml and rules.toml, or further down in this file."),
         "",
     ]
-    for name, field in Settings.model_fields.items():
+    for name, section in sections(Settings).items():
         if name not in ("peers", "rules"):
-            lines += [*_section(name, _model_of(field)), ""]
-    return "\n".join(lines).rstrip() + "\n"
+            lines += [*_section(name, section), ""]
+    return _lines(*lines)
 
 
 def peers_toml() -> str:
     """Two peers: a PACS with every key, a modality with those it needs."""
-    return "\n".join(
-        [
-            *_comment("Modalities that send, a PACS that receives; one [[peers]] for each."),
-            "",
-            "[[peers]]",
-            *_keys(PeerSettings),
-            "",
-            *_comment("A modality that only sends needs no more than this."),
-            "[[peers]]",
-            'name = "us1"',
-            'ae_title = "US1"',
-            'host = "us1.example.org"',
-            'may = ["send"]',
-            "",
-        ]
+    return _lines(
+        *_comment("Modalities that send, a PACS that receives; one [[peers]] for each."),
+        "",
+        "[[peers]]",
+        *_keys(PeerSettings),
+        "",
+        *_comment("A modality that only sends needs no more than this."),
+        _MODALITY,
     )
 
 
 def rules_toml() -> str:
     """Two rules: ultrasound with every key, chest X-ray with those it needs."""
     when = [line for name, field in Conditions.model_fields.items() for line in _condition(name, field)]
-    keys = list(_keys(RuleSettings))
-    return "\n".join(
-        [
-            *_comment(
-                "Which pipeline for which study, and where the results go. Every rule that matches an image "
-                "of a study makes one job."
-            ),
-            "",
-            "[[rules]]",
-            *keys,
-            *_comment("Conditions that `when` knows; all that are given must hold for one image:"),
-            *when,
-            "",
-            *_comment("A rule needs no more than this."),
-            "[[rules]]",
-            'name = "chest"',
-            'when = { modality = ["CR", "DX"] }',
-            'pipeline = "chest_xray"',
-            'send_to = ["pacs"]',
-            "",
-        ]
+    return _lines(
+        *_comment(
+            "Which pipeline for which study, and where the results go. Every rule that matches an image "
+            "of a study makes one job."
+        ),
+        "",
+        "[[rules]]",
+        *_keys(RuleSettings),
+        *_comment("Conditions that `when` knows; all that are given must hold for one image:"),
+        *when,
+        "",
+        *_comment("A rule needs no more than this."),
+        _CHEST_RULE,
     )
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines).rstrip() + "\n"
 
 
 FILES = {"node": node_toml, "peers": peers_toml, "rules": rules_toml}
@@ -151,7 +155,7 @@ def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> I
     yield f"{mark}[{path}]"
     inner: list[str] = []
     for name, field in model.model_fields.items():
-        if (sub := _model_of(field)) is not None:
+        if sub := sections(model).get(name):
             inner += ["", *_section(f"{path}.{name}", sub, commented=field.default is None)]
             continue
         yield from _key(model, name, field, commented=commented)
@@ -194,14 +198,6 @@ def _first_sentence(model: type[BaseModel]) -> str:
     """ "``[node]``: who we are." without the name, which stands below it."""
     sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
     return sentence[0].upper() + sentence[1:]
-
-
-def _model_of(field: FieldInfo) -> Any:
-    """The section that a field holds, None for a plain value."""
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
 
 
 def _comment(text: str) -> Iterator[str]:

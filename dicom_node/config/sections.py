@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, SerializationInfo
 
 from ai_pipeline.images.limits import LIMITS, Limits
+
+REVEALED: Final = "secrets revealed"
+"""The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
+
+
+def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if info.context == REVEALED else str(secret)
+
+
+Secret = Annotated[SecretStr, PlainSerializer(_dumped, return_type=str)]
+"""A password, or what may hold one: neither repr, str, a log, a mistake nor JSON shows it."""
 
 
 class Section(BaseModel):
     """A table of the configuration: frozen once read, unknown keys are mistakes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 class ImageSettings(Section):

@@ -21,7 +21,14 @@ from pydantic import (
 
 from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
-from dicom_node.config.sections import ImageSettings, InspectionSettings, LogSettings, OutboxSettings
+from dicom_node.config.sections import (
+    REVEALED,
+    ImageSettings,
+    InspectionSettings,
+    LogSettings,
+    OutboxSettings,
+    Secret,
+)
 from dicom_node.config.sections import Section as _Section
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
@@ -41,7 +48,7 @@ class NodeSettings(_Section):
     """Our AE title, called by modalities and used when we call a peer."""
     data_dir: Path = Path("./var")
     """Folder for spool, database, results and journal. A local disk, not a network share."""
-    database_url: str = ""
+    database_url: Secret = Field("", validate_default=True)
     """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much goes to the log (standard error). No level logs patient data."""
@@ -176,7 +183,7 @@ class PeerSettings(_Section):
     """Base URL for orthanc (http://host:8042) and dicomweb (…/dicom-web)."""
     username: str = ""
     """For HTTP; better by ${VAR}."""
-    password: str = Field("", repr=False)
+    password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
     tls: bool = False
     """Call this peer with DICOM TLS, with the listener's certificate as ours."""
@@ -198,6 +205,8 @@ class PeerSettings(_Section):
     """Log at debug level what concerns this peer, whatever node.log_level says."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
+    pseudonym_domain: Name | None = None
+    """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
 
     @model_validator(mode="before")
     @classmethod
@@ -239,7 +248,7 @@ class Conditions(_Section):
     """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
 
     modality: Words = ()
-    """Modality (0008,0060): one or a list."""
+    """Modality (0008,0060), a code in capitals: one or a list."""
     body_part: Words = ()
     """Body Part Examined (0018,0015)."""
     view: Words = ()
@@ -337,4 +346,9 @@ class Settings(_Section):
     @property
     def database_url(self) -> str:
         """URL of the database, SQLite under ``data_dir`` by default."""
-        return self.node.database_url or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+        given = self.node.database_url.get_secret_value()
+        return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+
+    def for_children(self) -> str:
+        """All of it as JSON, passwords included: for the standard input of a process of the node, no file."""
+        return self.model_dump_json(context=REVEALED)

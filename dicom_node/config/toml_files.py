@@ -70,6 +70,13 @@ class TomlFiles:
             "" if value is None or isinstance(value, dict | list) else repr(self._written.get(place, value))
         )
 
+    def files_of(self, place: Place) -> list[Path]:
+        """The files that hold the value that stands there; none where all of it is of the environment."""
+        written = self._written.get(place)
+        if written is None:
+            return [Path(self._origin(place)[0])]
+        return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
+
     def as_written(self, text: str) -> str:
         """A message with ``${NAME}`` and ``${file:...}`` in the place of what they stand for."""
         for place, written in self._written.items():
@@ -92,10 +99,7 @@ class TomlFiles:
 
     def at(self, place: Place) -> Any:
         """The value that stands there, None where there is none."""
-        value: Any = self.data
-        for part in place:
-            value = _inside(value, part)
-        return value
+        return _at(self.data, place)
 
     def numbered_names(self, key: str) -> list[tuple[int, str]]:
         """Number and name of the tables in the list ``key``, of faulty ones too."""
@@ -233,12 +237,12 @@ def _line(text: str, place: Place) -> int:
     standard library finds the line, and no second one has to know the grammar.
     """
     lines = text.split("\n")
-    while not _holds(tomllib.loads(text), place):
+    while _at(tomllib.loads(text), place) is None:
         place = place[:-1]
     before, holding = 0, len(lines)  # the first ``before`` lines do not make it, the first ``holding`` do
     while holding - before > 1:
         middle = (before + holding) // 2
-        if _holds(_begun(lines, middle)[1], place):
+        if _at(_begun(lines, middle)[1], place) is not None:
             holding = middle
         else:
             before = middle
@@ -253,23 +257,19 @@ def _begun(lines: list[str], count: int) -> tuple[int, dict[str, Any]]:
     return 0, {}
 
 
-def _holds(value: Any, place: Place) -> bool:
-    for part in place:
-        if isinstance(value, dict) and part in value:
-            value = value[str(part)]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            return False
-    return True
-
-
 def _count(origins: dict[Place, tuple[Path, Place]], key: str, file: Path) -> int:
     return sum(len(local) == 2 and local[0] == key and of == file for of, local in origins.values())
 
 
 def _has(item: Any, key: str) -> bool:
     return isinstance(item, dict) and key in item
+
+
+def _at(value: Any, place: Place) -> Any:
+    """What stands there, None where nothing does (TOML has no null)."""
+    for part in place:
+        value = _inside(value, part)
+    return value
 
 
 def _inside(value: Any, part: str | int) -> Any:

@@ -29,32 +29,32 @@ _REMEDIES: Mapping[str, str] = {
 
 def fault(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
     """The line of a mistake, from 1, and what to do."""
-    said, _, where = str(error).partition(" (at ")
+    message, _, where = str(error).partition(" (at ")
     found = re.match(r"line (\d+)", where)
     lines = text.split("\n")
     number = int(found[1]) if found else len(text.rstrip("\n").split("\n"))
-    return number, _remedy(said, lines[number - 1].strip())
+    return number, _remedy(message, lines[number - 1].strip())
 
 
-def _remedy(said: str, line: str) -> str:
-    if _CURLY.search(line) and said.startswith(("Invalid", "Expected")):
+def _remedy(message: str, line: str) -> str:
+    if _CURLY.search(line) and message.startswith(("Invalid", "Expected")):
         return 'quotes must be straight ones: "'
-    if said == "Invalid value":
+    if message == "Invalid value":
         return _about_value(line)
     heading = re.match(r"\[+\s*([\w.]+)", line)
-    if heading and said.startswith("Cannot"):
+    if heading and message.startswith("Cannot"):
         name = heading[1]
         return (
             f"write [[{name}]], with two brackets, each time"
             if name in ("peers", "rules")
             else (f"[{name}] {_TABLE_TWICE}")
         )
-    if said == "Cannot overwrite a value" and (key := _BARE.match(line)):
+    if message == "Cannot overwrite a value" and (key := _BARE.match(line)):
         return f"the key {key[1]} stands twice here: leave one out"
     for beginning, remedy in _REMEDIES.items():
-        if said.startswith(beginning):
+        if message.startswith(beginning):
             return remedy
-    return f"{said[:1].lower()}{said[1:]}"
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _about_value(line: str) -> str:

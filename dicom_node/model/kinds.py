@@ -1,4 +1,4 @@
-"""Kinds of results, roles and outcomes of received objects, outcomes of analysed images."""
+"""Kinds of results; roles and outcomes of received objects; outcomes of associations and analyses."""
 
 from __future__ import annotations
 
@@ -41,10 +41,19 @@ class Outcome(StrEnum):
     SET_ASIDE = "set_aside"  # a person took another version or another patient
 
 
+class AssociationOutcome(StrEnum):
+    """How an association ended."""
+
+    OPEN = "open"
+    RELEASED = "released"
+    ABORTED = "aborted"
+    LOST = "lost"  # with its listener
+
+
 class Counted(StrEnum):
     """The outcome of a model on an image, as it is counted. ``REORIENTED`` ones are ``ANALYSED`` too."""
 
     ANALYSED = "analysed"
-    REORIENTED = "mended"  # turned or inverted before it was analysed; the value is the database's word
+    REORIENTED = "reoriented"  # turned or inverted before it was analysed
     REFUSED_HEADER = "refused_header"
     REFUSED_PIXELS = "refused_pixels"

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.identity import Patient
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import AssociationOutcome, ObjectRole
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import (
     Association,
@@ -22,33 +22,33 @@ from dicom_node.store.tables import (
     Study,
 )
 
+_HAS_FILE = ReceivedObject.purged.is_(False)
 
-def reception(session: Session, spool_name: str) -> ReceivedObject | None:
+
+def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
     """What became of a spooled file, if it was indexed."""
     return session.scalar(select(ReceivedObject).where(ReceivedObject.spool_name == spool_name))
 
 
-def reception_paths(session: Session, spool_names: Collection[str]) -> dict[str, str]:
-    """Where the files of these names lie, "" for purged ones; what was never indexed is not in it."""
-    chosen = select(ReceivedObject.spool_name, ReceivedObject.path).where(
-        ReceivedObject.spool_name.in_(spool_names)
-    )
-    return {row.spool_name: row.path for row in session.execute(chosen)}
+def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
+    """Which of these names were indexed, and whether they were purged since."""
+    chosen = select(ReceivedObject.spool_name, ReceivedObject.purged)
+    rows = session.execute(chosen.where(ReceivedObject.spool_name.in_(spool_names)))
+    return {row.spool_name: row.purged for row in rows}
 
 
-def paths_after(session: Session, reception_id: int, limit: int) -> Sequence[tuple[int, str]]:
-    """Numbers and paths of receptions after this one whose files were not purged."""
-    chosen = select(ReceivedObject.id, ReceivedObject.path).where(
-        ReceivedObject.id > reception_id, ReceivedObject.path != ""
-    )
-    return [(row.id, row.path) for row in session.execute(chosen.order_by(ReceivedObject.id).limit(limit))]
+def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
+    """Numbers and paths of received objects after this number whose files were not purged."""
+    chosen = select(ReceivedObject.id, ReceivedObject.path).where(ReceivedObject.id > number, _HAS_FILE)
+    rows = session.execute(chosen.order_by(ReceivedObject.id).limit(limit))
+    return [(row.id, row.path) for row in rows]
 
 
 def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
-    """The first receptions of this SOP instance whose files are here, each file once."""
+    """The first ones received of this SOP instance whose files are here, each file once."""
     chosen = (
         select(func.min(ReceivedObject.id))
-        .where(ReceivedObject.sop_instance_uid == sop_instance_uid, ReceivedObject.path != "")
+        .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
         .group_by(ReceivedObject.path)
     )
     rows = (
@@ -57,9 +57,9 @@ def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence
     return session.scalars(rows).all()
 
 
-def receptions(session: Session, study_id: int) -> Sequence[ReceivedObject]:
+def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
     """What came for a study and was not purged, in the order in which it was indexed."""
-    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, ReceivedObject.path != "")
+    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, _HAS_FILE)
     return session.scalars(chosen.order_by(ReceivedObject.id)).all()
 
 
@@ -77,7 +77,7 @@ def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole])
 
 def instance(session: Session, sop_instance_uid: str) -> Instance | None:
     """The version of this SOP instance that is in force."""
-    return session.scalar(select(Instance).where(Instance.sop_instance_uid == sop_instance_uid))
+    return instances(session, [sop_instance_uid]).get(sop_instance_uid)
 
 
 def study(session: Session, study_instance_uid: str) -> Study | None:
@@ -101,7 +101,7 @@ def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
 
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:
-    """Associations of the study's last receptions, one for each reception."""
+    """Associations that brought the study's last objects, one for each object."""
     chosen = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
     return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
 
@@ -133,18 +133,16 @@ def any_due(session: Session, now: datetime, silent_since: datetime) -> bool:
 
 def any_due_after(session: Session, latest: datetime) -> bool:
     """Whether a study waits for longer than until ``latest``."""
-    late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
-    return bool(session.scalar(select(exists().where(late))))
+    return bool(session.scalar(select(exists().where(_is_late(latest)))))
 
 
 def bring_forward(session: Session, latest: datetime) -> None:
     """Let no study wait for longer than until ``latest``."""
-    late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
-    session.execute(update(Study).where(late).values(due_at=latest))
+    session.execute(update(Study).where(_is_late(latest)).values(due_at=latest))
 
 
 def close_association(
-    session: Session, association: str, at: datetime, *, outcome: str, objects: int, reason: str
+    session: Session, association: str, at: datetime, outcome: AssociationOutcome, objects: int, reason: str
 ) -> None:
     """The association ended."""
     session.execute(
@@ -159,7 +157,7 @@ def lose_associations(session: Session, listeners: Collection[str], at: datetime
     session.execute(
         update(Association)
         .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
-        .values(closed_at=at, outcome="lost")
+        .values(closed_at=at, outcome=AssociationOutcome.LOST)
     )
 
 
@@ -181,27 +179,20 @@ def drop_cursors(session: Session, names: Collection[str]) -> None:
 def sources(session: Session, study_id: int) -> Sequence[Instance]:
     """Images of a study that may start a job and whose files are still here."""
     chosen = select(Instance).where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
-    return session.scalars(chosen.where(Instance.path != "").order_by(Instance.id)).all()
+    return session.scalars(chosen.where(Instance.purged.is_(False)).order_by(Instance.id)).all()
 
 
 def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
     """Ended studies whose files may go: nothing happened to them since, and every result is confirmed."""
-    unfinished = (
-        exists()
-        .where(Result.study_id == Study.id, Delivery.result_id == Result.id)
-        .where(Delivery.state.not_in((DeliveryState.CONFIRMED, DeliveryState.CANCELLED)))
-    )
-    fresh = (
-        exists()
-        .where(Result.study_id == Study.id, Delivery.result_id == Result.id)
-        .where(Delivery.confirmed_at >= before)
-    )
+    sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
+    unfinished = sent.where(Delivery.state.not_in((DeliveryState.CONFIRMED, DeliveryState.CANCELLED)))
+    fresh = sent.where(Delivery.confirmed_at >= before)
     working = (
         exists()
         .where(Job.study_id == Study.id)
         .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
     )
-    files = exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.path != "")
+    files = exists().where(ReceivedObject.study_id == Study.id, _HAS_FILE)
     ended = END_STATES - {StudyState.QUARANTINED}
     chosen = select(Study.id).where(
         Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
@@ -209,16 +200,16 @@ def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
     return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
 
 
-def forget_files(session: Session, study_id: int) -> list[str]:
-    """Empty the paths of a study's objects; returns what they were."""
-    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, ReceivedObject.path != "")
-    receptions = session.scalars(chosen).all()
-    paths = sorted({row.path for row in receptions})
-    for row in receptions:
-        row.path = ""
-    session.execute(update(Instance).where(Instance.study_id == study_id).values(path=""))
-    session.flush()
-    return paths
+def mark_purged(session: Session, study_id: int) -> list[str]:
+    """Mark a study's objects as purged; returns the paths of their files."""
+    paths = {row.path for row in received(session, study_id)}
+    for table in (ReceivedObject, Instance):
+        session.execute(update(table).where(table.study_id == study_id).values(purged=True))
+    return sorted(paths)
+
+
+def _is_late(latest: datetime) -> ColumnElement[bool]:
+    return (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:

@@ -40,9 +40,12 @@ def add(session: Session, row: Result) -> Result:
 
 
 def newest_report(
-    session: Session, study_id: int, rule: str, destinations: Collection[str], *, deidentified: bool
+    session: Session, study_id: int, rule: str, destinations: Collection[str], *, domain: str | None
 ) -> tuple[str, str]:
-    """SOP and Series Instance UID of the newest SR of this rule that one of these gets; "" for none."""
+    """SOP and Series Instance UID of the newest SR of this rule that one of these gets; "" for none.
+
+    ``domain``: of its pseudonyms, None where it names the patient.
+    """
     sent = exists().where(
         Delivery.result_id == Result.id,
         Delivery.destination.in_(destinations),
@@ -52,7 +55,7 @@ def newest_report(
         select(Result.sop_instance_uid, Result.series_instance_uid)
         .join(Job, Job.id == Result.job_id)
         .where(Result.study_id == study_id, Result.kind == ResultKind.SR, Job.rule == rule, sent)
-        .where(Result.deidentified.is_(deidentified))
+        .where(Result.deidentified.is_(domain is not None), Result.pseudonym_domain == (domain or ""))
         .order_by(Result.id.desc())
         .limit(1)
     )

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from dicom_node.model.kinds import Counted, ObjectRole, Outcome, ResultKind
+from dicom_node.model.kinds import AssociationOutcome, Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 
 
@@ -70,6 +70,7 @@ class Base(DeclarativeBase):
         ObjectRole: _words(ObjectRole),
         Outcome: _words(Outcome),
         ResultKind: _words(ResultKind),
+        AssociationOutcome: _words(AssociationOutcome),
         Counted: _words(Counted),
         str: String(255),
     }
@@ -115,6 +116,7 @@ class Instance(Base):
     modality: Mapped[str] = mapped_column(String(16), default="")
     role: Mapped[ObjectRole]
     path: Mapped[str] = mapped_column(Text)
+    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
     bytes: Mapped[int] = mapped_column(BigInteger)
     pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
@@ -132,11 +134,12 @@ class Instance(Base):
 class ReceivedObject(Base):
     """Every object that was acknowledged, and what became of it. Append-only."""
 
-    __tablename__ = "reception"
+    __tablename__ = "received_object"
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
     path: Mapped[str] = mapped_column(Text)
+    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
     outcome: Mapped[Outcome]
@@ -160,9 +163,10 @@ class Association(Base):
     address: Mapped[str]
     opened_at: Mapped[datetime]
     closed_at: Mapped[datetime | None] = mapped_column(index=True)
-    outcome: Mapped[str] = mapped_column(String(16), default="open")  # open released aborted lost
+    outcome: Mapped[AssociationOutcome] = mapped_column(default=AssociationOutcome.OPEN)
     objects: Mapped[int] = mapped_column(default=0)
-    refused: Mapped[str] = mapped_column(Text, default="")  # presentation contexts, separated by "; "
+    refused: Mapped[list[str]] = mapped_column(default=list)  # presentation contexts, in words
+    refused_count: Mapped[int] = mapped_column(default=0)  # also of those that are not named
     reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
 
 
@@ -227,6 +231,7 @@ class Result(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     supersedes: Mapped[str] = mapped_column(String(64), default="")
     deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
+    pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
     created_at: Mapped[datetime]
 
     study: Mapped[Study] = relationship(back_populates="results")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
@@ -23,7 +25,7 @@ from dicom_node.model.lifecycle import (
 )
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
 
-# Weaker than FOR UPDATE: an event that others write about the study (foreign key) does not wait for it.
+# FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
 FOR_UPDATE = {"key_share": True}
 
 
@@ -49,32 +51,18 @@ def move_study(
 
     Raises IllegalTransition when the table has no such step.
     """
-    before = study.state
-    if to not in STUDY[before]:
-        raise IllegalTransition(f"study {study.study_instance_uid}: {before} cannot become {to}")
-    changed = session.execute(
-        update(Study).where(Study.id == study.id, Study.state == before).values(state=to, reason=reason)
-    )
-    if not _one(changed):
+    before, here = study.state, Study.state == study.state
+    if not _move(session, study, STUDY[before], to, here, {"reason": reason}):
         return False
-    session.refresh(study)
     record(session, event, study.id, study=study.study_instance_uid, before=before, after=to, reason=reason)
     return True
 
 
 def move_job(session: Session, job: Job, to: JobState, event: EventType, **values: Any) -> bool:
     """Move a job on, fenced by its state and attempt number; ``values`` are further columns."""
-    before = job.state
-    if to not in JOB[before]:
-        raise IllegalTransition(f"job {job.id}: {before} cannot become {to}")
-    changed = session.execute(
-        update(Job)
-        .where(Job.id == job.id, Job.state == before, Job.attempts == job.attempts)
-        .values(state=to, **values)
-    )
-    if not _one(changed):
+    here = (Job.state == job.state) & (Job.attempts == job.attempts)
+    if not _move(session, job, JOB[job.state], to, here, values):
         return False
-    session.refresh(job)
     record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
     return True
 
@@ -83,27 +71,35 @@ def move_delivery(
     session: Session, delivery: Delivery, to: DeliveryState, event: EventType, **values: Any
 ) -> bool:
     """Move a delivery on, fenced by its state and attempt number; ``values`` are further columns."""
-    before = delivery.state
-    if to not in DELIVERY[before]:
-        raise IllegalTransition(f"delivery {delivery.id}: {before} cannot become {to}")
-    changed = session.execute(
-        update(Delivery)
-        .where(Delivery.id == delivery.id, Delivery.state == before, Delivery.attempts == delivery.attempts)
-        .values(state=to, **values)
-    )
-    if not _one(changed):
+    here = (Delivery.state == delivery.state) & (Delivery.attempts == delivery.attempts)
+    if not _move(session, delivery, DELIVERY[delivery.state], to, here, values):
         return False
-    session.refresh(delivery)
+    result = delivery.result
     record(
-        session,
-        event,
-        delivery.result.study_id,
-        delivery=delivery.id,
-        destination=delivery.destination,
-        instance=delivery.result.sop_instance_uid,
-        status=delivery.status,
-        reason=delivery.reason,
-    )
+        session, event, result.study_id,
+        delivery=delivery.id, destination=delivery.destination, instance=result.sop_instance_uid,
+        status=delivery.status, reason=delivery.reason,
+    )  # fmt: skip
+    return True
+
+
+def _move(
+    session: Session,
+    row: Study | Job | Delivery,
+    allowed: Collection[StrEnum],
+    to: StrEnum,
+    here: ColumnElement[bool],
+    values: Mapping[str, Any],
+) -> bool:
+    """Compare and set: ``here`` holds while no other process has moved the row."""
+    if to not in allowed:
+        raise IllegalTransition(f"{row.__tablename__} {row.id}: {row.state} cannot become {to}")
+    table = type(row)
+    changed = session.execute(update(table).where(table.id == row.id, here).values(state=to, **values))
+    assert isinstance(changed, CursorResult)
+    if changed.rowcount != 1:
+        return False
+    session.refresh(row)
     return True
 
 
@@ -113,9 +109,7 @@ def settle_study(session: Session, study_id: int) -> None:
     Whoever ends a job or a delivery calls this in the same transaction. A study that is being received or
     stands in quarantine is left alone: assembly or a person moves it.
     """
-    # FOR NO KEY UPDATE: events of the same study, appended by others at the same time, hold KEY SHARE on it.
-    lock = {"key_share": True}
-    study = session.get_one(Study, study_id, populate_existing=True, with_for_update=lock)
+    study = session.get_one(Study, study_id, populate_existing=True, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
         return
     jobs = session.execute(
@@ -136,8 +130,3 @@ def settle_study(session: Session, study_id: int) -> None:
 def utc_now() -> datetime:
     """The present time, aware."""
     return datetime.now(UTC)
-
-
-def _one(result: Any) -> bool:
-    assert isinstance(result, CursorResult)
-    return result.rowcount == 1

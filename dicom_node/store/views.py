@@ -7,10 +7,10 @@ patient; events never hold it.
 from __future__ import annotations
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
@@ -23,6 +23,7 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import queue
 from dicom_node.store.tables import (
     Association,
+    Base,
     Delivery,
     EventRow,
     Instance,
@@ -37,7 +38,6 @@ View = dict[str, Any]
 PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 
 _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
-_AND_MORE = re.compile(r"and (\d+) more")  # the end of a list of event 1001
 _DIGITS = 18  # that a number in the database may have
 _CANDIDATES = 5  # studies that are named where a UID's ending means several
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
@@ -50,7 +50,7 @@ def list_studies(
     since: datetime | None = None,
     limit: int | None = None,
 ) -> list[View]:
-    """Studies, the one with the newest object first. ``since`` counts the last reception."""
+    """Studies, the one with the newest object first. ``since``: received something since then."""
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     if wanted := tuple(states):
         chosen = chosen.where(Study.state.in_(wanted))
@@ -86,13 +86,13 @@ def find_study(session: Session, uid: str) -> Study:
 
 
 def show_study(session: Session, uid: str) -> View:
-    """One study (by UID or its ending) with its jobs, receptions and events. Raises NotFound."""
+    """One study (by UID or its ending) with its jobs, received objects and events. Raises NotFound."""
     found = find_study(session, uid)
     [view] = _study_views(session, select(Study).where(Study.id == found.id))
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
-        "received": [_reception(row) for row in session.scalars(received)],
+        "received": [_received(row) for row in session.scalars(received)],
         "events": list_events(session, study_instance_uid=view["study"]),
     }
 
@@ -107,7 +107,7 @@ def list_jobs(
 ) -> list[View]:
     """Jobs, newest first.
 
-    ``workers``: how many share the work, for the time that a queued one will wait; 0: nobody knows when.
+    ``workers``: how many share the work, for the time that a queued one will wait; 0: not known.
     """
     chosen = _jobs().limit(limit)
     if wanted := tuple(states):
@@ -125,8 +125,7 @@ def show_job(session: Session, job_id: int) -> View:
         raise NotFound(f"no job has the number {job_id}")
     row = session.get_one(Job, job_id)
     return found[0] | {
-        "options": dict(row.options),
-        "source_uids": list(row.source_uids),
+        **columns(row, "options", "source_uids"),
         "results": [view for _, view in _results(session, Result.job_id == job_id)],
     }
 
@@ -195,19 +194,9 @@ def list_associations(
     chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)
     if since is not None:
         chosen = chosen.where(Association.opened_at >= since)
+    names = ("calling_ae", "called_ae", "address", "opened_at", "closed_at", "outcome", "objects")
     return [
-        {
-            "association": row.id,
-            "calling_ae": row.calling_ae,
-            "called_ae": row.called_ae,
-            "address": row.address,
-            "opened_at": _time(row.opened_at),
-            "closed_at": _time(row.closed_at),
-            "outcome": row.outcome,
-            "objects": row.objects,
-            **_refused(row.refused),
-            "reason": row.reason,
-        }
+        {"association": row.id, **columns(row, *names, "refused", "refused_count", "reason")}
         for row in session.scalars(chosen)
     ]
 
@@ -249,17 +238,12 @@ def _study_views(session: Session, chosen: Select[Study]) -> list[View]:
     return [
         {
             "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
-            "study_instance_uid": row.study_instance_uid,
-            "state": row.state.value,
-            "reason": row.reason,
-            "patient_id": row.patient_id,
+            **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
             "modalities": modalities[row.id],
             "instances": instances[row.id],
             "revision": row.revision,
             "priority": PRIORITIES.get(row.priority, str(row.priority)),
-            "study_date": row.study_date,
-            "first_received_at": _time(row.first_received_at),
-            "last_received_at": _time(row.last_received_at),
+            **columns(row, "study_date", "first_received_at", "last_received_at"),
             "results": results[row.id],
         }
         for row in rows
@@ -277,38 +261,13 @@ def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, Vi
 
 
 def _result(result: Result, states: dict[str, str]) -> View:
-    return {
-        "kind": result.kind.value,
-        "sop_instance_uid": result.sop_instance_uid,
-        "sop_class_uid": result.sop_class_uid,
-        "series_instance_uid": result.series_instance_uid,
-        "supersedes": result.supersedes,
-        "deidentified": result.deidentified,
-        "deliveries": states,
-    }
+    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
+    return columns(result, *names) | {"deliveries": states}
 
 
-def _reception(row: ReceivedObject) -> View:
-    return {
-        "sop_instance_uid": row.sop_instance_uid,
-        "outcome": row.outcome.value,
-        "reason": row.reason,
-        "calling_ae": row.calling_ae,
-        "called_ae": row.called_ae,
-        "bytes": row.bytes,
-        "received_at": _time(row.received_at),
-        "association": row.association,
-        "path": row.path,
-    }
-
-
-def _refused(told: str) -> View:
-    """The presentation contexts that an association was refused: those named, and how many there were."""
-    named = told.split("; ") if told else []
-    more = _AND_MORE.fullmatch(named[-1]) if named else None
-    if more is None:
-        return {"refused": named, "refused_count": len(named)}
-    return {"refused": named[:-1], "refused_count": len(named) - 1 + int(more[1])}
+def _received(row: ReceivedObject) -> View:
+    names = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae", "bytes", "received_at")
+    return columns(row, *names, "association") | {"path": "" if row.purged else row.path}
 
 
 def _jobs() -> Select[Job, str | None]:
@@ -324,40 +283,22 @@ def _job(row: Job, study_instance_uid: str | None) -> View:
         "job": row.id,
         "study_instance_uid": study_instance_uid,
         "revision": row.study_revision,
-        "rule": row.rule,
-        "pipeline": row.pipeline,
-        "state": row.state.value,
-        "reason": row.reason,
+        **columns(row, "rule", "pipeline", "state", "reason"),
         "priority": PRIORITIES.get(row.priority, str(row.priority)),
         "attempts": row.attempts,
         "sources": len(row.source_uids),
-        "destinations": list(row.destinations),
-        "share_done": row.share_done,
-        "doing": row.doing,
-        "created_at": _time(row.created_at),
-        "run_at": _time(row.run_at),
-        "turn_at": _time(row.turn_at),
-        "cost_seconds": row.cost_seconds,
-        "started_at": _time(row.started_at),
-        "finished_at": _time(row.finished_at),
+        **columns(row, "destinations", "share_done", "doing", "created_at", "run_at", "turn_at"),
+        **columns(row, "cost_seconds", "started_at", "finished_at"),
     }
 
 
 def _delivery(row: Delivery, result: Result, study_instance_uid: str | None) -> View:
+    names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
     return {
         "delivery": row.id,
         "study_instance_uid": study_instance_uid,
-        "kind": result.kind.value,
-        "sop_instance_uid": result.sop_instance_uid,
-        "destination": row.destination,
-        "state": row.state.value,
-        "reason": row.reason,
-        "status": row.status,
-        "attempts": row.attempts,
-        "queries": row.queries,
-        "next_at": _time(row.next_at),
-        "sent_at": _time(row.sent_at),
-        "confirmed_at": _time(row.confirmed_at),
+        **columns(result, "kind", "sop_instance_uid"),
+        **columns(row, *names, "confirmed_at"),
     }
 
 
@@ -379,7 +320,7 @@ def _event(row: EventRow, study_instance_uid: str | None) -> View:
     else:
         text, level = known.text, _LEVELS[known.level]
     return {
-        "at": _time(row.at),
+        "at": as_json(row.at),
         "number": row.number,
         "level": level,
         "text": text,
@@ -392,5 +333,13 @@ _DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logg
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 
 
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def columns(row: Base, *names: str) -> View:
+    """These columns as JSON has them: times in UTC, states as their words."""
+    return {name: as_json(getattr(row, name)) for name in names}
+
+
+def as_json(value: Any) -> Any:
+    """A value of a column: times in UTC, states as their words."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return value.value if isinstance(value, StrEnum) else value

@@ -54,8 +54,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ('modality = "US" }', 'calling_ae = "ULTRASOUND_ROOM_SEV" }',
          "calling_ae = 'ULTRASOUND_ROOM_SEV': never holds"),
         ('modality = "US" }', 'calling_ae = "US2" }', "no peer bears this AE title; did you mean US1?"),
-        ('modality = "US" }', 'modality = "ultrasound" }',
-         "modality = 'ultrasound': ultrasound takes no such images"),
+        ('modality = "US" }', 'modality = "NM" }', "modality = 'NM': ultrasound takes no such images"),
+        ('modality = "US" }', 'modality = "us" }',
+         "modality = 'us': a modality is a code in capital letters; did you mean US?"),
+        ('modality = "US" }', 'modality = "US1 " }',
+         "modality = 'US1 ': a modality is a code in capital letters; did you mean US?"),
         ('["CR", "DX"]', '["CR"], view = "frontal"',
          "view = 'frontal': chest_xray takes no such images; it takes AP, PA"),
         ('host = "127.0.0.1"\nport = 4242', 'host = "no such host"\nport = 4242',
@@ -209,7 +212,11 @@ send_to = ["p"]
     settings, _ = examine([write(tmp_path / "ok.toml", text.replace('pasword = "hunter2"\n', ""))])
     assert settings is not None
     peer = settings.peer("p")
-    assert (peer.url, peer.username, peer.password) == ("http://pacs:8042/x", "me", "hunter2")
+    assert (peer.url, peer.username, peer.password.get_secret_value()) == (
+        "http://pacs:8042/x",
+        "me",
+        "hunter2",
+    )
     assert "hunter2" not in repr(peer)
 
 

@@ -145,7 +145,7 @@ def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     settings = load([write(tmp_path / "node.toml", text)])
     assert settings.node.ae_title == "FROMENV"
     assert settings.peer("pacs").host == "pacs.example.org"
-    assert settings.peer("pacs").password == "p\u00e4ss${x}"
+    assert settings.peer("pacs").password.get_secret_value() == "p\u00e4ss${x}"
 
 
 def test_a_variable_that_is_not_set_is_a_mistake_and_no_secret_is_shown(

@@ -28,10 +28,18 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import SchemaOutdated
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import AssociationOutcome, Counted, ObjectRole
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, Job, Result
+from dicom_node.store.tables import (
+    Association,
+    Delivery,
+    ImageCount,
+    Instance,
+    Job,
+    ReceivedObject,
+    Result,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -155,3 +163,41 @@ def test_what_stood_in_other_columns_gets_its_own(first: Database) -> None:
         assert (
             session.scalars(select(Delivery.reason).order_by(Delivery.id)).first() == deliveries[0]["reason"]
         )
+
+
+def test_purged_objects_and_refused_contexts_are_said_by_columns(first: Database) -> None:
+    with first.write() as session:
+        upgrade(session, "0008")
+        files = [
+            {"study_id": 1, "path": path, "sop_instance_uid": f"1.{path}"} for path in ("", "spool/a.dcm")
+        ]
+        add(session, "instance", [row | {"role": "source"} for row in files])
+        add(session, "reception", [row | {"outcome": "new", "spool_name": row["path"]} for row in files])
+        texts = ["", "CT (1.2); MR (1.3)", "CT (1.2); MR (1.3); US (1.4); and 87 more"]
+        rows = [{"id": f"a{n}", "outcome": "released", "refused": text} for n, text in enumerate(texts)]
+        add(session, "association", rows)
+        counts = {"day": NOW.date(), "card_sha256": "", "calling_ae": ""}
+        add(session, "image_count", [counts | {"outcome": word} for word in ("analysed", "mended")])
+    migrate.upgrade(first)
+    with first.write() as session:
+        for table in (Instance, ReceivedObject):
+            found = session.execute(select(table.purged, table.path).order_by(table.id)).all()
+            assert found == [(True, ""), (False, "spool/a.dcm")]
+        associations = session.scalars(select(Association).order_by(Association.id)).all()
+        assert [(row.refused, row.refused_count) for row in associations] == [
+            ([], 0),
+            (["CT (1.2)", "MR (1.3)"], 2),
+            (["CT (1.2)", "MR (1.3)", "US (1.4)"], 90),
+        ]
+        assert {row.outcome for row in associations} == {AssociationOutcome.RELEASED}
+        assert set(session.scalars(select(ImageCount.outcome))) == {Counted.ANALYSED, Counted.REORIENTED}
+        row = {
+            "outcome": "new",
+            "spool_name": "b",
+            "path": "",
+            "association": "",
+            "calling_ae": "",
+            "called_ae": "",
+        }
+        session.execute(insert(ReceivedObject).values(row | {"bytes": 0, "received_at": NOW}))
+        assert session.scalars(select(ReceivedObject.id).order_by(ReceivedObject.id)).all() == [1, 2, 3]
