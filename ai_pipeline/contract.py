@@ -59,7 +59,6 @@ class ImageKind(StrEnum):
     CLEANED = "cleaned"
     MASK = "mask"
     HEATMAP = "heatmap"
-    DESPECKLED = "despeckled"
 
 
 class Meaning(StrEnum):
@@ -103,7 +102,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Which model said it. ``sha256`` is of the weights, ``card_sha256`` of the card (thresholds, codes)."""
+    """The model of a result. ``sha256`` of its weights, ``card_sha256`` of its card (thresholds, codes)."""
 
     id: str
     version: str
@@ -160,7 +159,7 @@ class QualityNote:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a burned-in mark said, or where a drawn one stood: it may be a name.
+    """The text of a burned-in annotation, or the place of a drawn one. The text may be a name.
 
     For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
     is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` 1-based, None in a still;

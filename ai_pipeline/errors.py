@@ -35,6 +35,10 @@ class CodestreamFault(ImageError, ValueError):
     """A compressed frame is not what the DICOM header describes."""
 
 
+class NoDecoder(PipelineError):
+    """The process that decodes cannot start: no fault of the image. The text says what to try."""
+
+
 class ModelError(PipelineError):
     """The model cannot be used."""
 
@@ -48,7 +52,7 @@ class FetchFailed(CardError):
 
 
 class NotTrusted(CardError):
-    """The file is a pickle and nobody said that it may be opened."""
+    """The file is a pickle, and the user did not say that it is trusted."""
 
 
 class UnreadableCheckpoint(ModelError):
@@ -106,5 +110,5 @@ LONGEST_LINE = 200
 def first_line(error: BaseException) -> str:
     """The kind of an error of another package and the first line of what it says, printable."""
     first, *_ = [*str(error).strip().splitlines(), ""]
-    said = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    line = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,7 +1,6 @@
 """What pydantic found wrong with data from a file, in words for who wrote it.
 
-Used for device rules and experiments. Model cards (``models.card_file``) are read key by key: their values
-depend on each other and on files beside them. The node's configuration has remedies of its own
+Used for device rules, model cards and experiments. The node's configuration has remedies of its own
 (``dicom_node.config.mistakes``).
 """
 
@@ -29,5 +28,7 @@ def mistakes(error: ValidationError) -> Iterator[Mistake]:
     for found in error.errors(include_input=False, include_url=False):
         place = found["loc"]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
-        remedy = _REMEDIES.get(found["type"], found["msg"].removeprefix("Value error, "))
+        remedy = _REMEDIES.get(
+            found["type"], found["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        )
         yield Mistake(place, key, remedy)

@@ -1,7 +1,7 @@
 """The pipelines by the name that rules and ``--pipeline`` use: entry points, those of other packages too.
 
-Nothing heavy is imported before a pipeline is asked for. What another package brings may be broken in any
-way: that is told when its pipeline is asked for, as one sentence, and hurts nothing else.
+Nothing heavy is imported before a pipeline is used. A pipeline of another package may be broken in any way:
+that is an error of one sentence when it is used, and affects nothing else.
 """
 
 from __future__ import annotations

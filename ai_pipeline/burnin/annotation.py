@@ -1,4 +1,4 @@
-"""What burned-in annotation is made of."""
+"""Burned-in annotation: its kinds, what a policy removes of it, boxes and masks of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 
 
 class AnnotationKind(StrEnum):
-    """What burned-in annotation looks like. ``banner``: writing at a place that is known to hold some."""
+    """The form of burned-in annotation. ``banner``: text at a place that is known to hold some."""
 
     TEXT = "text"
     CALIPER = "caliper"
@@ -36,11 +36,11 @@ MEANINGS = {
     AnnotationKind.LOGO: Meaning.LOGO,
     AnnotationKind.BANNER: Meaning.IDENTITY,
 }
-"""What a mark means by its looks alone; a text may mean something else once it is read."""
+"""What an annotation is for by its kind alone; a text may be for something else once it is read."""
 
 
 class CleaningPolicy(StrEnum):
-    """What a destination should not see. ``clinical``: who the patient is; ``research``: any annotation."""
+    """What is removed: ``clinical``, what may identify the patient; ``research``, all annotation."""
 
     CLINICAL = "clinical"
     RESEARCH = "research"
@@ -51,10 +51,10 @@ class CleaningPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One burned-in mark. What a text says is not part of it: it may be a name.
+    """One burned-in annotation, without the words of a text: they may be a name.
 
     ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
-    that shows the mark, None in a single-frame image. ``removed``: False where the policy keeps it.
+    that shows it, None in a single-frame image. ``removed``: False where the policy leaves it in place.
     """
 
     kind: AnnotationKind
@@ -66,20 +66,59 @@ class Annotation:
 
 
 def brightest(picture: Picture) -> Picture:
-    """Return the brightest channel of a colour picture; a grey one as it is."""
+    """The brightest channel of a colour picture; a grey one as it is."""
     if picture.ndim == 2:
         return picture
     # Channel by channel: max(axis=2) takes five times as long.
     return np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2])
 
 
+def index_of(box: Box) -> tuple[slice, slice]:
+    """The rows and columns of a box as an index of a picture; those beyond its edges are left out."""
+    left, top, right, bottom = box
+    return slice(max(top, 0), bottom), slice(max(left, 0), right)
+
+
+def centre_of(box: tuple[float, float, float, float]) -> tuple[float, float]:
+    """``(column, row)`` of the middle of a box."""
+    left, top, right, bottom = box
+    return (left + right) / 2, (top + bottom) / 2
+
+
+def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
+    """The part of a box that lies in a picture of ``shape`` (rows, columns, …); None where none does."""
+    left, top, right, bottom = box
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def dilated(mask: Mask, side: int) -> Mask:
+    """The mask, grown by a square of ``side`` pixels."""
+    import cv2  # `check` reads device rules on a machine without it
+
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), np.bool_)
+
+
+def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The 8-connected parts of a mask: each pixel's label, 0 for none; OpenCV's statistics by label."""
+    import cv2
+
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return np.asarray(labels, np.int32), np.asarray(stats, np.int32)
+
+
+def component_boxes(stats: npt.NDArray[np.int32]) -> list[Box]:
+    """The boxes of the parts that :func:`components` has found, from label 1 on."""
+    return [(left, top, left + width, top + height) for left, top, width, height, _ in stats[1:].tolist()]
+
+
 def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
-    """How far a drawing stands out: its mean against that around it, in its strongest channel, 0 to 1.
+    """The contrast of a drawing, 0 to 1: its mean against that around it, in its strongest channel.
 
     ``drawn`` are the pixels of all drawings; those within ``box`` are this one's.
     """
     left, top, right, bottom = box
-    around = slice(max(top - 3, 0), bottom + 3), slice(max(left - 3, 0), right + 3)
+    around = index_of((left - 3, top - 3, right + 3, bottom + 3))
     own = drawn[around]
     pixels = picture[around].reshape(own.size, -1).astype(np.float32)
     if own.all() or not own.any():
@@ -89,13 +128,13 @@ def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
 
 
 def merged(marks: Sequence[Annotation], reach: int) -> tuple[Annotation, ...]:
-    """Join marks of one sort and frame within ``reach`` pixels: a ruler is one mark, not 30 ticks."""
+    """Join annotations of one kind, meaning and frame within ``reach`` pixels, such as a ruler's ticks."""
     groups: list[Annotation] = []
     for mark in marks:
         joined = mark
         apart = []
         for group in groups:
-            if _sort(group) == _sort(joined) and _near(group.box, joined.box, reach):
+            if _is_alike(group, joined) and _is_near(group.box, joined.box, reach):
                 joined = _union(group, joined)
             else:
                 apart.append(group)
@@ -105,16 +144,15 @@ def merged(marks: Sequence[Annotation], reach: int) -> tuple[Annotation, ...]:
     return tuple(sorted(groups, key=lambda mark: (mark.frame or 0, mark.box[1], mark.box[0])))
 
 
-def _sort(mark: Annotation) -> tuple[object, ...]:
-    return mark.kind, mark.frame, mark.meaning, mark.removed
+def _is_alike(a: Annotation, b: Annotation) -> bool:
+    return (a.kind, a.frame, a.meaning, a.removed) == (b.kind, b.frame, b.meaning, b.removed)
 
 
-def _near(a: Box, b: Box, reach: int) -> bool:
-    return (
-        a[0] - reach < b[2] and b[0] - reach < a[2] and a[1] - reach < b[3] and b[1] - reach < a[3]
-    )  # fmt: skip
+def _is_near(a: Box, b: Box, reach: int) -> bool:
+    return all(a[axis] - reach < b[axis + 2] and b[axis] - reach < a[axis + 2] for axis in (0, 1))
 
 
 def _union(a: Annotation, b: Annotation) -> Annotation:
-    box = (min(a.box[0], b.box[0]), min(a.box[1], b.box[1]), max(a.box[2], b.box[2]), max(a.box[3], b.box[3]))
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = a.box, b.box
+    box = (min(left, left2), min(top, top2), max(right, right2), max(bottom, bottom2))
     return replace(a, box=box, confidence=max(a.confidence, b.confidence))

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, merged
-from ai_pipeline.burnin.cine import CleanedFrames, clean_cine
+from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.overlay_planes import overlay_note
-from ai_pipeline.burnin.decide.planning import plan_views
 from ai_pipeline.burnin.devices.known import device_note
-from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest
-from ai_pipeline.burnin.still import Rendition, Verifier, carry_out
+from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.contract import (  # fmt: skip
+from ai_pipeline.contract import (
     DerivedImage,
     ImageHeader,
     ImageKind,
@@ -75,14 +73,16 @@ def clean(
     verifier = Verifier(tools or shared_tools(), policy)
     graphics = image.header.modality in ULTRASOUND
     began = time.perf_counter()
-    if image.header.frames == 1:
-        cleaned = _clean_still(image, verifier, report, graphics=graphics)
-    else:
-        cleaned = clean_cine(image, verifier, report, graphics=graphics)
+    clean_frames = clean_still if image.header.frames == 1 else clean_cine
+    cleaned = clean_frames(image, verifier, report, graphics=graphics)
     timings = {**cleaned.timings, "total": time.perf_counter() - began}
     report(1.0, "cleaned and verified")
     marks = _joined(cleaned.marks, max(image.header.rows, image.header.columns))
     models = _models(verifier.tools, image.header)
+    header_notes = (
+        device_note(image.header, verifier.tools.device_rules, image.uid),
+        overlay_note(image.header, image.uid),
+    )
     return CleaningResult(
         image=DerivedImage(
             kind=ImageKind.CLEANED, frames=cleaned.frames, photometric=samples_photometric(image.header),
@@ -94,7 +94,7 @@ def clean(
             description="pixels that were filled", source_uid=image.uid, models=models,
         ),
         marks=marks,
-        notes=_notes(image, marks, cleaned) + _header_notes(image, verifier.tools),
+        notes=(*_notes(image, marks, cleaned), *filter(None, header_notes)),
         timings=timings,
         widened=cleaned.widened,
         blacked_out=cleaned.blacked_out,
@@ -102,38 +102,8 @@ def clean(
     )  # fmt: skip
 
 
-def _clean_still(
-    image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool
-) -> CleanedFrames:
-    began = time.perf_counter()
-    stored, picture = image.stored(0), image.display(0)
-    decoded = time.perf_counter()
-    rendition = Rendition.of(stored, picture)
-    views = rendition.views(stored)
-    plan = plan_views(views, image.header, verifier.tools, verifier.policy, graphics=graphics)
-    planned = time.perf_counter()
-    report(0.5, "marks found")
-    still = carry_out(stored, plan, rendition, verifier)
-    outside = OutsideDigest()
-    outside.add(stored, still.samples, still.mask)
-    return CleanedFrames(
-        frames=still.samples[None],
-        masks=(still.mask.astype(np.uint8) * 255)[None],
-        marks=still.marks,
-        readings=plan.readings,
-        widened=still.widened,
-        blacked_out=still.blacked_out,
-        outside_sha256=outside.hexdigest(),
-        timings={
-            "decode": decoded - began,
-            "detect": planned - decoded,
-            "fill_and_verify": time.perf_counter() - planned,
-        },
-    )
-
-
 def _models(tools: Tools, header: ImageHeader) -> tuple[ModelRef, ...]:
-    """Outside ultrasound the mark detector is not run; a cine is filled without the learned inpainter."""
+    """The models that were run: only on ultrasound the mark detector, on a cine no learned inpainter."""
     if header.modality not in ULTRASOUND:
         return (tools.text_model,)
     if header.frames > 1:
@@ -144,60 +114,36 @@ def _models(tools: Tools, header: ImageHeader) -> tuple[ModelRef, ...]:
 def _joined(marks: tuple[Annotation, ...], side: int) -> tuple[Annotation, ...]:
     texts = [mark for mark in marks if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in marks if mark.kind is not AnnotationKind.TEXT]
-    return merged(texts, max(2, round(TEXT_REACH * side))) + merged(
-        graphics, max(2, round(DRAWN_REACH * side))
-    )
+    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
+    return merged(texts, text_reach) + merged(graphics, drawn_reach)
 
 
-def _notes(
-    image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFrames
-) -> tuple[QualityNote, ...]:
-    """What was done, in numbers; the text that was read is never repeated."""
-    uid, masks = image.uid, cleaned.masks
-    in_place = _counted([mark for mark in marks if not mark.removed])
-    stays = []
-    if in_place:
-        stays.append(QualityNote("kept", f"not about the patient's identity, left in place: {in_place}", uid))
-    if not masks.any():
-        outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
-        return (QualityNote("burned_in", f"{outcome}; the pixels are unchanged", uid), *stays)
+def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFrames) -> list[QualityNote]:
+    """What was removed, in numbers; never the text that was read."""
+    masks = cleaned.masks
+    removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
+    outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
+    filled = bool(masks.any())
+    over_lesion = _filled_share_of_lesion(marks, masks) if filled else 0.0
     share = float(np.count_nonzero(masks)) / masks.size
-    removed = _counted([mark for mark in marks if mark.removed])
-    notes = [
-        QualityNote("burned_in", f"removed: {removed}", uid),
-        *stays,
-        QualityNote("filled_share", f"{share:.1%} of the pixels were filled", uid),
-        QualityNote("verified", "read again after filling: no legible text found that had to go", uid),
-    ]
-    if cleaned.widened:
-        notes.append(QualityNote("widened", f"{cleaned.widened} places needed a wider mask", uid))
-    if cleaned.blacked_out:
-        text = f"{cleaned.blacked_out} places had to be blacked out"
-        notes.append(QualityNote("blacked_out", text, uid))
-    return (*notes, *_cautions(image.header, uid, marks, masks))
-
-
-def _header_notes(image: SourceImage, tools: Tools) -> tuple[QualityNote, ...]:
-    """Device rules that applied, and overlay planes."""
     notes = (
-        device_note(image.header, tools.device_rules, image.uid),
-        overlay_note(image.header, image.uid),
-    )
-    return tuple(note for note in notes if note is not None)
+        (True, "burned_in", f"removed: {removed}" if filled else f"{outcome}; the pixels are unchanged"),
+        (left, "kept", f"not about the patient's identity, left in place: {left}"),
+        (filled, "filled_share", f"{share:.1%} of the pixels were filled"),
+        (filled, "verified", "read again after filling: no legible text found that had to go"),
+        (cleaned.widened, "widened", f"{cleaned.widened} places needed a wider mask"),
+        (cleaned.blacked_out, "blacked_out", f"{cleaned.blacked_out} places had to be blacked out"),
+        (over_lesion, "over_lesion",
+         f"{over_lesion:.0%} of the area that the calipers measure was filled: do not judge a lesion by it"),
+        (filled and image.header.modality in {"CR", "DX", "MG", "RF"}, "side_marker",
+         "side markers may be among what was removed"),
+    )  # fmt: skip
+    return [QualityNote(name, text, image.uid) for applies, name, text in notes if applies]
 
 
-def _cautions(
-    header: ImageHeader, uid: str, marks: tuple[Annotation, ...], masks: PixelArray
-) -> list[QualityNote]:
-    notes = []
+def _filled_share_of_lesion(marks: tuple[Annotation, ...], masks: PixelArray) -> float:
     area = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
-    filled = float((masks[0] > 0)[area].mean()) if area.any() else 0.0
-    if filled:
-        text = f"{filled:.0%} of the area that the calipers measure was filled: do not judge a lesion by it"
-        notes.append(QualityNote("over_lesion", text, uid))
-    if header.modality in {"CR", "DX", "MG", "RF"}:
-        notes.append(QualityNote("side_marker", "side markers may be among what was removed", uid))
-    return notes
+    return float((masks[0] > 0)[area].mean()) if area.any() else 0.0
 
 
 def _counted(marks: list[Annotation]) -> str:

@@ -1,4 +1,4 @@
-"""Ultrasound: find burned-in annotation, return the picture without it and where the annotation was.
+"""The pipeline ``ultrasound``: find burned-in annotation, return where it is and the image without it.
 
 The text itself leaves this package only as readings, which are for the node's access-controlled record.
 """
@@ -6,24 +6,24 @@ The text itself leaves this package only as readings, which are for the node's a
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy
-from ai_pipeline.burnin.cleaning import ULTRASOUND, CleaningResult, clean
+from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
-from ai_pipeline.burnin.find.text import DOUBTFUL_TEXT
+from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.contract import (  # fmt: skip
+from ai_pipeline.contract import (
     BURNED_IN,
     Accept,
     BurnedMeasurement,
     Decision,
     DerivedImage,
     Finding,
-    ImageHeader,
     ModelRef,
     Origin,
     PipelineResult,
@@ -84,14 +84,18 @@ class Ultrasound:
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
         """Choose by the header alone; nothing is decoded."""
-        anything = bool(options.get("any_modality", False))
-        reasons = {image.uid: _refused(image.header, anything=anything) for image in images}
-        taken = tuple(uid for uid, reason in reasons.items() if reason is None)
-        if taken:
-            return Accept(taken)
-        return Refuse(
-            "; ".join(sorted({reason for reason in reasons.values() if reason})) or "there is no image"
+        others = (
+            {}
+            if options.get("any_modality", False)
+            else {
+                image.uid: f"modality {image.header.modality or 'unknown'} is not ultrasound"
+                for image in images
+                if image.header.modality not in ULTRASOUND
+            }
         )
+        if taken := tuple(image.uid for image in images if image.uid not in others):
+            return Accept(taken)
+        return Refuse("; ".join(sorted(set(others.values()))) or "there is no image")
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -108,7 +112,7 @@ class Ultrasound:
         measurements: list[BurnedMeasurement] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
-        seconds: dict[str, float] = {}
+        seconds: defaultdict[str, float] = defaultdict(float)
         failures: list[CleaningFailed] = []
         for number, image in enumerate(images):
             try:
@@ -117,14 +121,15 @@ class Ultrasound:
                 failures.append(failure)
                 notes.append(QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid))
                 continue
-            findings += self._findings(image, result.marks)
+            findings += _findings(image, result.marks, tools)
             notes += result.notes
             readings += result.readings
             if bool(options.get("measurements", False)):
                 measurements += measurements_of(result.readings, image.header)
             if bool(options.get("clean", True)):
                 pictures += [result.image, result.mask]
-            _add(seconds, result)
+            for stage, value in result.timings.items():
+                seconds[stage] += value
         if failures and len(failures) == len(images):
             raise failures[0]
         seconds["total"] = time.perf_counter() - began
@@ -132,51 +137,40 @@ class Ultrasound:
             tuple(findings),
             tuple(pictures),
             tuple(notes),
-            seconds,
+            dict(seconds),
             tools.models,
             readings=tuple(readings),
             measurements=tuple(measurements),
         )
 
-    def _findings(self, image: SourceImage, marks: tuple[Annotation, ...]) -> list[Finding]:
-        tools = self._tools()
-        removed = [mark for mark in marks if mark.removed]
-        if not removed:
-            # Annotation that the policy leaves in place was found: only what it removes is absent.
-            absent = "burned-in text to remove" if marks else "burned-in text"
-            return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
-        shown = sorted(removed, key=_area, reverse=True)[:MOST_FINDINGS]
-        return [_finding(image, mark, tools) for mark in shown]
-
     def _tools(self) -> Tools:
         return shared_tools(self._models_dir, self._device_rules)
 
 
+def _findings(image: SourceImage, marks: tuple[Annotation, ...], tools: Tools) -> list[Finding]:
+    removed = [mark for mark in marks if mark.removed]
+    if not removed:
+        # Annotation that the policy leaves in place was found: only what it removes is absent.
+        absent = "burned-in text to remove" if marks else "burned-in text"
+        return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
+    return [_finding(image, mark, tools) for mark in sorted(removed, key=_area, reverse=True)[:MOST_FINDINGS]]
+
+
 def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
-    written = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
+    is_text = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
+    left, top, right, bottom = map(float, mark.box)
+    place = Region("box", ((left, top), (right, bottom)), Origin.TEXT if is_text else Origin.MARK)
     return Finding(
         label=f"Burned-in {mark.kind.value}",
         code=BURNED_IN,
         probability=mark.confidence,
-        threshold=DOUBTFUL_TEXT if written else tools.threshold,
+        threshold=POSSIBLE_TEXT if is_text else tools.threshold,
         decision=Decision.PRESENT,
         source_uid=image.uid,
-        model=tools.text_model if written else tools.mark_model,
+        model=tools.text_model if is_text else tools.mark_model,
         frame=mark.frame if image.header.frames > 1 else None,
-        regions=(_region(mark),),
+        regions=(place,),
     )
-
-
-def _refused(header: ImageHeader, *, anything: bool) -> str | None:
-    if not anything and header.modality not in ULTRASOUND:
-        return f"modality {header.modality or 'unknown'} is not ultrasound"
-    return None
-
-
-def _region(mark: Annotation) -> Region:
-    left, top, right, bottom = (float(edge) for edge in mark.box)
-    origin = Origin.TEXT if mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER} else Origin.MARK
-    return Region("box", ((left, top), (right, bottom)), origin)
 
 
 def _area(mark: Annotation) -> int:
@@ -185,15 +179,5 @@ def _area(mark: Annotation) -> int:
 
 
 def _share(report: Progress, number: int, count: int) -> Progress:
-    """Return a report of one image's progress as its part of all."""
-
-    def part(share: float, what: str) -> None:
-        report((number + share) / count, what)
-
-    return part
-
-
-def _add(seconds: dict[str, float], result: CleaningResult) -> None:
-    for stage, value in result.timings.items():
-        if stage != "total":
-            seconds[stage] = seconds.get(stage, 0.0) + value
+    """A report of one image's progress as its part of all."""
+    return lambda share, what: report((number + share) / count, what)

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
-from ai_pipeline.burnin.decide.planning import RemovalPlan, box_marks, check_share
+from ai_pipeline.burnin.decide.planning import RemovalPlan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
-from ai_pipeline.burnin.fill.inpaint import black_out, inpaint, unchanged_outside
+from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools
-from ai_pipeline.contract import PixelArray
+from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
 WIDER = 0.6
 """Margin of the mask around text that is still found after filling (share of the text's height)."""
-SURE_RESIDUE = 0.6
+CERTAIN_RESIDUE = 0.6
 """Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
 CONTEXT = 96
 """Margin around a changed place that is read again with it (pixels)."""
 HIDDEN = 0.01
-"""Share of the pixels with other stored values than the commonest one that the window shows as the same black
-or white, from which it may hide text (percentile windows clip half of this at either end)."""
+"""Share of the pixels whose stored values differ from the commonest one though the window shows all of them
+as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
 ROUNDS = 3
-"""Attempts to get rid of what is still found; the last one blacks it out."""
+"""Attempts to remove what is still found; the last one blacks it out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CleanedFrames:
+    """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
+
+    ``frames`` of a cine are memory-mapped. ``widened`` and ``blacked_out`` count places where text was still
+    found after filling. ``timings`` in seconds by stage.
+    """
+
+    frames: PixelArray
+    masks: PixelArray
+    marks: tuple[Annotation, ...]
+    readings: tuple[Reading, ...]
+    widened: int
+    blacked_out: int
+    outside_sha256: str
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verifier:
-    """Searches cleaned pictures for residual text. ``policy``: which text may stay."""
+    """Searches cleaned pictures for residual text that ``policy`` removes."""
 
     tools: Tools
     policy: CleaningPolicy
@@ -41,41 +63,31 @@ class Verifier:
     def residue(self, picture: Picture, filled: Mask, kept: Mask, within: Box | None = None) -> list[TextBox]:
         """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
 
-        ``filled`` pixels hold nothing of the source, whatever is read in them; ``kept`` ones were read before
-        and stay. ``within``: search only there; the rest has not changed since it was read.
+        ``filled`` pixels hold nothing of the source, whatever is read in them; text in ``kept`` was read
+        before and stays. ``within``: search this box only.
         """
         found = candidates(picture, self.tools.reader, within)
         return [one.box for one in found if self.is_residue(one, filled, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
-        """Whether a place in a cleaned picture holds text that must be removed: readable, or surely text."""
+        """Whether a place holds text that must be removed, legible or not; masks as in :meth:`residue`."""
         box = candidate.box
         if covered(box, filled) or covered(box, kept):
             return False
-        sure = candidate.sure and box.confidence >= SURE_RESIDUE
-        if sure and self.policy is CleaningPolicy.RESEARCH:
+        certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
+        if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
         line = candidate.read(self.tools.reader)
-        return self.policy.removes(text_meaning(box, line)) if line.legible else sure
+        return self.policy.removes(text_meaning(box, line)) if line.legible else certain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cleaned:
-    """A verified frame. ``widened`` and ``blacked_out`` count places that needed it."""
+class DisplayTables:
+    """Tables from stored samples to the pictures that are read, derived from a displayed frame.
 
-    samples: PixelArray
-    mask: Mask
-    marks: tuple[Annotation, ...]
-    widened: int
-    blacked_out: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rendition:
-    """The grey-level tables from stored samples to the pictures that are read, derived from the display.
-
-    ``table`` gives the picture that a viewer shows. ``equalised`` is given where that window clips grey
-    levels that hold structure: any viewer can widen the window, and a name would reappear.
+    ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
+    ``black``: the stored value that is shown darkest. ``equalised``: the same as ``table`` where the display
+    window clips levels that hold structure; a viewer with a wider window would show it.
     """
 
     low: int
@@ -84,19 +96,20 @@ class Rendition:
     equalised: Picture | None = None
 
     @staticmethod
-    def of(stored: PixelArray, display: Picture) -> Rendition:
+    def of(stored: PixelArray, display: Picture) -> DisplayTables:
+        """From the samples of one or more frames and what a viewer shows of them, in the same order."""
         if stored.dtype == np.uint8 and stored.ndim == 3:
-            return Rendition(0, None, 0.0)
+            return DisplayTables(0, None, 0.0)
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
         if stored.ndim == 3 or stored.dtype.kind not in "iu":
-            return Rendition(0, None, float(cast(Any, darkest.min())))
+            return DisplayTables(0, None, float(cast(Any, darkest.min())))
         values, first, counts = np.unique(stored, return_index=True, return_counts=True)
         numbers = values.astype(np.int64)
         every = np.arange(int(numbers[0]), int(numbers[-1]) + 1)
         shown = np.interp(every, numbers, display.ravel()[first].astype(np.float64))
         table = np.rint(shown).astype(np.uint8)
         black, low = float(cast(Any, darkest[0])), int(numbers[0])
-        return Rendition(low, table, black, _equalised(numbers - low, counts, table))
+        return DisplayTables(low, table, black, _equalised(numbers - low, counts, table))
 
     def views(self, samples: PixelArray) -> list[Picture]:
         """The pictures in which text is searched, the displayed one first."""
@@ -106,7 +119,7 @@ class Rendition:
         return shown
 
     def show(self, samples: PixelArray) -> Picture:
-        """Return samples within the source's range as the viewer shows them."""
+        """Samples within the source's range as the viewer shows them."""
         if self.table is not None:
             return self.table[self._places(samples)]
         if samples.dtype == np.uint8:
@@ -118,48 +131,113 @@ class Rendition:
         return np.clip(samples.astype(np.int64) - self.low, 0, last)
 
 
-def carry_out(source: PixelArray, plan: RemovalPlan, rendition: Rendition, verifier: Verifier) -> Cleaned:
-    """Fill the plan's mask, read the result, and repeat until no text is left that must be removed.
+class Window(ABC):
+    """Frames that are filled by one mask, and filled further until no text is left that must be removed."""
 
-    Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
-    """
-    filler = verifier.tools.filler
-    mask = plan.mask | plan.banner
-    result = apply_plan(source, plan, rendition.black, filler)
-    marks, widened, blacked_out = plan.marks, 0, 0
-    changed: Box | None = None
-    for attempt in range(ROUNDS + 1):
-        residue = [
+    def __init__(
+        self, sources: list[PixelArray], plan: RemovalPlan, tables: DisplayTables, verifier: Verifier,
+        filler: Inpainter,
+    ) -> None:  # fmt: skip
+        self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
+        self._filler = filler
+        self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
+        self.mask: Mask = plan.mask | plan.banner
+        self.marks: list[Annotation] = []
+        self.added: Mask | None = None
+        self.widened = self.blacked_out = 0
+
+    @abstractmethod
+    def residue(self) -> list[TextBox]:
+        """The text in the results that must be removed."""
+
+    def frame_of(self, mark: Annotation) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
+        """The number of the frame that shows an annotation, from 1; None in a still."""
+        return None
+
+    def verify(self) -> None:
+        """Read the results and fill them further until no text is left that must be removed.
+
+        Raises :class:`CleaningFailed` when some is still found after :data:`ROUNDS` attempts.
+        """
+        for attempt in range(ROUNDS + 1):
+            residue = self.residue()
+            if not residue:
+                return
+            if attempt == ROUNDS:
+                raise CleaningFailed("text is still found after filling, widening and blacking out")
+            more = paint(residue, self.mask.shape, WIDER * (attempt + 1))
+            if attempt < ROUNDS - 1:
+                self.fill(more)
+                self.widened += len(residue)
+            else:
+                self._add(more)
+                self.results = [black_out(result, more, self.tables.black) for result in self.results]
+                self.blacked_out += len(residue)
+            found = box_marks(residue, self.mask.shape)
+            self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
+
+    def fill(self, more: Mask) -> None:
+        """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""
+        self._add(more)
+        not_tissue = self.plan.not_tissue
+        self.results = [inpaint(result, more, self._filler, not_tissue) for result in self.results]
+
+    def _add(self, more: Mask) -> None:
+        self.mask, self.added = self.mask | more, more
+        check_share(self.mask & ~self.plan.banner)
+
+
+class _Still(Window):
+    """The one frame of a still."""
+
+    def residue(self) -> list[TextBox]:
+        within = None if self.added is None else _surroundings(self.added)
+        return [
             box
-            for view in rendition.views(result)
-            for box in verifier.residue(view, mask, plan.kept, changed)
+            for view in self.tables.views(self.results[0])
+            for box in self.verifier.residue(view, self.mask, self.plan.kept, within)
         ]
-        if not residue:
-            break
-        if attempt == ROUNDS:
-            raise CleaningFailed("text is still found after filling, widening and blacking out")
-        more = paint(residue, source.shape, WIDER * (attempt + 1))
-        check_share((mask | more) & ~plan.banner)
-        if attempt < ROUNDS - 1:
-            result = inpaint(result, more, filler, plan.foreign)
-            widened += len(residue)
-        else:
-            result = black_out(result, more, rendition.black)
-            blacked_out += len(residue)
-        marks += box_marks(residue, source.shape)
-        mask = mask | more
-        changed = _surroundings(more)
-    if not unchanged_outside(source, result, mask):
+
+
+def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
+    """Clean an image of one frame. ``graphics`` and errors as in :func:`plan_views` and :class:`Window`."""
+    began = time.perf_counter()
+    source, picture = image.stored(0), image.display(0)
+    decoded = time.perf_counter()
+    tables = DisplayTables.of(source, picture)
+    views = tables.views(source)
+    plan = plan_views(views, image.header, verifier.tools, verifier.policy, graphics=graphics)
+    planned = time.perf_counter()
+    report(0.5, "marks found")
+    still = _Still([source], plan, tables, verifier, verifier.tools.filler)
+    still.verify()
+    (result,) = still.results
+    if not unchanged_outside(source, result, still.mask):
         raise CleaningFailed("pixels outside the mask have changed")
-    return Cleaned(result, mask, marks, widened, blacked_out)
+    outside = OutsideDigest()
+    outside.add(source, result, still.mask)
+    return CleanedFrames(
+        frames=result[None],
+        masks=(still.mask.astype(np.uint8) * 255)[None],
+        marks=(*plan.marks, *still.marks),
+        readings=plan.readings,
+        widened=still.widened,
+        blacked_out=still.blacked_out,
+        outside_sha256=outside.hexdigest(),
+        timings={
+            "decode": decoded - began,
+            "detect": planned - decoded,
+            "fill_and_verify": time.perf_counter() - planned,
+        },
+    )
 
 
 def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpainter) -> PixelArray:
-    """Return ``source`` with the plan's pixels filled; the same array when there are none."""
+    """``source`` with the plan's pixels filled, its banner with ``black``; the same array without any."""
     if not plan.mask.any() and not plan.banner.any():
         return source
     bare = black_out(source, plan.banner, black) if plan.banner.any() else source
-    return inpaint(bare, plan.mask, filler, plan.foreign) if plan.mask.any() else bare
+    return inpaint(bare, plan.mask, filler, plan.not_tissue) if plan.mask.any() else bare
 
 
 def _surroundings(mask: Mask) -> Box:

@@ -1,4 +1,4 @@
-"""What cleaning works with: the text reader, the mark detector, the inpainter; loaded once per process."""
+"""The tools of cleaning: text reader, mark detector, inpainter; loaded once per process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tools:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """All of them, as results list them."""
+        """All models, as results list them."""
         return self.text_model, self.mark_model, self.fill_model
 
 

@@ -1,11 +1,11 @@
-"""The box detector at run time: which of many candidate boxes holds the finding, and how sure that is.
+"""The box detector at run time: which of many candidate boxes holds the finding, with an expected overlap.
 
-For every label the network gives five maps (:data:`PARTS`): what speaks for a box that covers a place, and
-what for one that has it just left of, right of, above or below itself. A candidate's score is the mean of
-each map over the part of the picture that it is about, plus how usual the candidate is for the label (the
-per-class position prior), plus how near it lies to boxes that a YOLO has drawn for the label, where the card
-has one. All scores of a label make a distribution over its candidates, and the box that overlaps best with
-it, on average, is the answer; that average is how sure the place is.
+For every label the network gives five maps (:data:`PARTS`): the evidence for a box that covers a place, and
+for one that has it just left of, right of, above or below itself. A candidate's score is the sum of the means
+of each map over the part of the picture that it is about, the label's position prior at the candidate, and
+its nearness to detections of a YOLO, where the card has one. The scores of a label make a distribution over
+its candidates (softmax); the box with the largest expected overlap under it is the answer, and that overlap
+its score.
 
 Fitted by :mod:`ai_training.detect.locating.fusion`; numpy alone here, so that no torch is needed to run it.
 """
@@ -20,15 +20,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest.explain import overlaps
+from ai_pipeline.chest.explain import overlaps, source_region
 from ai_pipeline.contract import Origin, Region
 from ai_pipeline.images.coordinates import Affine
 
 Floats = npt.NDArray[np.float32]
 PARTS = ("inside", "left", "right", "above", "below")
-REACH, LEAST_REACH = 0.35, 0.03  # how far the outer parts go: a share of the box, at least one of the picture
-LEAST_SIDE = 1e-3  # a drawn box that is thinner, in shares of the picture, is none
-GRID = 64  # cells a side in which the surest point is looked for
+REACH, LEAST_REACH = 0.35, 0.03  # width of the outer parts: a share of the box, at least one of the picture
+LEAST_SIDE = 1e-3  # sides of a YOLO's box, at least, as shares of the picture
+GRID = 64  # cells a side in which the likeliest point is searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ScoredBox:
 class BoxHead:
     """The candidates of every label that has boxes, by the label's name, in the order of the maps.
 
-    ``trust``: what a drawn box adds to the score of a candidate that it covers exactly.
+    ``trust``: what a detection of a YOLO adds to the score of a candidate that it covers exactly.
     """
 
     candidates: Mapping[str, Candidates]
@@ -83,15 +83,15 @@ class BoxHead:
         """The labels, in the order of the network's maps."""
         return tuple(self.candidates)
 
-    def find(self, maps: Floats, label: str, drawn: Floats | None = None) -> ScoredBox:
-        """The box of ``label`` by the network's ``maps [labels, parts, h, w]`` and, where there is a YOLO,
-        the boxes that it has ``drawn`` for the label: :func:`nearness`. KeyError when unknown.
+    def find(self, maps: Floats, label: str, detections: Floats | None = None) -> ScoredBox:
+        """The box of ``label`` by the maps ``[labels, parts, h, w]`` and, where there is a YOLO, its
+        ``detections`` as :func:`nearness` takes them. KeyError for an unknown label.
         """
         own = self.candidates[label]
         scores = own.prior + part_means(maps[self.labels.index(label)], own.boxes).sum(1)
-        if drawn is not None:
-            scores = trusting(scores, own.boxes, drawn, self.trust)
-        return self.choose(label, chances(scores))
+        if detections is not None:
+            scores = raised_near_detections(scores, own.boxes, detections, self.trust)
+        return self.choose(label, softmax(scores))
 
     def choose(self, label: str, chance: Floats) -> ScoredBox:
         """The box of ``label`` where its candidates have the probabilities ``chance [M]``."""
@@ -101,42 +101,39 @@ class BoxHead:
         expected = self._overlaps[label] @ chance
         best = int(np.argmax(expected))
         left, top, right, bottom = (float(edge) for edge in boxes[best])
-        return ScoredBox((left, top, right, bottom), _surest_point(boxes, chance), float(expected[best]))
+        return ScoredBox((left, top, right, bottom), _likeliest_point(boxes, chance), float(expected[best]))
 
 
 def region(found: ScoredBox, size: int, to_model: Affine, rows: int, columns: int) -> Region | None:
-    """``found`` in the coordinates of a source image of ``rows`` × ``columns``; None outside of it."""
-    left, top, right, bottom = (edge * size for edge in found.corners)
-    corners = to_model.inverse()(((left, top), (right, bottom)))
-    # Two corners of the upright copy may be any two opposite corners of a source image that is turned.
-    (x0, x1), (y0, y1) = (sorted(edges) for edges in zip(*corners, strict=True))
-    x0, x1 = max(0.0, x0), min(float(columns), x1)
-    y0, y1 = max(0.0, y0), min(float(rows), y1)
-    if not (x0 < x1 and y0 < y1):
-        return None
-    return Region("box", ((x0, y0), (x1, y1)), Origin.DETECTOR)
+    """``found`` in the coordinates of a source image of ``rows`` × ``columns``; None outside of it.
 
-
-def trusting(scores: Floats, boxes: Floats, drawn: Floats, trust: float) -> Floats:
-    """The ``scores [M]`` of candidate ``boxes``, raised by what is drawn near them, ``trust`` at most."""
-    return np.asarray(scores + np.float32(trust) * nearness(boxes, drawn), np.float32)
-
-
-def nearness(boxes: Floats, drawn: Floats) -> Floats:
-    """How near each of ``boxes [M, 4]`` lies to what is drawn, 0 to 1: ``[M]``.
-
-    ``drawn [K, 5]``: boxes as shares of the sides, and how sure each is; the surest counts in full, the
-    others in proportion.
+    ``size``: the model input's side in pixels; ``to_model``: the map from source to model coordinates.
     """
-    drawn = drawn[((drawn[:, 2:4] - drawn[:, :2]) > LEAST_SIDE).all(1) & (drawn[:, 4] > 0)]
-    if not len(drawn):
+    left, top, right, bottom = (edge * size for edge in found.corners)
+    return source_region((left, top, right, bottom), to_model, rows, columns, Origin.DETECTOR)
+
+
+def raised_near_detections(scores: Floats, boxes: Floats, detections: Floats, trust: float) -> Floats:
+    """The ``scores [M]`` of ``boxes [M, 4]``, each raised by ``trust`` × its nearness to ``detections``."""
+    return np.asarray(scores + np.float32(trust) * nearness(boxes, detections), np.float32)
+
+
+def nearness(boxes: Floats, detections: Floats) -> Floats:
+    """The largest overlap (IoU) of each of ``boxes [M, 4]`` with a detection, 0 to 1: ``[M]``.
+
+    ``detections [K, 5]``: boxes as shares of the sides, and scores; overlaps are weighted by the score as a
+    share of the highest one.
+    """
+    sides, scores = detections[:, 2:4] - detections[:, :2], detections[:, 4]
+    detections = detections[(sides > LEAST_SIDE).all(1) & (scores > 0)]
+    if not len(detections):
         return np.zeros(len(boxes), np.float32)
-    near = overlaps(boxes, drawn[:, :4]) * (drawn[:, 4] / drawn[:, 4].max())
+    near = overlaps(boxes, detections[:, :4]) * (detections[:, 4] / detections[:, 4].max())
     return np.asarray(near.max(1), np.float32)
 
 
-def chances(scores: Floats) -> Floats:
-    """Scores as probabilities (softmax)."""
+def softmax(scores: Floats) -> Floats:
+    """``scores [M]`` as probabilities that add up to 1."""
     raised = np.exp(scores - scores.max())
     return np.asarray(raised / raised.sum(), np.float32)
 
@@ -194,7 +191,7 @@ def _between(
     return np.asarray(upper * (1 - down) + lower * down)
 
 
-def _surest_point(boxes: Floats, chance: Floats) -> tuple[float, float]:
+def _likeliest_point(boxes: Floats, chance: Floats) -> tuple[float, float]:
     """The place that most of the probability covers; small boxes count more where they agree."""
     likeliest = np.argsort(-chance)[:100]
     density = np.zeros((GRID, GRID))

@@ -1,4 +1,4 @@
-"""A card's classifier at work on one displayed image: probabilities, activation maps, distance to the domain.
+"""A card's classifier on one displayed image: probabilities, activation maps, distance to the domain.
 
 Used by the pipeline and by ``ai-pipeline evaluate``, so that what is measured is what runs.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
 from ai_pipeline.models.engine import Backend, load
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import Card, Input, Label, find, read
+from ai_pipeline.models.registry import Card, Input, Label, read
 
 Floats = npt.NDArray[np.float32]
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
@@ -30,12 +29,12 @@ LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """What the network has seen of one image of ``rows`` × ``columns``, and all that it says of it.
+    """The network's input and output for one image of ``rows`` × ``columns``.
 
-    ``values [1, channels, size, size]`` is the input, which other networks of the card can look at again.
-    ``logits [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the
-    domain of the training images, NaN where the card has no gate. Where the image was put upright before it
-    was analysed, ``pose`` says how it was shown; ``kind`` and ``shown_distance`` are of the image as shown.
+    ``values [1, channels, size, size]``: the input, which the card's other networks take too. ``logits
+    [labels]``; ``places [labels, h, w]``, None where the network gives no maps; ``distance`` to the domain of
+    the training images, NaN where the card has no gate. ``pose``: how the image was shown before it was put
+    upright for the analysis; ``kind`` and ``shown_distance`` are of the image as it was shown.
     """
 
     values: Floats
@@ -62,11 +61,6 @@ class Classifier:
         self._templates = BoxTemplates.from_bytes(read(card.file("boxes"))) if card.plays("boxes") else None
         self._engine = load(card, "classifier", backend, threads)
 
-    @staticmethod
-    def of(model_id: str, models_dir: Path | None = None) -> Classifier:
-        """The classifier of the card with this id."""
-        return Classifier(find(model_id, models_dir))
-
     @property
     def has_gate(self) -> bool:
         """False when only the header can tell whether an image is one that the model was made for."""
@@ -75,19 +69,19 @@ class Classifier:
     def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size.
 
-        What the gate refuses because it is surely turned or inverted is put upright and looked at again; if
-        that is in the domain, it is the answer, in coordinates of ``image``.
+        An image that the gate refuses as turned or inverted is reoriented and analysed again; if that copy is
+        in the domain, its analysis is returned, in coordinates of ``image``.
         """
         found = self.analyse_as_shown(image)
         if self.in_domain(found) or found.kind.pose == UPRIGHT:
             return found
-        mended = self.analyse_in(image, found.kind.pose)
-        if not self.in_domain(mended):
+        reoriented = self.analyse_in(image, found.kind.pose)
+        if not self.in_domain(reoriented):
             return found
-        return replace(mended, kind=found.kind, shown_distance=found.shown_distance)
+        return replace(reoriented, kind=found.kind, shown_distance=found.shown_distance)
 
     def analyse_in(self, image: npt.NDArray[np.uint8], pose: Pose) -> Analysis:
-        """Take ``image`` for one shown in ``pose``: analyse its upright copy, in coordinates of ``image``."""
+        """Analyse the upright copy of an ``image`` shown in ``pose``; coordinates are those of ``image``."""
         picture, to_upright = upright(image, pose)
         found = self.analyse_as_shown(picture)
         rows, columns = image.shape
@@ -121,7 +115,7 @@ class Classifier:
         return probability(self.card.labels[label], float(found.logits[label]))
 
     def activation(self, found: Analysis, label: int) -> Activation | None:
-        """Where the evidence for label number ``label`` lies; None where the network cannot say."""
+        """Where the evidence for label number ``label`` lies; None where the network has no map of it."""
         class_activation = self.card.outputs.place_kind == "activation"
         if found.places is None or not (class_activation or self.card.labels[label].box):
             return None
@@ -169,7 +163,7 @@ class Classifier:
 
 
 def probability(label: Label, logit: float) -> float:
-    """A logit as a probability by the card's calibration."""
+    """A logit as a probability, 0 to 1, by the card's calibration."""
     scaled = max(label.slope * logit + label.intercept, LEAST_LOGIT)
     value = float(1.0 / (1.0 + np.exp(-scaled)))
     point = label.operating_point
@@ -180,7 +174,7 @@ def probability(label: Label, logit: float) -> float:
 
 
 def decide(label: Label, value: float) -> Decision:
-    """What a probability means at the card's two thresholds."""
+    """The decision for ``value``, a probability 0 to 1, by the two thresholds of a label."""
     if value >= label.threshold:
         return Decision.PRESENT
     if value < label.absent_below:

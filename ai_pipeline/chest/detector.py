@@ -19,10 +19,10 @@ from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import read
 
-NETWORK, CANDIDATES, DRAWER = "detector", "detector-boxes", "detector-yolo"
+NETWORK, CANDIDATES, YOLO = "detector", "detector-boxes", "detector-yolo"
 """The roles of a card's weights: the network in ONNX; the candidate boxes with their priors; optionally a
 YOLO in ONNX with the classifier's input, which gives rows of left, top, right, bottom in pixels of the input,
-score, number of the label among those that have candidates."""
+score (0 to 1), index of the label among those that have candidates."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +65,11 @@ class BoxDetector:
         except (ValueError, KeyError) as error:
             raise CardError(f"{card.path.name}: {card.file(CANDIDATES).path.name} holds no boxes") from error
         self._engine = load(card, NETWORK, threads=threads)
-        self._drawer = load(card, DRAWER, threads=threads) if card.plays(DRAWER) else None
+        self._yolo = load(card, YOLO, threads=threads) if card.plays(YOLO) else None
 
     @staticmethod
     def of(card: Card, threads: int = 0) -> BoxDetector | None:
-        """The detector of ``card``; None where it has none."""
+        """The detector of ``card``, None where it has none. ``threads``: 0 for as many as may be used."""
         return BoxDetector(card, threads) if card.plays(NETWORK) else None
 
     def prepare(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
@@ -79,16 +79,17 @@ class BoxDetector:
         return self.take(values, to_model.after(to_upright), *image.shape)
 
     def take(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
-        """Take the classifier's input ``values [1, channels, size, size]`` and the map source → input."""
+        """Take the classifier's input ``values [1, channels, size, size]``, and the map to it from a source
+        image of ``rows`` × ``columns``."""
         return DetectorInput(partial(self._run, values), to_model, rows, columns)
 
     def _run(self, values: Floats) -> NetworkOutput:
         maps = self._engine(values)["parts"][0]
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
             raise CardError(f"the detector's maps have the shape {maps.shape}, not that of its boxes")
-        if self._drawer is None:
+        if self._yolo is None:
             return NetworkOutput(maps, {})
-        rows = self._drawer(values)["boxes"][0]
+        rows = self._yolo(values)["boxes"][0]
         return NetworkOutput(maps, detections_by_label(rows, self.head.labels, self._input.size))
 
     def find(self, prepared: DetectorInput, label: str) -> ScoredBox | None:

@@ -1,10 +1,10 @@
-"""Is this an image of the kind that the model was made for? Asked of the network's pooled features.
+"""The domain gate: whether an image is of the kind that the model was trained on, by its pooled features.
 
-Two things must say yes. *Directions*: what the main directions of the features of training images cannot
-explain of a new image's features (mean squared residual, in units of the spread) is small for chest X-rays
-and large for what was never seen. *Head*: a linear classifier that has been shown what is refused: chests
-turned, inverted, askew, cut off, clipped, of small children, and pictures that are no chest. It also names
-what it sees, so that a turned chest can be turned back.
+Two tests must pass. *Directions*: the part of the features that the principal directions of the training
+images' features leave unexplained (mean squared residual, in units of the spread) is small for chest X-rays
+and large for other images. *Head*: a linear classifier that was trained on what is refused: chests turned,
+inverted, tilted, cut off, clipped, of small children, and images of anything else. It names the kind too, so
+that a turned chest can be turned back.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Floats = npt.NDArray[np.float32]
 
 ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER = "askew", "cut off", "clipped", "child", "other"
 KINDS = (*(pose.name for pose in POSES), ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER)
-"""What a head may tell apart; the first is what the model is for."""
+"""The classes of a head; the first is the intended one."""
 SMALL_SHARES = 2
-"""How steeply an unexplained part counts less as a small share: at half the usual one, a quarter."""
+"""Exponent by which a small unexplained share is weighted down: at half the usual share, by a quarter."""
 SURE = 0.5
-"""Probability of a pose from which on the picture is put upright and asked again."""
+"""Probability of a pose from which the image is put upright and analysed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The likeliest kind of an image (one of :data:`KINDS`, "" where no head can tell), and how likely."""
+    """The likeliest kind of an image (of :data:`KINDS`; "" without a head), and its probability, 0 to 1."""
 
     name: str
     probability: float
 
     @property
     def pose(self) -> Pose:
-        """The pose that the image is surely shown in; upright where that is not sure."""
+        """The pose of the image; upright where its probability is below :data:`SURE`."""
         if self.probability < SURE:
             return UPRIGHT
         return next((pose for pose in POSES if pose.name == self.name), UPRIGHT)
@@ -65,7 +65,7 @@ class Head:
         return np.asarray(np.exp(self._logarithms(features)), np.float32)
 
     def distance(self, features: Floats) -> Floats:
-        """``[N]``: 0 for what is surely an upright chest of an adult, 1 at the limit."""
+        """Of ``features [N, C]``: 0 for a certain upright chest of an adult, 1 at the limit: ``[N]``."""
         return np.asarray(-self._logarithms(features)[:, 0] / self.limits[1], np.float32)
 
     def _logarithms(self, features: Floats) -> npt.NDArray[np.float64]:
@@ -79,8 +79,8 @@ class FeatureGate:
     """``mean [C]``, ``spread [C]``, ``directions [K, C]`` (orthonormal rows); ``head`` None in old gates.
 
     ``usual``: the share of a feature vector's deviation that the directions leave unexplained in nine of ten
-    chests. A chest full of metastases lies far out too, but along the directions: what is unexplained counts
-    in full only from this share on. 0 in old gates: it always counts.
+    chests. Severe disease deviates far as well, but along the directions, so the unexplained part counts in
+    full only from this share on. 0 in old gates: it always does.
     """
 
     mean: Floats
@@ -88,13 +88,6 @@ class FeatureGate:
     directions: Floats
     head: Head | None = None
     usual: float = 0.0
-
-    @staticmethod
-    def fit(features: Floats, directions: int) -> FeatureGate:
-        """The directions alone, from pooled features ``[N, C]`` of images that belong to the domain."""
-        mean, spread = features.mean(0), features.std(0) + 1e-3
-        rows = np.linalg.svd((features - mean) / spread, full_matrices=False)[2][:directions]
-        return FeatureGate(mean.astype(np.float32), spread.astype(np.float32), rows.astype(np.float32))
 
     @staticmethod
     def from_bytes(data: bytes) -> FeatureGate:
@@ -135,17 +128,14 @@ class FeatureGate:
         return np.asarray(farther, np.float32)
 
     def residual(self, features: Floats) -> Floats:
-        """What the directions cannot explain of pooled features ``[N, C]``, less as a small share."""
-        residual, share = self._unexplained(features)
+        """The part of pooled features ``[N, C]`` that the directions do not explain, weighted: ``[N]``."""
+        residual, share = self.unexplained(features)
         if self.usual:
             residual = residual * np.minimum(share / self.usual, 1.0) ** SMALL_SHARES
         return np.asarray(residual, np.float32)
 
-    def share(self, features: Floats) -> Floats:
-        """The share of the deviation of ``[N, C]`` from the mean that the directions leave unexplained."""
-        return np.asarray(self._unexplained(features)[1], np.float32)
-
-    def _unexplained(self, features: Floats) -> tuple[Floats, Floats]:
+    def unexplained(self, features: Floats) -> tuple[Floats, Floats]:
+        """The mean squared residual of ``features [N, C]``, and its share of the deviation: ``[N]`` each."""
         standard = (features - self.mean) / self.spread
         explained = standard @ self.directions.T
         whole = (standard**2).sum(1)
@@ -153,9 +143,9 @@ class FeatureGate:
         return residual / standard.shape[1], residual / np.maximum(whole, 1e-12)
 
     def kind(self, features: Floats) -> Kind:
-        """What the head sees in one image, pooled features ``[1, C]``."""
+        """The kind of one image by its pooled features ``[1, C]``."""
         if self.head is None:
             return UNKNOWN
-        chances = self.head.probabilities(features)[0]
-        most = int(np.argmax(chances))
-        return Kind(self.head.kinds[most], float(chances[most]))
+        probabilities = self.head.probabilities(features)[0]
+        likeliest = int(np.argmax(probabilities))
+        return Kind(self.head.kinds[likeliest], float(probabilities[likeliest]))

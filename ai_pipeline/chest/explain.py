@@ -1,4 +1,4 @@
-"""Where a finding lies: the place head's map as a heat map and as one box, in source coordinates.
+"""Where a finding lies: the map of the place head as a heat map and as one box, in source coordinates.
 
 The map alone would give boxes of no sensible size, so a box is chosen among those that radiologists drew
 for the same label in the training images (:class:`BoxTemplates`): the one that overlaps best, on average,
@@ -38,7 +38,10 @@ class Activation:
 
 
 def activation(places: Floats, size: int, to_model: Affine, rows: int, columns: int) -> Activation:
-    """The map of one label from the place head's log-likelihoods ``[h, w]``, its peak set to 1."""
+    """The map of one label from the place head's log-likelihoods ``places [h, w]``, its peak set to 1.
+
+    The other parameters as in :class:`Activation`.
+    """
     values = np.exp(places - places.max())
     return Activation(values.astype(np.float32), size, to_model, rows, columns)
 
@@ -92,19 +95,22 @@ class BoxTemplates:
         return buffer.getvalue()
 
     def box(self, found: Activation, label: int) -> Region | None:
-        """The box for ``label``, in source coordinates, inside the image; None without templates."""
+        """The box for label number ``label`` in source coordinates, clipped; None without templates."""
         rows = self.labels == label
         if not rows.any():
             return None
         boxes = self.boxes[rows]
         weights = share_inside(found.values, boxes) / self.usual[rows]
-        best = boxes[int(np.argmax(overlaps(boxes) @ weights))] * found.size
-        corners = ((float(best[0]), float(best[1])), (float(best[2]), float(best[3])))
-        return _clipped(found, found.to_model.inverse()(corners))
+        left, top, right, bottom = (boxes[int(np.argmax(overlaps(boxes) @ weights))] * found.size).tolist()
+        box = (left, top, right, bottom)
+        return source_region(box, found.to_model, found.rows, found.columns, Origin.ACTIVATION)
 
 
 def share_inside(values: Floats, boxes: Floats) -> Floats:
-    """How much of the map ``values`` (any positive scale) lies in each of ``boxes [K, 4]``, 0 to 1."""
+    """Share of the map ``values [h, w]`` (any positive scale) in each of ``boxes [K, 4]``: ``[K]``, 0 to 1.
+
+    Boxes are left, top, right, bottom as shares of the map's sides.
+    """
     side = 16 * values.shape[0]
     fine = np.maximum(cv2.resize(values, (side, side), interpolation=cv2.INTER_CUBIC), 0.0)
     total = cv2.integral(fine)
@@ -126,11 +132,16 @@ def overlaps(boxes: Floats, others: Floats | None = None) -> Floats:
     return np.asarray(common / (area[:, None] + its[None, :] - common), np.float32)
 
 
-def _clipped(found: Activation, corners: tuple[tuple[float, float], ...]) -> Region | None:
+def source_region(
+    box: tuple[float, float, float, float], to_model: Affine, rows: int, columns: int, origin: Origin
+) -> Region | None:
+    """A box of the model input (left, top, right, bottom in pixels) in the source image, clipped to it.
+
+    ``rows``, ``columns``: the source image's. None where the box lies outside of it.
+    """
+    corners = to_model.inverse()((box[:2], box[2:]))
     # Two corners of the upright copy may be any two opposite corners of a source image that is turned.
     (left, right), (top, bottom) = (sorted(edges) for edges in zip(*corners, strict=True))
-    left, right = max(0.0, left), min(float(found.columns), right)
-    top, bottom = max(0.0, top), min(float(found.rows), bottom)
-    if not (left < right and top < bottom):
-        return None
-    return Region("box", ((left, top), (right, bottom)), Origin.ACTIVATION)
+    left, right = max(0.0, left), min(float(columns), right)
+    top, bottom = max(0.0, top), min(float(rows), bottom)
+    return Region("box", ((left, top), (right, bottom)), origin) if left < right and top < bottom else None

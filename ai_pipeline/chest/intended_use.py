@@ -1,7 +1,7 @@
-"""The intended use of the chest models: frontal, chest, adult, whole, and shown so that it can be read.
+"""The intended use of the chest models: frontal, chest, adult, complete, and displayed legibly.
 
-The header is asked first, then the picture. What neither can tell (a lateral view or a limb whose header
-says nothing, a mirrored image) is named in docs/radiologist.md.
+The header is checked first, then the pixels. What neither shows (a lateral view or a limb without a telling
+header, a mirrored image) is named in docs/radiologist.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODALITIES = frozenset({"CR", "DX", "DR"})
 CHEST = frozenset({"CHEST", "THORAX", "LUNG", "LUNGS", "CHEST PA", "CHEST AP", "CHEST_PA", "CHEST_AP"})
 FRONTAL = frozenset({"", "AP", "PA"})  # of the View Positions (0018,5101) that PS3.3 C.8.1.1 names
 
-# What devices write where View Position is empty. A description that names both views tells nothing.
+# What devices write where View Position is empty. A description that names both views decides nothing.
 _NOT_FRONTAL = re.compile(r"\b(LAT|LATERAL|OBL|OBLIQUE|DECUB\w*|LORDOTIC|LL|RL|LLD|RLD)\b")
 _IS_FRONTAL = re.compile(r"\b(AP|PA|FRONTAL|A\.P\.|P\.A\.)\b")
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
@@ -29,7 +29,7 @@ MIRRORED_NOTE = (
     "Patient Orientation says that the image is seen from behind: left and right may be exchanged; it was "
     "analysed as it is stored."
 )
-_SEEN = {
+_KIND_SENTENCES = {
     ASKEW: "they look like a chest that is tilted",
     CUT_OFF: "they look like a chest that is cut off, or another part of the body",
     CLIPPED: "the grey levels look clipped",
@@ -74,29 +74,23 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | Non
     pose = next((pose for pose in POSES if pose.name == kind.name and pose != UPRIGHT), None)
     if pose is not None:
         return f"{_NOT_LIKE}: it may be {pose.sentence}, but put upright it does not look like one either"
-    seen = _SEEN.get(kind.name)
-    return f"{_NOT_LIKE}: {seen}" if seen else _NOT_LIKE
+    sentence = _KIND_SENTENCES.get(kind.name)
+    return f"{_NOT_LIKE}: {sentence}" if sentence else _NOT_LIKE
 
 
 def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNote]:
     """How far to trust the result of an image that was taken. ``pose``: how it was shown."""
-    found: list[QualityNote] = []
-    if pose != UPRIGHT:
-        text = f"The image was {pose.sentence}: it was analysed upright."
-        found.append(QualityNote("mended", text, image.uid))
-    if _from_behind(image.header):
-        found.append(QualityNote("mirrored", MIRRORED_NOTE, image.uid))
-    if exposure.note is not None:
-        found.append(QualityNote("clipped", exposure.note, image.uid))
-    if image.header.age_years is None:
-        found.append(QualityNote("age", "The patient's age is unknown: the model is for adults.", image.uid))
-    if not image.header.body_part:
-        found.append(
-            QualityNote("body_part", "Body Part Examined is empty: judged by the pixels alone.", image.uid)
-        )
-    if image.header.lossy:
-        found.append(QualityNote("lossy", "The image was compressed with loss.", image.uid))
-    return found
+    header = image.header
+    # "mended" is the stored name of what is called reoriented elsewhere.
+    found = (
+        (pose != UPRIGHT, "mended", f"The image was {pose.sentence}: it was analysed upright."),
+        (_from_behind(header), "mirrored", MIRRORED_NOTE),
+        (exposure.note is not None, "clipped", exposure.note or ""),
+        (header.age_years is None, "age", "The patient's age is unknown: the model is for adults."),
+        (not header.body_part, "body_part", "Body Part Examined is empty: judged by the pixels alone."),
+        (header.lossy, "lossy", "The image was compressed with loss."),
+    )
+    return [QualityNote(name, text, image.uid) for applies, name, text in found if applies]
 
 
 def _orientation(header: ImageHeader) -> tuple[str, str]:
@@ -108,7 +102,7 @@ def _orientation(header: ImageHeader) -> tuple[str, str]:
 def _from_behind(header: ImageHeader) -> bool:
     """True where rows and columns run as in an image that is mirrored, however it is turned.
 
-    Told, not mended: devices turn and mirror pictures and leave the header as it was.
+    It is noted, not corrected: devices turn and mirror pictures and leave the header as it was.
     """
     directions = {"L": (1, 0), "R": (-1, 0), "F": (0, 1), "H": (0, -1)}
     row, column = (directions.get(letter, (0, 0)) for letter in _orientation(header))
@@ -123,9 +117,9 @@ def _described_as_not_frontal(header: ImageHeader) -> bool:
     if header.view_position:
         return False  # says it better than a description
     view = header.attributes.get("ViewCodeSequence", "").upper()
-    said = " ".join([view, *(header.attributes.get(key, "") for key in _DESCRIPTIONS)]).upper()
-    said = said.replace("_", " ")
-    return bool(_NOT_FRONTAL.search(said)) and not _IS_FRONTAL.search(said)
+    words = " ".join([view, *(header.attributes.get(key, "") for key in _DESCRIPTIONS)])
+    words = words.upper().replace("_", " ")
+    return bool(_NOT_FRONTAL.search(words)) and not _IS_FRONTAL.search(words)
 
 
 def _elsewhere(header: ImageHeader) -> bool:

@@ -1,4 +1,4 @@
-"""Frontal chest X-rays of adults: findings with probability, decision and place.
+"""The pipeline ``chest_xray``: findings of frontal chest X-rays of adults, with probability and place.
 
 The header is checked first, then the pixels: other images are refused with one sentence that says why.
 """
@@ -53,7 +53,7 @@ DETECTOR_NOTE = (
     "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
     "measurement."
 )
-ZONED = ("Lung", "Pleura")  # sites whose boxes are described as zones of a side
+ZONED = ("Lung", "Pleura")  # meanings of the sites whose boxes are described as zones of a side
 NO_PLACE = "no reliable location"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
@@ -118,7 +118,7 @@ class ChestXray:
         Of one exposure sent both for processing and for presentation only the latter is taken.
         """
         taken: list[str] = []
-        reasons: list[str] = []
+        reasons: dict[str, None] = {}
         refused: list[Refusal] = []
         for image in images:
             by_header = refused_by_header(image.header)
@@ -128,11 +128,10 @@ class ChestXray:
                 continue
             gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
             refused.append(Refusal(image.uid, self._model().card.ref, gate))
-            if reason not in reasons:
-                reasons.append(reason)
+            reasons[reason] = None
         if taken:
             return Accept(tuple(taken), tuple(refused))
-        return Refuse("; ".join(reasons) if reasons else "there is no image", tuple(refused))
+        return Refuse("; ".join(reasons) or "there is no image", tuple(refused))
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
@@ -143,28 +142,30 @@ class ChestXray:
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         scores: list[Scores] = []
-        models = self.models()
         labels = self._labels(options)
-        cleaner = self._cleaner(options)
+        models = self.models()
+        if options.get("clean", False):
+            models += (find(CLEANER, self._models_dir).ref,)
+            seconds["clean"] = 0.0
         for number, image in enumerate(images):
             report(number / len(images), "chest X-ray")
             analysed = self._analyse(image)
-            explaining = time.perf_counter()
+            began = time.perf_counter()
             found = self._findings(analysed, labels, options)
             findings += found
             notes += self._no_place_notes(found)
             notes += _place_notes(image, found, analysed.analysis.pose)
             notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
-            seconds["explain"] += time.perf_counter() - explaining
+            explained = time.perf_counter()
+            seconds["explain"] += explained - began
             for stage, value in analysed.timings.items():
                 seconds[stage] += value
-            if cleaner is not None:
-                cleaning = time.perf_counter()
+            if "clean" in seconds:
                 cleaned, cleaning_notes = _cleaned(image, report)
                 pictures += cleaned
                 notes += cleaning_notes
-                seconds["clean"] = seconds.get("clean", 0.0) + time.perf_counter() - cleaning
+                seconds["clean"] += time.perf_counter() - explained
         if not self._model().has_gate:
             notes.append(QualityNote("no_gate", NO_GATE_NOTE))
         notes += _box_notes(findings)
@@ -172,8 +173,6 @@ class ChestXray:
         report(1.0, "chest X-ray")
         # Includes what accepts() has decoded and analysed already.
         seconds["total"] = sum(seconds.values())
-        if cleaner is not None:
-            models += (cleaner,)
         return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models, tuple(scores))
 
     def _card(self) -> Card:
@@ -181,8 +180,7 @@ class ChestXray:
 
     def _labels(self, options: Mapping[str, object]) -> tuple[Label, ...]:
         """The card's labels, shifted to the site's prevalence where a rule gives one."""
-        wanted = options.get(prevalence.OPTION)
-        card = self._card()
+        wanted, card = options.get(prevalence.OPTION), self._card()
         return card.labels if wanted is None else prevalence.at_site(card, wanted)
 
     def _prevalence_note(self, options: Mapping[str, object]) -> list[QualityNote]:
@@ -196,9 +194,6 @@ class ChestXray:
             card = active(self.name, self._models_dir)
             self._classifier, self._detector = Classifier(card), BoxDetector.of(card)
         return self._classifier
-
-    def _cleaner(self, options: Mapping[str, object]) -> ModelRef | None:
-        return find(CLEANER, self._models_dir).ref if options.get("clean", False) else None
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysed = self._analyse(image)
@@ -244,8 +239,8 @@ class ChestXray:
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
                 region = self._box(analysed, activation, index)
-                wanted = activation if options.get("heatmaps", True) else None
-                evidence = model.heatmap(wanted) if wanted else None
+                if activation and options.get("heatmaps", True):
+                    evidence = model.heatmap(activation)
             found.append(
                 Finding(
                     label=label.name,

@@ -19,10 +19,10 @@ OPTION = "prevalence"
 
 def calibrated_at(card: Card) -> Mapping[str, float]:
     """The prevalence of every label that the card's ``[calibration.prevalence]`` names, 0 to 1, exclusive."""
-    said = card.details.get("calibration", {}).get("prevalence")
-    if not isinstance(said, Mapping):
+    table = card.details.get("calibration", {}).get("prevalence")
+    if not isinstance(table, Mapping):
         return {}
-    return {str(name): float(share) for name, share in said.items() if _is_share(share)}
+    return {str(name): float(share) for name, share in table.items() if _is_share(share)}
 
 
 def fault(card: Card, wanted: object) -> str | None:
@@ -66,10 +66,10 @@ def shifted(label: Label, calibrated: float, site: float) -> Label:
 
 
 def sentence(card: Card, wanted: Mapping[str, float]) -> str:
-    """What a reader must know of the numbers."""
+    """The note that results carry. ``wanted``: prevalences by label, 0 to 1, exclusive."""
     known = calibrated_at(card)
-    said = ", ".join(f"{name} {wanted[name]:.3g} (calibrated at {known[name]:.3g})" for name in wanted)
-    return f"Probabilities and thresholds are for the site's prevalence: {said}."
+    shares = ", ".join(f"{name} {wanted[name]:.3g} (calibrated at {known[name]:.3g})" for name in wanted)
+    return f"Probabilities and thresholds are for the site's prevalence: {shares}."
 
 
 def _shifted(share: float, shift: float) -> float:

@@ -1,29 +1,23 @@
-"""A model is run once on an empty picture, in a process apart, before it is put into use."""
+"""A model is run once on an empty image, in a process of its own, before it is activated."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import Card, load, verify
-from ai_pipeline.models.store import formats, sandbox
+from ai_pipeline.models.store import formats
 from ai_pipeline.models.store.confined import EXIT_DATA
+from ai_pipeline.models.store.inspection import run_check
 
 
 def try_out(card: Card, seconds: int) -> None:
     """Raises CardError when the model cannot run, takes longer than ``seconds``, or too much memory."""
     verify(card)
-    with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
-        reads = [card.path, *(weights.path for weights in card.weights)]
-        ended = sandbox.run(
-            "ai_pipeline.chest.trial", str(card.path.absolute()), Path(scratch), reads=reads, seconds=seconds
-        )
-    if ended.status == EXIT_DATA:
-        raise CardError(ended.line)
-    if ended.status != 0:
-        raise CardError(f"{card.name} does not run: {ended.line}")
+    reads = [card.path, *(weights.path for weights in card.weights)]
+    request = str(card.path.absolute())
+    run_check("ai_pipeline.chest.trial", request, reads, seconds, f"{card.name} does not run")
 
 
 def main() -> None:
@@ -43,14 +37,14 @@ def _try(card: Card) -> None:
     for weights in card.weights:
         formats.check(weights.path)
     try:
-        said = Classifier(card).analyse(np.zeros((256, 256), np.uint8))
+        found = Classifier(card).analyse(np.zeros((256, 256), np.uint8))
     except CardError:
         raise
     except ImportError as error:
         raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
     except Exception as error:  # each run time has its own kinds, some derived from nothing else
         raise CardError(f"{card.name} does not run: {str(error).splitlines()[0]}") from error
-    if not np.isfinite(said.logits).all():
+    if not np.isfinite(found.logits).all():
         raise CardError(f"{card.name} gives no number for an empty picture")
 
 

@@ -7,7 +7,6 @@ turned over, and a wrong side is worse than none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 Bounds = tuple[float, float, float, float]
@@ -23,12 +22,12 @@ of ChestX-ray14, not measured: words for a place, not anatomy."""
 _AWAY = {"L": "R", "R": "L", "H": "F", "F": "H", "A": "P", "P": "A"}
 
 
-def zone_words(box: Bounds, size: tuple[int, int], orientation: Sequence[str] | str) -> str | None:
+def zone_words(box: Bounds, size: tuple[int, int], orientation: str) -> str | None:
     """``"right lower zone"`` of a frontal chest film; None where the header does not say how it lies.
 
     ``box`` is (left, top, right, bottom) in pixels of a picture of ``size`` (columns, rows).
-    ``orientation`` holds the values of Patient Orientation, or both joined by a backslash. A box over the
-    midline has no side: ``"lower zone, across the midline"``.
+    ``orientation``: the two values of Patient Orientation, joined by a backslash. A box over the midline has
+    no side: ``"lower zone, across the midline"``.
     """
     placed = _placed(box, size, orientation)
     if placed is None:
@@ -39,16 +38,14 @@ def zone_words(box: Bounds, size: tuple[int, int], orientation: Sequence[str] | 
     return f"{side} lung, {zone}" if zone == ALL else f"{side} {zone}"
 
 
-def side_of(box: Bounds, size: tuple[int, int], orientation: Sequence[str] | str) -> Literal["", "L", "R"]:
+def side_of(box: Bounds, size: tuple[int, int], orientation: str) -> Literal["", "L", "R"]:
     """The patient's side on which a box lies, as in :func:`zone_words`; empty across the midline too."""
     placed = _placed(box, size, orientation)
     side = _side(*placed["across"]) if placed else ""
     return "R" if side == "right" else "L" if side == "left" else ""
 
 
-def _placed(
-    box: Bounds, size: tuple[int, int], orientation: Sequence[str] | str
-) -> dict[str, tuple[float, float]] | None:
+def _placed(box: Bounds, size: tuple[int, int], orientation: str) -> dict[str, tuple[float, float]] | None:
     """Where a box begins and ends, as shares from the patient's right to left and from head to feet."""
     axes = _axes(orientation)
     if axes is None:
@@ -56,15 +53,14 @@ def _placed(
     spans = ((box[0] / size[0], box[2] / size[0]), (box[1] / size[1], box[3] / size[1]))
     placed = {}
     for towards, (low, high) in zip(axes, spans, strict=True):
-        kept = towards in "LF"
         axis = "across" if towards in "LR" else "down"
-        placed[axis] = (low, high) if kept else (1.0 - high, 1.0 - low)
+        placed[axis] = (low, high) if towards in "LF" else (1.0 - high, 1.0 - low)
     return placed
 
 
-def _axes(orientation: Sequence[str] | str) -> tuple[str, str] | None:
+def _axes(orientation: str) -> tuple[str, str] | None:
     """The main direction of rows and of columns, where one runs across and the other along the patient."""
-    values = orientation.split("\\") if isinstance(orientation, str) else list(orientation)
+    values = orientation.split("\\")
     if len(values) != 2 or not all(value and set(value) <= set(_AWAY) for value in values):
         return None
     first, second = (value[0] for value in values)

@@ -6,6 +6,7 @@ model's weights are missing or altered, 78 something that is needed is not insta
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -13,7 +14,8 @@ import typer
 
 from ai_pipeline.cli.devices import devices_app
 from ai_pipeline.cli.models import models_app
-from ai_pipeline.cli.run import EXIT_CONFIG, run
+from ai_pipeline.cli.run import run
+from ai_pipeline.cli.terminal import EXIT_CONFIG
 from ai_pipeline.errors import first_line
 
 COMMANDS = "ai_pipeline.commands"
@@ -50,6 +52,7 @@ def _options_of_all(
 
 def main() -> None:
     """Entry point of the command ``ai-pipeline``."""
+    os.umask(0o077)  # pictures and findings are patient data
     mount_commands()
     app()
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA
+
 if TYPE_CHECKING:
     from ai_pipeline.burnin.devices.known import DeviceBox
     from ai_pipeline.contract import SourceImage
 
-EXIT_DATA, EXIT_CONFIG = 65, 78  # EX_DATAERR, EX_CONFIG of sysexits.h
 OUTLINE = (255, 96, 0)
 
 devices_app = typer.Typer(
@@ -63,13 +64,15 @@ def try_rules(
         typer.echo(f"{file}: {error.strerror if isinstance(error, OSError) else error}", err=True)
         raise typer.Exit(EXIT_DATA) from error
     if as_json:
-        typer.echo(json.dumps({"match": _conditions(image), "rules": rules, "rectangles": _told(boxes)}))
+        typer.echo(
+            json.dumps({"match": _conditions(image), "rules": rules, "rectangles": _rectangles(boxes)})
+        )
     else:
         _print(_conditions(image), rules, boxes)
 
 
 def _conditions(image: SourceImage) -> dict[str, str | int]:
-    """What a rule for this image could ask for, in the words of a rule."""
+    """What a rule for this image could match, as the keys of a rule."""
     header = image.header
     texts = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
     maker, model, software = (escape(header.attributes.get(text, "").split("\\")[0]) for text in texts)
@@ -80,7 +83,7 @@ def _conditions(image: SourceImage) -> dict[str, str | int]:
     return {key: value for key, value in conditions.items() if value}
 
 
-def _told(boxes: Sequence[DeviceBox]) -> list[dict[str, object]]:
+def _rectangles(boxes: Sequence[DeviceBox]) -> list[dict[str, object]]:
     edges = ("left", "top", "right", "bottom")
     return [
         {"rule": found.rule, "meaning": found.meaning.value} | dict(zip(edges, found.box, strict=True))
@@ -89,8 +92,8 @@ def _told(boxes: Sequence[DeviceBox]) -> list[dict[str, object]]:
 
 
 def _print(conditions: dict[str, str | int], rules: Sequence[str], boxes: Sequence[DeviceBox]) -> None:
-    told = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in conditions.items())
-    typer.echo(f"match = {{ {told} }}")
+    match = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in conditions.items())
+    typer.echo(f"match = {{ {match} }}")
     for rule in rules:
         typer.echo(f"rule {rule}")
         for found in boxes:

@@ -6,16 +6,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from ai_pipeline.models.card import Card
-    from ai_pipeline.models.store.fetch import Report
+from ai_pipeline.cli.terminal import EXIT_DATA, print_table, progress_bar
 
-EXIT_DATA = 65  # EX_DATAERR of sysexits.h
+if TYPE_CHECKING:
+    from ai_pipeline.models.card import Card, Weights
+
 SHA256 = 64  # hexadecimal digits
 PICKLE = (
     "A PyTorch checkpoint is a pickle, and a pickle is code: opening one from a stranger is running a "
@@ -92,7 +93,6 @@ def add_model(
     the one in the card, or when it holds anything but a network of standard operators.
     """
     from ai_pipeline.errors import CardError
-    from ai_pipeline.models.card import Weights
     from ai_pipeline.models.registry import load
     from ai_pipeline.models.store import folder
     from ai_pipeline.models.store.fetch import fetch, is_url, shown
@@ -110,16 +110,18 @@ def add_model(
     with _errors():
         if not card.is_file():
             raise CardError(f"{card} is not a file")
-        told = load(card)
-        weights = _meant(told, sha256.lower())
-        folder.room(told, store)
-        _agree(told, accept_licence)
-        with folder.incoming(store) as inside, _bar(shown(source)) as report:
-            place = inside / weights.path.name
-            fetch(source, place, sha256=weights.sha256, most=most << 20, report=report)
-            added: Weights = Weights(weights.role, place, weights.sha256)
-            origin = folder.ModelOrigin(shown(source), told.licence)
-            made = folder.admit(inside, card, added, store, origin)
+        described = load(card)
+        weights = _weights_of_file(described, sha256.lower())
+        folder.place_for(described, store)
+        _agree(described, accept_licence)
+        with folder.incoming(store) as inside, progress_bar() as update:
+            added = replace(weights, path=inside / weights.path.name)
+            fetch(
+                source, added.path, sha256=weights.sha256, most=most << 20,
+                report=lambda done, total: update(completed=done, total=total, description=shown(source)),
+            )  # fmt: skip
+            origin = folder.ModelOrigin(shown(source), described.licence)
+            made = folder.add(inside, card, added, store, origin)
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 
@@ -217,8 +219,8 @@ def convert_model(
     typer.echo(f"It answers as the network in torch does, but for {answer.difference:.1g} of the scores.")
 
 
-def _meant(card: Card, sha256: str) -> Any:
-    """The weights of the card that the file is: the ones with this SHA-256, or its only or first ones."""
+def _weights_of_file(card: Card, sha256: str) -> Weights:
+    """The card's weights with this SHA-256; its first ones where none is given."""
     from ai_pipeline.errors import CardError
 
     if not card.weights:
@@ -284,34 +286,8 @@ def _errors() -> Iterator[None]:
         raise typer.Exit(EXIT_DATA) from error
 
 
-@contextmanager
-def _bar(name: str) -> Iterator[Report]:
-    """A bar on a terminal, silence elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
-
-        def update(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
-
-
 def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")  # an id is there to be copied
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
-    Console().print(table)
+    else:
+        print_table(columns, ([str(row[column]) for column in columns] for row in rows))

@@ -1,8 +1,7 @@
-"""What ``ai-pipeline run`` leaves behind: pictures in a folder and one JSON record per input."""
+"""The output of ``ai-pipeline run``: pictures in a folder and one JSON record per input."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ Record = dict[str, Any]
 
 @dataclass(slots=True)
 class Folder:
-    """The output folder: each input writes under its stem, a second of that stem under ``stem-2``."""
+    """The output folder: each input writes under its file's stem, the next of that stem under ``stem-2``."""
 
     path: Path
     _stems: dict[str, int] = field(default_factory=dict)
@@ -73,29 +72,28 @@ class Folder:
         return _entry(kind, path, 1)
 
 
-def record(file: str, pipeline: str, version: str) -> Record:
-    """Return the record of an input before anything is known of it."""
+def empty_record(file: str, pipeline: str) -> Record:
+    """The record of an input before anything is known of it."""
     return {
-        "file": file, "pipeline": pipeline, "version": version, "accepted": False, "reason": None,
+        "file": file, "pipeline": pipeline, "version": "", "accepted": False, "reason": None,
         "findings": [], "images": [], "quality": [], "seconds": {},
     }  # fmt: skip
 
 
-def findings_of(result: PipelineResult) -> list[Record]:
-    """Return the findings as they stand in the record."""
-    return [_finding(finding) for finding in result.findings]
+def filled_record(result: PipelineResult, images: list[Record]) -> Record:
+    """What a result adds to the record; ``images``: the entries of its pictures.
 
-
-def quality_of(result: PipelineResult) -> list[Record]:
-    """Return the quality notes as they stand in the record."""
-    return [{"name": note.name, "text": note.text} for note in result.quality]
-
-
-def seconds_of(timings: Mapping[str, float]) -> dict[str, float]:
-    """Return ``decode``, ``model`` and ``total``, and the stages that the pipeline names besides."""
+    Seconds are those of ``decode``, ``model``, ``total``, and of the stages that the pipeline names besides.
+    """
+    timings = result.timings
     model = timings.get("model", timings.get("detect", 0.0) + timings.get("fill_and_verify", 0.0))
     stages = {"decode": 0.0, **timings, "model": model, "total": timings.get("total", 0.0)}
-    return {stage: round(value, 3) for stage, value in stages.items()}
+    return {
+        "findings": [_finding(finding) for finding in result.findings],
+        "images": images,
+        "quality": [{"name": note.name, "text": note.text} for note in result.quality],
+        "seconds": {stage: round(value, 3) for stage, value in stages.items()},
+    }
 
 
 def _finding(finding: Finding) -> Record:

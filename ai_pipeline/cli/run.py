@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, print_text, progress_bar
 
 if TYPE_CHECKING:
     from ai_pipeline.cli.report import Folder, Record
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
 
-EXIT_DATA, EXIT_CONFIG = 65, 78  # EX_DATAERR, EX_CONFIG of sysexits.h
 AUTO = {
     "US": "ultrasound", "IVUS": "ultrasound", "CR": "chest_xray", "DX": "chest_xray", "DR": "chest_xray",
 }  # fmt: skip
@@ -48,7 +48,7 @@ def run(
         typer.echo(lacking, err=True)
         raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.cli.report import Folder
-    from ai_pipeline.errors import CardError, DeviceRuleError, PluginError
+    from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError
     from ai_pipeline.pipelines import PIPELINES
 
     if pipeline not in {*PIPELINES, "auto"}:
@@ -58,20 +58,18 @@ def run(
     runner = _Runner(pipeline, Folder(out), modality, _options(option or []), models_dir, device_rules)
     files, unreadable = _inputs(files), False
     try:
-        with _progress(len(files)) as report_for:
+        with progress_bar(len(files)) as update:
             for number, file in enumerate(files):
-                told, readable = runner.handle(file, report_for(number, file))
+                record, readable = runner.handle(file, _reporter(update, number, file))
                 unreadable |= not readable
                 if as_json:
-                    print(json.dumps(told), flush=True)
+                    print(json.dumps(record), flush=True)
                 else:
-                    _print_table(told)
-    except (CardError, DeviceRuleError) as error:
+                    _print_record(record)
+    except (CardError, DeviceRuleError, NoDecoder, PluginError) as error:
         typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_DATA) from error
-    except PluginError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_CONFIG) from error
+        missing = isinstance(error, (NoDecoder, PluginError))
+        raise typer.Exit(EXIT_CONFIG if missing else EXIT_DATA) from error
     raise typer.Exit(EXIT_DATA if unreadable else 0)
 
 
@@ -90,8 +88,17 @@ def _inputs(named: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _reporter(update: Callable[..., None], number: int, file: Path) -> Progress:
+    """What moves the bar on while file ``number`` is analysed."""
+
+    def report(share: float, what: str) -> None:
+        update(completed=number + share, description=f"{file.name}: {what}")
+
+    return report
+
+
 def _is_dicom(file: Path) -> bool:
-    """By the prefix; a DICOMDIR only lists others."""
+    """Whether a file has the prefix of Part 10 and is no DICOMDIR, which only lists others."""
     try:
         with file.open("rb") as opened:
             return opened.read(132)[128:] == b"DICM" and file.name.upper() != "DICOMDIR"
@@ -99,74 +106,70 @@ def _is_dicom(file: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
 class _Runner:
-    """Handles one input after another; each pipeline is made once."""
+    """Handles one input after another; each pipeline is made once. ``pipeline``: a name, or ``auto``."""
 
-    def __init__(
-        self, pipeline: str, folder: Folder, modality: str | None, options: Mapping[str, object],
-        models_dir: Path | None, device_rules: Path | None,
-    ) -> None:  # fmt: skip
-        self._asked = pipeline
-        self._folder = folder
-        self._modality = modality
-        self._options = options
-        self._models_dir = models_dir
-        self._device_rules = device_rules
-        self._made: dict[str, Pipeline] = {}
+    pipeline: str
+    folder: Folder
+    modality: str | None
+    options: Mapping[str, object]
+    models_dir: Path | None
+    device_rules: Path | None
+    made: dict[str, Pipeline] = field(default_factory=dict)
 
     def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
         """Return the record of an input and whether it could be read."""
-        from ai_pipeline.cli.report import findings_of, quality_of, record, seconds_of
+        from ai_pipeline.cli.report import empty_record, filled_record
         from ai_pipeline.contract import Refuse
         from ai_pipeline.errors import CleaningFailed, PixelError, ProgramFailed
         from ai_pipeline.images.decode import open_image
 
-        told = record(str(file), self._asked, "")
+        record = empty_record(str(file), self.pipeline)
         try:
-            image = open_image(file, self._modality)
+            image = open_image(file, self.modality)
             pipeline = self._pipeline(image)
             if pipeline is None:
-                told["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"
-                return told, True
-            told |= {"pipeline": pipeline.name, "version": pipeline.version}
-            verdict = pipeline.accepts([image], self._options)
+                record["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"
+                return record, True
+            record |= {"pipeline": pipeline.name, "version": pipeline.version}
+            verdict = pipeline.accepts([image], self.options)
             if isinstance(verdict, Refuse):
-                told["reason"] = verdict.reason
-                return told, True
-            told["accepted"] = True
-            result = pipeline.run([image], report, self._options)
-            told |= {"findings": findings_of(result), "images": self._folder.pictures(file, image, result)}
-            told |= {"quality": quality_of(result), "seconds": seconds_of(result.timings)}
+                record["reason"] = verdict.reason
+                return record, True
+            record["accepted"] = True
+            result = pipeline.run([image], report, self.options)
+            record |= filled_record(result, self.folder.pictures(file, image, result))
         except CleaningFailed as failure:
-            told["reason"] = f"no cleaned picture: {failure}"
+            record["reason"] = f"no cleaned picture: {failure}"
         except (PixelError, ProgramFailed) as error:
-            told |= {"accepted": False, "reason": str(error)}
-            return told, False
+            record |= {"accepted": False, "reason": str(error)}
+            return record, False
         except OSError as error:
-            told |= {"accepted": False, "reason": f"not readable: {error.strerror or type(error).__name__}"}
-            return told, False
-        return told, True
+            record |= {"accepted": False, "reason": f"not readable: {error.strerror or type(error).__name__}"}
+            return record, False
+        return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
         from ai_pipeline.contract import ChecksOptions
         from ai_pipeline.pipelines import create
 
-        name = AUTO.get(image.header.modality) if self._asked == "auto" else self._asked
+        name = AUTO.get(image.header.modality) if self.pipeline == "auto" else self.pipeline
         if name is None:
             return None
-        if name not in self._made:
-            pipeline = create(name, models_dir=self._models_dir, device_rules=self._device_rules)
-            unknown = sorted(set(self._options) - set(pipeline.options))
+        if name not in self.made:
+            pipeline = create(name, models_dir=self.models_dir, device_rules=self.device_rules)
+            unknown = sorted(set(self.options) - set(pipeline.options))
             if unknown:
                 known = ", ".join(sorted(pipeline.options)) or "none"
                 raise typer.BadParameter(
                     f"{name} knows no option {', '.join(unknown)} (it knows: {known})", param_hint="--option"
                 )
             if isinstance(pipeline, ChecksOptions):
-                for option, remedy in pipeline.option_faults(self._options).items():
+                for option, remedy in pipeline.option_faults(self.options).items():
                     raise typer.BadParameter(f"{option} {remedy}", param_hint="--option")
-            self._made[name] = pipeline
-        return self._made[name]
+            self.made[name] = pipeline
+        return self.made[name]
 
 
 def _options(pairs: Sequence[str]) -> dict[str, object]:
@@ -183,50 +186,25 @@ def _options(pairs: Sequence[str]) -> dict[str, object]:
     return options
 
 
-@contextmanager
-def _progress(count: int) -> Iterator[Any]:
-    """Yield a maker of progress reports: a bar on a terminal, silence elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _number, _file: lambda _share, _what: None
+def _print_record(record: Record) -> None:
+    head = f"{record['file']}  {record['pipeline']} {record['version']}".strip()
+    if not record["accepted"]:
+        print_text(f"{head}\n  not analysed: {record['reason']}")
         return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=count)
-
-        def report_for(number: int, file: Path) -> Progress:
-            def report(share: float, what: str) -> None:
-                bar.update(task, completed=number + share, description=f"{file.name}: {what}")
-
-            return report
-
-        yield report_for
-
-
-def _print_table(told: Record) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    head = f"{told['file']}  {told['pipeline']} {told['version']}".strip()
-    if not told["accepted"]:
-        console.print(f"{head}\n  not analysed: {told['reason']}", markup=False, highlight=False)
-        return
-    table = Table(title=head, title_justify="left")
-    for column in ("finding", "probability", "decision", "place"):
-        table.add_column(column)
-    for finding in told["findings"]:
-        probability = finding["probability"]
-        places = "; ".join(_place(region["points"]) for region in finding["regions"])
-        table.add_row(
-            finding["label"], "" if probability is None else f"{probability:.2f}", finding["decision"], places
+    rows = [
+        (
+            finding["label"],
+            "" if finding["probability"] is None else f"{finding['probability']:.2f}",
+            finding["decision"],
+            "; ".join(_place(region["points"]) for region in finding["regions"]),
         )
-    console.print(table)
-    lines = [f"{image['kind']}: {image['path']}" for image in told["images"]]
-    lines += [f"{note['name']}: {note['text']}" for note in told["quality"]]
-    lines += [told["reason"]] if told["reason"] else []
-    console.print("\n".join([*lines, "Not for diagnostic use."]), markup=False, highlight=False)
+        for finding in record["findings"]
+    ]
+    print_table(("finding", "probability", "decision", "place"), rows, title=head)
+    lines = [f"{image['kind']}: {image['path']}" for image in record["images"]]
+    lines += [f"{note['name']}: {note['text']}" for note in record["quality"]]
+    lines += [record["reason"]] if record["reason"] else []
+    print_text("\n".join([*lines, "Not for diagnostic use."]))
 
 
 def _place(points: Sequence[Sequence[float]]) -> str:

@@ -1,12 +1,12 @@
-"""Networks of other projects, filled from their checkpoints, with what has to be known to run them."""
+"""Networks of other projects, filled from their checkpoints, with the facts of their cards."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,10 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the person says of a checkpoint. Empty and None: what the file or its family tells."""
+    """What is given of a checkpoint. Empty and None: taken from the file or its family.
+
+    ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another.
+    """
 
     family: Family
     architecture: str = ""
@@ -63,7 +66,7 @@ class Adapted:
 def adapt(path: Path, wanted: Wanted) -> Adapted:
     """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
     adapted = _ADAPTERS[wanted.family](path, wanted)
-    adapted.network.eval()  # the wrapper too: exporting gives all below it the mode of the outermost
+    adapted.network.eval()  # the wrapper too: export takes the mode of the outermost module
     return adapted
 
 
@@ -134,7 +137,7 @@ def _xrv(path: Path, wanted: Wanted) -> Adapted:
     filled = _filled("xrv", known.architecture, state, len(labels), 1)
     return Adapted(
         network=filled,
-        outputs=densenet.OUTPUTS if isinstance(filled, densenet.DenseNet) else filled.outputs,
+        outputs=filled.outputs,
         id=f"xrv-{key}",
         architecture=known.architecture,
         labels=labels,
@@ -148,16 +151,9 @@ def _xrv(path: Path, wanted: Wanted) -> Adapted:
     )
 
 
-def _torchvision(path: Path, wanted: Wanted) -> Adapted:
-    return _named(path, wanted, "torchvision", crop=0.875)
-
-
-def _timm(path: Path, wanted: Wanted) -> Adapted:
-    return _named(path, wanted, "timm")
-
-
-def _named(path: Path, wanted: Wanted, family: Family, crop: float | None = None) -> Adapted:
-    architecture = wanted.architecture
+def _named(path: Path, wanted: Wanted) -> Adapted:
+    """A network of torchvision or timm, by the name that it has there."""
+    architecture, timm = wanted.architecture, wanted.family == "timm"
     if not architecture:
         raise CannotAdapt(
             "say which network the parameters belong to: --architecture densenet121, for example"
@@ -167,13 +163,13 @@ def _named(path: Path, wanted: Wanted, family: Family, crop: float | None = None
     head, channels = _head(state), _channels(state)
     if len(wanted.labels) != head:
         raise CannotAdapt(f"the file has {head} outputs, --labels names {len(wanted.labels)}")
-    filled = _filled(family, architecture, state, head, channels)
-    about = _about(filled)
-    softmax = Softmax(filled) if wanted.softmax else None
-    made = Adapted(
-        network=softmax or filled,
-        outputs=densenet.OUTPUTS if isinstance(filled, densenet.DenseNet) else filled.outputs,
-        id=f"{family}-{architecture.replace('/', '-')}",
+    filled = _filled(wanted.family, architecture, state, head, channels)
+    # timm's configuration says mean, spread, size and crop.
+    about = filled.network.pretrained_cfg if isinstance(filled, WithMaps) else {}
+    return Adapted(
+        network=Softmax(filled) if wanted.softmax else filled,
+        outputs=filled.outputs,
+        id=f"{wanted.family}-{architecture.replace('/', '-')}",
         architecture=architecture,
         labels=wanted.labels,
         channels=channels,
@@ -181,11 +177,11 @@ def _named(path: Path, wanted: Wanted, family: Family, crop: float | None = None
         mean=_of_channels(about.get("mean", IMAGENET_MEAN), channels),
         scale=_of_channels(about.get("std", IMAGENET_SCALE), channels),
         preprocess="imagenet",
-        crop=crop or float(about.get("crop_pct", 0.875)),
+        crop=float(about.get("crop_pct", 0.875)) if timm else 0.875,
         squash=about.get("crop_mode", "center") == "squash",
-        interpolation="bicubic" if about.get("interpolation") == "bicubic" and crop is None else "bilinear",
+        interpolation="bicubic" if timm and about.get("interpolation") == "bicubic" else "bilinear",
+        kind="probabilities" if wanted.softmax else "logits",
     )
-    return replace(made, kind="probabilities") if wanted.softmax else made
 
 
 def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
@@ -208,11 +204,11 @@ def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
     )
 
 
-_ADAPTERS = {"xrv": _xrv, "torchvision": _torchvision, "timm": _timm, "ultralytics": _ultralytics}
+_ADAPTERS = {"xrv": _xrv, "torchvision": _named, "timm": _named, "ultralytics": _ultralytics}
 
 
 def _plain(state: Mapping[str, Tensor], stem: str) -> dict[str, Tensor]:
-    """Parameters by the names that networks have, without what training scripts put before and between."""
+    """Parameters by the networks' own names, without the prefixes and wrappers of training scripts."""
     names = [name for name in state if stem and name.endswith(stem)]
     prefix = names[0][: -len(stem)].removesuffix("features.") if names else ""
     plain = {
@@ -276,7 +272,7 @@ def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels:
 
 
 def _with_maps(network: Any, channels: int) -> WithMaps:
-    """Only such maps as prove to be what they are called: their mean, plus the bias, is the logit."""
+    """The network with class activation maps, if their mean, plus the bias, proves to be the logit."""
     side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
     images = torch.rand(1, channels, side, side)
     with torch.inference_mode():
@@ -285,12 +281,7 @@ def _with_maps(network: Any, channels: int) -> WithMaps:
         head = network.get_classifier()
         places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
         if places:
-            said = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
-            said = said if head.bias is None else said + head.bias
-            places = bool(torch.allclose(said, logits, rtol=TOLERANCE, atol=TOLERANCE))
+            means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
+            means = means if head.bias is None else means + head.bias
+            places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
     return WithMaps(network, features=maps, places=places)
-
-
-def _about(filled: Any) -> Mapping[str, Any]:
-    """What timm's configuration says of mean, spread, size and crop; nothing for our own networks."""
-    return cast(Mapping[str, Any], filled.network.pretrained_cfg) if isinstance(filled, WithMaps) else {}

@@ -19,7 +19,8 @@ def from_arrays(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with its parameters, ready for inference, and the names of what it returns.
 
-    ``size`` of the input in pixels. Raises NotThisNetwork.
+    ``labels`` and ``channels``: how many outputs and input channels; ``size`` of the input in pixels. Raises
+    NotThisNetwork.
     """
     try:
         if architecture == efficientnet.NAME:

@@ -1,10 +1,10 @@
 """Parameters out of a checkpoint, without running the code that it names.
 
-A PyTorch checkpoint is a pickle: a program that builds objects, from any class that it cares to name. Of the
-classes named here only those that hold numbers are built; every other becomes a :class:`Shell`, an
-empty module that keeps what was put into it. So a whole pickled network (torchxrayvision saves those) gives
-its parameters without its library being installed, and a call of ``os.system`` gives an empty shell.
-TorchScript archives and tars are refused: ``torch.load`` reads those by other means.
+A PyTorch checkpoint is a pickle: a program that builds objects of any class that it names. Only classes that
+hold numbers are built here; every other becomes a :class:`Shell`, an empty module that keeps its parameters.
+So a whole pickled network (torchxrayvision saves those) gives its parameters without its library, and a call
+of ``os.system`` gives an empty shell. TorchScript archives and tars are refused: ``torch.load`` reads those
+by other means.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _unpickle(path: Path) -> object:
 
 
 def _refuse_programs(path: Path) -> None:
-    """What ``torch.load`` would read past the reader that it is given. Raises UnreadableCheckpoint."""
+    """Refuse formats that ``torch.load`` reads without the given unpickler. Raises UnreadableCheckpoint."""
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # what torch.load goes by
     if not zipped:

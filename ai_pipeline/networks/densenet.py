@@ -43,6 +43,8 @@ class DenseNet(nn.Module):
     ``logits [N, labels]``, ``features [N, C, h/32, w/32]`` and ``places [N, labels, h/32, w/32]``.
     """
 
+    outputs = OUTPUTS
+
     def __init__(self, shape: Shape, labels: int, channels: int) -> None:
         super().__init__()
         stem = nn.Conv2d(channels, shape.first, 7, stride=2, padding=3, bias=False)
@@ -69,7 +71,10 @@ class DenseNet(nn.Module):
 def from_arrays(
     architecture: str, arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, channels: int
 ) -> DenseNet:
-    """The network with parameters by name. KeyError or RuntimeError when they are another network's."""
+    """The network of so many ``labels`` and input ``channels``, with parameters by name.
+
+    Raises KeyError or RuntimeError when they are another network's.
+    """
     network = DenseNet(SHAPES[architecture], labels, channels)
     # Counting batches matters to training alone, and files from before torch 0.4.1 do not have it.
     state = {

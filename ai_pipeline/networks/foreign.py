@@ -17,7 +17,7 @@ MOST_OPERATORS = 10
 
 
 def timm_network(architecture: str, labels: int, channels: int) -> Any:
-    """timm's network of that name, not yet filled. Raises CannotAdapt."""
+    """timm's network of that name, for so many ``labels`` and ``channels``, unfilled. Raises CannotAdapt."""
     offer_torchvision_operators()
     try:
         import timm
@@ -29,7 +29,7 @@ def timm_network(architecture: str, labels: int, channels: int) -> Any:
 
 
 def torchvision_network(architecture: str, labels: int) -> nn.Module:
-    """torchvision's network of that name, not yet filled. Raises CannotAdapt."""
+    """torchvision's network of that name, for so many ``labels``, unfilled. Raises CannotAdapt."""
     offer_torchvision_operators()
     try:
         from torchvision import models

@@ -1,4 +1,4 @@
-"""How podman and docker are asked to run an image: without network and rights, its file system read-only."""
+"""The command by which podman or docker runs an image: no network, no capabilities, read-only file system."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ai_pipeline.errors import ProgramFailed
 
 ENGINES = ("podman", "docker")
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
-"""What the name of an image may look like: never an option of the engine."""
+"""Names of images: never an option of the engine."""
 PLACES = {"{input}": "/input", "{output}": "/output"}
-"""Where the folders are inside."""
+"""The folders inside the container."""
 ENVIRONMENT = ("PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST",
                "DOCKER_CONTEXT", "CONTAINER_HOST")  # fmt: skip
-"""What the engine itself has to know; the container gets none of it."""
+"""Variables that the engine itself needs; the container gets none of them."""
 PROCESSES = 256
 _ASKED_SECONDS = 30.0
 
@@ -52,7 +52,10 @@ def command_line(
     environment: Mapping[str, str],
     memory_mib: int,
 ) -> list[str]:
-    """The command that runs ``image`` once; ``folders`` are input and output on this machine."""
+    """The command that runs ``image`` once.
+
+    ``folders``: input and output on this machine; ``memory_mib``: of the whole container.
+    """
     source, target = folders
     keep = ["--userns=keep-id"] if engine == "podman" and os.getuid() else []
     return [

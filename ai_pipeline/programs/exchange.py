@@ -27,7 +27,7 @@ LARGEST_ANSWER = 1 << 20
 """Bytes of ``findings.json``."""
 _PREFIX, _LOCK = "ai-pipeline-images-", "lock"
 _YOUNG_SECONDS = 60.0
-"""Somebody may be about to take its lock."""
+"""Age from which a folder whose lock is free is abandoned (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class Exchange:
     output: Path
     work: Path
     _output: int
-    """The folder itself: a program may put another under its name."""
+    """Descriptor of ``output``: a program may put another folder under its name."""
 
     def answer(self) -> bytes:
-        """What stands in ``findings.json``. Raises ProgramFailed unless it is a file of acceptable size."""
+        """The bytes of ``findings.json``. Raises ProgramFailed unless it is a file of acceptable size."""
         try:
-            # O_NONBLOCK: a pipe of that name does not keep us waiting.
+            # O_NONBLOCK: opening a pipe of that name would block.
             file = os.open(ANSWER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._output)
         except OSError as error:
             raise ProgramFailed(f"the program left no {ANSWER} that can be read") from error
@@ -95,7 +95,7 @@ def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
 
 
 def remove_abandoned() -> None:
-    """Delete folders of processes that were killed: nobody holds their lock."""
+    """Delete folders of processes that were killed: their locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             found = folder.stat(follow_symlinks=False)
@@ -107,7 +107,7 @@ def remove_abandoned() -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete it, whatever rights the program took from its folders and however deep they lie."""
+    """Delete a folder with folders of any mode and depth in it."""
     for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf", "--one-file-system"]):
         subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 

@@ -1,7 +1,7 @@
-"""The pipelines ``command`` and ``container``: a program of somebody else, under limits.
+"""The pipelines ``command`` and ``container``: a program of another party, under limits.
 
-It reads copies of the images and writes ``findings.json``; nothing else that it writes is taken. Whatever
-comes from it is looked at as if it came from the internet.
+It reads copies of the images and writes ``findings.json``; nothing else that it writes is taken. Its output
+is checked as untrusted input.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
 from ai_pipeline.programs.process import ProgramRun, can_leave_network, run_program
 
 SECONDS, MEMORY_MIB = 300.0, 2048
-"""How long a program may take and how much memory it may have, where the rule does not say."""
+"""Time (seconds) and memory (MiB) of a program, where the rule gives none."""
 LONGEST, LEAST_MEMORY_MIB = 86_400.0, 32
 _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
-"""Where MONAI application packages look for the folders."""
+"""Environment variables by which MONAI application packages find the folders."""
 
 
 class _Program(ABC):
@@ -48,7 +48,7 @@ class _Program(ABC):
     per_image = False
 
     def warm_up(self) -> None:
-        """Delete the folders that workers which were killed have left behind."""
+        """Delete the folders of workers that were killed."""
         remove_abandoned()
 
     def models(self) -> tuple[ModelRef, ...]:
@@ -64,7 +64,7 @@ class _Program(ABC):
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
     ) -> Accept | Refuse:
-        """Take every image that is a DICOM file; which of them the rule says."""
+        """Take every image that is a DICOM file: the rule has chosen them."""
         taken = tuple(image.uid for image in images if isinstance(image, DicomImage))
         return Accept(taken) if taken else Refuse("a program gets DICOM files, and there is none")
 
@@ -91,7 +91,7 @@ class _Program(ABC):
 
     @abstractmethod
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        """What is to be run, and the SHA-256 of what it is."""
+        """The run, and the SHA-256 of the program."""
 
 
 class Command(_Program):
@@ -228,5 +228,5 @@ def _environment(source: str, target: str) -> dict[str, str]:
 
 
 def _digest(options: Mapping[str, object]) -> str:
-    """The rule's options stand for the card that such a model has not."""
+    """SHA-256 of the rule's options, in the place of a card's."""
     return hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Run a program through its supervisor (:mod:`ai_pipeline.programs.supervisor`), and tell how it ended."""
+"""Run a program under its supervisor (:mod:`ai_pipeline.programs.supervisor`), and raise how it failed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class ProgramRun:
-    """What is run. ``folder``: where it works; ``output``: where it writes, which is watched.
+    """A run. ``folder``: its working directory; ``output``: where it writes, which is watched.
 
     ``memory_mib`` of all its processes together, 0 for no limit of ours. ``cleanup`` is run when it had to be
     ended. ``offline``: without network, or not at all.
@@ -48,7 +48,7 @@ def run_program(run: ProgramRun, report: Progress) -> None:
 
     Raises ProgramFailed, ProgramStopped when it went beyond a limit, and what ``report`` raises.
     """
-    # -I: neither the folder, nor PYTHONPATH, nor the user's own packages are looked into.
+    # -I: modules come neither from the working folder, nor PYTHONPATH, nor the user's own packages.
     supervisor = [sys.executable, "-I", "-m", "ai_pipeline.programs.supervisor"]
     began = time.monotonic()
     with subprocess.Popen(
@@ -76,7 +76,7 @@ def run_program(run: ProgramRun, report: Progress) -> None:
 
 @lru_cache(maxsize=1)
 def can_leave_network() -> bool:
-    """Whether the kernel takes the network from a process of this user; tried in one of its own."""
+    """Whether a process of this user can leave the network; tried in a process of its own."""
     code = "from ai_pipeline.programs.supervisor import leave_network; raise SystemExit(not leave_network())"
     return subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
 

@@ -1,6 +1,6 @@
 """``python -I -m ai_pipeline.programs.supervisor``: one program under limits, ended with all that it started.
 
-Standard input brings the run as one line of JSON and stays open while somebody waits for it; when it closes,
+Standard input brings the run as one line of JSON and stays open while the caller waits; when it closes,
 the program is ended. Standard output says how it ended: an exit status, or the word for a limit. What the
 program prints is thrown away: it may name the patient.
 """
@@ -48,12 +48,12 @@ def main() -> int:
 
 
 def _ended(run: Mapping[str, Any]) -> int | str:
-    # Whoever loses its parent becomes our child: nothing that the program starts can leave.
+    # Orphans become our children: nothing that the program starts can outlive us unseen.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if run["offline"] and not leave_network():
         return "network"
     try:
-        # Kept to the end: an object that nobody holds would take the exit status away.
+        # Referenced to the end: a deleted Popen object would reap the exit status.
         program = subprocess.Popen(
             run["command"], cwd=run["folder"], env=run["environment"], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -83,7 +83,7 @@ def leave_network() -> bool:
 
 
 def _limit(memory_mib: int) -> None:
-    """In the program's own process, before it starts: what each of its processes may have."""
+    """Set limits in the program's own process, before it starts; each of its processes inherits them."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, MOST_WRITTEN)):
         resource.setrlimit(what, (most, most))
@@ -94,7 +94,7 @@ def _limit(memory_mib: int) -> None:
 
 
 def _watched(program: int, run: Mapping[str, Any]) -> int | str:
-    """Wait for the program's end, for a limit, or for nobody to wait any more."""
+    """Wait for the program's end, a limit, or the end of standard input; returns how it ended."""
     end, look = time.monotonic() + run["seconds"], 0.0
     while True:
         if (status := _reaped(program)) is not None:
@@ -141,7 +141,7 @@ def _descendants() -> Iterator[int]:
 
 
 def _memory_mib(pid: int) -> float:
-    """What the process has for itself: resident pages that are no file's."""
+    """Anonymous memory of a process: resident pages that are not shared."""
     with contextlib.suppress(OSError, ValueError):
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
         return (int(resident) - int(shared)) * _PAGE_MIB

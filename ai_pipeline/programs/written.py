@@ -1,4 +1,4 @@
-"""What a program has written: entries of its folder, no link followed, however deep it made the folders."""
+"""The entries of a folder that a program has written, at any depth; links are not followed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_ENTRIES = 10_000
 
 
 def entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Everything below ``folder``, up to one more than :data:`MOST_ENTRIES`, but what cannot be read."""
+    """All readable entries below ``folder``, up to one more than :data:`MOST_ENTRIES`."""
     waiting, count = [folder], 0
     while waiting:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as found:

@@ -1,7 +1,7 @@
-"""What the header knows of the scanner's own writing.
+"""Text in places that the header gives away.
 
 Two sources, each with a mask of its own: what lies outside all ultrasound regions may be anything (names, but
-MI and TI too), what device rules name is what they say it is.
+MI and TI too); device rules say what each of their rectangles holds.
 """
 
 from __future__ import annotations
@@ -12,42 +12,52 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Mask, Picture, brightest, contrast
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    contrast,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.devices.known import device_boxes
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
 
 BLACK = 8
-"""Pixels up to this grey level hold nothing (lossy compression leaves 2 or 3 in black)."""
+"""Grey level up to which a pixel is background (lossy compression leaves 2 or 3 in black)."""
 LARGEST_SHARE = 0.3
-"""More writing outside the regions than this share of the picture: the regions are not to be believed."""
-EVERY = frozenset(Meaning)
+"""Share of the picture that is drawn outside the regions, from which the regions are ignored."""
 LARGEST_DEVICE_SHARE = 0.5
-"""More of the picture than this under device rules: they are for another layout of the device."""
+"""Share of the picture under device rules, from which they are for another layout of the device."""
+EVERY = frozenset(Meaning)
 
 
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
-    """Return what is written outside every region of (0018,6011), with one mark per connected block.
+    """The mask of what is written outside every region of (0018,6011), an annotation for each block of it.
 
-    On black that are the lines of what is not black; on a coloured surrounding all of it.
-
-    Regions that reach beyond the image are ignored: they describe the image before it was scaled or cut
-    (seen in real files). Then, as without any region, nothing is claimed here.
+    On black, of the lines of what is not black; on a coloured surrounding all of it. Without regions there is
+    none, nor where one reaches beyond the image: it is of the image before it was scaled or cut (seen in real
+    files).
     """
-    nothing: Mask = np.zeros(picture.shape[:2], np.bool_)
     regions = [region.box for region in header.ultrasound_regions]
     rows, columns = picture.shape[:2]
     # Maximum edges one too large are common: some makers write them as exclusive.
     if not regions or any(right > columns + 1 or bottom > rows + 1 for _, _, right, bottom in regions):
-        return nothing, ()
+        return np.zeros((rows, columns), np.bool_), ()
     outside = np.ones((rows, columns), np.bool_)
-    for left, top, right, bottom in regions:
-        outside[top:bottom, left:right] = False
+    for region in regions:
+        outside[index_of(region)] = False
     mask = blocks(_written(brightest(picture), outside)) & outside
-    return mask, tuple(
-        Annotation(AnnotationKind.BANNER, box, contrast(picture, mask, box)) for box in _blocks(mask)
-    )
+    reach = max(5, round(0.02 * max(mask.shape)) | 1)
+    joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
+    boxes = component_boxes(components(joined.astype(np.bool_))[1])
+    return mask, tuple(Annotation(AnnotationKind.BANNER, box, contrast(picture, mask, box)) for box in boxes)
 
 
 def find_device_banner(
@@ -56,19 +66,20 @@ def find_device_banner(
     folder: Path | None = None,
     meanings: Collection[Meaning] = EVERY,
 ) -> tuple[Mask, tuple[Annotation, ...]]:
-    """Return the rectangles of device rules in which something is written, whole, with one mark for each.
+    """The mask of the device rules' rectangles for ``meanings`` that hold something; an annotation for each.
 
-    Whole, because a rule is believed more than what can be seen: faint writing goes too. Where a rectangle is
-    of one colour nothing is written, and nothing is claimed. The confidence of a mark is the contrast in it.
-    Raises :class:`ai_pipeline.contract.CleaningFailed` when the rules take too much of the picture, and
-    :class:`ai_pipeline.burnin.devices.rules.DeviceRuleError` when they cannot be read.
+    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone. The
+    confidence of an annotation is the contrast in its rectangle. ``folder``: the site's own rules. Raises
+    :class:`ai_pipeline.errors.CleaningFailed` when the rules take too much of the picture, and
+    :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     marks, rules = [], set()
     for found in device_boxes(header, picture.shape, folder):
-        strength = _range(picture[found.place])
+        place = index_of(found.box)
+        strength = _range(picture[place])
         if found.meaning in meanings and strength > 0:
-            mask[found.place] = True
+            mask[place] = True
             rules.add(found.rule)
             marks.append(Annotation(AnnotationKind.BANNER, found.box, strength, meaning=found.meaning))
     share = float(mask.mean())
@@ -78,25 +89,14 @@ def find_device_banner(
 
 
 def _written(grey: Picture, outside: Mask) -> Mask:
-    """The pixels outside the regions that hold something; none when there is too much for writing."""
+    """The pixels outside the regions that hold something; none when there is too much for text."""
     written = outside & (grey > BLACK)
     if written.mean() <= LARGEST_SHARE:
-        around = cv2.dilate(written.astype(np.uint8), np.ones((3, 3), np.uint8))
-        return np.asarray(around.astype(np.bool_) & outside, np.bool_)
+        return dilated(written, 3) & outside
     # Some scanners surround the echo with a colour. Blacked out letter by letter the text would stay legible.
     background = int(np.bincount(grey[outside]).argmax())
     written = outside & (np.abs(grey.astype(np.int16) - background) > BLACK)
     return outside if written.any() and written.mean() <= LARGEST_SHARE else np.zeros_like(outside)
-
-
-def _blocks(mask: Mask) -> list[tuple[int, int, int, int]]:
-    reach = max(5, round(0.02 * max(mask.shape)) | 1)
-    joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
-    count, _, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    return [
-        (int(left), int(top), int(left + width), int(top + height))
-        for left, top, width, height, _ in stats[1:count]
-    ]
 
 
 def _range(part: Picture) -> float:

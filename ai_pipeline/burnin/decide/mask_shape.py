@@ -1,25 +1,25 @@
-"""The shape of a mask: it is handed out as a segmentation, so it must not spell what it hides."""
+"""The shape of a mask: it is sent as a segmentation, so text must not be legible in its outline."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask, Picture
-from ai_pipeline.burnin.find.text import LOW_SHARE, SMALLEST_LINE, TextBox, TextReader, paint
+from ai_pipeline.burnin.annotation import Mask, Picture, components
+from ai_pipeline.burnin.find.text import LOW_SHARE, SMALLEST_LINE, TextReader, paint
 
 LETTER_GAP = 9
-"""Drawn text is closed with a square of this side: letters become words, their holes are gone (pixels)."""
+"""Side of the square by which drawn text is closed: letters become words, their holes are gone (pixels)."""
 SMALLEST_LETTER = 8
-"""Longer side of a letter with its soft edges, two pixels all around (pixels)."""
+"""Longer side of a letter with its soft edges, two pixels all around, at least (pixels)."""
 FULL = 0.4
-"""Share of its rectangle that a closed word fills at least; an arc or a slope fills less."""
-SPELLED = 3
-"""Letters and digits from which a mask tells something."""
+"""Share of its rectangle that a closed word fills, at least; an arc or a slope fills less."""
+LEGIBLE_IN_OUTLINE = 3
+"""Letters and digits that are read in a mask, from which its outline gives text away."""
 
 
 def blocks(strokes: Mask) -> Mask:
-    """Drawn text as the blocks that its lines make, without the shapes of its letters."""
+    """The mask ``strokes`` of drawn text as the blocks that its lines make, without the shapes of letters."""
     kernel = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     closed = cv2.morphologyEx(np.pad(strokes, LETTER_GAP).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     closed = closed[LETTER_GAP:-LETTER_GAP, LETTER_GAP:-LETTER_GAP]
@@ -35,30 +35,29 @@ def blocks(strokes: Mask) -> Mask:
     return np.asarray(filled, np.bool_) | strokes
 
 
-def without_rims(mask: Mask) -> Mask:
-    """Drop what is left around a text that stays: too low to be a line of its own."""
+def without_low_parts(mask: Mask) -> Mask:
+    """Drop the edges that are left around text that stays: they are too low for a line."""
     return _with_sides(mask, shorter=SMALLEST_LINE)
 
 
-def without_specks(mask: Mask) -> Mask:
-    """Drop what is too small for a letter, soft edges included; it tells nobody who a patient is."""
+def without_small_parts(mask: Mask) -> Mask:
+    """Drop what is smaller than a letter with its soft edges."""
     return _with_sides(mask, longer=SMALLEST_LETTER)
 
 
-def spelled(mask: Mask, reader: TextReader) -> Mask:
-    """What a reader would have to be denied beside ``mask``: the boxes of what the mask itself spells."""
+def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
+    """The boxes of text that the mask's own outline still spells: they have to be masked too."""
     picture: Picture = np.where(mask, 255, 0).astype(np.uint8)
-    return paint([box for box in reader.find(picture) if _tells(picture, box, reader)], mask.shape, 0.1)
+    lines = [(box, reader.read(picture, box)) for box in reader.find(picture)]
+    legible = [
+        box for box, line in lines if line.legible and sum(map(str.isalnum, line.text)) >= LEGIBLE_IN_OUTLINE
+    ]
+    return paint(legible, mask.shape, 0.1)
 
 
 def _with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
-    """The parts that hang together whose boxes have sides of at least these."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    """The connected parts whose boxes have sides of at least these (pixels)."""
+    labels, stats = components(mask)
     sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
-    keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(count) > 0)
+    keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(len(stats)) > 0)
     return np.asarray(keep[labels], np.bool_)
-
-
-def _tells(picture: Picture, box: TextBox, reader: TextReader) -> bool:
-    line = reader.read(picture, box)
-    return line.legible and sum(map(str.isalnum, line.text)) >= SPELLED

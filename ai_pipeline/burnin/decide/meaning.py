@@ -1,11 +1,11 @@
-"""What a burned-in text is for, judged by what it says. Fails closed.
+"""What a burned-in text is for, by its words. Fails closed.
 
 A text is :attr:`Meaning.IDENTITY` unless *all* of it is read with confidence and is derived by a closed
-grammar from words that no person is called (:mod:`ai_pipeline.burnin.decide.vocabulary`) and from values with
-their labels and units (:data:`SETTINGS`, :data:`MEASUREMENTS`). There is no list of names to look for: what
-is not proven harmless counts as a name.
+grammar from words that are not names (:mod:`ai_pipeline.burnin.decide.vocabulary`) and from values with their
+labels and units (:data:`SETTINGS`, :data:`MEASUREMENTS`). There is no list of names: what is not proven
+harmless counts as one.
 
-How the doubtful was decided:
+Ambiguous cases:
 
 * A word that is also a surname (LONG, STONE, ENDO …) counts as one when it stands alone, in capitals too: a
   banner writes names in capitals. Beside a noun of the body, or as the label of a value with its unit, it
@@ -42,10 +42,10 @@ from ai_pipeline.burnin.decide.vocabulary import (
 )
 from ai_pipeline.contract import Meaning
 
-READ_SURELY = 0.85
-"""Mean confidence of the recogniser from which its reading can prove something."""
+LEAST_CONFIDENCE = 0.85
+"""Mean confidence of the recogniser from which its reading can prove a text harmless."""
 LONGEST = 120
-"""Characters of a text that is examined; what is longer is prose."""
+"""Characters of a text that can be harmless, at most."""
 LONGEST_ITEM = 14
 """Tokens of one item of the grammar, at most."""
 
@@ -62,7 +62,7 @@ LENGTH_LABELS = (
     "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|fib|rad|uln|vp|afi|mvp|"
     "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
 )
-"""What machines write before a length, a circumference or a depth, as a regular expression in lower case."""
+"""Labels of lengths, circumferences and depths, as a regular expression in lower case."""
 _OTHER_LABELS = (
     "vol|volume|bladder vol|pre vol|post vol|area|psv|edv|mdv|tamax|tamean|tamv|ps|md|vel|velocity|vmax|"
     "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual"
@@ -127,7 +127,7 @@ _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{
 
 def meaning_of(text: str, confidence: float) -> Meaning:
     """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
-    if not confidence >= READ_SURELY or not 0 < len(text) <= LONGEST:
+    if not confidence >= LEAST_CONFIDENCE or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
     line = " ".join(unicodedata.normalize("NFKC", text).split())
     if line in MAKERS | MAKERS_AS_WRITTEN or (" " in line and line.upper() in MAKERS):
@@ -166,7 +166,7 @@ def _proven(tokens: Sequence[str]) -> Meaning:
     found = ways[-1]
     if not found:
         return Meaning.IDENTITY
-    # Of a mixed line the measurement is what a reader would miss most.
+    # A mixed line counts as what a reader needs most.
     return next(meaning for meaning in _ITEMS_BY_WEIGHT if meaning in found)
 
 
@@ -184,7 +184,7 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:
-    """Whether these words say what is seen and how, and prove each other harmless."""
+    """Whether these words name anatomy and view, and prove each other harmless."""
     if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
         return _is_orientation(tokens[:-1])  # "CYST 2"
     words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
@@ -207,7 +207,7 @@ def _unstuck(word: str) -> tuple[str, ...]:
 
 
 def _is_ruler_mark(line: str) -> bool:
-    """A bare number that is neither a part of a date or time nor an age above 89 or a number of a person."""
+    """Whether a bare number can be no part of a date or time, no age above 89 and no identifier."""
     match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
     if match is None:
         return False

@@ -1,8 +1,8 @@
-"""Measurements that are written in a picture, where value, unit and calipers agree. Lengths only.
+"""Lengths that are written in a picture, where value, unit and calipers agree.
 
-A length "D 2.31 cm" is believed when exactly one pair of calipers in the same ultrasound region stands that
-far apart by the region's calibration, and nothing else claims that pair. Areas, volumes, circumferences,
-velocities and times are passed over: their geometry is no pair of points.
+A length "D 2.31 cm" is taken when exactly one pair of calipers in one ultrasound region is that far apart by
+the region's calibration, and no other text fits that pair. Areas, volumes, circumferences, velocities and
+times are passed over: they are not the distance of two points.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ai_pipeline.burnin.annotation import AnnotationKind
-from ai_pipeline.burnin.decide.meaning import LENGTH_LABELS, READ_SURELY, spaced
+from ai_pipeline.burnin.annotation import AnnotationKind, centre_of
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LENGTH_LABELS, spaced
 from ai_pipeline.contract import BurnedMeasurement, Code, ImageHeader, Point, Reading
 from ai_pipeline.images.header import Calibration, calibrated_regions
 
@@ -22,29 +22,27 @@ LENGTH = Code("410668003", "SCT", "Length")
 UNITS = {"mm": Code("mm", "UCUM", "mm"), "cm": Code("cm", "UCUM", "cm")}
 MILLIMETRES = {"mm": 1.0, "cm": 10.0}
 
-TOLERANCE_SHARE = 0.01
-TOLERANCE_PIXELS = 1.5
-"""How far the distance of two calipers may be from the value that is written: the larger of the two, and half
-a step of the last digit. The pixels are for calipers whose centres are known to the pixel only."""
+TOLERANCE_SHARE, TOLERANCE_PIXELS = 0.01, 1.5
+"""Difference between the distance of two calipers and the written value, at most: the larger of a share of it
+and of pixels, to which the calipers' centres are known, plus half a step of the last digit."""
 COARSEST_STEP = 1.0
-"""Last digit of a value that calipers can confirm, at most: "2 cm" would fit too many (millimetres)."""
+"""Step of the last digit of a value that calipers can confirm, at most (millimetres)."""
 MOST_CALIPERS = 24
-"""With more in one region chance pairs are likelier than measured ones: nothing is matched there."""
+"""Calipers in one region, at most: with more, pairs fit by chance."""
 _NOT_STRAIGHT = frozenset({"hc", "ac", "circ", "perim", "ellipse", "afi", "mean", "avg"})
-"""Labels that stand before a length as well, but of a line that is not straight or of several."""
+"""Labels of lengths that are not a straight line, or of several."""
 
 _LINEAR = re.compile(
-    rf"(?:[#+×x*] ?)?(?:(?P<which>[1-9]) ?)?(?:[+×x*] ?)?(?P<label>{LENGTH_LABELS})? ?(?P<index>[1-9] )?"
+    rf"(?:[#+×x*] ?)?(?:[1-9] ?)?(?:[+×x*] ?)?(?P<label>{LENGTH_LABELS})? ?(?:[1-9] )?"
     r"[=~]? ?(?P<value>\d{1,3}(?:[.,]\d{1,3})?) ?(?P<unit>mm|cm)",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A length as it is written: its label ("D1", may be empty), value, unit and the value's last digit."""
+class WrittenLength:
+    """A length as it is written: value, unit (``mm`` or ``cm``), and the step of its last digit."""
 
-    label: str
     value: float
     unit: str
     step: float
@@ -52,9 +50,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A written length and the one pair of calipers, by their places in the list, that is so far apart."""
+    """A written length and the only pair of calipers, by their indices, that is so far apart."""
 
-    written: Written
+    written: WrittenLength
     reading: Reading
     pair: tuple[int, int]
 
@@ -62,9 +60,8 @@ class _Match:
 def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[BurnedMeasurement, ...]:
     """The lengths among the readings of one image that its calipers confirm, in the order of the readings.
 
-    Readings of a cine are matched frame by frame; a measurement that stands in several frames is told once,
-    of the first. Without a calibration in the header (Sequence of Ultrasound Regions, else Pixel Spacing)
-    there is none.
+    Readings of a cine are matched frame by frame; a measurement in several frames is given once, of the first
+    one. Without a calibration in the header (ultrasound regions, else Pixel Spacing) there is none.
     """
     regions = calibrated_regions(header)
     found: dict[tuple[float, str, tuple[Point, Point]], BurnedMeasurement] = {}
@@ -77,11 +74,11 @@ def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[B
 
 
 def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[BurnedMeasurement]:
-    calipers = [_centre(reading) for reading in readings if reading.kind == AnnotationKind.CALIPER]
+    calipers = [centre_of(reading.bounds) for reading in readings if reading.kind == AnnotationKind.CALIPER]
     texts = [
         (written, reading)
         for reading in readings
-        if reading.kind == AnnotationKind.TEXT and reading.confidence >= READ_SURELY
+        if reading.kind == AnnotationKind.TEXT and reading.confidence >= LEAST_CONFIDENCE
         for written in _lengths(reading.text)
     ]
     matches = [
@@ -93,14 +90,14 @@ def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> li
     return [_measurement(match, calipers) for match in matches if claims.count(match.pair) == 1]
 
 
-def _lengths(text: str) -> list[Written]:
-    """The lengths in a text: the whole of it, or "1 D 2.31 cm 2 D 1.45 cm" cut behind its units."""
+def _lengths(text: str) -> list[WrittenLength]:
+    """The lengths in a text that holds nothing else, such as "1 D 2.31 cm 2 D 1.45 cm"."""
     parts = re.findall(r".+?(?<=[mc]m)(?= |$)|.+$", spaced(text), re.IGNORECASE)
     found = [parse_length(part.strip()) for part in parts]
     return [] if None in found else [written for written in found if written is not None]
 
 
-def parse_length(text: str) -> Written | None:
+def parse_length(text: str) -> WrittenLength | None:
     """A text that is one length with its unit and nothing else, else None."""
     match = _LINEAR.fullmatch(spaced(text))
     if match is None or (match["label"] or "").lower() in _NOT_STRAIGHT:
@@ -110,12 +107,11 @@ def parse_length(text: str) -> Written | None:
     unit = match["unit"].lower()
     if value <= 0.0:
         return None
-    number_of = match["index"] or match["which"] or ""
-    return Written(f"{match['label'] or ''}{number_of.strip()}", value, unit, 10.0**-digits)
+    return WrittenLength(value, unit, 10.0**-digits)
 
 
 def _fitting(
-    written: Written, calipers: Sequence[Point], regions: Sequence[Calibration]
+    written: WrittenLength, calipers: Sequence[Point], regions: Sequence[Calibration]
 ) -> list[tuple[int, int]]:
     """The pairs of calipers that are as far apart as is written."""
     wanted, step = (size * MILLIMETRES[written.unit] for size in (written.value, written.step))
@@ -154,8 +150,3 @@ def _measurement(match: _Match, calipers: Sequence[Point]) -> BurnedMeasurement:
         ends=(one, other),
         confidence=match.reading.confidence,
     )
-
-
-def _centre(reading: Reading) -> Point:
-    left, top, right, bottom = reading.bounds
-    return (left + right) / 2, (top + bottom) / 2

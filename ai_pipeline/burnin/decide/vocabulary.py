@@ -1,13 +1,13 @@
-"""The words that ultrasound machines and their users write on images, and that no person is called.
+"""Words that ultrasound machines and their users write on images, and that are not names.
 
 Checked against the 64,000 names of Faker 40 in all its languages: of these, KIDNEY is left in (a rare English
 surname) and THI (a middle name of most Vietnamese women; here Tissue Harmonic Imaging).
 
-Three sorts. ``NOUNS`` and ``VIEWS`` say what is seen and how; none is a family or given name that we know of,
-so that they stand alone, in any case. ``CODES`` are abbreviations, harmless as they are typed in capitals
-only: "Gb" or "Lov" is a name sooner than "GB" or "LOV". ``ALSO_NAMES`` are words of the trade that people are
-called as well (Long, Stone, Head, Lung; Endo is among the fifty most frequent surnames of Japan): alone they
-count as a name, however usual the label is, beside a noun they do not ("LONG KIDNEY").
+Three sorts. ``NOUNS`` and ``VIEWS`` name anatomy and views; none is a family or given name that we know of,
+so they are harmless alone, in any case. ``CODES`` are abbreviations, harmless in capitals only: "Gb" or "Lov"
+may be a name. ``ALSO_NAMES`` are words of the field that are names as well (Long, Stone, Head, Lung; Endo is
+among the fifty most frequent surnames of Japan): alone they count as a name, beside a noun they do not
+("LONG KIDNEY").
 """
 
 from __future__ import annotations

@@ -1,41 +1,41 @@
-"""What is written in a picture: places that may hold text, found in several views, read, and judged.
+"""The text in a picture: places that may hold some, found in several views of it, read, and judged.
 
-Whoever names a person is believed alone: text counts as identity until all of it is read and proven harmless.
+Text counts as identity until all of it is read and proven harmless.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture
+from ai_pipeline.burnin.annotation import Box, Mask, Picture, index_of
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, high_contrast, looks_like_text
 from ai_pipeline.contract import Meaning
 
-GENERATED = 0.95
-"""Share of a box that is filled pixels from which it cannot hold text of the source."""
+FILLED = 0.95
+"""Share of a box that is filled pixels, from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
 WIDEST_CHARACTER = 1.3
-"""Widest that a character is on average, in heights of the line; a reading with fewer has left some out."""
+"""Mean width of a character, at most (heights of the line): wider ones show that some were not read."""
 FEW_CHARACTERS = 3
-"""Texts of so many characters are judged with what stands beside them."""
+"""Texts of up to so many characters are judged together with their neighbours."""
 WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
 LARGE_PICTURE = 1200
-"""Shorter side from which a reduced view is read too, for letters that fill a tile (pixels)."""
+"""Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A place that may hold text, the view that shows it, and whether its looks alone prove it.
+    """A place that may hold text, and the view of the picture that shows it.
 
-    ``flow`` is the share of it that Doppler has painted: what looks like letters there are vessels.
+    ``flow``: the share of it that is Doppler flow, 0 to 1; what looks like letters there are vessels.
     """
 
     view: Picture
@@ -43,7 +43,8 @@ class Candidate:
     flow: float
 
     @property
-    def sure(self) -> bool:
+    def certain(self) -> bool:
+        """Whether it is text by its shape and confidence alone."""
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
@@ -60,19 +61,22 @@ class Text:
 
 
 def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:
-    """All text. ``known`` is taken for text anyway: there only what looks like text is read.
+    """All text of a picture, uint8 grey or RGB.
 
-    Reading costs ten times what finding does.
+    Pixels of ``known`` are masked in any case: doubtful places there are not read, since reading takes ten
+    times as long as finding.
     """
     texts: list[Text] = []
     for one in candidates(picture, reader):
-        if (not one.sure and covered(one.box, known)) or any(_within(one.box, text.box) for text in texts):
+        if (not one.certain and covered(one.box, known)) or any(
+            overlap(one.box.box, text.box.box) >= SAME for text in texts
+        ):
             continue
         line = one.read(reader)
-        if one.sure or line.legible:
+        if one.certain or line.legible:
             texts.append(Text(one.box, line, text_meaning(one.box, line)))
-    texts = [_in_its_text(text, texts) for text in texts]
-    return [_in_its_line(text, texts) for text in texts]
+    texts = [_judged_in_its_phrase(text, texts) for text in texts]
+    return [_judged_in_its_line(text, texts) for text in texts]
 
 
 def text_meaning(box: TextBox, line: Line) -> Meaning:
@@ -84,7 +88,10 @@ def text_meaning(box: TextBox, line: Line) -> Meaning:
 
 
 def candidates(picture: Picture, reader: TextReader, within: Box | None = None) -> list[Candidate]:
-    """Find what may be text as shown, with faint contrast raised and, if large, reduced."""
+    """What may be text in a picture as it is, with enhanced contrast and, if it is large, reduced.
+
+    ``within``: search this box only.
+    """
     flow = find_flow(picture)
     views = [(picture, 1.0), (high_contrast(picture), 0.6)]
     if min(picture.shape[:2]) >= LARGE_PICTURE:
@@ -95,50 +102,48 @@ def candidates(picture: Picture, reader: TextReader, within: Box | None = None) 
 def candidates_of(
     view: Picture, reader: TextReader, scale: float, flow: Mask, within: Box | None = None
 ) -> list[Candidate]:
-    """Find what may be text in one view of a picture in which Doppler has painted ``flow``."""
+    """What may be text in one view of a picture with this Doppler ``flow``, at a ``scale`` of the reader."""
     return [Candidate(view, box, share_of(flow, box)) for box in reader.find(view, scale, within)]
 
 
 def share_of(mask: Mask, box: TextBox) -> float:
     """Share of the box's rectangle that lies in the mask."""
-    left, top, right, bottom = box.box
-    inside = mask[max(top, 0) : bottom, max(left, 0) : right]
+    inside = mask[index_of(box.box)]
     return float(inside.mean()) if inside.size else 0.0
 
 
-def _in_its_text(text: Text, texts: Sequence[Text]) -> Text:
-    """A word is what the text is that was read around it and holds it: NODE is a name, LYMPH NODE is none."""
-    said = text.line.text.casefold()
+def _judged_in_its_phrase(text: Text, texts: Sequence[Text]) -> Text:
+    """A word of a longer text around it takes its meaning: LYMPH NODE proves NODE harmless."""
     if text.meaning is not Meaning.IDENTITY or not text.line.legible:
         return text
+    word = text.line.text.casefold()
     for other in texts:
-        longer = said in other.line.text.casefold().split() and overlap(text.box.box, other.box.box) >= SAME
+        longer = word in other.line.text.casefold().split() and overlap(text.box.box, other.box.box) >= SAME
         if longer and other.meaning is not Meaning.IDENTITY:
-            return Text(text.box, text.line, other.meaning)
+            return replace(text, meaning=other.meaning)
     return text
 
 
-def _in_its_line(text: Text, texts: Sequence[Text]) -> Text:
+def _judged_in_its_line(text: Text, texts: Sequence[Text]) -> Text:
     """A few characters prove nothing by themselves: of "12", "03", "67" each could be a ruler's number.
 
     They are judged with what stands beside them, and beside a name they belong to it.
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
-    beside = [other for other in texts if other is not text and _beside(text.box, other.box)]
-    row = sorted([text, *beside], key=lambda one: one.box.box[0])
-    together = Line(
-        " ".join(one.line.text for one in row), min(one.line.confidence for one in row), legible=True
-    )
+    beside = [other for other in texts if other is not text and _is_beside(text.box.box, other.box.box)]
+    line = sorted([text, *beside], key=lambda one: one.box.box[0])
+    together = " ".join(one.line.text for one in line)
+    confidence = min(one.line.confidence for one in line)
     named = any(one.meaning is Meaning.IDENTITY for one in beside)
-    if named or (beside and meaning_of(together.text, together.confidence) is Meaning.IDENTITY):
-        return Text(text.box, text.line, Meaning.IDENTITY)
+    if named or (beside and meaning_of(together, confidence) is Meaning.IDENTITY):
+        return replace(text, meaning=Meaning.IDENTITY)
     return text
 
 
-def _beside(box: TextBox, other: TextBox) -> bool:
+def _is_beside(box: Box, other: Box) -> bool:
     """On one line, no farther apart than a word's space."""
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = box.box, other.box
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
     height = min(bottom - top, bottom2 - top2)
     return (
         min(bottom, bottom2) - max(top, top2) > 0.5 * height
@@ -147,22 +152,17 @@ def _beside(box: TextBox, other: TextBox) -> bool:
 
 
 def covered(box: TextBox, mask: Mask) -> bool:
-    """Tell whether the box, which may slope, lies in the mask, but for its rim."""
-    left, top, right, bottom = box.box
-    inside = mask[max(top, 0) : bottom, max(left, 0) : right]
+    """Whether the box, which may slope, lies in the mask but for its rim."""
+    inside = mask[index_of(box.box)]
     place = np.zeros(inside.shape, np.uint8)
-    origin = np.array([max(left, 0), max(top, 0)], np.float32)
+    origin = np.maximum(box.box[:2], 0).astype(np.float32)
     cv2.fillPoly(place, [np.rint(box.corners - origin).astype(np.int32)], 1)
     own = inside[place.astype(np.bool_)]
-    return not own.size or float(own.mean()) >= GENERATED
-
-
-def _within(box: TextBox, other: TextBox) -> bool:
-    return overlap(box.box, other.box) >= SAME
+    return not own.size or float(own.mean()) >= FILLED
 
 
 def overlap(box: Box, other: Box) -> float:
-    """Share of ``box`` that lies in ``other``."""
+    """Share of ``box`` that lies in ``other``, 0 to 1."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     area = (box[2] - box[0]) * (box[3] - box[1])

@@ -1,4 +1,4 @@
-"""What is known of a device: where it writes who the patient is (:mod:`ai_pipeline.burnin.devices.rules`)."""
+"""Where the device of an image writes what, by the device rules (:mod:`ai_pipeline.burnin.devices.rules`)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,16 @@ class DeviceBox:
     meaning: Meaning
     box: Box
 
-    @property
-    def place(self) -> tuple[slice, slice]:
-        left, top, right, bottom = self.box
-        return slice(top, bottom), slice(left, right)
-
 
 def matching_rules(header: ImageHeader, folder: Path | None = None) -> tuple[DeviceRule, ...]:
-    """The rules that are for this image. Raises :class:`ai_pipeline.burnin.devices.rules.DeviceRuleError`."""
+    """The rules that match this image. Raises :class:`ai_pipeline.errors.DeviceRuleError`."""
     return tuple(rule for rule in device_rules(folder) if rule.match.fits(header))
 
 
 def device_boxes(
     header: ImageHeader, shape: tuple[int, ...], folder: Path | None = None
 ) -> tuple[DeviceBox, ...]:
-    """The rectangles of the rules that are for this image, cut to a picture of this shape."""
+    """The rectangles of the rules for this image, clipped to a picture of ``shape`` (rows, columns, …)."""
     return tuple(
         DeviceBox(rule.name, rule.meaning, box)
         for rule in matching_rules(header, folder)
@@ -44,7 +39,7 @@ def device_boxes(
 def device_note(
     header: ImageHeader, folder: Path | None = None, source_uid: str | None = None
 ) -> QualityNote | None:
-    """Say which rules were for this image; None without any."""
+    """A note of the rules that match this image; None without any."""
     names = ", ".join(rule.name for rule in matching_rules(header, folder))
     text = f"device rules for this image: {names}"
     return QualityNote("device_rules", text, source_uid) if names else None

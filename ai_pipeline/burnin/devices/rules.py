@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -27,14 +28,13 @@ from pydantic import (
     model_validator,
 )
 
+from ai_pipeline.burnin.annotation import Box
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import DeviceRuleError, RuleFault
 from ai_pipeline.mistakes import mistakes
 
 DEVICE_RULES = "AI_PIPELINE_DEVICE_RULES"
 SHIPPED = Path(__file__).parent
-
-Box = tuple[int, int, int, int]
 
 
 def _edge(value: object) -> int | float:
@@ -46,7 +46,9 @@ def _edge(value: object) -> int | float:
 
 
 def _glob(value: str) -> str:
-    return _plain(value) or _raise("must not be empty: leave the key out to match any value")
+    if not (pattern := _plain(value)):
+        raise ValueError("must not be empty: leave the key out to match any value")
+    return pattern
 
 
 Edge = Annotated[int | float, PlainValidator(_edge)]
@@ -79,7 +81,7 @@ class Match(_Table):
         return self
 
     def fits(self, header: ImageHeader) -> bool:
-        """Tell whether an image comes from this device and has this form."""
+        """Whether an image comes from this device and has this form."""
         texts = (
             (self.manufacturer, "Manufacturer"),
             (self.model, "ManufacturerModelName"),
@@ -116,7 +118,7 @@ class Rectangle(_Table):
         return self
 
     def box(self, rows: int, columns: int) -> Box | None:
-        """``left, top, right, bottom`` in a picture of this size; None where it has no part of it."""
+        """The :data:`Box` in a picture of ``rows`` × ``columns`` pixels; None where it lies outside."""
         left, right = _pixel(self.left, columns, math.floor), _pixel(self.right, columns, math.ceil)
         top, bottom = _pixel(self.top, rows, math.floor), _pixel(self.bottom, rows, math.ceil)
         return (left, top, right, bottom) if left < right and top < bottom else None
@@ -141,8 +143,9 @@ class _RuleFile(_Table):
     @classmethod
     def _names_are_unique(cls, found: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
         names = [rule.name for rule in found]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        return found if not twice else _raise(f"{', '.join(twice)} is there twice; names are unique")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is there twice; names are unique")
+        return found
 
 
 def device_rules(folder: Path | None = None) -> tuple[DeviceRule, ...]:
@@ -170,9 +173,7 @@ def from_environment() -> Path | None:
     return Path(value) if value else None
 
 
-@cache
-def _read_once(folder: Path | None) -> tuple[DeviceRule, ...]:
-    return read_rules(folder)
+_read_once = cache(read_rules)
 
 
 def _folder(folder: Path, faults: list[RuleFault]) -> dict[str, DeviceRule]:
@@ -208,7 +209,7 @@ def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
 
 
 def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
-    """Which rule it is: people count from one, and not at all when there are many."""
+    """The name of the rule with a mistake, beside its number, which counts from zero."""
     match place:
         case ("rule", int(number), *_):
             rule = read["rule"][number]
@@ -220,13 +221,9 @@ def _values(header: ImageHeader, keyword: str) -> list[str]:
     return [_plain(value) for value in header.attributes.get(keyword, "").split("\\")]
 
 
-def _pixel(edge: float, size: int, rounded: Any) -> int:
-    return min(int(rounded(edge * size)) if isinstance(edge, float) else edge, size)
+def _pixel(edge: float, size: int, rounded: Callable[[float], int]) -> int:
+    return min(rounded(edge * size) if isinstance(edge, float) else edge, size)
 
 
 def _plain(text: str) -> str:
     return " ".join(text.split()).lower()
-
-
-def _raise(what: str) -> Any:
-    raise ValueError(what)

@@ -1,4 +1,4 @@
-"""Ways to fill a hole in a picture, classical and learned, behind one interface; no torch needed."""
+"""Ways to fill a hole in a picture, classical and by a network, behind one interface; no torch needed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.models.engine import OnnxRuntime
 
 RADIUS = 3.0
 """Neighbourhood of a classically filled pixel (pixels)."""
 AROUND = 12
-"""How far around a hole its neutral content is looked for (pixels)."""
+"""Distance from which the mean is taken that a hole is emptied to (pixels)."""
 CORE, CONTEXT = 96, 32
-"""A learned filler works on tiles of ``CORE`` pixels and sees ``CONTEXT`` more on every side."""
+"""Sides of the tiles that a network fills, and what it sees beyond them on every side (pixels)."""
 METHODS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
 
 Floats = npt.NDArray[np.float32]
@@ -31,16 +32,16 @@ class Inpainter(Protocol):
     def name(self) -> str: ...
     @property
     def context(self) -> int:
-        """How many pixels around a hole its filling depends on."""
+        """Distance up to which pixels around a hole determine its filling (pixels)."""
         ...
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
-        """``picture`` RGB uint8 ``[rows, columns, 3]`` or grey, ``hole`` of its rows and columns."""
+        """Fill ``hole [rows, columns]`` (True: to fill) of a uint8 picture, RGB or grey."""
         ...
 
 
 class Classical:
-    """OpenCV's inpainting: ``telea`` or ``navier-stokes``."""
+    """OpenCV's inpainting, by the ``name`` of a method in :data:`METHODS`."""
 
     context = 8
 
@@ -93,10 +94,10 @@ class Learned:
 
 
 def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
-    """A copy whose hole holds the mean of what is known around it, so that nothing of its content is left.
+    """A copy with the hole set to the mean of the known pixels around it, so that nothing of it is left.
 
     OpenCV's methods read the hole itself where it touches the picture's edge (5.0: Telea at the left side,
-    both in corners): a name written into a corner would shine through its own removal.
+    both in corners): a name in a corner would show through.
     """
     known = (~hole).astype(np.float32)
     side = (2 * AROUND + 1, 2 * AROUND + 1)
@@ -112,20 +113,9 @@ def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
 
 
 def on_onnx(data: bytes, threads: int) -> Run:
-    """An exported network on ONNX Runtime: inputs ``start`` and ``hole``, output ``filled``."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-    def run(start: Floats, hole: Floats) -> Floats:
-        (filled,) = session.run(["filled"], {"start": start, "hole": hole})
-        return np.asarray(filled, np.float32)
-
-    return run
+    """An exported network (``start``, ``hole`` → ``filled``) on ONNX Runtime with so many ``threads``."""
+    network = OnnxRuntime(data, threads)
+    return lambda start, hole: network(start, hole)["filled"]
 
 
 def _square(top: int, left: int, side: int) -> tuple[slice, slice]:

@@ -1,37 +1,35 @@
-"""Grey and colour bars to their dark ends: a bar goes on until it is black."""
+"""Grey and colour bars, followed to their dark ends, which the mark detector does not see."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation import Mask, Picture, component_boxes, components, index_of
 
 SLENDER = 2.5
-"""A bar is so many times longer than wide at least, as far as it was found."""
+"""Height of a bar, as far as it was found, at least (widths of it)."""
 NARROWEST, WIDEST = 4, 40
 """Width of a bar (pixels)."""
 EVEN, STEP = 5.0, 10.0
-"""Along a bar a row is even (standard deviation), and differs little from the last (grey levels)."""
+"""Standard deviation within a row of a bar, and difference from the row before, at most (grey levels)."""
 GRADIENT = 60.0
-"""From its bright to its dark end a bar covers so much at least (grey levels)."""
+"""Difference between the two ends of a bar, at least (grey levels)."""
 RETURN = 5.0
-"""A bar grows darker or brighter all the way: what goes to and fro is tissue (grey levels)."""
+"""A bar is monotonic: what turns back by more than this is tissue (grey levels)."""
 MOST_OF = 0.6
-"""Columns of a bar are so much of its height at least."""
+"""Height of a column of a bar, at least, as a share of the highest one."""
 BLACK = 8
-"""Where a bar has faded to this there is nothing left of it (grey levels)."""
+"""Level at which a bar ends (grey levels)."""
 
 
-def completed(picture: Picture, bars: Mask) -> Mask:
-    """``bars`` with the upright ones among them followed to where they end."""
+def extended_bars(picture: Picture, bars: Mask) -> Mask:
+    """The mask ``bars`` of a grey or RGB picture, its vertical bars extended to where they end."""
     colour = picture if picture.ndim == 3 else picture[..., None]
     result = bars.copy()
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(bars.astype(np.uint8), connectivity=8)
-    for label in range(1, count):
-        left, top, width, height, _ = (int(value) for value in stats[label])
-        own = labels[top : top + height, left : left + width] == label
-        left, width = _stem(own, left)
+    labels, stats = components(bars)
+    for label, box in enumerate(component_boxes(stats), start=1):
+        top, height = box[1], box[3] - box[1]
+        left, width = _stem(labels[index_of(box)] == label, box[0])
         if NARROWEST <= width <= WIDEST and height >= SLENDER * width:
             inside = slice(left + width // 4, left + width - width // 4)
             first = _follow(colour[:, inside], top + height // 4, -1)
@@ -49,7 +47,7 @@ def _stem(own: Mask, left: int) -> tuple[int, int]:
 
 
 def _follow(strip: Picture, row: int, way: int) -> int:
-    """The last row of the bar in this direction, from a row that is surely in it."""
+    """The last row of the bar in direction ``way`` (1: down, -1: up), from a ``row`` inside it."""
     before = darkest = brightest = strip[row].mean(axis=0)
     while 0 <= row + way < len(strip):
         pixels = strip[row + way].astype(np.float32)

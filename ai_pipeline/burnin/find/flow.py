@@ -6,24 +6,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation import Mask, Picture, components, dilated
 
 STRONG = 60
 """Difference of the channels from which a pixel is coloured (grey levels)."""
 SMALLEST = 100
-"""Coloured pixels that hang together, from which they may be flow."""
+"""Connected coloured pixels, from which they may be flow."""
 RED_OR_BLUE = 0.2
-"""Share of them that is red or blue: Doppler paints flow in these first, and yellow only inside them."""
-THICK = 5
-"""Flow is filled: what a square of this side fits into (pixels) makes a share of it; letters are strokes."""
-FILLED = 0.3
+"""Share of them that is red or blue: Doppler shows flow in these first, and yellow only inside them."""
+THICK, FILLED = 5, 0.3
+"""Flow is an area, letters are strokes: share of it that squares of this side (pixels) cover, at least."""
 BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
-"""A colour bar fills its box, all of it or most of one that is longer than wide: it is no flow."""
+"""Share of its box that a colour bar fills, or fills where the box is so many times longer than wide."""
 NEAR = 1 / 12
-"""Share of the picture's shorter side, up to which specks in flow's colours beside flow are flow."""
+"""Distance from flow up to which small areas in its colours are flow (share of the shorter side)."""
 FILLS, TOUCHES = 0.35, 0.15
-"""Share of a place that is flow, from which flow fills it (letters are strokes with ground between), and from
-which a single character that is read there is a vessel."""
+"""Share of a place that is flow: from the first on it is no text, since letters leave background between
+their strokes; from the second on a single character that is read there is a vessel."""
 
 
 def coloured(picture: Picture) -> Mask:
@@ -34,7 +33,7 @@ def coloured(picture: Picture) -> Mask:
 
 
 def red_or_blue(picture: Picture) -> Mask:
-    """The pixels in the colours that Doppler paints flow in first."""
+    """The pixels of an RGB picture in red or blue, as Doppler shows flow."""
     found = coloured(picture)
     red, green, blue = picture[found].astype(np.int16).T
     found[found] = (red > 1.4 * green + 10) | (blue > 1.4 * green + 10)
@@ -42,26 +41,26 @@ def red_or_blue(picture: Picture) -> Mask:
 
 
 def find_flow(picture: Picture) -> Mask:
-    """The pixels that colour or power Doppler has painted."""
+    """The pixels that colour or power Doppler has coloured; none in a grey picture."""
     if picture.ndim == 2:
         return np.zeros(picture.shape, np.bool_)
     strong = coloured(picture)
     if not strong.any():
         return strong
-    flags = strong.astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(flags, connectivity=8)
+    labels, stats = components(strong)
     area = stats[:, cv2.CC_STAT_AREA]
-    hues = np.bincount(labels[red_or_blue(picture)], minlength=count)
-    thick = cv2.morphologyEx(flags, cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8)).astype(np.bool_)
-    filled = np.bincount(labels[thick], minlength=count)
+    hues = np.bincount(labels[red_or_blue(picture)], minlength=len(stats))
+    square = np.ones((THICK, THICK), np.uint8)
+    thick = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_OPEN, square).astype(np.bool_)
+    filled = np.bincount(labels[thick], minlength=len(stats))
     hued = (hues >= RED_OR_BLUE * area) & ~_bars(stats)
     hued[0] = False
     flow = hued & (area >= SMALLEST) & (filled >= FILLED * area)
     if not flow.any():
         return np.zeros_like(strong)
-    near = _grown(flow[labels], 2 * round(NEAR * min(picture.shape[:2])) + 1)
-    flow |= hued & (np.bincount(labels[near], minlength=count) == area)
-    return _grown(flow[labels], 3)
+    near = dilated(flow[labels], 2 * round(NEAR * min(picture.shape[:2])) + 1)
+    flow |= hued & (np.bincount(labels[near], minlength=len(stats)) == area)
+    return dilated(flow[labels], 3)
 
 
 def _bars(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
@@ -72,7 +71,3 @@ def _bars(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     slender = np.maximum(width, height) >= BAR_SLENDER * np.minimum(width, height)
     full = area / (width * height)
     return np.asarray((area >= SMALLEST) & ((full >= BAR_EXACT) | ((full >= BAR_FULL) & slender)), np.bool_)
-
-
-def _grown(mask: Mask, side: int) -> Mask:
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), np.bool_)

@@ -1,4 +1,4 @@
-"""The lines between calipers: dots of a pixel each, too faint to be found but by where they must be."""
+"""Dotted lines between calipers: their dots are a pixel each, found only because their ends are known."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Annotation, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation import Annotation, Box, Mask, Picture, brightest
 
 Flags = npt.NDArray[np.uint8]
 
 LINE_EXCESS = 2.5
 """Mean yellow of a dotted line above its two sides (grey levels)."""
 SMALLEST_END = 8
-"""Sides of a caliper's box, its soft edge included, at least (pixels)."""
+"""Side of a caliper's box with its soft edge, at least (pixels)."""
 UNLIKE = 2.2
-"""The ends of one line are square and of one size, within this factor."""
+"""Ratio of a caliper's sides, and of the sizes of a line's two calipers, at most."""
 MOST_ENDS = 8
-"""Calipers of four measurements. More of them trace an outline, or are colour flow: no line joins them."""
+"""Calipers of four measurements. More than these trace an outline or are colour flow: no line joins them."""
 
 
 def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
     """The dotted lines, white or coloured, that join two of the calipers."""
-    ends = [mark for mark in calipers if _is_square(mark)]
-    if len(ends) > MOST_ENDS:
-        ends = []
+    ends = [mark.box for mark in calipers if _is_square(mark.box)]
     thin = cv2.morphologyEx(brightest(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     flags = np.zeros(picture.shape[:2], np.uint8)
-    for first, second in combinations(ends, 2):
-        if _alike(first, second):
+    for first, second in combinations(ends, 2) if len(ends) <= MOST_ENDS else ():
+        sizes = sorted((max(_size(first)), max(_size(second))))
+        if sizes[1] <= UNLIKE * sizes[0]:
             one, other = _centre(first), _centre(second)
             flags |= dotted_line(np.asarray(thin, np.uint8), one, other)
             if picture.ndim == 3:
@@ -40,7 +39,10 @@ def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
 
 
 def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
-    """Return the line between two coloured marks if it is yellower than its sides (its dots are faint)."""
+    """The line from ``start`` to ``end`` (column, row) as 1, if it is yellower than its sides; else all 0.
+
+    ``picture``: RGB. A line of less than 20 pixels is none.
+    """
     flags = np.zeros(picture.shape[:2], np.uint8)
     length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
     if length < 20:
@@ -60,7 +62,10 @@ def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]
 
 
 def dotted_line(thin: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
-    """Return the dots between two crosses, when there are dots at regular distances."""
+    """The dots from ``start`` to ``end`` (column, row) as 1, if they are equally spaced; else all 0.
+
+    ``thin``: the structures of a grey picture that are thinner than 9 pixels (white top-hat).
+    """
     flags = np.zeros(thin.shape, np.uint8)
     length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
     if length < 20:
@@ -78,22 +83,17 @@ def dotted_line(thin: Picture, start: tuple[int, int], end: tuple[int, int]) -> 
     return flags & (thin > 30).astype(np.uint8)
 
 
-def _is_square(mark: Annotation) -> bool:
-    """Calipers are: a ruler's ticks are not, though they look like the end of one."""
-    width, height = _size(mark)
-    return min(width, height) >= SMALLEST_END and max(width, height) <= UNLIKE * min(width, height)
+def _is_square(box: Box) -> bool:
+    """Whether a box is that of a caliper: the ticks of a ruler look alike, but are not square."""
+    shorter, longer = sorted(_size(box))
+    return shorter >= SMALLEST_END and longer <= UNLIKE * shorter
 
 
-def _alike(one: Annotation, other: Annotation) -> bool:
-    sizes = sorted((max(_size(one)), max(_size(other))))
-    return sizes[1] <= UNLIKE * sizes[0]
-
-
-def _size(mark: Annotation) -> tuple[int, int]:
-    left, top, right, bottom = mark.box
+def _size(box: Box) -> tuple[int, int]:
+    left, top, right, bottom = box
     return right - left, bottom - top
 
 
-def _centre(mark: Annotation) -> tuple[int, int]:
-    left, top, right, bottom = mark.box
+def _centre(box: Box) -> tuple[int, int]:
+    left, top, right, bottom = box
     return (left + right) // 2, (top + bottom) // 2

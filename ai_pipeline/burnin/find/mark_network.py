@@ -19,13 +19,17 @@ Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkMaps:
-    """What the network says: ``marked`` 0..1, the likeliest mark's class (1 to 5); in the picture's size."""
+    """The network's output in the picture's size.
+
+    ``marked [rows, columns]``: the probability 0 to 1 that a pixel is drawn; ``classes [rows, columns]``: the
+    likeliest kind, 1 to 5 (:data:`ai_pipeline.burnin.find.drawings.KINDS`).
+    """
 
     marked: npt.NDArray[np.float32]
     classes: npt.NDArray[np.uint8]
 
     def above(self, threshold: float) -> Mask:
-        """The pixels that belong to a mark."""
+        """The pixels of a probability of ``threshold`` (0 to 1) or more."""
         return self.marked >= threshold
 
 
@@ -36,10 +40,10 @@ class MarkFinder:
         self._run = run
 
     def find(self, picture: Picture) -> MarkMaps:
-        """``picture`` grey ``[rows, columns]`` or RGB ``[rows, columns, 3]``, uint8, of any size."""
+        """The maps of a picture: uint8, grey ``[rows, columns]`` or RGB ``[rows, columns, 3]``, any size."""
         rows, columns = picture.shape[:2]
         colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
-        # Black, as in training: an edge that is continued would continue ticks and letters too.
+        # Padded with black, as in training: repeating the edge would draw out its ticks and letters.
         framed = np.pad(colour, ((0, -rows % STEP), (0, -columns % STEP), (0, 0)))
         frames = np.ascontiguousarray(framed.transpose(2, 0, 1)[None], np.float32)
         outputs = self._run(frames)

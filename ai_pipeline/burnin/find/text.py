@@ -12,36 +12,38 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation import Box, Mask, Picture, brightest, index_of
 
-# A detector box is text without further proof when it is this sure and this low; else it must be readable.
-SURE_OF_TEXT = 0.5
-DOUBTFUL_TEXT = 0.3
+CERTAIN_TEXT = 0.5
+"""Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
+POSSIBLE_TEXT = 0.3
+"""Confidence of the detector from which a box is read; below it is no text."""
 LOW_SHARE = 0.08
-"""Height of a line of text, at most, as a share of the picture's shorter side."""
-
+"""Height of a line of text, at most (share of the picture's shorter side)."""
 SMALLEST_LINE = 6.0
-"""Height from which an unreadable box may be a line of text: letters of 4 pixels are speckle (pixels)."""
+"""Height of an unreadable line, at least: "letters" of 4 pixels are speckle (pixels)."""
 LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.9
-"""Mean confidence of the recogniser from which its reading counts as legible: a word, a single character."""
+"""Mean confidence of the recogniser from which a word, or a single character, counts as legible."""
 STROKES = frozenset("1lI|!i一丨")
-"""A single one of these is what a stroke of speckle or a grey bar is read as; it tells nobody anything."""
+"""Single characters that the recogniser reads in speckle and grey bars: one of them alone is not text."""
 TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
-"""Taller than this share of the picture's shorter side a box is the echo picture itself, unless three
-characters and more are read in it with that confidence."""
-
+"""A box taller than this share of the picture's shorter side holds echoes, unless three characters or more
+are read in it with this confidence."""
 WIDEST_LINE = 32.0
-"""Heights above this add nothing to the margin of a mask (pixels)."""
+"""Height from which the margin of a mask grows no further (pixels)."""
 WORKING_SIDE = 736
-"""Small pictures are enlarged to this shorter side: characters of 8 pixels are lost otherwise."""
+"""Shorter side to which smaller pictures are enlarged: characters of 8 pixels are lost otherwise (pixels)."""
 LARGEST_ENLARGEMENT = 3.0
 TILE, OVERLAP = 1536, 160
-"""Pictures larger than a tile are read in tiles, so that memory stays bounded (pixels)."""
+"""Larger pictures are read in overlapping tiles of this side, so that memory is bounded (pixels)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What is read at a place, and how surely (0 to 1): it may be a name, so its repr does not show it."""
+    """The text that is read at a place, with the recogniser's mean ``confidence`` (0 to 1).
+
+    The text may be a name: the repr leaves it out.
+    """
 
     text: str = field(repr=False)
     confidence: float
@@ -50,7 +52,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextBox:
-    """A place that looks like text: its corners ``[4, 2]`` in the picture, the detector's confidence."""
+    """A place that looks like text.
+
+    ``corners [4, 2]``: column and row, clockwise from the top left; ``confidence`` 0 to 1, the detector's.
+    """
 
     corners: npt.NDArray[np.float32]
     confidence: float
@@ -78,7 +83,7 @@ class TextBox:
 
 
 class TextReader:
-    """Finds text and says whether it can be read. Constructed once per process; not for several threads.
+    """Finds text and reads it. Constructed once per process; not for several threads at a time.
 
     ``threads``: cores for one inference; by default all that this process may use, at most 4.
     """
@@ -98,7 +103,7 @@ class TextReader:
                 "Det.model_path": str(detector),  # with a path given rapidocr never downloads
                 "Rec.model_path": str(recogniser),
                 "Det.limit_side_len": 32,
-                "Det.box_thresh": DOUBTFUL_TEXT,
+                "Det.box_thresh": POSSIBLE_TEXT,
                 "EngineConfig.onnxruntime.intra_op_num_threads": cores,
                 "EngineConfig.onnxruntime.inter_op_num_threads": 1,
                 "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,  # 20 % quicker at 1024 × 768
@@ -112,9 +117,10 @@ class TextReader:
         self._recognise(_three_channels(blank), 1)
 
     def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-        """Return all places that the detector takes for text, in the whole picture or ``within`` a part.
+        """All places that the detector takes for text, in the whole picture or ``within`` a box.
 
-        ``scale`` multiplies the working size (see :func:`working_scale`): < 1 finds large text, > 1 small.
+        ``picture`` uint8, grey or RGB. ``scale`` multiplies the enlargement (:func:`working_scale`): below 1
+        larger text is found, above 1 smaller text.
         """
         factor = working_scale(picture) * scale
         left, top, right, bottom = within or (0, 0, picture.shape[1], picture.shape[0])
@@ -128,7 +134,7 @@ class TextReader:
         found = []
         for rows_cut, columns_cut in product(_cuts(size[1]), _cuts(size[0])):
             tile = np.ascontiguousarray(resized[rows_cut, columns_cut])
-            result = self._ocr(tile, use_det=True, use_rec=False, use_cls=False, box_thresh=DOUBTFUL_TEXT)
+            result = self._ocr(tile, use_det=True, use_rec=False, use_cls=False, box_thresh=POSSIBLE_TEXT)
             corner = np.array([columns_cut.start, rows_cut.start], np.float32)
             if result.boxes is not None:
                 found += [
@@ -138,9 +144,9 @@ class TextReader:
         return found
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
-        """Read the place upright or along a vertical line, and upside down where that says nothing.
+        """Read a place level or along a vertical line, and upside down where nothing is legible that way.
 
-        ``least``: characters that count as text there.
+        ``least``: letters and digits of a legible text, at least.
         """
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
@@ -152,10 +158,6 @@ class TextReader:
             return upright
         turned = self._recognise(np.ascontiguousarray(crop[::-1, ::-1]), least)
         return turned if turned.legible else upright
-
-    def is_legible(self, picture: Picture, box: TextBox) -> bool:
-        """Tell whether characters can be read there, upright, upside down or along a vertical line."""
-        return self.read(picture, box).legible
 
     def _recognise(self, crop: Picture, least: int) -> Line:
         result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
@@ -173,40 +175,43 @@ def _counts_as_text(characters: str, score: float, least: int) -> bool:
 
 
 def working_scale(picture: Picture) -> float:
-    """Return the enlargement at which a picture is read (1 from 736 pixels on)."""
+    """The enlargement at which a picture is read: 1 from a shorter side of 736 pixels on, 3 at most."""
     return float(np.clip(WORKING_SIDE / min(picture.shape[:2]), 1.0, LARGEST_ENLARGEMENT))
 
 
 def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
-    """Tell by its shape and confidence alone, so that scripts unknown to the recogniser count as well."""
+    """Whether shape and confidence alone prove text, as of scripts that the recogniser does not know.
+
+    ``shape``: rows and columns of the picture.
+    """
     low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
     left, top, right, bottom = box.box
     wide = right - left >= 1.5 * (bottom - top)
-    return box.confidence >= SURE_OF_TEXT and low and wide and box.height >= SMALLEST_LINE
+    return box.confidence >= CERTAIN_TEXT and low and wide and box.height >= SMALLEST_LINE
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
-    """Return the mask of the boxes, each widened by ``margin`` of its height (2 pixels at least)."""
+    """The mask of boxes in a picture of ``shape``, each grown by ``margin`` × its height, or 2 pixels."""
     mask = np.zeros(shape[:2], np.uint8)
     for box in boxes:
         single = np.zeros(shape[:2], np.uint8)
         cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32)], 1)
         reach = max(2, round(min(box.height, WIDEST_LINE) * margin))
-        left, top, right, bottom = _widened(box.box, reach + 1, shape)
-        kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        mask[top:bottom, left:right] |= cv2.dilate(single[top:bottom, left:right], kernel)
+        left, top, right, bottom = box.box
+        around = index_of((left - reach - 1, top - reach - 1, right + reach + 1, bottom + reach + 1))
+        mask[around] |= cv2.dilate(single[around], np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     return mask.astype(np.bool_)
 
 
 def high_contrast(picture: Picture) -> Picture:
-    """Return a grey rendition in which faint text stands out: brightest channel, local equalisation."""
+    """A grey copy in which faint text stands out: brightest channel, local equalisation (CLAHE)."""
     grey = brightest(picture)
     clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8))
     return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
 
 
 def model_files() -> tuple[Path, ...]:
-    """Return the files of the networks in use, detector first."""
+    """The files of the detector and of the recogniser."""
     import rapidocr
 
     folder = Path(rapidocr.__file__).parent / "models"
@@ -215,7 +220,7 @@ def model_files() -> tuple[Path, ...]:
 
 @cache
 def shared_reader() -> TextReader:
-    """Return this process's reader: loading takes a second."""
+    """This process's reader; loading it takes a second."""
     return TextReader()
 
 
@@ -242,13 +247,3 @@ def _level_crop(picture: Picture, box: TextBox) -> Picture:
 
 def _three_channels(picture: Picture) -> Picture:
     return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)
-
-
-def _widened(box: Box, reach: int, shape: tuple[int, ...]) -> Box:
-    left, top, right, bottom = box
-    return (
-        max(0, left - reach),
-        max(0, top - reach),
-        min(shape[1], right + reach),
-        min(shape[0], bottom + reach),
-    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.cli import app
+from ai_pipeline.cli import app, main
 from ai_pipeline.cli.run import _inputs
 from ai_pipeline.errors import CardError, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -53,7 +55,7 @@ def test_all_mistakes_of_a_card_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(CardError) as told:
         registry.load(tmp_path / "mine.toml")
     assert len(str(told.value).splitlines()) == 4
-    for part in ("licence is missing", "input.size must be int", "absent_below", "sha256 must be"):
+    for part in ("licence is missing", "input.size should be a valid integer", "absent_below", "sha256"):
         assert part in str(told.value)
 
 
@@ -89,6 +91,24 @@ def test_the_three_lines_of_python_work_as_pasted(
     monkeypatch.chdir(tmp_path)
     exec(pasted("README.md", "python", "from ai_pipeline"), {})
     assert "Finding(label=" in capsys.readouterr().out
+
+
+def test_what_the_program_writes_is_for_its_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_dicom(tmp_path / "image.dcm", echo()[None], Modality="US")
+    words = ["run", str(image), "--pipeline", "ultrasound", "--out", str(tmp_path / "out" / "new")]
+    monkeypatch.setattr(sys, "argv", ["ai-pipeline", *words])
+    own = os.umask(0o022)
+    try:
+        with pytest.raises(SystemExit):
+            main()
+        (tmp_path / "later").touch()
+    finally:
+        os.umask(own)
+    written = [tmp_path / "later", *(tmp_path / "out").rglob("*")]
+    assert len(written) > 3
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 def test_both_packages_say_that_they_are_typed() -> None:

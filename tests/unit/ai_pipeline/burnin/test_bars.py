@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ai_pipeline.burnin.find.bars import completed
+from ai_pipeline.burnin.find.bars import extended_bars
 from tests.unit.ai_pipeline.phantoms import echo
 
 PLACE = slice(40, 240), slice(6, 18)
@@ -19,7 +19,7 @@ def with_bar() -> np.ndarray:
 def test_the_upper_half_of_a_bar_gives_all_that_is_to_be_seen_of_it() -> None:
     found = np.zeros((360, 480), np.bool_)
     found[40:130, 6:18] = True
-    whole = completed(with_bar(), found)
+    whole = extended_bars(with_bar(), found)
     rows = np.flatnonzero(whole.any(axis=1))
     assert rows[0] == 40
     assert 225 <= rows[-1] <= 240
@@ -29,7 +29,7 @@ def test_the_upper_half_of_a_bar_gives_all_that_is_to_be_seen_of_it() -> None:
 def test_what_is_no_bar_stays_as_it_was_found() -> None:
     found = np.zeros((360, 480), np.bool_)
     found[150:230, 230:242] = True
-    assert np.array_equal(completed(echo(), found), found)
+    assert np.array_equal(extended_bars(echo(), found), found)
     wide = np.zeros_like(found)
     wide[40:130, 6:90] = True
-    assert np.array_equal(completed(with_bar(), wide), wide)
+    assert np.array_equal(extended_bars(with_bar(), wide), wide)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, merged
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.fill.inpaint import inpaint, unchanged_outside
+from ai_pipeline.burnin.fill.inpaint import inpaint
 from ai_pipeline.burnin.fill.inpainters import Classical
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, shared_reader
+from ai_pipeline.burnin.prove.unchanged_outside import unchanged_outside
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import PixelArray, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
@@ -30,7 +31,9 @@ def reader() -> TextReader:
 
 def legible(picture: Picture, reader: TextReader) -> int:
     """How many places can still be read, at two sizes."""
-    return sum(reader.is_legible(picture, box) for scale in (1.0, 0.7) for box in reader.find(picture, scale))
+    return sum(
+        reader.read(picture, box).legible for scale in (1.0, 0.7) for box in reader.find(picture, scale)
+    )
 
 
 WAYS = {

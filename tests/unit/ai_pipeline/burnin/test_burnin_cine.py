@@ -21,7 +21,7 @@ def readable_frames(frames: np.ndarray, reader: TextReader) -> list[int]:
     return [
         number
         for number, frame in enumerate(np.asarray(frames), start=1)
-        if any(reader.is_legible(frame, box) for box in reader.find(frame))
+        if any(reader.read(frame, box).legible for box in reader.find(frame))
     ]
 
 

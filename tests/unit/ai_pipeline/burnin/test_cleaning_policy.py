@@ -9,7 +9,7 @@ import pytest
 from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, Mask, Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
-from ai_pipeline.burnin.decide.mask_shape import blocks, spelled
+from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
 from ai_pipeline.burnin.decide.writing import find_texts
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from ai_pipeline.contract import Meaning
@@ -105,10 +105,10 @@ def test_what_was_read_is_not_shown_by_any_repr() -> None:
 
 def test_the_mask_does_not_spell_what_it_hides(reader: TextReader) -> None:
     letters = burn(np.zeros((120, 400), np.uint8), "KIM MINJUN", (20, 40), 255, 26) > 100
-    assert spelled(letters, reader).any()
-    assert not spelled(blocks(letters), reader).any()
+    assert text_in_outline(letters, reader).any()
+    assert not text_in_outline(blocks(letters), reader).any()
     result = clean(ArrayImage(annotated()[None], photometric="RGB"), silent, policy=CleaningPolicy.RESEARCH)
-    assert not spelled(np.asarray(result.mask.frames[0]) > 0, reader).any()
+    assert not text_in_outline(np.asarray(result.mask.frames[0]) > 0, reader).any()
 
 
 def test_calipers_say_where_the_lesion_is() -> None:

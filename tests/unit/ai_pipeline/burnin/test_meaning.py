@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ai_pipeline.burnin.decide.meaning import READ_SURELY, meaning_of
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, meaning_of
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
 from ai_pipeline.contract import Meaning
 
@@ -107,7 +107,7 @@ def test_what_machines_write_is_known_for_what_it_is(text: str, meaning: Meaning
 
 @pytest.mark.parametrize("text", [text for texts in HARMLESS.values() for text in texts])
 def test_what_is_not_read_with_confidence_is_identity(text: str) -> None:
-    assert meaning_of(text, READ_SURELY - 0.001) is Meaning.IDENTITY
+    assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is Meaning.IDENTITY
     assert meaning_of(text, float("nan")) is Meaning.IDENTITY
 
 

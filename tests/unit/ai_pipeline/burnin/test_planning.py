@@ -85,7 +85,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
             "find_drawings": lambda *_: drawings,
             "find_banner": lambda *_: (found.banner, (top,) if found.banner.any() else ()),
             "find_device_banner": lambda *_: (found.device, ()),
-            "spelled": lambda *_: found.spelled,
+            "text_in_outline": lambda *_: found.spelled,
         }
         for name, witness in says.items():
             monkeypatch.setattr(planning, name, witness)
@@ -114,8 +114,8 @@ def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
     assert made.mask[place(NAME)].all()
     assert not made.mask[place(SETTING)].any() and not made.mask[place(CROSS)].any()
     assert made.kept[place(SETTING)].all() and not made.kept[place(NAME)].any()
-    assert made.foreign[place(SETTING)].all() and made.foreign[place(CROSS)].all()
-    assert not made.foreign[place(NAME)].any() and not made.banner.any()
+    assert made.not_tissue[place(SETTING)].all() and made.not_tissue[place(CROSS)].all()
+    assert not made.not_tissue[place(NAME)].any() and not made.banner.any()
     told = [(mark.kind, mark.box, mark.meaning, mark.removed) for mark in made.marks]
     assert told == [
         (CALIPER, CROSS, Meaning.MEASUREMENT, False),
@@ -130,7 +130,7 @@ def test_research_takes_all_of_it(plan: Plan) -> None:
 
     for box in (NAME, SETTING, CROSS):
         assert made.mask[place(box)].all()
-    assert not made.kept.any() and not made.foreign.any()
+    assert not made.kept.any() and not made.not_tissue.any()
     assert [mark.removed for mark in made.marks] == [True, True, True]
 
 
@@ -305,8 +305,8 @@ def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.Monk
     assert graphics == [True, False]  # what is drawn is seen in the first view
 
     assert made.mask[place(NAME)].all() and made.mask[place(SETTING)].all()
-    assert not made.kept.any() and not (made.foreign & made.mask).any()
-    assert made.foreign[place(CROSS)].all()
+    assert not made.kept.any() and not (made.not_tissue & made.mask).any()
+    assert made.not_tissue[place(CROSS)].all()
     assert [mark.box for mark in made.marks] == [CROSS, NAME, SETTING, SETTING]
     assert [reading.text for reading in made.readings] == ["KIM", "MI 0.9", "", "LEE"]
 

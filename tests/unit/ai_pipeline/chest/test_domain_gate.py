@@ -113,7 +113,7 @@ def test_a_gate_survives_its_file_and_the_same_gate_is_the_same_file(fitted: gat
 
 
 def test_a_gate_without_head_still_measures_the_residual(fitted: gates.FittedGate) -> None:
-    old = FeatureGate.fit(thumbnails([chest(seed) for seed in range(50)]), 8)
+    old = gates.directions_of(thumbnails([chest(seed) for seed in range(50)]), 8)
     again = FeatureGate.from_bytes(old.to_bytes())
 
     assert again.head is None

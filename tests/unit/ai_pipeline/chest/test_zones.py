@@ -14,7 +14,7 @@ def test_the_patients_right_is_on_the_left_of_a_frontal_film() -> None:
 
 
 def test_a_film_that_was_turned_over_has_its_sides_the_other_way() -> None:
-    assert zone_words((150, 800, 350, 1000), SIZE, ("R", "F")) == "left lower zone"
+    assert zone_words((150, 800, 350, 1000), SIZE, "R\\F") == "left lower zone"
 
 
 def test_a_film_that_was_turned_by_90_degrees_is_read_by_its_axes() -> None:
@@ -39,6 +39,6 @@ def test_a_tall_box_names_all_the_zones_that_it_fills() -> None:
 
 def test_a_side_is_told_only_where_the_header_says_how_the_picture_lies_and_the_box_lies_on_one() -> None:
     assert side_of((150, 800, 350, 1000), SIZE, "L\\F") == "R"
-    assert side_of((150, 800, 350, 1000), SIZE, ("R", "F")) == "L"
+    assert side_of((150, 800, 350, 1000), SIZE, "R\\F") == "L"
     assert side_of((300, 800, 700, 1000), SIZE, "L\\F") == ""
     assert side_of((150, 800, 350, 1000), SIZE, "") == ""
