@@ -10,8 +10,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 _DEBUG, _INFO, _WARNING, _ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+
+FieldValue = str | int | float | list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,12 @@ class Event:
 
     type: EventType
     at: datetime
-    fields: Mapping[str, str | int | float | None] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)  # FieldValue, as far as this version wrote them
 
     def __str__(self) -> str:
-        shown = " ".join(f"{key}={value}" for key, value in self.fields.items() if value not in (None, ""))
+        shown = " ".join(
+            f"{key}={value}" for key, value in self.fields.items() if value not in (None, "", [])
+        )
         return f"[{self.type.number}] {self.type.text} {shown}".rstrip()
 
 
@@ -53,6 +58,9 @@ OBJECT_REVISED = EventType(2003, _WARNING, "object received again with another i
 OBJECT_CONFLICT = EventType(2004, _ERROR, "object conflicts with one received before")
 OBJECT_QUARANTINED = EventType(2005, _ERROR, "object quarantined: its content is faulty")
 OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processed")
+UNKNOWN_RESULT = EventType(
+    2007, _WARNING, "object says that it is a result and is none of this node: not processed"
+)
 STUDY_RECEIVING = EventType(2010, _INFO, "study is being received")
 STUDY_COMPLETE = EventType(2011, _INFO, "study is complete")
 STUDY_REOPENED = EventType(2012, _WARNING, "late object reopened the study")
@@ -94,7 +102,7 @@ RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
 SOURCE_REPAIRED = EventType(
     4020, _WARNING, "faulty attributes of a source image: put right or left out in its results"
 )
-READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at what burned-in marks of a study said")
+READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at readings of burned-in annotation")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
 DELIVERY_SENT = EventType(5001, _INFO, "object sent")
@@ -137,7 +145,7 @@ def by_number(number: int) -> EventType:
     return {event.number: event for event in all_types()}[number]
 
 
-def happened(event_type: EventType, **fields: str | int | float | None) -> Event:
+def happened(event_type: EventType, **fields: FieldValue) -> Event:
     """Make an event of now and log it; who owns a database session stores it as well."""
     event = Event(event_type, datetime.now(UTC), fields)
     _LOGGER.log(event_type.level, "%s", event)

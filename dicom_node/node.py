@@ -20,9 +20,10 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import __version__, logs, preflight
+from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
 from dicom_node.config.settings import Settings
+from dicom_node.environment import without_secrets
 from dicom_node.errors import (
     AlreadyRunning,
     CannotListen,
@@ -31,17 +32,7 @@ from dicom_node.errors import (
     NodeError,
     UnsafeFolder,
 )
-from dicom_node.events import (
-    CHILD_DIED,
-    CONFIGURATION_REFUSED,
-    CONFIGURATION_RELOADED,
-    NODE_READY,
-    NODE_STARTED,
-    NODE_STOPPING,
-    RECOVERY_SCANNED,
-    EventType,
-    happened,
-)
+from dicom_node.events import EventType, happened
 from dicom_node.model.roles import Role
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
@@ -102,7 +93,8 @@ class _Node:
         self._cannot_listen = ""
         self._database_file = inode(database)
         command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
-        self._listener = self._child("listener", command) if role.receives else None
+        bare = without_secrets()
+        self._listener = self._child("listener", command, environment=bare) if role.receives else None
         self._workers = self._make_workers(settings)
         self._waiting_for = {child.name for child in self._children()}
         self._background = self._make_background(settings)
@@ -112,7 +104,7 @@ class _Node:
 
         Raises CannotListen; then the children are ended.
         """
-        self._say(NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
+        self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         if self._role.receives:
             self._write_policy()
         for child in self._children():
@@ -137,11 +129,11 @@ class _Node:
             for problem in problems or (error,):
                 _LOGGER.error("%s", problem)
             keys = ", ".join(problem.key for problem in problems[:_MAXIMUM_KEYS])
-            self._say(CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
+            self._say(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
             return
         except Exception as error:
             _LOGGER.error("the new configuration cannot be used", exc_info=error)
-            self._say(CONFIGURATION_REFUSED, mistakes=1)
+            self._say(events.CONFIGURATION_REFUSED, mistakes=1)
             return
         self._background.stop()
         self._settings, self._background = settings, background
@@ -151,11 +143,11 @@ class _Node:
             self._listener.hang_up()
         self._renew_workers()
         self._background.start()
-        self._say(CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
+        self._say(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
-        self._say(NODE_STOPPING)
+        self._say(events.NODE_STOPPING)
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
         stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in self._workers]
@@ -188,7 +180,7 @@ class _Node:
     def _make_workers(self, settings: Settings) -> list[Child]:
         count = settings.workers.processes if self._role.works else 0
         # The configuration in force, by standard input: the files may change before a worker starts again.
-        given = settings.model_dump_json()
+        given = settings.for_children()
         return [
             self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
         ]
@@ -197,7 +189,7 @@ class _Node:
         """Each worker ends after its job and starts again; more or fewer of them as the settings say."""
         wanted = self._make_workers(self._settings)
         for child in self._workers[: len(wanted)]:
-            child.renew(self._settings.model_dump_json())
+            child.renew(self._settings.for_children())
         for child in self._workers[len(wanted) :]:
             child.retire()
         for child in wanted[len(self._workers) :]:
@@ -207,8 +199,15 @@ class _Node:
     def _children(self) -> list[Child]:
         return [*([self._listener] if self._listener else []), *self._workers]
 
-    def _child(self, name: str, command: Sequence[str], given: str = "") -> Child:
-        return Child(name, command, partial(self._child_ready, name), partial(self._child_died, name), given)
+    def _child(
+        self,
+        name: str,
+        command: Sequence[str],
+        given: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
+        heard = (partial(self._child_ready, name), partial(self._child_died, name))
+        return Child(name, command, *heard, given, environment)
 
     def _wait_for_listener(self) -> None:
         self._listener_spoke.wait(_LISTENER_SECONDS)
@@ -218,17 +217,17 @@ class _Node:
             raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
 
     def _scanned(self, objects: int) -> None:
-        self._say(RECOVERY_SCANNED, objects=objects)
+        self._say(events.RECOVERY_SCANNED, objects=objects)
 
-    def _child_ready(self, name: str, said: Mapping[str, Any]) -> None:
+    def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
         if name == "listener":
-            self._cannot_listen = str(said.get("cannot_start", ""))
+            self._cannot_listen = str(report.get("cannot_start", ""))
             self._listener_spoke.set()
-        if "cannot_start" in said:  # the first time the node ends; later the port may become free again
+        if "cannot_start" in report:  # the first time the node ends; later the port may become free again
             return
         with self._ready_lock:
-            if "listening" in said:
-                self._address = ":".join(str(part) for part in said["listening"])
+            if "listening" in report:
+                self._address = ":".join(str(part) for part in report["listening"])
             if name not in self._waiting_for:
                 return
             self._waiting_for.remove(name)
@@ -237,7 +236,7 @@ class _Node:
 
     def _say_ready(self) -> None:
         self._say(
-            NODE_READY,
+            events.NODE_READY,
             ae_title=self._settings.node.ae_title,
             dicom=self._address,
             workers=self._settings.workers.processes,
@@ -245,7 +244,7 @@ class _Node:
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
-        self._say(CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
+        self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
 
     def _say(self, event_type: EventType, **fields: str | int | float) -> None:
         """Log an event of the node itself and keep it; a database that is away must not stop the node."""
@@ -265,9 +264,9 @@ def _prepare_folder(settings: Settings) -> None:
     except OSError as error:
         raise UnsafeFolder(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & 0o007:  # of an earlier version; which group may read is the admin's to say
-        folder.chmod(mode & ~0o007)
-        _LOGGER.warning("%s was open to every user of this machine: closed", folder)
+    if mode & 0o027:  # of an earlier version; which group may read is the admin's to say, none may write
+        folder.chmod(mode & ~0o027)
+        _LOGGER.warning("%s was open to others on this machine: closed (mode %04o)", folder, mode & ~0o027)
     if any(peer.deidentify for peer in settings.peers):
         load_or_create(folder)
 

@@ -6,6 +6,7 @@ sequence (ESC, or U+009B alone) works the terminal, U+202E turns the rest of the
 
 from __future__ import annotations
 
+import json
 import re
 
 # Categories Cc, Zl and Zp, lone surrogates, and what formats invisibly (Cf) but for the joiners U+200C and
@@ -23,12 +24,7 @@ def printable(text: str) -> str:
 
 def printable_json(document: str) -> str:
     r"""A JSON document that means the same and works no terminal: ``\u009b``; its line breaks stay."""
-    return _UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else _json_escape(found[0]), document)
-
-
-def _json_escape(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+    return _UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else json.dumps(found[0])[1:-1], document)
 
 
 def redacted(value: str) -> str:

@@ -28,7 +28,7 @@ class Child:
 
     ``command``: arguments of the Python interpreter. ``on_ready`` gets what it says when it is ready,
     ``on_death`` its exit status and the seconds until it is started again. ``given`` is the first line of its
-    standard input, if it reads one.
+    standard input, if it reads one; ``environment`` its variables, None: those of this process.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class Child:
         on_ready: Callable[[Mapping[str, Any]], None],
         on_death: Callable[[int, float], None],
         given: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
         self._on_ready = on_ready
         self._on_death = on_death
         self._given = given
+        self._environment = environment
         self._renewed = False
         self._lock = threading.Lock()  # on starting a process and on renewing it
         self._process: subprocess.Popen[str] | None = None
@@ -111,8 +113,9 @@ class Child:
         with self._lock:
             given = self._given
             process = self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-            )
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+                env=self._environment,
+            )  # fmt: skip
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()

@@ -23,6 +23,7 @@ PACKAGES = {
     "orthanc": "Orthanc",
     "bubblewrap": "bwrap",
     "dcmtk": "storescu",
+    "systemd": "systemd-analyze",
     "dicom3tools": "dciodvfy",
     "default-jre-headless": "java",
     "postgresql": "pg_ctlcluster",

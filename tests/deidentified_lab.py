@@ -92,12 +92,17 @@ def result_of(image: SourceObject, *, verified: bool = True) -> PipelineResult:
 
 
 def deidentified(
-    path: Path, key: SiteKey = HERE, ctx: ResultContext | None = None, *, verified: bool = True
+    path: Path,
+    key: SiteKey = HERE,
+    ctx: ResultContext | None = None,
+    *,
+    verified: bool = True,
+    domain: str = "",
 ) -> Deidentified:
     """The de-identified results of one image."""
     image = source(path)
     ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
-    return build_deidentified(ctx, [image], result_of(image, verified=verified), Pseudonyms.of(key))
+    return build_deidentified(ctx, [image], result_of(image, verified=verified), Pseudonyms.of(key, domain))
 
 
 def read(item: BuiltObject) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,6 +67,19 @@ INSPECTOR = Inspector(InspectionSettings())  # one process for all tests of a ru
 atexit.register(INSPECTOR.close)
 
 
+def spooled(
+    spool: Spool, arrival: Arrival, sop_class: str, uid: str, syntax: str, chunks: Iterable[bytes]
+) -> str:
+    """Spool one data set in pieces, as an association does; returns its spool name."""
+    incoming = spool.open(arrival, sop_class, uid, syntax)
+    try:
+        for chunk in chunks:
+            incoming.write(chunk)
+        return incoming.commit()
+    finally:
+        incoming.abandon()
+
+
 @dataclass
 class Inbox:
     """A node's inbox in a folder; ``later`` and ``settle`` move its clock, which tests cannot wait for."""
@@ -128,7 +141,7 @@ class Inbox:
     ) -> str:
         """Spool a data set as it is."""
         arrival = Arrival(association, calling, "AINODE", "127.0.0.1", priority, datetime.now(UTC))
-        return self.spool.store(arrival, sop_class, uid, syntax, [data])
+        return spooled(self.spool, arrival, sop_class, uid, syntax, [data])
 
     def tell(self, event: EventType, association: str = "", **fields: str | int) -> None:
         """A journal line of the listener."""

@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.sitekey": ("dicom_node.errors",),
     "dicom_node.store": (*CELLAR, *SITE_KEY),
     "dicom_node.signals": (),
+    "dicom_node.environment": (),
     "dicom_node.scp": (
         *CELLAR,
         *LOGS,
@@ -58,7 +59,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.inbox.spool",
         "dicom_node.inbox.journal",
     ),
-    "dicom_node.inbox": (*CELLAR, "ai_pipeline.images.decode", "ai_pipeline.errors"),
+    "dicom_node.inbox": (
+        *CELLAR,
+        "dicom_node.environment",
+        "ai_pipeline.images.decode",
+        "ai_pipeline.errors",
+    ),
     "dicom_node.studies": (*CELLAR, *STORE, "dicom_node.inbox.*", "dicom_node.jobs"),
     "dicom_node.jobs": (*CELLAR, *STORE),
     "dicom_node.jobs.worker": (
@@ -90,19 +96,23 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
     "dicom_node.scu": CELLAR,
+    "ai_pipeline.confinement": (),
     "ai_pipeline.contract": (),
     "ai_pipeline.errors": (),
     "ai_pipeline.extras": (),
     "ai_pipeline.mistakes": (),
     "ai_pipeline.pipelines": ("ai_pipeline.contract", "ai_pipeline.errors"),
     "ai_pipeline.images": (
+        "ai_pipeline.confinement.*",
         "ai_pipeline.errors",
         "ai_pipeline.contract",
     ),
     "ai_pipeline.networks": ("ai_pipeline.errors",),
     "ai_pipeline.models": (
         "ai_pipeline.errors",
+        "ai_pipeline.confinement.*",
         "ai_pipeline.contract",
+        "ai_pipeline.mistakes",
         "ai_pipeline.images.coordinates",
         "ai_pipeline.networks.*",
     ),
@@ -149,7 +159,7 @@ OPEN = ("dicom_node.model", "dicom_node.dicom", "dicom_node.store")
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "torch": ("ai_training", "ai_pipeline.networks", "ai_pipeline.models.engine",
               "ai_pipeline.models.store.conversion_process"),
-    "onnxruntime": ("ai_pipeline.models.engine", "ai_pipeline.burnin", "ai_training"),
+    "onnxruntime": ("ai_pipeline.models.engine", "ai_training"),
     "orthanc_rest_client": ("dicom_node.scu.orthanc",),
     "dicomweb_client": ("dicom_node.scu.dicomweb", "dicom_node.scu.http"),
     "highdicom": ("dicom_node.results",),
@@ -364,3 +374,9 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_file_can_be_read_in_one_sitting(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_migrations_stand_in_one_line() -> None:
+    versions = ROOT / "dicom_node" / "store" / "migrations" / "versions"
+    numbers = sorted(path.name.partition("_")[0] for path in versions.glob("*.py"))
+    assert numbers == [f"{number:04d}" for number in range(1, len(numbers) + 1)]

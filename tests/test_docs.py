@@ -106,9 +106,21 @@ def test_generated_documents_are_up_to_date() -> None:
 
 
 def test_documents_name_files_that_are_there() -> None:
-    for document in ("admin.md", "conformance.md"):
+    for document in ("admin.md", "conformance.md", "security.md"):
         text = (ROOT / "docs" / document).read_text(encoding="utf-8")
         names = re.findall(r"`((?:docs|config|tests|orthanc)/[\w./-]+)`", text)
         assert names
         for name in names:
             assert (ROOT / name).exists(), f"{document} names {name}"
+
+
+def test_every_defence_of_the_threat_model_has_a_test_that_is_there() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) > 50
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
+    tables = re.findall(r"^\| (?:tries to|does) .*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert [line for table in tables for line in table.splitlines() if line not in rows] == []
+    assert len(tables) == 9

@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 for verb in (serve, reload, check, echo, send, demo, backup, support):
-    verb.register(app)
+    app.add_typer(verb.app)
 for name, group in (
     ("peers", peers.app),
     ("rules", rules.app),

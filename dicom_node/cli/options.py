@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from dicom_node.cli.output import say
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.model.roles import Role
+
+if TYPE_CHECKING:
+    from dicom_node.config.settings import Settings
 
 State = TypeVar("State", bound=StrEnum)
 
@@ -43,6 +47,40 @@ Since = Annotated[
         "Local time, unless it carries a zone (…T03:12Z, …T03:12+02:00).",
     ),
 ]
+
+
+def load(files: Sequence[Path]) -> Settings:
+    """The configuration. Raises ConfigurationError with every mistake."""
+    from dicom_node.config import loading  # takes a moment: `--help` does without
+
+    return loading.load(files)
+
+
+@contextmanager
+def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
+    """A session on the database, for a list: mistakes that do not concern the database are a warning."""
+    from dicom_node import services
+    from dicom_node.config import loading
+
+    settings, mistakes = loading.load_to_read(files)
+    if mistakes:
+        say(f"The configuration has mistakes ({mistakes}): dicom-node check shows them.", err=True)
+    with services.reading(settings) as session:
+        yield session, settings
+
+
+def group(about: str) -> typer.Typer:
+    """A group of verbs, also where it has only one (typer would make that the group itself)."""
+    app = typer.Typer(no_args_is_help=True, help=about)
+    app.callback()(lambda: None)
+    return app
+
+
+def states_option(states: type[StrEnum]) -> Any:
+    """``--state``, which takes these words."""
+    return typer.Option(
+        "--state", parser=state_in(states), metavar="|".join(states), help="Only in this state; repeatable."
+    )
 
 
 def event_number(text: str) -> int:

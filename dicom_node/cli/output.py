@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from rich.cells import cell_len
@@ -28,25 +29,17 @@ Column = tuple[str, Callable[[Row], object]]
 
 # Columns that may be broken over lines; all others are words that a person reads or copies whole.
 _FLEXIBLE = frozenset(
-    {
-        "reason",
-        "details",
-        "text",
-        "why",
-        "says",
-        "patient",
-        "results",
-        "file",
-        "address",
-        "task",
-        "licence",
-        "context",
-    }
-    | {"architecture"}
+    {"reason", "details", "text", "why", "says", "patient", "results", "file", "address", "task"}
+    | {"licence", "context", "architecture"}
 )
 _UID_LENGTH = 20  # of a shortened UID in a list, as long as that tells it from the others
 _NARROWEST = 16  # columns of the terminal that a flexible column needs at least
 _GAP = "  "
+
+
+def fields(*keys: str) -> list[Column]:
+    """Columns that show a value of a row as it is, under its key in words."""
+    return [(key.replace("_", " "), itemgetter(key)) for key in keys]
 
 
 @dataclass(frozen=True, slots=True)

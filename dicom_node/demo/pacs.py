@@ -1,11 +1,12 @@
 """A PACS for the demonstration: a real Orthanc where there is one, else a small storage SCP of our own.
 
-Both listen on the loopback only and keep what they get in a folder of their own.
+Both take objects from this machine only and keep what they get in a folder of their own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -25,7 +26,9 @@ from dicom_node.errors import DemoFailed
 from dicom_node.scp.contexts import TRANSFER_SYNTAXES
 
 AE_TITLE = "PACS"
+CALLING_AE_TITLES = ("AINODE", "US1", "XRAY1")
 
+_MODALITY = {"Host": "127.0.0.1", "Port": 104, "AllowMove": False, "AllowGet": False}
 _START_SECONDS = 30.0
 _QUERY_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -83,7 +86,11 @@ class OrthancPacs:
             "HttpPort": http,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
-            "DicomAlwaysAllowFind": True,
+            # It listens for DICOM on every address: let in only the demonstration, on this machine.
+            "DicomAlwaysAllowEcho": False,
+            "DicomAlwaysAllowStore": False,
+            "DicomCheckModalityHost": True,
+            "DicomModalities": {title: _MODALITY | {"AET": title} for title in CALLING_AE_TITLES},
             "Plugins": [],
         }
         path = folder / "orthanc.json"
@@ -159,6 +166,8 @@ class EmbeddedPacs:
 
     def _store(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
+        if not re.fullmatch(r"[0-9.]{1,64}", uid):  # it names a file
+            return 0xC000
         target = self._folder / f"{uid}.dcm"
         with self._lock:
             if uid not in self._index:  # the first copy stays, as in Orthanc

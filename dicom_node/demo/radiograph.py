@@ -42,12 +42,8 @@ def chest_radiograph(
     _patient(ds, digest, sex, age_years, exposed)
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = exposed[:8]
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = exposed[8:]
-    ds.StudyID, ds.SeriesNumber, ds.InstanceNumber, ds.AccessionNumber = (
-        "1",
-        1,
-        1,
-        "DEMO" + digest[:8].upper(),
-    )
+    ds.StudyID, ds.SeriesNumber, ds.InstanceNumber = "1", 1, 1
+    ds.AccessionNumber = "DEMO" + digest[:8].upper()
     ds.ReferringPhysicianName = ""
     ds.StudyDescription, ds.SeriesDescription = "Chest (demonstration)", description
     ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = "DX", "dicom-ai-node", "demonstration"
@@ -114,11 +110,8 @@ def _image(ds: Dataset, pixels: Grey, view: str) -> None:
 
 def _item(code: Code) -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
-        code.value,
-        code.scheme_designator,
-        code.meaning,
-    )
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning
     return item
 
 

@@ -98,9 +98,9 @@ class Patient:
         """From decoded values of (0010,0020), (0010,0021), (0010,0010), (0010,0030) and (0010,0040)."""
         groups = [_plain_name(group) for group in (*name.split("="), "", "")][:3]
         date = re.sub(r"\D", "", birth_date)  # ACR-NEMA wrote 1970.01.01
-        said = (*groups, date if date.strip("0") else "", sex.strip().casefold())
+        texts = (*groups, date if date.strip("0") else "", sex.strip().casefold())
         known = patient_sha256(patient_id, issuer) if patient_id.strip() else ""
-        return cls(known, *(digest((value,)) if value else "" for value in said))
+        return cls(known, *(digest((value,)) if value else "" for value in texts))
 
     @classmethod
     def parse(cls, text: str) -> Patient:
@@ -114,7 +114,7 @@ class Patient:
         """Whether the two cannot be one patient.
 
         An ID says who it is, so one with and one without differ; no ID is no identity, so that two without
-        are told apart by the rest. Nothing said of name, birth date or sex contradicts nothing.
+        are told apart by the rest. An empty name, birth date or sex contradicts nothing.
         """
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return self.id != other.id or any(mine and theirs and mine != theirs for mine, theirs in rest)
@@ -162,8 +162,8 @@ def digest(values: Iterable[str]) -> str:
 
 def _text(element: DataElement) -> str:
     if element.VR == "SQ":
-        said = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
-        return json.dumps(said, ensure_ascii=False, sort_keys=True) if any(said) else ""
+        items = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
+        return json.dumps(items, ensure_ascii=False, sort_keys=True) if any(items) else ""
     values: list[Any] = element.value if element.VM > 1 else [element.value]
     text = "\\".join("" if value is None else str(value) for value in values).replace("\0", "").strip()
     if element.VR == "PN":

@@ -6,23 +6,10 @@ from dicom_node.model.kinds import ObjectRole
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
-ULTRASOUND = frozenset(
-    _STORAGE + suffix
-    for suffix in (
-        "6.1",  # Ultrasound Image Storage
-        "3.1",  # Ultrasound Multi-frame Image Storage
-        "6",  # … retired
-        "3",  # … retired
-    )
-)
-X_RAY = frozenset(
-    _STORAGE + suffix
-    for suffix in (
-        "1",  # Computed Radiography Image Storage
-        "1.1",  # Digital X-Ray Image Storage - For Presentation
-        "1.1.1",  # Digital X-Ray Image Storage - For Processing
-    )
-)
+# Ultrasound and Ultrasound Multi-frame, each with its retired predecessor.
+ULTRASOUND = frozenset(_STORAGE + end for end in ("6.1", "3.1", "6", "3"))
+# Computed Radiography; Digital X-Ray For Presentation and For Processing.
+X_RAY = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1"))
 SOURCES = ULTRASOUND | X_RAY
 SECONDARY_CAPTURES = frozenset(_STORAGE + suffix for suffix in ("7", "7.1", "7.2", "7.3", "7.4"))
 

@@ -126,7 +126,7 @@ class _Header:
         self._assumed = assume_charset
 
     def described(self, known: Inspected) -> Inspected:
-        """All that can be said; a text that cannot be decoded is the fault."""
+        """What can be read; a text that cannot be decoded is the fault."""
         dataset, fault, assumed, identity = self._dataset, "", "", {}
         try:
             try:
@@ -197,7 +197,7 @@ def _check(dataset: Dataset, meta: Dataset, syntax: UID, pixels: PixelData | Non
     # Only the class: some senders take the SOP Instance UID of the request from a stale file header.
     requested = _valid_uid(meta, "MediaStorageSOPClassUID")
     if requested and requested != _valid_uid(dataset, "SOPClassUID"):
-        raise FaultyObject("SOP Class UID is another one than the C-STORE request said")
+        raise FaultyObject("SOP Class UID is another one than that of the C-STORE request")
     if not syntax.is_transfer_syntax:
         raise FaultyObject(f"transfer syntax {syntax} is not known")
     if not complete:

@@ -17,6 +17,7 @@ from typing import Any
 
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.dicom.identity import Patient
+from dicom_node.environment import without_secrets
 from dicom_node.inbox import header
 from dicom_node.inbox.inspection import Inspected
 
@@ -43,12 +44,12 @@ class Inspector:
         """What is in a Part 10 file. Raises OSError when the disk cannot read it, and nothing else."""
         size = path.stat().st_size
         try:
-            said = self._ask({"inspect": str(path), "assume": assume_charset}, size)
+            found = self._ask({"inspect": str(path), "assume": assume_charset}, size)
         except _Died as died:
             return unread(path, str(died))
-        if "error" in said:
-            raise OSError(said["error"], "the file cannot be read")
-        return Inspected(**{**said, "patient": Patient(**said["patient"])})
+        if "error" in found:
+            raise OSError(found["error"], "the file cannot be read")
+        return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def same_image(self, one: Path, other: Path) -> bool | None:
         """Whether two files decode to the same samples; None when one does not decode within the limits."""
@@ -81,8 +82,8 @@ class Inspector:
             self.close()
             limit = f"more than {self._limits.memory_mib} MiB (inspection.memory_mib)"
             raise _Died(f"the process that read it died; it may have needed {limit}")
-        said: dict[str, Any] = json.loads(answer)
-        return said
+        found: dict[str, Any] = json.loads(answer)
+        return found
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:  # killed between two objects
@@ -91,8 +92,9 @@ class Inspector:
             command = [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()]
             # Its errors would quote what is in the object.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                env=without_secrets(),
+            )  # fmt: skip
             if not _line(self._process, _START_SECONDS):  # no fault of any object
                 self.close()
                 raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")

@@ -57,12 +57,12 @@ class _Scan:
             group, element = self._tag.unpack_from(head)
             tag = group << 16 | element
             if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
-                self._mark(tag, self._long.unpack_from(head, 4)[0])
+                self._delimiter(tag, self._long.unpack_from(head, 4)[0])
             elif (tag in _PIXEL_DATA and len(self.open) == 1) or not self._element(tag, head):
                 return
             self._close(self.file.tell())
 
-    def _mark(self, tag: int, length: int) -> None:
+    def _delimiter(self, tag: int, length: int) -> None:
         """An item begins, or an item or a sequence of undefined length ends."""
         if tag != _ITEM:
             if len(self.open) > 1:

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,26 +54,6 @@ class Spool:
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count()
 
-    def store(
-        self,
-        arrival: Arrival,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        chunks: Iterable[bytes | bytearray | memoryview],
-    ) -> str:
-        """Write one data set, in pieces, and return its spool name when it is durable.
-
-        The file is ``incoming/<spool name>.dcm``. Raises SpoolFull or SpoolError; then nothing is left.
-        """
-        incoming = self.open(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-        try:
-            for chunk in chunks:
-                incoming.write(chunk)
-            return incoming.commit()
-        finally:
-            incoming.abandon()
-
     def open(
         self, arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     ) -> IncomingObject:
@@ -105,10 +85,6 @@ class Spool:
     def put_back(self, path: Path) -> Path:
         """Move a stored file back to ``incoming``, to be indexed again. Raises SpoolError."""
         return _move(path, self._incoming)
-
-    def read_arrival(self, path: Path) -> Arrival:
-        """How this object came, from its header. Raises SpoolError."""
-        return header.read_arrival(path)
 
     def settle(self, path: Path, place: Path) -> None:
         """Move an indexed file to its place, or delete it if the place is another file with the same bytes.

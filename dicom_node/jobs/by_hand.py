@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import JOB_QUEUED
-from dicom_node.jobs.queue import cancel, put_first
+from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store.tables import Job, Study
-from dicom_node.store.transitions import FOR_UPDATE, move_job, settle_study, utc_now
-
-__all__ = ["cancel", "put_first", "retry"]
+from dicom_node.store.transitions import FOR_UPDATE, move_job, record, settle_study, utc_now
 
 
 def retry(session: Session, job_id: int) -> None:
     """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
-    job = session.get(Job, job_id, with_for_update=True)
-    if job is None:
-        raise NotFound(f"no job has the number {job_id}")
+    job = _locked(session, job_id)
     if job.state is JobState.RUNNING or JobState.QUEUED not in JOB[job.state]:
         raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
     study = session.get_one(Study, job.study_id, with_for_update=FOR_UPDATE)
@@ -33,3 +30,35 @@ def retry(session: Session, job_id: int) -> None:
         cancel_requested=False, finished_at=None, lease_until=None,
     )  # fmt: skip
     settle_study(session, job.study_id)
+
+
+def cancel(session: Session, job_id: int) -> None:
+    """Cancel what waits; ask what runs to stop. Raises NotFound, NotAllowedNow."""
+    job = _locked(session, job_id)
+    reason = "cancelled by a person"
+    if job.state is JobState.RUNNING:
+        job.cancel_requested, job.reason = True, reason
+        session.flush()
+        return
+    if job.state not in (JobState.QUEUED, JobState.HELD):
+        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
+    move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+    settle_study(session, job.study_id)
+
+
+def put_first(session: Session, job_id: int) -> None:
+    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
+    job = _locked(session, job_id)
+    if job.state is not JobState.QUEUED:
+        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that is queued can be put first")
+    now = utc_now()
+    job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
+    session.flush()
+    record(session, JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
+
+
+def _locked(session: Session, job_id: int) -> Job:
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise NotFound(f"no job has the number {job_id}")
+    return job

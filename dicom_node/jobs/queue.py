@@ -1,4 +1,4 @@
-"""The queue: a small protocol, and its lease table in the node's own database.
+"""The queue: a lease table in the node's own database.
 
 Delivery is at least once: a worker that dies loses its lease and another takes the job over. So a job's
 effects are idempotent (derived UIDs) and its end is fenced by the number of its attempt.
@@ -9,26 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.orm import Session
 
+from dicom_node import events
 from dicom_node.config.settings import WorkerSettings
-from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
-from dicom_node.events import (
-    JOB_CANCELLED,
-    JOB_FAILED,
-    JOB_FIRST,
-    JOB_HANDED_BACK,
-    JOB_HELD,
-    JOB_NOT_APPLICABLE,
-    JOB_QUEUED,
-    JOB_RETRIED,
-    JOB_STARTED,
-    JOB_SUCCEEDED,
-    JOB_TAKEN_OVER,
-    EventType,
-)
+from dicom_node.errors import JobCancelled, LeaseLost
+from dicom_node.events import EventType
 from dicom_node.jobs import lease as owners
 from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
@@ -40,10 +28,10 @@ from dicom_node.store.transitions import move_job, record, settle_study, utc_now
 
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
 _ENDS: Mapping[JobState, EventType] = {
-    JobState.SUCCEEDED: JOB_SUCCEEDED,
-    JobState.NOT_APPLICABLE: JOB_NOT_APPLICABLE,
-    JobState.FAILED: JOB_FAILED,
-    JobState.CANCELLED: JOB_CANCELLED,
+    JobState.SUCCEEDED: events.JOB_SUCCEEDED,
+    JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
+    JobState.FAILED: events.JOB_FAILED,
+    JobState.CANCELLED: events.JOB_CANCELLED,
 }
 
 
@@ -74,55 +62,15 @@ class ClaimedJob:
     cost_seconds: float = 1.0
 
 
-class JobQueue(Protocol):
-    """What the node asks of a queue; the contract tests hold for every implementation.
-
-    Functions with a ``session`` act in the caller's transaction, the others in one of their own.
-    """
-
-    def enqueue(self, session: Session, job: Job) -> None:
-        """Add a job; it exists when the caller's transaction commits."""
-
-    def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
-        """Take the job whose turn it is, STAT before others; None when there is none.
-
-        ``passing`` a job that this owner is at: only what is more urgent, or much shorter.
-        """
-
-    def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
-        """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
-
-    def accept(self, job: ClaimedJob) -> None:
-        """Write down that the pipeline takes the study. Raises LeaseLost, JobCancelled."""
-
-    def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
-        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
-
-    def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
-        """Put it back, to be tried again. Raises LeaseLost."""
-
-    def hand_back(self, job: ClaimedJob) -> None:
-        """Put it back for others at once; this try does not count. Raises LeaseLost."""
-
-    def fail(self, job: ClaimedJob, reason: str) -> None:
-        """End it as failed. Raises LeaseLost."""
-
-    def cancel(self, job_id: int) -> None:
-        """A person wants it stopped: at once while it waits, else at its next heartbeat."""
-
-    def reap(self) -> int:
-        """Take back the jobs of workers that are gone; returns how many."""
-
-
 def enqueue(session: Session, job: Job) -> None:
-    """Add a job to the lease table, with its turn and its event."""
+    """Add a job with its turn and its event; it exists when the caller's transaction commits."""
     job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
     session.add(job)
     session.flush()
     held = job.state is JobState.HELD
     record(
         session,
-        JOB_HELD if held else JOB_QUEUED,
+        events.JOB_HELD if held else events.JOB_QUEUED,
         job.study_id,
         job=job.id,
         rule=job.rule,
@@ -133,7 +81,10 @@ def enqueue(session: Session, job: Job) -> None:
 
 
 class LeaseQueue:
-    """The queue in the node's database: state, lease and fence are columns of the job table."""
+    """The queue in the node's database: state, lease and fence are columns of the job table.
+
+    Functions with a ``session`` act in the caller's transaction, the others in one of their own.
+    """
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
         self._database = database
@@ -141,10 +92,11 @@ class LeaseQueue:
         self._attempts = workers.attempts
         self._retry_seconds = workers.retry_seconds
 
-    def enqueue(self, session: Session, job: Job) -> None:
-        enqueue(session, job)
-
     def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
+        """Take the job whose turn it is, STAT before others; None when there is none.
+
+        ``passing`` a job that this owner is at: only what is more urgent, or much shorter.
+        """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             work = table.work(session, now)
@@ -161,7 +113,7 @@ class LeaseQueue:
                 session,
                 job,
                 JobState.RUNNING,
-                JOB_STARTED,
+                events.JOB_STARTED,
                 attempts=job.attempts + 1,
                 tries=before + 1,
                 lease_owner=owner,
@@ -174,52 +126,55 @@ class LeaseQueue:
             return _claimed(job, gives_up=before >= self._attempts)
 
     def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
+        """Renew the lease. Raises LeaseLost, or JobCancelled when a person wants it stopped."""
         until = utc_now() + self._lease
         with self._database.write() as session:
             cancelled = table.beat(
                 session, job.id, job.owner, job.attempt, until=until, share=share, doing=doing
             )
         if cancelled is None:
-            raise LeaseLost(f"job {job.id} is another worker's now")
+            raise _lost(job)
         if cancelled:
-            raise JobCancelled(f"job {job.id} is to be stopped")
+            raise _stopped(job)
 
     def accept(self, job: ClaimedJob) -> None:
+        """Write down that the pipeline takes the study. Raises LeaseLost, JobCancelled."""
         with self._database.write() as session:
             row = self._held(session, job)
             if row.cancel_requested:
-                raise JobCancelled(f"job {job.id} is to be stopped")
+                raise _stopped(job)
             row.accepted = True
 
     def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
+        """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled for a success."""
         row = self._held(session, job)
         if row.cancel_requested and state is not JobState.CANCELLED:
-            raise JobCancelled(f"job {job.id} is to be stopped")
+            raise _stopped(job)
         # What a person or a newer revision gave as reason for the cancellation stays.
         reason = row.reason if state is JobState.CANCELLED and row.cancel_requested else reason
         values = {"reason": reason, "finished_at": utc_now(), "lease_until": None, "cancel_requested": False}
         if state is JobState.SUCCEEDED:
             values["share_done"] = 1.0
         if not move_job(session, row, state, _ENDS[state], **values):
-            raise LeaseLost(f"job {job.id} is another worker's now")
+            raise _lost(job)
         return row
 
     def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
-        self._put_back(job, JOB_RETRIED, run_at=when, reason=reason)
+        """Put it back, to be tried again. Raises LeaseLost."""
+        self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
     def hand_back(self, job: ClaimedJob) -> None:
-        self._put_back(job, JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
+        """Put it back for others at once; this try does not count. Raises LeaseLost."""
+        self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
 
     def fail(self, job: ClaimedJob, reason: str) -> None:
+        """End it as failed. Raises LeaseLost."""
         with self._database.write() as session:
             self.complete_if_owner(session, job, JobState.FAILED, reason)
             settle_study(session, job.study_id)
 
-    def cancel(self, job_id: int) -> None:
-        with self._database.write() as session:
-            cancel(session, job_id)
-
     def reap(self) -> int:
+        """Take back the jobs of workers that are gone; returns how many."""
         now = utc_now()
         with self._database.read() as session:
             if not self._lost(session, now):
@@ -241,13 +196,13 @@ class LeaseQueue:
             if row.cancel_requested:
                 self.complete_if_owner(session, job, JobState.CANCELLED)
             elif not move_job(session, row, JobState.QUEUED, event, lease_until=None, **values):
-                raise LeaseLost(f"job {job.id} is another worker's now")
+                raise _lost(job)
             settle_study(session, job.study_id)
 
     def _held(self, session: Session, job: ClaimedJob) -> Job:
         row = table.held(session, job.id, job.owner, job.attempt)
         if row is None:
-            raise LeaseLost(f"job {job.id} is another worker's now")
+            raise _lost(job)
         return row
 
     def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
@@ -262,13 +217,15 @@ class LeaseQueue:
         lost = self._lost(session, now, lock=True)
         for job in lost:
             if job.cancel_requested:
-                move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, finished_at=now, lease_until=None)
+                move_job(
+                    session, job, JobState.CANCELLED, events.JOB_CANCELLED, finished_at=now, lease_until=None
+                )
             elif job.tries > self._attempts:
                 reason = f"{job.tries} workers were lost with this job"
-                move_job(session, job, JobState.FAILED, JOB_FAILED, reason=reason, finished_at=now)
+                move_job(session, job, JobState.FAILED, events.JOB_FAILED, reason=reason, finished_at=now)
             else:
                 values = {"reason": "its worker was lost", "lease_until": None, "tries": self._counted(job)}
-                move_job(session, job, JobState.QUEUED, JOB_TAKEN_OVER, **values)
+                move_job(session, job, JobState.QUEUED, events.JOB_TAKEN_OVER, **values)
             settle_study(session, job.study_id)
         return len(lost)
 
@@ -281,52 +238,23 @@ class LeaseQueue:
         return job.tries - 1 if blameless and job.attempts < _LOSSES * self._attempts else job.tries
 
 
-def cancel(session: Session, job_id: int) -> None:
-    """Cancel what waits; ask what runs to stop. Raises NotFound, NotAllowedNow."""
-    job = session.get(Job, job_id, with_for_update=True)
-    if job is None:
-        raise NotFound(f"no job has the number {job_id}")
-    reason = "cancelled by a person"
-    if job.state is JobState.RUNNING:
-        job.cancel_requested, job.reason = True, reason
-        session.flush()
-        return
-    if job.state not in (JobState.QUEUED, JobState.HELD):
-        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
-    move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
-    settle_study(session, job.study_id)
-
-
-def put_first(session: Session, job_id: int) -> None:
-    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
-    job = session.get(Job, job_id, with_for_update=True)
-    if job is None:
-        raise NotFound(f"no job has the number {job_id}")
-    if job.state is not JobState.QUEUED:
-        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that is queued can be put first")
-    now = utc_now()
-    job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
-    session.flush()
-    record(session, JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
-
-
 def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:
+    same = ("id", "tries", "study_id", "study_revision", "rule", "pipeline", "accepted", "reason")
+    more = ("analysed_at", "priority", "cost_seconds")
     return ClaimedJob(
-        id=job.id,
+        **{name: getattr(job, name) for name in (*same, *more)},
         owner=job.lease_owner,
         attempt=job.attempts,
-        tries=job.tries,
-        study_id=job.study_id,
-        study_revision=job.study_revision,
-        rule=job.rule,
-        pipeline=job.pipeline,
         options=dict(job.options),
         destinations=tuple(job.destinations),
         source_uids=tuple(job.source_uids),
         gives_up=gives_up,
-        accepted=job.accepted,
-        reason=job.reason,
-        analysed_at=job.analysed_at,
-        priority=job.priority,
-        cost_seconds=job.cost_seconds,
     )
+
+
+def _lost(job: ClaimedJob) -> LeaseLost:
+    return LeaseLost(f"job {job.id} is another worker's now")
+
+
+def _stopped(job: ClaimedJob) -> JobCancelled:
+    return JobCancelled(f"job {job.id} is to be stopped")

@@ -35,7 +35,7 @@ def senders(session: Session, uids: Collection[str]) -> dict[str, tuple[int, str
     return {uid: (number, calling_ae) for uid, number, calling_ae in rows}
 
 
-def mark(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
+def mark_counted(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
     """Note that these images are counted for a card; returns those that were not yet.
 
     Of two transactions with the same image the second waits for the first, and does not get it returned.

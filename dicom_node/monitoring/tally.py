@@ -53,7 +53,9 @@ class Tally:
         for model in sorted(self.seen, key=lambda model: model.card_sha256):
             seen = self.seen[model]
             rows = counts.senders(session, seen)
-            new = counts.mark(session, model.card_sha256, {number for number, _ in rows.values()}, day)
+            new = counts.mark_counted(
+                session, model.card_sha256, {number for number, _ in rows.values()}, day
+            )
             images: Counter[tuple[str, Counted]] = Counter()
             scores: Counter[tuple[str, str, int]] = Counter()
             for uid, (number, calling_ae) in rows.items():

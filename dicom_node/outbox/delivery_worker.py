@@ -12,7 +12,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -82,11 +83,8 @@ class DeliveryWorker:
 
     def _start_afresh(self) -> None:
         """Make waiting deliveries due: peers that were away before the restart may be back."""
-        try:
-            with self._database.write() as session:
-                deliveries.hurry(session, utc_now())
-        except SQLAlchemyError as error:
-            _LOGGER.error("the outbox cannot be read (%s)", type(error).__name__)
+        with _logged("the outbox cannot be read"), self._database.write() as session:
+            deliveries.hurry(session, utc_now())
 
     def _finish(self) -> None:
         """Wait for what is being sent, cut off what takes too long, hand back what is still held then."""
@@ -94,11 +92,8 @@ class DeliveryWorker:
         for route in self._routes.values():
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)
-        try:
-            with self._database.write() as session:
-                deliveries.hand_back(session, self._owner)
-        except SQLAlchemyError as error:
-            _LOGGER.error("deliveries are handed back when their leases end (%s)", type(error).__name__)
+        with _logged("deliveries are handed back when their leases end"), self._database.write() as session:
+            deliveries.hand_back(session, self._owner)
 
     def _dispatch(self, stop: threading.Event) -> None:
         with self._database.read() as session:
@@ -126,17 +121,24 @@ class DeliveryWorker:
         return False
 
     def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
-        try:
+        with _logged(f"delivery to {destination} stopped, tried again"):
             while self._work(destination) and not stop.is_set():
                 pass
-        except SQLAlchemyError as error:
-            _LOGGER.error("delivery to %s stopped (%s), tried again", destination, type(error).__name__)
 
     def _work(self, destination: str) -> int:
         route = self._routes.get(destination)
         if route is None:
             return give_up_all(self._database, self._settings, destination)
         return route.run_once()
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """A database that is away is logged, without its text; the work goes on later."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        _LOGGER.error("%s (%s)", what, type(error).__name__)
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:

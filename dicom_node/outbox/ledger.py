@@ -12,18 +12,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from dicom_node import events
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
-from dicom_node.events import (
-    DELIVERY_CONFIRMED,
-    DELIVERY_DEAD,
-    DELIVERY_IN_DOUBT,
-    DELIVERY_NARROWED,
-    DELIVERY_RETRIED,
-    DELIVERY_SENT,
-    DELIVERY_WARNED,
-    EventType,
-)
+from dicom_node.events import EventType
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
@@ -64,10 +56,10 @@ class Ledger:
         will ever see: those are given up instead, for a person to look.
         """
         if takes_others:
-            self._move(delivery, _S.CANCELLED, DELIVERY_NARROWED, reason=report.text, **_DONE)
+            self._move(delivery, _S.CANCELLED, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
         else:
             text = f"{report.text}: it takes none of the results"
-            self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=text, **_DONE)
+            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=text, **_DONE)
 
     def withdraw(self, delivery: Delivery) -> None:
         """A conflict came while it waited: nothing of a quarantined study leaves."""
@@ -75,16 +67,24 @@ class Ledger:
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """What no retry can cure."""
-        self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=reason, **_DONE)
+        self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=reason, **_DONE)
 
     def sender_lost(self, delivery: Delivery) -> None:
         """A process died while it sent: it is unknown whether the object arrived."""
         reason = "the sending process was lost"
         if self._peer.confirm == "none":
-            self._move(delivery, _S.PENDING, DELIVERY_RETRIED, reason=reason, next_at=self._now, **_DONE)
+            self._move(
+                delivery, _S.PENDING, events.DELIVERY_RETRIED, reason=reason, next_at=self._now, **_DONE
+            )
         else:
             self._move(
-                delivery, _S.UNCONFIRMED, DELIVERY_IN_DOUBT, reason=reason, sent_at=None, queries=0, **_DONE
+                delivery,
+                _S.UNCONFIRMED,
+                events.DELIVERY_IN_DOUBT,
+                reason=reason,
+                sent_at=None,
+                queries=0,
+                **_DONE,
             )
 
     def asked(self, delivery: Delivery, answer: Confirmation) -> None:
@@ -92,7 +92,7 @@ class Ledger:
         if answer.presence is Presence.FOUND:
             self._confirmed(delivery, reason="", queries=delivery.queries + 1)
         elif answer.presence is Presence.DIFFERENT:
-            self._move(delivery, _S.DEAD, DELIVERY_DEAD, reason=answer.text, **_DONE)
+            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=answer.text, **_DONE)
         elif delivery.sent_at is None:
             self._doubtful_missing(delivery, answer)
         elif answer.presence is Presence.NOT_FOUND and self._confirmation_is_overdue(delivery):
@@ -102,9 +102,9 @@ class Ledger:
 
     def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
         event = {
-            SendStatus.STORED: DELIVERY_SENT,
-            SendStatus.WARNED: DELIVERY_WARNED,
-            SendStatus.VERIFY: DELIVERY_IN_DOUBT,
+            SendStatus.STORED: events.DELIVERY_SENT,
+            SendStatus.WARNED: events.DELIVERY_WARNED,
+            SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
         }[report.status]
         self._move(
             delivery,
@@ -123,7 +123,7 @@ class Ledger:
         self._move(
             delivery,
             _S.CONFIRMED,
-            DELIVERY_CONFIRMED,
+            events.DELIVERY_CONFIRMED,
             reason=reason,
             confirmed_at=self._now,
             sent_at=delivery.sent_at or self._now,
@@ -136,7 +136,7 @@ class Ledger:
         self._move(
             delivery,
             _S.PENDING,
-            DELIVERY_RETRIED,
+            events.DELIVERY_RETRIED,
             status=status,
             reason=reason,
             next_at=self._now + wait,
@@ -148,7 +148,7 @@ class Ledger:
         delivery.refusals += 1
         self._session.flush()
         if delivery.refusals >= self._settings.refusals:
-            self._move(delivery, _S.DEAD, DELIVERY_DEAD, status=status, reason=reason, **_DONE)
+            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, status=status, reason=reason, **_DONE)
         else:
             self._again(delivery, status, reason)
 
@@ -158,7 +158,9 @@ class Ledger:
         if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
             self._ask_again(delivery, answer)
         else:
-            self._move(delivery, _S.PENDING, DELIVERY_RETRIED, reason=answer.text, next_at=self._now, **_DONE)
+            self._move(
+                delivery, _S.PENDING, events.DELIVERY_RETRIED, reason=answer.text, next_at=self._now, **_DONE
+            )
 
     def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
         delivery.queries += 1

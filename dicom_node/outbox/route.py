@@ -47,6 +47,7 @@ class _Held:
     attempts: int
     study: int
     bytes: int
+    pseudonym_domain: str
     object: Outgoing
 
 
@@ -144,11 +145,13 @@ class Route:
             path=path,
             sha256=result.sha256,
         )
-        return _Held(delivery.id, delivery.attempts, result.study_id, result.bytes, outgoing)
+        return _Held(
+            delivery.id, delivery.attempts, result.study_id, result.bytes, result.pseudonym_domain, outgoing
+        )
 
     def _send(self, destination: Destination, batch: Sequence[_Held]) -> list[_Held]:
         """Send; returns those that the destination acknowledged and has not shown yet."""
-        faults = {held.delivery: last_check.fault(held.object, self.peer) for held in batch}
+        faults = {held.delivery: self._fault(held) for held in batch}
         whole = [held for held in batch if not faults[held.delivery]]
         reports = dict(zip(whole, _sent(destination, [held.object for held in whole]), strict=True))
         now = utc_now()
@@ -174,6 +177,12 @@ class Route:
             for held in whole
             if held.delivery in rows and rows[held.delivery].state is DeliveryState.UNCONFIRMED
         ]
+
+    def _fault(self, held: _Held) -> str:
+        """Why this must not go to the peer: what the bytes say, and whose pseudonyms they bear."""
+        if held.pseudonym_domain != (self.peer.pseudonym_domain or ""):
+            return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
+        return last_check.fault(held.object, self.peer)
 
     def _narrow(
         self, session: Session, ledger: Ledger, narrowed: dict[_Held, SendReport], rows: dict[int, Delivery]

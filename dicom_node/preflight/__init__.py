@@ -7,20 +7,26 @@ node from working is a ``ConfigProblem``; what may pass (a PACS that is switched
 from __future__ import annotations
 
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydicom.charset import python_encoding
+from sqlalchemy.engine.url import make_url
+from sqlalchemy.exc import ArgumentError
 
 from dicom_node.config.loading import examine
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.config.toml_files import TomlFiles
+from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
-from dicom_node.preflight.found import Found, Passed, Problem
+from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule
 from dicom_node.scu import open_destination
@@ -34,7 +40,7 @@ class Checked:
 
     settings: Settings | None
     files: TomlFiles
-    tried: Sequence[Passed]
+    tried: Sequence[Tried]
 
     @property
     def problems(self) -> Sequence[ConfigProblem]:
@@ -47,7 +53,7 @@ def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, role))
+    return _collect(settings, read, _everything(settings, read, role))
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
@@ -56,31 +62,55 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     if settings is None:
         return Checked(None, read, ())
     further = (probe_machine(settings, role), _ask_peers(settings))
-    return _collect(settings, read, chain(_everything(settings, role), *further))
+    return _collect(settings, read, chain(_everything(settings, read, role), *further))
 
 
-def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | Passed]) -> Checked:
-    tried: list[Passed] = []
+def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | Tried]) -> Checked:
+    tried: list[Tried] = []
     for found in all_found:
-        if isinstance(found, Passed):
+        if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
     return Checked(settings, read, tried)
 
 
-def _everything(settings: Settings, role: Role) -> Found:
+def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_machine(settings, role)
+    yield from _check_secrets(settings, read)
     runs_models = role.works and settings.workers.processes > 0
     for rule in settings.rules:
         yield from check_rule(rule, settings, runs_models=runs_models)
     if runs_models:
         yield from check_models(settings)
     else:
-        yield Passed("models", True, "this machine runs none")
+        yield Tried("models", True, "this machine runs none")
     yield from _check_senders(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
+
+
+def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
+    """Files that every user of this machine may read, and that hold a password or a private key."""
+    places: dict[str, Place] = {}
+    with suppress(ArgumentError, ValueError):  # told by check_machine
+        if make_url(settings.database_url).password:
+            places["node.database_url"] = ("node", "database_url")
+    for peer in settings.peers:
+        if peer.password.get_secret_value():
+            table = read.place_of("peers", peer.name)
+            word = "password" if read.at((*table, "password")) else "url"
+            places[f"peer {peer.name}"] = (*table, word)
+    for subject, place in places.items():
+        for file in read.files_of(place):
+            if _is_open(file):
+                yield Tried(subject, False, f"its password stands in {file}, which every user may read")
+    if settings.listener.tls and _is_open(key := settings.listener.tls.private_key):
+        yield Tried("TLS", False, f"every user may read the private key: chmod 600 {key}")
+
+
+def _is_open(file: Path) -> bool:
+    return file.exists() and bool(file.stat().st_mode & stat.S_IROTH)
 
 
 def _check_senders(settings: Settings) -> Found:
@@ -88,21 +118,33 @@ def _check_senders(settings: Settings) -> Found:
         not any("send" in peer.may for peer in settings.peers)
         and settings.listener.unknown_callers == "refuse"
     ):
-        yield Passed("peers", False, "none may send to this node: add [[peers]], one for each modality")
+        yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
     if not settings.rules:
-        yield Passed("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
+        yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
 
 
 def _check_peer(peer: PeerSettings) -> Found:
+    if peer.transport != "dimse" and _goes_by_proxy(peer.url):
+        text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
+        yield Tried(f"peer {peer.name}", False, text)
     if peer.username and peer.url.startswith("http://"):
         text = "user name and password go over the network unencrypted (http): use https"
-        yield Passed(f"peer {peer.name}", False, text)
+        yield Tried(f"peer {peer.name}", False, text)
+    if peer.pseudonym_domain and not peer.deidentify:
+        remedy = "without deidentify = true there are no pseudonyms: add it, or leave this out"
+        yield f"peers.{peer.name}.pseudonym_domain", repr(peer.pseudonym_domain), remedy
     if peer.assume_charset and peer.assume_charset not in python_encoding:
         remedy = f"is no defined term of PS3.3 C.12.1.1.2; {did_you_mean(peer.assume_charset, _CHARSETS)}"
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
 
 
-def _ask_peers(settings: Settings) -> Iterator[Passed]:
+def _goes_by_proxy(url: str) -> bool:
+    parts = urlsplit(url)
+    named = {parts.scheme, "all"} & getproxies().keys()
+    return bool(named) and not proxy_bypass(parts.hostname or "")
+
+
+def _ask_peers(settings: Settings) -> Iterator[Tried]:
     """Whether their machines are known here, and those that may receive answer now."""
     for peer in settings.peers:
         try:
@@ -110,8 +152,8 @@ def _ask_peers(settings: Settings) -> Iterator[Passed]:
                 socket.getaddrinfo(peer.host, None)
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
         except (socket.gaierror, UnicodeError):
-            yield Passed(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
+            yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there
-            yield Passed(f"peer {peer.name}", False, "not asked: the certificates cannot be used")
+            yield Tried(f"peer {peer.name}", False, "not asked: the certificates cannot be used")
         else:
-            yield from (Passed(f"peer {peer.name}", line.ok, f"{line.name}: {line.text}") for line in lines)
+            yield from (Tried(f"peer {peer.name}", line.ok, f"{line.name}: {line.text}") for line in lines)

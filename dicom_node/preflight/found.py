@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class Tried:
     """Something that was tried; not ``ok`` is a warning."""
 
     subject: str
@@ -17,4 +17,4 @@ class Passed:
 
 Problem = tuple[str, str, str]
 """Key, value, remedy: something that keeps the node from working."""
-Found = Iterator[Problem | Passed]
+Found = Iterator[Problem | Tried]

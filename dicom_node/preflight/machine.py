@@ -21,7 +21,7 @@ from dicom_node.config.settings import Settings, TlsSettings
 from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
-from dicom_node.preflight.found import Found, Passed, Problem
+from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
@@ -32,6 +32,10 @@ NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "afs", "gfs2", "ocfs2"}
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs"}
 )
+
+
+_HERE = (None, "", "localhost", "127.0.0.1", "::1")
+_ENCRYPTED = ("require", "verify-ca", "verify-full")  # of libpq, whose default takes what the server offers
 
 
 def network_file_system(folder: Path) -> str:
@@ -57,6 +61,7 @@ def check_machine(settings: Settings, role: Role) -> Found:
     """What a machine of this role needs."""
     yield from _check_data_dir(settings)
     yield from _check_site_key(settings)
+    yield from _check_pseudonyms(settings)
     yield from _check_database_url(settings)
     if role.receives:
         yield from _check_listener(settings)
@@ -91,7 +96,7 @@ def _check_data_dir(settings: Settings) -> Found:
     free = shutil.disk_usage(existing).free // 2**20
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
-    yield Passed("data folder", enough, f"{folder}, {free} MiB free{note}")
+    yield Tried("data folder", enough, f"{folder}, {free} MiB free{note}")
 
 
 def _no_folder_can_be_made_in(existing: Path) -> str:
@@ -108,14 +113,30 @@ def _check_site_key(settings: Settings) -> Found:
     if not any(peer.deidentify for peer in settings.peers):
         return
     if not path.exists():
-        yield Passed("site key", True, f"{path}: will be made at the first start; back it up then")
+        yield Tried("site key", True, f"{path}: will be made at the first start; back it up then")
         return
     try:
         sitekey.load_or_create(settings.node.data_dir)
     except ConfigurationError as error:
         yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
         return
-    yield Passed("site key", True, f"{path}: back it up")
+    yield Tried("site key", True, f"{path}: back it up")
+
+
+def _check_pseudonyms(settings: Settings) -> Found:
+    """Who can put together what is known of a patient: peers that get the same pseudonyms."""
+    shared: dict[str | None, list[str]] = {}
+    for peer in settings.peers:
+        if peer.deidentify:
+            shared.setdefault(peer.pseudonym_domain, []).append(peer.name)
+    for domain, names in shared.items():
+        of = f"domain {domain}" if domain else "no domain"
+        if len(names) == 1:
+            yield Tried("pseudonyms", True, f"{of}: {names[0]}")
+        else:
+            linked = f"{of}: {', '.join(names)} get the same, so who has two of them can link patients"
+            remedy = "" if domain else "; give each a pseudonym_domain, or all the same if that is wanted"
+            yield Tried("pseudonyms", domain is not None, linked + remedy)
 
 
 def _check_database_url(settings: Settings) -> Found:
@@ -124,6 +145,9 @@ def _check_database_url(settings: Settings) -> Found:
         url = make_url(settings.database_url)
         if url.get_backend_name() != "sqlite":
             Database(settings.database_url).dispose()
+            if url.host not in _HERE and url.query.get("sslmode") not in _ENCRYPTED:
+                remedy = "add ?sslmode=verify-full to node.database_url"
+                yield Tried("database", False, f"patients' data may go to it unencrypted: {remedy}")
     except (ArgumentError, ValueError):
         remedy = "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME"
         yield "node.database_url", shown, remedy
@@ -139,19 +163,19 @@ def _probe_database(settings: Settings) -> Found:
             made = f"{shown}: will be made at the next start"
             lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
             remedy = "objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
-            yield Passed("database", not lost, f"{made}; {remedy}" if lost else made)
+            yield Tried("database", not lost, f"{made}; {remedy}" if lost else made)
             return
         database = Database(settings.database_url)
     except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
         return  # reported by _check_database_url
     try:
         migrate.check(database)
-        yield Passed("database", True, f"{shown}: reachable, schema is up to date")
+        yield Tried("database", True, f"{shown}: reachable, schema is up to date")
         yield from _compare_spool(database, settings)
     except DatabaseNotReady as error:
         outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
         if database.is_sqlite and outdated:
-            yield Passed("database", True, f"{shown}: will be brought up to date at the next start")
+            yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
@@ -165,7 +189,7 @@ def _compare_spool(database: Database, settings: Settings) -> Found:
     data_dir = settings.node.data_dir
     if (data_dir / "spool").is_dir():
         difference = str(compare(database, Spool(data_dir / "spool", 0), data_dir))
-        yield Passed("spool", not difference, difference or "all objects are known to the database")
+        yield Tried("spool", not difference, difference or "all objects are known to the database")
 
 
 def _check_listener(settings: Settings) -> Found:
@@ -187,7 +211,7 @@ def _probe_port(settings: Settings) -> Found:
         return  # reported by _check_listener
     shown = f"{listener.host}:{listener.port}"
     if _listens(settings):
-        yield Passed("listener", True, f"{shown}: this node runs there already")
+        yield Tried("listener", True, f"{shown}: this node runs there already")
         return
     with socket.socket(address[0], socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,7 +225,7 @@ def _probe_port(settings: Settings) -> Found:
             remedy = f"cannot be listened on ({error.strerror}): stop what uses it, or choose another"
             yield "listener.port", shown, remedy
             return
-    yield Passed("listener", True, f"{shown} is free")
+    yield Tried("listener", True, f"{shown} is free")
 
 
 def _listens(settings: Settings) -> bool:
@@ -226,9 +250,7 @@ def _check_tls(settings: Settings) -> Found:
     if tls is None:
         for peer in settings.peers:
             if peer.tls:
-                yield Passed(
-                    f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown"
-                )
+                yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
         return
     faults = [fault for key, path, what in _tls_files(tls) if (fault := _file_fault(key, path, what))]
     yield from faults
@@ -255,7 +277,7 @@ def _check_certificates(tls: TlsSettings) -> Found:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(tls.certificate, tls.private_key)
-        yield Passed("TLS", True, "certificate and private key belong together")
+        yield Tried("TLS", True, "certificate and private key belong together")
     except (ssl.SSLError, OSError):
         remedy = "is no PEM certificate, or the private key is not its own"
         yield "listener.tls.certificate", str(tls.certificate), remedy

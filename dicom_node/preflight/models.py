@@ -8,13 +8,14 @@ from typing import Any
 from ai_pipeline import extras
 from ai_pipeline.burnin.devices.rules import from_environment, read_rules
 from ai_pipeline.contract import ChecksOptions
-from ai_pipeline.errors import CardError, DeviceRuleError, PluginError, first_line
+from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError, first_line
+from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.patterns import matches
 from dicom_node.config.settings import RuleSettings, Settings
-from dicom_node.preflight.found import Found, Passed
+from dicom_node.preflight.found import Found, Tried
 
 
 def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> Found:
@@ -26,7 +27,7 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
         return
     if extras.missing():
         if not runs_models:
-            yield Passed(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
+            yield Tried(f"rule {rule.name}", True, "options are not checked: this machine runs no models")
         return
     try:
         pipeline: Any = pipeline_class(rule.pipeline)
@@ -34,7 +35,7 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
         if runs_models:
             yield f"{key}.pipeline", repr(rule.pipeline), str(error)
         else:
-            yield Passed(f"rule {rule.name}", False, f"not needed on this machine, but: {error}")
+            yield Tried(f"rule {rule.name}", False, f"not needed on this machine, but: {error}")
         return
     for option, value in rule.options.items():
         if option not in pipeline.options:
@@ -99,8 +100,22 @@ def check_models(settings: Settings) -> Found:
         further = ", or set 0 on a machine that runs no models"
         yield "workers.processes", str(settings.workers.processes), f"{remedy}{further}"
         return
+    yield from _check_decoder()
     yield from _check_cards(settings)
     yield from _check_device_rules(settings)
+
+
+def _check_decoder() -> Found:
+    decoder = Decoder()
+    try:
+        lacking = decoder.lacks()
+    except NoDecoder as error:
+        yield "decoder", "", str(error)
+    else:
+        text = f"this machine cannot take from it {lacking} (docs/design.md, Decoding)"
+        yield Tried("decoder", not lacking, text if lacking else "its process can do nothing but decode")
+    finally:
+        decoder.close()
 
 
 def _check_cards(settings: Settings) -> Found:
@@ -115,7 +130,7 @@ def _check_cards(settings: Settings) -> Found:
         except CardError as error:
             yield f"model {card.id}", "", str(error)
         else:
-            yield Passed(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
+            yield Tried(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
     for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
         try:
             create(name, models_dir=settings.workers.models_dir).models()
@@ -138,4 +153,4 @@ def _check_device_rules(settings: Settings) -> Found:
         return
     files = len(list(own.glob("*.toml"))) if own else 0
     text = f"{len(rules)} in all" + (f", {files} files of yours in {own}" if own else "")
-    yield Passed("device rules", own is None or files > 0, text)
+    yield Tried("device rules", own is None or files > 0, text)

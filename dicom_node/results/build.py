@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
@@ -20,8 +20,8 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.envelope import encode
-from dicom_node.results.common.identity import object_uid, series_uid
 from dicom_node.results.common.located_findings import of_source, reported
+from dicom_node.results.common.planned import Planned
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.gsps.presentation import build_presentation
 from dicom_node.results.sc.captures import (
@@ -51,9 +51,13 @@ def build(
     named += [measurement.source_uid for measurement in result.measurements]
     if not known.issuperset(named):
         raise ResultRefused("the pipeline names an image that is none of this job's sources")
-    plans = [*_report(context, read, result)]
+    make_report = partial(build_report, context, read, result)
+    plans = [
+        Planned(ResultKind.SR, Comprehensive3DSRStorage, read, make_report, _boxed(context, result.findings))
+    ]
     for source in read:
-        plans += _faces(context, source, of_source(source, result.findings), _images(source, result))
+        images = [image for image in result.images if image.source_uid == source.uid]
+        plans += _of_image(context, source, of_source(source, result.findings), images)
     return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
 
 
@@ -65,85 +69,40 @@ def build_failure(
     ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images need not decode.
     """
     read = read_sources(sources)
-    uid = object_uid(context, ResultKind.SR, read, "failure", cause, reason)
-    plans = [
-        _Plan(
-            ResultKind.SR,
-            uid,
-            Comprehensive3DSRStorage,
-            read,
-            lambda: build_failure_report(context, read, reason, cause, uid),
-        )
-    ]
+    make = partial(build_failure_report, context, read, reason, cause)
+    plans = [Planned(ResultKind.SR, Comprehensive3DSRStorage, read, make, ("failure", cause, reason))]
     for source in read:
-        plans.append(_failure_picture(context, source, reason))
+        make = partial(build_failure_picture, context, source, reason)
+        parts = ("failure", reason)
+        plans.append(Planned(ResultKind.SC, SecondaryCaptureImageStorage, [source], make, parts))
     built = [_built(context, plan) for plan in plans if plan.kind in context.kinds]
     return [replace(item, burned_in_boxes=None) for item in built]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Plan:
-    """One object that is to be built; its UID is known before."""
-
-    kind: ResultKind
-    uid: str
-    sop_class_uid: str
-    sources: Sequence[Source]
-    make: Callable[[], Dataset]
-    series_parts: tuple[str, ...] = ()
-
-
-def _report(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> Iterator[_Plan]:
-    uid = object_uid(context, ResultKind.SR, sources, *_boxed(context, result.findings))
-    yield _Plan(
-        ResultKind.SR,
-        uid,
-        Comprehensive3DSRStorage,
-        sources,
-        lambda: build_report(context, sources, result, uid),
-    )
-
-
-def _faces(
+def _of_image(
     context: ResultContext, source: Source, findings: Sequence[Finding], images: Sequence[DerivedImage]
-) -> list[_Plan]:
-    plans = [_presentation(context, source, findings)]
-    cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
-    if reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds:
-        plans.append(_annotated(context, source, findings))
-    for place, finding in enumerate(with_evidence(findings), start=1):
-        plans.append(_heatmap(context, source, finding, place))
-    mask = next((image for image in images if image.kind is ImageKind.MASK), None)
-    plans += [_cleaned(context, source, image, mask) for image in cleaned]
-    plans += [
-        _segmentation(context, source, image)
-        for image in images
-        if image.kind is ImageKind.MASK and ResultKind.SEG in context.kinds and not is_empty(image)
-    ]
-    return plans
-
-
-def _presentation(context: ResultContext, source: Source, findings: Sequence[Finding]) -> _Plan:
-    uid = object_uid(context, ResultKind.GSPS, [source], *_boxed(context, findings))
+) -> Iterator[Planned]:
+    """What is built of one image: presentation state, annotated picture, heat maps, cleaned image, mask."""
+    boxed, capture = _boxed(context, findings), SecondaryCaptureImageStorage
     grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-    return _Plan(
-        ResultKind.GSPS,
-        uid,
-        grey if source.grey else colour,
-        [source],
-        lambda: build_presentation(context, source, findings, uid),
-    )
-
-
-def _annotated(context: ResultContext, source: Source, findings: Sequence[Finding]) -> _Plan:
-    uid = object_uid(context, ResultKind.SC, [source], *_boxed(context, findings))
-    return _Plan(
-        ResultKind.SC,
-        uid,
-        SecondaryCaptureImageStorage,
-        [source],
-        lambda: build_annotated(context, source, findings, uid),
-    )
+    make = partial(build_presentation, context, source, findings)
+    yield Planned(ResultKind.GSPS, grey if source.grey else colour, [source], make, boxed)
+    cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
+    masks = [image for image in images if image.kind is ImageKind.MASK]
+    if reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds:
+        make = partial(build_annotated, context, source, findings)
+        yield Planned(ResultKind.SC, capture, [source], make, boxed)
+    for rank, finding in enumerate(with_evidence(findings), start=1):
+        make = partial(build_heatmap, context, source, finding, rank)
+        yield Planned(ResultKind.HEATMAP, capture, [source], make, (str(rank),))
+    for image in cleaned:
+        make = partial(build_cleaned, context, source, image, masks[0] if masks else None)
+        series = (modality_of(source),)
+        yield Planned(ResultKind.CLEANED, cleaned_class(source, image), [source], make, (), series)
+    for mask in masks:
+        if ResultKind.SEG in context.kinds and not is_empty(mask):
+            make = partial(build_segmentation, context, source, mask)
+            yield Planned(ResultKind.SEG, SegmentationStorage, [source], make)
 
 
 def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -154,72 +113,13 @@ def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ..
     return ("burned-in boxes",) if drawn else ()
 
 
-def _heatmap(context: ResultContext, source: Source, finding: Finding, place: int) -> _Plan:
-    uid = object_uid(context, ResultKind.HEATMAP, [source], str(place))
-    return _Plan(
-        ResultKind.HEATMAP,
-        uid,
-        SecondaryCaptureImageStorage,
-        [source],
-        lambda: build_heatmap(context, source, finding, uid, place),
-    )
-
-
-def _cleaned(context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None) -> _Plan:
-    uid = object_uid(context, ResultKind.CLEANED, [source])
-    return _Plan(
-        ResultKind.CLEANED,
-        uid,
-        cleaned_class(source, image),
-        [source],
-        lambda: build_cleaned(context, source, image, mask, uid),
-        (modality_of(source),),
-    )
-
-
-def _segmentation(context: ResultContext, source: Source, image: DerivedImage) -> _Plan:
-    uid = object_uid(context, ResultKind.SEG, [source])
-    return _Plan(
-        ResultKind.SEG,
-        uid,
-        SegmentationStorage,
-        [source],
-        lambda: build_segmentation(context, source, image, uid),
-    )
-
-
-def _failure_picture(context: ResultContext, source: Source, reason: str) -> _Plan:
-    uid = object_uid(context, ResultKind.SC, [source], "failure", reason)
-    return _Plan(
-        ResultKind.SC,
-        uid,
-        SecondaryCaptureImageStorage,
-        [source],
-        lambda: build_failure_picture(context, source, reason, uid),
-    )
-
-
-def _images(source: Source, result: PipelineResult) -> list[DerivedImage]:
-    return [image for image in result.images if image.source_uid == source.uid]
-
-
-def _built(context: ResultContext, plan: _Plan) -> BuiltObject:
-    data = None if context.exists(plan.uid) else _checked(context, plan)
-    return BuiltObject(
-        kind=plan.kind,
-        sop_instance_uid=plan.uid,
-        sop_class_uid=str(plan.sop_class_uid),
-        series_instance_uid=series_uid(context, plan.kind, plan.sources[0], *plan.series_parts),
-        supersedes=context.supersedes if plan.kind is ResultKind.SR else "",
-        data=data,
-        burned_in_boxes=context.burned_in_boxes,
-    )
-
-
-def _checked(context: ResultContext, plan: _Plan) -> bytes:
-    dataset = plan.make()
-    if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (plan.sop_class_uid, plan.uid):
+def _built(context: ResultContext, plan: Planned) -> BuiltObject:
+    built = plan.described(context)
+    if context.exists(built.sop_instance_uid):
+        return built
+    dataset = plan.make(built.sop_instance_uid)
+    if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (built.sop_class_uid, built.sop_instance_uid):
         raise ResultRefused(f"the {plan.kind} result is not the object that was planned")
     data = encode(dataset, context, plan.sources[0])
     gate.check(data, dataset, context, plan.kind, plan.sources)
-    return data
+    return replace(built, data=data)

@@ -7,8 +7,9 @@ cleaned and verified are left out, with all findings in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
@@ -20,12 +21,12 @@ from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.equipment import deidentifying_equipment
-from dicom_node.results.common.identity import object_uid, series_uid
+from dicom_node.results.common.planned import Planned
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
-from dicom_node.results.deidentify.sources import as_cleaned, hidden, in_boxes, of_cleaned
+from dicom_node.results.deidentify.sources import as_cleaned, in_boxes, of_cleaned, pseudonymised
 from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
 from dicom_node.results.seg.segmentation import build_segmentation, is_empty
 from dicom_node.results.sr.report import build_report
@@ -69,105 +70,72 @@ class _Builder:
         self._withheld: list[str] = []
 
     def built(self) -> Deidentified:
-        there = {}
+        cleaned_sources = {}
         for source in self._sources:
             mask = next(iter(self._images(source, ImageKind.MASK)), None)
             for image in self._images(source, ImageKind.CLEANED):
-                cleaned = self._cleaned(hidden(source, self._pseudonyms), image, mask)
+                cleaned = self._cleaned(pseudonymised(source, self._pseudonyms), image, mask)
                 if cleaned is not None:
-                    there[source.uid] = cleaned
+                    cleaned_sources[source.uid] = cleaned
                     self._mask(source, cleaned)
-        if there and ResultKind.SR in self._context.kinds:
-            self._report(there)
+        if cleaned_sources and ResultKind.SR in self._context.kinds:
+            self._report(cleaned_sources)
         return Deidentified(tuple(self._objects), tuple(self._withheld))
 
     def _cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source | None:
         """The source as the destination knows it: by its cleaned image. None when that is withheld."""
-        context, kind = self._context, ResultKind.CLEANED
-        uid = object_uid(context, kind, [source])
-        series = series_uid(context, kind, source, modality_of(source))
         try:
             sop_class_uid = cleaned_class(source, image)
         except ResultRefused as refused:
             self._withheld.append(str(refused))
             return None
-        made = self._add(
-            kind,
-            uid,
-            sop_class_uid,
-            series,
-            [source],
-            lambda: build_cleaned(context, source, image, mask, uid),
-        )
-        return as_cleaned(source, sop_class_uid, uid, series) if made else None
+        make = partial(build_cleaned, self._context, source, image, mask)
+        plan = Planned(ResultKind.CLEANED, sop_class_uid, [source], make, (), (modality_of(source),))
+        if (made := self._add(plan)) is None:
+            return None
+        return as_cleaned(source, sop_class_uid, made.sop_instance_uid, made.series_instance_uid)
 
     def _mask(self, source: Source, cleaned: Source) -> None:
-        context, kind = self._context, ResultKind.SEG
         for mask in self._images(source, ImageKind.MASK):
-            if kind in context.kinds and not is_empty(mask):
-                uid = object_uid(context, kind, [cleaned])
-                series = series_uid(context, kind, cleaned)
-                boxes = in_boxes(mask)
-                make = _maker(build_segmentation, context, cleaned, boxes, uid)
-                self._add(kind, uid, SegmentationStorage, series, [cleaned], make)
+            if ResultKind.SEG in self._context.kinds and not is_empty(mask):
+                make = partial(build_segmentation, self._context, cleaned, in_boxes(mask))
+                self._add(Planned(ResultKind.SEG, SegmentationStorage, [cleaned], make))
 
-    def _report(self, there: dict[str, Source]) -> None:
-        context, kind = self._context, ResultKind.SR
-        sources = list(there.values())
-        uid = object_uid(context, kind, sources)
-        of_cleaned_images = of_cleaned(self._result, there)
-        self._add(
-            kind,
-            uid,
-            Comprehensive3DSRStorage,
-            series_uid(context, kind, sources[0]),
-            sources,
-            lambda: build_report(context, sources, of_cleaned_images, uid),
+    def _report(self, cleaned_sources: dict[str, Source]) -> None:
+        sources = list(cleaned_sources.values())
+        make = partial(build_report, self._context, sources, of_cleaned(self._result, cleaned_sources))
+        self._add(Planned(ResultKind.SR, Comprehensive3DSRStorage, sources, make))
+
+    def _add(self, plan: Planned) -> BuiltObject | None:
+        """The object, unless it exists with its bytes; None when it is withheld."""
+        built = replace(
+            plan.described(self._context),
+            deidentified=True,
+            pseudonym_domain=self._pseudonyms.domain,
+            burned_in_boxes=None,
         )
-
-    def _add(
-        self,
-        kind: ResultKind,
-        uid: str,
-        sop_class_uid: str,
-        series: str,
-        sources: Sequence[Source],
-        make: Callable[[], Dataset],
-    ) -> bool:
         try:
-            data = None if self._context.exists(uid) else self._checked(kind, sources, make)
+            if not self._context.exists(built.sop_instance_uid):
+                built = replace(built, data=self._checked(plan, plan.make(built.sop_instance_uid)))
         except ResultRefused as refused:
             self._withheld.append(str(refused))
-            return False
-        supersedes = self._context.supersedes if kind is ResultKind.SR else ""
-        self._objects.append(
-            BuiltObject(kind, uid, str(sop_class_uid), series, supersedes, data, deidentified=True)
-        )
-        return True
+            return None
+        self._objects.append(built)
+        return built
 
-    def _checked(self, kind: ResultKind, sources: Sequence[Source], make: Callable[[], Dataset]) -> bytes:
-        dataset = make()
+    def _checked(self, plan: Planned, dataset: Dataset) -> bytes:
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
         dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
-        profile.apply(dataset, kind)
+        profile.apply(dataset, plan.kind)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)
-        dataset.PatientID, dataset.PatientName = sources[0].header.PatientID, sources[0].header.PatientName
-        data = encode(dataset, self._context, sources[0])
-        gate.check_deidentified(data, dataset, self._context, kind, sources, self._identity)
+        patient = plan.sources[0].header
+        dataset.PatientID, dataset.PatientName = patient.PatientID, patient.PatientName
+        data = encode(dataset, self._context, plan.sources[0])
+        gate.check_deidentified(data, dataset, self._context, plan.kind, plan.sources, self._identity)
         return data
 
     def _images(self, source: Source, kind: ImageKind) -> list[DerivedImage]:
         return [
             image for image in self._result.images if image.source_uid == source.uid and image.kind is kind
         ]
-
-
-def _maker(
-    build: Callable[[ResultContext, Source, DerivedImage, str], Dataset],
-    context: ResultContext,
-    source: Source,
-    image: DerivedImage,
-    uid: str,
-) -> Callable[[], Dataset]:
-    return lambda: build(context, source, image, uid)

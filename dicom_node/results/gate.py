@@ -65,7 +65,11 @@ _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-fra
 def check(
     data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
 ) -> None:
-    """Raise :class:`~dicom_node.errors.ResultRefused` with all that is wrong with these bytes."""
+    """Raise ResultRefused with all that is wrong with ``data``, a whole Part 10 file.
+
+    ``built`` is the data set that was encoded, ``sources`` are what it may refer to; the patient is the first
+    one's.
+    """
     with quiet_pydicom():
         read, pixel_bytes, _ = _read(data)
         problems = [
@@ -83,9 +87,9 @@ def check_deidentified(
     sources: Sequence[Source],
     identity: KnownIdentity,
 ) -> None:
-    """The same for an object that was made of hidden sources, and that nothing in it says whose it is.
+    """The same for an object that was made of pseudonymised sources, and that nothing in it says whose it is.
 
-    ``sources`` are the hidden ones, ``identity`` is what the true ones say. Raises ResultRefused.
+    ``sources`` are the pseudonymised ones, ``identity`` is what the true ones say. Raises ResultRefused.
     """
     ours = (series_description(context, kind), disclaimer(context), context.pipeline)
     header_of = sources[0].header

@@ -63,15 +63,11 @@ def _name(uid: str) -> str:
 
 
 def _classes(kind: ClassKind, keywords: str) -> Iterable[StorageClass]:
-    for keyword in keywords.split():
-        uid = _BY_KEYWORD[keyword]
-        yield StorageClass(uid, _name(uid), kind)
+    return (StorageClass(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
 
 
 def _syntaxes(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
-    for keyword in keywords.split():
-        uid = _BY_KEYWORD[keyword]
-        yield TransferSyntax(uid, _name(uid), kind)
+    return (TransferSyntax(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
 
 
 STORAGE_CLASSES: tuple[StorageClass, ...] = (
@@ -147,6 +143,7 @@ and what PS3.5 never gave to the network (XML, MIME, Papyrus)."""
 VERIFICATION = "1.2.840.10008.1.1"
 _SHOWN = 64  # characters of a UID that a peer sent
 _SYNTAXES_SHOWN = 3
+_CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named writes it
 
 
 def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
@@ -183,6 +180,12 @@ def refusals(
             more = f" and {len(syntaxes) - _SYNTAXES_SHOWN} more" if len(syntaxes) > _SYNTAXES_SHOWN else ""
             found[f"{_named(abstract)}: {shown}{more}"] = None
     return tuple(found)
+
+
+def refused_class(refusal: str) -> str:
+    """The SOP class of one of ``refusals``, "" where what is shown is no UID or the class itself is taken."""
+    found = _CLASS.fullmatch(refusal)
+    return found[1] if found else ""
 
 
 def _named(uid: str) -> str:

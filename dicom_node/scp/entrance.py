@@ -123,9 +123,12 @@ class Failures:
 
 def network(address: str) -> str:
     """What counts as one address: an IPv4 address, or the IPv6 network in which a machine chooses freely."""
+    one = numeric(address)
+    return str(one) if one.version == 4 else str(ipaddress.ip_network((one, 64), strict=False))
+
+
+def numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its scope; one of IPv4 that is written as IPv6 is one of IPv4."""
     parsed = ipaddress.ip_address(address.split("%", 1)[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed

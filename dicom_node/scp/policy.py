@@ -5,7 +5,6 @@ The node replaces the file in one step, so the listener needs neither settings n
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.logs import LogTarget
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.contexts import VERIFICATION
+from dicom_node.scp.entrance import numeric
 from dicom_node.scp.request import is_ae_title
 from dicom_node.scp.statuses import Rejection
 
@@ -185,7 +185,7 @@ class AEPolicy:
 def addresses_of(peers: Iterable[PeerPolicy]) -> Iterator[str]:
     """Numeric addresses of the peers whose host is known. Asks the name service, which may take seconds."""
     for host in {peer.host for peer in peers if peer.host}:
-        yield from _addresses(host)
+        yield from addresses(host)
 
 
 class PolicyFile:
@@ -231,17 +231,12 @@ def _peer(peer: PeerSettings) -> PeerPolicy:
 
 def _is_address_of(address: str, host: str) -> bool:
     """Whether ``address`` (numeric) is one of ``host`` (a name or an address)."""
-    return _normal(address) in {_normal(one) for one in _addresses(host)}
+    return numeric(address) in {numeric(one) for one in addresses(host)}
 
 
-def _addresses(host: str) -> Iterable[str]:
+def addresses(host: str) -> Iterable[str]:
+    """Numeric addresses of a host by the name service, none where it does not know it."""
     try:
         return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except OSError:
         return []
-
-
-def _normal(address: str) -> str:
-    parsed = ipaddress.ip_address(address.split("%", 1)[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)

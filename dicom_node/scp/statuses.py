@@ -10,63 +10,46 @@ class Status:
     """``code`` as sent in (0000,0900); ``meaning`` and ``reference`` go to the conformance statement."""
 
     code: int
-    category: str
     meaning: str
     when: str
-    reference: str
+    reference: str = "PS3.4 B.2.3"
+
+    @property
+    def category(self) -> str:
+        """Of PS3.7 Annex C; none of ours is a warning."""
+        return "Failure" if self.code else "Success"
 
 
-SUCCESS = Status(
-    0x0000,
-    "Success",
-    "Success",
-    "the object is whole and on stable storage",
-    "PS3.4 B.2.3",
-)
+SUCCESS = Status(0x0000, "Success", "the object is whole and on stable storage")
 OUT_OF_RESOURCES = Status(
     0xA700,
-    "Failure",
     "Refused: Out of Resources",
     "less free disk space than spool.minimum_free_mib, or the spool cannot be written; send again later",
-    "PS3.4 B.2.3",
 )
 SOP_CLASS_NOT_SUPPORTED = Status(
     0x0122,
-    "Failure",
     "Refused: SOP Class Not Supported",
     "the Affected SOP Class UID is not that of the presentation context",
     "PS3.4 B.2.3, PS3.7 C.5.6",
 )
 NOT_AUTHORISED = Status(
     0x0124,
-    "Failure",
     "Refused: Not Authorized",
     "the calling AE is a known peer, but may not send",
     "PS3.4 B.2.3, PS3.7 C.5.24",
 )
 CANNOT_UNDERSTAND = Status(
     0xC000,
-    "Failure",
     "Error: Cannot understand",
     "no data set came, or the request has no valid Affected SOP Instance UID",
-    "PS3.4 B.2.3",
 )
 TOO_LARGE = Status(
-    0xC001,
-    "Failure",
-    "Error: Cannot understand",
-    "the data set is larger than listener.maximum_object_mib",
-    "PS3.4 B.2.3",
+    0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib"
 )
 
-STATUSES: tuple[Status, ...] = (
-    SUCCESS,
-    OUT_OF_RESOURCES,
-    SOP_CLASS_NOT_SUPPORTED,
-    NOT_AUTHORISED,
-    CANNOT_UNDERSTAND,
-    TOO_LARGE,
-)
+STATUSES = (
+    SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORISED, CANNOT_UNDERSTAND, TOO_LARGE,
+)  # fmt: skip
 """All that a C-STORE can get. Faulty content is acknowledged, and quarantined later."""
 
 
@@ -85,9 +68,6 @@ CALLED_AE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognized")
 TEMPORARY_CONGESTION = Rejection(2, 3, 1, "temporary congestion")
 LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
 
-REJECTIONS: tuple[Rejection, ...] = (
-    CALLING_AE_NOT_RECOGNISED,
-    CALLED_AE_NOT_RECOGNISED,
-    TEMPORARY_CONGESTION,
-    LOCAL_LIMIT_EXCEEDED,
-)
+REJECTIONS = (
+    CALLING_AE_NOT_RECOGNISED, CALLED_AE_NOT_RECOGNISED, TEMPORARY_CONGESTION, LOCAL_LIMIT_EXCEEDED,
+)  # fmt: skip

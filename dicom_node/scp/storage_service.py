@@ -13,20 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from dicom_node import events
 from dicom_node.errors import SpoolError, SpoolFull
-from dicom_node.events import (
-    ASSOCIATION_ABORTED,
-    ASSOCIATION_ACCEPTED,
-    ASSOCIATION_REJECTED,
-    ASSOCIATION_RELEASED,
-    CONNECTIONS_FAILED,
-    ECHOED,
-    STORE_REFUSED,
-    TLS_FAILED,
-    Event,
-    EventType,
-    happened,
-)
+from dicom_node.events import Event, EventType, FieldValue, happened
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool
 from dicom_node.model.spooled import Arrival
@@ -146,7 +135,7 @@ class StorageService:
         accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
         try:
             # Before the first object can be acknowledged: else its study could seem complete.
-            self._journal.append(self._event(ASSOCIATION_ACCEPTED, accepted, refused=_refused(proposal)))
+            self._journal.append(self._event(events.ASSOCIATION_ACCEPTED, accepted, **_refused(proposal)))
         except OSError:
             self._leave_room(accepted)
             return self._reject(proposal, statuses.TEMPORARY_CONGESTION)
@@ -157,10 +146,16 @@ class StorageService:
         """The association ended, after its last object; ``reason`` says why, if without A-RELEASE."""
         self._leave_room(accepted)
         if released:
-            event = self._event(ASSOCIATION_RELEASED, accepted, objects=accepted.stored, outcome="released")
+            event = self._event(
+                events.ASSOCIATION_RELEASED, accepted, objects=accepted.stored, outcome="released"
+            )
         else:
             event = self._event(
-                ASSOCIATION_ABORTED, accepted, objects=accepted.stored, outcome="aborted", reason=reason
+                events.ASSOCIATION_ABORTED,
+                accepted,
+                objects=accepted.stored,
+                outcome="aborted",
+                reason=reason,
             )
         self.record(event)
 
@@ -202,7 +197,7 @@ class StorageService:
         self._journal_if_few(
             accepted,
             self._event(
-                STORE_REFUSED,
+                events.STORE_REFUSED,
                 accepted,
                 status=f"{request.refusal.code:04X}",
                 reason=request.comment,
@@ -216,13 +211,15 @@ class StorageService:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""
         if abstract_syntax != VERIFICATION:
             return statuses.SOP_CLASS_NOT_SUPPORTED
-        self._journal_if_few(accepted, self._event(ECHOED, accepted))
+        self._journal_if_few(accepted, self._event(events.ECHOED, accepted))
         return statuses.SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
         """A peer could not agree on TLS with us."""
         if self._failures.may_list(address):
-            self.record(happened(TLS_FAILED, listener=self._listener_id, address=address, reason=reason))
+            self.record(
+                happened(events.TLS_FAILED, listener=self._listener_id, address=address, reason=reason)
+            )
         else:
             self._failures.add(address, Failure.NO_TLS)
 
@@ -236,7 +233,9 @@ class StorageService:
         """Journal the events that could not be written before, and the counts of failed connections."""
         for address, counts in self._failures.due():
             numbers = {str(failure): number for failure, number in counts.items()}
-            event = happened(CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers)
+            event = happened(
+                events.CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers
+            )
             self.record(event)
         with self._lock:
             self._write_out()
@@ -244,7 +243,7 @@ class StorageService:
     def _journal_if_few(self, accepted: AcceptedAssociation, event: Event) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        sends = accepted.permission.may_send and event.type is STORE_REFUSED
+        sends = accepted.permission.may_send and event.type is events.STORE_REFUSED
         if sends or accepted.repeatable <= limits.LISTED_OF_ONE_ASSOCIATION:
             self.record(event)
 
@@ -261,7 +260,7 @@ class StorageService:
             self._failures.add(proposal.address, Failure.REJECTED)
             return rejection
         event = happened(
-            ASSOCIATION_REJECTED,
+            events.ASSOCIATION_REJECTED,
             listener=self._listener_id,
             calling=proposal.calling_ae,
             called=proposal.called_ae,
@@ -285,7 +284,7 @@ class StorageService:
             if not self._strangers[proposal.address]:
                 del self._strangers[proposal.address]
 
-    def _event(self, event_type: EventType, accepted: AcceptedAssociation, **fields: str | int) -> Event:
+    def _event(self, event_type: EventType, accepted: AcceptedAssociation, **fields: FieldValue) -> Event:
         return happened(
             event_type,
             association=accepted.association,
@@ -308,12 +307,11 @@ class StorageService:
         )
 
 
-def _refused(proposal: Proposal) -> str:
-    """The refused presentation contexts, with a limit; "" where all are taken."""
+def _refused(proposal: Proposal) -> dict[str, FieldValue]:
+    """The refused presentation contexts, of many only some, and their number; nothing where all are taken."""
     many = len(proposal.refused) > limits.REFUSED_CONTEXTS_NAMED
     named = proposal.refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else proposal.refused
-    more = len(proposal.refused) - len(named)
-    return "; ".join([*named, f"and {more} more"] if more else named)
+    return {"refused": list(named), "refused_count": len(proposal.refused)} if named else {}
 
 
 def _comment(error: SpoolError) -> str:

@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from pydicom.uid import UID
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -103,3 +105,10 @@ class Destination(Protocol):
 def hangs(reports: Sequence[SendReport]) -> bool:
     """Two objects in a row hung: it is the destination, not one object, and the rest need not be tried."""
     return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
+
+
+def shown(item: Outgoing, sop_class: str) -> Confirmation:
+    """The destination shows this UID, as an object of this class; "" where it does not name the class."""
+    if sop_class not in ("", item.sop_class_uid):
+        return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
+    return Confirmation(Presence.FOUND)

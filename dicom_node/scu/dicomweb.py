@@ -3,62 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import generate_uid
 
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.scu.connections import Connections
-from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus, shown
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
-    BoundedSession,
-    one_by_one,
+    HttpDestination,
     problem,
     status_of,
     unanswered,
-    until_it_hangs,
 )
 from dicom_node.scu.statuses import store_report
 
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
 
 
-class DicomwebDestination:
+class DicomwebDestination(HttpDestination):
     """A DICOMweb server at a base URL such as https://host/dicom-web."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._outbox = settings.outbox
-        self._connections = Connections(settings.outbox.answer_seconds)
-        session = BoundedSession(self._connections)
+        super().__init__(settings)
         if peer.username:
-            session.auth = (peer.username, peer.password)
+            self._session.auth = (peer.username, peer.password.get_secret_value())
         # Study Instance UIDs come from modalities, and some write components with leading zeros.
         self._client = DICOMwebClient(
             peer.url.rstrip("/"),
-            session=session,
+            session=self._session,
             permissive_uid=True,
             timeout=(CONNECT_SECONDS, settings.outbox.answer_seconds),
         )
         # Retries belong to the outbox, which counts and shows them.
         self._client.set_http_retry_params(retry=False)
-
-    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """One request per object, so that each has its own answer; once unreachable, the rest wait."""
-        return one_by_one(objects, self._store)
-
-    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Search for each object in its series; when it hangs the rest is not asked for."""
-        return until_it_hangs(objects, self._look)
-
-    def close(self) -> None:
-        """End for good what is under way, from any thread."""
-        self._connections.close()
 
     def test(self) -> list[Check]:
         """Search for an object that cannot exist: shows whether the server is there and lets us in."""
@@ -72,7 +54,7 @@ class DicomwebDestination:
 
     def _store(self, item: Outgoing) -> SendReport:
         try:
-            with self._connections.within(self._outbox.seconds_for(item.path.stat().st_size)):
+            with self._within(item):
                 answer = self._client.store_instances([dcmread(item.path)])
         except requests.RequestException as error:
             return _refused(error) or problem(error, self._connections)
@@ -94,7 +76,7 @@ class DicomwebDestination:
             return unanswered(problem(error, self._connections))
         for answer in answers:
             if _value(answer, _SOP_INSTANCE) == item.sop_instance_uid:
-                return _same_class(item, _value(answer, _SOP_CLASS))
+                return shown(item, _value(answer, _SOP_CLASS))
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
@@ -128,9 +110,3 @@ def _failure(failed: Dataset) -> SendReport:
 def _value(answer: dict[str, Any], tag: str) -> str:
     values = answer.get(tag, {}).get("Value") or [""]
     return str(values[0])
-
-
-def _same_class(item: Outgoing, sop_class: str) -> Confirmation:
-    if sop_class and sop_class != item.sop_class_uid:
-        return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
-    return Confirmation(Presence.FOUND)

@@ -35,6 +35,7 @@ from dicom_node.scu.destination import (
     SendReport,
     SendStatus,
     hangs,
+    shown,
 )
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import store_report
@@ -89,7 +90,7 @@ class DimseDestination:
         with self._associate(_find_contexts(), query=True) as association:
             if isinstance(association, _Refusal):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
-            found: dict[str, str | None] = {}
+            found: dict[str, str] = {}
             unanswered: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
@@ -188,9 +189,9 @@ class DimseDestination:
                 with self._connections.within(_ASSOCIATE_SECONDS):
                     association.release()
 
-    def _debug(self, what: str, **said: object) -> None:
+    def _debug(self, what: str, **fields: object) -> None:
         """For ``peers.debug``: numbers and UIDs, as in events."""
-        shown = " ".join(f"{key}={value}" for key, value in said.items())
+        shown = " ".join(f"{key}={value}" for key, value in fields.items())
         _LOGGER.debug("%s with %s: %s", what, self._peer.name, shown, extra={"peer": self._peer.name})
 
     @contextmanager
@@ -217,7 +218,7 @@ class DimseDestination:
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _find(
-        self, association: Association, group: Sequence[Outgoing], found: dict[str, str | None]
+        self, association: Association, group: Sequence[Outgoing], found: dict[str, str]
     ) -> Confirmation | None:
         """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
         question = _question(group)
@@ -229,7 +230,7 @@ class DimseDestination:
                 ):
                     code = status.get("Status")
                     if code in _PENDING and answer is not None and "SOPInstanceUID" in answer:
-                        found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "") or None
+                        found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "")
             except RuntimeError:  # an earlier question cost us the association
                 code = None
             if code is None:
@@ -289,12 +290,9 @@ def _question(group: Sequence[Outgoing]) -> Dataset:
     return question
 
 
-def _confirmation(item: Outgoing, found: dict[str, str | None], problem: Confirmation | None) -> Confirmation:
+def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation | None) -> Confirmation:
     if item.sop_instance_uid in found:
-        sop_class = found[item.sop_instance_uid]
-        if sop_class is not None and sop_class != item.sop_class_uid:
-            return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
-        return Confirmation(Presence.FOUND)
+        return shown(item, found[item.sop_instance_uid])
     return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +14,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.poolmanager import PoolManager, ProxyManager
 
+from dicom_node.config.settings import Settings
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -70,6 +73,47 @@ class BoundedSession(requests.Session):
         return response
 
 
+class HttpDestination(ABC):
+    """What the ends over HTTP share: a request per object, so that each has its own answer and deadline."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._outbox = settings.outbox
+        self._connections = Connections(settings.outbox.answer_seconds)
+        self._session = BoundedSession(self._connections)
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send one object after the other; after the first that is unreachable, the rest are not tried."""
+        reports: list[SendReport] = []
+        for item in objects:
+            if reports and reports[-1].status is SendStatus.UNREACHABLE:
+                reports.append(reports[-1])
+            else:
+                reports.append(NOT_TRIED if hangs(reports) else self._store(item))
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Ask for each object; after the first question that was cut off, the rest are not asked."""
+        answers: list[Confirmation] = []
+        for item in objects:
+            hung = bool(answers) and answers[-1].presence is Presence.HUNG
+            answers.append(answers[-1] if hung else self._look(item))
+        return answers
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread."""
+        self._connections.close()
+
+    def _within(self, item: Outgoing) -> AbstractContextManager[None]:
+        """The time that this object may take to be sent or fetched."""
+        return self._connections.within(self._outbox.seconds_for(item.path.stat().st_size))
+
+    @abstractmethod
+    def _store(self, item: Outgoing) -> SendReport: ...
+
+    @abstractmethod
+    def _look(self, item: Outgoing) -> Confirmation: ...
+
+
 class _Adapter(HTTPAdapter):
     """Tells ``connections`` of each connection that is opened."""
 
@@ -113,28 +157,6 @@ def problem(error: requests.RequestException, connections: Connections) -> SendR
     if isinstance(error, requests.JSONDecodeError):
         return SendReport(SendStatus.RETRY, "", "the answer is not JSON: is the URL right?")
     return SendReport(SendStatus.UNREACHABLE, "", "no connection")
-
-
-def one_by_one(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
-    """Send one object after the other; after the first that is unreachable, the rest are not tried."""
-    reports: list[SendReport] = []
-    for item in objects:
-        if reports and reports[-1].status is SendStatus.UNREACHABLE:
-            reports.append(reports[-1])
-        else:
-            reports.append(NOT_TRIED if hangs(reports) else send(item))
-    return reports
-
-
-def until_it_hangs(
-    objects: Sequence[Outgoing], look: Callable[[Outgoing], Confirmation]
-) -> list[Confirmation]:
-    """Ask for each object; after the first question that was cut off, the rest are not asked."""
-    answers: list[Confirmation] = []
-    for item in objects:
-        hung = bool(answers) and answers[-1].presence is Presence.HUNG
-        answers.append(answers[-1] if hung else look(item))
-    return answers
 
 
 def unanswered(report: SendReport) -> Confirmation:

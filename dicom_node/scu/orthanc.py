@@ -7,8 +7,7 @@ confirmation fetches the stored file and compares it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -17,20 +16,18 @@ from apiron import Timeout
 from orthanc_rest_client import Orthanc
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
-    BoundedSession,
-    one_by_one,
+    HttpDestination,
     problem,
     unanswered,
-    until_it_hangs,
 )
 
 _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
@@ -41,31 +38,18 @@ _UPLOADED = {
 }
 
 
-class OrthancDestination:
+class OrthancDestination(HttpDestination):
     """An Orthanc at a URL such as http://host:8042."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._outbox = settings.outbox
-        self._connections = Connections(settings.outbox.answer_seconds)
+        super().__init__(settings)
         self._client = _client(peer)
         # Retries belong to the outbox, which counts and shows them.
         self._call: dict[str, Any] = {
             "timeout_spec": Timeout(CONNECT_SECONDS, settings.outbox.answer_seconds),
             "retry_spec": Retry(0),
-            "session": BoundedSession(self._connections),
+            "session": self._session,
         }
-
-    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        """Upload one after the other; after the first that is unreachable, the rest are not tried."""
-        return one_by_one(objects, self._upload)
-
-    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        """Look each object up and compare what is stored with what we built."""
-        return until_it_hangs(objects, self._look)
-
-    def close(self) -> None:
-        """End for good what is under way, from any thread."""
-        self._connections.close()
 
     def test(self) -> list[Check]:
         """Whether Orthanc answers and accepts our credentials."""
@@ -77,7 +61,7 @@ class OrthancDestination:
         text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
         return [Check("REST", True, text)]
 
-    def _upload(self, item: Outgoing) -> SendReport:
+    def _store(self, item: Outgoing) -> SendReport:
         try:
             with self._within(item), item.path.open("rb") as file:
                 answer = self._client.add_instance(file, **self._call)
@@ -103,20 +87,30 @@ class OrthancDestination:
 
     def _is_same(self, identifier: str, item: Outgoing) -> bool:
         """The same file; or, when it came another way (C-STORE writes its own header), the same data set."""
-        digest, size = hashlib.sha256(), 0
-        for chunk in self._client.get_instance_file(identifier, **self._call):
-            digest.update(chunk)
-            size += len(chunk)
-            if size > item.path.stat().st_size + _OTHER_HEADER_BYTES:
-                self._connections.cut()
-                return False
-        if digest.hexdigest() == item.sha256:
-            return True
-        stored = b"".join(self._client.get_instance_file(identifier, **self._call))
-        return _values(dcmread(BytesIO(stored))) == _values(dcmread(item.path))
+        digest = hashlib.sha256()
+        try:
+            for chunk in self._file(identifier, item):
+                digest.update(chunk)
+            if digest.hexdigest() == item.sha256:
+                return True
+            stored = b"".join(self._file(identifier, item))
+            return _values(dcmread(BytesIO(stored))) == _values(dcmread(item.path))
+        except (_TooLong, InvalidDicomError):
+            return False
 
-    def _within(self, item: Outgoing) -> AbstractContextManager[None]:
-        return self._connections.within(self._outbox.seconds_for(item.path.stat().st_size))
+    def _file(self, identifier: str, item: Outgoing) -> Iterator[bytes]:
+        """The stored file. Raises _TooLong where it is longer than any form of ours, and hangs up."""
+        left = item.path.stat().st_size + _OTHER_HEADER_BYTES
+        for chunk in self._client.get_instance_file(identifier, **self._call):
+            left -= len(chunk)
+            if left < 0:
+                self._connections.cut()
+                raise _TooLong
+            yield chunk
+
+
+class _TooLong(Exception):
+    """The destination sends more than it can have."""
 
 
 def _values(ds: Dataset) -> dict[BaseTag, object]:
@@ -127,7 +121,7 @@ def _values(ds: Dataset) -> dict[BaseTag, object]:
 def _client(peer: PeerSettings) -> Orthanc:
     """A client of its own server: the library keeps the server's address in classes that all clients share,
     so that of two Orthancs the last one opened would get everything."""
-    auth = HTTPBasicAuth(peer.username, peer.password) if peer.username else None
+    auth = HTTPBasicAuth(peer.username, peer.password.get_secret_value()) if peer.username else None
     client = Orthanc(peer.url, auth=auth, warn_insecure=False)
     for room in ("instances", "server"):
         shared = getattr(client, room)

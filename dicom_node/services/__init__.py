@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.orm import Session
 
@@ -85,8 +85,7 @@ def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str
     from dicom_node.studies.choose import Choice, rows
 
     with open_database(settings) as database:
-        with database.read() as session:
-            study = find_study(session, study_instance_uid).id
+        study = _number_of(database, study_instance_uid)
         return rows(Choice(database, settings).options(study))
 
 
@@ -98,8 +97,7 @@ def release_study(settings: Settings, study_instance_uid: str, take: Sequence[in
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        with database.read() as session:
-            study = find_study(session, study_instance_uid).id
+        study = _number_of(database, study_instance_uid)
         Choice(database, settings).release(study, take)
 
 
@@ -145,6 +143,11 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
         return reindex(database, _spool(settings), settings.node.data_dir, progress)
 
 
+def _number_of(database: Database, study_instance_uid: str) -> int:
+    with database.read() as session:
+        return find_study(session, study_instance_uid).id
+
+
 def _spool(settings: Settings) -> Spool:
     from dicom_node.inbox.spool import Spool
 
@@ -162,28 +165,12 @@ def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str,
         return readings.show(database, settings, study_instance_uid)
 
 
-def retry_job(settings: Settings, job_id: int) -> None:
-    """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
+def change_job(settings: Settings, job_id: int, change: Literal["retry", "put_first", "cancel"]) -> None:
+    """What a person may do to a job (``jobs.by_hand``). Raises NotFound, NotAllowedNow."""
     from dicom_node import jobs
 
     with writing(settings) as session:
-        jobs.retry(session, job_id)
-
-
-def put_job_first(settings: Settings, job_id: int) -> None:
-    """Let a job that waits be the next, before all others. Raises NotFound, NotAllowedNow."""
-    from dicom_node import jobs
-
-    with writing(settings) as session:
-        jobs.put_first(session, job_id)
-
-
-def cancel_job(settings: Settings, job_id: int) -> None:
-    """Cancel a job; a running one stops at its next step. Raises NotFound, NotAllowedNow."""
-    from dicom_node import jobs
-
-    with writing(settings) as session:
-        jobs.cancel(session, job_id)
+        {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change](session, job_id)
 
 
 def retry_deliveries(
@@ -290,7 +277,7 @@ def _drift_row(item: Drift, since: date) -> dict[str, Any]:
         "verdict": item.verdict.value,
         "note": item.note,
         **{outcome.value: item.images.get(outcome, 0) for outcome in Counted},
-        "refusal_rate": _rounded(item.refusal_rate),
+        "refusal_rate": item.refusal_rate and [round(value, 6) for value in item.refusal_rate],
         "reference": reference
         and {"set": reference.set, "images": reference.images, "refused": reference.refused},
         "scores": [
@@ -306,10 +293,6 @@ def _drift_row(item: Drift, since: date) -> dict[str, Any]:
             for label in item.labels
         ],
     }
-
-
-def _rounded(values: Sequence[float] | None) -> list[float] | None:
-    return None if values is None else [round(value, 6) for value in values]
 
 
 def _cards(settings: Settings) -> Sequence[Card]:

@@ -21,19 +21,21 @@ from typing import Any
 from dicom_node import __version__, sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
+from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import sqlite_file
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
-_OBJECTS = (Path("spool/objects"), Path("results"))
+_OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED))
 
 
 def backup(
-    settings: Settings, files: Sequence[Path], destination: Path, *, objects: bool = False
+    settings: Settings, files: Sequence[Path], destination: Path, *, objects: bool = False, key: bool = True
 ) -> list[str]:
     """Write a backup into a new folder; the node may run. Returns what an admin must know of it.
 
+    ``objects``: with received objects and built results. ``key``: with the site key.
     Raises CannotCreate when the folder is there or cannot be made, DatabaseDamaged, DatabaseUnusable.
     """
     part = destination.with_name(destination.name + ".part")
@@ -42,7 +44,8 @@ def backup(
     try:
         part.mkdir(mode=0o700, parents=True)
         notes = _copy_database(settings, part / _DATABASE)
-        _copy_key(settings, part / _KEY)
+        if key:
+            _copy_key(settings, part / _KEY)
         (part / _CONFIG).mkdir(mode=0o700)
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -15,10 +14,10 @@ from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotFound
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
-from dicom_node.scp.contexts import accepted_classes
+from dicom_node.scp.contexts import accepted_classes, refused_class
 from dicom_node.scp.entrance import Failure, network
 from dicom_node.scp.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
-from dicom_node.scp.policy import AEPolicy, Proposal
+from dicom_node.scp.policy import AEPolicy, Proposal, addresses
 from dicom_node.scp.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -31,12 +30,11 @@ from dicom_node.store import views
 
 Row = Mapping[str, Any]
 
-_TOLD = (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)
+_NUMBERS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)]
 _ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
 _SHOWN = 10
 _KNOWN_SHOWN = 20
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
-_UID = re.compile(r"([0-9]+\.[0-9.]+)\)?$")
 _TEXTS = {
     Failure.NO_PLACE: "closed at once: too many connections waited",
     Failure.TOO_LATE: "no association request within listener.acse_timeout_seconds",
@@ -50,20 +48,21 @@ _TEXTS = {
 class _Caller:
     """Who is asked about: AE titles, networks (``entrance.network``), and the peers that it may be.
 
-    ``is_address``: an address was asked for, which stands for all that came from it.
+    ``at_address``: an address was asked for, so only what came from there counts. One without titles stands
+    for what has none: no association came of it.
     """
 
     titles: frozenset[str]
     networks: frozenset[str]
     peers: tuple[PeerSettings, ...]
-    is_address: bool = False
+    at_address: bool = False
 
     def is_meant(self, fields: Row) -> bool:
-        """Whether this caller did it. What has no title (no association came of it) goes by its address."""
-        title = str(fields.get("calling", ""))
-        if title and not self.is_address:
-            return self.bears(title)
-        return title in self.titles or fields.get("address") in self.networks
+        """Whether this caller did it. What has no title goes by its address."""
+        title, is_near = str(fields.get("calling", "")), fields.get("address") in self.networks
+        if not title:
+            return is_near and not (self.at_address and self.titles)
+        return title in self.titles and is_near if self.at_address else self.bears(title)
 
     def bears(self, title: str) -> bool:
         """Whether it is one of its titles, capitals apart: a machine that calls itself us1 may be US1."""
@@ -73,82 +72,93 @@ class _Caller:
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
     """All about the caller of this name of a peer, AE title or address, as ``docs/admin.md`` lists the keys.
 
-    A name or title stands for itself only; other titles from its addresses are named under ``others``.
-    Raises NotFound for a name or title that is no peer's and that never called.
+    A name or title stands for itself only; other titles from its addresses are named under ``others``. Of an
+    address each title that called from there is answered for itself, under ``callers``. Raises NotFound for a
+    name or title that is no peer's and that never called.
     """
     with reading(settings) as session:
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
-        numbers = [
-            kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)
-        ]
-        events = views.list_events(session, since=since, numbers=numbers, limit=_EVENTS)
-    caller = _caller(settings, asked)
-    visits = [{**row, "calling": row["calling_ae"]} for row in associations]
-    seen = [*visits, *(event["fields"] for event in events)]
-    if not caller.is_address:
-        _refuse_unknown(settings, asked, caller, seen)
-        caller = _with_addresses_of(caller, seen)
-    mine = [row for row, visit in zip(associations, visits, strict=True) if caller.is_meant(visit)]
-    theirs = [event for event in events if caller.is_meant(event["fields"])]
-    found = {
+        events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_EVENTS)
+    calls = [{**row, "calling": row["calling_ae"]} for row in associations]
+    seen = _Seen(calls, events)
+    if _is_address(asked):
+        return _of_address(settings, asked, seen)
+    peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
+    titles = frozenset(peer.ae_title for peer in peers) or frozenset([asked])
+    if not peers and asked not in seen.titles():
+        raise _unknown(settings, asked, seen)
+    hosts = {peer.host for peer in peers if peer.host}
+    caller = _Caller(titles, frozenset(network(one) for host in hosts for one in addresses(host)), peers)
+    called_from = {str(row["address"]) for row in seen.fields if caller.bears(str(row.get("calling", "")))}
+    caller = replace(caller, networks=caller.networks | called_from)
+    others = sorted(title for title in seen.titles(caller.networks) if not caller.bears(title))
+    return _answer(settings, asked, caller, seen) | {"others": others}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Associations and events that are looked through."""
+
+    associations: Sequence[Row]
+    events: Sequence[Row]
+
+    @property
+    def fields(self) -> list[Row]:
+        """Who called whom from where, of both."""
+        return [*self.associations, *(event["fields"] for event in self.events)]
+
+    def titles(self, networks: frozenset[str] | None = None) -> set[str]:
+        """Calling AE titles, from everywhere or from these networks."""
+        near = (row for row in self.fields if networks is None or row.get("address") in networks)
+        return {str(row.get("calling", "")) for row in near} - {""}
+
+
+def _of_address(settings: Settings, asked: str, seen: _Seen) -> dict[str, Any]:
+    networks = frozenset([network(asked)])
+    here = {peer.ae_title for peer in settings.peers if peer.host == asked}
+    titles = sorted(here | seen.titles(networks))
+    callers = []
+    for title in titles:
+        peers = tuple(peer for peer in settings.peers if peer.ae_title == title)
+        callers.append(_answer(settings, title, _Caller(frozenset([title]), networks, peers, True), seen))
+    found = _answer(settings, asked, _Caller(frozenset(), networks, (), True), seen)
+    if callers:  # each has its own advice; what came without a title needs none
+        found["advice"] = []
+    return found | {"ae_titles": titles, "callers": callers}
+
+
+def _answer(settings: Settings, asked: str, caller: _Caller, seen: _Seen) -> dict[str, Any]:
+    mine = [row for row in seen.associations if caller.is_meant(row)]
+    theirs = [event for event in seen.events if caller.is_meant(event["fields"])]
+    through = [row for row in mine if _got_through(settings, row)]
+    found: dict[str, Any] = {
         "asked": asked,
         "peer": next((peer.name for peer in caller.peers), None),
         "ae_titles": sorted(caller.titles),
         "addresses": sorted(caller.networks),
-        "others": _others(caller, seen),
-        "associations": mine[:_SHOWN],
+        "others": [],
+        "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
         "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _outdated(
-            _counted(_rejections(theirs)), [row for row in mine if _got_through(settings, row)]
-        ),
+        "rejections": _outdated(_counted(_rejections(theirs)), through),
         "refused_objects": _outdated(_counted(_objects(theirs)), [row for row in mine if row["objects"]]),
         "failures": _counted(_failures(theirs)),
+        "callers": [],
     }
     return {**found, "advice": list(_advice(settings, caller, found))}
 
 
-def _caller(settings: Settings, asked: str) -> _Caller:
-    if _is_address(asked):
-        peers = tuple(peer for peer in settings.peers if peer.host == asked)
-        return _Caller(frozenset(peer.ae_title for peer in peers), frozenset([network(asked)]), peers, True)
-    peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
-    titles = frozenset(peer.ae_title for peer in peers) or frozenset([asked])
-    hosts = {peer.host for peer in peers if peer.host}
-    return _Caller(titles, frozenset(address for host in hosts for address in _addresses(host)), peers)
-
-
-def _with_addresses_of(caller: _Caller, seen: Iterable[Row]) -> _Caller:
-    addresses = {str(row["address"]) for row in seen if caller.bears(str(row.get("calling", "")))}
-    return replace(caller, networks=caller.networks | addresses)
-
-
-def _others(caller: _Caller, seen: Iterable[Row]) -> list[str]:
-    """Titles of others that called from the same addresses."""
-    titles = {str(row.get("calling", "")) for row in seen if row.get("address") in caller.networks}
-    return [] if caller.is_address else sorted(title for title in titles if title and not caller.bears(title))
-
-
-def _refuse_unknown(settings: Settings, asked: str, caller: _Caller, seen: Iterable[Row]) -> None:
-    titles = {str(row.get("calling", "")) for row in seen} - {""}
-    if caller.peers or asked in titles:
-        return
-    known = sorted({*titles, *(peer.name for peer in settings.peers), *_titles_of(settings)})
+def _unknown(settings: Settings, asked: str, seen: _Seen) -> NotFound:
+    names = (peer.name for peer in settings.peers)
+    known = sorted({*seen.titles(), *names, *_titles_of(settings)})
     capitals = {name.upper(): name for name in known}
     alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
     meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
     shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
-    raise NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'nobody'}")
+    return NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'none'}")
 
 
 def _titles_of(settings: Settings) -> list[str]:
     return [peer.ae_title for peer in settings.peers]
-
-
-def _addresses(host: str) -> set[str]:
-    try:
-        return {network(str(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return set()
 
 
 def _is_address(text: str) -> bool:
@@ -224,14 +234,10 @@ def _got_through(settings: Settings, association: Row) -> bool:
 
 def _advice(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
     """What to do, and the lines of the configuration that do it; the most likely cause first."""
-    advisers: Sequence[Callable[[Settings, _Caller, Row], Iterator[dict[str, Any]]]] = (
-        _about_rejections,
-        _about_contexts,
-        _about_objects,
-        _about_silence,
-    )
-    for adviser in advisers:
-        yield from adviser(settings, caller, found)
+    yield from _about_rejections(settings, caller, found)
+    yield from _about_contexts(settings, found)
+    yield from _about_objects(settings, caller, found)
+    yield from _about_silence(settings, found)
 
 
 def _about_rejections(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
@@ -263,7 +269,7 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
             f"host = {toml_value(address)}",
         )
     if "\\" in title or not title:
-        return _lines(f"the machine at {address} calls itself {title!r}, which is no AE title: mend it there")
+        return _lines(f"the machine at {address} calls itself {title!r}, no AE title: correct it there")
     titles = {peer.ae_title.upper(): peer.ae_title for peer in settings.peers}
     alike = difflib.get_close_matches(title.upper(), titles, n=1, cutoff=0.8)
     meant = f", which is not {titles[alike[0]]} (case counts): change it there, or add" if alike else ": add"
@@ -287,7 +293,7 @@ def _about_called(settings: Settings, calling: str, called: str) -> dict[str, An
     )
 
 
-def _about_contexts(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+def _about_contexts(settings: Settings, found: Row) -> Iterator[dict[str, Any]]:
     taken = accepted_classes(settings.listener.further_storage_classes)
     classes = []
     for row in found["refused_contexts"]:
@@ -298,11 +304,11 @@ def _about_contexts(settings: Settings, caller: _Caller, found: Row) -> Iterator
                 "nothing to do, unless it is to send one of them (listener.further_storage_classes)"
             )
             continue
-        uid = _UID.search(context)
+        uid = refused_class(context)
         if ": " in context:
             yield _lines(f"no transfer syntax that we take was offered for {context}")
-        elif uid and (uid[1].startswith(_STORAGE) or not uid[1].startswith(_STANDARD)):
-            classes += [uid[1]] if uid[1] not in taken else []
+        elif uid and (uid.startswith(_STORAGE) or not uid.startswith(_STANDARD)):
+            classes += [uid] if uid not in taken else []
         elif uid:
             yield _lines(f"{context} is not served here; if the machine insists on it, switch it off there")
     if classes:
@@ -325,7 +331,7 @@ def _about_objects(settings: Settings, caller: _Caller, found: Row) -> Iterator[
             yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
 
 
-def _about_silence(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+def _about_silence(settings: Settings, found: Row) -> Iterator[dict[str, Any]]:
     seen = ("associations", "rejections", "refused_objects", "failures")
     if any(found[key] for key in seen):
         return

@@ -6,21 +6,19 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from dicom_node.events import (
-    ASSOCIATION_ABORTED,
-    ASSOCIATION_ACCEPTED,
-    ASSOCIATION_RELEASED,
-    LISTENER_STARTED,
-    LISTENER_STOPPED,
-    Event,
-)
+from dicom_node import events
+from dicom_node.events import Event
 from dicom_node.inbox.journal import JournalReader
+from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association
 from dicom_node.store.transitions import append, utc_now
 
-_ENDS = {ASSOCIATION_RELEASED: "released", ASSOCIATION_ABORTED: "aborted"}
+_ENDS = {
+    events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
+    events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
+}
 
 
 class JournalIngest:
@@ -47,7 +45,7 @@ class JournalIngest:
                     intake.move_cursor(session, name, offset)
             self._cursor |= moved
             total += len(lines)
-            started |= any(line.event.type is LISTENER_STARTED for line in lines)
+            started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
         if started:
             self._close_the_lost()
             self._clear_away()
@@ -80,7 +78,7 @@ class JournalIngest:
 def _ingest(session: Session, event: Event) -> None:
     append(session, event)
     association = str(event.fields.get("association", ""))
-    if event.type is ASSOCIATION_ACCEPTED:
+    if event.type is events.ASSOCIATION_ACCEPTED:
         session.merge(_opened(event, association))
         session.flush()
     elif event.type in _ENDS:
@@ -92,7 +90,7 @@ def _ingest(session: Session, event: Event) -> None:
             objects=int(event.fields.get("objects") or 0),
             reason=str(event.fields.get("reason") or ""),
         )
-    elif event.type is LISTENER_STOPPED:
+    elif event.type is events.LISTENER_STOPPED:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
 
 
@@ -102,7 +100,8 @@ def _listener(path: Path) -> str:
 
 
 def _opened(event: Event, association: str) -> Association:
-    fields = event.fields
+    fields, refused = event.fields, event.fields.get("refused") or []
+    named = refused if isinstance(refused, list) else [str(refused)]  # a text in lines of a former version
     return Association(
         id=association,
         listener=str(fields.get("listener", "")),
@@ -111,8 +110,9 @@ def _opened(event: Event, association: str) -> Association:
         address=str(fields.get("address", "")),
         opened_at=event.at,
         closed_at=None,
-        outcome="open",
+        outcome=AssociationOutcome.OPEN,
         objects=0,
-        refused=str(fields.get("refused") or ""),
+        refused=named,
+        refused_count=fields.get("refused_count") or len(named),
         reason="",
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import count
 from typing import Any
 
@@ -27,7 +26,8 @@ from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import ReceivedObject, Study
-from dicom_node.store.transitions import record
+from dicom_node.store.transitions import FOR_UPDATE, record
+from dicom_node.store.views import as_json
 from dicom_node.studies.indexing import Arrived, Indexing
 from dicom_node.studies.quarantine import release_study
 
@@ -129,7 +129,7 @@ class Choice:
         """
         read = self._read(study_id)
         with self._database.write() as session:
-            study = session.get_one(Study, study_id, with_for_update={"key_share": True})
+            study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:
                 taken = read.settled(take)
                 if _as_of(session, study) != read.as_of:
@@ -153,7 +153,7 @@ class Choice:
                 instance.role = ObjectRole.ASIDE
         paths = {version.item.path for version in taken.values()}
         aside = {version.item.path for version in versions if not version.superseded} - paths
-        for row in intake.receptions(session, study.id):
+        for row in intake.received(session, study.id):
             path = self._data_dir / row.path
             if path in aside and row.outcome is not Outcome.DUPLICATE:
                 row.outcome = Outcome.SET_ASIDE
@@ -205,8 +205,8 @@ def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
                 "sop_instance_uid": option.sop_instance_uid,
                 "objects": len(_by_uid(option.versions)),
                 "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
-                "first_received_at": _time(min(arrival.received_at for arrival in arrivals)),
-                "last_received_at": _time(max(arrival.received_at for arrival in arrivals)),
+                "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
+                "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
                 "counts": any(version.in_force for version in option.versions),
                 "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
                 "differs": {
@@ -221,7 +221,7 @@ def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
 
 def _values(option: Option) -> dict[str, str]:
     """Texts by keyword: of a patient all that were sent; of an image also those that describe its pixels."""
-    said: dict[str, set[str]] = defaultdict(set)
+    texts: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:
         found = version.item.found
         values = {**found.identity}
@@ -229,8 +229,8 @@ def _values(option: Option) -> dict[str, str]:
             values |= found.attributes
             values |= {"TransferSyntaxUID": found.transfer_syntax_uid, "PixelData": found.pixels_sha256[:12]}
         for word, value in values.items():
-            said[word].add(value)
-    return {word: " | ".join(sorted(values)) for word, values in said.items()}
+            texts[word].add(value)
+    return {word: " | ".join(sorted(values)) for word, values in texts.items()}
 
 
 def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bool, bool, str]]:
@@ -239,7 +239,7 @@ def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bo
     With whether it is in force, whether it is superseded, and which other study has it.
     """
     by_path: dict[str, ReceivedObject] = {}
-    for row in intake.receptions(session, study.id):
+    for row in intake.received(session, study.id):
         by_path.setdefault(row.path, row)
     sound = [row for row in by_path.values() if row.outcome is not Outcome.QUARANTINED]
     now = intake.instances(session, {row.sop_instance_uid for row in sound})
@@ -295,13 +295,13 @@ def _one(options: Sequence[Option], take: Collection[int], question: tuple[int |
 
 def _summary(options: Sequence[Option]) -> str:
     """ "patient 1 or 2; image 1.2.3: 3 or 4", without a name."""
-    said: dict[tuple[int | None, str], list[str]] = defaultdict(list)
+    numbers_of: dict[tuple[int | None, str], list[str]] = defaultdict(list)
     for option in options:
-        said[option.question].append(str(option.number))
+        numbers_of[option.question].append(str(option.number))
     return "; ".join(
         f"{f'image {uid}' if uid else 'patient'} {' or '.join(numbers)}"
         + (f" (if {if_taken} is taken)" if if_taken else "")
-        for (if_taken, uid), numbers in said.items()
+        for (if_taken, uid), numbers in numbers_of.items()
     )
 
 
@@ -317,7 +317,7 @@ def _claim(session: Session, study: Study, version: Version) -> None:
 
 
 def _as_of(session: Session, study: Study) -> tuple[int, int]:
-    received = intake.receptions(session, study.id)
+    received = intake.received(session, study.id)
     return study.revision, received[-1].id if received else 0
 
 
@@ -331,9 +331,5 @@ def _record_choice(session: Session, study: Study, option: Option) -> None:
         instance=option.sop_instance_uid or option.versions[0].uid,
         objects=len(option.versions),
         calling=arrival.calling_ae,
-        received=_time(arrival.received_at),
+        received=as_json(arrival.received_at),
     )
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

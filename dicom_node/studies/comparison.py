@@ -1,6 +1,6 @@
 """Spool and index compared: what one has and the other lacks is found and named.
 
-Rows are committed before their file is moved, and their path is emptied before it is deleted. So a file
+Rows are committed before their file is moved, and marked as purged before it is deleted. So a file
 outside ``incoming`` without a row means a lost database, and a row without its file a lost disk.
 """
 
@@ -33,12 +33,12 @@ class Difference:
     missing: int
 
     def __str__(self) -> str:
-        said = []
+        parts = []
         if self.unknown:
-            said.append(f"{len(self.unknown)} objects unknown to the database: dicom-node spool reindex")
+            parts.append(f"{len(self.unknown)} objects unknown to the database: dicom-node spool reindex")
         if self.missing:
-            said.append(f"{self.missing} objects of the database have no file: restore or send them again")
-        return "; ".join(said)
+            parts.append(f"{self.missing} objects of the database have no file: restore or send them again")
+        return "; ".join(parts)
 
 
 def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
@@ -46,9 +46,9 @@ def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
     unknown, left_over = [], []
     for batch in _batches(spool.stored()):
         with database.read() as session:
-            paths = intake.reception_paths(session, [path.stem for path in batch])
-        unknown += [path for path in batch if path.stem not in paths]
-        left_over += [path for path in batch if paths.get(path.stem) == ""]
+            purged = intake.indexed(session, [path.stem for path in batch])
+        unknown += [path for path in batch if path.stem not in purged]
+        left_over += [path for path in batch if purged.get(path.stem)]
     missing = sum(not _is_there(data_dir / path, spool) for path in _indexed(database))
     return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
 

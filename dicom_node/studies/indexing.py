@@ -10,20 +10,11 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import identity_sha256
 from dicom_node.dicom.sop_classes import role_of
-from dicom_node.events import (
-    OBJECT_CONFLICT,
-    OBJECT_DUPLICATE,
-    OBJECT_INDEXED,
-    OBJECT_QUARANTINED,
-    OBJECT_REVISED,
-    OWN_RESULT_RETURNED,
-    STUDY_RECEIVING,
-    STUDY_REOPENED,
-    EventType,
-)
+from dicom_node.events import EventType
 from dicom_node.inbox.header import same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
@@ -43,11 +34,11 @@ from dicom_node.studies.stop import drop_waiting, stop_study
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
 _EVENTS: dict[Outcome, EventType] = {
-    Outcome.NEW: OBJECT_INDEXED,
-    Outcome.DUPLICATE: OBJECT_DUPLICATE,
-    Outcome.REVISION: OBJECT_REVISED,
-    Outcome.CONFLICT: OBJECT_CONFLICT,
-    Outcome.QUARANTINED: OBJECT_QUARANTINED,
+    Outcome.NEW: events.OBJECT_INDEXED,
+    Outcome.DUPLICATE: events.OBJECT_DUPLICATE,
+    Outcome.REVISION: events.OBJECT_REVISED,
+    Outcome.CONFLICT: events.OBJECT_CONFLICT,
+    Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
 }
 _BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
 _COMPARED = 20  # versions of one object that a new one is compared with at most
@@ -125,12 +116,17 @@ class Indexing:
         self._receive(session, study, item, role, judgement.outcome)
         if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
             self._write_instance(session, study, item, role, place)
-        elif former is not None and not former.path:  # purged: the new copy takes its place
-            former.path = self._relative(place)
+        elif former is not None and former.purged:  # the new copy takes its place
+            former.path, former.purged = self._relative(place), False
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_received(session, study, item, judgement, place)
-        own = role is ObjectRole.OWN and judgement.outcome is Outcome.NEW
-        self._record(session, study, item, OWN_RESULT_RETURNED if own else _EVENTS[judgement.outcome])
+        event = _EVENTS[judgement.outcome]
+        if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
+            built_here = is_result(session, found.sop_instance_uid)
+            event = (
+                events.OWN_RESULT_RETURNED if built_here else events.UNKNOWN_RESULT
+            )  # of another node, or a copied mark
+        self._record(session, study, item, event)
         return place
 
     def take(self, session: Session, study: Study, item: Arrived) -> None:
@@ -213,7 +209,7 @@ class Indexing:
         )
         session.add(study)
         session.flush()
-        record(session, STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
+        record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
     def _receive(
@@ -236,7 +232,7 @@ class Indexing:
             stop_study(session, study, "superseded: patient or study data changed")
         if study.state is not StudyState.RECEIVING:
             drop_waiting(session, study, f"superseded by revision {study.revision}")
-            move_study(session, study, StudyState.RECEIVING, event=STUDY_REOPENED)
+            move_study(session, study, StudyState.RECEIVING, event=events.STUDY_REOPENED)
 
     def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
         """End of the quiet time after this object; doubled for one association an image."""
@@ -272,7 +268,7 @@ class Indexing:
         row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
         row.sop_class_uid, row.series_instance_uid = found.sop_class_uid, found.series_instance_uid
         row.transfer_syntax_uid, row.modality, row.role = found.transfer_syntax_uid, found.modality, role
-        row.path, row.bytes = self._relative(place), item.size
+        row.path, row.purged, row.bytes = self._relative(place), False, item.size
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
         row.identity_sha256, row.patient = identity_sha256(found.identity), str(found.patient)
@@ -333,4 +329,5 @@ class Indexing:
 def _with_object(reason: str, item: Arrived) -> str:
     """The reason with the object, its sender and the time: the study may have hundreds of objects."""
     at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
-    return f"{reason} (object {uid} from {item.arrival.calling_ae or 'nobody'}, {at:%Y-%m-%d %H:%M:%S} UTC)"
+    sender = item.arrival.calling_ae or "an unknown sender"
+    return f"{reason} (object {uid} from {sender}, {at:%Y-%m-%d %H:%M:%S} UTC)"

@@ -29,7 +29,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     while True:
         with database.write() as session:
             studies = intake.purgeable(session, before, _BATCH)
-            paths = [path for study_id in studies for path in intake.forget_files(session, study_id)]
+            paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
             for study_id in studies:
                 readings.forget(session, study_id)
         for path in paths:

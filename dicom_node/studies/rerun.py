@@ -124,7 +124,7 @@ def _refusal(study: Study, sources: Sequence[Instance]) -> str:
         return (
             f"{named} stands in quarantine: `dicom-node studies release` lets it out, and applies the rules"
         )
-    if any(not source.path for source in sources):
+    if any(source.purged for source in sources):
         return f"{named} has images that were purged after spool.keep_days: have them sent again"
     return ""
 

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError
+from dicom_node.inbox.header import read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, unread
 from dicom_node.inbox.openmark import OpenMark
@@ -84,7 +85,7 @@ class Indexer:
             try:
                 size = path.stat().st_size
                 try:
-                    arrival = self._spool.read_arrival(path)
+                    arrival = read_arrival(path)
                 except (SpoolError, ValueError, TypeError, KeyError):
                     yield Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
                     continue
@@ -94,7 +95,7 @@ class Indexer:
                 self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
             except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
                 fault = f"cannot be indexed ({type(error).__name__})"
-                yield Arrived(path, self._spool.read_arrival(path), Inspected(fault=fault), size)
+                yield Arrived(path, read_arrival(path), Inspected(fault=fault), size)
 
     def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
         """Open the object, unless the node died twice while it was open; once may have another cause."""
@@ -106,10 +107,10 @@ class Indexer:
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process writes them, or it is tried again later."""
-        known = intake.reception(session, item.spool_name)
+        known = intake.received_object(session, item.spool_name)
         if known is not None:
             # Purged, and here again after a power failure: it has no place any more.
-            return _Placed(item.path, self._data_dir / known.path if known.path else None)
+            return _Placed(item.path, None if known.purged else self._data_dir / known.path)
         try:
             with session.begin_nested():
                 place = self._indexing.index(session, item)

@@ -175,7 +175,7 @@ def test_what_modalities_make_is_within_the_limits() -> None:
 @contextmanager
 def workers_of(node: Inbox) -> Iterator[Callable[[], None]]:
     """A worker process that is started again when it ends, as the node does. Gives a function that looks."""
-    command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", node.settings.model_dump_json()]
+    command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", node.settings.for_children()]
     started: list[subprocess.Popen[bytes]] = []
 
     def look() -> None:

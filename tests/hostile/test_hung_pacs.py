@@ -196,7 +196,7 @@ def test_an_http_server_that_moves_a_byte_now_and_then_is_cut_off(
         outbox.add_study(["pacs"], ONE, LARGE if way == "to_peer" else 16)
         with running_worker(outbox):
             wait_for_event(outbox, DESTINATION_HUNG.number)
-        [row] = outbox.rows()
+            [row] = outbox.rows()  # before the worker, told to end, cuts off its next try
         assert "cut off" in row["reason"] and "query" not in row["reason"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import resource
 from pathlib import Path
@@ -19,7 +20,11 @@ _AT_ONCE = 100
 
 @pytest.mark.timeout(0)
 @pytest.mark.filterwarnings("ignore")  # pydicom's, about what it reads; the node logs none of it
-def test_each_mutated_object_is_indexed_or_quarantined(tmp_path: Path, rounds: int) -> None:
+def test_each_mutated_object_is_indexed_or_quarantined(
+    tmp_path: Path, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dicom_node"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("dicom_node.events"), "disabled", True)  # pytest would keep all
     chance = random.Random(_SEED)
     inbox = Inbox(tmp_path)
     good = small_xray("good")
@@ -35,9 +40,10 @@ def test_each_mutated_object_is_indexed_or_quarantined(tmp_path: Path, rounds: i
         assert inbox.spool.pending() == []
     inbox.receive(good)
     inbox.index()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 256 * 1024  # KiB
     outcomes = inbox.outcomes()
     assert len(outcomes) == rounds + 1
     assert set(outcomes) <= {outcome.value for outcome in Outcome}
     assert Outcome.QUARANTINED.value in outcomes
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
     inbox.close()

@@ -44,6 +44,23 @@ def test_a_hostile_working_directory_is_not_imported_by_the_process_that_reads_o
     assert inspected.fault == ""
 
 
+def test_the_process_that_reads_objects_has_no_password_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACS_PASSWORD", "hunter2")
+    small_xray("one").save_as(tmp_path / "object.dcm", enforce_file_format=True)
+    inspector = Inspector(InspectionSettings())
+    try:
+        inspector.start()
+        assert inspector.inspect(tmp_path / "object.dcm").fault == ""
+        process = inspector._process
+        assert process is not None
+        variables = Path(f"/proc/{process.pid}/environ").read_bytes()
+    finally:
+        inspector.close()
+    assert b"PATH=" in variables and b"hunter2" not in variables
+
+
 def test_a_hostile_working_directory_is_not_imported_by_the_nodes_other_children(ran: Path) -> None:
     heard: list[object] = []
     spoken = threading.Event()

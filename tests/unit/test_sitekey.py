@@ -66,6 +66,13 @@ def test_no_text_of_a_key_shows_it(tmp_path: Path) -> None:
     assert secret not in repr(vars(SiteKey))
 
 
+def test_a_key_that_others_may_exchange_is_refused(tmp_path: Path) -> None:
+    load_or_create(tmp_path)
+    path_of(tmp_path).parent.chmod(0o770)
+    with pytest.raises(ConfigurationError, match="chmod 700"):
+        load_or_create(tmp_path)
+
+
 @pytest.mark.parametrize("deidentify", ["true", "false"])
 def test_check_tells_of_a_key_that_cannot_be_used_where_it_is_needed(tmp_path: Path, deidentify: str) -> None:
     load_or_create(tmp_path / "var")
@@ -90,6 +97,34 @@ def test_check_makes_no_key(tmp_path: Path) -> None:
     tried = preflight.check([config]).tried
     assert [passed.ok for passed in tried if passed.subject == "site key"] == [True]
     assert not path_of(tmp_path / "var").exists()
+
+
+def test_check_says_which_peers_can_put_their_patients_together(tmp_path: Path) -> None:
+    assert _pseudonyms(tmp_path, "", "") == [
+        (False, "no domain: peer0, peer1 get the same, so who has two of them can link patients; give each a "
+         "pseudonym_domain, or all the same if that is wanted"),
+    ]  # fmt: skip
+    assert _pseudonyms(tmp_path, "one", "") == [(True, "domain one: peer0"), (True, "no domain: peer1")]
+    assert [ok for ok, _ in _pseudonyms(tmp_path, "one", "one")] == [True]
+
+
+def test_a_domain_of_pseudonyms_without_pseudonyms_is_a_mistake(tmp_path: Path) -> None:
+    _pseudonyms(tmp_path, "one")
+    config = tmp_path / "node.toml"
+    config.write_text(config.read_text().replace("deidentify = true", "deidentify = false"))
+    assert [problem.key for problem in preflight.check([config]).problems] == ["peers.peer0.pseudonym_domain"]
+
+
+def _pseudonyms(folder: Path, *domains: str) -> list[tuple[bool, str]]:
+    config = folder / "node.toml"
+    peers = [
+        f'[[peers]]\nname = "peer{n}"\nae_title = "PEER{n}"\nresults = ["cleaned"]\ndeidentify = true\n'
+        + (f'pseudonym_domain = "{domain}"\n' if domain else "")
+        for n, domain in enumerate(domains)
+    ]
+    text = f'[node]\ndata_dir = "{folder / "var"}"\n[workers]\nprocesses = 0\n' + "".join(peers)
+    config.write_text(text, encoding="utf-8")
+    return [(one.ok, one.text) for one in preflight.check([config]).tried if one.subject == "pseudonyms"]
 
 
 def _derived(data_dir: Path) -> bytes:

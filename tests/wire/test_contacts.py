@@ -101,11 +101,17 @@ def test_the_lines_for_an_unknown_title_let_it_in(node: Node) -> None:
     ]
 
 
-def test_an_address_stands_for_all_that_came_from_it(node: Node) -> None:
+def test_each_title_that_called_from_an_address_is_answered_for_itself(node: Node) -> None:
     found = node.cli("peers", "why", "127.0.0.1")
-    assert {row["calling_ae"] for row in found["associations"]} == {"US1", "PACS"}
-    assert found["refused_objects"][0]["status"] == "0124"
-    assert "check_address allows 192.0.2.1 only" in str(found["advice"])
+    callers = {caller["asked"]: caller for caller in found["callers"]}
+    assert callers.keys() == {"US1", "us1", "PACS", "CT9", "ELSEWHERE"}
+    for title in ("US1", "PACS"):
+        assert {row["calling_ae"] for row in callers[title]["associations"]} == {title}
+    assert callers["PACS"]["refused_objects"][0]["status"] == "0124"
+    assert callers["US1"]["refused_objects"] == []
+    assert "check_address allows 192.0.2.1 only" in str(callers["ELSEWHERE"]["advice"])
+    shown = node.run("peers", "why", "127.0.0.1").stdout
+    assert "PACS is the peer pacs" in shown and "CT9 is no peer" in shown
 
 
 def test_an_unknown_title_is_answered_with_the_known_ones(node: Node) -> None:
@@ -169,4 +175,4 @@ def test_the_names_in_an_event_have_a_limit(tmp_path: Path) -> None:
         private = [(f"1.2.840.113619.4.{number}", [EXPLICIT]) for number in range(90)]
         associate(receiver.address, [*private, (US, [EXPLICIT])]).release()
         (event,) = receiver.wait_for_event(ASSOCIATION_ACCEPTED)
-        assert str(event.fields["refused"]).endswith("; and 87 more")
+        assert len(event.fields["refused"]) == 3 and event.fields["refused_count"] == 90

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from pydicom import dcmread, examples
 
-from dicom_node.demo import pacs, performance
+from dicom_node.demo import pacs, run
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(tmp_path: Path, w
     shutil.copy(examples.get_path("rgb_color"), own)
     said: list[str] = []
 
-    def perform() -> performance.Shown:
-        [shown] = performance.perform(out, data=None, own=own, fresh=False, say=said.append)
+    def perform() -> run.DemoResult:
+        [shown] = run.run(out, data=None, own=own, fresh=False, say=said.append)
         return shown
 
     first = perform()

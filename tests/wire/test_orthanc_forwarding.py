@@ -47,34 +47,32 @@ def node() -> Iterator[Pacs]:
 
 @contextmanager
 def existing_orthanc(
-    folder: Path, node_port: int, *, retry_seconds: int = 1, further_script: str = ""
+    folder: Path,
+    node_port: int,
+    *,
+    retry_seconds: int = 1,
+    further_script: str = "",
+    node_host: str = "127.0.0.1",
+    addresses: str = "",
 ) -> Iterator[Orthanc]:
     """An Orthanc with our configuration and script; ports, folders and the pace of retries are the test's."""
     config = json.loads((FOLDER / "orthanc.json").read_text(encoding="utf-8"))
     for key in ("StorageDirectory", "IndexDirectory", "DicomPort", "HttpPort", "LuaScripts"):
         del config[key]
-    config["DicomModalities"]["ainode"]["Port"] = node_port
+    config["DicomModalities"]["ainode"] |= {"Host": node_host, "Port": node_port}
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "forward-to-node.lua"
     text = (FOLDER / script.name).read_text(encoding="utf-8")
     text = text.replace("RETRY_SECONDS = 30", f"RETRY_SECONDS = {retry_seconds}")
+    text = text.replace("NODE_ADDRESSES = {}", f"NODE_ADDRESSES = {{ {addresses} }}")
     script.write_text(f"{further_script}\n{text}", encoding="utf-8")
     with start_orthanc(folder, lua=[script], config=config) as orthanc:
         yield orthanc
 
 
 def storescu(orthanc: Orthanc, file: Path, calling: str = "US1") -> None:
-    command = [
-        "storescu",
-        "--required",
-        "-aet",
-        calling,
-        "-aec",
-        orthanc.ae_title,
-        "127.0.0.1",
-        str(orthanc.dicom_port),
-    ]
-    subprocess.run([*command, str(file)], check=True)
+    command = ["storescu", "--required", "-aet", calling, "-aec", orthanc.ae_title]
+    subprocess.run([*command, "127.0.0.1", str(orthanc.dicom_port), str(file)], check=True)
 
 
 def an_object(folder: Path, sop_class: UID, **attributes: Any) -> Path:
@@ -137,6 +135,35 @@ def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Pa
         assert node.received == [image.stem, another.stem]
         for uid in (*results, cleaned_by_dimse.stem, cleaned_by_rest.stem):
             assert mark_of(pacs, uid) == "result"
+
+
+def test_a_stranger_who_says_that_it_is_the_node_keeps_no_image_from_it(tmp_path: Path, node: Pacs) -> None:
+    """AE title and Device UID are public; the node's host is a name here: of the loopback, but another."""
+    with existing_orthanc(tmp_path, node.port, node_host="localhost") as pacs:
+        by_title = an_object(tmp_path, UltrasoundImageStorage)
+        storescu(pacs, by_title, calling="AINODE")
+        by_device = an_object(tmp_path, UltrasoundImageStorage, **of_our_equipment())
+        storescu(pacs, by_device)
+        by_rest = an_object(tmp_path, UltrasoundImageStorage, **of_our_equipment())
+        pacs.upload(by_rest.read_bytes())
+        claimed = [by_title.stem, by_device.stem, by_rest.stem]
+        wait_until(lambda: sorted(node.received) == sorted(claimed))
+        wait_until(lambda: [mark_of(pacs, uid) for uid in claimed] == ["forwarded"] * 3)
+        log = pacs.log.read_text(encoding="utf-8")
+        assert log.count("says that it is of the node and does not come from there") == 3
+
+
+def test_a_node_behind_a_name_is_known_by_the_addresses_that_the_script_names(
+    tmp_path: Path, node: Pacs
+) -> None:
+    with existing_orthanc(
+        tmp_path, node.port, node_host="localhost", addresses="'192.0.2.1', '127.0.0.1'"
+    ) as pacs:
+        result, image = (an_object(tmp_path, UltrasoundImageStorage) for _ in range(2))
+        storescu(pacs, result, calling="AINODE")
+        storescu(pacs, image)
+        wait_until(lambda: node.received == [image.stem])
+        assert mark_of(pacs, result.stem) == "result"
 
 
 @pytest.mark.parametrize(

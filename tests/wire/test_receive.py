@@ -15,6 +15,7 @@ from pynetdicom.dsutils import split_dataset
 
 from benchmarks.sender import Stored, associate, load
 from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, ECHOED
+from dicom_node.inbox.header import read_arrival
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from tests.wire.receiver import (
     EXPLICIT,
@@ -174,7 +175,7 @@ def test_the_spooled_file_says_how_the_object_came(receiver: Receiver) -> None:
     assert association.store(1, item, priority=1) == 0x0000
     association.release()
     (path,) = set(receiver.spool.pending()) - before
-    arrival = receiver.spool.read_arrival(path)
+    arrival = read_arrival(path)
     assert (arrival.calling_ae, arrival.called_ae, arrival.address) == ("SENDER", "AINODE", "127.0.0.1")
     assert arrival.priority == 1
     meta = pydicom.dcmread(path).file_meta

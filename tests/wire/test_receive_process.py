@@ -20,6 +20,7 @@ from dicom_node.events import (
     LISTENER_STARTED,
     LISTENER_STOPPED,
 )
+from dicom_node.inbox.header import read_arrival
 from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving, ultrasound, wait_until
 
 STORAGE = [(US, [EXPLICIT])]
@@ -142,7 +143,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert not [name for name in receiver.files() if name.startswith(".")]
         assert len(receiver.events(LISTENER_STARTED)) == 4
         journalled = {event.fields["association"] for event in receiver.events(ASSOCIATION_ACCEPTED)}
-        arrivals = {receiver.spool.read_arrival(path).association for path in receiver.spool.pending()}
+        arrivals = {read_arrival(path).association for path in receiver.spool.pending()}
     found = {item.sop_instance_uid: item.data_set for item in kept}
     assert acknowledged.items() <= found.items()
     assert arrivals <= journalled

@@ -40,8 +40,10 @@ SECOND_MODALITY = '[[peers]]\nname = "us2"\nae_title = "US2"\n'
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with running(Node(tmp_path_factory.mktemp("site"), CONFIG)) as node:
-        yield node
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PACS_PASSWORD", "hunter2")
+        with running(Node(tmp_path_factory.mktemp("site"), CONFIG)) as node:
+            yield node
 
 
 def children(pid: int) -> dict[str, int]:
@@ -101,6 +103,11 @@ def test_a_reload_takes_all_or_nothing(node: Node) -> None:
     assert renewed["worker"] != processes["worker"]
     assert events(node, 6004) == 0, "no process counts as dead"
     node.wait_for(["not_applicable"])
+
+
+def test_the_listener_has_no_password_in_its_environment(node: Node) -> None:
+    variables = Path(f"/proc/{children(node.pid)['listener']}/environ").read_bytes()
+    assert b"PATH=" in variables and b"hunter2" not in variables
 
 
 def test_what_the_node_writes_is_its_own(node: Node) -> None:

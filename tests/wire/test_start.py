@@ -13,6 +13,7 @@ import pytest
 from benchmarks.sender import associate
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
+from tests.inbox_lab import spooled
 from tests.node_lab import Node, running, wait_until
 from tests.wire.receiver import EXPLICIT, US, receiving, ultrasound
 
@@ -33,7 +34,7 @@ def test_the_port_opens_before_the_backlog_is_read(tmp_path: Path) -> None:
     for number in range(100):
         item = ultrasound(number, pixels=10)
         arrival = Arrival("former", "SENDER", "AINODE", "127.0.0.1", 0, datetime.now(UTC))
-        spool.store(arrival, US, item.sop_instance_uid, EXPLICIT, [item.data_set])
+        spooled(spool, arrival, US, item.sop_instance_uid, EXPLICIT, [item.data_set])
     with running(node):
         assert len(spool.pending()) > 30  # the port is open, and most of them still wait
         association = associate(("127.0.0.1", node.port), [(US, [EXPLICIT])])

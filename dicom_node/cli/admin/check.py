@@ -11,12 +11,10 @@ from dicom_node.cli.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
 
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(epilog="Example: dicom-node check --config node.toml")(check)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: dicom-node check --config node.toml")
 def check(config: Config, role: RoleOption = Role.ALL, as_json: JsonObject = False) -> int:
     """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.cli.options import group
 from dicom_node.cli.output import print_document
 
-app = typer.Typer(no_args_is_help=True, help="Configuration files to start from.")
+app = group("Configuration files to start from.")
 
 
 class Which(StrEnum):

@@ -13,14 +13,12 @@ from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 
 if TYPE_CHECKING:
-    from dicom_node.demo.performance import Shown
+    from dicom_node.demo.run import DemoResult
+
+app = typer.Typer()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(epilog="Example: dicom-node demo --input my-dicom-files --out demo-output")(demo)
-
-
+@app.command(epilog="Example: dicom-node demo --input my-dicom-files --out demo-output")
 def demo(
     *,
     own: Annotated[
@@ -39,11 +37,11 @@ def demo(
     ] = False,
 ) -> int:
     """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
-    from dicom_node.demo import performance
+    from dicom_node.demo import run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
 
-    shown = performance.perform(out, data=data, own=own, fresh=fresh, say=say)
+    shown = run.run(out, data=data, own=own, fresh=fresh, say=say)
     for item in shown:
         _print_study(item)
     say("")
@@ -51,7 +49,7 @@ def demo(
     return ExitCode.OK if all(item.ended_well for item in shown) else ExitCode.FAILED
 
 
-def _print_study(item: Shown) -> None:
+def _print_study(item: DemoResult) -> None:
     say("")
     say(f"{item.folder.name} {item.study.origin}", bold=True)
 

@@ -7,12 +7,10 @@ import typer
 from dicom_node.cli.options import Config
 from dicom_node.cli.output import say
 
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(epilog="Example: dicom-node reload --config node.toml")(reload)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: dicom-node reload --config node.toml")
 def reload(config: Config) -> None:
     """Let the node that runs on this machine take over its configuration files, all of them or nothing.
 

@@ -10,14 +10,12 @@ from dicom_node import __version__, logs
 from dicom_node.cli.options import Config, RoleOption
 from dicom_node.model.roles import Role
 
+app = typer.Typer()
+
 _LOGGER = logging.getLogger(__name__)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(epilog="Example: dicom-node serve --config node.toml")(serve)
-
-
+@app.command(epilog="Example: dicom-node serve --config node.toml")
 def serve(config: Config, role: RoleOption = Role.ALL) -> int:
     """Run the node in the foreground until SIGTERM or Ctrl-C; logs "ready" when it can receive and run.
 

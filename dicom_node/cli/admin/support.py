@@ -7,23 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config
+from dicom_node.cli.options import Config, load
 from dicom_node.cli.output import say
 
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("support-bundle", epilog="Example: dicom-node support-bundle bundle.zip --config node.toml")(
-        support_bundle
-    )
+app = typer.Typer()
 
 
+@app.command("support-bundle", epilog="Example: dicom-node support-bundle bundle.zip --config node.toml")
 def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    from dicom_node.config import loading
     from dicom_node.services import support
 
-    names = support.write_bundle(loading.load(config), config, destination)
+    names = support.write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")

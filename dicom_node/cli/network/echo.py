@@ -6,24 +6,21 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config
+from dicom_node.cli.options import Config, load
 from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(epilog="Example: dicom-node echo pacs --config node.toml")(echo)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: dicom-node echo pacs --config node.toml")
 def echo(
     peer: Annotated[str, typer.Argument(metavar="PEER", help="Name of a configured peer.")], config: Config
 ) -> int:
     """Send a C-ECHO to a peer."""
-    from dicom_node.config import loading
     from dicom_node.scu.dimse import DimseDestination
 
-    loaded = loading.load(config)
+    loaded = load(config)
     check = DimseDestination(loaded.peer(peer), loaded).echo()
     say(f"{peer}: {check.text}", err=not check.ok)
     return ExitCode.OK if check.ok else ExitCode.UNAVAILABLE

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.options import Config, Json, JsonObject, Since, moment
-from dicom_node.cli.output import Column, Row, local, print_json, print_rows, say
+from dicom_node.cli.options import Config, Json, JsonObject, Since, group, load, moment
+from dicom_node.cli.output import Column, Row, fields, local, print_json, print_rows, say
 from dicom_node.cli.records import associations
 from dicom_node.errors import ExitCode
 
-app = typer.Typer(no_args_is_help=True, help="Peers: modalities and PACS.")
+app = group("Peers: modalities and PACS.")
 
 
 def _address(row: Row) -> str:
@@ -19,9 +19,7 @@ def _address(row: Row) -> str:
 
 
 _COLUMNS: list[Column] = [
-    ("name", lambda row: row["name"]),
-    ("ae title", lambda row: row["ae_title"]),
-    ("may", lambda row: row["may"]),
+    *fields("name", "ae_title", "may"),
     ("address", _address),
     ("transport", lambda row: row["transport"]),
     ("results", lambda row: row["results"] if "receive" in row["may"] else "–"),
@@ -38,21 +36,18 @@ _SINCE: Column = ("since then", lambda row: "got through" if row["outdated"] els
 _WHY: dict[str, list[Column]] = {
     "associations": [*associations.COLUMNS],
     "refused_contexts": [
-        ("classes", lambda row: row["classes"]),
-        ("context", lambda row: row["context"]),
+        *fields("classes", "context"),
         *_COUNTED,
     ],
     "rejections": [
         ("calling", lambda row: row["calling_ae"]),
         ("called", lambda row: row["called_ae"]),
-        ("address", lambda row: row["address"]),
-        ("meaning", lambda row: row["meaning"]),
+        *fields("address", "meaning"),
         *_COUNTED,
         _SINCE,
     ],
     "refused_objects": [
-        ("status", lambda row: row["status"]),
-        ("reason", lambda row: row["reason"]),
+        *fields("status", "reason"),
         *_COUNTED,
         _SINCE,
     ],
@@ -60,8 +55,7 @@ _WHY: dict[str, list[Column]] = {
 }
 
 _CHECKS: list[Column] = [
-    ("peer", lambda row: row["peer"]),
-    ("check", lambda row: row["check"]),
+    *fields("peer", "check"),
     ("", lambda row: "ok" if row["ok"] else "FAILED"),
     ("says", lambda row: row["text"]),
 ]
@@ -70,10 +64,9 @@ _CHECKS: list[Column] = [
 @app.command("list", epilog="Example: dicom-node peers list --config node.toml")
 def list_peers(config: Config, as_json: Json = False) -> None:
     """List the configured peers; passwords are not shown."""
-    from dicom_node.config import loading
 
     secret = {"username", "password"}
-    rows = [peer.model_dump(mode="json", exclude=secret) for peer in loading.load(config).peers]
+    rows = [peer.model_dump(mode="json", exclude=secret) for peer in load(config).peers]
     print_rows(rows, _COLUMNS, as_json=as_json, none="No peers are configured.")
 
 
@@ -87,9 +80,8 @@ def test(
 ) -> int:
     """Try everything that delivery to a peer needs, without storing anything."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows: list[dict[str, Any]] = services.test_peers(loading.load(config), names or ())
+    rows: list[dict[str, Any]] = services.test_peers(load(config), names or ())
     print_rows(rows, _CHECKS, as_json=as_json, none="No peer may receive.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE
 
@@ -104,15 +96,28 @@ def why(
     as_json: JsonObject = False,
 ) -> None:
     """Tell what a machine tried, what it was refused, and which lines would let it in."""
-    from dicom_node.config import loading
     from dicom_node.services import contacts
 
-    found = contacts.why(loading.load(config), asked, moment(since))
+    found = contacts.why(load(config), asked, moment(since))
     if as_json:
         print_json(found)
         return
+    if not found["callers"]:
+        _print_caller(found)
+        return
+    say(f"{asked}: each AE title that called from there", bold=True)
+    for caller in found["callers"]:
+        say("")
+        _print_caller(caller)
+    if found["failures"]:
+        say("")
+        say("Without an AE title", bold=True)
+        print_rows(found["failures"], _WHY["failures"], as_json=False, none="")
+
+
+def _print_caller(found: Row) -> None:
     peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
-    say(f"{asked} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
+    say(f"{found['asked']} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
     for heading, columns in _WHY.items():
         if rows := found[heading]:
             say("")

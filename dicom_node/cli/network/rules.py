@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Since, moment
+from dicom_node.cli.options import Config, Json, Since, group, load, moment
 from dicom_node.cli.output import Column, print_rows
 from dicom_node.cli.records.studies import DECISIONS
 from dicom_node.errors import ExitCode
 
-app = typer.Typer(no_args_is_help=True, help="Rules: which pipeline for which study.")
+app = group("Rules: which pipeline for which study.")
 
 _COLUMNS: list[Column] = [
     ("file", lambda row: Path(row["file"]).name),
@@ -23,11 +23,6 @@ _COLUMNS: list[Column] = [
     ("pipeline", lambda row: row["pipeline"] if row["applies"] else "–"),
     ("why", lambda row: row["reason"]),
 ]
-
-
-@app.callback()
-def _group() -> None:
-    """Rules: which pipeline for which study."""
 
 
 @app.command("try", epilog="Example: dicom-node rules try image.dcm --from us1 --config node.toml")
@@ -42,11 +37,10 @@ def try_(
     as_json: Json = False,
 ) -> int:
     """Say which rules would take these files, which not, and why. Nothing is sent or stored."""
-    from dicom_node.config import loading
     from dicom_node.scu.modality import dicom_files
     from dicom_node.services import rehearsal
 
-    loaded = loading.load(config)
+    loaded = load(config)
     peer = loaded.sender(sender) if sender else None
     rows = rehearsal.try_rules(loaded, dicom_files(files), peer)
     print_rows(rows, _COLUMNS, as_json=as_json, none="No files, or no rules are configured.")
@@ -68,9 +62,8 @@ def replay(
     By the rules in these files: let the node take them over first (`dicom-node reload`).
     """
     from dicom_node import services
-    from dicom_node.config import loading
 
-    loaded, received = loading.load(config), moment(since) or datetime.min.replace(tzinfo=UTC)
+    loaded, received = load(config), moment(since) or datetime.min.replace(tzinfo=UTC)
     rows = services.replay_rules(loaded, received, dry_run=dry_run)
     print_rows(
         rows, DECISIONS, as_json=as_json, none="All studies of this time had the jobs that the rules want."

@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config
+from dicom_node.cli.options import Config, load
 from dicom_node.cli.output import print_json, progress, say
 from dicom_node.errors import ExitCode
 
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(epilog="Example: dicom-node send pacs study/ --config node.toml")(send)
+app = typer.Typer()
 
 
+@app.command(epilog="Example: dicom-node send pacs study/ --config node.toml")
 def send(
     peer: Annotated[str, typer.Argument(metavar="PEER", help="Name of a configured peer.")],
     files: Annotated[
@@ -26,10 +24,9 @@ def send(
     as_json: Annotated[bool, typer.Option("--json", help="Print the status of each file as JSON.")] = False,
 ) -> int:
     """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
-    from dicom_node.config import loading
     from dicom_node.scu import modality
 
-    loaded = loading.load(config)
+    loaded = load(config)
     callee = modality.Callee.of(loaded.peer(peer), loaded)
     chosen = modality.dicom_files(files)
     with progress(f"to {peer}", len(chosen)) as advance:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-import typer
+from dicom_node.cli.options import Config, Json, Limit, Since, group, limit_or_none, moment, reading
+from dicom_node.cli.output import Column, Row, fields, local, print_rows
 
-from dicom_node.cli.options import Config, Json, Limit, Since, limit_or_none, moment
-from dicom_node.cli.output import Column, Row, local, print_rows
-
-app = typer.Typer(no_args_is_help=True, help="Associations: who connected, and how many objects came.")
+app = group("Associations: who connected, and how many objects came.")
 
 
 def _refused(row: Row) -> str:
@@ -28,16 +26,9 @@ COLUMNS: list[Column] = [
     ("closed", lambda row: local(row["closed_at"])),
     ("calling", lambda row: row["calling_ae"]),
     ("called", lambda row: row["called_ae"]),
-    ("address", lambda row: row["address"]),
-    ("outcome", lambda row: row["outcome"]),
-    ("objects", lambda row: row["objects"]),
+    *fields("address", "outcome", "objects"),
     ("details", _details),
 ]
-
-
-@app.callback()
-def _group() -> None:
-    """Associations: who connected, and how many objects came."""
 
 
 @app.command(
@@ -47,10 +38,8 @@ def list_associations(
     *, config: Config, since: Since = "", limit: Limit = 100, as_json: Json = False
 ) -> None:
     """List associations, the newest first; an open one has no closing time."""
-    from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    with services.reading(loading.load(config)) as session:
+    with reading(config) as (session, _):
         rows = views.list_associations(session, since=moment(since), limit=limit_or_none(limit))
     print_rows(rows, COLUMNS, as_json=as_json, none="No associations.")

@@ -13,13 +13,15 @@ from dicom_node.cli.options import (
     Since,
     StudyUid,
     event_number,
+    group,
     limit_or_none,
     moment,
+    reading,
     refuse_unknown,
 )
 from dicom_node.cli.output import Column, details, local, print_rows, short
 
-app = typer.Typer(no_args_is_help=True, help="Events: what happened, and when.")
+app = group("Events: what happened, and when.")
 
 
 _COLUMNS: list[Column] = [
@@ -29,11 +31,6 @@ _COLUMNS: list[Column] = [
     ("study", lambda row: short(row["study_instance_uid"])),
     ("details", details),
 ]
-
-
-@app.callback()
-def _group() -> None:
-    """Events: what happened, and when."""
 
 
 @app.command(
@@ -61,11 +58,9 @@ def list_events(
     as_json: Json = False,
 ) -> None:
     """List events, the oldest first; of more than --limit the newest."""
-    from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    with services.reading(loading.load(config)) as session:
+    with reading(config) as (session, _):
         rows = views.list_events(
             session,
             study_instance_uid=study,

@@ -12,14 +12,17 @@ from dicom_node.cli.options import (
     JsonObject,
     Limit,
     StudyUid,
+    group,
     limit_or_none,
+    load,
     number_of,
-    state_in,
+    reading,
+    states_option,
 )
 from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, say, short
 from dicom_node.model.lifecycle import JobState
 
-app = typer.Typer(no_args_is_help=True, help="Jobs: one rule's pipeline on one study.")
+app = group("Jobs: one rule's pipeline on one study.")
 
 Number = Annotated[
     int,
@@ -65,23 +68,16 @@ _COLUMNS: list[Column] = [
 def list_jobs(
     *,
     config: Config,
-    state: Annotated[
-        list[JobState] | None,
-        typer.Option(
-            parser=state_in(JobState), metavar="|".join(JobState), help="Only in this state; repeatable."
-        ),
-    ] = None,
+    state: Annotated[list[JobState] | None, states_option(JobState)] = None,
     study: StudyUid = "",
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
     from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    loaded = loading.load(config)
-    with services.reading(loaded) as session:
+    with reading(config) as (session, loaded):
         rows = views.list_jobs(
             session,
             states=state or (),
@@ -95,11 +91,9 @@ def list_jobs(
 @app.command(epilog="Example: dicom-node jobs show 17 --config node.toml")
 def show(job: Number, config: Config, as_json: JsonObject = False) -> None:
     """Show one job: its images, options, results."""
-    from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    with services.reading(loading.load(config)) as session:
+    with reading(config) as (session, _):
         row = views.show_job(session, job)
     if as_json:
         print_json(row)
@@ -112,9 +106,8 @@ def show(job: Number, config: Config, as_json: JsonObject = False) -> None:
 def retry(job: Number, config: Config) -> None:
     """Run a job that failed, was held or was cancelled."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    services.retry_job(loading.load(config), job)
+    services.change_job(load(config), job, "retry")
     say(f"Job {job} is queued.")
 
 
@@ -122,9 +115,8 @@ def retry(job: Number, config: Config) -> None:
 def first(job: Number, config: Config) -> None:
     """Put a job that waits before all others."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    services.put_job_first(loading.load(config), job)
+    services.change_job(load(config), job, "put_first")
     say(f"Job {job} is the next.")
 
 
@@ -132,7 +124,6 @@ def first(job: Number, config: Config) -> None:
 def cancel(job: Number, config: Config) -> None:
     """Cancel a job; one that runs is stopped at its next step."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    services.cancel_job(loading.load(config), job)
+    services.change_job(load(config), job, "cancel")
     say(f"Job {job} is cancelled, or will be at its next step.")

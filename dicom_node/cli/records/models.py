@@ -7,18 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Since, moment
-from dicom_node.cli.output import Column, Row, print_json, print_rows, say
+from dicom_node.cli.options import Config, Json, Since, group, load, moment
+from dicom_node.cli.output import Column, Row, fields, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
-app = typer.Typer(no_args_is_help=True, help="Models: cards and weights.")
+app = group("Models: cards and weights.")
 
 _COLUMNS: list[Column] = [
     ("model", lambda row: row["id"]),
-    ("version", lambda row: row["version"]),
-    ("task", lambda row: row["task"]),
-    ("architecture", lambda row: row["architecture"]),
-    ("licence", lambda row: row["licence"]),
+    *fields("version", "task", "architecture", "licence"),
 ]
 
 _CHECKS: list[Column] = [
@@ -30,16 +27,14 @@ _CHECKS: list[Column] = [
 
 _SENDERS: list[Column] = [
     ("peer", lambda row: row["calling_ae"]),
-    ("analysed", lambda row: row["analysed"]),
-    ("mended", lambda row: row["mended"]),
+    *fields("analysed", "reoriented"),
     ("refused by pixels", lambda row: _refused(row)),  # noqa: PLW0108  (the reader meets columns first)
     ("by header", lambda row: row["refused_header"]),
     ("scores", lambda row: row["verdict"]),
 ]
 
 _SCORES: list[Column] = [
-    ("label", lambda row: row["label"]),
-    ("images", lambda row: row["images"]),
+    *fields("label", "images"),
     ("PSI", lambda row: "–" if row["psi"] is None else f"{row['psi']:.3f}"),
     ("by chance", lambda row: "–" if row["by_chance"] is None else f"≤ {row['by_chance']:.3f}"),
     ("", lambda row: row["verdict"]),
@@ -50,9 +45,8 @@ _SCORES: list[Column] = [
 def list_models(config: Config, as_json: Json = False) -> None:
     """List the model cards: shipped, and those of workers.models_dir."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows = services.models(loading.load(config))
+    rows = services.models(load(config))
     print_rows(rows, _COLUMNS, as_json=as_json, none="No model cards.")
 
 
@@ -60,9 +54,8 @@ def list_models(config: Config, as_json: Json = False) -> None:
 def verify(config: Config, as_json: Json = False) -> int:
     """Compare the weights of every model with the SHA-256 of its card."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows = services.verify_models(loading.load(config))
+    rows = services.verify_models(load(config))
     print_rows(rows, _CHECKS, as_json=as_json, none="No model cards.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.DATA
 
@@ -82,9 +75,8 @@ def drift(
     Counts of whole days (UTC); the last drift.window_days where --since is not given.
     """
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows = services.model_drift(loading.load(config), moment(since), peer)
+    rows = services.model_drift(load(config), moment(since), peer)
     if as_json:
         print_json(rows)
         return

@@ -6,23 +6,32 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Limit, StudyUid, limit_or_none, number_of, state_in
-from dicom_node.cli.output import Column, local, print_rows, say, short
+from dicom_node.cli.options import (
+    Config,
+    Json,
+    Limit,
+    StudyUid,
+    group,
+    limit_or_none,
+    load,
+    number_of,
+    reading,
+    states_option,
+)
+from dicom_node.cli.output import Column, fields, local, print_rows, say, short
 from dicom_node.model.lifecycle import DeliveryState
 
-app = typer.Typer(no_args_is_help=True, help="Outbox: one row per result object and destination.")
+app = group("Outbox: one row per result object and destination.")
 
 _COLUMNS: list[Column] = [
-    ("delivery", lambda row: row["delivery"]),
-    ("state", lambda row: row["state"]),
+    *fields("delivery", "state"),
     ("to", lambda row: row["destination"]),
     ("study", lambda row: short(row["study_instance_uid"])),
     ("kind", lambda row: row["kind"]),
     ("sop instance", lambda row: short(row["sop_instance_uid"], 14)),
     ("tries", lambda row: row["attempts"]),
     ("next try", lambda row: "" if row["confirmed_at"] else local(row["next_at"])),
-    ("status", lambda row: row["status"]),
-    ("reason", lambda row: row["reason"]),
+    *fields("status", "reason"),
 ]
 
 
@@ -30,25 +39,16 @@ _COLUMNS: list[Column] = [
 def list_deliveries(
     *,
     config: Config,
-    state: Annotated[
-        list[DeliveryState] | None,
-        typer.Option(
-            parser=state_in(DeliveryState),
-            metavar="|".join(DeliveryState),
-            help="Only in this state; repeatable.",
-        ),
-    ] = None,
+    state: Annotated[list[DeliveryState] | None, states_option(DeliveryState)] = None,
     to: Annotated[str, typer.Option("--to", metavar="PEER", help="Only to this peer.")] = "",
     study: StudyUid = "",
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
     """List deliveries, the newest first."""
-    from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    with services.reading(loading.load(config)) as session:
+    with reading(config) as (session, _):
         rows = views.list_deliveries(
             session,
             states=state or (),
@@ -75,9 +75,8 @@ def retry(
 ) -> None:
     """Send again what was given up, once the cause is gone."""
     from dicom_node import services
-    from dicom_node.config import loading
 
     if bool(deliveries) == dead:
         raise typer.BadParameter("give the numbers of deliveries, or --dead for all that were given up")
-    number = services.retry_deliveries(loading.load(config), deliveries or None, destination=to)
+    number = services.retry_deliveries(load(config), deliveries or None, destination=to)
     say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")

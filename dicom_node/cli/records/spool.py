@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
-from dicom_node.cli.options import Config
+from dicom_node.cli.options import Config, group, load
 from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 
-app = typer.Typer(no_args_is_help=True, help="The spool: received objects on disk.")
+app = group("The spool: received objects on disk.")
 
 _EVERY = 1000  # objects between two lines of progress
 
@@ -17,9 +15,8 @@ _EVERY = 1000  # objects between two lines of progress
 def compare(config: Config) -> int:
     """Compare spool and database, as the node does at its start and daily; exit status 1: they differ."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    difference = services.compare_spool(loading.load(config))
+    difference = services.compare_spool(load(config))
     say(difference or "Spool and database agree.")
     return ExitCode.FAILED if difference else ExitCode.OK
 
@@ -32,9 +29,8 @@ def reindex(config: Config) -> None:
     at their destinations and not sent twice.
     """
     from dicom_node import services
-    from dicom_node.config import loading
 
-    done = services.reindex_spool(loading.load(config), _progress)
+    done = services.reindex_spool(load(config), _progress)
     say("The node takes them in like any other." if done else "Nothing to put back.")
 
 

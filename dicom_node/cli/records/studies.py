@@ -14,15 +14,28 @@ from dicom_node.cli.options import (
     Limit,
     Since,
     StudyArgument,
+    group,
     limit_or_none,
+    load,
     moment,
-    state_in,
+    reading,
+    states_option,
     whole_or_end,
 )
-from dicom_node.cli.output import Column, details, local, print_details, print_json, print_rows, say, short
+from dicom_node.cli.output import (
+    Column,
+    details,
+    fields,
+    local,
+    print_details,
+    print_json,
+    print_rows,
+    say,
+    short,
+)
 from dicom_node.model.lifecycle import StudyState
 
-app = typer.Typer(no_args_is_help=True, help="Studies: what was received, and what became of it.")
+app = group("Studies: what was received, and what became of it.")
 
 _COLUMNS: list[Column] = [
     ("study", lambda row: short(row["study"])),
@@ -58,12 +71,9 @@ DECISIONS: list[Column] = [
 """What rules made of studies; `rules replay` shows the same."""
 _READINGS: list[Column] = [
     ("image", lambda row: short(row["sop_instance_uid"], 26)),
-    ("frame", lambda row: row["frame"]),
-    ("kind", lambda row: row["kind"]),
-    ("meaning", lambda row: row["meaning"]),
+    *fields("frame", "kind", "meaning"),
     ("removed", lambda row: "yes" if row["removed"] else "no"),
-    ("confidence", lambda row: row["confidence"]),
-    ("text", lambda row: row["text"]),
+    *fields("confidence", "text"),
 ]
 
 
@@ -71,22 +81,15 @@ _READINGS: list[Column] = [
 def list_studies(
     *,
     config: Config,
-    state: Annotated[
-        list[StudyState] | None,
-        typer.Option(
-            parser=state_in(StudyState), metavar="|".join(StudyState), help="Only in this state; repeatable."
-        ),
-    ] = None,
+    state: Annotated[list[StudyState] | None, states_option(StudyState)] = None,
     since: Since = "",
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
     """List studies, the newest first."""
-    from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    with services.reading(loading.load(config)) as session:
+    with reading(config) as (session, _):
         rows = views.list_studies(
             session, states=state or (), since=moment(since), limit=limit_or_none(limit)
         )
@@ -96,11 +99,9 @@ def list_studies(
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
 def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
     """Show one study: objects received, jobs, results, what happened."""
-    from dicom_node import services
-    from dicom_node.config import loading
     from dicom_node.store import views
 
-    with services.reading(loading.load(config)) as session:
+    with reading(config) as (session, _):
         row = views.show_study(session, uid)
     if as_json:
         print_json(row)
@@ -115,9 +116,8 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
 def readings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     """Show the readings of a study's burned-in annotation, names included. Needs the site key; event 4010."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows = services.show_readings(loading.load(config), uid)
+    rows = services.show_readings(load(config), uid)
     print_rows(rows, _READINGS, as_json=as_json, none="Nothing was read in this study, or it was purged.")
 
 
@@ -125,9 +125,8 @@ def readings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
 def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     """Show what is to be chosen in a study in quarantine: patients, versions, who sent them, what differs."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows = services.study_versions(loading.load(config), uid)
+    rows = services.study_versions(load(config), uid)
     print_rows(rows, _VERSIONS, as_json=as_json, none="There is nothing to choose in this study.")
 
 
@@ -142,9 +141,8 @@ def release(
 ) -> None:
     """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
     from dicom_node import services
-    from dicom_node.config import loading
 
-    services.release_study(loading.load(config), uid, take or ())
+    services.release_study(load(config), uid, take or ())
     say("Released: the study is assembled again and its rules are applied.")
 
 
@@ -162,9 +160,8 @@ def rerun(
     Results that do not change are not sent twice. A study that is being received or in quarantine is refused.
     """
     from dicom_node import services
-    from dicom_node.config import loading
 
-    rows = services.rerun_studies(loading.load(config), [whole_or_end(uid) for uid in uids])
+    rows = services.rerun_studies(load(config), [whole_or_end(uid) for uid in uids])
     print_rows(rows, DECISIONS, as_json=as_json, none="")
 
 
@@ -176,23 +173,16 @@ def results_in_words(results: list[dict[str, Any]]) -> str:
 
 _PARTS: Mapping[str, list[Column]] = {
     "results": [
-        ("kind", lambda row: row["kind"]),
-        ("sop instance uid", lambda row: row["sop_instance_uid"]),
+        *fields("kind", "sop_instance_uid"),
         ("deliveries", lambda row: row["deliveries"] or "none"),
     ],
     "jobs": [
-        ("job", lambda row: row["job"]),
-        ("rule", lambda row: row["rule"]),
-        ("state", lambda row: row["state"]),
-        ("attempts", lambda row: row["attempts"]),
-        ("reason", lambda row: row["reason"]),
+        *fields("job", "rule", "state", "attempts", "reason"),
     ],
     "received": [
         ("received", lambda row: local(row["received_at"])),
         ("from", lambda row: row["calling_ae"]),
-        ("sop instance uid", lambda row: row["sop_instance_uid"]),
-        ("outcome", lambda row: row["outcome"]),
-        ("reason", lambda row: row["reason"]),
+        *fields("sop_instance_uid", "outcome", "reason"),
     ],
     "events": [
         ("at", lambda row: local(row["at"])),

@@ -35,87 +35,92 @@ class Acceptance:
     faults: Mapping[str, str]
 
 
-def acceptance_of(
-    pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object], at_work: AtWork
-) -> Acceptance:
-    """Which of these images the pipeline takes. Raises WorkerSpent, PixelError when it cannot say of any."""
-    if not pipeline.per_image:
-        return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
-    verdicts: list[Accept | Refuse] = []
-    faults: dict[str, str] = {}
-    for source in sources:
-        try:
-            with at_work.at(source.path.name):
-                verdicts.append(pipeline.accepts([source.image], options))
-        except PixelError as fault:
-            faults[source.image.uid] = str(fault)
-        _forget_pixels(source, sources)
-    if not verdicts:
-        raise PixelError("; ".join(dict.fromkeys(faults.values())))
-    return Acceptance(_joined(verdicts), faults)
+@dataclass(frozen=True, slots=True)
+class ImageAnalysis:
+    """Runs pipelines on images. ``kept``: analyses made ahead; ``readings`` takes what was read in images."""
 
+    kept: Analyses
+    readings: ReadingRecord
+    at_work: AtWork
 
-def analyse(
-    pipeline: Pipeline,
-    sources: Sequence[SourceObject],
-    options: Mapping[str, object],
-    report: Progress,
-    kept: Analyses,
-    readings: ReadingRecord,
-    at_work: AtWork,
-) -> Analysed:
-    """The pipeline's result for these images; what it read in them goes to ``readings`` alone.
+    def accepts(
+        self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
+    ) -> Acceptance:
+        """Which images the pipeline takes. Raises WorkerSpent, PixelError when it cannot say of any."""
+        if not pipeline.per_image:
+            return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
+        verdicts: list[Accept | Refuse] = []
+        faults: dict[str, str] = {}
+        for source in sources:
+            try:
+                with self.at_work.at(source.path.name):
+                    verdicts.append(pipeline.accepts([source.image], options))
+            except PixelError as fault:
+                faults[source.image.uid] = str(fault)
+            _forget_pixels(source, sources)
+        if not verdicts:
+            raise PixelError("; ".join(dict.fromkeys(faults.values())))
+        return Acceptance(_joined(verdicts), faults)
 
-    An image that cannot be cleaned is left out with a note, one that cannot be decoded as a fault. Raises
-    CleaningFailed or PixelError when none is left, WorkerSpent, and whatever the pipeline raises.
-    """
-    if not pipeline.per_image:
-        return Analysed(_run(pipeline, sources, options, report, readings), {})
-    results: list[PipelineResult] = []
-    done: dict[str, PipelineResult] = {}
-    faults: dict[str, str] = {}
-    failures: list[CleaningFailed] = []
-    for number, source in enumerate(sources):
-        report(number / len(sources), f"image {number + 1} of {len(sources)}")
-        key = key_of(pipeline, options, source.path.name, source.pixels_sha256)
-        try:
-            part = _part(report, number, len(sources))
-            done[key] = kept.get(key) or _at(at_work, pipeline, source, options, part, readings)
-            results.append(done[key])
-        except WorkerSpent:
-            for name, result in done.items():  # so that the next worker need not analyse them again
-                kept.put(name, result)
-            raise
-        except PixelError as fault:
-            faults[source.image.uid] = str(fault)
-        except CleaningFailed as failure:
-            failures.append(failure)
-            note = QualityNote(WITHHELD, f"no cleaned picture: {failure}", source.image.uid)
-            results.append(PipelineResult(quality=(note,), models=pipeline.models()))
-        _forget_pixels(source, sources)
-    if len(failures) + len(faults) == len(sources):
-        raise failures[0] if failures else PixelError("; ".join(dict.fromkeys(faults.values())))
-    return Analysed(merged(results), faults)
+    def run(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[SourceObject],
+        options: Mapping[str, object],
+        report: Progress,
+    ) -> Analysed:
+        """The pipeline's result for these images; what it read in them goes to ``readings`` alone.
 
+        An image that cannot be cleaned is left out with a note, one that cannot be decoded as a fault. Raises
+        CleaningFailed or PixelError when none is left, WorkerSpent, and whatever the pipeline raises.
+        """
+        if not pipeline.per_image:
+            return Analysed(self._run(pipeline, sources, options, report), {})
+        results: list[PipelineResult] = []
+        done: dict[str, PipelineResult] = {}
+        faults: dict[str, str] = {}
+        failures: list[CleaningFailed] = []
+        for number, source in enumerate(sources):
+            report(number / len(sources), f"image {number + 1} of {len(sources)}")
+            key = key_of(pipeline, options, source.path.name, source.pixels_sha256)
+            try:
+                if (result := self.kept.get(key)) is None:
+                    with self.at_work.at(source.path.name):
+                        part = _part(report, number, len(sources))
+                        result = self._run(pipeline, [source], options, part)
+                done[key] = result
+                results.append(result)
+            except WorkerSpent:
+                for name, result in done.items():  # so that the next worker need not analyse them again
+                    self.kept.put(name, result)
+                raise
+            except PixelError as fault:
+                faults[source.image.uid] = str(fault)
+            except CleaningFailed as failure:
+                failures.append(failure)
+                note = QualityNote(WITHHELD, f"no cleaned picture: {failure}", source.image.uid)
+                results.append(PipelineResult(quality=(note,), models=pipeline.models()))
+            _forget_pixels(source, sources)
+        if len(failures) + len(faults) == len(sources):
+            raise failures[0] if failures else PixelError("; ".join(dict.fromkeys(faults.values())))
+        return Analysed(merged(results), faults)
 
-def forget(
-    pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object], kept: Analyses
-) -> None:
-    """Delete the kept analyses of these images: the job's results are stored."""
-    for source in sources:
-        kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
+    def forget(
+        self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
+    ) -> None:
+        """Delete the kept analyses of these images: the job's results are stored."""
+        for source in sources:
+            self.kept.drop(key_of(pipeline, options, source.path.name, source.pixels_sha256))
 
-
-def _at(
-    at_work: AtWork,
-    pipeline: Pipeline,
-    source: SourceObject,
-    options: Mapping[str, object],
-    report: Progress,
-    readings: ReadingRecord,
-) -> PipelineResult:
-    with at_work.at(source.path.name):
-        return _run(pipeline, [source], options, report, readings)
+    def _run(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[SourceObject],
+        options: Mapping[str, object],
+        report: Progress,
+    ) -> PipelineResult:
+        result = pipeline.run([source.image for source in sources], report, options)
+        return self.readings.take(pipeline, options, [source.image.uid for source in sources], result)
 
 
 def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
@@ -131,17 +136,6 @@ def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
 def _forget_pixels(source: SourceObject, among: Sequence[SourceObject]) -> None:
     if len(among) > _MOST_DECODED and isinstance(source.image, DicomImage):
         source.image.forget()
-
-
-def _run(
-    pipeline: Pipeline,
-    sources: Sequence[SourceObject],
-    options: Mapping[str, object],
-    report: Progress,
-    readings: ReadingRecord,
-) -> PipelineResult:
-    result = pipeline.run([source.image for source in sources], report, options)
-    return readings.take(pipeline, options, [source.image.uid for source in sources], result)
 
 
 def _part(report: Progress, number: int, count: int) -> Progress:

@@ -49,6 +49,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
             select(
                 Instance.sop_instance_uid,
                 Instance.path,
+                Instance.purged,
                 Instance.pixels_sha256,
                 Instance.identity_sha256,
                 Instance.assumed_charset,
@@ -58,7 +59,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
     sources: list[SourceObject] = []
     faults: dict[str, str] = {}
     for row in [known[uid] for uid in job.source_uids if uid in known]:
-        if not row.path:
+        if row.purged:
             faults[row.sop_instance_uid] = "an image was purged from the spool"
             continue
         path = settings.node.data_dir / row.path

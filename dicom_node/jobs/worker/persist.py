@@ -71,9 +71,12 @@ class ResultWriter:
         for peers in _by_boxes(self._peers(job, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
             built += results.build(context, images.readable, result)
-        if hidden := self._peers(job, deidentified=True):
-            context = self._context(job, pipeline, models, analysed_at, hidden, deidentified=True)
-            built += self._deidentified(job, context, images, result)
+        contexts = {
+            domain: self._context(job, pipeline, models, analysed_at, peers, domain=domain)
+            for domain, peers in _by_domain(self._peers(job, deidentified=True)).items()
+        }
+        if contexts:
+            built += self._deidentified(job, contexts, images, result)
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = CleaningCounts.of(result)
@@ -163,6 +166,7 @@ class ResultWriter:
             bytes=file.size,
             supersedes=item.supersedes,
             deidentified=item.deidentified,
+            pseudonym_domain=item.pseudonym_domain,
             created_at=utc_now(),
         )
 
@@ -180,22 +184,32 @@ class ResultWriter:
                 )  # fmt: skip
 
     def _deidentified(
-        self, job: ClaimedJob, context: ResultContext, images: JobImages, result: PipelineResult
+        self,
+        job: ClaimedJob,
+        contexts: Mapping[str, ResultContext],
+        images: JobImages,
+        result: PipelineResult,
     ) -> list[BuiltObject]:
-        """Objects for de-identified destinations; an event is recorded for each that may not leave.
+        """Objects for de-identified destinations, by their pseudonym domain; an event is recorded for each
+        that may not leave.
 
         Raises ResultRefused when nothing may and the job has no other destination.
         """
-        pseudonyms = Pseudonyms.of(load_or_create(self._settings.node.data_dir))
-        made = results.build_deidentified(context, images.readable, result, pseudonyms)
-        if made.withheld:
+        key = load_or_create(self._settings.node.data_dir)
+        made = [
+            results.build_deidentified(context, images.readable, result, Pseudonyms.of(key, domain))
+            for domain, context in contexts.items()
+        ]
+        objects = [item for one in made for item in one.objects]
+        withheld = list(dict.fromkeys(reason for one in made for reason in one.withheld))
+        if withheld:
             with self._database.write() as session:
-                for reason in made.withheld:
+                for reason in withheld:
                     record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
         alone = not self._peers(job, deidentified=False)
-        if alone and made.withheld and not made.objects:
-            raise ResultRefused("; ".join(made.withheld))
-        return list(made.objects)
+        if alone and withheld and not objects:
+            raise ResultRefused("; ".join(withheld))
+        return objects
 
     def _context(
         self,
@@ -205,16 +219,17 @@ class ResultWriter:
         analysed_at: datetime,
         peers: Sequence[PeerSettings],
         *,
-        deidentified: bool = False,
+        domain: str | None = None,
         built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
-        """``built``: objects of this job for other destinations; the same one is not built again."""
+        """``domain``: of the pseudonyms, None where the patient is named.
+
+        ``built``: objects of this job for other destinations; the same one is not built again.
+        """
         names = [peer.name for peer in peers]
         with self._database.read() as session:
-            former, series = stored.newest_report(
-                session, job.study_id, job.rule, names, deidentified=deidentified
-            )
-        known = self._peers(job, deidentified=deidentified)
+            former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
+        known = self._peers(job, deidentified=domain is not None)
         charset: Literal["utf8", "source"] = (
             "source" if any(peer.charset == "source" for peer in known) else "utf8"
         )
@@ -252,8 +267,17 @@ class ResultWriter:
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Whether a peer can show this kind of object, and wants it with or without boxes of burned-in text."""
-    return item.kind in peer.results and item.burned_in_boxes in (None, peer.burned_in_boxes)
+    """Whether a peer can show this kind of object, and wants these pseudonyms and boxes."""
+    same_domain = item.pseudonym_domain == (peer.pseudonym_domain or "")
+    return item.kind in peer.results and same_domain and item.burned_in_boxes in (None, peer.burned_in_boxes)
+
+
+def _by_domain(peers: Sequence[PeerSettings]) -> dict[str, list[PeerSettings]]:
+    """De-identified destinations by their pseudonym domain; "": those without one."""
+    found: dict[str, list[PeerSettings]] = {}
+    for peer in peers:
+        found.setdefault(peer.pseudonym_domain or "", []).append(peer)
+    return found
 
 
 def _by_boxes(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:

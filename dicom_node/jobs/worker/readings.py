@@ -30,7 +30,7 @@ from dicom_node.store import readings as table
 from dicom_node.store.database import Database
 from dicom_node.store.tables import MarkReading
 from dicom_node.store.transitions import record, utc_now
-from dicom_node.store.views import find_study
+from dicom_node.store.views import columns, find_study
 
 _PURPOSE = "mark readings"
 _NONCE_BYTES = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
@@ -153,14 +153,11 @@ def _row(reading: Reading, sealed: bytes, asked: str, instance_id: int, study_id
 def _shown(row: MarkReading, image_uid: str, seal: _Seal) -> dict[str, Any]:
     return {
         "sop_instance_uid": image_uid,
-        "frame": row.frame,
-        "kind": row.kind,
-        "meaning": row.meaning,
+        **columns(row, "frame", "kind", "meaning"),
         "text": seal.open(row.sealed, image_uid),
         "bounds": [row.left, row.top, row.right, row.bottom],
         "confidence": round(row.confidence, 3),
-        "removed": row.removed,
-        "read_at": row.read_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **columns(row, "removed", "read_at"),
     }
 
 

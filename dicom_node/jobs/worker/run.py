@@ -24,7 +24,7 @@ from dicom_node.errors import (
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
-from dicom_node.jobs.worker.analyse import Analysed, acceptance_of, analyse, forget
+from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning_counts import CleaningCounts
 from dicom_node.jobs.worker.images import JobImages, open_images
@@ -82,8 +82,8 @@ class Runner:
         self._settings = settings
         self._queue = queue
         self._pipelines = pipelines
-        self._analyses, self._at_work = analyses, at_work
-        self._readings = ReadingRecord(database, settings)
+        self._at_work = at_work
+        self._analysis = ImageAnalysis(analyses, ReadingRecord(database, settings), at_work)
         self._results = ResultWriter(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Progress) -> None:
@@ -160,12 +160,12 @@ class Runner:
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
         self._results.write(job, pipeline, attempt.images, result, attempt.refused)
-        forget(pipeline, attempt.images.readable, job.options, self._analyses)
+        self._analysis.forget(pipeline, attempt.images.readable, job.options)
 
     def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
         """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
         try:
-            acceptance = acceptance_of(pipeline, attempt.images.readable, attempt.job.options, self._at_work)
+            acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
         except PixelError:
             attempt.accepted = True  # not refused as out of scope: the PACS gets a report
             raise
@@ -176,7 +176,7 @@ class Runner:
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
-        analysed = self._analyse(pipeline, attempt, progress)
+        analysed = self._analysis.run(pipeline, attempt.images.readable, attempt.job.options, progress)
         self._leave_out(attempt, analysed.faults)
         result, faults = analysed.result, attempt.images.faults
         if not faults:
@@ -195,10 +195,6 @@ class Runner:
             for uid, reason in faults.items():
                 job = attempt.job
                 record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
-
-    def _analyse(self, pipeline: Pipeline, attempt: _Attempt, progress: Progress) -> Analysed:
-        options, images = attempt.job.options, attempt.images.readable
-        return analyse(pipeline, images, options, progress, self._analyses, self._readings, self._at_work)
 
     def _refuse(self, attempt: _Attempt, reason: str) -> None:
         """Out of scope: listed in the node; reported to the PACS only where the rule asks for it."""
@@ -226,7 +222,7 @@ class Runner:
         except (LeaseLost, JobCancelled):
             raise
         except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
-            _LOGGER.error("job %s: the PACS cannot be told: %s", job.id, _where(error))
+            _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
             self._results.end(job, state, reason, refused)
 
 

@@ -22,12 +22,9 @@ from dicom_node.results.common.context import Cause
 SCHEME: Final = contract.BURNED_IN.scheme
 SCHEME_UID: Final = derived_uid("dicom-ai-node", "coding scheme", SCHEME)
 
-# PS3.16 CID 6048
-CERTAINTY: Final = DicomCode("111012", "DCM", "Certainty of Finding")
-# PS3.16 CID 7181
-PERCENT: Final = DicomCode("%", "UCUM", "Percent")
-# PS3.16 CID 7181
-RATIO: Final = DicomCode("{ratio}", "UCUM", "ratio")
+CERTAINTY: Final = DicomCode("111012", "DCM", "Certainty of Finding")  # PS3.16 CID 6048
+PERCENT: Final = DicomCode("%", "UCUM", "Percent")  # PS3.16 CID 7181
+RATIO: Final = DicomCode("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 
 # SNOMED CT 705057003 |Presence (property) (qualifier value)|; as in the finding models of Open Imaging
 # Data and in SNOMED's expressions for LOINC.
@@ -46,41 +43,28 @@ SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
     {"L": DicomCode("7771000", "SCT", "Left"), "R": DicomCode("24028007", "SCT", "Right")}
 )
 
-# PS3.16 TID 1500
-QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")
-# PS3.16 CID 7002
-CONCLUSION: Final = DicomCode("121077", "DCM", "Conclusion")
-# PS3.16 CID 12101
-COMMENT: Final = DicomCode("121106", "DCM", "Comment")
+QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
+CONCLUSION: Final = DicomCode("121077", "DCM", "Conclusion")  # PS3.16 CID 7002
+COMMENT: Final = DicomCode("121106", "DCM", "Comment")  # PS3.16 CID 12101
 # PS3.16 CID 7202
 SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
-# PS3.16 CID 7005
-PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")
-# PS3.16 CID 7005
-MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")
-# PS3.16 CID 7005
-DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")
+PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")  # PS3.16 CID 7005
+MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")  # PS3.16 CID 7005
+DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")  # PS3.16 CID 7005
 # PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
 PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
-# PS3.16 CID 7150
-SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")
-# PS3.16 TID 1601
-SOURCE: Final = DicomCode("260753009", "SCT", "Source")
-# PS3.16 TID 1603
-IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")
-# PS3.16 TID 1602
-TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")
+SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")  # PS3.16 CID 7150
+SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
+IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")  # PS3.16 TID 1603
+TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")  # PS3.16 TID 1602
 
 # PS3.16 CID 100, which has nothing for ultrasound but this
 IMAGING_PROCEDURE: Final = DicomCode("363679005", "SCT", "Imaging procedure")
-# PS3.16 CID 100, since 2023
-RADIOGRAPH: Final = DicomCode("43468-8", "LN", "XR unspecified body region")
+RADIOGRAPH: Final = DicomCode("43468-8", "LN", "XR unspecified body region")  # PS3.16 CID 100, since 2023
 # SNOMED CT 399208008 |Plain chest X-ray (procedure)|, as in the examples of HL7 FHIR
 CHEST_RADIOGRAPHY: Final = DicomCode("399208008", "SCT", "Plain chest X-ray")
-# PS3.16 CID 10005
-RADIOGRAPHY: Final = DicomCode("168537006", "SCT", "Plain radiography")
-# PS3.16 CID 6028
-ULTRASONOGRAPHY: Final = DicomCode("16310003", "SCT", "Diagnostic ultrasonography")
+RADIOGRAPHY: Final = DicomCode("168537006", "SCT", "Plain radiography")  # PS3.16 CID 10005
+ULTRASONOGRAPHY: Final = DicomCode("16310003", "SCT", "Diagnostic ultrasonography")  # PS3.16 CID 6028
 
 # View Position (0018,5101) of CR and DX in PS3.16 CID 4010 DX View; decubitus positions are no views there.
 VIEWS: Final[Mapping[str, DicomCode]] = MappingProxyType(
@@ -160,7 +144,7 @@ def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
 
 
 def number_of(finding: Finding) -> CodedConcept:
-    """Concept of a finding's number, with its name in the meaning.
+    """Concept of a finding's number, 0 to 100 % or a score without unit, with its name in the meaning.
 
     Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number:
     "AI estimated probability of Cardiomegaly" names the finding and says whose opinion it is.

@@ -79,8 +79,8 @@ class SourceObject:
 class BuiltObject:
     """One result: ``data`` is the whole Part 10 file, None when it exists already (``exists``).
 
-    ``deidentified``: for destinations that may not know the patient, and for no others. ``burned_in_boxes``:
-    for those that ask for such boxes (True) or do not (False); None: for both.
+    ``deidentified``: for destinations that may not know the patient, of this ``pseudonym_domain``, and for no
+    others. ``burned_in_boxes``: for those that ask for such boxes (True) or do not (False); None: for both.
     """
 
     kind: ResultKind
@@ -90,4 +90,5 @@ class BuiltObject:
     supersedes: str
     data: bytes | None = field(repr=False)
     deidentified: bool = False
+    pseudonym_domain: str = ""
     burned_in_boxes: bool | None = None

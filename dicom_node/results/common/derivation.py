@@ -31,7 +31,8 @@ def describe_derivation(
 ) -> None:
     """Image Type, Derivation Description and Code, Source Image Sequence and lossy compression.
 
-    ``frames``: numbers from 1; empty: all frames of the source.
+    ``description``: VR ST, at most 1,024 characters. ``codes``: of CID 7203. ``frames``: numbers from 1;
+    empty: all frames of the source.
     """
     picture.ImageType = ["DERIVED", "SECONDARY"]
     picture.ConversionType = "WSD"

@@ -25,15 +25,6 @@ from dicom_node.results.common.source import Source
 from dicom_node.results.common.times import dicom_date, dicom_time
 
 UTF8: Final = "ISO_IR 192"
-# From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
-SERIES_NUMBERS: Final = {
-    ResultKind.SR: 9001,
-    ResultKind.GSPS: 9002,
-    ResultKind.SC: 9003,
-    ResultKind.HEATMAP: 9004,
-    ResultKind.CLEANED: 9005,
-    ResultKind.SEG: 9006,
-}
 _SERIES_NAMES: Final = {
     ResultKind.SR: "AI findings",
     ResultKind.GSPS: "AI overlay",
@@ -42,6 +33,8 @@ _SERIES_NAMES: Final = {
     ResultKind.CLEANED: "AI cleaned image",
     ResultKind.SEG: "AI mask of removed text",
 }
+# From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
+SERIES_NUMBERS: Final = {kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)}
 _WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
 # Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
 _UNPAIRED: Final = frozenset(
@@ -61,7 +54,11 @@ _UNPAIRED: Final = frozenset(
 def header_arguments(
     context: ResultContext, kind: ResultKind, source: Source, uid: str, number: int, *series_parts: str
 ) -> dict[str, Any]:
-    """Arguments that all constructors of highdicom share."""
+    """Arguments that all constructors of highdicom share.
+
+    ``uid`` is the SOP Instance UID, ``number`` the Instance Number (from 1); ``series_parts`` tell apart
+    several series of one kind.
+    """
     offset = offset_of(source)
     return {
         **general_equipment(context),
@@ -94,7 +91,7 @@ def disclaimer(context: ResultContext) -> str:
 
 
 def offset_of(source: Source) -> str:
-    """Timezone Offset From UTC (0008,0201) of the source, empty where it has none."""
+    """Timezone Offset From UTC (0008,0201) of the source, as ``+0100``; empty where it has none."""
     return str(source.header.get("TimezoneOffsetFromUTC") or "")
 
 
@@ -182,5 +179,5 @@ def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
 
 
 def is_unpaired(part: str) -> bool:
-    """Whether a Body Part Examined has no side."""
+    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no side."""
     return part.upper() in _UNPAIRED

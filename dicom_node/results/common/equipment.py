@@ -50,7 +50,8 @@ def contributing_equipment(
 ) -> list[ContributingEquipment]:
     """One item for the node, by which it knows its results again, and one a model (IHE AIR 6.5.3.1).
 
-    On a cleaned image a second one for the node, which changed the source's pixels (CID 7005).
+    ``offset`` is that of ``envelope.offset_of``. Purposes are of CID 7005.
+    On a cleaned image a second one for the node, which changed the source's pixels.
     """
     items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
     if kind is ResultKind.CLEANED:

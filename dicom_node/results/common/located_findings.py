@@ -62,7 +62,7 @@ def located_findings(
 
     Raises ResultRefused for an impossible frame.
     """
-    marks: list[LocatedFinding] = []
+    located: list[LocatedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
     for finding in ranked(reported(context, of_source(source, findings))):
         if finding.decision is Decision.ABSENT:
@@ -74,18 +74,18 @@ def located_findings(
             given = finding.tracking_uid if place == 0 else ""
             uid = given or tracking_uid(context, source, *key, str(seen[key]))
             seen[key] += 1
-            identifier = f"AI {finding.label} {len(marks) + 1}, image {source.number}"
-            marks.append(LocatedFinding(finding, region, uid, identifier[:64]))
-    if len({mark.tracking_uid for mark in marks}) < len(marks):
+            identifier = f"AI {finding.label} {len(located) + 1}, image {source.number}"
+            located.append(LocatedFinding(finding, region, uid, identifier[:64]))
+    if len({one.tracking_uid for one in located}) < len(located):
         raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
-    return marks
+    return located
 
 
-def tracked(marks: Sequence[LocatedFinding]) -> list[Finding]:
-    """Each marked region as a finding of its own, with its tracking UID: what the renderer draws."""
+def tracked(located: Sequence[LocatedFinding]) -> list[Finding]:
+    """Each region as a finding of its own, with its tracking UID: what the renderer draws."""
     return [
-        replace(mark.finding, regions=(mark.region,) if mark.region else (), tracking_uid=mark.tracking_uid)
-        for mark in marks
+        replace(one.finding, regions=(one.region,) if one.region else (), tracking_uid=one.tracking_uid)
+        for one in located
     ]
 
 

@@ -143,10 +143,10 @@ def _patient(source: Source) -> Patient:
 def _share_patient(sources: Sequence[Source]) -> None:
     """What one image says of the patient holds for those that leave it empty: one value for one patient."""
     for keyword in _PATIENT:
-        said = [source.header[keyword] for source in sources if source.header.get(keyword)]
+        given = [source.header[keyword] for source in sources if source.header.get(keyword)]
         for source in sources:
-            if said and not source.header.get(keyword):
-                source.header[keyword] = deepcopy(said[0])
+            if given and not source.header.get(keyword):
+                source.header[keyword] = deepcopy(given[0])
 
 
 def repairs_of(given: Sequence[SourceObject]) -> dict[str, Repairs]:

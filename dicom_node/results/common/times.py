@@ -1,4 +1,7 @@
-"""Times in results: always those of the analysis, in the zone of the source image."""
+"""Times in results: always those of the analysis, in the zone of the source image.
+
+Each function takes an aware time and an offset as ``envelope.offset_of`` gives it (``+0100`` or empty).
+"""
 
 from __future__ import annotations
 

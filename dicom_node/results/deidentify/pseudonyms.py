@@ -1,4 +1,4 @@
-"""Other names for patients and objects: the same always, for one site key; another site's are others.
+"""Other names for patients and objects: the same always, for one site key and one pseudonym domain.
 
 HMAC-SHA256 under keys that are derived from the site key. Without the key nobody can try out whether a known
 Patient ID or UID gives a pseudonym; a plain hash could be tried out.
@@ -27,11 +27,19 @@ class Pseudonyms:
     _uids: bytes = field(repr=False)
     _patients: bytes = field(repr=False)
     _digests: bytes = field(repr=False)
+    domain: str = ""
 
     @classmethod
-    def of(cls, key: SiteKey) -> Pseudonyms:
-        """Those of a site."""
-        return cls(*(key.derive(f"de-identification: {what}") for what in ("UIDs", "patients", "digests")))
+    def of(cls, key: SiteKey, domain: str = "") -> Pseudonyms:
+        """Those of a site, for destinations of one pseudonym domain; "": of those without a domain.
+
+        A name of a domain has neither a blank nor a colon: no two purposes are the same.
+        """
+        purpose = f"de-identification for {domain}" if domain else "de-identification"
+        uids, patients, digests = (
+            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests")
+        )
+        return cls(uids, patients, digests, domain)
 
     def uid(self, original: str) -> str:
         """The UID that stands for this one: under 2.25 (PS3.5 B.2), of a UUID of version 8 (RFC 9562)."""

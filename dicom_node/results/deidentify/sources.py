@@ -74,7 +74,7 @@ _TERMS: Final = {
 _GAP: Final = 16  # pixels without a mark that part two boxes: wider than between letters of a caption
 
 
-def hidden(source: Source, pseudonyms: Pseudonyms) -> Source:
+def pseudonymised(source: Source, pseudonyms: Pseudonyms) -> Source:
     """The image under a pseudonym and other UIDs, with what describes its pixels."""
     given = source.header
     header = Dataset()
@@ -117,13 +117,13 @@ def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
-    """What the pipeline said of these images (by the UIDs of their sources), said of the cleaned ones.
+    """The findings and notes on these images (by the UIDs of their sources), on the cleaned ones instead.
 
-    Without what was read in the pixels.
+    Without what was read in the pixels, and without tracking UIDs that others know too.
     """
     return PipelineResult(
         findings=tuple(
-            replace(finding, source_uid=cleaned[finding.source_uid].uid)
+            replace(finding, source_uid=cleaned[finding.source_uid].uid, tracking_uid="")
             for finding in result.findings
             if finding.source_uid in cleaned
         ),

@@ -88,7 +88,7 @@ def build_presentation(
 
 
 def _copy_shutter(state: Dataset, source: Source) -> None:
-    """Display Shutter (PS3.3 C.7.6.11) and what it is shown with (C.11.12): black, if it is not said."""
+    """Display Shutter (PS3.3 C.7.6.11) and its colour (C.11.12): black, if the image gives none."""
     shapes = [shape for shape in _values(source.header.get("ShutterShape")) if shape in _SHUTTER]
     whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
     if not whole:
@@ -124,47 +124,47 @@ def _annotations(
     context: ResultContext, source: Source, findings: Sequence[Finding], layer: GraphicLayer, image: Dataset
 ) -> list[GraphicAnnotation]:
     mine = of_source(source, findings)
-    marks = located_findings(context, source, mine)
+    located = located_findings(context, source, mine)
     annotations = []
-    for frame in dict.fromkeys(mark.finding.frame for mark in marks if mark.region is not None):
-        placed = [mark for mark in marks if mark.region is not None and mark.finding.frame == frame]
+    for frame in dict.fromkeys(one.finding.frame for one in located if one.region is not None):
+        placed = [one for one in located if one.region is not None and one.finding.frame == frame]
         annotations.append(
             GraphicAnnotation(
                 [image],
                 layer,
                 referenced_frame_number=(frame or 1) if source.frames > 1 else None,
-                graphic_objects=[_box(mark, source) for mark in placed],
-                text_objects=[_label(mark, source) for mark in placed],
+                graphic_objects=[_box(one, source) for one in placed],
+                text_objects=[_label(one, source) for one in placed],
             )
         )
-    listed = [mark.text for mark in marks if mark.region is None]
-    if not assesses(mark.finding for mark in marks):
+    listed = [one.text for one in located if one.region is None]
+    if not assesses(one.finding for one in located):
         listed.append(nothing_shown(mine))
     annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, listed)))
     return annotations
 
 
-def _box(mark: LocatedFinding, source: Source) -> GraphicObject:
-    assert mark.region is not None
+def _box(located: LocatedFinding, source: Source) -> GraphicObject:
+    assert located.region is not None
     return GraphicObject(
         "POLYLINE",
-        outline(mark.region, source),
+        outline(located.region, source),
         units="PIXEL",
-        tracking_id=mark.identifier,
-        tracking_uid=mark.tracking_uid,
+        tracking_id=located.identifier,
+        tracking_uid=located.tracking_uid,
     )
 
 
-def _label(mark: LocatedFinding, source: Source) -> TextObject:
-    assert mark.region is not None
-    corner = outline(mark.region, source).min(axis=0)
+def _label(located: LocatedFinding, source: Source) -> TextObject:
+    assert located.region is not None
+    corner = outline(located.region, source).min(axis=0)
     return TextObject(
-        mark.text,
+        located.text,
         units="PIXEL",
         anchor_point=(float(corner[0]), float(corner[1])),
         anchor_point_visible=False,
-        tracking_id=mark.identifier,
-        tracking_uid=mark.tracking_uid,
+        tracking_id=located.identifier,
+        tracking_uid=located.tracking_uid,
     )
 
 

@@ -41,13 +41,13 @@ class _Drawn:
 
 def build_annotated(context: ResultContext, source: Source, findings: Sequence[Finding], uid: str) -> Dataset:
     """The image with boxes, names and probabilities; of a cine the frame with the first finding."""
-    marks = located_findings(context, source, findings)
-    frame = next((mark.finding.frame for mark in marks if mark.finding.frame), 1)
-    shown = [mark for mark in marks if (mark.finding.frame or 1) == frame]
-    words = [mark.text for mark in shown if mark.region is None]
-    if not assesses(mark.finding for mark in marks):
+    located = located_findings(context, source, findings)
+    frame = next((one.finding.frame for one in located if one.finding.frame), 1)
+    shown = [one for one in located if (one.finding.frame or 1) == frame]
+    words = [one.text for one in shown if one.region is None]
+    if not assesses(one.finding for one in located):
         words.append(nothing_shown(of_source(source, findings)))
-    words += places_told(mark.region for mark in shown if mark.region is not None)
+    words += places_told(one.region for one in shown if one.region is not None)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
@@ -62,14 +62,14 @@ def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
     return [f for f in ranked(findings) if f.evidence is not None and f.decision is not Decision.ABSENT]
 
 
-def build_heatmap(context: ResultContext, source: Source, finding: Finding, uid: str, place: int) -> Dataset:
-    """The image under the heat map of one finding, with a colour bar; ``place`` is its rank, from 1."""
+def build_heatmap(context: ResultContext, source: Source, finding: Finding, rank: int, uid: str) -> Dataset:
+    """The image under the heat map (0 to 1) of a finding, with a colour bar; ``rank`` 1 is the likeliest."""
     assert finding.evidence is not None
     frame = finding.frame or 1
     display = source.given.image.display(frame - 1)
     pixels = heatmap_overlay(display, finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
-    return _picture(context, source, _Drawn(ResultKind.HEATMAP, pixels, frame, place, what), uid)
+    return _picture(context, source, _Drawn(ResultKind.HEATMAP, pixels, frame, rank, what), uid)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:

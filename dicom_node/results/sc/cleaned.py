@@ -51,8 +51,9 @@ def build_cleaned(
 ) -> Dataset:
     """The cleaned picture of one source. Raises ResultRefused unless it was verified.
 
-    Grey stays grey with the source's depth, sign, window and rescale. Calibration is copied only if nothing
-    was filled (``mask`` nonzero: filled); without a mask, nowhere.
+    ``image`` has samples ``[frames,] rows, columns[, 3]`` as stored in the source, ``mask`` the same without
+    colour, nonzero where a pixel was filled. Grey stays grey with the source's depth, sign, window and
+    rescale. Calibration is copied only where nothing was filled; without a mask, nowhere.
     """
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")

@@ -27,15 +27,16 @@ _LABEL: Final = "Removed burned-in text"
 
 
 def is_empty(image: DerivedImage) -> bool:
-    """Whether the mask marks nothing: then there is no segmentation to send."""
+    """Whether no pixel of the mask ``[frames,] rows, columns`` is set: there is no segmentation to send."""
     return not any(np.any(frame) for frame in image.frames)
 
 
 def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
     """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
 
-    Of a cine it shows what was changed in any frame, and refers to all of them: highdicom makes no
-    multi-frame segmentation of images without a frame of reference, and ultrasound has none.
+    Its category is of CID 7150, its type of our own scheme. Of a cine it shows what was changed in any frame,
+    and refers to all of them: highdicom makes no multi-frame segmentation of images without a frame of
+    reference, and ultrasound has none.
     """
     mask = filled(source, image)
     arguments = header_arguments(context, ResultKind.SEG, source, uid, source.number)

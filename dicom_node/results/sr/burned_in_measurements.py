@@ -36,7 +36,8 @@ def measurement_groups(
 ) -> list[Group]:
     """TID 1501: one group for each measurement of this image, in their order.
 
-    Raises ResultRefused for a frame or a point that the image has not.
+    Values have the unit that they were read with (UCUM), points are SCOORD: column and row in pixels of the
+    image. Raises ResultRefused for a frame or a point that the image has not.
     """
     mine = [measurement for measurement in measurements if measurement.source_uid == source.uid]
     return [_group(context, source, measurement, place) for place, measurement in enumerate(mine, start=1)]
@@ -44,7 +45,7 @@ def measurement_groups(
 
 def _group(context: ResultContext, source: Source, measurement: BurnedMeasurement, place: int) -> Group:
     frames = _frames(source, measurement)
-    said = concepts.READ_FROM_IMAGE.meaning
+    how = concepts.READ_FROM_IMAGE.meaning
     number = Measurement(
         name=concepts.coded(measurement.quantity),
         value=measurement.value,
@@ -61,7 +62,7 @@ def _group(context: ResultContext, source: Source, measurement: BurnedMeasuremen
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(context, source, "measurement", str(place)),
-            identifier=f"{measurement.quantity.meaning} {place}, image {source.number}: {said.lower()}",
+            identifier=f"{measurement.quantity.meaning} {place}, image {source.number}: {how.lower()}",
         ),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
         finding_type=concepts.BURNED_IN_MEASUREMENT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from highdicom.sr import (
     CodeContentItem,
@@ -73,40 +73,43 @@ class Summary:
         return [(concepts.AI_RESULT, self.answer), *because]
 
 
-def region_group(mark: LocatedFinding, source: Source) -> Group:
-    """TID 1410: one finding in one region, with a tracking UID of its own."""
-    finding, region = mark.finding, mark.region
+def region_group(located: LocatedFinding, source: Source) -> Group:
+    """TID 1410: one finding in one region, with a tracking UID of its own; presence is of CID 240."""
+    finding, region = located.finding, located.region
     assert region is not None
     frames = _frame_numbers(finding, source)
     return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(mark),
         referenced_region=ImageRegion(
             graphic_type="POLYLINE",
             graphic_data=outline(region, source),
             source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
         ),
         geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
-        finding_type=concepts.coded(finding.code),
-        finding_sites=_sites(finding, source),
-        algorithm_id=algorithm(finding.model, finding),
-        measurements=[Measurement(**number) for number in _number(finding)],
-        qualitative_evaluations=[_presence(finding)],
+        **_about(located, source),
     )
 
 
-def image_finding_group(mark: LocatedFinding, source: Source) -> Group:
+def image_finding_group(located: LocatedFinding, source: Source) -> Group:
     """TID 1501: one finding of the image as a whole."""
-    finding = mark.finding
-    frames = _frame_numbers(finding, source)
+    frames = _frame_numbers(located.finding, source)
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(mark),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=concepts.coded(finding.code),
-        finding_sites=_sites(finding, source),
-        algorithm_id=algorithm(finding.model, finding),
-        measurements=[Measurement(**number) for number in _number(finding)],
-        qualitative_evaluations=[_presence(finding)],
+        **_about(located, source),
     )
+
+
+def _about(located: LocatedFinding, source: Source) -> dict[str, Any]:
+    """What both kinds of groups say of a finding; presence is of CID 240."""
+    finding = located.finding
+    presence = QualitativeEvaluation(concepts.PRESENCE, concepts.DECISIONS[finding.decision])
+    return {
+        "tracking_identifier": _tracking(located),
+        "finding_type": concepts.coded(finding.code),
+        "finding_sites": _sites(finding, source),
+        "algorithm_id": algorithm(finding.model, finding),
+        "measurements": [Measurement(**number) for number in _number(finding)],
+        "qualitative_evaluations": [presence],
+    }
 
 
 def summary_group(context: ResultContext, summary: Summary) -> Group:
@@ -133,11 +136,11 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
 
 
 def evaluations_container(
-    marks: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
+    located: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
 ) -> ContainerContentItem:
     """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
-    items = [_evaluation_item(mark.finding, source, _tracking(mark)) for mark, source in marks]
+    items = [_evaluation_item(one.finding, source, _tracking(one)) for one, source in located]
     for summary in summaries:
         items += [_evaluation_item(finding, summary.source, ()) for finding in summary.absent]
         items += [_answer_item(summary.source, *answer) for answer in summary.answers]
@@ -147,7 +150,7 @@ def evaluations_container(
 
 
 def all_frames(source: Source) -> list[int] | None:
-    """Every frame of a multi-frame image, as PixelMed wants it referenced; None of a still."""
+    """Numbers (from 1) of all frames of a cine, as PixelMed wants it referenced; None of a still."""
     return list(range(1, source.frames + 1)) if source.frames > 1 else None
 
 
@@ -197,13 +200,8 @@ def _remarks(summary: Summary) -> list[ContentItem]:
     ]
 
 
-def _tracking(mark: LocatedFinding) -> TrackingIdentifier:
-    return TrackingIdentifier(uid=mark.tracking_uid, identifier=mark.identifier)
-
-
-def _presence(finding: Finding) -> QualitativeEvaluation:
-    """What was decided of the finding that the group names."""
-    return QualitativeEvaluation(concepts.PRESENCE, concepts.DECISIONS[finding.decision])
+def _tracking(located: LocatedFinding) -> TrackingIdentifier:
+    return TrackingIdentifier(uid=located.tracking_uid, identifier=located.identifier)
 
 
 def _number(finding: Finding) -> list[dict[str, object]]:

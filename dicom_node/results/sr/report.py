@@ -53,22 +53,22 @@ def build_report(
     were read from the images come last, for review, with the boxes of burned-in annotation where those are
     asked for (TID 1500 is extensible, so a conclusion may stand before its containers).
     """
-    marked = [
-        (mark, source) for source in sources for mark in located_findings(context, source, result.findings)
+    located = [
+        (one, source) for source in sources for one in located_findings(context, source, result.findings)
     ]
     order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
-    marked.sort(key=lambda pair: order[id(pair[0].finding)])
-    located = [region_group(mark, source) for mark, source in marked if mark.region is not None]
-    elsewhere = [(mark, source) for mark, source in marked if mark.region is None]
+    located.sort(key=lambda pair: order[id(pair[0].finding)])
+    regions = [region_group(one, source) for one, source in located if one.region is not None]
+    elsewhere = [(one, source) for one, source in located if one.region is None]
     summaries = [_summary(context, source, sources, result) for source in sources]
     # These have coordinates in their numbers: OHIF loads them.
-    located += [
+    regions += [
         group for source in sources for group in measurement_groups(context, source, result.measurements)
     ]
     text = conclusion(sources, result)
-    if located:
-        return _document(context, sources, uid, text, located, evaluations_container(elsewhere, summaries))
-    groups = [image_finding_group(mark, source) for mark, source in elsewhere]
+    if regions:
+        return _document(context, sources, uid, text, regions, evaluations_container(elsewhere, summaries))
+    groups = [image_finding_group(one, source) for one, source in elsewhere]
     groups += [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, text, groups)
 

@@ -12,6 +12,8 @@ from dicom_node.errors import ExitCode
 from dicom_node.store.database import Database
 from tests.unit.cli.conftest import DELIVERED, Run
 
+OBJECTS = ("spool/objects/ab/1.dcm", "results/cd/2.dcm", "deidentified/ef/3.dcm")
+
 
 @pytest.fixture
 def saved(run: Run, filled: Path, tmp_path: Path) -> Path:
@@ -20,9 +22,10 @@ def saved(run: Run, filled: Path, tmp_path: Path) -> Path:
     key.parent.mkdir()
     key.write_text("ab" * 32, encoding="ascii")
     key.chmod(0o600)
-    image = filled.parent / "var" / "spool" / "objects" / "ab" / "1.dcm"
-    image.parent.mkdir(parents=True)
-    image.write_bytes(b"image")
+    for place in OBJECTS:
+        image = filled.parent / "var" / place
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"image")
     with Database(f"sqlite:///{filled.parent / 'var' / 'node.db'}").write():
         done = run("backup", tmp_path / "saved", "--objects", "--config", filled)
     assert (done.status, "verified" in done.out) == (0, True), done.err
@@ -38,7 +41,17 @@ def test_a_lost_node_is_back_with_its_studies_its_key_and_its_objects(
     assert DELIVERED in run("studies", "list", "--config", filled).out
     assert (var / "keys" / "site.key").read_text() == "ab" * 32
     assert (var / "keys" / "site.key").stat().st_mode & 0o777 == 0o600
-    assert (var / "spool" / "objects" / "ab" / "1.dcm").read_bytes() == b"image"
+    assert [(var / place).read_bytes() for place in OBJECTS] == [b"image"] * 3
+
+
+def test_a_backup_without_the_key_is_whole_and_leaves_the_present_key(
+    run: Run, filled: Path, saved: Path, tmp_path: Path
+) -> None:
+    apart = tmp_path / "apart"
+    assert run("backup", apart, "--without-key", "--config", filled).status == 0
+    assert b"ab" * 32 not in b"".join(file.read_bytes() for file in apart.rglob("*") if file.is_file())
+    assert run("restore", apart, "--config", filled).status == 0
+    assert (filled.parent / "var" / "keys" / "site.key").read_text() == "ab" * 32
 
 
 def test_only_its_owner_reads_a_backup(saved: Path) -> None:

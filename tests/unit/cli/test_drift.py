@@ -48,7 +48,12 @@ def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
     other, old, us1 = run("models", "drift", "--config", counted, "--json").json
     assert [row["calling_ae"] for row in (other, old, us1)] == ["other", "OLD", "US1"]
     assert [row["verdict"] for row in (other, old, us1)] == ["drifted", "too few", "stable"]
-    assert (us1["analysed"], us1["refused_pixels"], us1["refused_header"], us1["mended"]) == (300, 12, 3, 0)
+    assert (us1["analysed"], us1["refused_pixels"], us1["refused_header"], us1["reoriented"]) == (
+        300,
+        12,
+        3,
+        0,
+    )
     assert us1["refusal_rate"] == pytest.approx([0.0385, 0.0221, 0.066], abs=1e-4)
     assert us1["reference"] == {"set": "validation", "images": 1000, "refused": 0.05}
     assert us1["since"] == (TODAY - timedelta(days=30)).isoformat()

@@ -262,3 +262,21 @@ def test_associations_are_listed_with_what_came_of_them(run: Run, filled: Path) 
     assert rows[0]["closed_at"] is None
     since = run("associations", "list", "--since", "2026-01-02T03:12:00Z", "--config", filled, "--json").json
     assert [row["association"] for row in since] == ["a-2"]
+
+
+@pytest.mark.parametrize("group", ["studies", "jobs", "outbox", "events", "associations"])
+def test_a_list_goes_on_with_a_mistake_that_does_not_concern_the_database(
+    run: Run, filled: Path, group: str
+) -> None:
+    wanted = run(group, "list", "--json", "--config", filled).json
+    filled.write_text(filled.read_text().replace('may = ["receive"]', 'may = ["recieve"]'))
+    ran = run(group, "list", "--json", "--config", filled)
+    assert (ran.status, ran.json) == (0, wanted)
+    assert "mistakes (1): dicom-node check" in ran.err
+
+
+def test_a_list_refuses_a_mistake_about_the_database(run: Run, filled: Path) -> None:
+    filled.write_text(filled.read_text().replace("data_dir =", "data_folder ="))
+    ran = run("studies", "list", "--config", filled)
+    assert (ran.status, ran.out) == (78, "")
+    assert "node.data_folder" in ran.err

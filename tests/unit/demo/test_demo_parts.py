@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.demo import inputs, returned
-from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs
-from dicom_node.errors import FaultyInput
+from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs, Pacs, start
+from dicom_node.errors import FaultyInput, PeerUnreachable
 from dicom_node.scu import modality
 from dicom_node.scu.modality import Callee, Sent
 
@@ -32,7 +33,7 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
     running.stop()
 
 
-def send(pacs: EmbeddedPacs, *files: Path) -> list[Sent]:
+def send(pacs: Pacs, *files: Path) -> list[Sent]:
     return modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "US1"), files, lambda _sent: None)
 
 
@@ -75,6 +76,41 @@ def test_the_embedded_pacs_keeps_the_first_copy_and_survives_a_restart(tmp_path:
         assert len(second.fetch(str(dcmread(STILL).StudyInstanceUID))) == 1
     finally:
         second.stop()
+
+
+def test_the_embedded_pacs_writes_nothing_beside_its_folder(tmp_path: Path) -> None:
+    pacs = EmbeddedPacs(tmp_path / "pacs")
+    evil = dcmread(STILL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            evil.SOPInstanceUID = evil.file_meta.MediaStorageSOPInstanceUID = "1/../../../out"
+            evil.save_as(tmp_path / "evil.dcm")
+            assert [item.stored for item in send(pacs, tmp_path / "evil.dcm")] == [False]
+    finally:
+        pacs.stop()
+    assert not list(tmp_path.rglob("out*"))
+
+
+@pytest.mark.debian("orthanc")
+def test_the_demonstrations_orthanc_serves_nobody_but_the_demonstration(tmp_path: Path) -> None:
+    """It cannot listen on one address alone, and may hold images of the user's own."""
+    pacs = start(tmp_path / "pacs")
+    try:
+        assert [item.stored for item in send(pacs, STILL)] == [True]
+        with pytest.raises(PeerUnreachable):
+            modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "STRANGER"), [STILL], lambda _sent: None)
+        assert associates(pacs.port, "127.0.0.1") and not associates(pacs.port, "127.0.0.2")
+    finally:
+        pacs.stop()
+
+
+def associates(port: int, source: str) -> bool:
+    ae = AE(ae_title="AINODE")
+    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    association = ae.associate("127.0.0.1", port, ae_title=AE_TITLE, bind_address=(source, 0))
+    accepted = bool(association.is_established)
+    association.abort()
+    return accepted
 
 
 def test_every_study_of_the_demonstration_has_one_patient(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from pydicom import dcmread
 from pydicom.uid import UltrasoundImageStorage
 
 from dicom_node.errors import SpoolError, SpoolFull
+from dicom_node.inbox.header import read_arrival
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
+from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"
 # (0008,0018) SOP Instance UID "1.2.3", Implicit VR Little Endian.
@@ -28,7 +30,7 @@ def arrival(calling: str = "US1") -> Arrival:
 
 
 def store(spool: Spool, *chunks: bytes) -> str:
-    return spool.store(arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT, chunks or [DATA_SET])
+    return spooled(spool, arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT, chunks or [DATA_SET])
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_a_stored_object_is_a_part_10_file_with_the_bytes_as_they_came(spool: Sp
 
 @pytest.mark.parametrize("calling", ["US1", "US12", "SIXTEEN.LETTERS."])
 def test_the_header_is_what_pydicom_would_write(spool: Spool, calling: str) -> None:
-    spool.store(arrival(calling), UltrasoundImageStorage, "1.2.3", IMPLICIT, [DATA_SET])
+    spooled(spool, arrival(calling), UltrasoundImageStorage, "1.2.3", IMPLICIT, [DATA_SET])
     (path,) = spool.pending()
     again = path.with_name("again")
     dcmread(path).save_as(again, enforce_file_format=True)
@@ -66,7 +68,7 @@ def test_the_arrival_is_read_back_with_the_time_of_the_last_byte(spool: Spool) -
     before = datetime.now(UTC)
     store(spool)
     (path,) = spool.pending()
-    found = spool.read_arrival(path)
+    found = read_arrival(path)
     assert found.received_at >= before
     assert (found.association, found.calling_ae, found.called_ae) == ("a" * 32, "US1", "AINODE")
     assert (found.address, found.priority) == ("192.0.2.7", 1)
@@ -76,7 +78,7 @@ def test_a_foreign_file_has_no_arrival(spool: Spool, tmp_path: Path) -> None:
     path = tmp_path / "foreign.dcm"
     path.write_bytes(b"no DICOM")
     with pytest.raises(SpoolError, match="no spooled object"):
-        spool.read_arrival(path)
+        read_arrival(path)
 
 
 def test_pending_lists_the_oldest_first_and_nothing_half_written(spool: Spool) -> None:

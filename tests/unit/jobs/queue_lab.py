@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from dicom_node.config.settings import WorkerSettings
 from dicom_node.jobs.lease import new_owner
-from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.jobs.queue import LeaseQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
@@ -45,7 +45,7 @@ def add_job(
         created_at=now,
     )  # fmt: skip
     with database.write() as session:
-        LeaseQueue(database, WORKERS).enqueue(session, job)
+        enqueue(session, job)
         return job.id
 
 

@@ -52,12 +52,20 @@ def make(tmp_path: Path) -> Iterator[Make]:
     pipelines.PIPELINES["scrubber"] = EntryPoint("scrubber", f"{__name__}:Scrubber", pipelines.GROUP)
     made: list[Inbox] = []
 
-    def make(do: str = "clean", send_to: Sequence[str] = ("pacs", "archive"), **pacs: Any) -> Inbox:
+    def make(
+        do: str = "clean",
+        send_to: Sequence[str] = ("pacs", "archive"),
+        domains: Mapping[str, str] = {},
+        **pacs: Any,
+    ) -> Inbox:
         config = configuration(do)
         config["rules"][0].update(pipeline="scrubber", send_to=list(send_to))
         config["peers"][1].update(pacs)
         archive = {"name": "archive", "ae_title": "ARCHIVE", "deidentify": True}
         config["peers"].append({**config["peers"][1], **archive, "results": ["cleaned", "seg", "sr"]})
+        for name, domain in domains.items():
+            own = {"name": name, "ae_title": name.upper(), "pseudonym_domain": domain}
+            config["peers"].append({**config["peers"][2], **own})
         made.append(Inbox(tmp_path / "var", config))
         return made[-1]
 
@@ -94,6 +102,24 @@ def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> Non
             assert (PATIENT in data) is not hidden
 
 
+def test_peers_of_one_domain_get_the_same_objects_and_others_none_of_them(make: Make) -> None:
+    domains = {"registry": "study7", "partner": "study7", "stranger": "study8"}
+    node = make(send_to=["archive", *domains], domains=domains)
+    waiting = {
+        name: {row.sop_instance_uid for row in rows}
+        for name, rows in analysed(node, ultrasound("one")).items()
+    }
+    assert waiting["registry"] == waiting["partner"]
+    apart = [waiting[name] for name in ("archive", "registry", "stranger")]
+    assert [len(uids) for uids in apart] == [3, 3, 3]
+    assert len(set.union(*apart)) == 9
+    studies = {
+        dcmread(file, specific_tags=["StudyInstanceUID"]).StudyInstanceUID
+        for file in node.folder.glob("deidentified/**/*.dcm")
+    }
+    assert len(studies) == 3
+
+
 def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: Make) -> None:
     node = make(results=["sr"])
     first, late = (ultrasound("one", number=number) for number in (1, 2))
@@ -105,6 +131,19 @@ def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: M
     report = dcmread(node.folder / [row for row in waiting["archive"] if row.kind == "sr"][1].path)
     before = report.PredecessorDocumentsSequence[0]
     assert before.StudyInstanceUID == report.StudyInstanceUID != first.StudyInstanceUID
+
+
+def test_a_report_for_another_domain_names_no_report_of_the_former(make: Make) -> None:
+    """A peer that gets a domain of its own: the old report's UID would link it with those it leaves."""
+    node = make(send_to=["archive"])
+    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    analysed(node, first)
+    peers = [
+        peer.model_copy(update={"pseudonym_domain": "own"}) for peer in node.settings.peers if peer.deidentify
+    ]
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:2], *peers)})
+    reports = [row for row in analysed(node, late)["archive"] if row.kind == "sr"]
+    assert [(row.pseudonym_domain, row.supersedes) for row in reports] == [("", ""), ("own", "")]
 
 
 def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:

@@ -46,8 +46,9 @@ def order(database: Database) -> list[int]:
 
 def test_films_overtake_cines_and_no_cine_waits_for_ever(database: Database) -> None:
     starving = queued(database, CINE, came=3600)
-    cines = [queued(database, CINE, came=60 + n) for n in range(3)]
-    films = [queued(database, FILM, came=10 - n) for n in range(3)]
+    # Far apart: on a busy machine seconds pass between these lines.
+    cines = [queued(database, CINE, came=100 + 40 * n) for n in range(3)]
+    films = [queued(database, FILM, came=90 - 40 * n) for n in range(3)]
     stat = queued(database, CINE, came=0, priority=1)
     assert order(database) == [stat, starving, *films, *reversed(cines)]
 

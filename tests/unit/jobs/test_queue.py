@@ -17,7 +17,7 @@ import pytest
 from dicom_node import jobs
 from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.jobs.lease import is_dead, new_owner
-from dicom_node.jobs.queue import ClaimedJob, JobQueue, LeaseQueue
+from dicom_node.jobs.queue import ClaimedJob, LeaseQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store import leases
 from dicom_node.store.database import Database
@@ -30,17 +30,22 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def queue(database: Database) -> JobQueue:
+def queue(database: Database) -> LeaseQueue:
     return LeaseQueue(database, WORKERS)
 
 
-def complete(database: Database, queue: JobQueue, job: ClaimedJob) -> None:
+def complete(database: Database, queue: LeaseQueue, job: ClaimedJob) -> None:
     with database.write() as session:
         queue.complete_if_owner(session, job, JobState.SUCCEEDED)
         settle_study(session, job.study_id)
 
 
-def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
+def _cancel(database: Database, number: int) -> None:
+    with database.write() as session:
+        jobs.cancel(session, number)
+
+
+def claimed(queue: LeaseQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
     job = queue.claim(owner)
     assert job is not None
     return job
@@ -51,11 +56,11 @@ def let_lease_end(database: Database, job_id: int) -> None:
         session.get_one(Job, job_id).lease_until = utc_now() - timedelta(seconds=1)
 
 
-def test_an_empty_queue_gives_nothing(queue: JobQueue) -> None:
+def test_an_empty_queue_gives_nothing(queue: LeaseQueue) -> None:
     assert queue.claim("me") is None
 
 
-def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: JobQueue) -> None:
+def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     job = claimed(queue)
@@ -69,11 +74,13 @@ def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: Job
         complete(database, queue, job)
 
 
-def test_a_job_exists_only_when_the_callers_transaction_commits(database: Database, queue: JobQueue) -> None:
+def test_a_job_exists_only_when_the_callers_transaction_commits(
+    database: Database, queue: LeaseQueue
+) -> None:
     study = add_study(database)
     with pytest.raises(ZeroDivisionError), database.write() as session:
         now = utc_now()
-        queue.enqueue(
+        enqueue(
             session,
             Job(
                 study_id=study, study_revision=1, rule="r", pipeline="p", destinations=[], source_uids=[],
@@ -84,7 +91,7 @@ def test_a_job_exists_only_when_the_callers_transaction_commits(database: Databa
     assert queue.claim("me") is None
 
 
-def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: JobQueue) -> None:
+def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     low = add_job(database, study, "low", priority=-1, late=-60)
     first = add_job(database, study, "first", late=-30)
@@ -93,12 +100,12 @@ def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: Jo
     assert [claimed(queue).id for _ in range(4)] == [stat, first, second, low]
 
 
-def test_a_job_waits_until_its_time(database: Database, queue: JobQueue) -> None:
+def test_a_job_waits_until_its_time(database: Database, queue: LeaseQueue) -> None:
     add_job(database, add_study(database), late=60)
     assert queue.claim("me") is None
 
 
-def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: JobQueue) -> None:
+def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     add_job(database, study, revision=1)
     running = claimed(queue)
@@ -108,7 +115,7 @@ def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, que
     assert claimed(queue).id == newer
 
 
-def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: JobQueue) -> None:
+def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: LeaseQueue) -> None:
     number = add_job(database, add_study(database))
     job = claimed(queue)
     before = job_row(database, number).lease_until
@@ -120,7 +127,7 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
 
 
 def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_no_more(
-    database: Database, queue: JobQueue
+    database: Database, queue: LeaseQueue
 ) -> None:
     number = add_job(database, add_study(database))
     lost = claimed(queue, "elsewhere/1/1/a")
@@ -139,7 +146,7 @@ def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_n
     assert 3009 in event_numbers(database)
 
 
-def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, queue: JobQueue) -> None:
+def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, queue: LeaseQueue) -> None:
     a_day_ahead = utc_now() + timedelta(days=1)
     number = add_job(database, add_study(database))
     claimed(queue, "elsewhere/1/1/a")
@@ -152,7 +159,7 @@ def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, qu
     assert leases.acquire(database, "scheduler", "the living", seconds=15)
 
 
-def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: JobQueue) -> None:
+def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: LeaseQueue) -> None:
     number = add_job(database, add_study(database))
     lost = claimed(queue)
     let_lease_end(database, number)
@@ -162,7 +169,7 @@ def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: J
 
 
 def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
-    database: Database, queue: JobQueue
+    database: Database, queue: LeaseQueue
 ) -> None:
     add_job(database, add_study(database))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -177,7 +184,7 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     assert (job.attempt, job.tries) == (2, 2)
 
 
-def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: JobQueue) -> None:
+def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: LeaseQueue) -> None:
     add_job(database, add_study(database))
     processes = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]
     for process in processes:
@@ -195,7 +202,7 @@ def test_a_process_of_another_machine_is_never_taken_for_dead() -> None:
     assert len(new_owner()) <= 64
 
 
-def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, queue: JobQueue) -> None:
+def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "the disk was full")
@@ -211,7 +218,7 @@ def test_waits_between_attempts_double() -> None:
     assert [queue.retry_delay(tries).total_seconds() for tries in (1, 2, 3, 30)] == [5, 10, 20, 3600]
 
 
-def test_a_job_handed_back_is_not_counted(database: Database, queue: JobQueue) -> None:
+def test_a_job_handed_back_is_not_counted(database: Database, queue: LeaseQueue) -> None:
     number = add_job(database, add_study(database))
     queue.hand_back(claimed(queue))
     job = claimed(queue)
@@ -219,7 +226,7 @@ def test_a_job_handed_back_is_not_counted(database: Database, queue: JobQueue) -
 
 
 def test_after_the_last_try_one_attempt_only_tells_and_then_the_job_has_failed(
-    database: Database, queue: JobQueue
+    database: Database, queue: LeaseQueue
 ) -> None:
     study = add_study(database)
     number = add_job(database, study)
@@ -236,33 +243,35 @@ def test_after_the_last_try_one_attempt_only_tells_and_then_the_job_has_failed(
     assert study_state(database, study) is StudyState.FAILED
 
 
-def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) -> None:
+def test_what_waits_is_cancelled_at_once(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
-    queue.cancel(number)
+    _cancel(database, number)
     assert job_row(database, number).state is JobState.CANCELLED
     assert study_state(database, study) is StudyState.CANCELLED
     assert queue.claim("me") is None
     with pytest.raises(NotAllowedNow):
-        queue.cancel(number)
+        _cancel(database, number)
     with pytest.raises(NotFound):
-        queue.cancel(number + 1000)
+        _cancel(database, number + 1000)
 
 
-def test_what_was_held_can_be_cancelled_too(database: Database, queue: JobQueue) -> None:
+def test_what_was_held_can_be_cancelled_too(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     number = add_job(database, study, state=JobState.HELD)
     with database.write() as session:
         settle_study(session, study)
     assert study_state(database, study) is StudyState.NOT_APPLICABLE
-    queue.cancel(number)
+    _cancel(database, number)
     assert study_state(database, study) is StudyState.CANCELLED
 
 
-def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Database, queue: JobQueue) -> None:
+def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(
+    database: Database, queue: LeaseQueue
+) -> None:
     number = add_job(database, add_study(database))
     job = claimed(queue)
-    queue.cancel(number)
+    _cancel(database, number)
     with pytest.raises(JobCancelled):
         queue.heartbeat(job, 0.1, "")
     with pytest.raises(JobCancelled):
@@ -273,16 +282,16 @@ def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Databa
     assert (row.state, row.reason) == (JobState.CANCELLED, "cancelled by a person")
 
 
-def test_a_cancelled_job_of_a_dead_worker_is_not_tried_again(database: Database, queue: JobQueue) -> None:
+def test_a_cancelled_job_of_a_dead_worker_is_not_tried_again(database: Database, queue: LeaseQueue) -> None:
     number = add_job(database, add_study(database))
     claimed(queue)
-    queue.cancel(number)
+    _cancel(database, number)
     let_lease_end(database, number)
     assert queue.reap() == 1
     assert job_row(database, number).state is JobState.CANCELLED
 
 
-def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, queue: JobQueue) -> None:
+def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, queue: LeaseQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     for _ in range(3):
@@ -297,7 +306,7 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
         jobs.retry(session, number)
 
 
-def test_a_held_job_runs_by_hand(database: Database, queue: JobQueue) -> None:
+def test_a_held_job_runs_by_hand(database: Database, queue: LeaseQueue) -> None:
     number = add_job(database, add_study(database), state=JobState.HELD)
     assert queue.claim("me") is None
     with database.write() as session:

@@ -37,7 +37,7 @@ def node_with(tmp_path: Path, do: str, **workers: object) -> Iterator[Inbox]:
 @contextmanager
 def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
     """A worker process, waited for until it says that it is ready."""
-    config = node.settings.model_dump_json()
+    config = node.settings.for_children()
     command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", config]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT

@@ -130,10 +130,10 @@ def test_a_refusal_that_the_pacs_is_told_of_counts_too(make: Make) -> None:
     assert images(node) == {(MODALITY, "refused_header"): 1}
 
 
-def test_an_image_that_was_mended_counts_as_analysed_and_as_mended(make: Make) -> None:
+def test_an_image_turned_upright_counts_as_analysed_and_as_reoriented(make: Make) -> None:
     node = make()
     analysed(node, aged("turned", 55, BodyPartExamined="TURNED"))
-    assert images(node) == {(MODALITY, "analysed"): 1, (MODALITY, "mended"): 1}
+    assert images(node) == {(MODALITY, "analysed"): 1, (MODALITY, "reoriented"): 1}
 
 
 def test_a_late_image_does_not_count_the_others_again(make: Make) -> None:

@@ -47,6 +47,18 @@ def test_a_deidentified_object_goes_under_its_own_study_and_is_found_there(tmp_p
         assert pacs.received == pacs.questions == [uid]
 
 
+def test_an_object_with_pseudonyms_of_another_domain_does_not_go(tmp_path: Path) -> None:
+    """The peer got a domain of its own while objects of the former waited for it."""
+    with run_pacs(Pacs(free_port())) as pacs:
+        peer = pacs.peer("archive", deidentify=True, results=KINDS, pseudonym_domain="own")
+        outbox = Outbox(tmp_path, [peer])
+        (uid,) = outbox.add_study(["archive"], [ResultKind.SR])
+        mark(outbox, tmp_path, uid)
+        outbox.run_until("dead")
+        assert "pseudonyms of another domain" in outbox.rows()[0]["reason"]
+        assert pacs.received == []
+
+
 def test_a_deidentified_object_goes_to_no_other_peer(tmp_path: Path) -> None:
     with run_pacs(Pacs(free_port())) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer("pacs")])

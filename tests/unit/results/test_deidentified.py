@@ -12,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node import results
@@ -23,7 +24,8 @@ from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.results import Pseudonyms, SourceObject, build_deidentified, gate
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.deidentify.leaks import KnownIdentity
-from dicom_node.results.deidentify.sources import hidden, in_boxes
+from dicom_node.results.deidentify.profile import DUMMY_DATE
+from dicom_node.results.deidentify.sources import in_boxes, pseudonymised
 from tests.deidentified_lab import (
     BIRTH_DATE,
     EXAMINED,
@@ -135,6 +137,34 @@ def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(tmp
     assert read(once.objects[0]).PatientID != read(away.objects[0]).PatientID
 
 
+def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(tmp_path: Path) -> None:
+    image = source(write_named(tmp_path / "us.dcm"))
+    result = result_of(image)
+    tracked = replace(result, findings=tuple(replace(one, tracking_uid="2.25.77") for one in result.findings))
+    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    made = build_deidentified(ctx, [image], tracked, Pseudonyms.of(HERE))
+    assert len(made.objects) == 3
+    assert all(b"2.25.77" not in item.data for item in made.objects if item.data)
+
+
+def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    one, other = deidentified(path, domain="one"), deidentified(path, domain="other")
+    known = deidentified(path)
+    for left, right in ((one, other), (one, known)):
+        assert len(left.objects) == len(right.objects) == 3
+        assert not every_uid(left) & every_uid(right)
+        assert not patients(left) & patients(right)
+        assert dates(left) | dates(right) <= {DUMMY_DATE}
+    assert uids(one) == uids(deidentified(path, domain="one"))
+
+
+def test_pseudonyms_of_peers_without_a_domain_are_those_of_all_versions(tmp_path: Path) -> None:
+    """Archives hold them: the same patient must not come under another one after an upgrade."""
+    assert Pseudonyms.of(HERE).uid("1.2.3") == "2.25.79878503247415956795538665423666141209"
+    assert Pseudonyms.of(HERE).patient("PID", "", "1.2.3") == "AI-CJWEOKHV7LYAGR4LSMP7"
+
+
 def test_an_original_and_its_deidentified_twin_share_no_uid(tmp_path: Path) -> None:
     path = write_named(tmp_path / "us.dcm")
     image = source(path)
@@ -152,7 +182,7 @@ def test_an_original_and_its_deidentified_twin_share_no_uid(tmp_path: Path) -> N
 def test_a_uid_is_no_plain_hash_of_patient_data(tmp_path: Path) -> None:
     """Otherwise anybody could try out names against the UID: it changes with the key alone."""
     (one,) = read_sources([source(write_named(tmp_path / "us.dcm"))])
-    here, there = (hidden(one, Pseudonyms.of(key)) for key in (HERE, THERE))
+    here, there = (pseudonymised(one, Pseudonyms.of(key)) for key in (HERE, THERE))
     assert here.given.identity_sha256 not in {one.given.identity_sha256, there.given.identity_sha256}
     assert here.given.pixels_sha256 not in {one.given.pixels_sha256, there.given.pixels_sha256}
 
@@ -228,7 +258,7 @@ def test_of_a_region_only_the_numbers_that_it_may_have_are_kept(tmp_path: Path) 
         _with_plants(ds)
         ds.save_as(path)
         (given,) = read_sources([source(path)])
-        header = hidden(given, Pseudonyms.of(HERE)).header
+        header = pseudonymised(given, Pseudonyms.of(HERE)).header
     (region,) = header.SequenceOfUltrasoundRegions
     assert {element.keyword for element in region} == {
         "RegionSpatialFormat", "RegionFlags", "PhysicalDeltaX", "TableOfParameterValues",
@@ -252,7 +282,7 @@ def test_a_lookup_table_is_kept_as_numbers(tmp_path: Path, vr: str) -> None:
         ds.VOILUTSequence = [table]
         ds.save_as(path)
         (given,) = read_sources([source(path)])
-        (kept,) = hidden(given, Pseudonyms.of(HERE)).header.VOILUTSequence
+        (kept,) = pseudonymised(given, Pseudonyms.of(HERE)).header.VOILUTSequence
     assert list(kept.LUTData) == [7, 258]
 
 
@@ -350,7 +380,7 @@ def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callab
     """A de-identified image that passes, and the gate for such as it."""
     image = source(write_named(tmp_path_factory.mktemp("gate") / "us.dcm"))
     given = read_sources([image])
-    disguised, identity = [hidden(given[0], Pseudonyms.of(HERE))], KnownIdentity.of(given)
+    disguised, identity = [pseudonymised(given[0], Pseudonyms.of(HERE))], KnownIdentity.of(given)
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", station_name="")
     data = deidentified(image.path, ctx=ctx).objects[0].data
     assert data is not None
@@ -424,6 +454,28 @@ def uids(made: results.Deidentified) -> set[str]:
         found |= {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
         found |= {str(uid) for _, uid in references(ds)}
     return found
+
+
+def every_uid(made: results.Deidentified) -> set[str]:
+    """Of objects, findings, whatever may come; not those of standards and programs, the same everywhere."""
+    of_programs = {"CodingSchemeUID", "DeviceUID"}
+    found = set()
+    for item in (inner for one in made.objects for inner in items(read(one))):
+        names = item.get("ConceptNameCodeSequence") or [Dataset()]
+        if names[0].get("CodeMeaning") != "Device Observer UID":
+            found |= {str(one.value) for one in item if one.VR == "UI" and one.keyword not in of_programs}
+    private = {uid for uid in found if UID(uid).is_private}
+    assert uids(made) <= private
+    return private
+
+
+def patients(made: results.Deidentified) -> set[str]:
+    return {str(read(item)[name].value) for item in made.objects for name in ("PatientID", "PatientName")}
+
+
+def dates(made: results.Deidentified) -> set[str]:
+    found = [element for item in made.objects for element in everything(read(item))]
+    return {str(element.value)[:8] for element in found if element.VR in ("DA", "DT") and element.value}
 
 
 def references(ds: Dataset) -> Iterator[tuple[str, str]]:

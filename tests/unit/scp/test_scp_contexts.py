@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, UID_dictionary
+from pynetdicom import build_context
 
 from dicom_node.scp.contexts import (
     STORAGE_CLASSES,
@@ -11,6 +13,8 @@ from dicom_node.scp.contexts import (
     SyntaxKind,
     accepted_classes,
     presentation_contexts,
+    refusals,
+    refused_class,
 )
 from dicom_node.scp.statuses import REJECTIONS, STATUSES
 
@@ -63,3 +67,22 @@ def test_retired_names_say_so() -> None:
 def test_statuses_and_rejections_are_told_apart_by_their_codes() -> None:
     assert [one.code for one in STATUSES] == [0x0000, 0xA700, 0x0122, 0x0124, 0xC000, 0xC001]
     assert len({(one.result, one.source, one.reason) for one in REJECTIONS}) == len(REJECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "shown"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2"),  # with its name
+        ("1.3.46.670589.2.5.1.1", "1.3.46.670589.2.5.1.1"),
+        ("1.2.Doe^John.3.4", ""),
+    ],
+)
+def test_the_class_of_a_refused_context_is_found_again(proposed: str, shown: str) -> None:
+    (refusal,) = refusals([(proposed, ["1.2.840.10008.1.2"])], [])
+    assert refused_class(refusal) == shown
+
+
+def test_refused_transfer_syntaxes_are_no_class() -> None:
+    ours = build_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2")
+    (refusal,) = refusals([(str(ours.abstract_syntax), ["1.2.840.10008.1.2.4.50"])], [ours])
+    assert refused_class(refusal) == ""

@@ -249,7 +249,30 @@ def test_own_results_reports_and_captures_start_no_job_and_reopen_nothing(inbox:
     assert len(inbox.jobs()) == 1
     roles = [inbox.instance(ds.SOPInstanceUID).role for ds in (own_result(image), report(image))]
     assert roles == [ObjectRole.OWN, ObjectRole.NON_SOURCE]
-    assert 2006 in {row.number for row in inbox.events()}
+    assert 2007 in {row.number for row in inbox.events()}
+
+
+def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbox) -> None:
+    """Anybody can copy the Device UID; an image that is not analysed for it must not pass in silence."""
+    image = ultrasound("one")
+    inbox.receive(image)
+    inbox.settle()
+    (job,) = inbox.jobs()
+    known, copied = own_result(image), own_result(image)
+    copied.SOPInstanceUID = f"{known.SOPInstanceUID}.7"
+    with inbox.database.write() as session:
+        session.add(
+            Result(
+                study_id=job.study_id, job_id=job.id, kind=ResultKind.SR, sop_class_uid=known.SOPClassUID,
+                sop_instance_uid=known.SOPInstanceUID, series_instance_uid="1.2", path="x", sha256="",
+                bytes=0, created_at=utc_now(),
+            )
+        )  # fmt: skip
+    inbox.receive(known, copied)
+    inbox.settle()
+    told = {row.fields["instance"]: row.number for row in inbox.events() if row.number in (2006, 2007)}
+    assert told == {known.SOPInstanceUID: 2006, copied.SOPInstanceUID: 2007}
+    assert len(inbox.jobs()) == 1
 
 
 REPORT_ONLY = (

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.reference import BINS, reference_of
 from ai_pipeline.models.registry import SHIPPED, find, verify
-from ai_training import metrics
 from ai_training.calibrate import deciles, operating_point, platt, prevalence, sensitive_cut
 from ai_training.errors import DataMissing
 from ai_training.evaluation.commands import calibrate_app
@@ -34,7 +33,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(clinic: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Refitted]]:
     """The shipped card, fitted to the clinic's images."""
-    return recalibrate(clinic, tmp_path_factory.mktemp("models"), model=MODEL, split="train")
+    return recalibrate(clinic, tmp_path_factory.mktemp("models"), find(MODEL), split="train")
 
 
 def test_platt_scaling_recovers_the_curve_that_made_the_labels() -> None:
@@ -60,7 +59,7 @@ def test_present_is_called_with_the_promised_specificity() -> None:
     point = operating_point(truth, logit)
 
     called = 1 / (1 + np.exp(-(point.slope * logit + point.intercept))) >= point.threshold
-    assert metrics.specificity(truth, called) >= 0.90
+    assert (~called[truth <= 0]).mean() >= 0.90
 
 
 @pytest.mark.parametrize("positives", [25, 30, 101])
@@ -72,8 +71,8 @@ def test_a_sensitive_cut_finds_nine_of_ten_and_is_the_highest_that_does(positive
     cut = sensitive_cut(truth, chance)
 
     assert cut is not None
-    assert metrics.sensitivity(truth, chance >= cut) >= 0.9
-    assert metrics.sensitivity(truth, chance > cut) < 0.9
+    assert (chance >= cut)[truth > 0].mean() >= 0.9
+    assert (chance > cut)[truth > 0].mean() < 0.9
 
 
 def test_of_few_positives_no_sensitive_cut_is_made() -> None:
@@ -151,7 +150,7 @@ def test_the_shipped_card_is_never_written_to(clinic: Path) -> None:
     before = (SHIPPED / f"{MODEL}.toml").read_bytes()
 
     with pytest.raises(CardError, match="another folder"):
-        recalibrate(clinic, SHIPPED, model=MODEL, split="train", force=True)
+        recalibrate(clinic, SHIPPED, find(MODEL), split="train", force=True)
     assert (SHIPPED / f"{MODEL}.toml").read_bytes() == before
 
 
@@ -159,12 +158,12 @@ def test_a_card_that_is_there_is_replaced_only_when_told_to(
     clinic: Path, site: tuple[Path, list[Refitted]]
 ) -> None:
     with pytest.raises(FileExistsError, match="--force"):
-        recalibrate(clinic, site[0].parent, model=MODEL, split="train")
+        recalibrate(clinic, site[0].parent, find(MODEL), split="train")
 
 
 def test_a_split_without_adults_is_said_to_be_missing(clinic: Path, tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match="no image of an adult"):
-        recalibrate(clinic, tmp_path / "out", model=MODEL, split="autumn")
+        recalibrate(clinic, tmp_path / "out", find(MODEL), split="autumn")
 
 
 def test_the_verb_tells_label_by_label(clinic: Path, tmp_path: Path) -> None:
@@ -173,6 +172,6 @@ def test_the_verb_tells_label_by_label(clinic: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(calibrate_app, [str(argument) for argument in arguments])
 
     assert done.exit_code == 0, done.output
-    assert "Hernia" in done.stdout and "kept" in done.stdout
+    assert "Hernia" in done.stdout and "unchanged" in done.stdout
     card = tomllib.loads((tmp_path / "site" / f"{MODEL}.toml").read_text())
     assert card["version"] == "9"

@@ -19,9 +19,9 @@ from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest import experiment, levers
 from ai_training.chest.batches import ChestBatches, Targets, augment, stream
 from ai_training.chest.experiment import Augment, Experiment, ExperimentError
-from ai_training.chest.fit import Material, Run, Tasks, loss_of
+from ai_training.chest.fit import Material, Run, Tasks, fit, loss_of
 from ai_training.chest.pretrain import Contrast, pretrain
-from ai_training.chest.ship import train
+from ai_training.chest.ship import ship
 from ai_training.sets.chest import LABELS, ChestImage
 from tests.unit.ai_training.chest_subset import subset
 
@@ -187,9 +187,9 @@ def test_a_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_training_leaves_a_folder_of_models_that_runs(data: Path, tmp_path: Path) -> None:
     small, out = subset(data, tmp_path / "data", per_split=40), tmp_path / "out"
-    made = Experiment().changed("tiny", {"schedule": {"iterations": 2}, "seed": 3})
+    made = SMALL.changed("tiny", {"schedule": {"iterations": 2}, "seed": 3})
 
-    card = registry.load(train(small, out, made))
+    card = registry.load(ship(small, out, fit(small, out, made), out / "cache"))
 
     registry.verify(card)
     assert card.path.parent == out

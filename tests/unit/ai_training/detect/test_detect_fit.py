@@ -22,7 +22,6 @@ from ai_training.detect.commands import add_to
 from ai_training.detect.locating import yolo, yolo_locator
 from ai_training.detect.locating.cross_validation import (
     Case,
-    LocatorPredictions,
     cross_validated,
     figures_of,
     passes,
@@ -163,8 +162,8 @@ def test_another_arm_learns_from_the_other_folds_alone(tmp_path: Path) -> None:
     recipe = BoxHeadRecipe(components=4, moved=2, shown=30, steps=2)
     predictions = cross_validated(case, recipe, lambda _share, _what: None, more_locators=more_locators)
 
-    assert set(predictions.places) == {"fusion", "activation", "constant", "centre", "told"}
-    for index, place in enumerate(predictions.places["told"]):
+    assert set(predictions) == {"fusion", "activation", "constant", "centre", "told"}
+    for index, place in enumerate(case.of_boxes(predictions["told"])):
         assert place is not None
         answered_by = round(place.corners[2] * 10 - 1)
         assert index not in known[answered_by]
@@ -179,18 +178,18 @@ def test_the_trust_in_drawn_boxes_is_learned_on_the_other_folds(tmp_path: Path) 
     arms |= dict.fromkeys(("fusion", "yolo", "activation", "constant", "centre"), wrong)
     every = {arm: {(row, "Mass"): told[row] for row in case.rows} for arm, told in arms.items()}
 
-    predictions, trust = settled(case, LocatorPredictions(arms, every))
+    predictions, trust = settled(case, every)
 
     assert trust == 2.0
-    assert predictions.places["fusion"] == right
-    assert predictions.places["head"] == wrong
-    assert list(predictions.places) == ["fusion", "head", "yolo", "activation", "constant", "centre"]
-    assert predictions.every["fusion"] == every["trust 2.0"]
+    assert case.of_boxes(predictions["fusion"]) == right
+    assert case.of_boxes(predictions["head"]) == wrong
+    assert list(predictions) == ["fusion", "head", "yolo", "activation", "constant", "centre"]
+    assert predictions["fusion"] == every["trust 2.0"]
 
     # Where only one box is answered well, the fold that holds it cannot know.
-    spoiled = {**arms, "trust 2.0": wrong, "trust 3.0": (right[0], *wrong[1:])}
-    alone, _ = settled(case, LocatorPredictions(spoiled, every))
-    assert alone.places["fusion"][0] == wrong[0]
+    spoiled = {**every, "trust 2.0": every["yolo"], "trust 3.0": every["yolo"] | {(0, "Mass"): right[0]}}
+    alone, _ = settled(case, spoiled)
+    assert case.of_boxes(alone["fusion"])[0] == wrong[0]
 
 
 def test_folds_find_what_is_planted_and_tell_it(tmp_path: Path) -> None:

@@ -69,8 +69,9 @@ def test_a_score_differs_from_itself_by_nothing_and_from_noise_by_much() -> None
     patients = [str(i // 2) for i in range(400)]
     columns = [a[:, None] for a in (truth, score, noise)]
 
-    same = metrics.paired_difference(columns[0], columns[1], columns[1], [0], patients)
-    better = metrics.paired_difference(*columns, [0], patients)
+    one = np.full(400, "one source")
+    same = metrics.within_source_difference(columns[0], columns[1], columns[1], one, patients)
+    better = metrics.within_source_difference(*columns, one, patients)
 
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     assert better.low > 0
@@ -86,7 +87,8 @@ def test_a_pair_is_told_apart_where_two_intervals_overlap() -> None:
         for s in (score, worse)
     ]
 
-    paired = metrics.paired_difference(truth[:, None], score[:, None], worse[:, None], [0], patients)
+    columns = [a[:, None] for a in (truth, score, worse)]
+    paired = metrics.within_source_difference(*columns, np.full(300, "one source"), patients)
 
     assert alone[1].high > alone[0].low
     assert paired.high - paired.low < alone[0].high - alone[0].low

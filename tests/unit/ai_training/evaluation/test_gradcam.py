@@ -13,8 +13,8 @@ from torch.nn.functional import adaptive_avg_pool2d, relu
 from ai_pipeline.models import engine
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
-from ai_training.evaluation.saliency.gradcam import grad_cam, last_feature_maps, signed_grad_cam
-from ai_training.evaluation.saliency.heatmaps import torch_network
+from ai_training.evaluation.saliency.gradcam import last_feature_maps, signed_grad_cam
+from ai_training.networks.classifier import torch_network
 
 CARD = find("chest-efficientnet-lite0")
 
@@ -129,11 +129,10 @@ def test_in_usual_networks_the_maps_before_pooling_are_found(
     assert last_feature_maps(made, images) == layer
     expected = torch.einsum("c,nchw->nhw", weights, maps) / maps[0, 0].numel()
     torch.testing.assert_close(signed_grad_cam(made, images, 1), expected)
-    torch.testing.assert_close(grad_cam(made, images, 1), expected.relu())
 
 
 def test_an_earlier_layer_may_be_asked_for_by_name() -> None:
-    assert grad_cam(ResNet(), some_images(), 0, "conv1").shape == (2, 10, 12)
+    assert signed_grad_cam(ResNet(), some_images(), 0, "conv1").shape == (2, 10, 12)
 
 
 def test_the_network_is_left_as_it_was() -> None:
@@ -143,7 +142,7 @@ def test_the_network_is_left_as_it_was() -> None:
         parameter.requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
 
-    found = grad_cam(network, some_images(), 2)
+    found = signed_grad_cam(network, some_images(), 2)
 
     assert not found.requires_grad
     assert network.training and network.fc.training and not network.layer1.training
@@ -166,12 +165,12 @@ def test_what_cannot_be_explained_is_refused_with_the_reason(
     layer: str | None, label: int, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        grad_cam(ResNet(), some_images(), label, layer)
+        signed_grad_cam(ResNet(), some_images(), label, layer)
 
 
 def test_a_network_without_feature_maps_is_told_to_name_a_layer() -> None:
     with pytest.raises(ValueError, match="name a layer"):
-        grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 24, 2)), some_images(), 0)
+        signed_grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 24, 2)), some_images(), 0)
 
 
 def _before(network: nn.Module, layer: str, images: Tensor) -> tuple[Tensor, ...]:

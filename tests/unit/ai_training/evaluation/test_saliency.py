@@ -20,10 +20,10 @@ from ai_training.evaluation.saliency.heatmaps import (
     constant_maps,
     pointing_game,
     saliency_figures,
-    saliency_lines,
     torch_network,
 )
 from ai_training.evaluation.saliency.randomised import STAGES, cascade, randomisation
+from ai_training.evaluation.text import saliency_lines
 from ai_training.sets.chest import TruthBox
 
 Maps = npt.NDArray[np.float32]
@@ -136,7 +136,7 @@ def test_layers_are_lost_from_the_top_in_a_copy_and_the_same_way_each_time() -> 
     given = network()
     before = {name: value.clone() for name, value in given.state_dict().items()}
     changed: list[set[str]] = []
-    for _, lost in cascade(given, some_images()[:1], kept=("2",)):
+    for _, lost in cascade(given, some_images()[:1], spared=("2",)):
         changed.append(
             {name for name, value in lost.state_dict().items() if not torch.equal(value, before[name])}
         )
@@ -151,7 +151,7 @@ def test_many_layers_are_lost_in_few_stages_the_topmost_alone() -> None:
     shipped = torch_network(find("chest-efficientnet-lite0"))
     size = int(shipped.place_bias.shape[-1]) * 16  # type: ignore[union-attr, index]
 
-    order = [name for name, _ in cascade(shipped, torch.zeros(1, 3, size, size), kept=PLACE_HEAD)]
+    order = [name for name, _ in cascade(shipped, torch.zeros(1, 3, size, size), spared=PLACE_HEAD)]
 
     assert order[0] == "head"
     assert order[-1] == "backbone._conv_stem"
@@ -160,7 +160,7 @@ def test_many_layers_are_lost_in_few_stages_the_topmost_alone() -> None:
 
 @pytest.mark.data
 def test_the_shown_heat_map_knows_more_than_the_centre_and_depends_on_the_network(data: Path) -> None:
-    figures = saliency_figures(data, "val", Classifier.of("chest-efficientnet-lite0"), most=20)
+    figures = saliency_figures(data, "val", Classifier(find("chest-efficientnet-lite0")), most=20)
 
     assert figures["pointing"]["shown"][0] > figures["pointing"]["centre"][0]
     assert figures["energy"]["shown - centre"][1] > 0.0
@@ -168,10 +168,10 @@ def test_the_shown_heat_map_knows_more_than_the_centre_and_depends_on_the_networ
         last = figures["randomisation"][name][-1]
         assert last["spearman"][0] < 0.8
         assert last["ssim"][0] < 0.8
-    assert len(saliency_lines(figures)) == 5
+    assert len(list(saliency_lines(figures))) == 5
 
 
 @pytest.mark.data
 def test_without_boxes_there_is_nothing_to_report(data: Path) -> None:
-    assert saliency_figures(data, "no such split", Classifier.of("chest-efficientnet-lite0")) == {}
-    assert saliency_lines({}) == []
+    assert saliency_figures(data, "no such split", Classifier(find("chest-efficientnet-lite0"))) == {}
+    assert list(saliency_lines({})) == []

@@ -25,7 +25,13 @@ from ai_training.ultrasound.inpaint import fit as inpaint
 from ai_training.ultrasound.inpaint import scores as inpaintscores
 from ai_training.ultrasound.inpaint.data import FULL, Hole, HoleMix, as_tensors, cut_holes
 from ai_training.ultrasound.inpaint.export import export_filler, file_id, write_filler_card
-from ai_training.ultrasound.inpaint.loss import LossWeights, divergence, fooling, judging, reconstruction
+from ai_training.ultrasound.inpaint.loss import (
+    LossWeights,
+    discriminator_loss,
+    divergence,
+    generator_loss,
+    reconstruction,
+)
 from ai_training.ultrasound.overlays import TRAIN, burn_in
 from tests.unit.ai_training.ultrasound.test_overlays import speckle
 
@@ -181,9 +187,9 @@ def test_the_adversary_is_asked_about_patches_with_a_hole_only(holes: list[Hole]
     said = adversary(start, hole)
 
     nothing = torch.zeros_like(hole)
-    assert float(fooling(said, nothing).detach()) == 0
-    assert float(judging(adversary(truth, hole), said, nothing).detach()) == 0
-    assert float(judging(adversary(truth, hole), said, hole).detach()) > 0
+    assert float(generator_loss(said, nothing).detach()) == 0
+    assert float(discriminator_loss(adversary(truth, hole), said, nothing).detach()) == 0
+    assert float(discriminator_loss(adversary(truth, hole), said, hole).detach()) > 0
 
 
 def test_the_divergence_of_a_standard_normal_is_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What was burned in and can still be read is found: the judge of cleaning has to see what it judges."""
+"""What was burned in and can still be read is found: the evaluation of cleaning sees what is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ai_pipeline.contract import DerivedImage, ImageKind
 from ai_training.ultrasound.legible import ocr
 from ai_training.ultrasound.legible.counts import at_most, counted, missed_targets
 from ai_training.ultrasound.legible.evaluate import (
-    Judge,
+    LegibilityTest,
     LegibleOutcome,
     LegibleTask,
     burned_picture,
@@ -63,18 +63,18 @@ def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
     return CleaningResult(image(ImageKind.CLEANED, picture, "RGB"), shown, (), (), {})
 
 
-def judged(
+def outcome_of(
     burned: BurnIn, cleaned: CleaningResult, readers: list[ocr.OcrEngine], report: Path | None
 ) -> LegibleOutcome:
     job = LegibleTask(Path(), "test", CleaningPolicy.RESEARCH, None, report)
-    judge = Judge(job, cast(Tools, object()), readers)
-    return judge.outcome(0, "speckle", burned, identity_tokens(burned), cleaned, 1.0)
+    test = LegibilityTest(job, cast(Tools, object()), readers)
+    return test.outcome(0, "speckle", burned, identity_tokens(burned), cleaned, 1.0)
 
 
 def test_a_picture_that_was_not_cleaned_is_found_out(
     burned: BurnIn, reader: ocr.RapidOcr, tmp_path: Path
 ) -> None:
-    outcome = judged(burned, result_of(burned.image, burned.mask > 0), [reader], tmp_path)
+    outcome = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader], tmp_path)
     count = outcome.counts["rapidocr"]
 
     assert count.before > 2
@@ -84,7 +84,9 @@ def test_a_picture_that_was_not_cleaned_is_found_out(
 
 
 def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: ocr.RapidOcr) -> None:
-    outcome = judged(burned, result_of(burned.clean, np.ones(burned.owners.shape, np.bool_)), [reader], None)
+    outcome = outcome_of(
+        burned, result_of(burned.clean, np.ones(burned.owners.shape, np.bool_)), [reader], None
+    )
 
     assert outcome.counts["rapidocr"].left == ()
     assert outcome.counts["rapidocr"].elsewhere == ()
@@ -97,7 +99,7 @@ def test_pixels_that_changed_outside_the_mask_are_counted(burned: BurnIn) -> Non
     changed[5, 7:10] ^= 1
     mask[5, 9] = True
 
-    assert judged(burned, result_of(changed, mask), [], None).changed_outside == 2
+    assert outcome_of(burned, result_of(changed, mask), [], None).changed_outside == 2
 
 
 def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:

@@ -17,6 +17,7 @@ pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.contract import Meaning
+from ai_training.sets.files import rows
 from ai_training.ultrasound.overlays import (
     HELD_OUT,
     TRAIN,
@@ -228,7 +229,7 @@ def test_burned_names_can_be_read() -> None:
     boxes = reader.find(canvas.picture)
 
     assert boxes
-    assert any(reader.is_legible(canvas.picture, box) for box in boxes)
+    assert any(reader.read(canvas.picture, box).legible for box in boxes)
     assert not reader.find(canvas.clean)
 
 
@@ -268,9 +269,9 @@ def test_faint_colour_and_lone_dots_count_as_marks() -> None:
 @pytest.mark.data
 def test_the_listed_frames_keep_their_published_split(data: Path) -> None:
     published = {
-        (source, file): split
+        (source, row["file"]): row["split"]
         for source in frames.SETS
-        for source, file, split in frames._manifest(data, source)
+        for row in rows(data / source / "manifest.csv")
     }
     listed = [frame for split in ("train", "val", "test") for frame in clean_frames(split)]
 
