@@ -8,6 +8,7 @@ By hand: ``python benchmarks/bombs.py``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -123,10 +124,11 @@ def memory(node: Node) -> str:
     """The largest resident memory that each process has had so far, MiB."""
     found = []
     for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-        words = [word for word in process.cmdline() if word.startswith("dicom_node")]
-        found.append(f"{(words or ['?'])[-1].removeprefix('dicom_node.')} {int(peak) // 1024}")
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):  # the process of a frame lives for a moment
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = status.partition("VmHWM:")[2].split()[0]
+            words = [word for word in process.cmdline() if word.startswith(("dicom_node", "ai_pipeline"))]
+            found.append(f"{(words or ['?'])[-1].removeprefix('dicom_node.')} {int(peak) // 1024}")
     return ", ".join(found)
 
 

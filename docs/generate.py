@@ -55,11 +55,13 @@ def main(arguments: Sequence[str]) -> int:
 def documents() -> dict[Path, str]:
     """Each generated document as it should be."""
     from conformance import conformance_statement  # beside this file
+    from licences import licences
 
     admin = DOCS / "admin.md"
     return {
         admin: with_parts(admin.read_text(encoding="utf-8"), PARTS),
         DOCS / "conformance.md": conformance_statement(__version__),
+        DOCS / "licences.md": licences(),
     }
 
 

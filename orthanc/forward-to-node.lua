@@ -4,7 +4,7 @@
 -- What became of an image stands in its metadata "AiNode" (UserMetadata in orthanc.json):
 --   waiting    is to be forwarded, or the node did not take it yet
 --   forwarded  the node has it (its C-STORE Success means: safely on its disk)
---   result     came from the node: never forwarded
+--   result     came from the node, as far as Orthanc itself can tell: never forwarded
 -- The metadata is the only memory: after a crash or while the node is away, what still says "waiting" is
 -- forwarded again. The node knows an object that comes twice.
 
@@ -12,6 +12,10 @@
 
 -- Name of the node in DicomModalities.
 local NODE = 'ainode'
+
+-- Addresses from which the node's results come, where they are not the "Host" of NODE in DicomModalities
+-- (that is a name, or the node is behind a gateway): { '192.0.2.10' }.
+local NODE_ADDRESSES = {}
 
 -- What waits is tried again after so many seconds (with the next HTTP request or the next image).
 local RETRY_SECONDS = 30
@@ -30,8 +34,8 @@ local FORWARDED_CLASSES = {
   ['1.2.840.10008.5.1.4.1.1.6.1'] = true,    -- Ultrasound
 }
 
--- Device UID (0018,1002) that every result of the node bears in its Contributing Equipment Sequence. By it
--- a cleaned ultrasound (of an ultrasound class!) is known whichever way it comes.
+-- Device UID (0018,1002) that every result of the node bears in its Contributing Equipment Sequence, also a
+-- cleaned ultrasound (of an ultrasound class!). Anybody can copy it: alone it keeps nothing from the node.
 local NODE_DEVICE_UID = '2.25.199828017487770752392169983661631308052'
 
 -- -----------------------------------------------------------------------------------------------------------
@@ -66,12 +70,21 @@ local function forward(instance)
   end
 end
 
-local function nodeAeTitle()
+local function nodeConfiguration()
   local answer = RestApiGet('/modalities/' .. NODE .. '/configuration')
-  return answer ~= nil and ParseJson(answer)['AET'] or ''
+  return answer ~= nil and ParseJson(answer) or {}
 end
 
-local function comesFromNode(tags, origin)
+local function isAddressOfNode(address, node)
+  for _, known in pairs(NODE_ADDRESSES) do
+    if address == known then
+      return true
+    end
+  end
+  return address ~= nil and address == node['Host']
+end
+
+local function bearsDeviceUid(tags)
   local equipment = tags['ContributingEquipmentSequence']
   if type(equipment) == 'table' then
     for _, item in pairs(equipment) do
@@ -80,7 +93,19 @@ local function comesFromNode(tags, origin)
       end
     end
   end
-  return origin['RequestOrigin'] == 'DicomProtocol' and origin['RemoteAet'] == nodeAeTitle()
+  return false
+end
+
+-- What the sender says of itself (AE title, Device UID) counts only from an address of the node. A result that
+-- comes another way is forwarded like an image: the node knows what it built, and starts nothing.
+local function comesFromNode(tags, origin)
+  local node = nodeConfiguration()
+  local claims = origin['RemoteAet'] ~= nil and origin['RemoteAet'] == node['AET'] or bearsDeviceUid(tags)
+  if claims and not isAddressOfNode(origin['RemoteIp'], node) then
+    print('AiNode: an object says that it is of the node and does not come from there: ' ..
+          (origin['RequestOrigin'] or '') .. ' ' .. (origin['RemoteIp'] or 'from an unknown address'))
+  end
+  return claims and isAddressOfNode(origin['RemoteIp'], node)
 end
 
 local function tryAgain()
@@ -109,7 +134,7 @@ local function instanceOf(job)
   local answer = RestApiGet('/jobs/' .. job)
   local content = answer ~= nil and ParseJson(answer)['Content'] or {}
   local resources = content['ParentResources']
-  if content['RemoteAet'] == nodeAeTitle() and type(resources) == 'table' and #resources == 1 then
+  if content['RemoteAet'] == nodeConfiguration()['AET'] and type(resources) == 'table' and #resources == 1 then
     return resources[1]
   end
   return nil
