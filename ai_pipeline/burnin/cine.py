@@ -16,22 +16,14 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
-    Annotation,
-    AnnotationKind,
-    CleaningPolicy,
-    Mask,
-    Picture,
-    brightest,
-    components,
-    index_of,
-)
-from ai_pipeline.burnin.decide.planning import RemovalPlan, check_share, plan_views
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, index_of
 from ai_pipeline.burnin.decide.writing import candidates_of
 from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.flow import find_flow
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
+from ai_pipeline.burnin.planning import RemovalPlan, check_share, plan_views
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, merged
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, merged
 from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.overlay_planes import overlay_note

@@ -11,12 +11,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
-from ai_pipeline.burnin.decide.planning import RemovalPlan, box_marks, check_share, plan_views
+from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage

@@ -16,7 +16,8 @@ from ai_training.ultrasound.tables import inpaint_text, legible_text, marks_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ai_pipeline.burnin.annotation import CleaningPolicy, Mask, Picture
+    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.annotation.pixels import Mask, Picture
     from ai_pipeline.burnin.fill.inpainters import Inpainter
 
 FINDER = "ultrasound-marks-unet"
@@ -132,7 +133,7 @@ def evaluate_marks(
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
     options.needs_models_dir(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation import CleaningPolicy
+        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
         from ai_pipeline.burnin.tools import shared_tools
         from ai_training.ultrasound.marks.evaluate import evaluate_removal
         from ai_training.ultrasound.marks.maskers import at_threshold
@@ -168,7 +169,7 @@ def evaluate_legible(
     """
     options.needs_models_dir(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation import CleaningPolicy
+        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
         from ai_training.ultrasound.legible import evaluate as legible
         from ai_training.ultrasound.legible.counts import counted, missed_targets
 
@@ -204,7 +205,7 @@ def evaluate_inpaint(
     """
     options.needs_models_dir(write_card, models_dir)
     with errors(), progress() as report:
-        from ai_pipeline.burnin.annotation import CleaningPolicy
+        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
         from ai_training.ultrasound.inpaint import report as inpaintreport
         from ai_training.ultrasound.inpaint import scores as inpaintscores
         from ai_training.ultrasound.inpaint.compared import cards_with_compared

@@ -10,8 +10,8 @@ import typer
 
 from dicom_node import logs
 from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support
+from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import echo, peers, rules, send
-from dicom_node.cli.output import never_fail_on_characters, say
 from dicom_node.cli.records import associations, events, jobs, models, outbox, spool, studies
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 

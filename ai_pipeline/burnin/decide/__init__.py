@@ -1,1 +1,1 @@
-"""What is written in a picture and what of it goes, by policy; the shape in which it goes."""
+"""What is written in a picture and what it is for; places that are known to hold text; masks' shapes."""

@@ -12,9 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
-    Annotation,
-    AnnotationKind,
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
+from ai_pipeline.burnin.annotation.pixels import (
     Mask,
     Picture,
     brightest,

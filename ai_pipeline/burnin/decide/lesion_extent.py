@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Annotation, Mask, centre_of
+from ai_pipeline.burnin.annotation.kinds import Annotation
+from ai_pipeline.burnin.annotation.pixels import Mask, centre_of
 
 FEWEST = 2
 """Calipers of a measurement, at least."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture, index_of
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, index_of
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, high_contrast, looks_like_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_pipeline.burnin.annotation import Box
+from ai_pipeline.burnin.annotation.pixels import Box
 from ai_pipeline.burnin.devices.rules import DeviceRule, device_rules
 from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from ai_pipeline.burnin.annotation import Box
+from ai_pipeline.burnin.annotation.pixels import Box
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import DeviceRuleError, RuleFault
 from ai_pipeline.mistakes import mistakes

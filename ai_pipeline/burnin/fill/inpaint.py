@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, components, dilated
+from ai_pipeline.burnin.annotation.pixels import Mask, components, dilated
 from ai_pipeline.burnin.fill.inpainters import RADIUS, Classical, Inpainter, emptied
 from ai_pipeline.contract import PixelArray
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.models.engine import OnnxRuntime
 
 RADIUS = 3.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask, Picture, component_boxes, components, index_of
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, index_of
 
 SLENDER = 2.5
 """Height of a bar, as far as it was found, at least (widths of it)."""

@@ -8,16 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import (
-    MEANINGS,
-    Annotation,
-    AnnotationKind,
-    Mask,
-    Picture,
-    component_boxes,
-    components,
-    dilated,
-)
+from ai_pipeline.burnin.annotation.kinds import MEANINGS, Annotation, AnnotationKind
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, dilated
 from ai_pipeline.burnin.find.bars import extended_bars
 from ai_pipeline.burnin.find.flow import find_flow
 from ai_pipeline.burnin.find.lines import lines_between

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Annotation, Box, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation.kinds import Annotation
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 
 Flags = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 
 STEP = 16
 """Rows and columns that the network takes are multiples of this (:data:`ai_training.networks.marks.STEP`)."""

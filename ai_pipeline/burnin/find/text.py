@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture, brightest, index_of
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
 
 CERTAIN_TEXT = 0.5
 """Confidence of the detector from which a box of a line's shape is text though it cannot be read."""

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask
+from ai_pipeline.burnin.annotation.pixels import Mask
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import CleaningFailed
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation import Mask, Picture, dilated, index_of
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.fill.inpainters import Classical
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
 

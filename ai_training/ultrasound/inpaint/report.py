@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_training.text import interval, markdown_table
 from ai_training.ultrasound.inpaint.scores import (

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.drawings import grown
 from ai_training.metrics import Floats, mean_interval, patient_weights

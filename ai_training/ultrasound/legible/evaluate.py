@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, CleaningPolicy, Mask, Picture, index_of
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, index_of
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.errors import CleaningFailed

@@ -20,7 +20,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, Picture, brightest
+from ai_pipeline.burnin.annotation.pixels import Box, Picture, brightest
 from ai_pipeline.burnin.find.text import model_files, working_scale
 from ai_training.ultrasound.legible.tokens import SHORTEST, folded
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation import Box, Picture, index_of
+from ai_pipeline.burnin.annotation.pixels import Box, Picture, index_of
 from ai_training.sets.files import read_rgb, rows
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, CleanFrame, StyleFamily, burn_in, clean_frames
 from ai_training.ultrasound.overlays.looking_clean import chroma

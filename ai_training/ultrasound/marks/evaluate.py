@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.tools import MARKS, Tools
 from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks import snapshots

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 from ai_training.networks.marks import CLASSES, OUTPUTS, WIDTHS, MarkNetwork

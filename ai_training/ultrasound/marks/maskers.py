@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import CleaningPolicy, Mask, Picture
-from ai_pipeline.burnin.decide.planning import MARGIN, plan_removal
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.decide.writing import candidates
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.text import TextReader, paint
+from ai_pipeline.burnin.planning import MARGIN, plan_removal
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.header import picture_header

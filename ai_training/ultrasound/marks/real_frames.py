@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture, index_of
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, index_of
 from ai_training.errors import DataMissing
 from ai_training.sets.files import read_rgb, rows
 from ai_training.ultrasound.marks.data import LEAST_COLOURED, REAL_SOURCE

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, Picture, dilated
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, dilated
 from ai_training.metrics import Interval, exact_at_the_ends, mean_interval, patient_weights, ratio
 from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.maskers import TEXT_BOXES, Masker

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
 
 AROUND = 40
 """Pixels that are shown around a mark."""

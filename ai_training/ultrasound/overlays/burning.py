@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
 
-from ai_pipeline.burnin.annotation import Box, Picture
+from ai_pipeline.burnin.annotation.pixels import Box, Picture
 from ai_training.ultrasound.overlays.canvas import BurnedObject, Canvas, MarkClass
 from ai_training.ultrasound.overlays.device import Storing, scene
 from ai_training.ultrasound.overlays.graphics import DRAWERS

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Picture
+from ai_pipeline.burnin.annotation.pixels import Box, Picture
 from ai_pipeline.contract import Meaning
 
 Colour = tuple[int, int, int]

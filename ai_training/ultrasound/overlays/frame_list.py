@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture, brightest, dilated
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, dilated
 from ai_pipeline.burnin.find.text import CERTAIN_TEXT, TextReader, paint
 from ai_training.sets.files import read_rgb, rows
 from ai_training.ultrasound.overlays.looking_clean import chroma, find_graphics, overlay_colours

@@ -6,8 +6,8 @@ import dataclasses
 
 import typer
 
-from dicom_node.cli.options import Config, JsonObject, RoleOption
-from dicom_node.cli.output import print_json, say, say_checked
+from dicom_node.cli.common.options import Config, JsonObject, RoleOption
+from dicom_node.cli.common.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import group
-from dicom_node.cli.output import print_document
+from dicom_node.cli.common.options import group
+from dicom_node.cli.common.output import print_document
 
 app = group("Configuration files to start from.")
 

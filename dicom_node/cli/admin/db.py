@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dicom_node.cli.options import Config, group, load
-from dicom_node.cli.output import say
+from dicom_node.cli.common.options import Config, group, load
+from dicom_node.cli.common.output import say
 
 app = group("The database.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dicom_node.cli.output import say
+from dicom_node.cli.common.output import say
 from dicom_node.errors import ExitCode
 
 if TYPE_CHECKING:

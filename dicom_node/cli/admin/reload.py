@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from dicom_node.cli.options import Config
-from dicom_node.cli.output import say
+from dicom_node.cli.common.options import Config
+from dicom_node.cli.common.output import say
 
 app = typer.Typer()
 

@@ -7,7 +7,7 @@ import logging
 import typer
 
 from dicom_node import __version__, logs
-from dicom_node.cli.options import Config, RoleOption
+from dicom_node.cli.common.options import Config, RoleOption
 from dicom_node.model.roles import Role
 
 app = typer.Typer()

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, load
-from dicom_node.cli.output import say
+from dicom_node.cli.common.options import Config, load
+from dicom_node.cli.common.output import say
 
 app = typer.Typer()
 

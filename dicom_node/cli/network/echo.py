@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, load
-from dicom_node.cli.output import say
+from dicom_node.cli.common.options import Config, load
+from dicom_node.cli.common.output import say
 from dicom_node.errors import ExitCode
 
 app = typer.Typer()

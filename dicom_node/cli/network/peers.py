@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.options import Config, Json, JsonObject, Since, group, load, moment
-from dicom_node.cli.output import Column, Row, fields, local, print_json, print_rows, say
+from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
+from dicom_node.cli.common.output import Column, Row, fields, local, print_json, print_rows, say
 from dicom_node.cli.records import associations
 from dicom_node.errors import ExitCode
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Since, group, load, moment
-from dicom_node.cli.output import Column, print_rows
+from dicom_node.cli.common.options import Config, Json, Since, group, load, moment
+from dicom_node.cli.common.output import Column, print_rows
 from dicom_node.cli.records.studies import DECISIONS
 from dicom_node.errors import ExitCode
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from dicom_node.cli.options import Config, Json, Limit, Since, group, limit_or_none, moment, reading
-from dicom_node.cli.output import Column, Row, fields, local, print_rows
+from dicom_node.cli.common.options import Config, Json, Limit, Since, group, limit_or_none, moment, reading
+from dicom_node.cli.common.output import Column, Row, fields, local, print_rows
 
 app = group("Associations: who connected, and how many objects came.")
 

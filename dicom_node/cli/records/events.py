@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import (
+from dicom_node.cli.common.options import (
     Config,
     Json,
     Limit,
@@ -19,7 +19,7 @@ from dicom_node.cli.options import (
     reading,
     refuse_unknown,
 )
-from dicom_node.cli.output import Column, details, local, print_rows, short
+from dicom_node.cli.common.output import Column, details, local, print_rows, short
 
 app = group("Events: what happened, and when.")
 

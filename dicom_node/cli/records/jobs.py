@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import (
+from dicom_node.cli.common.options import (
     Config,
     Json,
     JsonObject,
@@ -19,7 +19,7 @@ from dicom_node.cli.options import (
     reading,
     states_option,
 )
-from dicom_node.cli.output import Column, Row, local, print_details, print_json, print_rows, say, short
+from dicom_node.cli.common.output import Column, Row, local, print_details, print_json, print_rows, say, short
 from dicom_node.model.lifecycle import JobState
 
 app = group("Jobs: one rule's pipeline on one study.")

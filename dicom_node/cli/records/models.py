@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import Config, Json, Since, group, load, moment
-from dicom_node.cli.output import Column, Row, fields, print_json, print_rows, say
+from dicom_node.cli.common.options import Config, Json, Since, group, load, moment
+from dicom_node.cli.common.output import Column, Row, fields, print_json, print_rows, say
 from dicom_node.errors import ExitCode
 
 app = group("Models: cards and weights.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.options import (
+from dicom_node.cli.common.options import (
     Config,
     Json,
     Limit,
@@ -18,7 +18,7 @@ from dicom_node.cli.options import (
     reading,
     states_option,
 )
-from dicom_node.cli.output import Column, fields, local, print_rows, say, short
+from dicom_node.cli.common.output import Column, fields, local, print_rows, say, short
 from dicom_node.model.lifecycle import DeliveryState
 
 app = group("Outbox: one row per result object and destination.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.options import (
+from dicom_node.cli.common.options import (
     Config,
     Json,
     JsonObject,
@@ -22,7 +22,7 @@ from dicom_node.cli.options import (
     states_option,
     whole_or_end,
 )
-from dicom_node.cli.output import (
+from dicom_node.cli.common.output import (
     Column,
     details,
     fields,

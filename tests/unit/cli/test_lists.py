@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.cli.options import moment
+from dicom_node.cli.common.options import moment
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.tables import Job
 from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, NOW, Run, a_study, event, in_database

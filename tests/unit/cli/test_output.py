@@ -120,7 +120,7 @@ def at_a_terminal(*words: str, columns: int = 60) -> str:
 
 def test_every_line_that_a_verb_prints_goes_through_one_door() -> None:
     folder = Path(cli.__file__).parent
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         if path.name == "output.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

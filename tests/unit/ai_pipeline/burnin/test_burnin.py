@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, merged
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, merged
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.fill.inpaint import inpaint
 from ai_pipeline.burnin.fill.inpainters import Classical

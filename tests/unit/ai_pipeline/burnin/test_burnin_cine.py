@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, burned_box, cine, silent, stacked

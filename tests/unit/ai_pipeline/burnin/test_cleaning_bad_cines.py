@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGBaseline8Bit
 from typer.testing import CliRunner
 
-from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.cli import app
 from ai_pipeline.errors import CleaningFailed, PixelError

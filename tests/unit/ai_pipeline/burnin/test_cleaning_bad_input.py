@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, CleaningPolicy, Mask, Picture
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline

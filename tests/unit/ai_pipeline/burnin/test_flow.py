@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.find.flow import find_flow
 from tests.unit.ai_pipeline.phantoms import burn, echo, flow
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Picture
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
+from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.find.lines import lines_between
 from tests.unit.ai_pipeline.phantoms import echo
 

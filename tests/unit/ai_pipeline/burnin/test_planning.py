@@ -10,12 +10,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Box, CleaningPolicy, Mask, Picture
-from ai_pipeline.burnin.decide import planning
-from ai_pipeline.burnin.decide.planning import RemovalPlan
+from ai_pipeline.burnin import planning
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.text import Line, TextBox
+from ai_pipeline.burnin.planning import RemovalPlan
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed

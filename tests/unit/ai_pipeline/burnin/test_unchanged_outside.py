@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation import CleaningPolicy
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest
 from ai_pipeline.errors import CleaningFailed

@@ -15,7 +15,7 @@ pytest.importorskip("HersheyFonts")
 
 import torch
 
-from ai_pipeline.burnin.annotation import Mask, Picture
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.fill.inpaint import inpaint as inpaint_stored
 from ai_pipeline.burnin.fill.inpainters import CORE, Classical, Inpainter, Learned, on_onnx
 from ai_pipeline.models import registry

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
-from ai_pipeline.burnin.annotation import CleaningPolicy, Picture
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.cleaning import CleaningResult
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import DerivedImage, ImageKind

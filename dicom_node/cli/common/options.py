@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from dicom_node.cli.output import say
+from dicom_node.cli.common.output import say
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.model.roles import Role
 

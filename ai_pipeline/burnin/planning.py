@@ -12,15 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
-    Annotation,
-    AnnotationKind,
-    CleaningPolicy,
-    Mask,
-    Picture,
-    clipped,
-    index_of,
-)
+from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, clipped, index_of
 from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import (
     blocks,
