@@ -45,7 +45,7 @@ def configure(level: str, process: str, target: LogTarget | None = None) -> None
     """
     target = target or LogTarget()
     handlers, problems = _handlers(target)
-    wanted = _Wanted(logging.getLevelName(level.upper()), frozenset(target.debug))
+    wanted = _LevelFilter(logging.getLevelName(level.upper()), frozenset(target.debug))
     for handler in handlers:
         handler.setFormatter(_Json(process) if target.json else _Formatter(process))
         # By the handler: libraries that are imported later (pydicom) set the level of their logger.
@@ -87,7 +87,7 @@ def _syslog_address(text: str) -> str | tuple[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _LevelFilter:
     """Lets pass what has the level, and debug lines of some peers; no library that quotes data sets."""
 
     level: int

@@ -68,7 +68,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
     with in_words, _locked(settings, role) as place, _database(settings) as database:
-        node = _Node(settings, files, role, database, place)
+        node = _MainProcess(settings, files, role, database, place)
         node.start()
         while _wants_reload(signals):
             node.reload()
@@ -76,7 +76,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     return ExitCode.OK
 
 
-class _Node:
+class _MainProcess:
     """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
 
     def __init__(

@@ -394,6 +394,15 @@ def test_a_file_can_be_read_in_one_sitting(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    named = defaultdict(set)
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                named[node.name.lstrip("_")].add(module)
+    assert {name: where for name, where in named.items() if len(where) > 1} == {}
+
+
 def test_migrations_stand_in_one_line() -> None:
     versions = ROOT / "dicom_node" / "store" / "migrations" / "versions"
     numbers = sorted(path.name.partition("_")[0] for path in versions.glob("*.py"))

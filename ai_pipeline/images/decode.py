@@ -33,14 +33,14 @@ from ai_pipeline.images import codestreams
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.display import GreyDisplay
 from ai_pipeline.images.header import check_palette, embedded_overlays, picture_header, read_header
-from ai_pipeline.images.limits import LIMITS, Limits, lacks_memory
+from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 
 Picture = npt.NDArray[np.uint8]
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
 
 
-def open_dicom(file: Path | str, limits: Limits = LIMITS) -> DicomImage:
+def open_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
     """Read the header of a DICOM file (Part 10). Raises :class:`PixelError`; decodes nothing yet.
 
     So does an image beyond ``limits``, and one whose transfer syntax is not decoded here.
@@ -61,7 +61,7 @@ def open_dicom(file: Path | str, limits: Limits = LIMITS) -> DicomImage:
     return DicomImage(path, dataset, header, syntax)
 
 
-def open_picture(path: Path, modality: str, limits: Limits = LIMITS) -> PictureImage:
+def open_picture(path: Path, modality: str, limits: ImageLimits = LIMITS) -> PictureImage:
     """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …).
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.

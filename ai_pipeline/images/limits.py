@@ -21,7 +21,7 @@ _NO_MEMORY = ("allocate memory", "insufficient memory", "bad_alloc", "bad alloca
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ImageLimits:
     """The largest image that is decoded.
 
     Room for every mammogram (4096 × 5120) and stitched spine, and for cines of 1,000 frames in full HD; an
@@ -63,7 +63,7 @@ class Limits:
             yield f"the image is {mib} MiB when decoded: images.decoded_mib is {self.decoded_mib}"
 
 
-LIMITS = Limits()
+LIMITS = ImageLimits()
 """The limits that hold where no others are given."""
 
 

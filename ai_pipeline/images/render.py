@@ -65,7 +65,7 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
     columns where ``display`` is too narrow for words. ``legend``: the last lines, the most important one at
     the end; without any, :func:`legend_of` of the findings. Several regions bear numbers, many are counted.
     """
-    canvas = _Canvas.of(display)
+    canvas = _LabelledPicture.of(display)
     placed = [
         (finding, region)
         for finding in findings
@@ -97,7 +97,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     meaning = f"Colours: {evidence.method}; 1 = peak; no outline"
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
-    canvas = _Canvas.of(_under_colours(_rgb(display), values))
+    canvas = _LabelledPicture.of(_under_colours(_rgb(display), values))
     return canvas.above([bar], [label_text(finding)], [meaning, *warning])
 
 
@@ -165,17 +165,17 @@ def _box_captions(boxed: Sequence[Finding]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Canvas:
+class _LabelledPicture:
     image: Image.Image
     font: Font
     letters: int
 
     @staticmethod
-    def of(display: Picture) -> _Canvas:
+    def of(display: Picture) -> _LabelledPicture:
         image = Image.fromarray(_rgb(display))
         wanted = max(min(image.size) * LETTER_SHARE, max(image.size) * LETTER_SHARE_OF_LONGER_SIDE)
         letters = min(max(round(wanted), SMALLEST_LETTERS), LARGEST_LETTERS)
-        return _Canvas(image, ImageFont.load_default(letters), letters)
+        return _LabelledPicture(image, ImageFont.load_default(letters), letters)
 
     @property
     def line_width(self) -> int:

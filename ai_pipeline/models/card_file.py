@@ -42,11 +42,11 @@ def load(path: Path) -> Card:
     )  # fmt: skip
 
 
-class _Table(BaseModel):
+class _CardTable(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class _WeightsTable(_Table):
+class _WeightsTable(_CardTable):
     """One of ``[[weights]]``: a file beside the card, in ``weights/`` next to its folder, or of a package."""
 
     role: str
@@ -74,11 +74,11 @@ class _WeightsTable(_Table):
         return apart if folder == SHIPPED or not beside.exists() else beside
 
 
-class _CalibrationTable(_Table):
+class _CalibrationTable(_CardTable):
     calibrated: bool
 
 
-class _CardFile(_Table):
+class _CardFile(_CardTable):
     id: str
     version: str
     task: str

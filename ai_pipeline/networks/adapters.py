@@ -24,7 +24,7 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class NetworkDescription:
     """What is given of a checkpoint. Empty and None: taken from the file or its family.
 
     ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another.
@@ -63,9 +63,9 @@ class Adapted:
     licence: str = ""
 
 
-def adapt(path: Path, wanted: Wanted) -> Adapted:
+def adapt(path: Path, described: NetworkDescription) -> Adapted:
     """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
-    adapted = _ADAPTERS[wanted.family](path, wanted)
+    adapted = _ADAPTERS[described.family](path, described)
     adapted.network.eval()  # the wrapper too: export takes the mode of the outermost module
     return adapted
 
@@ -119,8 +119,8 @@ class WithMaps(nn.Module):
         return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))
 
 
-def _xrv(path: Path, wanted: Wanted) -> Adapted:
-    key = release(wanted.architecture, path.name)
+def _xrv(path: Path, described: NetworkDescription) -> Adapted:
+    key = release(described.architecture, path.name)
     if key is None:
         raise CannotAdapt(f"say which weights these are, as --architecture: one of {', '.join(RELEASES)}")
     known = RELEASES[key]
@@ -151,9 +151,9 @@ def _xrv(path: Path, wanted: Wanted) -> Adapted:
     )
 
 
-def _named(path: Path, wanted: Wanted) -> Adapted:
+def _named(path: Path, described: NetworkDescription) -> Adapted:
     """A network of torchvision or timm, by the name that it has there."""
-    architecture, timm = wanted.architecture, wanted.family == "timm"
+    architecture, timm = described.architecture, described.family == "timm"
     if not architecture:
         raise CannotAdapt(
             "say which network the parameters belong to: --architecture densenet121, for example"
@@ -161,30 +161,30 @@ def _named(path: Path, wanted: Wanted) -> Adapted:
     stem = "conv0.weight" if architecture in densenet.SHAPES else ""
     state = _plain(read_state(path), stem)
     head, channels = _head(state), _channels(state)
-    if len(wanted.labels) != head:
-        raise CannotAdapt(f"the file has {head} outputs, --labels names {len(wanted.labels)}")
-    filled = _filled(wanted.family, architecture, state, head, channels)
+    if len(described.labels) != head:
+        raise CannotAdapt(f"the file has {head} outputs, --labels names {len(described.labels)}")
+    filled = _filled(described.family, architecture, state, head, channels)
     # timm's configuration says mean, spread, size and crop.
     about = filled.network.pretrained_cfg if isinstance(filled, WithMaps) else {}
     return Adapted(
-        network=Softmax(filled) if wanted.softmax else filled,
+        network=Softmax(filled) if described.softmax else filled,
         outputs=filled.outputs,
-        id=f"{wanted.family}-{architecture.replace('/', '-')}",
+        id=f"{described.family}-{architecture.replace('/', '-')}",
         architecture=architecture,
-        labels=wanted.labels,
+        labels=described.labels,
         channels=channels,
-        size=wanted.size or int(about.get("input_size", (3, 224, 224))[-1]),
+        size=described.size or int(about.get("input_size", (3, 224, 224))[-1]),
         mean=_of_channels(about.get("mean", IMAGENET_MEAN), channels),
         scale=_of_channels(about.get("std", IMAGENET_SCALE), channels),
         preprocess="imagenet",
         crop=float(about.get("crop_pct", 0.875)) if timm else 0.875,
         squash=about.get("crop_mode", "center") == "squash",
         interpolation="bicubic" if timm and about.get("interpolation") == "bicubic" else "bilinear",
-        kind="probabilities" if wanted.softmax else "logits",
+        kind="probabilities" if described.softmax else "logits",
     )
 
 
-def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
+def _ultralytics(path: Path, described: NetworkDescription) -> Adapted:
     """An Ultralytics checkpoint is a pickled network of its own classes: here its code runs."""
     network, licence, size = foreign.ultralytics_classifier(path)
     names = tuple(str(network.names[index]) for index in sorted(network.names))
@@ -193,9 +193,9 @@ def _ultralytics(path: Path, wanted: Wanted) -> Adapted:
         outputs=("logits",),
         id=f"ultralytics-{re.sub('[^A-Za-z0-9._+-]', '-', path.stem)}",
         architecture=str(getattr(network, "yaml", {}).get("yaml_file", path.stem)),
-        labels=wanted.labels or names,
+        labels=described.labels or names,
         channels=3,
-        size=wanted.size or size,
+        size=described.size or size,
         mean=(0.0,),
         scale=(255.0,),
         preprocess="imagenet",

@@ -63,19 +63,19 @@ class GivenFinding(_Given):
     side: Literal["", "L", "R"] = ""
 
 
-class Answer(_Given):
+class ProgramAnswer(_Given):
     """The whole file."""
 
     findings: Annotated[list[GivenFinding], Field(max_length=MOST_FINDINGS)]
 
 
-_KNOWN = {key for kind in (Answer, GivenFinding, GivenRegion, GivenCode) for key in kind.model_fields}
+_KNOWN = {key for kind in (ProgramAnswer, GivenFinding, GivenRegion, GivenCode) for key in kind.model_fields}
 
 
 def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> tuple[Finding, ...]:
     """The findings of a program on these images, by ``model``. Raises ProgramFailed with the first fault."""
     try:
-        answer = Answer.model_validate_json(data)
+        answer = ProgramAnswer.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         # Only keys of ours and numbers are repeated: what else stands there is the program's.

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ai_pipeline.models.preprocess import normalise
-from ai_training.chest.experiment import Augment, Experiment
+from ai_training.chest.experiment import Augmentation, Experiment
 from ai_training.sets.chest import ChestImage, label_matrix, soft_matrix
 
 MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
@@ -133,7 +133,7 @@ def stream(
     return iter(DataLoader(batches, batch_size=None, sampler=list(span), num_workers=workers))
 
 
-def augment(image: Bytes, size: int, how: Augment, random: np.random.Generator) -> tuple[Bytes, Floats]:
+def augment(image: Bytes, size: int, how: Augmentation, random: np.random.Generator) -> tuple[Bytes, Floats]:
     """One randomly moved, turned and re-windowed copy ``[size, size]``; the 2 × 3 map of pixel centres."""
     side = image.shape[0]
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))

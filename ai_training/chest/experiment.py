@@ -48,7 +48,7 @@ class Images(_Part):
     chain: Chain = Field(default_factory=Chain)
 
 
-class Augment(_Part):
+class Augmentation(_Part):
     """Angles in degrees; shift, scale and stretch as shares of the side; contrast of grey levels.
 
     No flips: a flip changes the heart's side, and with it what situs and cardiomegaly look like.
@@ -102,7 +102,7 @@ class Experiment(_Part):
     seed: int = 1
     network: Network = Field(default_factory=Network)
     images: Images = Field(default_factory=Images)
-    augment: Augment = Field(default_factory=Augment)
+    augment: Augmentation = Field(default_factory=Augmentation)
     loss: Loss = Field(default_factory=Loss)
     schedule: Schedule = Field(default_factory=Schedule)
 

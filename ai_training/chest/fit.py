@@ -99,7 +99,7 @@ def fit(
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
     targets = Targets.of(material.images, boxes_of(data, material.images))
-    Run(experiment, material, targets, out).finish(report, resume=resume)
+    ClassifierRun(experiment, material, targets, out).finish(report, resume=resume)
     return trained_in(out)
 
 
@@ -193,7 +193,7 @@ def loss_of(predicted: Predictions, batch: Batch, weights: Loss) -> Tensor:
     return loss
 
 
-class Run(TrainingRun):
+class ClassifierRun(TrainingRun):
     """One training run of an experiment; validates after every epoch."""
 
     PARTS = ("tasks", "average", "optimiser", "schedule")

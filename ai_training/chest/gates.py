@@ -220,7 +220,7 @@ def _dicom(data: Path, modality: str) -> Callable[[], list[Grey]]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _GateOutcomes:
     """What the gate did with N pictures: ``distances [N]`` as shown; which are refused, which reoriented."""
 
     distances: Floats
@@ -236,7 +236,7 @@ class _Seen:
         }
 
 
-def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> _Seen:
+def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> _GateOutcomes:
     distances, refused, reoriented = [], [], []
     for picture in pictures:
         found = classifier.analyse(picture)
@@ -244,7 +244,7 @@ def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> _Seen:
         distances.append(found.shown_distance)
         refused.append(not passes)
         reoriented.append(passes and found.pose != UPRIGHT)
-    return _Seen(np.array(distances, np.float32), np.array(refused, bool), np.array(reoriented, bool))
+    return _GateOutcomes(np.array(distances, np.float32), np.array(refused, bool), np.array(reoriented, bool))
 
 
 def _share(passed: npt.NDArray[np.bool_]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import read
 from ai_training.detect.locating import fusion
 from ai_training.detect.locating.cross_validation import (
-    Case,
+    LabelledBoxes,
     activation_locator,
     cross_validated,
     figures_of,
@@ -54,7 +54,7 @@ def evaluate(
     asked = [box for box in boxes if box.split == "test"] if split == "test" else known
     if not asked:
         raise DataMissing(f"{data} has no boxes in the split {split}")
-    case = Case.of(asked, card, report)
+    case = LabelledBoxes.of(asked, card, report)
     if split == "test":
         labels = sorted({box.label for box in asked})
         predictions = predicted(_shipped_locators(case, known, card), range(len(case.paths)), labels)
@@ -97,7 +97,7 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
     return replace(prepared, run=lambda: replace(prepared.output, detections={}))
 
 
-def _shipped_locators(case: Case, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
     detector = BoxDetector.of(card)
     if detector is None:
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")

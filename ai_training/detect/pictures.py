@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_training.detect.locating.cross_validation import Case, Predictions
+from ai_training.detect.locating.cross_validation import LabelledBoxes, Predictions
 from ai_training.detect.locating.scores import Corners
 from ai_training.detect.locating.truth import corners, overlap
 from ai_training.sets.chest import read_grey
@@ -27,7 +27,7 @@ class _Tile:
     boxes: tuple[tuple[Corners, tuple[int, int, int]], ...]
 
 
-def write_pictures(folder: Path, case: Case, predictions: Predictions) -> list[Path]:
+def write_pictures(folder: Path, case: LabelledBoxes, predictions: Predictions) -> list[Path]:
     """``hits.png``, ``misses.png``, ``false.png``: truth green, the fusion's box orange, constant box grey.
 
     Hits overlap the truth by at least half, misses by less than a tenth; false boxes are those that were
@@ -60,7 +60,7 @@ def write_pictures(folder: Path, case: Case, predictions: Predictions) -> list[P
     return written
 
 
-def _false(case: Case, predictions: Predictions) -> dict[str, list[_Tile]]:
+def _false(case: LabelledBoxes, predictions: Predictions) -> dict[str, list[_Tile]]:
     there = {(row, box.label) for row, box in zip(case.rows, case.boxes, strict=True)}
     surest = sorted(predictions["fusion"].items(), key=lambda item: -item[1].score)
     tiles: dict[str, list[_Tile]] = {}

@@ -18,7 +18,7 @@ from ai_training import onnx_file
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.export import forget_detector
 from ai_training.detect.locating import fusion
-from ai_training.detect.locating.cross_validation import Case, cross_validated, figures_of
+from ai_training.detect.locating.cross_validation import LabelledBoxes, cross_validated, figures_of
 from ai_training.detect.locating.stacking import stacked_in_folds
 from ai_training.detect.locating.trunk import BoxNetwork, trunk_of
 from ai_training.detect.locating.truth import detection_boxes
@@ -38,7 +38,7 @@ def train_detector(
     again); None for the head alone. Raises DataMissing or CardError.
     """
     boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
-    case = Case.of(boxes, card, report)
+    case = LabelledBoxes.of(boxes, card, report)
     if yolo is None:
         predictions, trust = cross_validated(case, fusion.BoxHeadRecipe(), report), 0.0
     else:

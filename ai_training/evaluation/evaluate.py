@@ -56,12 +56,12 @@ def evaluate_chest(
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        job = _Job(data, split, classifier, chest_set(data), cache or Path(scratch), report)
+        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
         return {key: _without_nan(value) for key, value in job.result().items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Evaluation:
     """One evaluation: of which model on which images, and where intermediate results are stored."""
 
     data: Path

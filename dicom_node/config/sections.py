@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, SerializationInfo
 
-from ai_pipeline.images.limits import LIMITS, Limits
+from ai_pipeline.images.limits import LIMITS, ImageLimits
 
 REVEALED: Final = "secrets revealed"
 """The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
@@ -50,9 +50,9 @@ class ImageSettings(Section):
     """A data set in the deflated transfer syntax, inflated (MiB)."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ImageLimits:
         """The same, as the decoder takes them."""
-        return Limits(**self.model_dump())
+        return ImageLimits(**self.model_dump())
 
 
 class LogSettings(Section):

@@ -66,7 +66,7 @@ send_to = ["pacs"]
 """
 
 
-class Node:
+class DemoNode:
     """``dicom-node serve`` on a folder of its own."""
 
     def __init__(self, folder: Path, pacs: Pacs) -> None:
@@ -128,9 +128,9 @@ class Node:
 
 
 @contextmanager
-def running(folder: Path, pacs: Pacs) -> Iterator[Node]:
+def running(folder: Path, pacs: Pacs) -> Iterator[DemoNode]:
     """A node that is ready, and is stopped at the end whatever happens."""
-    node = Node(folder, pacs)
+    node = DemoNode(folder, pacs)
     try:
         node.wait_until_ready()
         yield node

@@ -15,7 +15,7 @@ from dicom_node import services
 from dicom_node.demo import inputs, pacs, returned
 from dicom_node.demo import node as nodes
 from dicom_node.demo.inputs import DemoStudy
-from dicom_node.demo.node import Node
+from dicom_node.demo.node import DemoNode
 from dicom_node.demo.pacs import Pacs
 from dicom_node.errors import DemoFailed, NotFound
 from dicom_node.model.lifecycle import END_STATES, StudyState
@@ -105,7 +105,7 @@ def write_summary(out: Path, shown: Sequence[DemoResult]) -> None:
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _run_study(study: DemoStudy, folder: Path, node: Node, archive: Pacs, say: Say) -> DemoResult:
+def _run_study(study: DemoStudy, folder: Path, node: DemoNode, archive: Pacs, say: Say) -> DemoResult:
     say(f"{study.modality}: {len(study.files)} object(s) from {study.calling_ae}, {study.origin}")
     to_pacs = modality.Callee(pacs.AE_TITLE, "127.0.0.1", archive.port, study.calling_ae)
     to_node = modality.Callee(node.settings.node.ae_title, "127.0.0.1", node.port, study.calling_ae)
@@ -135,7 +135,7 @@ def _run_study(study: DemoStudy, folder: Path, node: Node, archive: Pacs, say: S
     )
 
 
-def _wait(study: DemoStudy, stored: set[str], begun: datetime, node: Node) -> views.View:
+def _wait(study: DemoStudy, stored: set[str], begun: datetime, node: DemoNode) -> views.View:
     """Until everything sent is indexed and the study stands in an end state. Raises DemoFailed."""
     end = time.monotonic() + _STUDY_SECONDS
     while time.monotonic() < end:
@@ -156,7 +156,7 @@ def _received_since(view: views.View, begun: datetime) -> list[views.View]:
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 
 
-def _seconds_to_pacs(view: views.View, node: Node) -> float | None:
+def _seconds_to_pacs(view: views.View, node: DemoNode) -> float | None:
     """From the reception of the last new object to the confirmation of the last result.
 
     By the node's records. So a second run, which sends the same objects again, tells the time of the first.

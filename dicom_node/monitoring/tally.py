@@ -33,7 +33,7 @@ _REFUSED: Mapping[RefusedBy, Counted] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _ImageOutcome:
     """What one model made of one image; ``bins`` by label."""
 
     outcomes: tuple[Counted, ...]
@@ -44,7 +44,7 @@ class _Seen:
 class Tally:
     """What a job adds to the counts when it ends: by model, the outcome of each image (SOP Instance UID)."""
 
-    seen: Mapping[CountedModel, Mapping[str, _Seen]] = field(default_factory=dict)
+    seen: Mapping[CountedModel, Mapping[str, _ImageOutcome]] = field(default_factory=dict)
 
     def count(self, session: Session, settings: Settings) -> None:
         """Add the images that do not stand in the counts yet; it holds when the caller's transaction does."""
@@ -77,22 +77,22 @@ class Tallies:
 
     def of(self, scores: Sequence[Scores], refused: Sequence[Refusal]) -> Tally:
         """The tally of what was analysed and what was refused."""
-        seen: dict[CountedModel, dict[str, _Seen]] = {}
+        seen: dict[CountedModel, dict[str, _ImageOutcome]] = {}
         for refusal in refused:
-            found = _Seen((_REFUSED[refusal.by],))
+            found = _ImageOutcome((_REFUSED[refusal.by],))
             seen.setdefault(_model(refusal.model), {})[refusal.source_uid] = found
         for score in scores:
             seen.setdefault(_model(score.model), {})[score.source_uid] = self._analysed(score)
         return Tally(seen)
 
-    def _analysed(self, score: Scores) -> _Seen:
+    def _analysed(self, score: Scores) -> _ImageOutcome:
         reoriented = (Counted.REORIENTED,) if score.reoriented else ()
         reference = self._reference(score.model)
         if reference is None:
-            return _Seen((Counted.ANALYSED, *reoriented))
+            return _ImageOutcome((Counted.ANALYSED, *reoriented))
         bins = {label: reference.bin(label, value) for label, value in score.values.items()}
         known = {label: number for label, number in bins.items() if number is not None}
-        return _Seen((Counted.ANALYSED, *reoriented), known)
+        return _ImageOutcome((Counted.ANALYSED, *reoriented), known)
 
     def _reference(self, model: ModelRef) -> Reference | None:
         """The reference of that very card; None when it has none or was replaced on disk by now."""

@@ -58,7 +58,7 @@ _LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _NoAssociation:
     """No association: why, and whether the peer would take none of the presentation contexts."""
 
     text: str
@@ -88,7 +88,7 @@ class DimseDestination:
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
         with self._associate(_find_contexts(), query=True) as association:
-            if isinstance(association, _Refusal):
+            if isinstance(association, _NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str] = {}
             unanswered: dict[str, Confirmation] = {}
@@ -106,8 +106,12 @@ class DimseDestination:
         checks += self._check_classes()
         if self._peer.confirm == "query":
             with self._associate(_find_contexts(), query=True) as association:
-                ok = not isinstance(association, _Refusal)
-                text = association.text if isinstance(association, _Refusal) else "Study Root C-FIND accepted"
+                ok = not isinstance(association, _NoAssociation)
+                text = (
+                    association.text
+                    if isinstance(association, _NoAssociation)
+                    else "Study Root C-FIND accepted"
+                )
                 checks.append(Check("query", ok, text))
         return checks
 
@@ -115,7 +119,7 @@ class DimseDestination:
         """C-ECHO (PS3.4 A)."""
         began = time.monotonic()
         with self._associate([build_context(Verification)]) as association:
-            if isinstance(association, _Refusal):
+            if isinstance(association, _NoAssociation):
                 return Check("echo", False, association.text)
             with self._waiting(association, self._settings.outbox.answer_seconds):
                 status = association.send_c_echo().get("Status")
@@ -126,7 +130,7 @@ class DimseDestination:
 
     def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         with self._associate(_store_contexts(objects)) as association:
-            if isinstance(association, _Refusal):
+            if isinstance(association, _NoAssociation):
                 status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
                 return [SendReport(status, "", association.text)] * len(objects)
             reports: list[SendReport] = []
@@ -142,9 +146,9 @@ class DimseDestination:
             build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
         ]
         with self._associate(contexts) as association:
-            if isinstance(association, _Refusal) and not association.takes_nothing:
+            if isinstance(association, _NoAssociation) and not association.takes_nothing:
                 return [Check("results", False, association.text)]
-            accepted = () if isinstance(association, _Refusal) else association.accepted_contexts
+            accepted = () if isinstance(association, _NoAssociation) else association.accepted_contexts
             taken = {context.abstract_syntax for context in accepted}
         return [
             Check(
@@ -156,16 +160,16 @@ class DimseDestination:
     @contextmanager
     def _associate(
         self, contexts: list[PresentationContext], *, query: bool = False
-    ) -> Iterator[Association | _Refusal]:
+    ) -> Iterator[Association | _NoAssociation]:
         peer = self._peer
         host = (peer.query_host if query else None) or peer.host
         port = (peer.query_port if query else None) or peer.port
         called = (peer.query_ae_title if query else None) or peer.ae_title
         if port is None or not host:
-            yield _Refusal(f"{peer.missing_of_address()}: add it to this peer's [[peers]]")
+            yield _NoAssociation(f"{peer.missing_of_address()}: add it to this peer's [[peers]]")
             return
         if self._connections.closed:
-            yield _Refusal("not tried: the node stops")
+            yield _NoAssociation("not tried: the node stops")
             return
         ae = CallingAE(self._settings.node.ae_title, self._connections)
         ae.connection_timeout = _CONNECT_SECONDS
@@ -176,7 +180,9 @@ class DimseDestination:
             with self._connections.within(_ASSOCIATE_SECONDS):
                 association = ae.associate(host, port, contexts, ae_title=called, tls_args=tls)
         except OSError as error:  # unknown host name, unreadable certificate
-            yield _Refusal(f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}")
+            yield _NoAssociation(
+                f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}"
+            )
             return
         if not association.is_established:
             yield _refusal(association, self._connections, f"{called} at {host}:{port}")
@@ -296,11 +302,11 @@ def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation |
     return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
-def _refusal(association: Association, connections: Connections, whom: str) -> _Refusal:
+def _refusal(association: Association, connections: Connections, whom: str) -> _NoAssociation:
     if association.is_rejected:
         primitive = association.acceptor.primitive
-        return _Refusal(f"association rejected by {whom}: {primitive.reason_str}")
+        return _NoAssociation(f"association rejected by {whom}: {primitive.reason_str}")
     if association.rejected_contexts:
         names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
-        return _Refusal(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
-    return _Refusal(connections.without_answer(whom))
+        return _NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
+    return _NoAssociation(connections.without_answer(whom))

@@ -83,7 +83,7 @@ def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None])
 
     for contexts, batch in _batches(files, report):
         connections = Connections(callee.patience.answer_seconds)
-        with _Association(callee, contexts, connections) as association:
+        with _RequestedAssociation(callee, contexts, connections) as association:
             for file in batch:
                 seconds = callee.patience.seconds_for(file.path.stat().st_size)
                 association.dimse_timeout = seconds + _TIMEOUT_SECONDS
@@ -108,7 +108,7 @@ class _File:
     syntax: UID
 
 
-class _Association:
+class _RequestedAssociation:
     """One association, released at the end, aborted when something went wrong."""
 
     def __init__(

@@ -10,7 +10,7 @@ _S = SendStatus
 
 
 @dataclass(frozen=True, slots=True)
-class _Meaning:
+class _StatusRange:
     first: int
     last: int
     status: SendStatus
@@ -18,24 +18,24 @@ class _Meaning:
 
 
 # The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
-_STORE: tuple[_Meaning, ...] = (
-    _Meaning(0x0000, 0x0000, _S.STORED, "stored"),
-    _Meaning(0xB000, 0xB000, _S.WARNED, "stored, data elements coerced"),
-    _Meaning(0xB006, 0xB006, _S.WARNED, "stored, elements discarded"),
-    _Meaning(0xB007, 0xB007, _S.WARNED, "stored, data set does not match its SOP class"),
-    _Meaning(0x0001, 0x0001, _S.WARNED, "stored, with a warning"),
-    _Meaning(0x0107, 0x0107, _S.WARNED, "stored, attribute list warning"),
-    _Meaning(0x0116, 0x0116, _S.WARNED, "stored, attribute value out of range"),
-    _Meaning(0xB000, 0xBFFF, _S.WARNED, "stored, with a warning"),
-    _Meaning(0x0111, 0x0111, _S.VERIFY, "duplicate SOP instance"),
-    _Meaning(0x0110, 0x0110, _S.RETRY, "processing failure"),
-    _Meaning(0x0213, 0x0213, _S.RETRY, "resource limitation"),
-    _Meaning(0xFE00, 0xFE00, _S.RETRY, "cancelled by the destination"),
-    _Meaning(0xA700, 0xA7FF, _S.RETRY, "out of resources"),
-    _Meaning(0x0122, 0x0122, _S.REFUSED, "SOP class not supported"),
-    _Meaning(0x0124, 0x0124, _S.REFUSED, "not authorized"),
-    _Meaning(0xA900, 0xA9FF, _S.REFUSED, "data set does not match SOP class"),
-    _Meaning(0xC000, 0xCFFF, _S.REFUSED, "cannot understand"),
+_STORE: tuple[_StatusRange, ...] = (
+    _StatusRange(0x0000, 0x0000, _S.STORED, "stored"),
+    _StatusRange(0xB000, 0xB000, _S.WARNED, "stored, data elements coerced"),
+    _StatusRange(0xB006, 0xB006, _S.WARNED, "stored, elements discarded"),
+    _StatusRange(0xB007, 0xB007, _S.WARNED, "stored, data set does not match its SOP class"),
+    _StatusRange(0x0001, 0x0001, _S.WARNED, "stored, with a warning"),
+    _StatusRange(0x0107, 0x0107, _S.WARNED, "stored, attribute list warning"),
+    _StatusRange(0x0116, 0x0116, _S.WARNED, "stored, attribute value out of range"),
+    _StatusRange(0xB000, 0xBFFF, _S.WARNED, "stored, with a warning"),
+    _StatusRange(0x0111, 0x0111, _S.VERIFY, "duplicate SOP instance"),
+    _StatusRange(0x0110, 0x0110, _S.RETRY, "processing failure"),
+    _StatusRange(0x0213, 0x0213, _S.RETRY, "resource limitation"),
+    _StatusRange(0xFE00, 0xFE00, _S.RETRY, "cancelled by the destination"),
+    _StatusRange(0xA700, 0xA7FF, _S.RETRY, "out of resources"),
+    _StatusRange(0x0122, 0x0122, _S.REFUSED, "SOP class not supported"),
+    _StatusRange(0x0124, 0x0124, _S.REFUSED, "not authorized"),
+    _StatusRange(0xA900, 0xA9FF, _S.REFUSED, "data set does not match SOP class"),
+    _StatusRange(0xC000, 0xCFFF, _S.REFUSED, "cannot understand"),
 )
 
 # HTTP statuses that waiting (or a person's hand on a configuration) cures without another try being harmful.

@@ -80,7 +80,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
         events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_EVENTS)
     calls = [{**row, "calling": row["calling_ae"]} for row in associations]
-    seen = _Seen(calls, events)
+    seen = _SearchedRecords(calls, events)
     if _is_address(asked):
         return _of_address(settings, asked, seen)
     peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
@@ -96,7 +96,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _SearchedRecords:
     """Associations and events that are looked through."""
 
     associations: Sequence[Row]
@@ -113,7 +113,7 @@ class _Seen:
         return {str(row.get("calling", "")) for row in near} - {""}
 
 
-def _of_address(settings: Settings, asked: str, seen: _Seen) -> dict[str, Any]:
+def _of_address(settings: Settings, asked: str, seen: _SearchedRecords) -> dict[str, Any]:
     networks = frozenset([network(asked)])
     here = {peer.ae_title for peer in settings.peers if peer.host == asked}
     titles = sorted(here | seen.titles(networks))
@@ -127,7 +127,7 @@ def _of_address(settings: Settings, asked: str, seen: _Seen) -> dict[str, Any]:
     return found | {"ae_titles": titles, "callers": callers}
 
 
-def _answer(settings: Settings, asked: str, caller: _Caller, seen: _Seen) -> dict[str, Any]:
+def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedRecords) -> dict[str, Any]:
     mine = [row for row in seen.associations if caller.is_meant(row)]
     theirs = [event for event in seen.events if caller.is_meant(event["fields"])]
     through = [row for row in mine if _got_through(settings, row)]
@@ -147,7 +147,7 @@ def _answer(settings: Settings, asked: str, caller: _Caller, seen: _Seen) -> dic
     return {**found, "advice": list(_advice(settings, caller, found))}
 
 
-def _unknown(settings: Settings, asked: str, seen: _Seen) -> NotFound:
+def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound:
     names = (peer.name for peer in settings.peers)
     known = sorted({*seen.titles(), *names, *_titles_of(settings)})
     capitals = {name.upper(): name for name in known}

@@ -16,7 +16,7 @@ from dicom_node.store.transitions import utc_now
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _ReadFile:
     path: Path
     found: Inspected
     facts: ImageFacts
@@ -38,7 +38,7 @@ def try_rules(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
     return rows
 
 
-def _held(settings: Settings, read: Sequence[_Read]) -> dict[tuple[str, str], str]:
+def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
     """By study and rule, the limit that would hold the job for a person (daily caps are not known here)."""
     held = {}
     for uid in dict.fromkeys(item.found.study_instance_uid for item in read):
@@ -50,7 +50,7 @@ def _held(settings: Settings, read: Sequence[_Read]) -> dict[tuple[str, str], st
     return held
 
 
-def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _Read:
+def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     facts = ImageFacts(
@@ -63,7 +63,7 @@ def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _Read:
         sender=name,
         attributes=found.attributes,
     )
-    return _Read(path, found, facts)
+    return _ReadFile(path, found, facts)
 
 
 def _role(sop_class_uid: str, settings: Settings, sender: str) -> ObjectRole:
@@ -72,7 +72,7 @@ def _role(sop_class_uid: str, settings: Settings, sender: str) -> ObjectRole:
     return role_of(sop_class_uid, further, takes_secondary_captures=takes)
 
 
-def _row(item: _Read, rule: str, pipeline: str, *, applies: bool, reason: str) -> dict[str, Any]:
+def _row(item: _ReadFile, rule: str, pipeline: str, *, applies: bool, reason: str) -> dict[str, Any]:
     return {
         "file": str(item.path),
         "study_instance_uid": item.found.study_instance_uid,

@@ -71,7 +71,7 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _StudyVersions:
     """A study's versions, patient by patient, and the study as it was when they were read."""
 
     patients: Sequence[Sequence[Version]]
@@ -140,7 +140,9 @@ class Choice:
                         _record_choice(session, study, option)
             release_study(session, study_id)
 
-    def _apply(self, session: Session, study: Study, read: _Read, taken: Mapping[str, Version]) -> None:
+    def _apply(
+        self, session: Session, study: Study, read: _StudyVersions, taken: Mapping[str, Version]
+    ) -> None:
         """Put the taken versions in force, and set the others aside."""
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
@@ -164,7 +166,7 @@ class Choice:
             study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
             study.study_date = found.study_date
 
-    def _read(self, study_id: int) -> _Read:
+    def _read(self, study_id: int) -> _StudyVersions:
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
             as_of = _as_of(session, study)
@@ -173,7 +175,9 @@ class Choice:
             versions = [self._inspected(version) for version in listed]
         finally:
             self._inspector.close()
-        return _Read(_patients([version for version in versions if not version.item.found.fault]), as_of)
+        return _StudyVersions(
+            _patients([version for version in versions if not version.item.found.fault]), as_of
+        )
 
     def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
         arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)

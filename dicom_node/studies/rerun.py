@@ -28,7 +28,7 @@ _Work = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Missed:
+class _MissedStudy:
     """A study that the present rules would have taken; ``refusal`` says why it cannot be run again, or ""."""
 
     study_id: int
@@ -85,14 +85,16 @@ def foresee(database: Database, settings: Settings, since: datetime) -> list[Row
     ]
 
 
-def _missed(session: Session, settings: Settings, since: datetime) -> list[_Missed]:
+def _missed(session: Session, settings: Settings, since: datetime) -> list[_MissedStudy]:
     found = []
     for study in intake.settled_studies(session, since):
         sources = _sources(session, study.id)
         had = {_work_of(job) for job in _last_jobs(session, study)}
         decisions = decide_study(session, study, sources, settings)
         if any(not decision.held_reason and _work(decision) not in had for decision in decisions):
-            found.append(_Missed(study.id, study.study_instance_uid, decisions, _refusal(study, sources)))
+            found.append(
+                _MissedStudy(study.id, study.study_instance_uid, decisions, _refusal(study, sources))
+            )
     return found
 
 

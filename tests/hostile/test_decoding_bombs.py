@@ -27,7 +27,7 @@ from pydicom.uid import (
 
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom, open_picture
-from ai_pipeline.images.limits import Limits, lacks_memory
+from ai_pipeline.images.limits import ImageLimits, lacks_memory
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Result
@@ -136,7 +136,7 @@ def test_a_deflated_data_set_is_inflated_up_to_the_limit(tmp_path: Path) -> None
     ds.save_as(tmp_path / "bomb.dcm")
     assert open_dicom(tmp_path / "bomb.dcm").stored().shape == (2_000, 2_000)
     with pytest.raises(PixelError, match="inflated_mib = 1"):
-        open_dicom(tmp_path / "bomb.dcm", Limits(inflated_mib=1))
+        open_dicom(tmp_path / "bomb.dcm", ImageLimits(inflated_mib=1))
 
 
 def test_a_palette_that_expands_for_ever_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_picture_that_demands_too_much_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_modalities_make_is_within_the_limits() -> None:
-    limits = Limits()
+    limits = ImageLimits()
     assert limits.fault(5_120, 4_096, bits=16) == ""  # a mammogram
     assert limits.fault(768, 1_024, frames=300, samples=3) == ""  # a cine
     assert limits.fault(1_080, 1_920, frames=300, samples=3) == ""

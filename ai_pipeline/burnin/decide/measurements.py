@@ -50,7 +50,7 @@ class WrittenLength:
 
 
 @dataclass(frozen=True, slots=True)
-class _Match:
+class _CaliperMatch:
     """A written length and the only pair of calipers, by their indices, that is so far apart."""
 
     written: WrittenLength
@@ -83,7 +83,7 @@ def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> li
         for written in _lengths(reading.text)
     ]
     matches = [
-        _Match(written, reading, pairs[0])
+        _CaliperMatch(written, reading, pairs[0])
         for written, reading in texts
         if len(pairs := _fitting(written, calipers, regions)) == 1
     ]
@@ -140,7 +140,7 @@ def _distance(one: Point, other: Point, region: Calibration) -> float:
     return math.hypot((one[0] - other[0]) * region.column_spacing, (one[1] - other[1]) * region.row_spacing)
 
 
-def _measurement(match: _Match, calipers: Sequence[Point]) -> BurnedMeasurement:
+def _measurement(match: _CaliperMatch, calipers: Sequence[Point]) -> BurnedMeasurement:
     one, other = (calipers[place] for place in match.pair)
     return BurnedMeasurement(
         source_uid=match.reading.source_uid,

@@ -56,11 +56,11 @@ Glob = Annotated[str, AfterValidator(_glob)]
 Size = Annotated[int, Field(strict=True, ge=1)]
 
 
-class _Table(BaseModel):
+class _RuleTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Match(_Table):
+class Match(_RuleTable):
     """Which images a rule is for: all conditions must hold.
 
     Texts are patterns (``*`` any characters, ``?`` one) for the whole value; capitals make no difference.
@@ -99,7 +99,7 @@ class Match(_Table):
         )
 
 
-class Rectangle(_Table):
+class Rectangle(_RuleTable):
     """A part of the picture. Whole numbers are pixels, those with a decimal point shares of its sides.
 
     ``right`` and ``bottom`` are exclusive; what reaches beyond the picture is cut off.
@@ -124,7 +124,7 @@ class Rectangle(_Table):
         return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-class DeviceRule(_Table):
+class DeviceRule(_RuleTable):
     """What a device writes where. ``rectangles = []`` switches a shipped rule of this name off."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
@@ -134,7 +134,7 @@ class DeviceRule(_Table):
     comment: str = ""
 
 
-class _RuleFile(_Table):
+class _RuleFile(_RuleTable):
     source: Annotated[str, Field(min_length=1)]
     licence: str = ""
     rule: Annotated[tuple[DeviceRule, ...], Field(min_length=1)]

@@ -1,6 +1,6 @@
 """The process in which foreign files are opened: ``python -I -m`` this module, LIMITS as JSON, MODULE.
 
-It gives up what it can (:class:`Limits`) before it runs MODULE, so nothing foreign is looked at before.
+It gives up what it can (:class:`ProcessLimits`) before it runs MODULE: nothing foreign is looked at before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/syste
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ProcessLimits:
     """``seconds`` of processor time and bytes of ``memory`` (addresses); the files that can be reached.
 
     ``required``: without Landlock and seccomp nothing is run. Else each holds where the kernel has it.
@@ -41,7 +41,7 @@ class Limits:
         return json.dumps(asdict(self))
 
 
-def confine(limits: Limits) -> bool:
+def confine(limits: ProcessLimits) -> bool:
     """Limit this process for good, before any thread starts. True when Landlock and seccomp hold too."""
     lower(
         {
@@ -62,7 +62,7 @@ def confine(limits: Limits) -> bool:
 
 def main() -> None:
     """Be confined, then run the module (or the script, if it is a path)."""
-    limits = Limits(**json.loads(sys.argv[1]))
+    limits = ProcessLimits(**json.loads(sys.argv[1]))
     program = sys.argv[2]
     if not confine(limits) and limits.required:
         print("this process could not be confined", file=sys.stderr)

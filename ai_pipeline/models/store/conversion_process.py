@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai_pipeline.models.store.confined import EXIT_DATA
-from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, Answer, Request
+from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
 
 if TYPE_CHECKING:
     from ai_pipeline.networks.adapters import Adapted
@@ -27,11 +27,13 @@ def main() -> None:
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
     from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
-    from ai_pipeline.networks.adapters import Wanted, adapt
+    from ai_pipeline.networks.adapters import NetworkDescription, adapt
 
     try:
-        wanted = Wanted(request.family, request.architecture, request.labels, request.size, request.softmax)
-        adapted = adapt(Path(request.checkpoint), wanted)
+        described = NetworkDescription(
+            request.family, request.architecture, request.labels, request.size, request.softmax
+        )
+        adapted = adapt(Path(request.checkpoint), described)
         path = Path(f"{MODEL}.{request.form}")
         _write(adapted, path)
         difference = _difference(adapted, path)
@@ -39,7 +41,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DATA)
     facts = {field.name: getattr(adapted, field.name) for field in fields(adapted) if field.name != "network"}
-    answer = Answer(difference=difference, **facts)
+    answer = ConvertedNetwork(difference=difference, **facts)
     Path(ANSWER).write_text(answer.model_dump_json(), encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ class Request(BaseModel):
     seconds: int
 
 
-class Answer(BaseModel):
+class ConvertedNetwork(BaseModel):
     """What the network turned out to be; fields as in :class:`ai_pipeline.models.card.Input` and ``Outputs``.
 
     ``difference``: the largest between the file on its run time and the network in torch, as a share of the

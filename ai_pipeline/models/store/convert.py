@@ -18,7 +18,7 @@ from ai_pipeline.models.card import NAME
 from ai_pipeline.models.engine import SAFETENSORS
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, Answer, Request
+from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
 from ai_pipeline.models.store.inspection import inspect
 from ai_pipeline.models.store.template import card_text
 
@@ -30,7 +30,7 @@ class Converted:
     """The card that was written, and what the process found of the network."""
 
     card: Path
-    answer: Answer
+    answer: ConvertedNetwork
 
 
 def convert(
@@ -84,10 +84,10 @@ def _run(request: Request, folder: Path) -> None:
         raise CardError(f"{checkpoint.name} could not be converted: {ended.line}")
 
 
-def _answer(path: Path) -> Answer:
+def _answer(path: Path) -> ConvertedNetwork:
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST_ANSWER:
             raise CardError("the conversion's answer is not one")
-        return Answer.model_validate_json(path.read_bytes())
+        return ConvertedNetwork.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CardError("the conversion's answer is not one") from error

@@ -23,7 +23,7 @@ from typing import IO, Literal
 from ai_pipeline.confinement import landlock, seccomp
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.store.confined import Limits
+from ai_pipeline.models.store.confined import ProcessLimits
 
 Walls = Literal["bubblewrap", "landlock", "none"]
 MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
@@ -73,7 +73,7 @@ def run(
     """
     paths = _outermost([*_interpreter(), *(path.absolute() for path in reads)])
     bubblewrap = _bubblewrap()
-    limits = Limits(
+    limits = ProcessLimits(
         seconds=seconds * usable_cores(),  # each core may use the whole time
         memory=MEMORY,
         reads=tuple(map(str, paths)),

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from ai_pipeline.contract import Code
 from ai_pipeline.models.card import Label
 from ai_pipeline.models.registry import find
-from ai_pipeline.models.store.conversion_request import Answer
+from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.folder import SHIPPED_MODELS
 
 PRIVATE = "99AINODE"
@@ -33,7 +33,9 @@ LIMITS = (
 )
 
 
-def card_text(answer: Answer, *, model_id: str, version: str, licence: str, file: str, sha256: str) -> str:
+def card_text(
+    answer: ConvertedNetwork, *, model_id: str, version: str, licence: str, file: str, sha256: str
+) -> str:
     """The card as TOML, for the converted ``file`` of that SHA-256; no ``licence``: what the answer says."""
     softmax = answer.kind == "probabilities"
     lines = [

@@ -45,7 +45,7 @@ MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class LabelledBoxes:
     """Labelled boxes with the classifier's features of their images. ``rows``: the image of each box."""
 
     boxes: tuple[TruthBox, ...]
@@ -54,10 +54,10 @@ class Case:
     read: TrunkFeatures
 
     @staticmethod
-    def of(boxes: Sequence[TruthBox], card: Card, report: Report) -> Case:
+    def of(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
         paths = sorted({box.path for box in boxes})
         rows = tuple(paths.index(box.path) for box in boxes)
-        return Case(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
+        return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
 
     @property
     def patients(self) -> list[str]:
@@ -73,7 +73,7 @@ Predictions = Mapping[str, Mapping[tuple[int, str], Place]]
 
 
 def cross_validated(
-    case: Case,
+    case: LabelledBoxes,
     recipe: fusion.BoxHeadRecipe,
     report: Report,
     count: int = FOLDS,
@@ -104,7 +104,7 @@ def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequen
     }
 
 
-def fitted(case: Case, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> dict[str, Locator]:
+def fitted(case: LabelledBoxes, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> dict[str, Locator]:
     """All locators, fitted to the boxes ``known`` (numbers of ``case.boxes``)."""
     boxes, rows = tuple(case.boxes[i] for i in known), [case.rows[i] for i in known]
     return {
@@ -116,7 +116,7 @@ def fitted(case: Case, known: Sequence[int], recipe: fusion.BoxHeadRecipe) -> di
 
 
 def figures_of(
-    case: Case, predictions: Predictions, images: Sequence[ChestImage], card: Card, *, decide: bool
+    case: LabelledBoxes, predictions: Predictions, images: Sequence[ChestImage], card: Card, *, decide: bool
 ) -> dict[str, Any]:
     """All figures as they are printed; with ``decide`` each label says whether it passes."""
     truth = [corners(box) for box in case.boxes]
@@ -178,7 +178,11 @@ def compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str
 
 
 def _detections(
-    case: Case, predictions: Predictions, images: Sequence[ChestImage], card: Card, labels: Sequence[str]
+    case: LabelledBoxes,
+    predictions: Predictions,
+    images: Sequence[ChestImage],
+    card: Card,
+    labels: Sequence[str],
 ) -> dict[str, Any]:
     """mAP and FROC: a box's score is the label's probability times how sure the place is."""
     of_path = {image.path: image for image in images}

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from ai_pipeline.chest.boxes import raised_near_detections
 from ai_pipeline.models.card import Card
 from ai_training.detect.locating import fusion
-from ai_training.detect.locating.cross_validation import MEAN_T, Case, Predictions, cross_validated
+from ai_training.detect.locating.cross_validation import MEAN_T, LabelledBoxes, Predictions, cross_validated
 from ai_training.detect.locating.folds import folds
 from ai_training.detect.locating.locators import Locator
 from ai_training.detect.locating.scores import Place, place_figures
 from ai_training.detect.locating.truth import corners
 from ai_training.detect.locating.yolo import YoloRecipe
-from ai_training.detect.locating.yolo_locator import Drawn, trained
+from ai_training.detect.locating.yolo_locator import YoloLocator, trained
 from ai_training.progress import Report
 
 TRUSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -34,7 +34,7 @@ class Stacked:
     """The head with what a YOLO draws, trusted so far. A locator."""
 
     head: fusion.FittedHead
-    drawn: Drawn
+    drawn: YoloLocator
     trust: float
 
     def place(self, image: int, label: str) -> Place | None:
@@ -47,7 +47,7 @@ class Stacked:
 
 
 def stacked_in_folds(
-    case: Case, card: Card, runs: Path, recipe: YoloRecipe, report: Report
+    case: LabelledBoxes, card: Card, runs: Path, recipe: YoloRecipe, report: Report
 ) -> tuple[Predictions, float]:
     """All arms in five folds, ``fusion`` being head and YOLO, and the trust that is best on all of them.
 
@@ -64,7 +64,7 @@ def stacked_in_folds(
     return settled(case, cross_validated(case, fusion.BoxHeadRecipe(), report, more_locators=more_locators))
 
 
-def settled(case: Case, predictions: Predictions) -> tuple[Predictions, float]:
+def settled(case: LabelledBoxes, predictions: Predictions) -> tuple[Predictions, float]:
     """``predictions`` with one locator ``fusion`` instead of one for each trust, and the trust that ships."""
     fold = folds(case.boxes)
     of_image = dict(zip(case.rows, fold.tolist(), strict=True))

@@ -16,7 +16,7 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.preprocess import normalise, prepare
 from ai_training.detect.locating import fusion
-from ai_training.detect.locating.cross_validation import Case, compared
+from ai_training.detect.locating.cross_validation import LabelledBoxes, compared
 from ai_training.detect.locating.locators import Floats, Locator, centre, constant
 from ai_training.detect.locating.scores import Place, place_figures
 from ai_training.detect.locating.truth import corners, detection_boxes
@@ -26,7 +26,7 @@ from ai_training.sets.chest import TruthBox, read_grey
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class YoloLocator:
     """A YOLO in ONNX as a locator of images by their number in ``paths``: no torch, and no non-maximum
     suppression left to do."""
 
@@ -61,7 +61,7 @@ class Drawn:
 
 def trained(
     boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
-) -> Drawn:
+) -> YoloLocator:
     """The YOLO of ``boxes`` in ``folder``, trained now where there is none yet.
 
     Raises FileExistsError where there is one that was made in another way, or of other boxes.
@@ -75,7 +75,7 @@ def trained(
         raise FileExistsError(
             f"{folder} holds a YOLO of other boxes or settings: remove it or name another --out"
         )
-    return Drawn(
+    return YoloLocator(
         OnnxRuntime(path.read_bytes(), recipe.threads), labels_of(boxes), card, recipe.size, tuple(paths)
     )
 
@@ -96,7 +96,7 @@ def trained_and_judged(
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.split == "train"]
     asked = [box for box in boxes if box.split == "val"]
-    case = Case.of([*known, *asked], card, report)
+    case = LabelledBoxes.of([*known, *asked], card, report)
     rows = case.rows[len(known) :]
     arms: dict[str, Locator] = {
         "yolo": trained(known, card, out, recipe, case.paths),

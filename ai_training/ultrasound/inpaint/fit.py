@@ -66,7 +66,7 @@ def train(
     Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
     """
     torch.set_num_threads(recipe.threads)
-    run = _Run(data, out, recipe)
+    run = _InpainterRun(data, out, recipe)
     network = ARCHITECTURES[recipe.architecture]()
     network.load_state_dict(run.finish(report, resume=resume))
     export_filler(network, out / f"{file_id(recipe.architecture)}.onnx")
@@ -100,7 +100,7 @@ def _psnr(made: Tensor, truth: Tensor, hole: Tensor) -> list[float]:
     return (10 * torch.log10(4 / error.clamp(min=1e-6))).tolist()
 
 
-class _Run(TrainingRun):
+class _InpainterRun(TrainingRun):
     """A generator and, for the GAN, its adversary with an optimiser of its own."""
 
     PARTS = (*TrainingRun.PARTS, "adversary", "against")

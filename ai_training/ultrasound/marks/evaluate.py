@@ -22,7 +22,7 @@ from ai_training.ultrasound.marks.real_frames import (
 from ai_training.ultrasound.marks.real_scores import (
     CLEAN_AREA,
     MarkCounts,
-    Missed,
+    MissedMark,
     clean_areas,
     met,
     score_frames,
@@ -89,7 +89,7 @@ def show_missed(folder: Path, tally: MarkCounts) -> None:
 
 def show_frames(folder: Path, tally: MarkCounts) -> None:
     """Every frame in which a mark was missed, as a whole: what was missed in green, the mask outlined."""
-    by_frame: dict[str, list[Missed]] = {}
+    by_frame: dict[str, list[MissedMark]] = {}
     for missed in tally.missed:
         by_frame.setdefault(missed.frame.name, []).append(missed)
     for name, found in by_frame.items():
@@ -120,7 +120,7 @@ def _frames(data: Path, masks: Path | None, split: str) -> list[MarkedFrame]:
     return list(coloured_frames(data, split)) if split == "val" else []
 
 
-def _picture(missed: Missed) -> np.typing.NDArray[np.uint8]:
+def _picture(missed: MissedMark) -> np.typing.NDArray[np.uint8]:
     frame, mark = missed.frame, missed.mark
     cut = snapshots.crop_around(frame.picture, mark.box)
     own = frame.owners == mark.number

@@ -85,7 +85,7 @@ def train(
     Raises DataMissing when image sets are missing, ExperimentError when ``resume`` meets another recipe.
     """
     torch.set_num_threads(recipe.threads)
-    run = _Run(data, out, recipe)
+    run = _MarkRun(data, out, recipe)
     network = MarkNetwork(recipe.widths)
     network.load_state_dict(run.finish(report, resume=resume))
     validation = list(validation_pictures(data, recipe))
@@ -182,7 +182,7 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
     return MarkFinder(run)
 
 
-class _Run(TrainingRun):
+class _MarkRun(TrainingRun):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:

@@ -32,7 +32,7 @@ CLEAN_AREA = 0.002
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Missed:
+class MissedMark:
     """A mark that a masker does not find: the frame, the mark, the masker's mask, the share that is found."""
 
     frame: MarkedFrame
@@ -49,7 +49,7 @@ class MarkCounts:
     there: list[npt.NDArray[np.int64]] = field(default_factory=list)
     pixels: list[tuple[int, int, int, int]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    missed: list[Missed] = field(default_factory=list)
+    missed: list[MissedMark] = field(default_factory=list)
 
 
 def score_frames(
@@ -153,7 +153,7 @@ def _count(frame: MarkedFrame, mask: Mask, tally: MarkCounts) -> None:
         there[mark.kind] += 1
         found[mark.kind] += share >= FOUND_SHARE
         if share < FOUND_SHARE:
-            tally.missed.append(Missed(frame, mark, mask, share))
+            tally.missed.append(MissedMark(frame, mark, mask, share))
     near = dilated(frame.owners > 0, 2 * TOLERANCE + 1)
     counted = mask & (frame.known | near)
     wrong = frame.known & ~near

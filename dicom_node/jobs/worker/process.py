@@ -34,7 +34,7 @@ from dicom_node.jobs.worker.ahead import Ahead
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.kept_analyses import Analyses
-from dicom_node.jobs.worker.run import Runner
+from dicom_node.jobs.worker.run import JobRunner
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, settle_study, utc_now
@@ -86,7 +86,7 @@ class Worker:
         self._at_work = AtWork(
             settings.node.data_dir / "at-work", self._owner, max(1, workers.attempts - 1), workers.memory_mib
         )
-        self._runner = Runner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
+        self._runner = JobRunner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
         self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
 
     def run_forever(self) -> None:

@@ -63,7 +63,7 @@ class _Failed(Exception):
 _FINAL = (_Failed, PixelError, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
 
 
-class Runner:
+class JobRunner:
     """Runs claimed jobs of this process.
 
     ``pipelines`` gives a pipeline by its name, loaded once; ``analyses`` is what was analysed ahead.

@@ -29,7 +29,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Capture:
     """A picture with its description; ``frame`` and ``number`` (Instance Number) count from 1."""
 
     kind: ResultKind
@@ -53,7 +53,7 @@ def build_annotated(context: ResultContext, source: Source, findings: Sequence[F
     pixels = annotate(
         source.given.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
     )
-    drawn = _Drawn(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
+    drawn = _Capture(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
     return _picture(context, source, drawn, uid)
 
 
@@ -69,7 +69,7 @@ def build_heatmap(context: ResultContext, source: Source, finding: Finding, rank
     display = source.given.image.display(frame - 1)
     pixels = heatmap_overlay(display, finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
-    return _picture(context, source, _Drawn(ResultKind.HEATMAP, pixels, frame, rank, what), uid)
+    return _picture(context, source, _Capture(ResultKind.HEATMAP, pixels, frame, rank, what), uid)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -79,10 +79,12 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     except PixelError:
         display = np.zeros((source.rows, source.columns), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
-    return _picture(context, source, _Drawn(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
+    return _picture(
+        context, source, _Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid
+    )
 
 
-def _picture(context: ResultContext, source: Source, drawn: _Drawn, uid: str) -> Dataset:
+def _picture(context: ResultContext, source: Source, drawn: _Capture, uid: str) -> Dataset:
     picture = SCImage.from_ref_dataset(
         source.stand_in,
         drawn.pixels,

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ai_pipeline.models.store.conversion_request import Answer
+from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.template import card_text
 
 LABELS = ("Effusion", "Lung Lesion")
@@ -50,7 +50,7 @@ def write(
 
 def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Path:
     """A card for ``file``, beside it."""
-    answer = Answer(
+    answer = ConvertedNetwork(
         outputs=("logits", "features", "places"), id="small", architecture="small", labels=LABELS, channels=1,
         size=SIDE, mean=(0.0,), scale=(255.0,), preprocess="xrv", crop=1.0, squash=False,
         interpolation="bilinear", kind="logits", operating_points=(), licence="Apache-2.0", difference=0.0,

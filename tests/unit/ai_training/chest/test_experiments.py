@@ -18,8 +18,8 @@ from ai_pipeline.models.registry import Chain, find
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.chest import experiment, levers
 from ai_training.chest.batches import ChestBatches, Targets, augment, stream
-from ai_training.chest.experiment import Augment, Experiment, ExperimentError
-from ai_training.chest.fit import Material, Run, Tasks, fit, loss_of
+from ai_training.chest.experiment import Augmentation, Experiment, ExperimentError
+from ai_training.chest.fit import ClassifierRun, Material, Tasks, fit, loss_of
 from ai_training.chest.pretrain import Contrast, pretrain
 from ai_training.chest.ship import ship
 from ai_training.sets.chest import LABELS, ChestImage
@@ -80,7 +80,7 @@ def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
     image[30:50, 10:30] = 200  # something on the left
 
     def copy(seed: int) -> np.ndarray:
-        return augment(image, 160, Augment(), np.random.default_rng(seed))[0]
+        return augment(image, 160, Augmentation(), np.random.default_rng(seed))[0]
 
     np.testing.assert_array_equal(copy(5), copy(5))
     for seed in range(30):
@@ -95,7 +95,7 @@ def test_a_box_follows_its_image_through_augmentation() -> None:
     targets = Targets.of([_image("1")], [(box,)])
     made = SMALL.model_copy(
         update={
-            "augment": Augment(rotation=0, contrast=0),
+            "augment": Augmentation(rotation=0, contrast=0),
             "network": experiment.Network(size=160),
         }
     )
@@ -158,8 +158,8 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path)
     material = _material(24)
     targets = Targets.of(material.images, [()] * 24)
 
-    def run(folder: str, until: int) -> Run:
-        started = Run(SMALL, material, targets, tmp_path / folder)
+    def run(folder: str, until: int) -> ClassifierRun:
+        started = ClassifierRun(SMALL, material, targets, tmp_path / folder)
         if (started.out / "checkpoint.pt").exists():
             started.load()
         started.train(until=until)
@@ -177,11 +177,11 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path)
 def test_a_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:
     material = _material(12)
     targets = Targets.of(material.images, [()] * 12)
-    first = Run(SMALL, material, targets, tmp_path)
+    first = ClassifierRun(SMALL, material, targets, tmp_path)
     first.save()
 
     with pytest.raises(ValueError, match="another experiment"):
-        Run(SMALL.changed("other", {"seed": 2}), material, targets, tmp_path).load()
+        ClassifierRun(SMALL.changed("other", {"seed": 2}), material, targets, tmp_path).load()
 
 
 @pytest.mark.data
@@ -225,7 +225,7 @@ def test_pretraining_leaves_a_backbone_that_an_experiment_starts_from(data: Path
     made = SMALL.changed("started", {"network": {"initial": str(left)}})
     material = _material(12)
 
-    started = Run(made, material, Targets.of(material.images, [()] * 12), tmp_path / "run")
+    started = ClassifierRun(made, material, Targets.of(material.images, [()] * 12), tmp_path / "run")
 
     known = torch.load(left, weights_only=True)
     torch.testing.assert_close(

@@ -21,7 +21,7 @@ from ai_training import console
 from ai_training.detect.commands import add_to
 from ai_training.detect.locating import yolo, yolo_locator
 from ai_training.detect.locating.cross_validation import (
-    Case,
+    LabelledBoxes,
     cross_validated,
     figures_of,
     passes,
@@ -139,11 +139,11 @@ def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_o
     assert why in verdict["why"]
 
 
-def _planted_case(folder: Path) -> Case:
+def _planted_case(folder: Path) -> LabelledBoxes:
     boxes, maps = _planted()
     placed = tuple(replace(box, path=folder / box.file) for box in boxes)
     chances = np.full((len(boxes), len(LABELS)), 0.5, np.float32)
-    return Case(
+    return LabelledBoxes(
         placed, tuple(range(len(boxes))), tuple(box.path for box in placed), TrunkFeatures(maps, chances)
     )
 
