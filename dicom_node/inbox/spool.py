@@ -47,7 +47,7 @@ class Spool:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
-        self.mark = root / "open"
+        self.crash_record = root / "open"
         """The file in which the index notes which object it has open."""
         self._free_space = _FreeSpace(self._incoming, minimum_free_bytes)
         self._commits = _GroupCommit(self._incoming)

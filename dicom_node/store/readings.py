@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from dicom_node.store.tables import Instance, MarkReading
+from dicom_node.store.tables import AnnotationReading, Instance
 
 
 def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]]:
@@ -18,25 +18,28 @@ def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]
 
 
 def replace(
-    session: Session, instances: Collection[int], asked: str, readings: Sequence[MarkReading]
+    session: Session, instances: Collection[int], analysis_sha256: str, readings: Sequence[AnnotationReading]
 ) -> None:
-    """Store these in place of readings of the same images with the same pipeline and options (``asked``)."""
-    earlier = delete(MarkReading).where(MarkReading.instance_id.in_(instances), MarkReading.asked == asked)
+    """Store these in place of readings of the same images with the same pipeline and options."""
+    earlier = delete(AnnotationReading).where(
+        AnnotationReading.instance_id.in_(instances), AnnotationReading.analysis_sha256 == analysis_sha256
+    )
     session.execute(earlier)
     session.add_all(readings)
 
 
-def of_study(session: Session, study_id: int) -> list[tuple[MarkReading, str]]:
+def of_study(session: Session, study_id: int) -> list[tuple[AnnotationReading, str]]:
     """The readings of a study with the SOP Instance UID of their image, as a page is read."""
+    row = AnnotationReading
     chosen = (
-        select(MarkReading, Instance.sop_instance_uid)
-        .join(Instance, Instance.id == MarkReading.instance_id)
-        .where(MarkReading.study_id == study_id)
-        .order_by(Instance.id, MarkReading.asked, MarkReading.frame, MarkReading.top, MarkReading.left)
+        select(row, Instance.sop_instance_uid)
+        .join(Instance, Instance.id == row.instance_id)
+        .where(row.study_id == study_id)
+        .order_by(Instance.id, row.analysis_sha256, row.frame, row.top, row.left)
     )
-    return [(row, uid) for row, uid in session.execute(chosen)]
+    return [(reading, uid) for reading, uid in session.execute(chosen)]
 
 
 def forget(session: Session, study_id: int) -> None:
     """Delete a study's readings, when its objects are purged from the spool."""
-    session.execute(delete(MarkReading).where(MarkReading.study_id == study_id))
+    session.execute(delete(AnnotationReading).where(AnnotationReading.study_id == study_id))

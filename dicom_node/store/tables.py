@@ -334,18 +334,18 @@ class ScoreCount(Base):
     images: Mapped[int]
 
 
-class MarkReading(Base):
+class AnnotationReading(Base):
     """A reading of one burned-in annotation: its text, sealed under the site key, or its place if drawn.
 
-    ``asked``: pipeline and options, as SHA-256; a newer analysis of the image with the same ones replaces it.
+    ``analysis_sha256``: of pipeline and options; a newer analysis of the image with the same replaces it.
     """
 
-    __tablename__ = "mark_reading"
+    __tablename__ = "annotation_reading"
 
     id: Mapped[int] = mapped_column(_Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
-    asked: Mapped[str] = mapped_column(String(64))
+    analysis_sha256: Mapped[str] = mapped_column(String(64))
     frame: Mapped[int | None]  # 1-based; NULL in a still
     kind: Mapped[str] = mapped_column(String(16))
     meaning: Mapped[str] = mapped_column(String(16))

@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError
+from dicom_node.inbox.crash_record import CrashRecord
 from dicom_node.inbox.header import read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, unread
-from dicom_node.inbox.openmark import OpenMark
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
@@ -55,7 +55,7 @@ class Indexer:
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._journal = JournalIngest(database, settings.node.data_dir / "journal")
         self._inspector = inspector or Inspector(settings.inspection)
-        self._mark = OpenMark(spool.mark)
+        self._crashes = CrashRecord(spool.crash_record)
         self._indexing = Indexing(spool, settings, self._inspector)
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
@@ -99,10 +99,10 @@ class Indexer:
 
     def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
         """Open the object, unless the node died twice while it was open; once may have another cause."""
-        if self._mark.deaths(path.name) > 1:
+        if self._crashes.count(path.name) > 1:
             return unread(path, "the node died twice while it was being read")
-        self._inspector.start()  # before the mark: a node killed meanwhile did not die of this object
-        with self._mark.on(path.name):
+        self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
+        with self._crashes.noted(path.name):
             return self._inspector.inspect(path, self._assumed.get(arrival.calling_ae, ""))
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:

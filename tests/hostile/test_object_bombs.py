@@ -175,7 +175,7 @@ def test_what_was_open_when_the_node_died_twice_is_quarantined_and_once_is_not(i
     for deaths, expected in ((0, Outcome.NEW), (1, Outcome.QUARANTINED)):
         if deaths:
             [name] = inbox.receive(ultrasound("suspect again"))
-        inbox.spool.mark.write_text(f"{deaths} {name}.dcm", encoding="ascii")
+        inbox.spool.crash_record.write_text(f"{deaths} {name}.dcm", encoding="ascii")
         inbox.reopen()
         inbox.index()
         assert inbox.outcomes()[-1] == expected

@@ -1,8 +1,8 @@
 """Readings of burned-in annotation are stored encrypted, for holders of the site key only.
 
 A pipeline's readings end here: their texts are sealed (AES-256-GCM under a key derived from the site key)
-into the table ``mark_reading``, and the result is passed on without them, so that neither the analyses on
-disk nor the objects that are sent can contain them.
+into the table ``annotation_reading``, and the result is passed on without them, so that neither the analyses
+on disk nor the objects that are sent can contain them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
 from dicom_node.events import READINGS_SHOWN
 from dicom_node.store import readings as table
 from dicom_node.store.database import Database
-from dicom_node.store.tables import MarkReading
+from dicom_node.store.tables import AnnotationReading
 from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import columns, find_study
 
@@ -54,19 +54,19 @@ class ReadingRecord:
         ConfigurationError when the site key cannot be used.
         """
         if self._keeps:
-            self._keep(_asked(pipeline, options), uids, result.readings)
+            self._keep(_analysis_sha256(pipeline, options), uids, result.readings)
         return replace(result, readings=())
 
-    def _keep(self, asked: str, uids: Collection[str], readings: Collection[Reading]) -> None:
+    def _keep(self, analysis_sha256: str, uids: Collection[str], readings: Collection[Reading]) -> None:
         texts = [self._seal.close(reading.text, reading.source_uid) for reading in readings]
         with self._database.write() as session:
             known = table.images(session, uids)
             rows = [
-                _row(reading, sealed, asked, *known[reading.source_uid])
+                _row(reading, sealed, analysis_sha256, *known[reading.source_uid])
                 for reading, sealed in zip(readings, texts, strict=True)
                 if reading.source_uid in known
             ]
-            table.replace(session, [number for number, _ in known.values()], asked, rows)
+            table.replace(session, [number for number, _ in known.values()], analysis_sha256, rows)
 
     @cached_property
     def _seal(self) -> _Seal:
@@ -125,17 +125,19 @@ class _Seal:
             ) from None
 
 
-def _asked(pipeline: Pipeline, options: Mapping[str, object]) -> str:
-    asked = json.dumps([pipeline.name, dict(options)], sort_keys=True, default=str)
-    return hashlib.sha256(asked.encode()).hexdigest()
+def _analysis_sha256(pipeline: Pipeline, options: Mapping[str, object]) -> str:
+    analysis = json.dumps([pipeline.name, dict(options)], sort_keys=True, default=str)
+    return hashlib.sha256(analysis.encode()).hexdigest()
 
 
-def _row(reading: Reading, sealed: bytes, asked: str, instance_id: int, study_id: int) -> MarkReading:
+def _row(
+    reading: Reading, sealed: bytes, analysis_sha256: str, instance_id: int, study_id: int
+) -> AnnotationReading:
     left, top, right, bottom = reading.bounds
-    return MarkReading(
+    return AnnotationReading(
         study_id=study_id,
         instance_id=instance_id,
-        asked=asked,
+        analysis_sha256=analysis_sha256,
         frame=reading.frame,
         kind=reading.kind,
         meaning=reading.meaning.value,
@@ -150,7 +152,7 @@ def _row(reading: Reading, sealed: bytes, asked: str, instance_id: int, study_id
     )
 
 
-def _shown(row: MarkReading, image_uid: str, seal: _Seal) -> dict[str, Any]:
+def _shown(row: AnnotationReading, image_uid: str, seal: _Seal) -> dict[str, Any]:
     return {
         "sop_instance_uid": image_uid,
         **columns(row, "frame", "kind", "meaning"),

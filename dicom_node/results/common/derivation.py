@@ -91,7 +91,7 @@ def _reference(source: Source, frames: tuple[int, ...]) -> Dataset:
 
 def _carry_on_lossy(picture: Dataset, source: Source) -> None:
     """Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless."""
-    if not source.given.image.header.lossy:
+    if not source.stored.image.header.lossy:
         picture.LossyImageCompression = "00"
         return
     picture.LossyImageCompression = "01"
@@ -110,7 +110,7 @@ def _measured_ratio(source: Source) -> float | None:
     header = source.header
     samples = source.rows * source.columns * source.frames * int(header.get("SamplesPerPixel") or 1)
     size = samples * int(header.get("BitsAllocated") or 8) // 8
-    return round(size / source.given.path.stat().st_size, 2)
+    return round(size / source.stored.path.stat().st_size, 2)
 
 
 def _syntax(source: Source) -> UID:

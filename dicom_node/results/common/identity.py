@@ -28,7 +28,7 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
 
     A changed identity of the patient makes another series, because a series has one patient.
     """
-    identity = source.given.identity_sha256
+    identity = source.stored.identity_sha256
     return derived_uid("series", *_shaping(context), kind, source.study_uid, identity, *parts)
 
 
@@ -58,4 +58,4 @@ def _model_parts(model: ModelRef) -> tuple[str, str, str, str]:
 
 
 def _source_parts(source: Source) -> tuple[str, str, str]:
-    return (source.uid, source.given.pixels_sha256, source.given.identity_sha256)
+    return (source.uid, source.stored.pixels_sha256, source.stored.identity_sha256)

@@ -71,7 +71,7 @@ class Source:
     attributes of the header are copied over what was built (results.envelope).
     """
 
-    given: SourceObject
+    stored: SourceObject
     header: Dataset
     stand_in: Dataset
     repairs: Repairs = _NONE
@@ -102,7 +102,7 @@ class Source:
 
     @property
     def frames(self) -> int:
-        return self.given.image.header.frames
+        return self.stored.image.header.frames
 
     @property
     def photometric(self) -> str:
@@ -119,15 +119,15 @@ class Source:
         return int(number) if number is not None and int(number) > 0 else 1
 
 
-def read_sources(given: Sequence[SourceObject]) -> tuple[Source, ...]:
+def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     """Read the headers, ordered by series, instance number and UID.
 
     Raises ResultRefused when they are not of one patient and study, DecodedDifferently for text that is not
     what it says to be.
     """
-    if not given:
+    if not objects:
         raise ResultRefused("a result needs at least one source image")
-    sources = sorted((_read(one) for one in given), key=lambda s: (s.series_uid, s.number, s.uid))
+    sources = sorted((_read(one) for one in objects), key=lambda s: (s.series_uid, s.number, s.uid))
     if len({source.study_uid for source in sources}) > 1:
         raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
     if not are_one_patient(_patient(source) for source in sources):
@@ -149,27 +149,27 @@ def _share_patient(sources: Sequence[Source]) -> None:
                 source.header[keyword] = deepcopy(given[0])
 
 
-def repairs_of(given: Sequence[SourceObject]) -> dict[str, Repairs]:
+def repairs_of(objects: Sequence[SourceObject]) -> dict[str, Repairs]:
     """What was not as DICOM wants it, by SOP Instance UID; images without a fault are left out.
 
     Raises as ``read_sources``.
     """
-    return {source.uid: source.repairs for source in read_sources(given) if source.repairs}
+    return {source.uid: source.repairs for source in read_sources(objects) if source.repairs}
 
 
-def _read(given: SourceObject) -> Source:
-    header = read_header(given.path, (*COPIED, *_IMAGE_KEYWORDS), given.assume_charset)
+def _read(stored: SourceObject) -> Source:
+    header = read_header(stored.path, (*COPIED, *_IMAGE_KEYWORDS), stored.assume_charset)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
         if not header.get(keyword):
             raise ResultRefused(f"the source image has no {keyword}")
-    if header.SOPInstanceUID != given.image.uid:
+    if header.SOPInstanceUID != stored.image.uid:
         raise ResultRefused("the file of the source image holds another SOP Instance UID than the image")
-    return source_of(given, header, repair(header, REQUIRED_MAYBE_EMPTY))
+    return source_of(stored, header, repair(header, REQUIRED_MAYBE_EMPTY))
 
 
-def source_of(given: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
+def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
     """The source with this header."""
-    return Source(given, header, _stand_in(header, given.image.header.frames), repairs)
+    return Source(stored, header, _stand_in(header, stored.image.header.frames), repairs)
 
 
 def _stand_in(header: Dataset, frames: int) -> Dataset:

@@ -72,7 +72,7 @@ class KnownIdentity:
         found = _Found()
         for source in sources:
             with quiet_pydicom():
-                whole = pydicom.dcmread(source.given.path, stop_before_pixels=True)
+                whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
                 for dataset in (whole, source.header):
                     for keyword, vr, value in _values(dataset):
                         found.note(keyword, vr, value)

@@ -100,8 +100,8 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms) -> Source:
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
     keyed = replace(
-        source.given,
-        pixels_sha256=pseudonyms.digest(source.given.pixels_sha256),
+        source.stored,
+        pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256),
         # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
         identity_sha256=pseudonyms.digest(header.PatientID),
     )
@@ -113,7 +113,7 @@ def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series
     header = deepcopy(source.header)
     header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, sop_instance_uid
     header.SeriesInstanceUID = series_uid
-    return source_of(source.given, header)
+    return source_of(source.stored, header)
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:

@@ -104,7 +104,7 @@ def _copy_shutter(state: Dataset, source: Source) -> None:
 def _overlay_groups(source: Source) -> list[int]:
     """Groups of the image's overlay planes: Overlay Activation (PS3.3 C.11.7) is of each of them."""
     with quiet_pydicom():
-        tags = pydicom.dcmread(source.given.path, stop_before_pixels=True).keys()
+        tags = pydicom.dcmread(source.stored.path, stop_before_pixels=True).keys()
     return [group for group in _OVERLAY_GROUPS if Tag(group, _OVERLAY_ROWS) in tags]
 
 

@@ -51,7 +51,7 @@ def build_annotated(context: ResultContext, source: Source, findings: Sequence[F
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
-        source.given.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
+        source.stored.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
     )
     drawn = _Capture(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
     return _picture(context, source, drawn, uid)
@@ -66,7 +66,7 @@ def build_heatmap(context: ResultContext, source: Source, finding: Finding, rank
     """The image under the heat map (0 to 1) of a finding, with a colour bar; ``rank`` 1 is the likeliest."""
     assert finding.evidence is not None
     frame = finding.frame or 1
-    display = source.given.image.display(frame - 1)
+    display = source.stored.image.display(frame - 1)
     pixels = heatmap_overlay(display, finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
     return _picture(context, source, _Capture(ResultKind.HEATMAP, pixels, frame, rank, what), uid)
@@ -75,7 +75,7 @@ def build_heatmap(context: ResultContext, source: Source, finding: Finding, rank
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
     """The image (black if it does not decode) with the text that the AI did not run, and the reason."""
     try:
-        display = source.given.image.display(0)
+        display = source.stored.image.display(0)
     except PixelError:
         display = np.zeros((source.rows, source.columns), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])

@@ -25,7 +25,7 @@ from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.store.tables import Delivery, MarkReading
+from dicom_node.store.tables import AnnotationReading, Delivery
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
@@ -89,7 +89,7 @@ def analysed(node: Inbox) -> None:
 def rows(node: Inbox) -> list[tuple[int, int]]:
     """Row number and image of every reading that is kept."""
     with node.database.read() as session:
-        chosen = select(MarkReading.id, MarkReading.instance_id).order_by(MarkReading.id)
+        chosen = select(AnnotationReading.id, AnnotationReading.instance_id).order_by(AnnotationReading.id)
         return [(number, image) for number, image in session.execute(chosen)]
 
 
@@ -219,7 +219,7 @@ def test_a_text_that_is_moved_to_another_image_cannot_be_opened(node: Inbox) -> 
     assert Worker(node.settings, node.database).run_once()
     (first, _), *_, (_, other_image) = rows(node)
     with node.database.write() as session:
-        moved = update(MarkReading).where(MarkReading.id == first)
+        moved = update(AnnotationReading).where(AnnotationReading.id == first)
         session.execute(moved.values(instance_id=other_image))
     with pytest.raises(ReadingsSealed):
         shown(node)

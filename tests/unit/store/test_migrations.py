@@ -16,6 +16,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -32,6 +33,7 @@ from dicom_node.model.kinds import AssociationOutcome, Counted, ObjectRole
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
+    AnnotationReading,
     Association,
     Delivery,
     ImageCount,
@@ -82,6 +84,7 @@ def add(session: Session, table: str, rows: list[dict[str, Any]]) -> None:
         (Boolean, False),
         (Float, 0.0),
         (Integer, 0),
+        (LargeBinary, b""),
     )
     filled = {
         column.name: next(value for kind, value in fill if isinstance(column.type, kind))
@@ -100,7 +103,7 @@ def test_the_first_version_is_brought_up_to_date(first: Database) -> None:
     migrate.check(first)
     with first.read() as session:
         assert session.execute(text("SELECT study_instance_uid FROM study")).scalars().all() == ["1.2"]
-        assert {"image_count", "score_count", "counted_image", "mark_reading"} <= set(
+        assert {"image_count", "score_count", "counted_image", "annotation_reading"} <= set(
             inspect(session.connection()).get_table_names()
         )
 
@@ -201,3 +204,33 @@ def test_purged_objects_and_refused_contexts_are_said_by_columns(first: Database
         }
         session.execute(insert(ReceivedObject).values(row | {"bytes": 0, "received_at": NOW}))
         assert session.scalars(select(ReceivedObject.id).order_by(ReceivedObject.id)).all() == [1, 2, 3]
+
+
+def test_readings_stay_sealed_as_they_were(first: Database) -> None:
+    with first.write() as session:
+        upgrade(session, "0009")
+        add(session, "instance", [{"study_id": 1, "sop_instance_uid": "1.2.3", "role": "source"}])
+        of = {"study_id": 1, "instance_id": 1, "asked": "ab", "kind": "text", "meaning": "identity"}
+        place = {
+            "left": 1.5,
+            "top": 2.0,
+            "right": 3.0,
+            "bottom": 4.0,
+            "sealed": b"\x00sealed",
+            "removed": True,
+        }
+        add(session, "mark_reading", [of | place])
+    migrate.upgrade(first)
+    with first.write() as session:
+        (row,) = session.scalars(select(AnnotationReading))
+        assert (row.id, row.instance_id, row.analysis_sha256, row.frame) == (1, 1, "ab", None)
+        assert (row.kind, row.meaning, row.removed) == ("text", "identity", True)
+        assert (row.left, row.top, row.right, row.bottom) == (1.5, 2.0, 3.0, 4.0)
+        assert (row.sealed, row.read_at) == (b"\x00sealed", NOW)
+        more = {column: getattr(row, column) for column in ("study_id", *of, *place) if column != "asked"}
+        session.execute(
+            insert(AnnotationReading).values(
+                more | {"analysis_sha256": "cd", "confidence": 1.0, "read_at": NOW}
+            )
+        )
+        assert session.scalars(select(AnnotationReading.id).order_by(AnnotationReading.id)).all() == [1, 2]
