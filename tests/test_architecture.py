@@ -14,174 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.import_rules import EAGER, LAZY, MAY_IMPORT, ONLY_IN, OPEN, OUTSIDE
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dicom_node", "ai_pipeline", "ai_training")
 FILES_IN_A_FOLDER = 13  # what lies at one level, __init__.py and __main__.py not counted
-
-CELLAR = (
-    "dicom_node",
-    "dicom_node.model",
-    "dicom_node.dicom",
-    "dicom_node.config.sections",
-    "dicom_node.config.settings",
-    "dicom_node.config.patterns",
-    "dicom_node.errors",
-    "dicom_node.events",
-    "dicom_node.printable",
-)
-STORE = ("dicom_node.store",)
-LOGS = ("dicom_node.logs",)
-SITE_KEY = ("dicom_node.sitekey",)  # of the cellar, but nothing for those who talk to the network
-
-# Room -> what of our own it may import: a module, or everything below a package when it ends with ".*".
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "dicom_node.model": ("dicom_node",),
-    "dicom_node.dicom": ("dicom_node", "dicom_node.errors", "dicom_node.model"),
-    "dicom_node.errors": (),
-    "dicom_node.events": (),
-    "dicom_node.logs": ("dicom_node.printable",),
-    "dicom_node.printable": (),
-    "dicom_node.config": (
-        "dicom_node.errors",
-        "dicom_node.logs",
-        "dicom_node.model",
-        "dicom_node.printable",
-        "ai_pipeline.images.limits",
-    ),
-    "dicom_node.sitekey": ("dicom_node.errors",),
-    "dicom_node.store": (*CELLAR, *SITE_KEY),
-    "dicom_node.signals": (),
-    "dicom_node.environment": (),
-    "dicom_node.scp": (
-        *CELLAR,
-        *LOGS,
-        "dicom_node.signals",
-        "dicom_node.inbox.spool",
-        "dicom_node.inbox.journal",
-    ),
-    "dicom_node.inbox": (
-        *CELLAR,
-        "dicom_node.environment",
-        "ai_pipeline.images.decode",
-        "ai_pipeline.errors",
-    ),
-    "dicom_node.studies": (*CELLAR, *STORE, "dicom_node.inbox.*", "dicom_node.jobs"),
-    "dicom_node.jobs": (*CELLAR, *STORE),
-    "dicom_node.jobs.worker": (
-        *CELLAR,
-        *STORE,
-        *LOGS,
-        *SITE_KEY,
-        "dicom_node.jobs.*",
-        "dicom_node.monitoring.tally",
-        "dicom_node.config.loading",
-        "dicom_node.results",
-        "dicom_node.outbox",
-        "ai_pipeline.*",
-    ),
-    "dicom_node.monitoring": (
-        *CELLAR,
-        *STORE,
-        "ai_pipeline.contract",
-        "ai_pipeline.errors",
-        "ai_pipeline.models.*",
-    ),
-    "dicom_node.results": (
-        *CELLAR,
-        *SITE_KEY,
-        "ai_pipeline.contract",
-        "ai_pipeline.errors",
-        "ai_pipeline.images.render",
-        "ai_pipeline.images.decode",
-    ),
-    "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
-    "dicom_node.scu": CELLAR,
-    "ai_pipeline.confinement": (),
-    "ai_pipeline.contract": (),
-    "ai_pipeline.errors": (),
-    "ai_pipeline.extras": (),
-    "ai_pipeline.mistakes": (),
-    "ai_pipeline.pipelines": ("ai_pipeline.contract", "ai_pipeline.errors"),
-    "ai_pipeline.images": (
-        "ai_pipeline.confinement.*",
-        "ai_pipeline.errors",
-        "ai_pipeline.contract",
-    ),
-    "ai_pipeline.networks": ("ai_pipeline.errors",),
-    "ai_pipeline.models": (
-        "ai_pipeline.errors",
-        "ai_pipeline.confinement.*",
-        "ai_pipeline.contract",
-        "ai_pipeline.mistakes",
-        "ai_pipeline.images.coordinates",
-        "ai_pipeline.networks.*",
-    ),
-    "ai_pipeline.burnin": (
-        "ai_pipeline.errors",
-        "ai_pipeline.mistakes",
-        "ai_pipeline.contract",
-        "ai_pipeline.images.*",
-        "ai_pipeline.models.*",
-    ),
-    "ai_pipeline.chest": (
-        "ai_pipeline.errors",
-        "ai_pipeline.contract",
-        "ai_pipeline.images.*",
-        "ai_pipeline.models.*",
-        "ai_pipeline.burnin.cleaning",
-    ),
-    "ai_pipeline.programs": (
-        "ai_pipeline.errors",
-        "ai_pipeline.contract",
-        "ai_pipeline.images.decode",
-        "ai_pipeline.models.card",
-    ),
-    "ai_pipeline.cli": ("ai_pipeline.*",),
-    "ai_pipeline.__main__": ("ai_pipeline.cli",),
-    "ai_pipeline": (),
-    "ai_training": ("ai_pipeline.*",),
-}
-# From outside one may look into every room; only these do.
-OUTSIDE = (
-    "dicom_node.node",
-    "dicom_node.background",
-    "dicom_node.cli",
-    "dicom_node.demo",
-    "dicom_node.services",
-    "dicom_node.preflight",
-    "dicom_node.processes",
-    "dicom_node.__main__",
-)
-# Whole sub-packages of the cellar are open to those who may use them at all.
-OPEN = ("dicom_node.model", "dicom_node.dicom", "dicom_node.store")
-
-# Library -> the modules (or packages) that may import it.
-ONLY_IN: dict[str, tuple[str, ...]] = {
-    "torch": ("ai_training", "ai_pipeline.networks", "ai_pipeline.models.engine",
-              "ai_pipeline.models.store.conversion_process"),
-    "onnxruntime": ("ai_pipeline.models.engine", "ai_training"),
-    "orthanc_rest_client": ("dicom_node.scu.orthanc",),
-    "dicomweb_client": ("dicom_node.scu.dicomweb", "dicom_node.scu.http"),
-    "highdicom": ("dicom_node.results",),
-    "dicomanonymizer": ("dicom_node.results.deidentify.profile",),
-    "pynetdicom": ("dicom_node.scp", "dicom_node.scu", "dicom_node.demo"),
-    "apscheduler": ("dicom_node.background",),
-    "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_training"),
-    "sqlalchemy": (
-        "dicom_node.store", "dicom_node.studies", "dicom_node.jobs", "dicom_node.monitoring",
-        "dicom_node.outbox", "dicom_node.services", "dicom_node.preflight", "dicom_node.node",
-        "dicom_node.background",
-    ),
-    "alembic": ("dicom_node.store",),
-    "cryptography": ("dicom_node.sitekey", "dicom_node.jobs.worker.readings"),
-}  # fmt: skip
-LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
-EAGER = (
-    "ai_training",
-    "ai_pipeline.networks",
-    "ai_pipeline.models.store.conversion_process",
-    "ai_pipeline.burnin",
-)
 
 
 @dataclass(frozen=True)
@@ -389,9 +226,13 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
     assert len(files) <= FILES_IN_A_FOLDER
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_can_be_read_in_one_sitting(module: str) -> None:
-    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+@pytest.mark.parametrize(
+    "path",
+    [*MODULES.values(), *sorted((ROOT / "tests").rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_a_class_name_stands_for_one_thing() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-FOLDER: Final = "deidentified"
+DEIDENTIFIED_FOLDER: Final = "deidentified"
 """Under ``data_dir``: de-identified results; all others lie in ``results``."""
 BASIC_PROFILE: Final = ("113100", "DCM")
 

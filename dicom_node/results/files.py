@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED_FOLDER
+from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.results.common.context import BuiltObject
 
 

@@ -21,13 +21,13 @@ from typing import Any
 from dicom_node import __version__, sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
-from dicom_node.model.deidentified import FOLDER as DEIDENTIFIED
+from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import sqlite_file
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
-_OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED))
+_OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
 def backup(

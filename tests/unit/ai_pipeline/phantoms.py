@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 from pylopdf_fonts_ko import sans_path
 
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
-from ai_pipeline.images.decode import colour_display
+from ai_pipeline.images.decode import colour_display, open_dicom
 from ai_pipeline.images.display import GreyDisplay
 
 Picture = npt.NDArray[np.uint8]
@@ -151,3 +151,9 @@ def cine(count: int, seed: int = 5, size: tuple[int, int] = (240, 320)) -> list[
 def stacked(frames: Sequence[Picture]) -> PixelArray:
     """The frames as one array."""
     return np.stack(frames)
+
+
+def decodes(folder: Path) -> bool:
+    """Whether the next image is decoded as it should be."""
+    good = open_dicom(write_dicom(folder / "good.dcm", echo()[None], JPEGLSLossless))
+    return np.array_equal(good.stored(), echo())

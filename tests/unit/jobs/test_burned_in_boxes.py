@@ -13,11 +13,10 @@ from sqlalchemy import select
 from ai_pipeline import pipelines
 from ai_pipeline.contract import BURNED_IN, Decision, Finding, PipelineResult, Progress, SourceImage
 from dicom_node.config.settings import PeerSettings
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.store.tables import Delivery
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, work
 
 
 class Marker(Obedient):
@@ -50,9 +49,7 @@ def delivered(folder: Path, do: str) -> dict[str, dict[str, str]]:
     try:
         node.receive(ultrasound("one"))
         node.settle()
-        worker = Worker(node.settings, node.database)
-        while worker.run_once():
-            pass
+        work(node)
         found: dict[str, dict[str, str]] = {}
         with node.database.read() as session:
             for row in session.scalars(select(Delivery).join(Delivery.result)):

@@ -15,13 +15,12 @@ from sqlalchemy import select
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, Progress, SourceImage
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Delivery, EventRow, Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, work
 
 Make = Callable[..., Inbox]
 PATIENT = b"ID-one"
@@ -78,9 +77,7 @@ def analysed(node: Inbox, *images: Dataset) -> dict[str, list[Result]]:
     """Receive, assemble, run; the results by the destination that they wait for."""
     node.receive(*images)
     node.settle()
-    worker = Worker(node.settings, node.database)
-    while worker.run_once():
-        pass
+    work(node)
     with node.database.read() as session:
         rows: dict[str, list[Result]] = {}
         for delivery in session.scalars(select(Delivery).join(Delivery.result).order_by(Delivery.id)):

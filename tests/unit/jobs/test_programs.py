@@ -9,12 +9,11 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import configuration
+from tests.unit.jobs.worker_lab import configuration, work
 
 
 @pytest.mark.parametrize(
@@ -35,9 +34,7 @@ def test_the_pacs_is_told_that_a_program_failed(
     try:
         node.receive(ultrasound("one"))
         node.settle()
-        worker = Worker(node.settings, node.database)
-        while worker.run_once():
-            pass
+        work(node)
         [job] = node.jobs()
         assert (job.state, job.reason) == (JobState.FAILED, told)
         with node.database.read() as session:

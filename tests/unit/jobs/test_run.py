@@ -24,7 +24,7 @@ from dicom_node.studies.comparison import reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import configuration, register
+from tests.unit.jobs.worker_lab import configuration, register, work
 
 Make = Callable[..., Inbox]
 
@@ -42,14 +42,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
     yield make
     for node in made:
         node.close()
-
-
-def work(node: Inbox) -> int:
-    """Run every job that is due; returns how many claims it took."""
-    worker, claims = Worker(node.settings, node.database), 0
-    while worker.run_once():
-        claims += 1
-    return claims
 
 
 def results(node: Inbox) -> list[Result]:

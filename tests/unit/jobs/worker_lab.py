@@ -33,8 +33,17 @@ from dicom_node.jobs.worker import process as worker_module
 from dicom_node.jobs.worker.__main__ import limit_memory, watch_parent
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.store.database import Database
+from tests.inbox_lab import Inbox
 
 MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
+
+
+def work(node: Inbox, settings: Settings | None = None) -> int:
+    """Run every job that is due; returns how many claims it took."""
+    worker, claims = Worker(settings or node.settings, node.database), 0
+    while worker.run_once():
+        claims += 1
+    return claims
 
 
 class Obedient:

@@ -18,7 +18,6 @@ from dicom_node.jobs.worker import persist as release
 from dicom_node.jobs.worker.ahead import Ahead
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.kept_analyses import Analyses
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import Counted
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.monitoring import counts
@@ -30,6 +29,7 @@ from dicom_node.studies import quarantine
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import work
 from tests.unit.monitoring.scoring_lab import Scoring, scoring, write_card
 
 Make = Callable[..., Inbox]
@@ -56,12 +56,6 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
     return changed(ultrasound(name, number=number), PatientAge=f"{years:03d}Y", **values)
-
-
-def work(node: Inbox) -> None:
-    worker = Worker(node.settings, node.database)
-    while worker.run_once():
-        pass
 
 
 def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node.model.deidentified import FOLDER
+from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.store.tables import Result
 from tests.outbox_lab import Outbox
@@ -71,7 +71,7 @@ def test_a_deidentified_object_goes_to_no_other_peer(tmp_path: Path) -> None:
 def move(outbox: Outbox, folder: Path, uid: str) -> Path:
     """Put the file where de-identified results lie."""
     old = outbox.file_of(uid)
-    new = folder / FOLDER / old.name
+    new = folder / DEIDENTIFIED_FOLDER / old.name
     new.parent.mkdir(exist_ok=True)
     shutil.move(old, new)
     with outbox.database.write() as session:

@@ -14,7 +14,6 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
 from dicom_node.jobs.queue import LeaseQueue
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Result
@@ -22,7 +21,7 @@ from dicom_node.store.transitions import settle_study, utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import configuration, register
+from tests.unit.jobs.worker_lab import configuration, register, work
 
 SECOND = {"name": "second", "ae_title": "SECOND", "host": "127.0.0.1", "port": 4243, "may": ["receive"]}
 
@@ -42,12 +41,6 @@ def with_rule(node: Inbox, **values: Any) -> Settings:
     return Settings.model_validate(
         {**configuration(), "peers": peers, "rules": [rule], "node": {"data_dir": node.folder}}
     )
-
-
-def work(node: Inbox, settings: Settings | None = None) -> None:
-    worker = Worker(settings or node.settings, node.database)
-    while worker.run_once():
-        pass
 
 
 def analysed(node: Inbox, name: str, **values: str) -> str:
