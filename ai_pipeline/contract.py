@@ -178,20 +178,28 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class BurnedMeasurement:
-    """A measurement that was read from the pixels, for a person to review.
+class Measurement:
+    """A number with its unit, taken at a place in one image.
 
-    Only where its unit and the distance of its calipers agree. ``quantity`` and ``unit`` (UCUM) are coded;
-    ``ends`` are the two calipers in the coordinates of :class:`Region`; ``confidence`` 0 to 1 of the reading.
+    ``name`` is what a reader calls it; ``quantity`` and ``unit`` (UCUM) are coded, ``site`` is the body site.
+    ``lines``: open polylines of two points or more on which it was taken, in the coordinates of
+    :class:`Region`. ``model``: the model that drew the lines; None where the number was written in the
+    picture and only read from it. ``frame`` as in :class:`Finding`.
     """
 
     source_uid: str
-    frame: int | None
+    name: str
     quantity: Code
     value: float
     unit: Code
-    ends: tuple[Point, Point]
-    confidence: float
+    lines: tuple[tuple[Point, ...], ...]
+    model: ModelRef | None = None
+    site: Code | None = None
+    frame: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lines or any(len(line) < 2 or line[0] == line[-1] for line in self.lines):
+            raise ValueError("a measurement needs lines whose ends lie apart")
 
 
 class RefusedBy(StrEnum):
@@ -344,7 +352,7 @@ class PipelineResult:
     """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
-    access-controlled record alone; ``measurements`` were read from the pixels where a rule asked for it.
+    access-controlled record alone; ``measurements`` were taken by a model or read from the pixels.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -354,7 +362,7 @@ class PipelineResult:
     models: tuple[ModelRef, ...] = ()
     scores: tuple[Scores, ...] = ()
     readings: tuple[Reading, ...] = field(default=(), repr=False)
-    measurements: tuple[BurnedMeasurement, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
 
 
 class Pipeline(Protocol):

@@ -20,10 +20,10 @@ from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
     BURNED_IN,
     Accept,
-    BurnedMeasurement,
     Decision,
     DerivedImage,
     Finding,
+    Measurement,
     ModelRef,
     Origin,
     PipelineResult,
@@ -109,7 +109,7 @@ class Ultrasound:
         tools = self._tools()
         findings: list[Finding] = []
         readings: list[Reading] = []
-        measurements: list[BurnedMeasurement] = []
+        measurements: list[Measurement] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         seconds: defaultdict[str, float] = defaultdict(float)

@@ -1,8 +1,9 @@
 """Heart and lungs of a frontal chest X-ray, and the cardiothoracic ratio between them.
 
 The ratio is the heart's greatest width over the lungs' greatest outer width (C. Danzer, Am J Med Sci 1919),
-both across the picture. The network looks three times, at slightly other sizes and greys: where the outlines
-are not those of a chest, or differ between the looks, nothing is measured.
+both across the picture. The network outlines three variants of the picture, of slightly other sizes and greys
+(test-time augmentation): where the outlines are not those of a chest, or the ratio differs between the
+variants, nothing is measured.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ FINER = 4
 """Outlines are found on a grid so many times finer than the network's output."""
 SURE = 0.5
 """Probability from which a pixel belongs to an organ."""
-LOOKS = ((1.0, 1.0), (0.9, 1.25), (1.08, 0.8))
-"""Size and gamma of what the network looks at: as it is, smaller and darker, larger and brighter."""
+VARIANTS = ((1.0, 1.0), (0.9, 1.25), (1.08, 0.8))
+"""Size and gamma of the network's inputs: as it is, smaller and darker, larger and brighter."""
 RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
 LUNG_AREA = (0.03, 0.35)
@@ -75,26 +76,28 @@ class Anatomy:
 class AnatomyModel:
     """The network of one card. Raises CardError when its weights are missing or altered."""
 
-    def __init__(self, input_: Input, engine: Callable[[Floats], Any], steady: float, ref: ModelRef) -> None:
-        """``steady``: largest difference of the ratio between two looks that still counts as the same."""
-        self._input, self._engine, self._steady, self.ref = input_, engine, steady, ref
+    def __init__(
+        self, input_: Input, engine: Callable[[Floats], Any], tolerance: float, ref: ModelRef
+    ) -> None:
+        """``tolerance``: largest difference of the ratio between two variants at which it is given."""
+        self._input, self._engine, self._tolerance, self.ref = input_, engine, tolerance, ref
 
     @staticmethod
     def of(card: Card, threads: int = 0) -> AnatomyModel:
         """With the weights, the input and the limit that ``card`` gives."""
         assert card.input is not None
         network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
-        return AnatomyModel(card.input, network, float(card.details["anatomy"]["steady"]), card.ref)
+        return AnatomyModel(card.input, network, float(card.details["anatomy"]["tolerance"]), card.ref)
 
     def outline(self, grey: npt.NDArray[np.uint8]) -> Anatomy:
         """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, upright."""
         values, to_model = network_input(grey, self._input)
-        looks = [look(values[0], size, gamma, self._input) for size, gamma in LOOKS]
-        found = self._engine(np.stack([seen for seen, _ in looks]))["organs"]
-        return judged(found, [move for _, move in looks], to_model, self._steady)
+        variants = [variant(values[0], size, gamma, self._input) for size, gamma in VARIANTS]
+        found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
+        return anatomy_of(found, [move for _, move in variants], to_model, self._tolerance)
 
 
-def look(values: Floats, size: float, gamma: float, wanted: Input) -> tuple[Floats, Affine]:
+def variant(values: Floats, size: float, gamma: float, wanted: Input) -> tuple[Floats, Affine]:
     """``values [channels, s, s]`` scaled by ``size`` about its middle and with greys of ``gamma``."""
     if (size, gamma) == (1.0, 1.0):
         return values, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -108,8 +111,8 @@ def look(values: Floats, size: float, gamma: float, wanted: Input) -> tuple[Floa
     return np.ascontiguousarray(seen, np.float32), Affine(size, 0.0, offset, 0.0, size, offset)
 
 
-def judged(found: Floats, moves: Sequence[Affine], to_model: Affine, steady: float) -> Anatomy:
-    """One anatomy from the looks ``found [looks, 3, s, s]``: measured in each, the mean ratio is given."""
+def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, tolerance: float) -> Anatomy:
+    """One anatomy from the outlines of all variants ``found [variants, 3, s, s]``: of the mean lines."""
     grid = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
     ways = [to_model.inverse().after(move.inverse()).after(grid) for move in moves]
     masks = [organ_masks(probabilities) for probabilities in found]
@@ -119,8 +122,10 @@ def judged(found: Floats, moves: Sequence[Affine], to_model: Affine, steady: flo
         return Anatomy(first, ways[0], None, fault)
     measured = [_measured(mask, way) for mask, way in zip(masks, ways, strict=True)]
     ratios = [one.ratio for one in measured]
-    if max(ratios) - min(ratios) > steady:
-        return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not steady")
+    if max(ratios) - min(ratios) > tolerance:
+        return Anatomy(
+            first, ways[0], None, "the outlines of heart and lungs change with small changes of the image"
+        )
     if not RATIOS[0] <= float(np.mean(ratios)) <= RATIOS[1]:
         return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not those of a chest")
     return Anatomy(first, ways[0], _mean(measured))
@@ -147,7 +152,7 @@ def _measured(masks: Bools, from_grid: Affine) -> Cardiothoracic:
 
 
 def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
-    """The mean of the lines of several looks, and the ratio of the mean lines."""
+    """The mean of the lines of several variants, and the ratio of the mean lines."""
     heart, thorax = (
         Width(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
         for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)

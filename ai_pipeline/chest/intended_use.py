@@ -21,6 +21,11 @@ FRONTAL = frozenset({"", "AP", "PA"})  # of the View Positions (0018,5101) that 
 
 # What devices write where View Position is empty. A description that names both views decides nothing.
 _NOT_FRONTAL = re.compile(r"\b(LAT|LATERAL|OBL|OBLIQUE|DECUB\w*|LORDOTIC|LL|RL|LLD|RLD)\b")
+_VIEW_CODES = {
+    "272479007 SCT": "PA", "R-10214 SRT": "PA", "R-10214 SNM3": "PA",
+    "399348003 SCT": "AP", "R-10206 SRT": "AP", "R-10206 SNM3": "AP",
+}  # fmt: skip
+"""View Code Sequence (0054,0220), PS3.16 CID 4010, with the codes before 2017."""
 _IS_FRONTAL = re.compile(r"\b(AP|PA|FRONTAL|A\.P\.|P\.A\.)\b")
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 _CHEST_WORDS = re.compile(r"CHEST|THORAX|THORACIC|LUNG|RIB|HEART")
@@ -76,6 +81,12 @@ def refused_by_pixels(inside: bool, kind: Kind, exposure: Exposure) -> str | Non
         return f"{_NOT_LIKE}: it may be {pose.sentence}, but put upright it does not look like one either"
     sentence = _KIND_SENTENCES.get(kind.name)
     return f"{_NOT_LIKE}: {sentence}" if sentence else _NOT_LIKE
+
+
+def projection_of(header: ImageHeader) -> str:
+    """PA, AP or another View Position (0018,5101), else what View Code Sequence says; empty if neither."""
+    view = " ".join(header.attributes.get("ViewCodeSequence", "").split()[:2])
+    return header.view_position or _VIEW_CODES.get(view, "")
 
 
 def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNote]:

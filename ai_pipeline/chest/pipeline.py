@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest import intended_use, prevalence
+from ai_pipeline.chest import intended_use, prevalence, ratio
+from ai_pipeline.chest.anatomy import AnatomyModel
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.detector import BoxDetector, DetectorInput
 from ai_pipeline.chest.explain import Activation
@@ -28,6 +29,7 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     Finding,
+    Measurement,
     ModelRef,
     Origin,
     PipelineResult,
@@ -76,13 +78,14 @@ class ChestXray:
     Options: ``heatmaps`` (default true) returns the activation map of every finding that is present;
     ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
     (default false) returns the picture without the text burned into it, where that can be verified;
-    ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence.
+    ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence;
+    ``ratio`` (default PA) says on which images the cardiothoracic ratio is measured: PA, all, off.
     """
 
     name = "chest_xray"
-    version = "1.0"
+    version = "1.1"
     options: Mapping[str, type] = MappingProxyType(
-        {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict}
+        {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict, ratio.OPTION: str}
     )
     modalities = intended_use.MODALITIES
     """Modalities and View Positions of the images that are accepted."""
@@ -93,20 +96,25 @@ class ChestXray:
         self._models_dir = models_dir
         self._classifier: Classifier | None = None
         self._detector: BoxDetector | None = None
+        self._anatomy: AnatomyModel | None = None
         self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
 
     def warm_up(self) -> None:
-        """Load the model. Raises CardError when it is missing or altered."""
+        """Load the models. Raises CardError when one is missing or altered."""
         self._model()
+        self._anatomy_model()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return (self._card().ref,)
+        return (self._card().ref, find(ratio.MODEL, self._models_dir).ref)
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with the values of ``options``, by option. May raise CardError."""
-        wanted = options.get(prevalence.OPTION)
-        wrong = None if wanted is None else prevalence.fault(self._card(), wanted)
-        return {} if wrong is None else {prevalence.OPTION: wrong}
+        given = options.get(prevalence.OPTION)
+        wrong = {
+            prevalence.OPTION: None if given is None else prevalence.fault(self._card(), given),
+            ratio.OPTION: ratio.fault(options.get(ratio.OPTION, ratio.Projections.PA)),
+        }
+        return {option: remedy for option, remedy in wrong.items() if remedy is not None}
 
     def accepts(
         self,
@@ -142,6 +150,7 @@ class ChestXray:
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         scores: list[Scores] = []
+        measurements: list[Measurement] = []
         labels = self._labels(options)
         models = self.models()
         if options.get("clean", False):
@@ -157,6 +166,9 @@ class ChestXray:
             notes += _place_notes(image, found, analysed.analysis.pose)
             notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
+            measured = self._ratio(analysed, options)
+            measurements += measured.measurements
+            notes += measured.notes
             explained = time.perf_counter()
             seconds["explain"] += explained - began
             for stage, value in analysed.timings.items():
@@ -173,7 +185,15 @@ class ChestXray:
         report(1.0, "chest X-ray")
         # Includes what accepts() has decoded and analysed already.
         seconds["total"] = sum(seconds.values())
-        return PipelineResult(tuple(findings), tuple(pictures), tuple(notes), seconds, models, tuple(scores))
+        return PipelineResult(
+            findings=tuple(findings),
+            images=tuple(pictures),
+            quality=tuple(notes),
+            timings=seconds,
+            models=models,
+            scores=tuple(scores),
+            measurements=tuple(measurements),
+        )
 
     def _card(self) -> Card:
         return self._classifier.card if self._classifier else active(self.name, self._models_dir)
@@ -194,6 +214,16 @@ class ChestXray:
             card = active(self.name, self._models_dir)
             self._classifier, self._detector = Classifier(card), BoxDetector.of(card)
         return self._classifier
+
+    def _anatomy_model(self) -> AnatomyModel:
+        if self._anatomy is None:
+            self._anatomy = AnatomyModel.of(find(ratio.MODEL, self._models_dir))
+        return self._anatomy
+
+    def _ratio(self, analysed: _AnalysedImage, options: Mapping[str, object]) -> ratio.Ratio:
+        wanted = ratio.Projections(str(options.get(ratio.OPTION, ratio.Projections.PA)))
+        image, pose = analysed.image, analysed.analysis.pose
+        return ratio.measure(image, _grey(image.display()), pose, self._anatomy_model(), wanted)
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysed = self._analyse(image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import numpy as np
 from PIL import Image
 
 from ai_pipeline.contract import (
+    Code,
     Decision,
     DerivedImage,
     Finding,
     ImageKind,
+    Measurement,
+    ModelRef,
     PipelineResult,
     PixelArray,
+    Point,
     SourceImage,
 )
 from ai_pipeline.images.render import annotate, heatmap_overlay
@@ -38,7 +43,7 @@ class Folder:
         shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
         frame = next((finding.frame for finding in shown if finding.frame), 1)
         here = [finding for finding in result.findings if finding.frame in {None, frame}]
-        drawn = annotate(image.display(frame - 1), here)
+        drawn = annotate(image.display(frame - 1), here, measurements=result.measurements)
         written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
         for finding in shown:
             if finding.evidence is not None:
@@ -76,7 +81,7 @@ def empty_record(file: str, pipeline: str) -> Record:
     """The record of an input before anything is known of it."""
     return {
         "file": file, "pipeline": pipeline, "version": "", "accepted": False, "reason": None,
-        "findings": [], "images": [], "quality": [], "seconds": {},
+        "findings": [], "measurements": [], "images": [], "quality": [], "seconds": {},
     }  # fmt: skip
 
 
@@ -90,6 +95,7 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
     stages = {"decode": 0.0, **timings, "model": model, "total": timings.get("total", 0.0)}
     return {
         "findings": [_finding(finding) for finding in result.findings],
+        "measurements": [_measurement(measurement) for measurement in result.measurements],
         "images": images,
         "quality": [{"name": note.name, "text": note.text} for note in result.quality],
         "seconds": {stage: round(value, 3) for stage, value in stages.items()},
@@ -97,10 +103,9 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
 
 
 def _finding(finding: Finding) -> Record:
-    code, model = finding.code, finding.model
     return {
         "label": finding.label,
-        "code": {"value": code.value, "scheme": code.scheme, "meaning": code.meaning},
+        "code": _code(finding.code),
         "probability": _rounded(finding.probability),
         "threshold": _rounded(finding.threshold),
         "decision": finding.decision.value,
@@ -109,13 +114,41 @@ def _finding(finding: Finding) -> Record:
         "regions": [
             {
                 "type": region.type,
-                "points": [[round(x, 2), round(y, 2)] for x, y in region.points],
+                "points": _points(region.points),
                 "origin": region.origin.value,
             }
             for region in finding.regions
         ],
-        "model": {"id": model.id, "version": model.version, "sha256": model.sha256},
+        "model": _model(finding.model),
     }
+
+
+def _measurement(measurement: Measurement) -> Record:
+    """``points``: those of all lines, one after the other; ``lines`` keeps them apart."""
+    lines = [_points(line) for line in measurement.lines]
+    return {
+        "name": measurement.name,
+        "code": _code(measurement.quantity),
+        "value": measurement.value,
+        "unit": measurement.unit.value,
+        "points": [point for line in lines for point in line],
+        "lines": lines,
+        "source_uid": measurement.source_uid,
+        "frame": measurement.frame,
+        "model": _model(measurement.model) if measurement.model else None,
+    }
+
+
+def _code(code: Code) -> Record:
+    return {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
+
+
+def _points(points: Sequence[Point]) -> list[list[float]]:
+    return [[round(x, 2), round(y, 2)] for x, y in points]
+
+
+def _model(model: ModelRef) -> Record:
+    return {"id": model.id, "version": model.version, "sha256": model.sha256}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -35,6 +35,9 @@ def run(
     modality: Annotated[
         str | None, typer.Option(help="Modality of PNG and JPEG files, which say none: US or DX.")
     ] = None,
+    view: Annotated[
+        str | None, typer.Option(help="View Position of PNG and JPEG files, which say none: PA or AP.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
     ] = None,
@@ -55,7 +58,7 @@ def run(
         raise typer.BadParameter(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
-    runner = _Runner(pipeline, Folder(out), modality, _options(option or []), models_dir, device_rules)
+    runner = _Runner(pipeline, Folder(out), modality, view, _options(option or []), models_dir, device_rules)
     files, unreadable = _inputs(files), False
     try:
         with progress_bar(len(files)) as update:
@@ -113,6 +116,7 @@ class _Runner:
     pipeline: str
     folder: Folder
     modality: str | None
+    view: str | None
     options: Mapping[str, object]
     models_dir: Path | None
     device_rules: Path | None
@@ -127,7 +131,7 @@ class _Runner:
 
         record = empty_record(str(file), self.pipeline)
         try:
-            image = open_image(file, self.modality)
+            image = open_image(file, self.modality, self.view)
             pipeline = self._pipeline(image)
             if pipeline is None:
                 record["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"
@@ -201,6 +205,9 @@ def _print_record(record: Record) -> None:
         for finding in record["findings"]
     ]
     print_table(("finding", "probability", "decision", "place"), rows, title=head)
+    measured = [(one["name"], f"{one['value']:g} {one['unit']}") for one in record["measurements"]]
+    if measured:
+        print_table(("measurement", "value"), measured)
     lines = [f"{image['kind']}: {image['path']}" for image in record["images"]]
     lines += [f"{note['name']}: {note['text']}" for note in record["quality"]]
     lines += [record["reason"]] if record["reason"] else []

@@ -61,8 +61,8 @@ def open_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
     return DicomImage(path, dataset, header, syntax)
 
 
-def open_picture(path: Path, modality: str, limits: ImageLimits = LIMITS) -> PictureImage:
-    """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …).
+def open_picture(path: Path, modality: str, limits: ImageLimits = LIMITS, view: str = "") -> PictureImage:
+    """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …) and View Position.
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
@@ -78,11 +78,14 @@ def open_picture(path: Path, modality: str, limits: ImageLimits = LIMITS) -> Pic
         samples = _picture_samples(picture, data)
     digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
-    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy), samples)
+    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, view), samples)
 
 
-def open_image(path: Path, modality: str | None = None) -> DicomImage | PictureImage:
-    """Open whichever it is. A picture needs ``modality``; raises :class:`PixelError`."""
+def open_image(path: Path, modality: str | None = None, view: str | None = None) -> DicomImage | PictureImage:
+    """Open whichever it is. A picture needs ``modality`` and may have a View Position ``view``.
+
+    Raises :class:`PixelError`.
+    """
     with path.open("rb") as file:
         start = file.read(132)
     if start[128:] == b"DICM":
@@ -90,7 +93,7 @@ def open_image(path: Path, modality: str | None = None) -> DicomImage | PictureI
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         if modality is None:
             raise PixelError("a PNG or JPEG says nothing of its modality: give --modality US or DX")
-        return open_picture(path, modality)
+        return open_picture(path, modality, view=(view or "").upper())
     raise PixelError("neither DICOM (Part 10) nor PNG nor JPEG")
 
 

@@ -19,7 +19,7 @@ AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
 COPIED = (
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
-    "PatientOrientation", "PatientSex", "PixelSpacing",
+    "PatientOrientation", "PatientSex", "PixelSpacing", "PixelSpacingCalibrationType",
     "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
     "SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription",
     "FrameTime", "CineRate", "PlanarConfiguration", "PixelRepresentation", "BitsAllocated",
@@ -81,8 +81,8 @@ def read_header(dataset: Dataset) -> ImageHeader:
     )
 
 
-def picture_header(samples: PixelArray, modality: str, lossy: bool) -> ImageHeader:
-    """Describe a PNG or JPEG as far as its samples do."""
+def picture_header(samples: PixelArray, modality: str, lossy: bool, view: str = "") -> ImageHeader:
+    """Describe a PNG or JPEG as far as its samples do; ``view``: its View Position, if known."""
     return ImageHeader(
         modality=modality,
         sop_class_uid="",
@@ -91,6 +91,7 @@ def picture_header(samples: PixelArray, modality: str, lossy: bool) -> ImageHead
         frames=1,
         photometric="RGB" if samples.ndim == 3 else "MONOCHROME2",
         bits_stored=samples.dtype.itemsize * 8,
+        view_position=view,
         lossy=lossy,
     )
 
@@ -152,6 +153,22 @@ def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
         return tuple(sorted(found, key=lambda one: _area(one.box)))
     spacing = _pixel_spacing(header.attributes.get("PixelSpacing", ""))
     return (Calibration((0, 0, header.columns, header.rows), *spacing),) if spacing else ()
+
+
+def radiograph_spacing(header: ImageHeader) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns of a projection radiograph (PS3.3 10.7.1.3).
+
+    Pixel Spacing (0028,0030) where it is calibrated, which corrects the magnification; else Imager Pixel
+    Spacing (0018,1164), in the plane of the detector. None without either: an uncalibrated Pixel Spacing may
+    be that of a digitised film.
+    """
+    keyword = "PixelSpacing" if is_calibrated(header) else "ImagerPixelSpacing"
+    return _pixel_spacing(header.attributes.get(keyword, ""))
+
+
+def is_calibrated(header: ImageHeader) -> bool:
+    """Whether Pixel Spacing of a projection radiograph was calibrated (0028,0A02)."""
+    return header.attributes.get("PixelSpacingCalibrationType") in {"GEOMETRY", "FIDUCIAL"}
 
 
 def _area(box: tuple[int, int, int, int]) -> int:

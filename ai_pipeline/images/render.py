@@ -7,6 +7,7 @@ where no model is installed.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, Origin, Region
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, Origin, Point, Region
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -58,8 +59,14 @@ INFERNO = np.array(
 )  # fmt: skip
 
 
-def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str] = ()) -> Picture:
-    """Return RGB: ``display`` with the regions of what is not absent, below it what they are and a legend.
+def annotate(
+    display: Picture,
+    findings: Sequence[Finding],
+    legend: Sequence[str] = (),
+    measurements: Sequence[Measurement] = (),
+) -> Picture:
+    """Return RGB: ``display`` with the regions of what is not absent and the lines of what was measured by a
+    model, below it what they are and a legend.
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
     columns where ``display`` is too narrow for words. ``legend``: the last lines, the most important one at
@@ -78,7 +85,10 @@ def annotate(display: Picture, findings: Sequence[Finding], legend: Sequence[str
         taken = [region.bounds for _, region in placed]
         for number, (_, region) in enumerate(placed, start=1):
             taken.append(canvas.number(str(number), region.bounds, taken))
-    captions = _box_captions([finding for finding, _ in placed])
+    drawn = [measurement for measurement in measurements if measurement.model is not None]
+    for line in dict.fromkeys(line for measurement in drawn for line in measurement.lines):
+        canvas.measured(line)
+    captions = _box_captions([finding for finding, _ in placed]) + measured_text(drawn)
     return canvas.above([], captions, list(legend) or legend_of(findings))
 
 
@@ -113,6 +123,20 @@ def label_text(finding: Finding) -> str:
     if finding.model.calibrated:
         return f"AI: {finding.label}{doubt} {finding.probability * 100:.0f} %"
     return f"AI: {finding.label}{doubt} score {finding.probability:.2f}"
+
+
+def measurement_text(measurement: Measurement) -> str:
+    """Name and value: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
+    unit = measurement.unit
+    if unit.value == "{ratio}":
+        return f"{measurement.name} {measurement.value:.2f}"
+    return f"{measurement.name} {measurement.value:.0f} {unit.meaning}"
+
+
+def measured_text(measurements: Sequence[Measurement]) -> list[str]:
+    """What was measured, in one line: without numbers that only count pixels; nothing of nothing."""
+    written = [measurement_text(one) for one in measurements if one.unit.value != "{pixels}"]
+    return [f"AI: {', '.join(written)}"] if written else []
 
 
 def legend_of(findings: Sequence[Finding]) -> list[str]:
@@ -194,6 +218,19 @@ class _LabelledPicture:
                 draw.rectangle(self._pixels(box), outline=colour, width=thickness)
             else:
                 draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
+
+    def measured(self, line: Sequence[Point]) -> None:
+        """Draw an open line with a stroke across each end."""
+        draw = ImageDraw.Draw(self.image)
+        width = self.line_width
+        (left, upper), (right, lower) = line[:2]
+        scale = self.letters / 3 / max(math.hypot(right - left, lower - upper), 1.0)
+        across, down = (upper - lower) * scale, (right - left) * scale  # at right angles to the line
+        ends = [[(x - across, y - down), (x + across, y + down)] for x, y in (line[0], line[-1])]
+        strokes = [line, *ends]
+        for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
+            for stroke in strokes:
+                draw.line(list(stroke), fill=colour, width=thickness)
 
     def number(self, text: str, box: Box, taken: Sequence[Box]) -> Box:
         """Write outside a corner of the box where nothing is ``taken``, else inside it; return the place."""

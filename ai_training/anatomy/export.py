@@ -16,14 +16,14 @@ from ai_training.networks.anatomy import ORGANS, SIDE, AnatomyGraph, AnatomyNetw
 from ai_training.onnx_file import export
 
 ID = "chest-anatomy-unet"
-STEADY = 0.03
-"""Largest difference of the ratio between two looks."""
+TOLERANCE = 0.03
+"""Largest difference of the ratio between two variants of the picture."""
 
 
 def export_anatomy(network: AnatomyNetwork, path: Path) -> None:
     """Write the network: input ``images [N, 3, SIDE, SIDE]``, output ``organs [N, 3, SIDE, SIDE]`` 0..1."""
     example = (torch.zeros(2, 3, SIDE, SIDE),)
-    export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("looks", max=16)}}, ("organs",), path)
+    export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, ("organs",), path)
 
 
 def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
@@ -50,7 +50,7 @@ def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
             "photometric": "MONOCHROME2",
             "chain": asdict(CHAIN),
         },
-        "anatomy": {"organs": list(ORGANS), "steady": STEADY},
+        "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
         "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
         "training": {"data": ["cxr_anatomy (train): masks of heart and lungs"], **training},
     }

@@ -14,7 +14,15 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ai_pipeline.contract import BURNED_IN, Decision, DerivedImage, Finding, ImageKind, PipelineResult
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    Measurement,
+    PipelineResult,
+)
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
@@ -57,7 +65,9 @@ def build(
     ]
     for source in read:
         images = [image for image in result.images if image.source_uid == source.uid]
-        plans += _of_image(context, source, of_source(source, result.findings), images)
+        measurements = [one for one in result.measurements if one.source_uid == source.uid]
+        findings = of_source(source, result.findings)
+        plans += _of_image(context, source, findings, measurements, images)
     return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
 
 
@@ -80,17 +90,21 @@ def build_failure(
 
 
 def _of_image(
-    context: ResultContext, source: Source, findings: Sequence[Finding], images: Sequence[DerivedImage]
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    measurements: Sequence[Measurement],
+    images: Sequence[DerivedImage],
 ) -> Iterator[Planned]:
     """What is built of one image: presentation state, annotated picture, heat maps, cleaned image, mask."""
     boxed, capture = _boxed(context, findings), SecondaryCaptureImageStorage
     grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-    make = partial(build_presentation, context, source, findings)
+    make = partial(build_presentation, context, source, findings, measurements)
     yield Planned(ResultKind.GSPS, grey if source.grey else colour, [source], make, boxed)
     cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
     masks = [image for image in images if image.kind is ImageKind.MASK]
     if reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds:
-        make = partial(build_annotated, context, source, findings)
+        make = partial(build_annotated, context, source, findings, measurements)
         yield Planned(ResultKind.SC, capture, [source], make, boxed)
     for rank, finding in enumerate(with_evidence(findings), start=1):
         make = partial(build_heatmap, context, source, finding, rank)

@@ -29,6 +29,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import disclaimer, series_description
 from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked_measurements import LINE
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 
@@ -234,7 +235,7 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
 
 
 def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """SCOORD and PIXEL graphics: closed, with an area, inside the image; a measured length is a line."""
+    """SCOORD and PIXEL graphics: closed, with an area, inside the image; measured lines are open."""
     known = {source.uid: source for source in sources}
     lengths = {id(line) for item in items(read) for line in _measured(item)}
     for item in items(read):
@@ -248,7 +249,8 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
                 yield "a region is not SELECTED FROM exactly one image"
             yield from _inside(item, images, known, line=id(item) in lengths)
         for graphic in item.get("GraphicObjectSequence") or []:
-            yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known)
+            line = graphic.get("GraphicType") == LINE
+            yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
 
 
 def _measured(item: Dataset) -> list[Dataset]:
@@ -263,8 +265,8 @@ def _inside(
 ) -> Iterator[str]:
     data = [float(number) for number in graphic.get("GraphicData") or []]
     points = list(zip(data[::2], data[1::2], strict=False))
-    if line and (len(data) != 4 or points[0] == points[-1]):
-        yield "a measured length is not a line between two points"
+    if line and (len(points) < 2 or len(data) % 2 or points[0] == points[-1]):
+        yield "a measured length is not an open line"
         return
     if not line and (len(points) < 4 or len(data) % 2 or points[0] != points[-1]):
         yield "a polyline is not closed"

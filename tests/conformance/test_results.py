@@ -14,12 +14,13 @@ import pydicom.data
 import pytest
 
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
+from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
-    BurnedMeasurement,
     Decision,
     DerivedImage,
     Heatmap,
     ImageKind,
+    Measurement,
     PipelineResult,
     QualityNote,
 )
@@ -150,7 +151,18 @@ def everything(one: SourceObject) -> PipelineResult:
         finding(MASS, 0.7, uid, model=UNCALIBRATED),
         finding(MASS, 0.77, uid, box(0.4, 0.4, 0.6, 0.6), model=UNCALIBRATED, frame=1 if frame else None),
     )  # fmt: skip
-    ends = ((0.2 * width, 0.3 * height), (0.7 * width, 0.6 * height))
+    line = ((0.2 * width, 0.3 * height), (0.7 * width, 0.6 * height))
+    stepped = ((0.2 * width, 0.5 * height), (0.4 * width, 0.5 * height), (0.4 * width, 0.6 * height))
+    lines = ((*stepped, (0.7 * width, 0.6 * height)), line)
+    measurements = (
+        Measurement(uid, "Length", LENGTH, 2.31, UNITS["cm"], (line,), frame=frame),
+        Measurement(uid, "Cardiothoracic ratio", ratio.RATIO, 0.53, ratio.RATIO_UNIT, lines, CALIBRATED,
+                    ratio.THORAX, frame),
+        Measurement(uid, "Heart width", ratio.WIDTH, 143.2, ratio.MILLIMETRES, lines[:1], CALIBRATED,
+                    ratio.HEART, frame),
+        Measurement(uid, "Thoracic width", ratio.WIDTH, 802.0, ratio.PIXELS, lines[1:], CALIBRATED,
+                    ratio.THORAX, frame),
+    )  # fmt: skip
     frames = np.stack([one.image.stored(index) for index in range(header.frames)])
     mask = np.zeros(frames.shape[:3], np.uint8)
     mask[:, 5:20, 5:60] = 255
@@ -162,7 +174,7 @@ def everything(one: SourceObject) -> PipelineResult:
         findings=findings,
         images=(cleaned, masked),
         quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
-        measurements=(BurnedMeasurement(uid, frame, LENGTH, 2.31, UNITS["cm"], ends, 0.97),),
+        measurements=measurements,
     )
 
 

@@ -16,7 +16,7 @@ from itertools import combinations
 from ai_pipeline.burnin.annotation.kinds import AnnotationKind
 from ai_pipeline.burnin.annotation.pixels import centre_of
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LENGTH_LABELS, spaced
-from ai_pipeline.contract import BurnedMeasurement, Code, ImageHeader, Point, Reading
+from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, Reading
 from ai_pipeline.images.header import Calibration, calibrated_regions
 
 LENGTH = Code("410668003", "SCT", "Length")
@@ -58,23 +58,23 @@ class _CaliperMatch:
     pair: tuple[int, int]
 
 
-def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[BurnedMeasurement, ...]:
+def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[Measurement, ...]:
     """The lengths among the readings of one image that its calipers confirm, in the order of the readings.
 
     Readings of a cine are matched frame by frame; a measurement in several frames is given once, of the first
     one. Without a calibration in the header (ultrasound regions, else Pixel Spacing) there is none.
     """
     regions = calibrated_regions(header)
-    found: dict[tuple[float, str, tuple[Point, Point]], BurnedMeasurement] = {}
+    found: dict[tuple[float, str, tuple[tuple[Point, ...], ...]], Measurement] = {}
     for frame in dict.fromkeys(reading.frame for reading in readings):
         shown = [reading for reading in readings if reading.frame == frame]
         for measurement in _in_frame(shown, regions):
-            key = (measurement.value, measurement.unit.value, measurement.ends)
+            key = (measurement.value, measurement.unit.value, measurement.lines)
             found.setdefault(key, measurement)
     return tuple(found.values())
 
 
-def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[BurnedMeasurement]:
+def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[Measurement]:
     calipers = [centre_of(reading.bounds) for reading in readings if reading.kind == AnnotationKind.CALIPER]
     texts = [
         (written, reading)
@@ -140,14 +140,14 @@ def _distance(one: Point, other: Point, region: Calibration) -> float:
     return math.hypot((one[0] - other[0]) * region.column_spacing, (one[1] - other[1]) * region.row_spacing)
 
 
-def _measurement(match: _CaliperMatch, calipers: Sequence[Point]) -> BurnedMeasurement:
+def _measurement(match: _CaliperMatch, calipers: Sequence[Point]) -> Measurement:
     one, other = (calipers[place] for place in match.pair)
-    return BurnedMeasurement(
+    return Measurement(
         source_uid=match.reading.source_uid,
-        frame=match.reading.frame,
+        name=LENGTH.meaning,
         quantity=LENGTH,
         value=match.written.value,
         unit=UNITS[match.written.unit],
-        ends=(one, other),
-        confidence=match.reading.confidence,
+        lines=((one, other),),
+        frame=match.reading.frame,
     )

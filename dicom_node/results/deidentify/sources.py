@@ -119,7 +119,7 @@ def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
     """The findings and notes on these images (by the UIDs of their sources), on the cleaned ones instead.
 
-    Without what was read in the pixels, and without tracking UIDs that others know too.
+    Without measurements that were read in the pixels, and without tracking UIDs that others know too.
     """
     return PipelineResult(
         findings=tuple(
@@ -133,6 +133,11 @@ def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineRe
             if note.source_uid is None or note.source_uid in cleaned
         ),
         models=result.models,
+        measurements=tuple(
+            replace(measurement, source_uid=cleaned[measurement.source_uid].uid)
+            for measurement in result.measurements
+            if measurement.model is not None and measurement.source_uid in cleaned
+        ),
     )
 
 

@@ -1,9 +1,10 @@
-"""Presentation states: the same boxes over the untouched image, for PACS viewers (PS3.3 A.33)."""
+"""Presentation states: boxes and measured lines over the untouched image, for PACS viewers (PS3.3 A.33)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
 import highdicom as hd
@@ -24,8 +25,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import Finding, PixelArray
-from ai_pipeline.images.render import assesses, nothing_shown
+from ai_pipeline.contract import Finding, Measurement, PixelArray
+from ai_pipeline.images.render import assesses, measurement_text, nothing_shown
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
@@ -33,6 +34,11 @@ from dicom_node.results.common.derivation import copy_present
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.located_findings import LocatedFinding, located_findings, of_source, outline
 from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked_measurements import (
+    LINE,
+    TrackedMeasurement,
+    tracked_measurements,
+)
 
 LAYER: Final = "AI"
 OVERLAYS: Final = "OVERLAYS"
@@ -54,7 +60,11 @@ _OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
 
 
 def build_presentation(
-    context: ResultContext, source: Source, findings: Sequence[Finding], uid: str
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    measurements: Sequence[Measurement],
+    uid: str,
 ) -> Dataset:
     """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
 
@@ -74,7 +84,10 @@ def build_presentation(
         "content_label": "AI_FINDINGS",
         "content_description": "AI findings - not for diagnostic use",
         "graphic_layers": layers,
-        "graphic_annotations": _annotations(context, source, findings, layer, image),
+        "graphic_annotations": [
+            *_measured(context, source, measurements, layer, image),
+            *_annotations(context, source, findings, layer, image),
+        ],
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
     if source.grey:
@@ -142,6 +155,64 @@ def _annotations(
         listed.append(nothing_shown(mine))
     annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, listed)))
     return annotations
+
+
+def _measured(
+    context: ResultContext,
+    source: Source,
+    measurements: Sequence[Measurement],
+    layer: GraphicLayer,
+    image: Dataset,
+) -> list[GraphicAnnotation]:
+    """The lines that a model measured, each once, with what was measured at its first end.
+
+    What was read from the picture stands in the picture already.
+    """
+    annotations = []
+    drawn: set[bytes] = set()
+    by_model = [one for one in measurements if one.model is not None]
+    # A line that two numbers share is drawn for the one that has it alone.
+    for one in sorted(tracked_measurements(context, source, by_model), key=lambda one: len(one.lines)):
+        lines = [line for line in one.lines if line.tobytes() not in drawn]
+        drawn.update(line.tobytes() for line in lines)
+        annotations.append(
+            GraphicAnnotation(
+                [image],
+                layer,
+                referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
+                graphic_objects=[part for line in lines for part in _straight(line, one)] or None,
+                text_objects=[_beside(one)],
+            )
+        )
+    return annotations
+
+
+def _straight(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
+    """The pieces of an open line: programs take a POLYLINE for the outline of a region."""
+    return [
+        GraphicObject(
+            LINE,
+            np.stack([start, end]),
+            units="PIXEL",
+            tracking_id=tracked.identifier,
+            tracking_uid=tracked.tracking_uid,
+        )
+        for start, end in pairwise(line)
+        if (start != end).any()
+    ]
+
+
+def _beside(tracked: TrackedMeasurement) -> TextObject:
+    """What was measured, below the middle of its last line."""
+    line = tracked.lines[-1]
+    return TextObject(
+        f"AI: {measurement_text(tracked.measurement)}",
+        units="PIXEL",
+        anchor_point=(float(line[:, 0].mean()), float(line[:, 1].max())),
+        anchor_point_visible=False,
+        tracking_id=tracked.identifier,
+        tracking_uid=tracked.tracking_uid,
+    )
 
 
 def _box(located: LocatedFinding, source: Source) -> GraphicObject:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import Decision, Finding
+from ai_pipeline.contract import Decision, Finding, Measurement
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.render import annotate, assesses, heatmap_overlay, nothing_shown, places_told
 from dicom_node.model.kinds import ResultKind
@@ -39,8 +39,16 @@ class _Capture:
     what: str
 
 
-def build_annotated(context: ResultContext, source: Source, findings: Sequence[Finding], uid: str) -> Dataset:
-    """The image with boxes, names and probabilities; of a cine the frame with the first finding."""
+def build_annotated(
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    measurements: Sequence[Measurement],
+    uid: str,
+) -> Dataset:
+    """The image with boxes, names, probabilities and measured lines; of a cine the frame with the first
+    finding.
+    """
     located = located_findings(context, source, findings)
     frame = next((one.finding.frame for one in located if one.finding.frame), 1)
     shown = [one for one in located if (one.finding.frame or 1) == frame]
@@ -51,7 +59,10 @@ def build_annotated(context: ResultContext, source: Source, findings: Sequence[F
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
-        source.stored.image.display(frame - 1), tracked(shown), legend=[*words, disclaimer(context)]
+        source.stored.image.display(frame - 1),
+        tracked(shown),
+        legend=[*words, disclaimer(context)],
+        measurements=[one for one in measurements if (one.frame or 1) == frame],
     )
     drawn = _Capture(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
     return _picture(context, source, drawn, uid)

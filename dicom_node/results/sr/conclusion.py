@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, PipelineResult, QualityNote
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
 from ai_pipeline.images.render import assesses
 from dicom_node.results.common.located_findings import of_source, ranked
 from dicom_node.results.common.source import Source
@@ -27,8 +27,10 @@ _OF_CLEANING: Final = frozenset(
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     """One paragraph on all images of the report; images with the same sentence are named together."""
     found = _grouped((source, _findings(of_source(source, result.findings))) for source in sources)
+    measured = _grouped((source, _measured(source, result.measurements)) for source in sources)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
     parts = [f"AI: {part}." for part in found]
+    parts += [f"Measured: {part}." for part in measured]
     if cleaned:
         parts.append(f"Burned-in annotation: {'. '.join(cleaned)}.")
     if not assesses(result.findings):
@@ -66,6 +68,12 @@ def _findings(findings: Sequence[Finding]) -> str:
         if finding.code != BURNED_IN:
             named.setdefault(finding.decision, []).append(finding.label)
     return "; ".join(f"{_DECIDED[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
+
+
+def _measured(source: Source, measurements: Sequence[Measurement]) -> str:
+    return ", ".join(
+        one.name for one in measurements if one.source_uid == source.uid and one.model is not None
+    )
 
 
 def _cleaning(source: Source, notes: Sequence[QualityNote]) -> str:

@@ -28,7 +28,6 @@ from dicom_node.results.common.equipment import observation_context
 from dicom_node.results.common.identity import series_uid
 from dicom_node.results.common.located_findings import located_findings, of_source, ranked, reported
 from dicom_node.results.common.source import Source
-from dicom_node.results.sr.burned_in_measurements import measurement_groups
 from dicom_node.results.sr.conclusion import conclusion, remarks
 from dicom_node.results.sr.content import (
     Group,
@@ -40,6 +39,7 @@ from dicom_node.results.sr.content import (
 )
 from dicom_node.results.sr.examination import procedures_performed, procedures_reported
 from dicom_node.results.sr.image_library import image_library
+from dicom_node.results.sr.measurements import measurement_groups
 
 
 def build_report(
@@ -49,8 +49,8 @@ def build_report(
 
     Findings with a region are TID 1410 groups. The others are TID 1501 groups only where there is no region
     at all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions
-    they stand in the container "Qualitative Evaluations" of TID 1500, which it passes over. Measurements that
-    were read from the images come last, for review, with the boxes of burned-in annotation where those are
+    they stand in the container "Qualitative Evaluations" of TID 1500, which it passes over. Measurements come
+    last, to be checked, with the boxes of burned-in annotation where those are
     asked for (TID 1500 is extensible, so a conclusion may stand before its containers).
     """
     located = [

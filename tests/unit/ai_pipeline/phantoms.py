@@ -35,6 +35,7 @@ class ArrayImage:
     regions: tuple[UltrasoundRegion, ...] = ()
     uid: str = "1.2.3"
     series_uid: str = "1.2"
+    view_position: str = ""
 
     @property
     def header(self) -> ImageHeader:
@@ -42,7 +43,7 @@ class ArrayImage:
         return ImageHeader(
             modality=self.modality, sop_class_uid="", rows=rows, columns=columns, frames=frames,
             photometric=self.photometric, bits_stored=self.bits_stored, attributes=self.attributes,
-            ultrasound_regions=self.regions,
+            ultrasound_regions=self.regions, view_position=self.view_position,
         )  # fmt: skip
 
     def stored(self, frame: int = 0) -> PixelArray:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from ai_pipeline.contract import (
-    BurnedMeasurement,
     Code,
     Decision,
     DerivedImage,
     Finding,
     Heatmap,
     ImageKind,
+    Measurement,
     ModelRef,
     Origin,
     PipelineResult,
@@ -127,7 +127,8 @@ def a_result(uid: str) -> PipelineResult:
     notes = (QualityNote("box", "approximate"),)
     scores = (Scores(uid, MODEL, {"Nodule": 0.1 + 0.2, "Hidden": 0.5}, reoriented=True),)
     quantity, unit = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "cm")
-    length = BurnedMeasurement(uid, 2, quantity, 0.1 + 0.2, unit, ((1.5, 2.0), (3.5, 2.0)), 0.97)
+    lines = (((1.5, 2.0), (3.5, 2.0)), ((0.5, 1.0), (2.0, 1.0), (3.5, 1.5)))
+    length = Measurement(uid, "Length", quantity, 0.1 + 0.2, unit, lines, MODEL, Code("2", "SCT", "Lung"), 2)
     return PipelineResult(
         (finding,), (picture,), notes, {"total": 0.5}, (MODEL,), scores, measurements=(length,)
     )

@@ -12,7 +12,7 @@ from highdicom.sr import Comprehensive3DSR
 from pydicom.dataset import Dataset
 
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
-from ai_pipeline.contract import BurnedMeasurement, PipelineResult
+from ai_pipeline.contract import Measurement, PipelineResult
 from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.errors import ResultRefused
@@ -39,9 +39,9 @@ def still(tmp_path: Path) -> SourceObject:
     return source(write_image(tmp_path / "us.dcm", US, speckle()))
 
 
-def length(one: SourceObject, value: float = 2.31, frame: int | None = None) -> BurnedMeasurement:
-    ends = ((10.5, 20.25), (90.0, 60.75))
-    return BurnedMeasurement(one.image.uid, frame, LENGTH, value, UNITS["cm"], ends, 0.97)
+def length(one: SourceObject, value: float = 2.31, frame: int | None = None) -> Measurement:
+    line = ((10.5, 20.25), (90.0, 60.75))
+    return Measurement(one.image.uid, "Length", LENGTH, value, UNITS["cm"], (line,), frame=frame)
 
 
 def report(one: SourceObject, result: PipelineResult) -> Dataset:
@@ -120,8 +120,8 @@ def test_impossible_measurements_do_not_leave(still: SourceObject) -> None:
     for wrong in (
         replace(good, source_uid="1.2.3"),
         replace(good, frame=2),
-        replace(good, ends=((10.0, 10.0), (9000.0, 10.0))),
-        replace(good, ends=((10.0, 10.0), (10.0, 10.0))),
+        replace(good, lines=(((10.0, 10.0), (9000.0, 10.0)),)),
+        replace(good, lines=(((10.0, 10.0), (10.0 + 1e-9, 10.0)),)),
     ):
         with pytest.raises(ResultRefused):
             results.build(CTX, [still], PipelineResult(measurements=(wrong,)))
@@ -135,5 +135,5 @@ def test_the_gate_takes_no_other_graphic_for_a_length(still: SourceObject, graph
     buffer = io.BytesIO()
     with quiet_pydicom():
         read.save_as(buffer)
-    with pytest.raises(ResultRefused, match=r"a line between two points|reaches out of its image"):
+    with pytest.raises(ResultRefused, match=r"an open line|reaches out of its image"):
         gate.check(buffer.getvalue(), read, CTX, ResultKind.SR, read_sources([still]))

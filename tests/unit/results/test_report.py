@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import (
     BURNED_IN,
-    BurnedMeasurement,
     Decision,
     DerivedImage,
     Finding,
     ImageKind,
+    Measurement,
     PipelineResult,
     QualityNote,
 )
@@ -163,7 +163,7 @@ def test_the_report_of_a_cleaning_is_one_paragraph_with_its_measurements_behind_
         QualityNote("kept", "left in place: 2 caliper", uid),
         QualityNote("filled_share", "0.4% of the pixels were filled", uid),
     )
-    length = BurnedMeasurement(uid, None, LENGTH, 2.3, UNITS["cm"], ((10.0, 10.0), (50.0, 10.0)), 0.97)
+    length = Measurement(uid, "Length", LENGTH, 2.3, UNITS["cm"], (((10.0, 10.0), (50.0, 10.0)),))
     read = report(one, burned(uid, TEXT), quality=notes, measurements=(length,))
     assert conclusion(read) == (
         "Burned-in annotation: removed: 1 text; left in place: 2 caliper. This AI does not assess the images."

@@ -50,8 +50,8 @@ def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
     assert len(found) == 1
     (measurement,) = found
     assert (measurement.value, measurement.unit.value, measurement.quantity.value) == (2.0, "cm", "410668003")
-    assert measurement.ends == ((100.0, 100.0), (160.0, 180.0))
-    assert (measurement.source_uid, measurement.confidence) == ("1.2.3", 0.97)
+    assert measurement.lines == (((100.0, 100.0), (160.0, 180.0)),)
+    assert (measurement.source_uid, measurement.model) == ("1.2.3", None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -83,7 +83,7 @@ def test_two_lengths_of_one_pair_are_not_told() -> None:
 def test_two_diameters_are_told_apart() -> None:
     ends = [caliper(100, 300), caliper(400, 300), caliper(250, 180), caliper(250, 380)]
     found = measurements_of([said("1 D 6.00 cm"), said("2 D 4.00 cm"), *ends], header())
-    assert [(one.value, one.ends[0]) for one in found] == [(6.0, (100.0, 300.0)), (4.0, (250.0, 180.0))]
+    assert [(one.value, one.lines[0][0]) for one in found] == [(6.0, (100.0, 300.0)), (4.0, (250.0, 180.0))]
     assert found == measurements_of([said("1D6.00cm 2D4.00cm"), *ends], header())
 
 

@@ -79,8 +79,8 @@ def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_fo
     pipeline = create("ultrasound")
     (length,) = pipeline.run([image], silent, {"measurements": True}).measurements
     assert (length.value, length.unit.value) == (2.47, "cm")
-    assert length.ends[0] == pytest.approx((169.5, 159), abs=2)
-    assert length.ends[1] == pytest.approx((289.5, 189), abs=2)
+    assert length.lines[0][0] == pytest.approx((169.5, 159), abs=2)
+    assert length.lines[0][1] == pytest.approx((289.5, 189), abs=2)
     assert pipeline.run([image], silent, {}).measurements == ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.chest.anatomy import FINER, LOOKS, Anatomy, AnatomyModel, judged, look
+from ai_pipeline.chest.anatomy import FINER, VARIANTS, Anatomy, AnatomyModel, anatomy_of, variant
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Chain, Input
@@ -15,13 +15,13 @@ from tests.unit.chests import drawn_chest
 SIDE = 160
 INPUT = Input(SIDE, 3, (127.0,), (128.0,), "MONOCHROME2", Chain(side=SIDE, blur=0, jpeg_quality=95))
 SAME = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-STEADY = 0.03
+TOLERANCE = 0.03
 
 
 def found(masks: np.ndarray, *more: np.ndarray) -> Anatomy:
-    """What is made of outlines that are ``masks`` in the first look, ``more`` in the others."""
-    looks = np.stack([masks, *(more or (masks, masks))]).astype(np.float32)
-    return judged(looks, [SAME] * len(looks), SAME, STEADY)
+    """What is made of outlines that are ``masks`` in the first variant, ``more`` in the others."""
+    variants = np.stack([masks, *(more or (masks, masks))]).astype(np.float32)
+    return anatomy_of(variants, [SAME] * len(variants), SAME, TOLERANCE)
 
 
 @pytest.mark.parametrize("heart", [0.3, 0.4, 0.5])
@@ -45,7 +45,7 @@ def test_lines_lie_in_the_source_whatever_its_size() -> None:
     top = (SIDE - rows) // 2
     padded[:, top : top + rows] = at_model[:, :rows]
 
-    measured = judged(padded[None], [SAME], to_model, STEADY).measured
+    measured = anatomy_of(padded[None], [SAME], to_model, TOLERANCE).measured
 
     assert measured is not None
     columns = np.flatnonzero(organs[0].any(axis=0))
@@ -53,10 +53,10 @@ def test_lines_lie_in_the_source_whatever_its_size() -> None:
     assert measured.heart.points[-1][0] == pytest.approx(columns[-1] + 1, abs=5)
 
 
-def test_the_other_looks_are_mapped_back() -> None:
+def test_the_other_variants_are_mapped_back() -> None:
     picture, _ = drawn_chest(320)
     values, to_model = network_input(picture, INPUT)
-    seen = [look(values[0], size, gamma, INPUT) for size, gamma in LOOKS]
+    seen = [variant(values[0], size, gamma, INPUT) for size, gamma in VARIANTS]
 
     def dark(part: np.ndarray) -> np.ndarray:
         """Lungs by their greys, the heart by its own: a network that is never wrong."""
@@ -72,7 +72,7 @@ def test_the_other_looks_are_mapped_back() -> None:
 
     for part, move in seen:
         masks = dark(part).astype(np.float32)
-        one = judged(masks[None], [move], to_model, STEADY)
+        one = anatomy_of(masks[None], [move], to_model, TOLERANCE)
         columns = np.flatnonzero(one.masks[0].any(axis=0))
         left, _ = one.from_grid([(float(columns[0]), 0.0)])[0]
         assert left == pytest.approx((0.53 - 0.2) * 320, abs=6)
@@ -106,13 +106,13 @@ def test_outlines_that_are_no_chest_are_not_measured(spoilt) -> None:  # type: i
     assert anatomy.fault
 
 
-def test_looks_that_differ_are_not_measured() -> None:
+def test_variants_that_differ_are_not_measured() -> None:
     narrow, wide = (drawn_chest(SIDE, heart=heart)[1] for heart in (0.36, 0.44))
 
     anatomy = found(narrow, narrow, wide)
 
     assert anatomy.measured is None
-    assert "steady" in anatomy.fault
+    assert "small changes" in anatomy.fault
 
 
 def test_a_speck_beside_the_heart_changes_nothing() -> None:
@@ -126,7 +126,7 @@ def test_a_speck_beside_the_heart_changes_nothing() -> None:
 def test_the_model_measures_a_picture_of_any_shape() -> None:
     _, organs = drawn_chest(SIDE)
     model = AnatomyModel(
-        INPUT, lambda looks: {"organs": np.stack([organs] * len(looks)).astype(np.float32)}, 9.0,
+        INPUT, lambda variants: {"organs": np.stack([organs] * len(variants)).astype(np.float32)}, 9.0,
         ModelRef("m", "1", "", ""),
     )  # fmt: skip
 

@@ -90,10 +90,10 @@ def test_the_loss_falls_towards_the_truth(data: Path) -> None:
 
 def test_organs_stay_on_the_picture_whatever_is_done_to_it() -> None:
     picture, organs = drawn_chest(300)
-    steady = Augment(inverted=0, framed=0, shaded=0, blurred=0, noise=0, gamma=0.01, contrast=0.01)
+    unchanging = Augment(inverted=0, framed=0, shaded=0, blurred=0, noise=0, gamma=0.01, contrast=0.01)
 
     for seed in range(20):
-        copy, moved = augment(picture, organs, steady, np.random.default_rng(seed))
+        copy, moved = augment(picture, organs, unchanging, np.random.default_rng(seed))
         lungs, heart = (moved[1] > 0.9) | (moved[2] > 0.9), moved[0] > 0.9
         if lungs.any() and heart.any():
             assert copy[heart].mean() > copy[lungs].mean() + 50

@@ -1,0 +1,126 @@
+"""The cardiothoracic ratio of a frontal chest X-ray: on which images it is measured, what a reader is told.
+
+Compared with the usual limit it is on PA films only: an AP film magnifies the heart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.anatomy import AnatomyModel, Cardiothoracic, Width
+from ai_pipeline.chest.intended_use import projection_of
+from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, QualityNote, SourceImage
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.header import is_calibrated, radiograph_spacing
+from ai_pipeline.images.orientation import Pose, upright
+
+MODEL: Final = "chest-anatomy-unet"
+OPTION: Final = "ratio"
+NOTE: Final = "cardiothoracic ratio"
+
+# No standard code says the ratio of an adult: LOINC 59074-5 and 59076-0 are fetal (looked through DCM, SCT,
+# LOINC and RadLex).
+RATIO: Final = Code("CARDIOTHORACIC", "99AINODE", "Cardiothoracic ratio")
+RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
+WIDTH: Final = Code("103355008", "SCT", "Width")
+MILLIMETRES: Final = Code("mm", "UCUM", "mm")
+PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
+HEART: Final = Code("80891009", "SCT", "Heart")  # PS3.16 CID 4031
+THORAX: Final = Code("816094009", "SCT", "Chest")  # PS3.16 CID 4031
+
+SIDE_MARGIN: Final = 0.003
+"""Share of the picture's width that must lie on either side of the thorax."""
+
+
+class Projections(StrEnum):
+    """On which images the ratio is measured: on PA films, on all frontal ones, on none."""
+
+    PA = "PA"
+    ALL = "all"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """What was measured in one image (nothing or the two widths and their ratio), and what is said of it."""
+
+    measurements: tuple[Measurement, ...] = ()
+    notes: tuple[QualityNote, ...] = ()
+
+
+def fault(wanted: object) -> str | None:
+    """What is wrong with a value of the option, as a remedy; None where nothing is."""
+    known = [choice.value for choice in Projections]
+    return None if wanted in known else f"must be one of {', '.join(known)}"
+
+
+def measure(
+    image: SourceImage, grey: npt.NDArray[np.uint8], pose: Pose, model: AnatomyModel, wanted: Projections
+) -> Ratio:
+    """Heart width, thoracic width and their ratio of ``image``, shown as ``grey`` (uint8) in ``pose``.
+
+    Widths are in millimetres where the header says how far apart pixels are, else in pixels.
+    """
+    projection = projection_of(image.header)
+    if wanted is Projections.OFF:
+        return Ratio()
+    if wanted is Projections.PA and projection != "PA":
+        return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
+    picture, to_upright = upright(grey, pose)
+    anatomy = model.outline(picture)
+    if anatomy.measured is None:
+        return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
+    if _cut_off(anatomy.measured, picture.shape[1]):
+        return Ratio(notes=(_note(image, "not measured: the chest reaches the side of the image"),))
+    measurements = _measurements(image, anatomy.measured, to_upright.inverse(), pose, model)
+    return Ratio(measurements, (_note(image, _caution(image.header, projection)),))
+
+
+def _cut_off(found: Cardiothoracic, columns: int) -> bool:
+    """Whether the thorax ends where the picture does: there may be more of it."""
+    left, right = found.thorax.points[0][0], found.thorax.points[-1][0]
+    return left < SIDE_MARGIN * columns or right > (1 - SIDE_MARGIN) * columns
+
+
+def _measurements(
+    image: SourceImage, found: Cardiothoracic, from_upright: Affine, pose: Pose, model: AnatomyModel
+) -> tuple[Measurement, ...]:
+    spacing = radiograph_spacing(image.header)
+    # Down and across change places in an image that was turned by a quarter.
+    across = spacing[0 if pose.turned in {90, 270} else 1] if spacing else None
+    lines = [from_upright(width.points) for width in (found.heart, found.thorax)]
+
+    def width_of(name: str, site: Code, width: Width, line: tuple[Point, ...]) -> Measurement:
+        value, unit = (width.length * across, MILLIMETRES) if across else (width.length, PIXELS)
+        return Measurement(image.uid, name, WIDTH, round(value, 1), unit, (line,), model.ref, site)
+
+    return (
+        Measurement(
+            image.uid, RATIO.meaning, RATIO, round(found.ratio, 3), RATIO_UNIT, tuple(lines), model.ref,
+            THORAX,
+        ),
+        width_of("Heart width", HEART, found.heart, lines[0]),
+        width_of("Thoracic width", THORAX, found.thorax, lines[1]),
+    )  # fmt: skip
+
+
+def _caution(header: ImageHeader, projection: str) -> str:
+    what = "measured by AI between the lines drawn, which a reader must check"
+    if projection != "PA":
+        what += f"; {_projection(projection)}: not comparable with the limit of 0.5"
+    if radiograph_spacing(header) and not is_calibrated(header):
+        what += "; widths are those on the detector, larger than in the body"
+    return what
+
+
+def _projection(projection: str) -> str:
+    return f"projection {projection}, not PA" if projection else "projection not known to be PA"
+
+
+def _note(image: SourceImage, text: str) -> QualityNote:
+    return QualityNote(NOTE, f"{text}.", image.uid)
