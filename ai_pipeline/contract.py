@@ -33,6 +33,8 @@ class Code:
 # of pydicom 3.0: (113101, DCM, Clean Pixel Data Option) names a de-identification profile, not a finding).
 BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 """The code of findings that say nothing of the patient: annotation that the policy wants gone."""
+# LOINC 59074-5 and 59076-0 are fetal; DCM, SCT and RadLex have no ratio of an adult's heart.
+CARDIOTHORACIC_RATIO = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")
 
 
 class Decision(StrEnum):

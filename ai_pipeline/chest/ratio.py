@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from ai_pipeline.chest.anatomy import AnatomyModel, Cardiothoracic, Width
 from ai_pipeline.chest.intended_use import projection_of
-from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, QualityNote, SourceImage
+from ai_pipeline.contract import (
+    CARDIOTHORACIC_RATIO,
+    Code,
+    ImageHeader,
+    Measurement,
+    Point,
+    QualityNote,
+    SourceImage,
+)
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.header import is_calibrated, radiograph_spacing
 from ai_pipeline.images.orientation import Pose, upright
@@ -23,9 +31,6 @@ MODEL: Final = "chest-anatomy-unet"
 OPTION: Final = "ratio"
 NOTE: Final = "cardiothoracic ratio"
 
-# No standard code says the ratio of an adult: LOINC 59074-5 and 59076-0 are fetal (looked through DCM, SCT,
-# LOINC and RadLex).
-RATIO: Final = Code("CARDIOTHORACIC", "99AINODE", "Cardiothoracic ratio")
 RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 WIDTH: Final = Code("103355008", "SCT", "Width")
 MILLIMETRES: Final = Code("mm", "UCUM", "mm")
@@ -101,8 +106,8 @@ def _measurements(
 
     return (
         Measurement(
-            image.uid, RATIO.meaning, RATIO, round(found.ratio, 3), RATIO_UNIT, tuple(lines), model.ref,
-            THORAX,
+            image.uid, CARDIOTHORACIC_RATIO.meaning, CARDIOTHORACIC_RATIO, round(found.ratio, 3), RATIO_UNIT,
+            tuple(lines), model.ref, THORAX,
         ),
         width_of("Heart width", HEART, found.heart, lines[0]),
         width_of("Thoracic width", THORAX, found.thorax, lines[1]),

@@ -16,6 +16,7 @@ import pytest
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
+    CARDIOTHORACIC_RATIO,
     Decision,
     DerivedImage,
     Heatmap,
@@ -156,8 +157,8 @@ def everything(one: SourceObject) -> PipelineResult:
     lines = ((*stepped, (0.7 * width, 0.6 * height)), line)
     measurements = (
         Measurement(uid, "Length", LENGTH, 2.31, UNITS["cm"], (line,), frame=frame),
-        Measurement(uid, "Cardiothoracic ratio", ratio.RATIO, 0.53, ratio.RATIO_UNIT, lines, CALIBRATED,
-                    ratio.THORAX, frame),
+        Measurement(uid, "Cardiothoracic ratio", CARDIOTHORACIC_RATIO, 0.53, ratio.RATIO_UNIT, lines,
+                    CALIBRATED, ratio.THORAX, frame),
         Measurement(uid, "Heart width", ratio.WIDTH, 143.2, ratio.MILLIMETRES, lines[:1], CALIBRATED,
                     ratio.HEART, frame),
         Measurement(uid, "Thoracic width", ratio.WIDTH, 802.0, ratio.PIXELS, lines[1:], CALIBRATED,

@@ -114,12 +114,15 @@ NOT_ASSESSED: Final = DicomCode("NOTASSESSED", SCHEME, "Image not assessed by AI
 NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
 NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
 BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
+CARDIOTHORACIC_RATIO: Final = DicomCode(
+    contract.CARDIOTHORACIC_RATIO.value, SCHEME, contract.CARDIOTHORACIC_RATIO.meaning
+)
 BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
 AI_MEASUREMENT: Final = DicomCode("AIMEASUREMENT", SCHEME, "Measurement by AI, to be checked")
 READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NOT_ASSESSED, NOT_RUN, NOT_RUN_BECAUSE, BURNED_IN, BURNED_IN_MEASUREMENT,
-    AI_MEASUREMENT, READ_FROM_IMAGE,
+    AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from ai_pipeline.chest import ratio
-from ai_pipeline.contract import Measurement, PipelineResult
+from ai_pipeline.contract import CARDIOTHORACIC_RATIO, Measurement, PipelineResult
 from ai_pipeline.images.render import YELLOW
 from dicom_node import results
 from dicom_node.dicom.walk import items
@@ -34,8 +34,8 @@ def measured(uid: str) -> tuple[Measurement, ...]:
     mm = ratio.MILLIMETRES
     return (
         Measurement(
-            uid, "Cardiothoracic ratio", ratio.RATIO, 0.543, ratio.RATIO_UNIT, (HEART, THORAX), CALIBRATED,
-            ratio.THORAX,
+            uid, "Cardiothoracic ratio", CARDIOTHORACIC_RATIO, 0.543, ratio.RATIO_UNIT, (HEART, THORAX),
+            CALIBRATED, ratio.THORAX,
         ),
         Measurement(uid, "Heart width", ratio.WIDTH, 150.0, mm, (HEART,), CALIBRATED, ratio.HEART),
         Measurement(uid, "Thoracic width", ratio.WIDTH, 276.0, mm, (THORAX,), CALIBRATED, ratio.THORAX),

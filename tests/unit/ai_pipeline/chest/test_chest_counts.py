@@ -45,7 +45,7 @@ def test_a_refusal_names_the_gate_and_the_model() -> None:
     answer = chest.accepts([Shown("1", NOISE, LATERAL), Shown("2", NOISE)])
     assert isinstance(answer, Refuse)
     told = [(refusal.source_uid, refusal.by, refusal.model) for refusal in answer.refused]
-    [model] = chest.models()
+    model, _ = chest.models()
     assert told == [("1", RefusedBy.HEADER, model), ("2", RefusedBy.PIXELS, model)]
 
 
