@@ -77,17 +77,29 @@ class AnatomyModel:
     """The network of one card. Raises CardError when its weights are missing or altered."""
 
     def __init__(
-        self, input_: Input, engine: Callable[[Floats], Any], tolerance: float, ref: ModelRef
+        self,
+        input_: Input,
+        engine: Callable[[Floats], Any],
+        tolerance: float,
+        ref: ModelRef,
+        agreement: tuple[float, float] | None = None,
     ) -> None:
-        """``tolerance``: largest difference of the ratio between two variants at which it is given."""
-        self._input, self._engine, self._tolerance, self.ref = input_, engine, tolerance, ref
+        """``tolerance``: largest difference of the ratio between two variants at which it is given.
+
+        ``agreement``: between which differences from a reader 95 % of the ratios of test images lay.
+        """
+        self._input, self._engine, self._tolerance = input_, engine, tolerance
+        self.ref, self.agreement = ref, agreement
 
     @staticmethod
     def of(card: Card, threads: int = 0) -> AnatomyModel:
         """With the weights, the input and the limit that ``card`` gives."""
         assert card.input is not None
         network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
-        return AnatomyModel(card.input, network, float(card.details["anatomy"]["tolerance"]), card.ref)
+        tolerance = float(card.details["anatomy"]["tolerance"])
+        tested = card.details.get("metrics", {}).get("test", {}).get("ratio")
+        agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
+        return AnatomyModel(card.input, network, tolerance, card.ref, agreement)
 
     def outline(self, grey: npt.NDArray[np.uint8]) -> Anatomy:
         """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, upright."""
