@@ -75,7 +75,7 @@ class _AnalysedImage:
 class ChestXray:
     """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`).
 
-    Options: ``heatmaps`` (default true) returns the activation map of every finding that is present;
+    Options: ``heatmaps`` (default false) returns the activation map of every finding that is present;
     ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
     (default false) returns the picture without the text burned into it, where that can be verified;
     ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence;
@@ -269,7 +269,7 @@ class ChestXray:
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
                 region = self._box(analysed, activation, index)
-                if activation and options.get("heatmaps", True):
+                if activation and options.get("heatmaps", False):
                     evidence = model.heatmap(activation)
             found.append(
                 Finding(

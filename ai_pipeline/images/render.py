@@ -38,6 +38,13 @@ SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
 """Letter sizes in pixels: less is not readable, more is not needed."""
 NARROWEST = 22
 """Least width of the result in letter heights, about forty characters; black is added at the right."""
+CATEGORIES = {
+    Decision.PRESENT: "suspected",
+    Decision.INDETERMINATE: "unclear",
+    Decision.ABSENT: "not suspected",
+}
+LEAST_WHOLE_PER_CENT = 0.0995
+"""Smaller probabilities are written with a decimal, so that they differ from their cut-off."""
 MOST_NUMBERED = 9
 """Boxes that bear a number each; of more the legend tells how many there are."""
 MOST_LINES = 40
@@ -112,17 +119,24 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
 
 
 def label_text(finding: Finding) -> str:
-    """Say what a box shows: the finding and how sure the model is, in per cent only if calibrated.
+    """Say what a box shows: the finding, what the model makes of it, and by which number.
 
-    ``AI: Cardiomegaly 83 %``, of an uncalibrated model ``AI: Cardiomegaly score 0.83``. Presentation states
-    say it in the same words.
+    ``AI: Cardiomegaly suspected, 83 % (cut-off 40 %)``: a small number says nothing without the cut-off that
+    it reached. Of an uncalibrated model ``AI: Cardiomegaly suspected, score 0.83 (cut-off 0.40)``.
+    Presentation states say it in the same words.
     """
-    doubt = " (indeterminate)" if finding.decision is Decision.INDETERMINATE else ""
+    said = f"AI: {finding.label}"
+    if finding.code != BURNED_IN:
+        said += f" {CATEGORIES[finding.decision]}"
     if finding.probability is None:
-        return f"AI: {finding.label}{doubt}"
-    if finding.model.calibrated:
-        return f"AI: {finding.label}{doubt} {finding.probability * 100:.0f} %"
-    return f"AI: {finding.label}{doubt} score {finding.probability:.2f}"
+        return said
+    written = _per_cent if finding.model.calibrated else "{:.2f}".format
+    cut_off = f" (cut-off {written(finding.threshold)})" if finding.threshold is not None else ""
+    return f"{said}, {'' if finding.model.calibrated else 'score '}{written(finding.probability)}{cut_off}"
+
+
+def _per_cent(share: float) -> str:
+    return f"{share * 100:.0f} %" if share >= LEAST_WHOLE_PER_CENT else f"{share * 100:.1f} %"
 
 
 def measurement_text(measurement: Measurement) -> str:

@@ -93,7 +93,7 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     """Put the test figures of ``ai-pipeline evaluate chest`` into the card at ``path``.
 
     A label is supported when its test images hold at least 15 positives and the lower end of its AUC's
-    interval is above .5.
+    interval is above .5, there and in what others measured (``[external]``, which stays).
     """
     shown = supported(result)
     with changed_card(path) as card:

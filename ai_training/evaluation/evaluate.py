@@ -18,7 +18,7 @@ import numpy as np
 
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.pipeline import MODEL
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import Card, find
 from ai_training import metrics, reliability
 from ai_training.calibrate import sensitive_cut
 from ai_training.chest.gates import gate_figures
@@ -84,6 +84,8 @@ class _Evaluation:
         head = figures.headline(
             main, {k: v[inside] for k, v in scores.items() if k != "source"}, self._cuts()
         )
+        for row in head["labels"]:
+            row["supported"] &= _holds_elsewhere(self.classifier.card, row["label"])
         supported = [row["label"] for row in head["labels"] if row["supported"]]
         result = {
             **self._about(adults),
@@ -233,6 +235,12 @@ class _Evaluation:
     def _saliency(self) -> dict[str, Any]:
         self.report(0.7, "checking heat maps")
         return saliency_figures(self.data, self.split, self.classifier, most=MAPPED)
+
+
+def _holds_elsewhere(card: Card, label: str) -> bool:
+    """Whether the AUC's interval is above .5 in what others measured too (``[external]`` of the card)."""
+    auc = card.details.get("external", {}).get("auc", {}).get(label)
+    return auc is None or auc[1] > 0.5
 
 
 def _without_nan(value: Any) -> Any:

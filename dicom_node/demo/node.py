@@ -62,6 +62,7 @@ name = "chest"
 when = {{ modality = ["CR", "DX"] }}
 max_study_age_days = 0
 pipeline = "chest_xray"
+options = {{ heatmaps = true }}
 send_to = ["pacs"]
 """
 

@@ -57,6 +57,7 @@ name = "chest"
 when = {{ modality = ["CR", "DX"], calling_ae = "MODALITY" }}
 max_study_age_days = 0
 pipeline = "chest_xray"
+options = {{ heatmaps = true }}
 send_to = ["pacs"]
 [[rules]]
 name = "chest-clean"

@@ -156,11 +156,22 @@ def number_of(finding: Finding) -> CodedConcept:
     code (PS3.3 8.9): one number, for readers and for programs. Of an absent finding it would read as the
     certainty of its absence.
     """
-    calibrated, code = finding.model.calibrated, finding.code
-    meaning = f"AI {'estimated probability' if calibrated else 'score'} of {finding.label}"[:64]
-    named = "\n".join((code.scheme, code.value, meaning))
-    value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"  # VR SH: 16
-    concept = DicomCode(value, SCHEME, meaning)
+    calibrated = finding.model.calibrated
+    what = "estimated probability" if calibrated else "score"
+    concept = _of_finding("P" if calibrated else "S", finding, f"AI {what} of {finding.label}")
     if calibrated and finding.decision is not Decision.ABSENT:
         return with_equivalent(concept, CERTAINTY)
     return CodedConcept.from_code(concept)
+
+
+def cut_off_of(finding: Finding) -> CodedConcept:
+    """Concept of the number from which the finding counts as present, in the unit of :func:`number_of`."""
+    return CodedConcept.from_code(_of_finding("T", finding, f"AI cut-off for {finding.label}"))
+
+
+def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:
+    """A private code of this finding and this meaning: its value is a hash of both (VR SH: 16)."""
+    code = finding.code
+    named = "\n".join((code.scheme, code.value, meaning[:64]))
+    value = f"{letter}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
+    return DicomCode(value, SCHEME, meaning[:64])

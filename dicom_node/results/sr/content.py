@@ -107,7 +107,7 @@ def _about(located: LocatedFinding, source: Source) -> dict[str, Any]:
         "finding_type": concepts.coded(finding.code),
         "finding_sites": _sites(finding, source),
         "algorithm_id": algorithm(finding.model, finding),
-        "measurements": [Measurement(**number) for number in _number(finding)],
+        "measurements": [Measurement(**number) for number in _numbers(finding)],
         "qualitative_evaluations": [presence],
     }
 
@@ -118,7 +118,7 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
     measurements = [
         Measurement(algorithm_id=algorithm(finding.model, finding), **number)
         for finding in absent
-        for number in _number(finding)
+        for number in _numbers(finding)
     ]
     absences = [(concepts.coded(finding.code), concepts.DECISIONS[finding.decision]) for finding in absent]
     group = MeasurementsAndQualitativeEvaluations(
@@ -163,7 +163,7 @@ def _evaluation_item(finding: Finding, source: Source, tracking: Sequence[Conten
     )
     numbers = [
         NumContentItem(relationship_type=RelationshipTypeValues.HAS_PROPERTIES, **number)
-        for number in _number(finding)
+        for number in _numbers(finding)
     ]
     item.ContentSequence = ContentSequence(
         [
@@ -204,18 +204,20 @@ def _tracking(located: LocatedFinding) -> TrackingIdentifier:
     return TrackingIdentifier(uid=located.tracking_uid, identifier=located.identifier)
 
 
-def _number(finding: Finding) -> list[dict[str, object]]:
-    """The probability, once; none where the model gives none.
+def _numbers(finding: Finding) -> list[dict[str, object]]:
+    """The probability and, unless the finding is absent, the cut-off that it is compared with.
 
     Probability is a claim about how often such a finding is there: only a calibrated model gives per cent.
-    The score of any other is a number of its own kind, without unit.
+    The score of any other is a number of its own kind, without unit. None where the model gives none.
     """
     if finding.probability is None:
         return []
-    name = concepts.number_of(finding)
+    named = [(concepts.number_of(finding), finding.probability)]
+    if finding.threshold is not None and finding.decision is not Decision.ABSENT:
+        named.append((concepts.cut_off_of(finding), finding.threshold))
     if finding.model.calibrated:
-        return [{"name": name, "value": round(finding.probability * 100, 1), "unit": concepts.PERCENT}]
-    return [{"name": name, "value": round(finding.probability, 4), "unit": concepts.RATIO}]
+        return [{"name": n, "value": round(value * 100, 1), "unit": concepts.PERCENT} for n, value in named]
+    return [{"name": n, "value": round(value, 4), "unit": concepts.RATIO} for n, value in named]
 
 
 def _sites(finding: Finding, source: Source) -> list[FindingSite]:

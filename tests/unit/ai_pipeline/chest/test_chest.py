@@ -113,7 +113,7 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     image = open_dicom(data / "dicom" / "files" / f"{name}.dcm")
 
     assert chest.accepts([image]) == Accept((image.uid,))
-    result = chest.run([image], quiet, {})
+    result = chest.run([image], quiet, {"heatmaps": True})
 
     present = [finding for finding in result.findings if finding.decision is Decision.PRESENT]
     assert present
@@ -200,7 +200,9 @@ def test_unsupported_labels_are_reported_only_on_request(chest: ChestXray, data:
     image = Shown(_nih(data))
     supported = {label.name for label in chest._model().card.labels if label.supported}
 
-    assert {finding.label for finding in chest.run([image], quiet, {}).findings} == supported
+    found = chest.run([image], quiet, {}).findings
+    assert {finding.label for finding in found} == supported
+    assert not any(finding.evidence for finding in found)
     assert len(chest.run([image], quiet, {"all_labels": True}).findings) == 14
 
 
@@ -214,8 +216,8 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
     turned = Shown(shown(plain.pixels, pose))
 
     assert chest.accepts([turned]) == Accept((turned.uid,))
-    before = chest.run([plain], quiet, {"all_labels": True})
-    after = chest.run([turned], quiet, {"all_labels": True})
+    before = chest.run([plain], quiet, {"all_labels": True, "heatmaps": True})
+    after = chest.run([turned], quiet, {"all_labels": True, "heatmaps": True})
 
     (note,) = (note for note in after.quality if note.name == "mended")
     assert pose.sentence in note.text

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import ImageDraw
 
-from ai_pipeline.contract import Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
+from ai_pipeline.contract import BURNED_IN, Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
 from ai_pipeline.images.render import (
     MEDIUM_GREY,
     YELLOW,
@@ -67,11 +67,11 @@ def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
 
 
 def test_several_boxes_are_numbered_and_many_are_counted() -> None:
-    assert _box_captions([finding()]) == ["AI: Cardiomegaly 83 %"]
+    assert _box_captions([finding()]) == ["AI: Cardiomegaly suspected, 83 % (cut-off 40 %)"]
     other = replace(finding(), label="Nodule", probability=0.5)
     assert _box_captions([finding(), other, finding()]) == [
-        "[1, 3] AI: Cardiomegaly 83 %",
-        "[2] AI: Nodule 50 %",
+        "[1, 3] AI: Cardiomegaly suspected, 83 % (cut-off 40 %)",
+        "[2] AI: Nodule suspected, 50 % (cut-off 40 %)",
     ]
     assert _box_captions([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
@@ -97,9 +97,32 @@ def test_what_is_absent_is_not_drawn() -> None:
 
 
 def test_only_a_calibrated_model_speaks_in_per_cent() -> None:
-    assert label_text(finding()) == "AI: Cardiomegaly 83 %"
+    assert label_text(finding()) == "AI: Cardiomegaly suspected, 83 % (cut-off 40 %)"
     uncalibrated = replace(finding(), model=replace(MODEL, calibrated=False))
-    assert label_text(uncalibrated) == "AI: Cardiomegaly score 0.83"
+    assert label_text(uncalibrated) == "AI: Cardiomegaly suspected, score 0.83 (cut-off 0.40)"
+
+
+@pytest.mark.parametrize(
+    ("decision", "probability", "threshold", "said"),
+    [
+        (Decision.INDETERMINATE, 0.33, 0.34, "AI: Cardiomegaly unclear, 33 % (cut-off 34 %)"),
+        (Decision.PRESENT, 0.042, 0.039, "AI: Cardiomegaly suspected, 4.2 % (cut-off 3.9 %)"),
+        (Decision.PRESENT, 0.0996, 0.039, "AI: Cardiomegaly suspected, 10 % (cut-off 3.9 %)"),
+        (Decision.PRESENT, 0.83, None, "AI: Cardiomegaly suspected, 83 %"),
+        (Decision.PRESENT, None, None, "AI: Cardiomegaly suspected"),
+        (Decision.ABSENT, 0.01, 0.4, "AI: Cardiomegaly not suspected, 1.0 % (cut-off 40 %)"),
+    ],
+)
+def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
+    decision: Decision, probability: float | None, threshold: float | None, said: str
+) -> None:
+    told = replace(finding(decision=decision), probability=probability, threshold=threshold)
+    assert label_text(told) == said
+
+
+def test_annotation_to_remove_is_no_suspicion() -> None:
+    told = replace(finding(), label="Burned-in text", code=BURNED_IN, probability=None)
+    assert label_text(told) == "AI: Burned-in text"
 
 
 def test_the_legend_warns_and_names_the_model() -> None:
@@ -134,7 +157,7 @@ def test_the_heat_map_says_finding_scale_model_and_warning(monkeypatch: pytest.M
     assert said == [
         "0.0",
         "1.0",
-        "AI: Cardiomegaly 83 %",
+        "AI: Cardiomegaly suspected, 83 % (cut-off 40 %)",
         "Colours: CAM; 1 = peak; no outline",
         "Model: model 1",
         "AI result - not for diagnostic use",
