@@ -9,7 +9,7 @@ variants, nothing is measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ai_pipeline.contract import ModelRef, Point
 from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
 from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.inputs import network_input
@@ -37,20 +38,19 @@ LUNG_AREA = (0.03, 0.35)
 """Share of the picture that one lung may take."""
 SMALLER_LUNG = 0.4
 """Least area of the smaller lung as a share of the larger one's."""
+MARGIN = 0.003
+"""Share of the picture's width that must lie on either side of the thorax."""
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """A width across the picture: ``points`` run from the patient's right edge to the middle and, at the row
-    of the other edge, to the patient's left edge. ``length`` in the pixels of ``points``."""
+    """A width across the patient: ``points`` run from the right edge to the middle and, at the height of the
+    other edge, to the left edge, in source coordinates. ``length`` in pixels of the source."""
 
     points: tuple[Point, ...]
-
-    @property
-    def length(self) -> float:
-        return self.points[-1][0] - self.points[0][0]
+    length: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,30 @@ class Cardiothoracic:
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
     """What was found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left lung on
-    the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says why."""
+    the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says why: the
+    outlines are not to be relied on then."""
 
     masks: Bools
     from_grid: Affine
     measured: Cardiothoracic | None
     fault: str = ""
+
+    def seen(self, way: Affine) -> Anatomy:
+        """The same in the coordinates that ``way`` leads to: a turn or a mirror, no change of size."""
+        measured = self.measured
+        if measured is not None:
+            heart, thorax = (
+                replace(width, points=way(width.points)) for width in (measured.heart, measured.thorax)
+            )
+            measured = Cardiothoracic(heart, thorax, measured.ratio)
+        return replace(self, from_grid=way.after(self.from_grid), measured=measured)
+
+    def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
+        """Whether a box (left, top, right, bottom in source coordinates) lies on one of ``organs``."""
+        corners = self.from_grid.inverse()([bounds[:2], bounds[2:]])
+        columns, rows = (sorted(round(point[axis]) for point in corners) for axis in (0, 1))
+        inside = self.masks[list(organs), max(rows[0], 0) : rows[1] + 1, max(columns[0], 0) : columns[1] + 1]
+        return bool(inside.any())
 
 
 class AnatomyModel:
@@ -101,9 +119,16 @@ class AnatomyModel:
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         return AnatomyModel(card.input, network, tolerance, card.ref, agreement)
 
-    def outline(self, grey: npt.NDArray[np.uint8]) -> Anatomy:
-        """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, upright."""
-        values, to_model = network_input(grey, self._input)
+    def outline(self, grey: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Anatomy:
+        """Heart and lungs of a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
+        picture, to_upright = upright(grey, pose)
+        found = self._outline(picture)
+        if found.measured is not None and _cut_off(found.measured.thorax, picture.shape[1]):
+            found = replace(found, measured=None, fault="the chest reaches the side of the image")
+        return found.seen(to_upright.inverse())
+
+    def _outline(self, picture: npt.NDArray[np.uint8]) -> Anatomy:
+        values, to_model = network_input(picture, self._input)
         variants = [variant(values[0], size, gamma, self._input) for size, gamma in VARIANTS]
         found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
         return anatomy_of(found, [move for _, move in variants], to_model, self._tolerance)
@@ -166,7 +191,7 @@ def _measured(masks: Bools, from_grid: Affine) -> Cardiothoracic:
 def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
     """The mean of the lines of several variants, and the ratio of the mean lines."""
     heart, thorax = (
-        Width(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
+        _spanned(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
         for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)
     )
     return Cardiothoracic(heart, thorax, heart.length / thorax.length)
@@ -199,7 +224,17 @@ def _edges(mask: Bools) -> tuple[Point, Point]:
 
 def _width(edges: tuple[Point, Point], middle: float, from_grid: Affine) -> Width:
     (left, upper), (right, lower) = edges
-    return Width(from_grid([(left, upper), (middle, upper), (middle, lower), (right, lower)]))
+    return _spanned(from_grid([(left, upper), (middle, upper), (middle, lower), (right, lower)]))
+
+
+def _spanned(points: tuple[Point, ...]) -> Width:
+    """A width in an upright picture."""
+    return Width(points, points[-1][0] - points[0][0])
+
+
+def _cut_off(thorax: Width, columns: int) -> bool:
+    """Whether the thorax ends where the upright picture does: there may be more of it."""
+    return thorax.points[0][0] < MARGIN * columns or thorax.points[-1][0] > (1 - MARGIN) * columns
 
 
 def _finer(layer: Floats) -> Floats:

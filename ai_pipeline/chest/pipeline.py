@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest import intended_use, prevalence, ratio
-from ai_pipeline.chest.anatomy import AnatomyModel
+from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.detector import BoxDetector, DetectorInput
 from ai_pipeline.chest.explain import Activation
@@ -63,11 +63,12 @@ REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
-    """An image with its analysis. ``timings`` in seconds by stage."""
+    """An image with its analysis; without outlines where it is none of a chest. ``timings`` in seconds."""
 
     image: SourceImage
     analysis: Analysis
     detector_input: DetectorInput | None
+    anatomy: Anatomy | None
     exposure: Exposure
     timings: Mapping[str, float]
 
@@ -222,8 +223,10 @@ class ChestXray:
 
     def _ratio(self, analysed: _AnalysedImage, options: Mapping[str, object]) -> ratio.Ratio:
         wanted = ratio.Projections(str(options.get(ratio.OPTION, ratio.Projections.PA)))
-        image, pose = analysed.image, analysed.analysis.pose
-        return ratio.measure(image, _grey(image.display()), pose, self._anatomy_model(), wanted)
+        if analysed.anatomy is None:
+            return ratio.Ratio()
+        pose = analysed.analysis.pose
+        return ratio.measure(analysed.image, analysed.anatomy, pose, self._anatomy_model(), wanted)
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysed = self._analyse(image)
@@ -240,12 +243,14 @@ class ChestXray:
         decoded = time.perf_counter()
         model = self._model()
         analysis = model.analyse(grey)
-        detector_input = None
-        if self._detector is not None and model.in_domain(analysis):
-            size = analysis.rows, analysis.columns
-            detector_input = self._detector.take(analysis.values, analysis.to_model, *size)
+        detector_input, anatomy = None, None
+        if model.in_domain(analysis):
+            anatomy = self._anatomy_model().outline(grey, analysis.pose)
+            if self._detector is not None:
+                size = analysis.rows, analysis.columns
+                detector_input = self._detector.take(analysis.values, analysis.to_model, *size)
         timings = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        analysed = _AnalysedImage(image, analysis, detector_input, Exposure.of(grey), timings)
+        analysed = _AnalysedImage(image, analysis, detector_input, anatomy, Exposure.of(grey), timings)
         self._analysed.append(analysed)
         return analysed
 
@@ -269,6 +274,8 @@ class ChestXray:
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
                 region = self._box(analysed, activation, index)
+                if region is not None and not _on_its_organ(analysed.anatomy, label.site, region):
+                    region = None
                 if activation and options.get("heatmaps", False):
                     evidence = model.heatmap(activation)
             found.append(
@@ -340,6 +347,17 @@ def _side(analysed: _AnalysedImage, label: Label, region: Region | None) -> Lite
 
 def _orientation(image: SourceImage, pose: Pose) -> str:
     return image.header.attributes.get("PatientOrientation", "") if pose == UPRIGHT else ""
+
+
+def _on_its_organ(anatomy: Anatomy | None, site: Code | None, region: Region) -> bool:
+    """Whether a box lies on the organ of its finding; never where heart and lungs could not be outlined.
+
+    A white lung leaves a detector the other one: it would point to the wrong side.
+    """
+    if anatomy is None or anatomy.measured is None:
+        return False
+    in_heart = site is not None and site.meaning == "Heart"
+    return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
 
 
 def _has_a_side(site: Code | None, region: Region) -> bool:

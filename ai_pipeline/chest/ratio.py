@@ -9,23 +9,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
-from ai_pipeline.chest.anatomy import AnatomyModel, Cardiothoracic, Width
+from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Width
 from ai_pipeline.chest.intended_use import projection_of
 from ai_pipeline.contract import (
     CARDIOTHORACIC_RATIO,
     Code,
     ImageHeader,
     Measurement,
-    Point,
+    ModelRef,
     QualityNote,
     SourceImage,
 )
-from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.header import is_calibrated, radiograph_spacing
-from ai_pipeline.images.orientation import Pose, upright
+from ai_pipeline.images.orientation import Pose
 
 MODEL: Final = "chest-anatomy-unet"
 OPTION: Final = "ratio"
@@ -37,9 +33,6 @@ MILLIMETRES: Final = Code("mm", "UCUM", "mm")
 PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
 HEART: Final = Code("80891009", "SCT", "Heart")  # PS3.16 CID 4031
 THORAX: Final = Code("816094009", "SCT", "Chest")  # PS3.16 CID 4031
-
-SIDE_MARGIN: Final = 0.003
-"""Share of the picture's width that must lie on either side of the thorax."""
 
 
 class Projections(StrEnum):
@@ -65,53 +58,43 @@ def fault(wanted: object) -> str | None:
 
 
 def measure(
-    image: SourceImage, grey: npt.NDArray[np.uint8], pose: Pose, model: AnatomyModel, wanted: Projections
+    image: SourceImage, anatomy: Anatomy, pose: Pose, model: AnatomyModel, wanted: Projections
 ) -> Ratio:
-    """Heart width, thoracic width and their ratio of ``image``, shown as ``grey`` (uint8) in ``pose``.
+    """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
-    Widths are in millimetres where the header says how far apart pixels are, else in pixels.
+    ``pose``: how it is shown. Widths are in millimetres where the header says how far apart pixels are, else
+    in pixels.
     """
     projection = projection_of(image.header)
     if wanted is Projections.OFF:
         return Ratio()
     if wanted is Projections.PA and projection != "PA":
         return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
-    picture, to_upright = upright(grey, pose)
-    anatomy = model.outline(picture)
     if anatomy.measured is None:
         return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
-    if _cut_off(anatomy.measured, picture.shape[1]):
-        return Ratio(notes=(_note(image, "not measured: the chest reaches the side of the image"),))
-    measurements = _measurements(image, anatomy.measured, to_upright.inverse(), pose, model)
+    measurements = _measurements(image, anatomy.measured, pose, model.ref)
     return Ratio(measurements, (_note(image, _caution(image.header, projection, model.agreement)),))
 
 
-def _cut_off(found: Cardiothoracic, columns: int) -> bool:
-    """Whether the thorax ends where the picture does: there may be more of it."""
-    left, right = found.thorax.points[0][0], found.thorax.points[-1][0]
-    return left < SIDE_MARGIN * columns or right > (1 - SIDE_MARGIN) * columns
-
-
 def _measurements(
-    image: SourceImage, found: Cardiothoracic, from_upright: Affine, pose: Pose, model: AnatomyModel
+    image: SourceImage, found: Cardiothoracic, pose: Pose, model: ModelRef
 ) -> tuple[Measurement, ...]:
     spacing = radiograph_spacing(image.header)
     # Down and across change places in an image that was turned by a quarter.
     across = spacing[0 if pose.turned in {90, 270} else 1] if spacing else None
-    lines = [from_upright(width.points) for width in (found.heart, found.thorax)]
 
-    def width_of(name: str, site: Code, width: Width, line: tuple[Point, ...]) -> Measurement:
+    def width_of(name: str, site: Code, width: Width) -> Measurement:
         value, unit = (width.length * across, MILLIMETRES) if across else (width.length, PIXELS)
-        return Measurement(image.uid, name, WIDTH, round(value, 1), unit, (line,), model.ref, site)
+        return Measurement(image.uid, name, WIDTH, round(value, 1), unit, (width.points,), model, site)
 
+    name, lines = CARDIOTHORACIC_RATIO.meaning, (found.heart.points, found.thorax.points)
     return (
         Measurement(
-            image.uid, CARDIOTHORACIC_RATIO.meaning, CARDIOTHORACIC_RATIO, round(found.ratio, 3), RATIO_UNIT,
-            tuple(lines), model.ref, THORAX,
+            image.uid, name, CARDIOTHORACIC_RATIO, round(found.ratio, 3), RATIO_UNIT, lines, model, THORAX
         ),
-        width_of("Heart width", HEART, found.heart, lines[0]),
-        width_of("Thoracic width", THORAX, found.thorax, lines[1]),
-    )  # fmt: skip
+        width_of("Heart width", HEART, found.heart),
+        width_of("Thoracic width", THORAX, found.thorax),
+    )
 
 
 def _caution(header: ImageHeader, projection: str, agreement: tuple[float, float] | None) -> str:

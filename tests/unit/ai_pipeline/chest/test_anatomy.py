@@ -130,7 +130,7 @@ def test_the_model_measures_a_picture_of_any_shape() -> None:
         ModelRef("m", "1", "", ""),
     )  # fmt: skip
 
-    anatomy = model.outline(np.zeros((300, 200), np.uint8))
+    anatomy = model.outline(np.zeros((200, 300), np.uint8))
 
     assert anatomy.masks.shape == (3, FINER * SIDE, FINER * SIDE)
     assert anatomy.measured is not None

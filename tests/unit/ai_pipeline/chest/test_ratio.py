@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ai_pipeline.chest.anatomy import AnatomyModel
+from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, AnatomyModel
 from ai_pipeline.chest.ratio import Projections, Ratio, fault, measure
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
@@ -39,7 +39,7 @@ def ratio_of(
     view: str = "PA",
 ) -> Ratio:
     image = ArrayImage(picture[None], modality="DX", attributes=attributes or {}, view_position=view)
-    return measure(image, picture, pose, MODEL, wanted)
+    return measure(image, MODEL.outline(picture, pose), pose, MODEL, wanted)
 
 
 def test_heart_and_thorax_are_measured_with_their_lines() -> None:
@@ -141,3 +141,16 @@ def test_a_chest_that_the_picture_cuts_off_is_not_measured() -> None:
     found = ratio_of(picture[:, 50:])
     assert found.measurements == ()
     assert found.notes
+
+
+def test_a_box_is_on_an_organ_only_if_it_lies_on_its_outline() -> None:
+    picture, _ = drawn_chest(480)
+    for pose in (UPRIGHT, Pose(90), Pose(180)):
+        anatomy = MODEL.outline(shown(picture, pose), pose)
+        corners = {Pose(): (0, 0, 40, 40), Pose(90): (440, 0, 480, 40), Pose(180): (440, 440, 480, 480)}[pose]
+        assert not anatomy.touches(corners, (HEART, RIGHT_LUNG, LEFT_LUNG))
+    upright = MODEL.outline(picture)
+    assert upright.touches((220, 280, 280, 320), (HEART,))
+    assert not upright.touches((220, 280, 280, 320), (RIGHT_LUNG,))
+    assert upright.touches((-50, 150, 120, 250), (RIGHT_LUNG,))
+    assert not upright.touches((-50, 150, 120, 250), (LEFT_LUNG,))
