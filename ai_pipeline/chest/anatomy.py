@@ -30,14 +30,17 @@ FINER = 4
 """Outlines are found on a grid so many times finer than the network's output."""
 SURE = 0.5
 """Probability from which a pixel belongs to an organ."""
-VARIANTS = ((1.0, 1.0), (0.9, 1.25), (1.08, 0.8))
-"""Size and gamma of the network's inputs: as it is, smaller and darker, larger and brighter."""
+VARIANTS = ((1.0, 1.0), (0.9, 1.25), (0.95, 0.8))
+"""Size and gamma of the network's inputs: as it is, smaller and darker, smaller and brighter.
+None larger: a chest that fills the picture would be cut off."""
 RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
 LUNG_AREA = (0.03, 0.35)
 """Share of the picture that one lung may take."""
 SMALLER_LUNG = 0.4
 """Least area of the smaller lung as a share of the larger one's."""
+SOLIDITY = 0.92
+"""Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is less."""
 MARGIN = 0.003
 """Share of the picture's width that must lie on either side of the thorax."""
 Bools = npt.NDArray[np.bool_]
@@ -202,16 +205,21 @@ def _fault(masks: Bools) -> str:
     if not masks.any(axis=(1, 2)).all():
         return "heart or lungs were not found"
     heart, right, left = (float(np.flatnonzero(mask.any(axis=0)).mean()) for mask in masks)
-    if not right < heart < left:
-        return "heart and lungs do not lie as in an upright chest"
     areas = masks[[RIGHT_LUNG, LEFT_LUNG]].mean(axis=(1, 2))
-    if not (LUNG_AREA[0] <= areas.min() and areas.max() <= LUNG_AREA[1]):
-        return "a lung is too small or too large for a whole chest"
-    if areas.min() < SMALLER_LUNG * areas.max():
-        return "the lungs differ too much in size"
-    if masks[:, :, [0, -1]].any():
-        return "the chest is cut off at the side of the image"
-    return ""
+    faults = {
+        "heart and lungs do not lie as in an upright chest": not right < heart < left,
+        "the outline of the heart is not that of a heart": _solidity(masks[HEART]) < SOLIDITY,
+        "a lung is too small or too large for a whole chest": areas.min() < LUNG_AREA[0]
+        or areas.max() > LUNG_AREA[1],
+        "the lungs differ too much in size": areas.min() < SMALLER_LUNG * areas.max(),
+        "the chest is cut off at the side of the image": masks[:, :, [0, -1]].any(),
+    }
+    return next((fault for fault, there in faults.items() if there), "")
+
+
+def _solidity(mask: Bools) -> float:
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.contourArea(outlines[0]) / max(cv2.contourArea(cv2.convexHull(outlines[0])), 1.0)
 
 
 def _edges(mask: Bools) -> tuple[Point, Point]:

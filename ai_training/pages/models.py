@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ai_pipeline.models.card import Card
+from ai_training.pages.anatomy import anatomy_lines
 from ai_training.pages.boxes import box_lines
 from ai_training.pages.ultrasound import inpaint_lines, marks_lines
 from ai_training.text import interval, markdown_table
@@ -58,7 +59,8 @@ def lines_of(card: Card) -> list[str]:
     if card.labels and metrics:
         parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
         boxes = box_lines(card.details["detection"]) if "detection" in card.details else []
-        lines += [*(line for part in parts for line in part), *boxes, *_training(card)]
+        lines += [*(line for part in parts for line in part), *_external(card), *boxes, *_training(card)]
+    lines += anatomy_lines(card) if "anatomy" in card.details else []
     if "detector" in card.details:
         lines += marks_lines(metrics)
     if "tile" in card.details:
@@ -235,6 +237,25 @@ def _others(metrics: Mapping[str, Any]) -> list[str]:
             "",
         ]
     return [*lines, *([f"{_sentence(taught['note'])}", ""] if "note" in taught else [])]
+
+
+def _external(card: Card) -> list[str]:
+    """What others measured; a label is hidden where the lower limit is not above .5 there."""
+    found = card.details.get("external")
+    if not found:
+        return []
+    rows = [f"| {label} | {interval(auc)} |" for label, auc in found["auc"].items()]
+    return [
+        "### Elsewhere",
+        "",
+        f"AUC on {found['images']} {found['source']}; {found['called_present']}. "
+        "A label is shown only if the lower limit of its AUC is above .5 there too.",
+        "",
+        "| label | AUC |",
+        "| --- | --- |",
+        *rows,
+        "",
+    ]
 
 
 def _calibration(card: Card, metrics: Mapping[str, Any]) -> list[str]:

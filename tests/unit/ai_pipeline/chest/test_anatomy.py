@@ -115,6 +115,17 @@ def test_variants_that_differ_are_not_measured() -> None:
     assert "small changes" in anatomy.fault
 
 
+def test_a_heart_with_a_tail_is_not_measured() -> None:
+    _, organs = drawn_chest(SIDE)
+    organs = organs.copy()
+    organs[0, 118:124, 80:135] = True
+
+    anatomy = found(organs)
+
+    assert anatomy.measured is None
+    assert "not that of a heart" in anatomy.fault
+
+
 def test_a_speck_beside_the_heart_changes_nothing() -> None:
     _, organs = drawn_chest(SIDE)
     specked = organs.copy()
