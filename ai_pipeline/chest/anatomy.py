@@ -68,13 +68,14 @@ class Cardiothoracic:
 @dataclass(frozen=True, slots=True, eq=False)
 class Anatomy:
     """What was found in one image. ``masks``: bool ``[3, FINER·s, FINER·s]`` of heart, right and left lung on
-    the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says why: the
-    outlines are not to be relied on then."""
+    the grid that ``from_grid`` maps to source coordinates. ``measured`` is None where ``fault`` says why.
+    ``is_chest``: the outlines can be those of a heart between two lungs, both of which contain air."""
 
     masks: Bools
     from_grid: Affine
     measured: Cardiothoracic | None
     fault: str = ""
+    is_chest: bool = True
 
     def seen(self, way: Affine) -> Anatomy:
         """The same in the coordinates that ``way`` leads to: a turn or a mirror, no change of size."""
@@ -157,8 +158,9 @@ def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, toleran
     ways = [to_model.inverse().after(move.inverse()).after(grid) for move in moves]
     masks = [organ_masks(probabilities) for probabilities in found]
     first = masks[0]
-    fault = next(filter(None, map(_fault, masks)), "")
-    if fault:
+    if fault := next(filter(None, map(_no_chest, masks)), ""):
+        return Anatomy(first, ways[0], None, fault, is_chest=False)
+    if fault := next(filter(None, map(_not_measurable, masks)), ""):
         return Anatomy(first, ways[0], None, fault)
     measured = [_measured(mask, way) for mask, way in zip(masks, ways, strict=True)]
     ratios = [one.ratio for one in measured]
@@ -200,21 +202,28 @@ def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
     return Cardiothoracic(heart, thorax, heart.length / thorax.length)
 
 
-def _fault(masks: Bools) -> str:
-    """Why ``masks`` cannot be the organs of a whole frontal chest, as a sentence; empty where they can."""
+def _no_chest(masks: Bools) -> str:
+    """Why ``masks`` cannot be a heart between two lungs, as a sentence; empty where they can."""
     if not masks.any(axis=(1, 2)).all():
         return "heart or lungs were not found"
     heart, right, left = (float(np.flatnonzero(mask.any(axis=0)).mean()) for mask in masks)
     areas = masks[[RIGHT_LUNG, LEFT_LUNG]].mean(axis=(1, 2))
     faults = {
         "heart and lungs do not lie as in an upright chest": not right < heart < left,
-        "the outline of the heart is not that of a heart": _solidity(masks[HEART]) < SOLIDITY,
         "a lung is too small or too large for a whole chest": areas.min() < LUNG_AREA[0]
         or areas.max() > LUNG_AREA[1],
         "the lungs differ too much in size": areas.min() < SMALLER_LUNG * areas.max(),
-        "the chest is cut off at the side of the image": masks[:, :, [0, -1]].any(),
     }
     return next((fault for fault, there in faults.items() if there), "")
+
+
+def _not_measurable(masks: Bools) -> str:
+    """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
+    if _solidity(masks[HEART]) < SOLIDITY:
+        return "the outline of the heart is not that of a heart"
+    if masks[:, :, [0, -1]].any():
+        return "the chest is cut off at the side of the image"
+    return ""
 
 
 def _solidity(mask: Bools) -> float:

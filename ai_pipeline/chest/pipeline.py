@@ -354,7 +354,7 @@ def _on_its_organ(anatomy: Anatomy | None, site: Code | None, region: Region) ->
 
     A white lung leaves a detector the other one: it would point to the wrong side.
     """
-    if anatomy is None or anatomy.measured is None:
+    if anatomy is None or not anatomy.is_chest:
         return False
     in_heart = site is not None and site.meaning == "Heart"
     return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))

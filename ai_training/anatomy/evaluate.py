@@ -26,7 +26,7 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class AnatomyCase:
     """One image: Dice of each organ, the reader's ratio and the measured one (NaN where none), and why."""
 
     name: str
@@ -51,12 +51,12 @@ def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silen
     return {"model": model.ref.id, "version": model.ref.version, "split": split, **figures(cases)}
 
 
-def measure(image: AnatomyImage, model: AnatomyModel) -> Measured:
+def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
     """``image`` as the node measures it, against its masks."""
     picture, organs = image.read()
     found = model.outline(picture)
     truth = cardiothoracic(organs, HERE)
-    return Measured(
+    return AnatomyCase(
         image.name,
         dice(found.masks, on_grid(organs, found)),
         truth.ratio if truth else float("nan"),
@@ -80,7 +80,7 @@ def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDAr
     return np.asarray(2 * common / np.maximum(found.sum((1, 2)) + truth.sum((1, 2)), 1), np.float64)
 
 
-def figures(cases: Sequence[Measured]) -> dict[str, Any]:
+def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
     """Dice of all images, agreement of the ratio of those that were measured, and why others were not."""
     dices = np.array([case.dice for case in cases])
     measured = [case for case in cases if not np.isnan(case.measured - case.truth)]

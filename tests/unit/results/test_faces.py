@@ -108,10 +108,11 @@ def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObjec
     uid = cr.image.uid
     calibrated = groups(one(ResultKind.SR, context(), cr, found(finding(CARDIOMEGALY, 0.834, uid, BOX))))[0]
     numbers = values(calibrated, "NUM")
-    assert list(numbers) == ["AI estimated probability of Cardiomegaly"], "each number stands once"
-    (number,) = numbers.values()
+    assert list(numbers) == ["AI estimated probability of Cardiomegaly", "AI cut-off for Cardiomegaly"]
+    number, cut_off = numbers.values()
     measured = number.MeasuredValueSequence[0]
     assert float(measured.NumericValue) == 83.4
+    assert float(cut_off.MeasuredValueSequence[0].NumericValue) == 41.0
     assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
     assert number.ConceptNameCodeSequence[0].EquivalentCodeSequence[0].CodeValue == "111012"
 
@@ -120,7 +121,7 @@ def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
     uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
     report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))
     numbers = values(groups(report)[0], "NUM")
-    assert list(numbers) == ["AI score of Nodule of lung"]
+    assert list(numbers) == ["AI score of Nodule of lung", "AI cut-off for Nodule of lung"]
     measured = numbers["AI score of Nodule of lung"].MeasuredValueSequence[0]
     assert measured.MeasurementUnitsCodeSequence[0].CodeValue == "{ratio}"
     assert "111012" not in str(report)

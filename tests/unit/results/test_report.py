@@ -112,7 +112,7 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_pat
     assert "not for diagnostic use, model chest-lite0 version 1" in contained[1].TextValue
     numbers = [float(item.MeasuredValueSequence[0].NumericValue) for item in items(read)
                if item.get("ValueType") == "NUM" and "99AINODE" in str(item)]  # fmt: skip
-    assert sorted(numbers) == [7.0, 40.0, 83.0], "each number once"
+    assert sorted(numbers) == [7.0, 40.0, 41.0, 41.0, 83.0], "each once, with its cut-off unless absent"
 
 
 def test_nothing_found_is_said_only_of_what_was_looked_for(tmp_path: Path) -> None:
@@ -264,5 +264,5 @@ def test_a_number_is_not_changed_by_its_findings_decision(tmp_path: Path) -> Non
     doubtful = finding(NODULE, 0.5, one.image.uid, BOX, decision=Decision.INDETERMINATE)
     for found in (doubtful, replace(doubtful, decision=Decision.PRESENT)):
         (group,) = named(report(one, found), "125007")
-        (number,) = (item for item in items(group) if item.get("ValueType") == "NUM")
+        number, *_ = (item for item in items(group) if item.get("ValueType") == "NUM")
         assert number.ConceptNameCodeSequence[0].CodeMeaning == "AI estimated probability of Nodule of lung"

@@ -145,3 +145,14 @@ def test_the_model_measures_a_picture_of_any_shape() -> None:
 
     assert anatomy.masks.shape == (3, FINER * SIDE, FINER * SIDE)
     assert anatomy.measured is not None
+
+
+def test_a_chest_with_one_white_lung_is_no_place_for_boxes() -> None:
+    _, organs = drawn_chest(SIDE)
+    white = organs.copy()
+    white[2] = 0
+    white[2, 30:50, 115:125] = True
+
+    assert found(organs).is_chest
+    assert not found(white).is_chest
+    assert not found(np.zeros_like(organs)).is_chest
