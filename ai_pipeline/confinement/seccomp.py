@@ -11,6 +11,7 @@ import ctypes
 import errno
 import platform
 import struct
+from functools import cache
 
 # name: (x86_64, aarch64), of asm/unistd_64.h and asm-generic/unistd.h; -1 where there is none
 _FORBIDDEN = {
@@ -55,6 +56,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _REFUSE, _UNKNOWN = 0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 _Step = tuple[int, int, int, int]
 """Code, forward if true, forward if false, value: as ``struct sock_filter`` has them."""
+_STEP = struct.Struct("HBBI")
 _PR_SET_SECCOMP, _FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 
 
@@ -65,18 +67,28 @@ def known() -> bool:
 
 def give_up() -> bool:
     """Let this process and its threads-to-be go on without those calls. False where that cannot be."""
-    return known() and _install(_all_but_forbidden(*_MACHINES[platform.machine()]))
+    return known() and _install(_packed(_all_but_forbidden(*_MACHINES[platform.machine()])))
 
 
 def only_compute() -> bool:
     """Let this process go on with its memory alone. False where that cannot be."""
-    return known() and _install(_only_computing(*_MACHINES[platform.machine()]))
+    return known() and _install(computing())
 
 
-def _install(steps: list[_Step]) -> bool:
+@cache
+def computing() -> bytes:
+    """The filter of :func:`only_compute`, which a process with children for each frame makes once."""
+    return _packed(_only_computing(*_MACHINES[platform.machine()]))
+
+
+def _packed(steps: list[_Step]) -> bytes:
+    return b"".join(_STEP.pack(*step) for step in steps)
+
+
+def _install(steps: bytes) -> bool:
     libc = ctypes.CDLL(None)
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-    program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(code)))
+    code = ctypes.create_string_buffer(steps)
+    program = ctypes.create_string_buffer(struct.pack("HP", len(steps) // _STEP.size, ctypes.addressof(code)))
     return not libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) and not libc.prctl(
         _PR_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0
     )

@@ -56,6 +56,8 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
         signal.signal(number, signal.SIG_IGN)
     Image.preinit()
+    if seccomp.known():
+        seccomp.computing()  # made here, it is at hand in every process
     with contextlib.suppress(OSError):  # the kernel shall rather take this process than the one it serves
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     files = landlock.allow_only((), ())
