@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import signal
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ def lower(limits: Mapping[int, int]) -> None:
         resource.setrlimit(what, (limit, limit))
 
 
-def die_with_parent() -> bool:
-    """Let the kernel end this process when the one that made it ends."""
-    return not ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(parent: int) -> bool:
+    """Let the kernel end this process when ``parent``, which made it, ends. If it has, this ends here."""
+    asked = not ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked, and the kernel tells of no past
+        os._exit(1)
+    return asked

@@ -62,8 +62,9 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     files = landlock.allow_only((), ())
     control = socket.socket(fileno=0)
+    here = os.getpid()
     if not (trial := os.fork()):
-        os._exit(not _only_compute())
+        os._exit(not _only_compute(here))
     calls = os.waitpid(trial, 0)[1] == 0
     control.sendall(bytes((files, calls)))
     while memories := socket.recv_fds(control, 1, 1)[1]:
@@ -71,7 +72,7 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
         if not (process := os.fork()):
             with contextlib.suppress(BaseException):
                 control.close()
-                _answer(memories[0], decoders)
+                _answer(memories[0], decoders, here)
                 os._exit(0)
             os._exit(1)
         os.close(held)
@@ -85,16 +86,16 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
         os.close(memories[0])
 
 
-def _only_compute() -> bool:
+def _only_compute(parent: int) -> bool:
     """Where system calls cannot be given up, limits hold: no open file, no socket, unless it is root."""
     nothing = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE
     lower({resource.RLIMIT_AS: MEMORY, **dict.fromkeys(nothing, 0)})
-    return die_with_parent() and seccomp.only_compute()
+    return die_with_parent(parent) and seccomp.only_compute()
 
 
-def _answer(file: int, decoders: Mapping[str, Decode]) -> None:
+def _answer(file: int, decoders: Mapping[str, Decode], parent: int) -> None:
     memory = mmap.mmap(file, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-    _only_compute()
+    _only_compute(parent)
     name, size, length = HEAD.unpack(memory[: HEAD.size])
     try:
         samples = decoders[name.rstrip(b"\0").decode()](memory[HEAD.size : HEAD.size + size])

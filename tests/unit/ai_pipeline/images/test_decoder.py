@@ -258,6 +258,31 @@ def test_a_decoder_that_was_killed_is_not_the_image_s_fault(
     assert decodes(tmp_path)
 
 
+def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(tmp_path: Path, hostile: Decoder) -> None:
+    image = taken_over(tmp_path, "spins")
+    script = tmp_path / "hostile.py"
+    orphan = (
+        "asks, answers = decoder_process.die_with_parent, decoder_process._answer\n"
+        "def late(parent):\n"
+        "    os.kill(parent, signal.SIGKILL)\n"
+        "    while os.getppid() == parent:\n"
+        "        time.sleep(0.01)\n"
+        "    return asks(parent)\n"
+        "def answer(*arguments):\n"  # of a frame's process, not of the trial
+        f"    Path({str(tmp_path / 'orphan')!r}).write_text(str(os.getpid()))\n"
+        "    decoder_process.die_with_parent = late\n"
+        "    answers(*arguments)\n"
+        "decoder_process._answer = answer\n"
+        "decoder_process.landlock.allow_only = lambda *_: True\n"
+    )
+    script.write_text(script.read_text().replace("decoder_process.main", f"{orphan}decoder_process.main"))
+
+    with pytest.raises(OutOfMemory):
+        image.stored()
+
+    assert gone(int((tmp_path / "orphan").read_text()))
+
+
 def test_the_process_serves_on_when_its_service_is_asked_to_stop(tmp_path: Path, hostile: Decoder) -> None:
     taken_over(tmp_path, "lies")
     hostile.start()

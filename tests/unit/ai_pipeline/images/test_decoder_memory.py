@@ -8,7 +8,7 @@ import pytest
 
 from ai_pipeline.images import decoder
 from ai_pipeline.images.decoder import Decoder
-from tests.unit.ai_pipeline.images import test_decoder
+from tests.unit.ai_pipeline.images import test_decoder, test_decoder_use
 
 hostile = test_decoder.hostile
 
@@ -17,7 +17,10 @@ def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it(tmp_p
     one = Decoder()
     if one.lacks():
         pytest.skip("this machine cannot take all system calls from a decoder")
-    (first, first_samples), (second, second_samples) = test_decoder._picture(1), test_decoder._picture(2)
+    (first, first_samples), (second, second_samples) = (
+        test_decoder_use._picture(1),
+        test_decoder_use._picture(2),
+    )
 
     samples = one.decode("picture", first, 360 * 480)
     before = one._kept
@@ -85,12 +88,12 @@ def test_memory_that_is_not_for_the_next_frame_is_given_back(
     before = files()
     if ends == "too large":
         monkeypatch.setattr(decoder, "_MOST_KEPT", 1000)
-        one.decode("picture", test_decoder._picture(1)[0], 360 * 480)
+        one.decode("picture", test_decoder_use._picture(1)[0], 360 * 480)
     else:
         before -= 1  # its socket
         monkeypatch.setattr(decoder, "_received", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            one.decode("picture", test_decoder._picture(1)[0], 360 * 480)
+            one.decode("picture", test_decoder_use._picture(1)[0], 360 * 480)
     assert one._kept is None
     assert files() == before
     one.close()
