@@ -191,7 +191,8 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     # Text stays only as the first frame shows it, and only while it does not change.
     kept_text = plans[0].kept & ~mask & ~banner
     not_tissue = plans[0].not_tissue & ~mask
-    plan = RemovalPlan(banner, mask & ~banner, kept_text, not_tissue, tuple(marks), tuple(readings))
+    area = cast(Mask, np.logical_or.reduce([plan.area for plan in plans]))
+    plan = RemovalPlan(banner, mask & ~banner, kept_text, not_tissue, area, tuple(marks), tuple(readings))
     return _CinePlan(plan, pictures[0])
 
 

@@ -22,6 +22,7 @@ from ai_pipeline.burnin.decide.mask_shape import (
     without_small_parts,
 )
 from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap, share_of
+from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.find.text import Line, TextBox, paint
 from ai_pipeline.burnin.tools import Tools
@@ -46,13 +47,15 @@ class RemovalPlan:
     """What is removed from a picture: the pixels of ``banner`` are blacked out, those of ``mask`` filled.
 
     ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: holes are not filled
-    from it. ``readings`` have no source UID and frame yet.
+    from it. ``area``: the image area; only in it are holes filled from around them. ``readings`` have no
+    source UID and frame yet.
     """
 
     banner: Mask
     mask: Mask
     kept: Mask
     not_tissue: Mask
+    area: Mask
     marks: tuple[Annotation, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
 
@@ -90,7 +93,11 @@ def plan_removal(
             marks += _text_marks(text.box, shape, text.meaning, removed=policy.removes(text.meaning))
     check_share(mask & ~banner)
     readings = _readings(marks, texts, shape, policy)
-    return RemovalPlan(banner, mask & ~banner, kept & ~devices, not_tissue & ~mask, tuple(marks), readings)
+    written = banner | paint([text.box for text in found], shape, MARGIN)
+    area = _area(picture, header, drawn, written) if graphics else np.ones(shape, np.bool_)
+    return RemovalPlan(
+        banner, mask & ~banner, kept & ~devices, not_tissue & ~mask, area, tuple(marks), readings
+    )
 
 
 def plan_views(
@@ -108,7 +115,8 @@ def plan_views(
         kept = (plan.kept | more.kept) & ~mask & ~banner
         not_tissue = (plan.not_tissue | more.not_tissue) & ~mask
         readings = (*plan.readings, *more.readings)
-        plan = RemovalPlan(banner, mask & ~banner, kept, not_tissue, (*plan.marks, *more.marks), readings)
+        marks = (*plan.marks, *more.marks)
+        plan = RemovalPlan(banner, mask & ~banner, kept, not_tissue, plan.area, marks, readings)
     return plan
 
 
@@ -124,6 +132,12 @@ def check_share(mask: Mask) -> None:
         raise CleaningFailed(
             f"{share:.0%} of the picture would be filled, at most {LARGEST_SHARE:.0%} may be"
         )
+
+
+def _area(picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask) -> Mask:
+    """The image area; of what is ``written`` the strokes count as drawn, not what shows between them."""
+    annotation: Mask = np.logical_or.reduce(list(drawn.masks.values()))
+    return find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
 
 
 def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) -> tuple[Mask, Mask, Mask]:

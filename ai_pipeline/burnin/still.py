@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
+from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox, paint
@@ -180,8 +181,9 @@ class Window(ABC):
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""
         self._add(more)
-        not_tissue = self.plan.not_tissue
-        self.results = [inpaint(result, more, self._filler, not_tissue) for result in self.results]
+        self.results = [
+            fill_plan(result, more, self.plan, self.tables.black, self._filler) for result in self.results
+        ]
 
     def _add(self, more: Mask) -> None:
         self.mask, self.added = self.mask | more, more
@@ -238,7 +240,21 @@ def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpa
     if not plan.mask.any() and not plan.banner.any():
         return source
     bare = black_out(source, plan.banner, black) if plan.banner.any() else source
-    return inpaint(bare, plan.mask, filler, plan.not_tissue) if plan.mask.any() else bare
+    return fill_plan(bare, plan.mask, plan, black, filler)
+
+
+def fill_plan(
+    source: PixelArray, mask: Mask, plan: RemovalPlan, black: float, filler: Inpainter
+) -> PixelArray:
+    """``source`` with the pixels of ``mask`` filled, in the image area and outside it each from its own.
+
+    Outside nothing is made up: one hole that crosses the border is two.
+    """
+    outside = ~plan.area
+    known = outside & ~(plan.mask | plan.banner | plan.not_tissue | mask)
+    flat = with_background(source, mask & outside, known, black)
+    inside = mask & plan.area
+    return inpaint(flat, inside, filler, plan.not_tissue | outside) if inside.any() else flat
 
 
 def _surroundings(mask: Mask) -> Box:

@@ -75,6 +75,18 @@ def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     return np.where(inside, tissue, 0).astype(np.uint8)
 
 
+def linear_echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
+    """The rectangle of a linear array, speckle on black, ``[rows, columns]``, without any mark."""
+    rows, columns = size
+    picture: Picture = np.zeros(size, np.uint8)
+    tissue = picture[rows // 5 : rows - rows // 10, columns // 5 : columns - columns // 5]
+    speckle = np.random.default_rng(seed).rayleigh(30.0, tissue.shape).astype(np.float32)
+    half = tissue.shape[1] // 2, tissue.shape[0] // 2
+    smooth = Image.fromarray(speckle).resize(half).resize(tissue.shape[::-1])
+    tissue[...] = np.clip(20 + np.asarray(smooth), 5, 200)
+    return picture
+
+
 def flow(picture: Picture) -> tuple[Picture, npt.NDArray[np.bool_]]:
     """The picture in RGB with a vessel of colour flow in it, and where the flow is."""
     colour = np.repeat(picture[:, :, None], 3, axis=2)

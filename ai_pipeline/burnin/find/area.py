@@ -1,0 +1,123 @@
+"""The image area: where a picture shows the patient. Outside it there is background of one colour.
+
+Only inside it may pixels be made up from those around them. Sector, linear and trapezoid areas need no model
+of their shape: tissue is dense in what is not background, and what lies between tissue, in its row and in its
+column, is of the image too, such as a full bladder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, dilated, index_of
+from ai_pipeline.contract import UltrasoundRegion
+
+NOISE = 4
+"""Range of the background's pixels around each, at most: the noise of compression (grey levels)."""
+DARKEST = 3
+"""Difference from which a pixel may be tissue that is dark (grey levels)."""
+EVEN = 1
+"""Range of a panel's pixels around each, at most (grey levels)."""
+FEWEST = 0.02
+"""Share of the picture that is background, at least; with less all of it is image."""
+WINDOWS = (9, 15, 31, 63)
+"""Sides of the squares in which tissue is told from background, the first that shows enough (pixels)."""
+SHOWN = 0.25
+"""Share of such a square that no annotation covers, at least."""
+DENSE = 0.5
+"""Share of what it shows that is not background, from which it is tissue."""
+THIN = 9
+"""Side of the square that fits into tissue; ticks, letters and frames are thinner (pixels)."""
+SMALLEST = 0.02
+"""Share of the picture that an image area takes, at least: a body mark or a logo is smaller."""
+INSIDE = 0.95
+"""Share of the tissue that lies in the header's regions, from which they are right."""
+STROKE, CONTRAST = 9, 40
+"""Thickness up to which a light or dark structure may be a stroke of a letter (pixels), and its contrast, at
+least (grey levels)."""
+
+
+def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion] = ()) -> Mask:
+    """The image area of an ultrasound picture, uint8 grey or RGB; all of it where there is no background.
+
+    ``drawn``: the strokes of all annotation, with their soft edges; they are neither tissue nor background.
+    ``regions`` of the header bound the area where the tissue lies in them.
+    """
+    grey = brightest(picture)
+    background = _background(picture, grey, drawn)
+    if background is None:
+        return np.ones(grey.shape, np.bool_)
+    uneven = _range_around(grey) > EVEN  # a panel has one colour, tissue has none
+    differs = brightest(cv2.absdiff(picture, np.broadcast_to(background, picture.shape))) > DARKEST
+    tissue = _tissue(differs & uneven, ~drawn)
+    labels, stats = components(tissue)
+    area: Mask = np.zeros_like(tissue)
+    for label in range(1, len(stats)):
+        if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
+            area |= _between(labels == label)
+    return area & _within(regions, tissue)
+
+
+def strokes(picture: Picture) -> Mask:
+    """What is as thin as the strokes of letters and stands out, light or dark, with its soft edges."""
+    grey = np.ascontiguousarray(brightest(picture))
+    square = np.ones((STROKE, STROKE), np.uint8)
+    light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
+    return dilated(np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_), 5)
+
+
+def _background(picture: Picture, grey: Picture, drawn: Mask) -> Picture | None:
+    """The colour of the background: the commonest one, if there is enough of it that is flat."""
+    plain = (_range_around(grey) <= NOISE) & ~drawn
+    counts = np.bincount(grey[plain], minlength=256)
+    level = int(counts.argmax())
+    if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < FEWEST * grey.size:
+        return None
+    pixels = picture[plain & (grey == level)]
+    return np.asarray(np.median(pixels, axis=0), np.uint8)
+
+
+def _range_around(grey: Picture) -> Picture:
+    """Brightest less darkest of the 5 × 5 pixels around each."""
+    square = np.ones((5, 5), np.uint8)
+    return np.asarray(cv2.dilate(grey, square) - cv2.erode(grey, square), np.uint8)
+
+
+def _tissue(bright: Mask, shown: Mask) -> Mask:
+    """Where most of what is shown around a pixel is not background."""
+    seen = shown.astype(np.float32)
+    own = (bright & shown).astype(np.float32)
+    dense: Mask = np.zeros(bright.shape, np.bool_)
+    open_ = np.ones(bright.shape, np.bool_)
+    for side in WINDOWS:
+        among, count = (
+            cv2.boxFilter(plane, -1, (side, side), borderType=cv2.BORDER_REPLICATE) for plane in (seen, own)
+        )
+        enough = open_ & (among >= SHOWN)
+        dense |= enough & (count >= DENSE * among)
+        open_ &= ~enough
+    return np.asarray(
+        cv2.morphologyEx(dense.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THIN, THIN), np.uint8)), np.bool_
+    )
+
+
+def _between(tissue: Mask) -> Mask:
+    """The tissue, and what lies between it both in its row and in its column."""
+    filled: Mask = np.ones_like(tissue)
+    for axis in (0, 1):
+        before = np.maximum.accumulate(tissue, axis=axis)
+        after = np.flip(np.maximum.accumulate(np.flip(tissue, axis), axis=axis), axis)
+        filled &= before & after
+    return filled
+
+
+def _within(regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
+    """The regions of the header where they hold the tissue; everywhere else all of the picture."""
+    inside: Mask = np.zeros_like(tissue)
+    for region in regions:
+        inside[index_of(region.box)] = True
+    right = (inside & tissue).sum() >= INSIDE * tissue.sum()
+    return inside if regions and right else np.ones_like(tissue)
