@@ -285,12 +285,13 @@ class Refuse:
 class UltrasoundRegion:
     """One item of the Sequence of Ultrasound Regions (0018,6011), PS3.3 C.8.5.5.
 
-    ``box``: left, top, right, bottom in pixels; right and bottom exclusive. ``spacing``: millimetres between
-    rows and between columns, None where not both axes are calibrated in centimetres.
-    """
+    ``box``: left, top, right, bottom in pixels, the last two exclusive. ``spacing``: millimetres between rows
+    and columns, None if not both are in centimetres. Format and type are 0 if it has none."""
 
     box: tuple[int, int, int, int]
     spacing: tuple[float, float] | None = None
+    spatial_format: int = 0
+    data_type: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, index_of
-from ai_pipeline.burnin.decide.writing import candidates_of
+from ai_pipeline.burnin.decide.writing import MeasuredPixels, candidates_of
 from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
-from ai_pipeline.burnin.find.flow import find_flow
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
+from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, check_share, plan_views
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
@@ -84,6 +84,7 @@ class _CinePlan:
 
     plan: RemovalPlan
     read_in: Picture
+    graphics: bool
 
     def kept_in(self, pictures: Sequence[Picture]) -> Mask:
         """The text that stays, where all of these frames show it unchanged."""
@@ -107,6 +108,7 @@ class _CineWindow(Window):
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan.plan, tables, verifier, PLAIN)
         self._indices = indices
+        self._graphics = plan.graphics
         self._kept = plan.kept_in([tables.show(source) for source in sources])
         self._pictures: list[Picture] = []
 
@@ -121,7 +123,9 @@ class _CineWindow(Window):
         """Search the middle frame for drawings: some appear in none of the sampled frames."""
         middle = len(self.results) // 2
         tools = self.verifier.tools
-        drawn = find_drawings(self.tables.show(self.results[middle]), tools.finder, tools.threshold)
+        picture = self.tables.show(self.results[middle])
+        waves = self.plan.waves.seen_in(picture, self.plan.area)
+        drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
         found = drawn.masks[AnnotationKind.TEXT] & ~self._kept
         if self.verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
@@ -145,18 +149,22 @@ class _CineWindow(Window):
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
         if len(pictures) == 1:
-            return self.verifier.residue(pictures[0], self.mask, self._kept)
+            return self.verifier.residue(pictures[0], self.mask, self._kept, self._waves_in(pictures[0]))
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         views = [(light, 1.0), (dark, 1.0), (faint, 0.6)]
-        flow = find_flow(light)
+        measured = MeasuredPixels.of(light, self._waves_in(light))
         views += [(pictures[index], 1.0) for index in _outlying_frames(pictures, self.mask)]
         return [
             one.box
             for view, scale in views
-            for one in candidates_of(view, self.verifier.tools.reader, scale, flow)
+            for one in candidates_of(view, self.verifier.tools.reader, scale, measured)
             if self.verifier.is_residue(one, self.mask, self._kept)
         ]
+
+    def _waves_in(self, picture: Picture) -> Waves:
+        """The waves of the plan and those that run in this picture; none where there are no drawings."""
+        return self.plan.waves.seen_in(picture, self.plan.area) if self._graphics else self.plan.waves
 
 
 def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool) -> _CinePlan:
@@ -192,8 +200,12 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     kept_text = plans[0].kept & ~mask & ~banner
     not_tissue = plans[0].not_tissue & ~mask
     area = cast(Mask, np.logical_or.reduce([plan.area for plan in plans]))
-    plan = RemovalPlan(banner, mask & ~banner, kept_text, not_tissue, area, tuple(marks), tuple(readings))
-    return _CinePlan(plan, pictures[0])
+    waves = plans[0].waves
+    for other in plans[1:]:
+        waves = waves | other.waves
+    mask &= ~banner
+    plan = RemovalPlan(banner, mask, kept_text, not_tissue, area, waves, tuple(marks), tuple(readings))
+    return _CinePlan(plan, pictures[0], graphics)
 
 
 def _sampled(count: int) -> list[int]:

@@ -21,10 +21,19 @@ from ai_pipeline.burnin.decide.mask_shape import (
     without_low_parts,
     without_small_parts,
 )
+from ai_pipeline.burnin.decide.whole_lines import (
+    by_best_reading,
+    by_their_block,
+    inner,
+    ruler_digits,
+    with_all_letters,
+    without_cut_lines,
+)
 from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap, share_of
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
-from ai_pipeline.burnin.find.text import Line, TextBox, paint
+from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, paint
+from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -47,8 +56,8 @@ class RemovalPlan:
     """What is removed from a picture: the pixels of ``banner`` are blacked out, those of ``mask`` filled.
 
     ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: holes are not filled
-    from it. ``area``: the image area; only in it are holes filled from around them. ``readings`` have no
-    source UID and frame yet.
+    from it. ``area``: the image area; only in it are holes filled from around them. ``waves`` are measured
+    and no text; of them only text that was read is removed. ``readings`` have no source UID and frame yet.
     """
 
     banner: Mask
@@ -56,6 +65,7 @@ class RemovalPlan:
     kept: Mask
     not_tissue: Mask
     area: Mask
+    waves: Waves
     marks: tuple[Annotation, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
 
@@ -72,16 +82,26 @@ def plan_removal(
     banner, banners = find_banner(header, picture) if graphics else (np.zeros(shape, np.bool_), ())
     removed = {meaning for meaning in Meaning if policy.removes(meaning)}
     devices, device_marks = find_device_banner(header, picture, tools.device_rules, removed)
-    drawn = find_drawings(picture, tools.finder, tools.threshold) if graphics else no_drawings(shape)
-    found = find_texts(picture, tools.reader, drawn.masks[AnnotationKind.TEXT] | banner | devices)
-    texts = [text for text in found if not _is_drawing(text, drawn)]
+    waves = _waves(picture, header) if graphics else no_waves(shape)
+    banner &= ~waves.traces
+    drawn = (
+        find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
+        if graphics
+        else no_drawings(shape)
+    )
+    found = find_texts(picture, tools.reader, drawn.masks[AnnotationKind.TEXT] | banner | devices, waves)
+    symbols = [text for text in found if _is_drawing(text, drawn)]
+    texts = [text for text in found if text not in symbols]
+    if policy is CleaningPolicy.CLINICAL:
+        texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy)
     mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
     if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.classified_apart(kept)
-        kept |= paint([text.box for text in found if text not in texts], shape, AROUND_DRAWING) & ~mask
+        kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
+        kept |= ruler_digits(texts, drawn.masks[AnnotationKind.TEXT] & ~mask & ~kept) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
     mask |= text_in_outline(mask | banner, tools.reader) & ~kept
-    not_tissue = kept | _graphics_left(drawn, policy)
+    not_tissue = kept | _graphics_left(drawn, policy) | waves.traces
     banner = (banner & ~not_tissue) | devices
     marks = [
         replace(mark, removed=_is_inside(mark, banner | mask))
@@ -95,9 +115,8 @@ def plan_removal(
     readings = _readings(marks, texts, shape, policy)
     written = banner | paint([text.box for text in found], shape, MARGIN)
     area = _area(picture, header, drawn, written) if graphics else np.ones(shape, np.bool_)
-    return RemovalPlan(
-        banner, mask & ~banner, kept & ~devices, not_tissue & ~mask, area, tuple(marks), readings
-    )
+    mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
+    return RemovalPlan(banner, mask, kept, not_tissue, area & ~waves.strips, waves, tuple(marks), readings)
 
 
 def plan_views(
@@ -116,7 +135,8 @@ def plan_views(
         not_tissue = (plan.not_tissue | more.not_tissue) & ~mask
         readings = (*plan.readings, *more.readings)
         marks = (*plan.marks, *more.marks)
-        plan = RemovalPlan(banner, mask & ~banner, kept, not_tissue, plan.area, marks, readings)
+        mask &= ~banner
+        plan = RemovalPlan(banner, mask, kept, not_tissue, plan.area, plan.waves, marks, readings)
     return plan
 
 
@@ -132,6 +152,13 @@ def check_share(mask: Mask) -> None:
         raise CleaningFailed(
             f"{share:.0%} of the picture would be filled, at most {LARGEST_SHARE:.0%} may be"
         )
+
+
+def _waves(picture: Picture, header: ImageHeader) -> Waves:
+    """What is measured over time: as the header says, and as curves are seen."""
+    regions = header.ultrasound_regions
+    area = find_area(picture, np.zeros(picture.shape[:2], np.bool_), regions)
+    return Waves(find_strips(regions, picture.shape), find_traces(picture, area))
 
 
 def _area(picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask) -> Mask:
@@ -153,10 +180,20 @@ def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) ->
     ]
     whole = [text for text in removed if text not in traced]
     kept = [text for text in texts if text not in removed]
-    mask, *others = (
+    wide, stays, letters = (
         paint([text.box for text in some], strokes.shape, MARGIN) for some in (whole, kept, traced)
     )
-    return mask, others[0] & ~mask, others[1] & ~mask
+    # The mask of what goes ends where the letters of a line begin that stays.
+    mask = wide & ~paint([inner(text.box) for text in kept], strokes.shape, 0.0)
+    return mask, stays & ~mask, letters & ~mask
+
+
+def _whole_lines(
+    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, policy: CleaningPolicy
+) -> list[Text]:
+    """The texts as lines that stay or go whole."""
+    whole = with_all_letters(by_their_block(by_best_reading(texts)), strokes, picture, reader, MARGIN)
+    return without_cut_lines(whole, policy.removes)
 
 
 def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:

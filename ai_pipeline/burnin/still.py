@@ -18,6 +18,7 @@ from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools
@@ -62,13 +63,15 @@ class Verifier:
     tools: Tools
     policy: CleaningPolicy
 
-    def residue(self, picture: Picture, filled: Mask, kept: Mask, within: Box | None = None) -> list[TextBox]:
+    def residue(
+        self, picture: Picture, filled: Mask, kept: Mask, waves: Waves, within: Box | None = None
+    ) -> list[TextBox]:
         """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
 
         ``filled`` pixels hold nothing of the source, whatever is read in them; text in ``kept`` was read
-        before and stays. ``within``: search this box only.
+        before and stays. ``waves`` are no text. ``within``: search this box only.
         """
-        found = candidates(picture, self.tools.reader, within)
+        found = candidates(picture, self.tools.reader, waves, within)
         return [one.box for one in found if self.is_residue(one, filled, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
@@ -198,7 +201,7 @@ class _Still(Window):
         return [
             box
             for view in self.tables.views(self.results[0])
-            for box in self.verifier.residue(view, self.mask, self.plan.kept, within)
+            for box in self.verifier.residue(view, self.mask, self.plan.kept, self.plan.waves, within)
         ]
 
 

@@ -208,8 +208,14 @@ def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
         x0, y0, x1, y1 = (item.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
         if all(isinstance(edge, int) for edge in (x0, y0, x1, y1)) and x0 < x1 and y0 < y1:
             box = max(x0, 0), max(y0, 0), x1 + 1, y1 + 1
-            regions.append(UltrasoundRegion(box, _region_spacing(item)))
+            kind = (_code(item, keyword) for keyword in ("RegionSpatialFormat", "RegionDataType"))
+            regions.append(UltrasoundRegion(box, _region_spacing(item), *kind))
     return tuple(regions)
+
+
+def _code(item: Dataset, keyword: str) -> int:
+    value = item.get(keyword)
+    return value if isinstance(value, int) else 0
 
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:

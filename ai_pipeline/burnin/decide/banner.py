@@ -25,6 +25,7 @@ from ai_pipeline.burnin.annotation.pixels import (
 )
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.devices.known import device_boxes
+from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
 
@@ -40,18 +41,15 @@ EVERY = frozenset(Meaning)
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
     """The mask of what is written outside every region of (0018,6011), an annotation for each block of it.
 
-    On black, of the lines of what is not black; on a coloured surrounding all of it. Without regions there is
-    none, nor where one reaches beyond the image: it is of the image before it was scaled or cut (seen in real
-    files).
+    On black, of the lines of what is not black; on a coloured surrounding all of it. Without regions that can
+    be believed there is none.
     """
-    regions = [region.box for region in header.ultrasound_regions]
-    rows, columns = picture.shape[:2]
-    # Maximum edges one too large are common: some makers write them as exclusive.
-    if not regions or any(right > columns + 1 or bottom > rows + 1 for _, _, right, bottom in regions):
-        return np.zeros((rows, columns), np.bool_), ()
-    outside = np.ones((rows, columns), np.bool_)
+    regions = believed_regions(header.ultrasound_regions, picture.shape)
+    if not regions:
+        return np.zeros(picture.shape[:2], np.bool_), ()
+    outside = np.ones(picture.shape[:2], np.bool_)
     for region in regions:
-        outside[index_of(region)] = False
+        outside[index_of(region.box)] = False
     mask = blocks(_written(brightest(picture), outside)) & outside
     reach = max(5, round(0.02 * max(mask.shape)) | 1)
     joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))

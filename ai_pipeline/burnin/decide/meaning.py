@@ -35,6 +35,7 @@ from ai_pipeline.burnin.decide.vocabulary import (
     MAKERS_AS_WRITTEN,
     NOUNS,
     PHRASES,
+    PRESETS,
     PROBES,
     SIDE_LETTERS,
     SIDES,
@@ -67,12 +68,21 @@ _OTHER_LABELS = (
     "vol|volume|bladder vol|pre vol|post vol|area|psv|edv|mdv|tamax|tamean|tamv|ps|md|vel|velocity|vmax|"
     "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual"
 )
+_HEART = (
+    r"(?:(?:asc|desc|prox|sinus|abd) )?ao(?: root| arch| sinus)?|l[av]|r[av]|lvot|rvot|ivc|mpa|rpa|lpa|"
+    r"lv ?id ?[ds]?|iv ?s ?[ds]|lv ?pw ?[ds]?|(?:mv|av|tv|pv|mr|ar|tr|pr)(?: [ea])?"
+)
+"""Structures that an echocardiogram measures; they count with a value and its unit, or as an index."""
+_HEART_UNIT = r"(?:mm(?: ?[23])?|cm ?[23]|ml|[cm]m?/s(?:ec)?|mmhg|ms(?:ec)?)"
+_WHAT = r"diam|dim|vel|vmax|max pg|mean pg|vti|area|vol|length|thick"
 _RATIOS = "ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca"
 
 MEASUREMENTS = (
     rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:{_RATIOS}) ?{_DECIMAL}",
+    rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
+    rf"{_WHICH}(?:{_HEART}) index {_DECIMAL}",
     rf"{_WHICH}efw ?\d{{2,4}} ?g",
     r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
 )
@@ -99,6 +109,10 @@ SETTINGS = (
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
+    r"[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?",  # presets: "2+3.Trim."
+    r"har ?-? ?(?:low|mid|high|max|intermedia|intermediate)",
+    r"(?:p|pwr|power) (?:low|med|high|max)",
+    rf"mi ?m {_INDEX}|q ?scan \d{{1,3}}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = frozenset(
@@ -118,6 +132,8 @@ QUANTITIES = frozenset(
         "×", "x", "*",
     }
 )  # fmt: skip
+CALIPER_SIGNS = " \u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
+"""What a recogniser makes of a drawn caliper beside its measurement."""
 _CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
 _PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
@@ -129,9 +145,11 @@ def meaning_of(text: str, confidence: float) -> Meaning:
     """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
     if not confidence >= LEAST_CONFIDENCE or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
-    line = " ".join(unicodedata.normalize("NFKC", text).split())
+    line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS)
     if line in MAKERS | MAKERS_AS_WRITTEN or (" " in line and line.upper() in MAKERS):
         return Meaning.LOGO
+    if line.upper() in PRESETS or _is_frame_counter(line):
+        return Meaning.ACOUSTIC
     if _is_ruler_mark(line):
         return Meaning.SCALE
     if line in _CALIPER_LETTERS - SIDE_LETTERS:
@@ -219,3 +237,9 @@ def _is_ruler_mark(line: str) -> bool:
     day_and_month = 1 <= int(whole) <= 31 and 1 <= int(part) <= 12
     time = int(whole) <= 24 and len(part) == 2 and int(part) <= 59
     return bool(sign) or int(whole) == 0 or not (day_and_month or time)
+
+
+def _is_frame_counter(line: str) -> bool:
+    """ "47/56", the frame of a loop, where neither can be a month and the second no day."""
+    match = re.fullmatch(r"(\d{2}) ?/ ?(\d{2})", line)
+    return match is not None and 12 < int(match[1]) <= int(match[2]) and int(match[2]) > 31

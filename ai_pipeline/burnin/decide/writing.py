@@ -13,8 +13,10 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, index_of
 from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, high_contrast, looks_like_text
+from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.contract import Meaning
 
 FILLED = 0.95
@@ -27,6 +29,11 @@ FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
+UPRIGHT = 1.5
+"""Height of a box in widths, from which its text runs along a vertical line."""
+MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
+"""Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
+which it holds no letters."""
 LARGE_PICTURE = 1200
 """Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
@@ -35,7 +42,8 @@ LARGE_PICTURE = 1200
 class Candidate:
     """A place that may hold text, and the view of the picture that shows it.
 
-    ``flow``: the share of it that is Doppler flow, 0 to 1; what looks like letters there are vessels.
+    ``flow``: the share of it, 0 to 1, that is Doppler flow, a spectrum or M-mode: what looks like letters
+    there are vessels or waves.
     """
 
     view: Picture
@@ -60,14 +68,14 @@ class Text:
     meaning: Meaning
 
 
-def find_texts(picture: Picture, reader: TextReader, known: Mask) -> list[Text]:
-    """All text of a picture, uint8 grey or RGB.
+def find_texts(picture: Picture, reader: TextReader, known: Mask, waves: Waves) -> list[Text]:
+    """All text of a picture, uint8 grey or RGB; among ``waves`` only what can be read.
 
     Pixels of ``known`` are masked in any case: doubtful places there are not read, since reading takes ten
     times as long as finding.
     """
     texts: list[Text] = []
-    for one in candidates(picture, reader):
+    for one in candidates(picture, reader, waves):
         if (not one.certain and covered(one.box, known)) or any(
             overlap(one.box.box, text.box.box) >= SAME for text in texts
         ):
@@ -87,23 +95,55 @@ def text_meaning(box: TextBox, line: Line) -> Meaning:
     return meaning_of(line.text, line.confidence)
 
 
-def candidates(picture: Picture, reader: TextReader, within: Box | None = None) -> list[Candidate]:
+def candidates(
+    picture: Picture, reader: TextReader, waves: Waves, within: Box | None = None
+) -> list[Candidate]:
     """What may be text in a picture as it is, with enhanced contrast and, if it is large, reduced.
 
     ``within``: search this box only.
     """
-    flow = find_flow(picture)
     views = [(picture, 1.0), (high_contrast(picture), 0.6)]
     if min(picture.shape[:2]) >= LARGE_PICTURE:
         views.append((picture, 0.35))
-    return [one for view, scale in views for one in candidates_of(view, reader, scale, flow, within)]
+    measured = MeasuredPixels.of(picture, waves)
+    return [one for view, scale in views for one in candidates_of(view, reader, scale, measured, within)]
 
 
 def candidates_of(
-    view: Picture, reader: TextReader, scale: float, flow: Mask, within: Box | None = None
+    view: Picture, reader: TextReader, scale: float, measured: MeasuredPixels, within: Box | None = None
 ) -> list[Candidate]:
-    """What may be text in one view of a picture with this Doppler ``flow``, at a ``scale`` of the reader."""
-    return [Candidate(view, box, share_of(flow, box)) for box in reader.find(view, scale, within)]
+    """What may be text in one view of a picture in which so much is ``measured``, at a ``scale``."""
+    found = [(box, measured.traced(box)) for box in reader.find(view, scale, within)]
+    return [
+        Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
+        for box, traced in found
+        if traced < ALL_WAVE
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredPixels:
+    """Where a picture shows what is measured: ``areas`` of flow, spectra and M-mode, and ``traces``.
+
+    ``strokes``: what may be letters or traces; None without traces.
+    """
+
+    areas: Mask
+    traces: Mask
+    strokes: Mask | None
+
+    @staticmethod
+    def of(picture: Picture, waves: Waves) -> MeasuredPixels:
+        drawn = strokes(picture) if waves.traces.any() else None
+        return MeasuredPixels(find_flow(picture) | waves.strips, waves.traces, drawn)
+
+    def traced(self, box: TextBox) -> float:
+        """The share of what is drawn in a box that is a trace, 0 to 1."""
+        if self.strokes is None:
+            return 0.0
+        place = index_of(box.box)
+        drawn = int(self.strokes[place].sum())
+        return int((self.strokes[place] & self.traces[place]).sum()) / drawn if drawn else 0.0
 
 
 def share_of(mask: Mask, box: TextBox) -> float:
@@ -142,13 +182,24 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text]) -> Text:
 
 
 def _is_beside(box: Box, other: Box) -> bool:
-    """On one line, no farther apart than a word's space."""
+    """On one line, level or beside upright text, no farther apart than a word's space."""
+    left, top, right, bottom = other
+    upright = bottom - top > UPRIGHT * (right - left)
+    return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
+
+
+def _in_one_row(box: Box, other: Box) -> bool:
     (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
     height = min(bottom - top, bottom2 - top2)
     return (
         min(bottom, bottom2) - max(top, top2) > 0.5 * height
         and max(left, left2) - min(right, right2) < WORD_SPACE * height
     )
+
+
+def _turned(box: Box) -> Box:
+    left, top, right, bottom = box
+    return top, left, bottom, right
 
 
 def covered(box: TextBox, mask: Mask) -> bool:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, dilated, index_of
+from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import UltrasoundRegion
 
 NOISE = 4
@@ -27,8 +28,9 @@ WINDOWS = (9, 15, 31, 63)
 """Sides of the squares in which tissue is told from background, the first that shows enough (pixels)."""
 SHOWN = 0.25
 """Share of such a square that no annotation covers, at least."""
-DENSE = 0.5
-"""Share of what it shows that is not background, from which it is tissue."""
+DENSE, SURE = 0.5, 0.8
+"""Share of what it shows that is not background, from which it is tissue: in the smallest square, and in
+larger ones. Where annotation covers the border itself, what may be either is background."""
 THIN = 9
 """Side of the square that fits into tissue; ticks, letters and frames are thinner (pixels)."""
 SMALLEST = 0.02
@@ -97,7 +99,7 @@ def _tissue(bright: Mask, shown: Mask) -> Mask:
             cv2.boxFilter(plane, -1, (side, side), borderType=cv2.BORDER_REPLICATE) for plane in (seen, own)
         )
         enough = open_ & (among >= SHOWN)
-        dense |= enough & (count >= DENSE * among)
+        dense |= enough & (count >= (DENSE if side == WINDOWS[0] else SURE) * among)
         open_ &= ~enough
     return np.asarray(
         cv2.morphologyEx(dense.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THIN, THIN), np.uint8)), np.bool_
@@ -114,8 +116,9 @@ def _between(tissue: Mask) -> Mask:
     return filled
 
 
-def _within(regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
-    """The regions of the header where they hold the tissue; everywhere else all of the picture."""
+def _within(all_regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
+    """The regions of the header if they hold the tissue, else all of the picture."""
+    regions = believed_regions(all_regions, tissue.shape)
     inside: Mask = np.zeros_like(tissue)
     for region in regions:
         inside[index_of(region.box)] = True

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ai_pipeline.burnin.annotation.kinds import MEANINGS, Annotation, AnnotationKind
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, dilated
 from ai_pipeline.burnin.find.bars import extended_bars
-from ai_pipeline.burnin.find.flow import find_flow
+from ai_pipeline.burnin.find.flow import colour_bars, find_flow
 from ai_pipeline.burnin.find.lines import lines_between
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 
@@ -52,17 +52,23 @@ class Drawings:
             return self
         picture, maps, drawn = self.source
         classes = np.where(text, _majority_classes(drawn, maps), _majority_classes(drawn & ~text, maps))
-        return _drawings(picture, maps, drawn, classes)
+        return _drawings(picture, maps, drawn, _without_bars(classes, picture))
 
 
-def find_drawings(picture: Picture, finder: MarkFinder, threshold: float) -> Drawings:
+def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measured: Mask) -> Drawings:
     """All annotation that the detector finds in an ultrasound picture, grey or RGB.
 
-    ``threshold`` 0 to 1: the probability from which a pixel counts as drawn.
+    ``threshold`` 0 to 1: the probability from which a pixel counts as drawn. ``measured``: spectra, M-mode
+    and traces, which the detector takes for letters and which are no annotation.
     """
     maps = finder.find(picture)
-    drawn = maps.above(threshold) & ~_flow_without_bars(picture, maps)
-    return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
+    drawn = maps.above(threshold) & ~_flow_without_bars(picture, maps) & ~measured
+    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
+
+
+def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
+    """The classes with every colour bar a scale, whatever letters touch it."""
+    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
 
 
 def _flow_without_bars(picture: Picture, maps: MarkMaps) -> Mask:

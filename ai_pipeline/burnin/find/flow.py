@@ -63,6 +63,16 @@ def find_flow(picture: Picture) -> Mask:
     return dilated(flow[labels], 3)
 
 
+def colour_bars(picture: Picture) -> Mask:
+    """The colour bars: filled rectangles in Doppler's colours, which no letters are."""
+    if picture.ndim == 2:
+        return np.zeros(picture.shape, np.bool_)
+    labels, stats = components(coloured(picture))
+    bars = _bars(stats) & (np.bincount(labels[red_or_blue(picture)], minlength=len(stats)) > 0)
+    bars[0] = False
+    return np.asarray(bars[labels], np.bool_)
+
+
 def _bars(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     """Which of the connected parts are rectangles, as colour bars are and flow is not."""
     width, height, area = (

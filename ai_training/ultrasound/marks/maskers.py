@@ -15,6 +15,7 @@ from ai_pipeline.burnin.annotation.pixels import Mask, Picture
 from ai_pipeline.burnin.decide.writing import candidates
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.text import TextReader, paint
+from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.burnin.planning import MARGIN, plan_removal
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.errors import CleaningFailed
@@ -48,7 +49,7 @@ def network_mask(picture: Picture, tools: Tools) -> Mask:
 
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
     """The boxes of the text detector that are text by their shape or by what is read in them."""
-    found = candidates(picture, reader)
+    found = candidates(picture, reader, no_waves(picture.shape))
     boxes = [one.box for one in found if one.certain or one.read(reader).legible]
     return paint(boxes, picture.shape, MARGIN)
 

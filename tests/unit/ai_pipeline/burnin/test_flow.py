@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin.annotation.pixels import Picture
-from ai_pipeline.burnin.find.flow import find_flow
+from ai_pipeline.burnin.find.flow import colour_bars, find_flow
 from tests.unit.ai_pipeline.phantoms import burn, echo, flow
 
 
@@ -57,3 +57,14 @@ def test_a_colour_bar_in_two_halves_is_none() -> None:
     picture[72:76, 6:32] = (20, 0, 0)
     picture[76:108, 6:32] = np.linspace((150, 20, 0), (250, 240, 0), 32)[:, None].astype(np.uint8)
     assert not find_flow(picture).any()
+
+
+def test_a_colour_bar_is_one_and_a_vessel_or_letters_are_none() -> None:
+    picture, vessel = flow(echo())
+    shades = np.linspace(70, 255, 60).astype(np.uint8)
+    picture[40:100, 440:456] = 0
+    picture[40:100, 440:456, 0] = shades[:, None]
+    written = burn(picture, "KIM MINJUN", (4, 4), (255, 30, 30), 24)
+    bars = colour_bars(written)
+    assert bars[42:98, 441:455].all()
+    assert not bars[vessel].any() and not bars[:40, :200].any()

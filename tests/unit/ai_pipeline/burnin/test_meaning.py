@@ -20,6 +20,8 @@ HARMLESS = {
         "WF 88Hz", "2D", "THI", "70dB", "AO% 100", "AO 100%", "P90%", "S/A 1/2", "Map F/0", "C5-1",
         "C5-1 19Hz", "ML6-15", "H4.00MHz -10dB", "WF Low", "Z 1.0", "4.0 MHz", "COLOR DOPPLER",
         "SRI II 3/CRI 2", "SRIⅡ2", "SRIII3/GRI2", "C5 / M4", "Gn-0.6", "PRF-0.9kHz",
+        "2+3.Trim.", "2. Trim.", "3.Trim", "Har-high", "Har-intermedia", "P Low", "Adult Echo", "Gen OB",
+        "47/56", "62/73", "MIm:1.5", "Qscan:85",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
@@ -28,7 +30,8 @@ HARMLESS = {
         "Dist 1 2.31cm", "D1: 3.45 cm", "2.31 x 1.45 x 3.20 cm", "2.31x1.45cm", "2,31 cm", "Vol 12.3 ml",
         "Vol12.3ml", "RI 0.65", "PSV 43.2 cm/s", "HC 245.3mm GA 26w3d", "BPD64.5mm", "EFW 1234g",
         "HR 72 bpm", "58%", "12.3cm", "ENDO 8.2mm", "1 D 2.31cm 2 D 1.45cm", "Area 3.21 cm²",
-        "RT OVARY D1 2.34 cm", "D", "+", "Dist",
+        "Asc Ao Diam 3.3 cm", "\ue000 Asc Ao Diam 3.3 cm", "Asc Ao Index 2.0", "LVIDd 4.5 cm", "IVSd 1.1cm",
+        "MV E 80 cm/s", "LA Diam 3.4 cm", "RT OVARY D1 2.34 cm", "D", "+", "Dist",
     ),
     Meaning.SCALE: ("0", "5", "10", "15", "45", "100", "120", "-60", "-4.0", "38.5", "0.5", "+20"),
     Meaning.ORIENTATION: (
@@ -36,7 +39,9 @@ HARMLESS = {
         "Bladder", "LIVER", "RT KIDNEY", "LT OV CYST", "L-OV", "R-OV", "RT OVARY",
         "Rt Ovary", "RTOVARY", "LUNG BASE",
         "LONG AXIS", "RT KIDNEY LONG", "GALLBLADDER", "IVC", "GB", "ROV", "CYST 2", "rt axilla",
-        "LOWER POLE", "HARNBLASE", "LI NIERE RENAL", "자궁", "좌측 난소", "PERIPHERAL ZONE LEFT PROSTATE",
+        "LOWER POLE",
+        "IZQ", "OVARIO DERECHO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
+        "HARNBLASE", "LI NIERE RENAL", "자궁", "좌측 난소", "PERIPHERAL ZONE LEFT PROSTATE",
     ),
     Meaning.LOGO: ("GE", "GE Healthcare", "SIEMENS", "PHILIPS", "SAMSUNG MEDISON", "Mindray"),
 }  # fmt: skip

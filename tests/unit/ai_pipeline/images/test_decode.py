@@ -171,9 +171,11 @@ def test_the_ultrasound_regions_are_boxes(tmp_path: Path) -> None:
     region = Dataset()
     region.RegionLocationMinX0, region.RegionLocationMinY0 = 10, 20
     region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 109, 219
+    region.RegionSpatialFormat, region.RegionDataType = 3, 4
     path = write_dicom(tmp_path / "us.dcm", echo()[None], SequenceOfUltrasoundRegions=[region])
     (found,) = open_dicom(path).header.ultrasound_regions
     assert found.box == (10, 20, 110, 220)
+    assert (found.spatial_format, found.data_type) == (3, 4)
 
 
 def test_a_picture_has_the_same_uid_each_time(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""Lines stay or go whole: no letter of a line that stays is cut by what goes beside it.
+
+Where both cannot be had the line goes. One place that was read more than once is judged by its best reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import (
+    Box,
+    Mask,
+    Picture,
+    centre_of,
+    component_boxes,
+    components,
+    index_of,
+)
+from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
+from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap, text_meaning
+from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
+from ai_pipeline.contract import Meaning
+
+ALIKE = 0.6
+"""Likeness of two readings of one place, at least."""
+BEYOND, LEVEL = 0.3, 0.6
+"""How far a second reading's box reaches beyond the first one's at either end, at most, and their common
+height, at least (heights of the first): a letter is wider."""
+RIM = 0.15
+"""What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
+EDGE = 3
+"""What a digit that stays is grown by on every side (pixels)."""
+CUT = 0.05
+"""Share of a line, without its rim, that lies in text that goes, from which the line cannot stay."""
+IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
+"""Distance of a digit from the column or row of a ruler's numbers and its sides, at most, and its distance
+along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
+ALIGNED = 0.7
+"""Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
+
+
+def by_best_reading(texts: Sequence[Text]) -> list[Text]:
+    """Texts with the meaning that another reading of the same place proves.
+
+    A proof needs more than a few characters, and a second reading with a letter more is no second reading of
+    the same: "45" does not prove "45Y" harmless.
+    """
+    proven = [
+        text
+        for text in texts
+        if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE} and len(_letters(text)) > FEW_CHARACTERS
+    ]
+    return [_as_proven(text, proven) for text in texts]
+
+
+def by_their_block(texts: Sequence[Text]) -> list[Text]:
+    """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
+
+    A number of two digits from 90 on could be an age, but not between two settings of one block.
+    """
+    return [_in_block(text, texts) for text in texts]
+
+
+def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool]) -> list[Text]:
+    """The texts, those as identity that stay by their meaning but lie partly in text that goes."""
+    found = list(texts)
+    while True:
+        removed = [text for text in found if goes(text.meaning)]
+        cut = {
+            index
+            for index, text in enumerate(found)
+            if not goes(text.meaning)
+            and any(overlap(inner(text.box).box, inner(one.box).box) > CUT for one in removed)
+        }
+        if not cut:
+            return found
+        found = [
+            replace(text, meaning=Meaning.IDENTITY) if index in cut else text
+            for index, text in enumerate(found)
+        ]
+
+
+def with_all_letters(
+    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, margin: float
+) -> list[Text]:
+    """The texts; where letters that are drawn reach beyond the box that was read, the whole is read again.
+
+    ``strokes``: the drawn text; ``margin`` as in :func:`paint`. Such a text is what it says as a whole, and
+    identity if that is not proven.
+    """
+    known = paint([text.box for text in texts], strokes.shape, margin)
+    labels, _ = components(strokes)
+    return [_read_whole(text, labels, known, picture, reader) for text in texts]
+
+
+def ruler_digits(texts: Sequence[Text], unread: Mask) -> Mask:
+    """Of drawn text that was not read the digits of rulers: single ones, in line with two numbers."""
+    numbers = [text.box.box for text in texts if text.meaning is Meaning.SCALE]
+    found: Mask = np.zeros_like(unread)
+    for box in component_boxes(components(unread)[1]):
+        if any(sum(_in_line(box, number, axis) for number in numbers) >= 2 for axis in (0, 1)):
+            left, top, right, bottom = box
+            found[index_of((left - EDGE, top - EDGE, right + EDGE, bottom + EDGE))] = True
+    return found
+
+
+def inner(box: TextBox) -> TextBox:
+    """A box without its rim: the letters of a line."""
+    corners = box.corners
+    across, down = corners[1] - corners[0], corners[3] - corners[0]
+    rim = RIM * (down if np.linalg.norm(down) <= np.linalg.norm(across) else across)
+    towards = (1, 1, -1, -1) if np.linalg.norm(down) <= np.linalg.norm(across) else (1, -1, -1, 1)
+    return TextBox(corners + np.outer(towards, rim).astype(np.float32), box.confidence)
+
+
+def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
+    if text.meaning is not Meaning.IDENTITY:
+        return text
+    for other in proven:
+        if _is_same_place(text.box.box, other.box.box) and _may_say_the_same(text, other):
+            return replace(text, meaning=other.meaning)
+    return text
+
+
+def _in_block(text: Text, texts: Sequence[Text]) -> Text:
+    if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
+        return text
+    written = text.line.text.strip()
+    above = {other.meaning for other in texts if _is_above(other.box.box, text.box.box)}
+    below = {other.meaning for other in texts if _is_above(text.box.box, other.box.box)}
+    if re.fullmatch(r"100|9\d", written) and above == below == {Meaning.ACOUSTIC}:
+        return replace(text, meaning=Meaning.ACOUSTIC)
+    if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:
+        return replace(text, meaning=Meaning.LOGO)
+    return text
+
+
+def _is_above(box: Box, other: Box) -> bool:
+    """Whether a line is the next one above another of its block."""
+    reach = ALIGNED * min(box[3] - box[1], other[3] - other[1])
+    edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
+    aligned = any(abs(one - another) <= reach for one, another in edges)
+    return aligned and -reach <= other[1] - box[3] <= reach
+
+
+def _is_same_place(box: Box, proven: Box) -> bool:
+    height = proven[3] - proven[1]
+    beyond = max(proven[0] - box[0], box[2] - proven[2])
+    common = min(box[3], proven[3]) - max(box[1], proven[1])
+    return beyond <= BEYOND * height and common >= LEVEL * height
+
+
+def _may_say_the_same(text: Text, proven: Text) -> bool:
+    if not text.line.legible:
+        return True
+    mine, other = _letters(text), _letters(proven)
+    signs = len("".join(proven.line.text.split()))  # a slash may be read as a letter
+    return len(mine) <= signs and SequenceMatcher(None, mine, other).ratio() >= ALIKE
+
+
+def _letters(text: Text) -> str:
+    return "".join(filter(str.isalnum, text.line.text)).casefold()
+
+
+def _read_whole(
+    text: Text, labels: np.typing.NDArray[np.int32], known: Mask, picture: Picture, reader: TextReader
+) -> Text:
+    left, top, right, bottom = box = text.box.box
+    if text.meaning is Meaning.IDENTITY or right - left < bottom - top:
+        return text
+    here = [int(label) for label in np.unique(labels[index_of(box)]) if label]
+    height = bottom - top
+    rows, columns = index_of((left - 2 * height, top, right + 2 * height, bottom))
+    missed = np.isin(labels[rows, columns], here) & ~known[rows, columns]
+    parts = [part for part in component_boxes(components(missed)[1]) if max(_sides(part)) >= SMALLEST_LETTER]
+    if not parts:
+        return text
+    start = columns.start
+    whole = (
+        min(left, *(start + part[0] for part in parts)), top,
+        max(right, *(start + part[2] for part in parts)), bottom,
+    )  # fmt: skip
+    line_box = _text_box(whole, text.box.confidence)
+    line = reader.read(picture, line_box)
+    return Text(line_box, line, text_meaning(line_box, line))
+
+
+def _in_line(box: Box, number: Box, axis: int) -> bool:
+    """Whether a box is as small as a digit and in line with a number, in its column (axis 0) or row (1)."""
+    height = number[3] - number[1]
+    centre, other = centre_of(box), centre_of(number)
+    across, along = abs(centre[axis] - other[axis]), abs(centre[1 - axis] - other[1 - axis])
+    apart = along >= APART * (height if axis == 0 else number[2] - number[0])
+    return across <= IN_COLUMN * height and apart and max(_sides(box)) <= LARGEST_DIGIT * height
+
+
+def _sides(box: Box) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _text_box(box: Box, confidence: float) -> TextBox:
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    return TextBox(corners, confidence)

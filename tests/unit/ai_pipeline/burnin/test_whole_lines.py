@@ -1,0 +1,135 @@
+"""A line stays or goes whole; one place that was read twice is judged once."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+
+from ai_pipeline.burnin.annotation.pixels import Box, Mask
+from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.decide.whole_lines import (
+    by_best_reading,
+    by_their_block,
+    ruler_digits,
+    with_all_letters,
+    without_cut_lines,
+)
+from ai_pipeline.burnin.decide.writing import Text
+from ai_pipeline.burnin.find.text import Line, TextBox, TextReader
+from ai_pipeline.contract import Meaning
+
+SHAPE = (200, 300)
+LINE: Box = (100, 40, 180, 60)
+
+
+def text(words: str, box: Box = LINE, *, confidence: float = 0.95, legible: bool = True) -> Text:
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    meaning = meaning_of(words, confidence) if legible else Meaning.IDENTITY
+    return Text(TextBox(corners, 0.9), Line(words, confidence, legible=legible), meaning)
+
+
+def goes(meaning: Meaning) -> bool:
+    return meaning is Meaning.IDENTITY
+
+
+def meanings(texts: list[Text]) -> list[Meaning]:
+    return [one.meaning for one in texts]
+
+
+def test_a_worse_reading_of_a_setting_is_a_setting() -> None:
+    found = by_best_reading([text("C6 / M7"), text("C6Y M7"), text("", legible=False)])
+    assert meanings(found) == [Meaning.ACOUSTIC] * 3
+
+
+@pytest.mark.parametrize(
+    ("proven", "other"),
+    [("45", "45Y"), ("MI 1.2", "MI 1.2 JK"), ("MI 1.2", "KIM MI"), ("12.3cm", "LEE JI"), ("D 12cm", "12.03")],
+)
+def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, other: str) -> None:
+    assert by_best_reading([text(proven), text(other)])[1].meaning is Meaning.IDENTITY
+
+
+def test_a_name_beside_a_setting_is_no_second_reading_of_it() -> None:
+    found = by_best_reading([text("MI 1.2 TIS 0.4"), text("M 1.2", (150, 40, 240, 60))])
+    assert found[1].meaning is Meaning.IDENTITY
+
+
+def test_a_line_that_lies_in_what_goes_goes_and_so_does_what_lies_in_that() -> None:
+    name = text("KIM MINJUN", (20, 40, 110, 60))
+    chain = [name, text("MI 1.2"), text("Gn 50", (170, 40, 260, 60)), text("Gn 50", (100, 90, 180, 110))]
+    assert meanings(without_cut_lines(chain, goes)) == [Meaning.IDENTITY] * 3 + [Meaning.ACOUSTIC]
+
+
+def test_lines_that_stand_close_do_not_cut_each_other() -> None:
+    close = [text("KIM MINJUN", (100, 22, 180, 43)), text("MI 1.2"), text("LEE", (100, 57, 180, 78))]
+    assert meanings(without_cut_lines(close, goes))[1] is Meaning.ACOUSTIC
+
+
+class Reader:
+    """Reads one text, whatever it is shown."""
+
+    def __init__(self, words: str) -> None:
+        self.words, self.seen = words, [(0, 0, 0, 0)]
+
+    def read(self, _picture: object, box: TextBox, _least: int = 1) -> Line:
+        self.seen.append(box.box)
+        return Line(self.words, 0.95, legible=True)
+
+
+def drawn(*boxes: Box) -> Mask:
+    mask = np.zeros(SHAPE, np.bool_)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize(("words", "stays"), [("Gn 50 dB", True), ("KIM Gn 50", False)])
+def test_letters_beyond_the_box_are_read_with_it(words: str, stays: bool) -> None:
+    reader = Reader(words)
+    strokes = drawn((80, 42, 175, 58))
+    (found,) = with_all_letters(
+        [text("Gn 50")], strokes, np.zeros(SHAPE, np.uint8), cast(TextReader, reader), 0.15
+    )
+    assert reader.seen[-1] == (80, 40, 180, 60) and found.box.box == (80, 40, 180, 60)
+    assert (found.meaning is Meaning.ACOUSTIC) == stays
+
+
+def test_a_line_of_which_all_letters_were_read_is_not_read_again() -> None:
+    reader, line = Reader("KIM"), text("Gn 50")
+    apart = drawn((102, 42, 178, 58), (200, 42, 240, 58))
+    found = with_all_letters([line], apart, np.zeros(SHAPE, np.uint8), cast(TextReader, reader), 0.15)
+    assert found == [line] and len(reader.seen) == 1
+
+
+def test_a_digit_in_line_with_a_rulers_numbers_is_one() -> None:
+    numbers = [text("10", (20, 100, 40, 112)), text("15", (20, 150, 40, 162))]
+    stays = ruler_digits(numbers, drawn((26, 50, 34, 62), (120, 50, 128, 62), (20, 20, 90, 32)))
+    assert stays[50:62, 26:34].all() and not stays[:, 100:].any() and not stays[20:32].any()
+    assert not ruler_digits(numbers[:1], drawn((26, 50, 34, 62))).any()
+
+
+def test_parts_of_a_date_are_no_ruler() -> None:
+    row = [text("12", (20, 100, 40, 112)), text("67", (60, 100, 80, 112))]
+    assert not ruler_digits(row, drawn((44, 100, 54, 112))).any()
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "meaning"),
+    [
+        ("Har-mid", "Gn -2", Meaning.ACOUSTIC),
+        ("KIM", "Gn -2", Meaning.IDENTITY),
+        ("Har-mid", "", Meaning.IDENTITY),
+    ],
+)
+def test_a_number_between_two_settings_is_one(above: str, below: str, meaning: Meaning) -> None:
+    block = [text(above, (80, 20, 180, 38)), text("97", (150, 40, 180, 58))]
+    block += [text(below, (120, 60, 180, 78))] if below else []
+    assert by_their_block(block)[1].meaning is meaning
+
+
+def test_a_model_below_its_makers_name_is_a_logo() -> None:
+    block = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
+    assert meanings(by_their_block(block)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
