@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Seconds until the port answers with a backlog in the spool, and of a film that arrives behind a cine.
+
+    benchmarks/start.py [--backlog N] [--rounds N] [--frames N] [--data DIR]
+
+* **Start**: ``dicom-node serve`` with an empty spool and with files waiting in it, in turn: from the start of
+  the main process, and from that of the listener, until a peer is let in; processor time of the listener;
+  which processes hold torch.
+* **Film behind a cine**: a node with one worker gets a chest X-ray alone, then one behind a cine that is
+  being cleaned: from its acknowledgement to its delivery. Public images of ``--data``, as in turnaround.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydicom.dataset import Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.bombs import CONFIG, ENDS, state_of
+from benchmarks.sender import associate
+from benchmarks.turnaround import chests
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.spooled import Arrival
+from tests.inbox_lab import spooled
+from tests.modality import set_pixels, ultrasound
+from tests.node_lab import Node, running, store
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.waiting import wait_until
+from tests.wire.receiver import EXPLICIT, US
+from tests.wire.receiver import ultrasound as small
+
+LIMIT = 1.5  # seconds until the port answers
+CINE = (480, 640, 3)
+CHEST = """
+[[rules]]
+name = "chest"
+when = {{ modality = "DX" }}
+max_study_age_days = 0
+pipeline = "chest_xray"
+send_to = ["pacs"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Until the first association was accepted. ``busy``: processor seconds of the listener."""
+
+    node: float
+    listener: float
+    busy: float
+    torch: tuple[str, ...]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backlog", type=int, default=1500, help="files that wait in the spool")
+    parser.add_argument("--rounds", type=int, default=5, help="starts of each kind, and films of each kind")
+    parser.add_argument("--frames", type=int, default=120, help="of the cine; 0: no cine and no film")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
+    )
+    args = parser.parse_args()
+    print_starts(args.backlog, args.rounds)
+    if args.frames:
+        print_films(args.data, args.rounds, args.frames)
+    return 0
+
+
+def print_starts(backlog: int, rounds: int) -> None:
+    starts: dict[int, list[Start]] = {0: [], backlog: []}
+    for _ in range(rounds):
+        for files, found in starts.items():
+            found.append(start(files))
+    print(f"{'files that wait':>16}{'serve s':>10}{'listener s':>12}{'worst':>8}{'busy s':>8}  torch in")
+    for files, found in starts.items():
+        figures = [statistics.median(getattr(one, name) for one in found) for name in ("node", "listener")]
+        worst, busy = max(one.listener for one in found), statistics.median(one.busy for one in found)
+        held = sorted({name for one in found for name in one.torch})
+        print(
+            f"{files:>16}{figures[0]:>10.2f}{figures[1]:>12.2f}{worst:>8.2f}{busy:>8.2f}"
+            f"  {', '.join(held) or 'none'}   (at most {LIMIT} s)"
+        )
+
+
+def start(backlog: int) -> Start:
+    """A fresh node on a spool with ``backlog`` files, until its port answers."""
+    with tempfile.TemporaryDirectory() as name, serving(Path(name), backlog) as (process, port):
+        wait_until(lambda: answers(port), 120, "an answer at the port", step=0.01)
+        now = time.time()
+        family = {kind(one): one for one in (process, *process.children(recursive=True))}
+        listener = family["scp"]
+        return Start(
+            node=now - process.create_time(),
+            listener=now - listener.create_time(),
+            busy=sum(listener.cpu_times()[:2]),
+            torch=tuple(name for name, one in family.items() if holds_torch(one)),
+        )
+
+
+@contextmanager
+def serving(folder: Path, backlog: int) -> Iterator[tuple[psutil.Process, int]]:
+    """``dicom-node serve`` as it is started by hand, not waited for; ended with all that it started."""
+    node = Node(folder, CONFIG.format(pacs=1))
+    spool = Spool(folder / "var" / "spool", 0)
+    arrival = Arrival("former", "MODALITY", "AINODE", "127.0.0.1", 0, datetime.now(UTC))
+    for number in range(backlog):
+        item = small(number, pixels=5000)
+        spooled(spool, arrival, US, item.sop_instance_uid, EXPLICIT, [item.data_set])
+    command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(node.config)]
+    with node.log.open("wb") as log, subprocess.Popen(command, stderr=log, cwd=folder) as started:
+        process = psutil.Process(started.pid)
+        try:
+            yield process, node.port
+        finally:
+            for one in (process, *process.children(recursive=True)):
+                one.kill()
+
+
+def answers(port: int) -> bool:
+    try:
+        associate(("127.0.0.1", port), [(US, [EXPLICIT])], calling="MODALITY").release()
+    except OSError:
+        return False
+    return True
+
+
+def kind(process: psutil.Process) -> str:
+    """``scp``, ``inbox``, ``jobs.worker``, or ``main``."""
+    modules = [word for word in process.cmdline() if word.startswith("dicom_node.")]
+    return modules[0].removeprefix("dicom_node.") if modules else "main"
+
+
+def holds_torch(process: psutil.Process) -> bool:
+    return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def print_films(data: Path, rounds: int, frames: int) -> None:
+    films = list(chests(data, 2 * rounds))
+    with tempfile.TemporaryDirectory() as name, run_pacs(Pacs(free_port())) as pacs:
+        config = CONFIG.format(pacs=pacs.port) + CHEST.format()
+        with running(Node(Path(name) / "node", config)) as node:
+            delivered(node, films.pop())  # it loads the models
+            alone, behind, left = [], [], []
+            for number in range(rounds):
+                alone.append(delivered(node, films.pop()))
+                film, long = films.pop(), cine(f"cine-{number}", frames)
+                assert store(node.port, [long], "MODALITY") == [0x0000]
+                wait_until(lambda cine=long: state(node, cine) in {"running", *ENDS}, 120, "the cine's job")
+                behind.append(delivered(node, film))
+                began = time.monotonic()
+                wait_until(lambda cine=long: state(node, cine) in ENDS, 900, "the cine delivered", step=0.05)
+                left.append(time.monotonic() - began)
+    for words, seconds in {"alone": alone, "behind a cine": behind}.items():
+        print(f"film {words:14} median {statistics.median(seconds):6.2f} s, worst {max(seconds):6.2f} s")
+    print(f"the cine's results came {statistics.median(left):.2f} s after the film's ({frames} frames)")
+
+
+def delivered(node: Node, image: Dataset) -> float:
+    """Seconds from acknowledgement to delivery."""
+    assert store(node.port, [image], "MODALITY") == [0x0000]
+    began = time.monotonic()
+    wait_until(lambda: state(node, image) in ENDS, 900, "the film delivered", step=0.05)
+    return time.monotonic() - began
+
+
+def state(node: Node, image: Dataset) -> str:
+    return state_of(node, str(image.StudyInstanceUID))
+
+
+def cine(name: str, frames: int) -> Dataset:
+    """Colour frames that differ, as those of a modality do."""
+    ds = ultrasound(name)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
+    random = np.random.default_rng(1)
+    pictures: Sequence[np.ndarray] = [random.integers(0, 60, CINE, np.uint8) for _ in range(frames)]
+    set_pixels(ds, pictures[0], "RGB", 8)
+    ds.NumberOfFrames, ds.FrameTime, ds.FrameIncrementPointer = frames, 40, 0x00181063
+    ds.PixelData = b"".join(picture.tobytes() for picture in pictures)
+    return ds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
