@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from ai_pipeline import contract
 from ai_pipeline.contract import (
     Meaning,
+    Measurement,
     ModelRef,
     Origin,
     PipelineResult,
@@ -45,10 +46,22 @@ def regions(draw: st.DrawFn) -> Region:
     return Region("box", corners, draw(st.sampled_from(Origin)))
 
 
+@st.composite
+def measurements(draw: st.DrawFn) -> Measurement:
+    hints = get_type_hints(Measurement)
+    left, top = draw(COORDINATES), draw(COORDINATES)
+    line = ((left, top), *draw(st.lists(st.tuples(COORDINATES, COORDINATES), max_size=2)), (left + 1, top))
+    lines = draw(st.sampled_from([(line,), (line, line[::-1])]))
+    names = {field.name for field in fields(Measurement)} - {"lines"}
+    return Measurement(lines=lines, **{name: draw(values(hints[name])) for name in sorted(names)})
+
+
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Any value that the annotation ``kind`` allows."""
     if kind is Region:
         return regions()
+    if kind is Measurement:
+        return measurements()
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return st.builds(kind, **{field.name: values(hints[field.name]) for field in fields(kind)})
