@@ -72,7 +72,7 @@ def main() -> int:
     )
     parser.add_argument("--backlog", type=int, default=1500, help="files that wait in the spool")
     parser.add_argument("--rounds", type=int, default=5, help="starts of each kind, and films of each kind")
-    parser.add_argument("--frames", type=int, default=120, help="of the cine; 0: no cine and no film")
+    parser.add_argument("--frames", type=int, default=240, help="of the cine; 0: no cine and no film")
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
     )
