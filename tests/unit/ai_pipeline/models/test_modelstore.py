@@ -107,7 +107,7 @@ def test_a_heat_map_lies_where_the_network_saw_it_in_a_picture_that_was_cropped(
     models("activate", "small")
     pixels = np.zeros((512, 1024), np.uint8)
     pixels[320:384, 640:704] = 255  # one cell of the map: 64 × 64 pixels of the middle square
-    result = create("chest_xray").run([Shown(pixels)], quiet, {"all_labels": True})
+    result = create("chest_xray").run([Shown(pixels)], quiet, {"all_labels": True, "heatmaps": True})
 
     (effusion,) = [finding for finding in result.findings if finding.label == "Effusion"]
     assert effusion.evidence is not None

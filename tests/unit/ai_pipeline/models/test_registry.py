@@ -138,10 +138,11 @@ def test_cardiomegaly_is_not_the_enlarged_septal_foramen_of_pydicoms_dictionary(
 def test_only_labels_with_enough_test_images_and_better_than_chance_are_supported() -> None:
     card = registry.find(CHEST)
     figures = card.details["metrics"]["labels"]
+    elsewhere = card.details["external"]["auc"]
 
     for label in card.labels:
-        _, low, _ = figures[label.name]["auc"]
-        assert label.supported == (figures[label.name]["positives"] >= 15 and low > 0.5)
+        lows = [figures[label.name]["auc"][1], elsewhere.get(label.name, (1, 1, 1))[1]]
+        assert label.supported == (figures[label.name]["positives"] >= 15 and min(lows) > 0.5)
 
 
 def _renamed_weights(models: Path) -> Path:
