@@ -122,6 +122,10 @@ class NotRunning(RequestRefused):
     exit_code = ExitCode.UNAVAILABLE
 
 
+class SignInRefused(RequestRefused):
+    """Name or password is wrong, or there were too many attempts."""
+
+
 class FaultyInput(RequestRefused):
     """A file or folder that a person gave cannot be used."""
 

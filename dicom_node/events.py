@@ -130,6 +130,8 @@ SCHEDULER_TAKEN = EventType(6005, _INFO, "this process runs the timers now")
 DISK_LOW = EventType(6006, _ERROR, "free disk space is under the watermark")
 CONFIGURATION_RELOADED = EventType(6010, _INFO, "configuration reloaded")
 CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the one before stays in force")
+CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
+CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
 
 _LOGGER = logging.getLogger("dicom_node.events")
 

@@ -1,7 +1,8 @@
 """The composition root: start order, stop order, reload.
 
 One main process (:mod:`dicom_node.background`: indexing, assembly, delivery, timers), one listener process
-without database and models, and the worker processes. ``--role`` lets a site spread them over machines.
+without database and models, the worker processes, and the console's. ``--role`` lets a site spread them over
+machines.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class _MainProcess:
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
         self._workers = self._make_workers(settings)
+        self._console = self._make_console(settings)
         self._waiting_for = {child.name for child in self._children()}
         self._background = self._make_background(settings)
 
@@ -111,6 +113,8 @@ class _MainProcess:
             child.start()
         if self._role.receives:
             self._wait_for_listener()
+        if self._console:  # "ready" does not wait for it: the node receives and works without
+            self._console.start()
         self._background.start(self._scanned)
         if not self._children():  # a worker node without workers delivers
             self._say_ready()
@@ -142,6 +146,7 @@ class _MainProcess:
             self._write_policy()
             self._listener.hang_up()
         self._renew_workers()
+        self._renew_console()
         self._background.start()
         self._say(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
@@ -150,7 +155,8 @@ class _MainProcess:
         self._say(events.NODE_STOPPING)
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
-        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in self._workers]
+        children = [*self._workers, *([self._console] if self._console else [])]
+        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in children]
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
@@ -196,6 +202,23 @@ class _MainProcess:
             child.start()
         self._workers = [*self._workers[: len(wanted)], *wanted[len(self._workers) :]]
 
+    def _make_console(self, settings: Settings) -> Child | None:
+        if not (settings.console.enabled and self._role.receives):
+            return None
+        return self._child("console", ["-m", "dicom_node.console"], settings.for_children())
+
+    def _renew_console(self) -> None:
+        """It ends and starts again: who is signed in stands in the database."""
+        wanted = self._make_console(self._settings)
+        if self._console and wanted:
+            self._console.renew(self._settings.for_children())
+            return
+        if self._console:
+            self._console.retire()
+        if wanted:
+            wanted.start()
+        self._console = wanted
+
     def _children(self) -> list[Child]:
         return [*([self._listener] if self._listener else []), *self._workers]
 
@@ -220,6 +243,9 @@ class _MainProcess:
         self._say(events.RECOVERY_SCANNED, objects=objects)
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
+        if name == "console":
+            self._console_spoke(report)
+            return
         if name == "listener":
             self._cannot_listen = str(report.get("cannot_start", ""))
             self._listener_spoke.set()
@@ -233,6 +259,12 @@ class _MainProcess:
             self._waiting_for.remove(name)
             if not self._waiting_for:
                 self._say_ready()
+
+    def _console_spoke(self, report: Mapping[str, Any]) -> None:
+        if "cannot_start" in report:
+            self._say(events.CONSOLE_CANNOT_START, reason=str(report["cannot_start"]))
+        else:
+            self._say(events.CONSOLE_STARTED, address=str(report["console"]))
 
     def _say_ready(self) -> None:
         self._say(

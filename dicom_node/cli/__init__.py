@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dicom_node import logs
-from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support
+from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import echo, peers, rules, send
 from dicom_node.cli.records import associations, events, jobs, models, outbox, spool, studies
@@ -39,6 +39,7 @@ for name, group in (
     ("models", models.app),
     ("config", config.app),
     ("db", db.app),
+    ("users", users.app),
 ):
     app.add_typer(group, name=name)
 

@@ -57,7 +57,7 @@ class NodeSettings(_Section):
 
 
 class TlsSettings(_Section):
-    """``[listener.tls]``: DICOM TLS (PS3.15 B.12)."""
+    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and whose we ask for."""
 
     certificate: Path
     """PEM file with our certificate and its chain."""
@@ -96,6 +96,21 @@ class ListenerSettings(_Section):
     """More AE titles that we answer to (rules can tell them apart)."""
     further_storage_classes: Words = ()
     """SOP Class UIDs accepted besides ultrasound, X-ray and secondary capture."""
+
+
+class ConsoleSettings(_Section):
+    """``[console]``: pages for people with a browser."""
+
+    enabled: bool = False
+    """Serve the console where the node receives; needs the extra console, and users (dicom-node users)."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; another than this machine's own 127.0.0.1 or ::1 needs [console.tls]."""
+    port: Port = 8080
+    """TCP port."""
+    tls: TlsSettings | None = None
+    """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
+    idle_minutes: float = Field(15, gt=0, le=1440)
+    """Who asks for no page for this long is signed out."""
 
 
 class SpoolSettings(_Section):
@@ -301,6 +316,7 @@ class Settings(_Section):
     node: NodeSettings = NodeSettings()
     log: LogSettings = LogSettings()
     listener: ListenerSettings = ListenerSettings()
+    console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
     inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()

@@ -20,6 +20,7 @@ from dicom_node.demo.pacs import Pacs
 from dicom_node.errors import DemoFailed, NotFound
 from dicom_node.model.lifecycle import END_STATES, StudyState
 from dicom_node.scu import modality
+from dicom_node.services.findings import findings
 from dicom_node.store import views
 
 Say = Callable[[str], None]
@@ -121,7 +122,7 @@ def _run_study(study: DemoStudy, folder: Path, node: DemoNode, archive: Pacs, sa
     kinds = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
     objects = tuple(returned.write(folder, archive.fetch(study.study_instance_uid), kinds))
     reports = [item.path for item in objects if item.kind == "sr"]
-    found = [finding for path in reports for finding in returned.findings(path)]
+    found = [finding for path in reports for finding in findings(path)]
     return DemoResult(
         study,
         folder,

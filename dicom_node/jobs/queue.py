@@ -21,8 +21,8 @@ from dicom_node.jobs import lease as owners
 from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store import queue as table
-from dicom_node.store.clock import LONGEST_WAIT, has_ended
 from dicom_node.store.database import Database
+from dicom_node.store.leases import LONGEST_WAIT, has_ended
 from dicom_node.store.tables import Job
 from dicom_node.store.transitions import move_job, record, settle_study, utc_now
 

@@ -1,4 +1,4 @@
-"""Kinds of results; roles and outcomes of received objects; outcomes of associations and analyses."""
+"""Kinds of results; roles and outcomes of received objects, associations, analyses; what is audited."""
 
 from __future__ import annotations
 
@@ -57,3 +57,19 @@ class Counted(StrEnum):
     REORIENTED = "reoriented"  # turned or inverted before it was analysed
     REFUSED_HEADER = "refused_header"
     REFUSED_PIXELS = "refused_pixels"
+
+
+class AuditAction(StrEnum):
+    """What a person did; at most 16 characters."""
+
+    SIGNED_IN = "signed_in"
+    SIGN_IN_REFUSED = "sign_in_refused"
+    SIGNED_OUT = "signed_out"
+    USER_ADDED = "user_added"
+    USER_REMOVED = "user_removed"
+    PASSWORD_SET = "password_set"
+    STUDY_SEEN = "study_seen"
+    STUDY_SEARCHED = "study_searched"  # by patient or accession number
+    STUDY_RERUN = "study_rerun"
+    JOB_CHANGED = "job_changed"
+    DELIVERY_RETRIED = "delivery_retried"

@@ -1,4 +1,4 @@
-"""Which part of a node a machine is."""
+"""Which part of a node a machine is; what a person may do at the console."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ class Role(StrEnum):
     def works(self) -> bool:
         """Whether it runs models and delivers."""
         return self is not Role.LISTENER
+
+
+class UserRole(StrEnum):
+    """What a person may do at the console; each may do what the ones before it may."""
+
+    VIEWER = "viewer"
+    """See studies, jobs, deliveries."""
+    OPERATOR = "operator"
+    """Run again, send again, cancel, upload."""
+    ADMIN = "admin"
+    """See who did what."""
+
+    def includes(self, other: UserRole) -> bool:
+        """Whether this role may do what the other may."""
+        order = list(UserRole)
+        return order.index(self) >= order.index(other)

@@ -26,6 +26,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
+from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule
@@ -61,7 +62,7 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())
-    further = (probe_machine(settings, role), _ask_peers(settings))
+    further = (probe_machine(settings, role), probe_console(settings, role), _ask_peers(settings))
     return _collect(settings, read, chain(_everything(settings, read, role), *further))
 
 
@@ -77,6 +78,7 @@ def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | 
 
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_machine(settings, role)
+    yield from check_console(settings, role)
     yield from _check_secrets(settings, read)
     runs_models = role.works and settings.workers.processes > 0
     for rule in settings.rules:
@@ -105,8 +107,9 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
         for file in read.files_of(place):
             if _is_open(file):
                 yield Tried(subject, False, f"its password stands in {file}, which every user may read")
-    if settings.listener.tls and _is_open(key := settings.listener.tls.private_key):
-        yield Tried("TLS", False, f"every user may read the private key: chmod 600 {key}")
+    for tls in (settings.listener.tls, settings.console.tls):
+        if tls and _is_open(tls.private_key):
+            yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")
 
 
 def _is_open(file: Path) -> bool:

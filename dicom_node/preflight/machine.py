@@ -11,6 +11,7 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydicom.uid import UID
 from sqlalchemy.engine.url import make_url
@@ -34,6 +35,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
+AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+"""One answer of ``socket.getaddrinfo``."""
 _HERE = (None, "", "localhost", "127.0.0.1", "::1")
 _ENCRYPTED = ("require", "verify-ca", "verify-full")  # of libpq, whose default takes what the server offers
 
@@ -213,19 +216,23 @@ def _probe_port(settings: Settings) -> Found:
     if _listens(settings):
         yield Tried("listener", True, f"{shown}: this node runs there already")
         return
+    problem = port_fault("listener.port", listener.port, address)
+    yield problem or Tried("listener", True, f"{shown} is free")
+
+
+def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
+    """Why nobody can listen at this address, None where one can."""
     with socket.socket(address[0], socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address[4])
         except PermissionError:
-            remedy = "ports under 1024 need a privilege: choose 11112, or give CAP_NET_BIND_SERVICE"
-            yield "listener.port", str(listener.port), remedy
-            return
+            remedy = "ports under 1024 need a privilege: choose another, or give CAP_NET_BIND_SERVICE"
+            return key, str(port), remedy
         except OSError as error:
             remedy = f"cannot be listened on ({error.strerror}): stop what uses it, or choose another"
-            yield "listener.port", shown, remedy
-            return
-    yield Tried("listener", True, f"{shown} is free")
+            return key, f"{address[4][0]}:{port}", remedy
+    return None
 
 
 def _listens(settings: Settings) -> bool:
@@ -246,16 +253,20 @@ def _listens(settings: Settings) -> bool:
 
 
 def _check_tls(settings: Settings) -> Found:
-    tls = settings.listener.tls
-    if tls is None:
-        for peer in settings.peers:
-            if peer.tls:
-                yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
+    if settings.listener.tls:
+        yield from check_certificates("listener.tls", settings.listener.tls)
         return
-    faults = [fault for key, path, what in _tls_files(tls) if (fault := _file_fault(key, path, what))]
+    for peer in settings.peers:
+        if peer.tls:
+            yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
+
+
+def check_certificates(section: str, tls: TlsSettings) -> Found:
+    """What is wrong with the files that a section of the configuration names, "listener.tls"."""
+    faults = [fault for file in _tls_files(tls) if (fault := _file_fault(section, *file))]
     yield from faults
     if not faults:
-        yield from _check_certificates(tls)
+        yield from _try_certificates(section, tls)
 
 
 def _tls_files(tls: TlsSettings) -> Iterator[tuple[str, Path, str]]:
@@ -265,24 +276,24 @@ def _tls_files(tls: TlsSettings) -> Iterator[tuple[str, Path, str]]:
         yield "trusted", tls.trusted, "file of trusted certificates"
 
 
-def _file_fault(key: str, path: Path, what: str) -> Problem | None:
+def _file_fault(section: str, key: str, path: Path, what: str) -> Problem | None:
     if not path.is_file():
-        return f"listener.tls.{key}", str(path), f"the {what} is missing: there is no such file"
+        return f"{section}.{key}", str(path), f"the {what} is missing: there is no such file"
     if not os.access(path, os.R_OK):
-        return f"listener.tls.{key}", str(path), f"the {what} may not be read by the user who runs the node"
+        return f"{section}.{key}", str(path), f"the {what} may not be read by the user who runs the node"
     return None
 
 
-def _check_certificates(tls: TlsSettings) -> Found:
+def _try_certificates(section: str, tls: TlsSettings) -> Found:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(tls.certificate, tls.private_key)
-        yield Tried("TLS", True, "certificate and private key belong together")
+        yield Tried("TLS", True, f"[{section}]: certificate and private key belong together")
     except (ssl.SSLError, OSError):
         remedy = "is no PEM certificate, or the private key is not its own"
-        yield "listener.tls.certificate", str(tls.certificate), remedy
+        yield f"{section}.certificate", str(tls.certificate), remedy
     if tls.trusted is not None:
         try:
             context.load_verify_locations(tls.trusted)
         except (ssl.SSLError, OSError):
-            yield "listener.tls.trusted", str(tls.trusted), "holds no PEM certificates"
+            yield f"{section}.trusted", str(tls.trusted), "holds no PEM certificates"

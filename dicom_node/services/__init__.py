@@ -16,11 +16,14 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import DatabaseNotReady, ModelRefused
-from dicom_node.model.kinds import Counted
+from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.model.roles import Role
+from dicom_node.services import audit
+from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, sqlite_file
 from dicom_node.store.queue import running as running_jobs
+from dicom_node.store.tables import Job
 from dicom_node.store.views import find_study
 
 if TYPE_CHECKING:
@@ -101,7 +104,9 @@ def release_study(settings: Settings, study_instance_uid: str, take: Sequence[in
         Choice(database, settings).release(study, take)
 
 
-def rerun_studies(settings: Settings, study_instance_uids: Sequence[str]) -> list[dict[str, Any]]:
+def rerun_studies(
+    settings: Settings, study_instance_uids: Sequence[str], by: Person = COMMAND_LINE
+) -> list[dict[str, Any]]:
     """Apply the rules to these studies again, all or none; a row for each study and rule that takes it.
 
     Raises NotFound, NotAllowedNow.
@@ -110,6 +115,8 @@ def rerun_studies(settings: Settings, study_instance_uids: Sequence[str]) -> lis
 
     with writing(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
+        for study in studies:
+            audit.note(session, by, AuditAction.STUDY_RERUN, study_id=study)
         return [row for study in studies for row in rerun.rerun(session, study, settings)]
 
 
@@ -165,16 +172,27 @@ def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str,
         return readings.show(database, settings, study_instance_uid)
 
 
-def change_job(settings: Settings, job_id: int, change: Literal["retry", "put_first", "cancel"]) -> None:
+def change_job(
+    settings: Settings,
+    job_id: int,
+    change: Literal["retry", "put_first", "cancel"],
+    by: Person = COMMAND_LINE,
+) -> None:
     """What a person may do to a job (``jobs.by_hand``). Raises NotFound, NotAllowedNow."""
     from dicom_node import jobs
 
     with writing(settings) as session:
         {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change](session, job_id)
+        study_id = session.get_one(Job, job_id).study_id
+        audit.note(session, by, AuditAction.JOB_CHANGED, study_id=study_id, job=job_id, change=change)
 
 
 def retry_deliveries(
-    settings: Settings, deliveries: Sequence[int] | None = None, *, destination: str = ""
+    settings: Settings,
+    deliveries: Sequence[int] | None = None,
+    *,
+    destination: str = "",
+    by: Person = COMMAND_LINE,
 ) -> int:
     """Send again what was given up: these, or all dead ones (to one destination). Returns how many.
 
@@ -184,10 +202,14 @@ def retry_deliveries(
 
     with writing(settings) as session:
         if deliveries is None:
-            return outbox.retry_all(session, destination or None)
-        for delivery_id in deliveries:
-            outbox.retry(session, delivery_id)
-    return len(deliveries)
+            number = outbox.retry_all(session, destination or None)
+            noted: dict[str, Any] = {"all_dead": number, "destination": destination}
+        else:
+            for delivery_id in deliveries:
+                outbox.retry(session, delivery_id)
+            number, noted = len(deliveries), {"deliveries": list(deliveries)}
+        audit.note(session, by, AuditAction.DELIVERY_RETRIED, **noted)
+    return number
 
 
 def test_peers(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from dicom_node.events import DELIVERY_WITHDRAWN
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store.clock import has_come, has_ended
+from dicom_node.store.leases import has_come, has_ended
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import move_delivery, utc_now
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.model.lifecycle import JobState
-from dicom_node.store.clock import has_come
+from dicom_node.store.leases import has_come
 from dicom_node.store.tables import Instance, Job
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)

@@ -25,8 +25,16 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from dicom_node.model.kinds import AssociationOutcome, Counted, ObjectRole, Outcome, ResultKind
+from dicom_node.model.kinds import (
+    AssociationOutcome,
+    AuditAction,
+    Counted,
+    ObjectRole,
+    Outcome,
+    ResultKind,
+)
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.model.roles import UserRole
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -72,22 +80,31 @@ class Base(DeclarativeBase):
         ResultKind: _words(ResultKind),
         AssociationOutcome: _words(AssociationOutcome),
         Counted: _words(Counted),
+        UserRole: _words(UserRole),
+        AuditAction: _words(AuditAction),
         str: String(255),
     }
 
 
-_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
+Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
 
 
 class Study(Base):
     """One study as assembled here. ``study_instance_uid`` is NULL for a quarantined object without one."""
 
     __tablename__ = "study"
+    __table_args__ = (  # the orders and searches of lists
+        Index("ix_study_received", "last_received_at", "id"),
+        Index("ix_study_date", "study_date", "id"),
+        Index("ix_study_patient", "patient_id"),
+        Index("ix_study_accession", "accession_number"),
+    )
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
     patient_id: Mapped[str] = mapped_column(default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")
+    accession_number: Mapped[str] = mapped_column(String(16), default="")  # "" also: before version 0012
     study_date: Mapped[str] = mapped_column(String(8), default="")
     state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
@@ -107,7 +124,7 @@ class Instance(Base):
 
     __tablename__ = "instance"
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
@@ -136,7 +153,7 @@ class ReceivedObject(Base):
 
     __tablename__ = "received_object"
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
     path: Mapped[str] = mapped_column(Text)
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
@@ -184,7 +201,7 @@ class Job(Base):
         Index("ix_job_claim", "state", "priority", "run_at"),
     )
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     study_revision: Mapped[int]
     rule: Mapped[str] = mapped_column(String(64))
@@ -219,7 +236,7 @@ class Result(Base):
 
     __tablename__ = "result"
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[ResultKind]
@@ -247,7 +264,7 @@ class Delivery(Base):
         Index("ix_delivery_due", "state", "next_at"),
     )
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), index=True)
     destination: Mapped[str] = mapped_column(String(64), index=True)
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
@@ -271,7 +288,7 @@ class EventRow(Base):
 
     __tablename__ = "event"
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)
     number: Mapped[int] = mapped_column(index=True)
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
@@ -342,7 +359,7 @@ class AnnotationReading(Base):
 
     __tablename__ = "annotation_reading"
 
-    id: Mapped[int] = mapped_column(_Id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
     analysis_sha256: Mapped[str] = mapped_column(String(64))

@@ -56,7 +56,7 @@ def list_studies(
         chosen = chosen.where(Study.state.in_(wanted))
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
-    return _study_views(session, chosen)
+    return study_views(session, chosen)
 
 
 def find_study(session: Session, uid: str) -> Study:
@@ -88,7 +88,7 @@ def find_study(session: Session, uid: str) -> Study:
 def show_study(session: Session, uid: str) -> View:
     """One study (by UID or its ending) with its jobs, received objects and events. Raises NotFound."""
     found = find_study(session, uid)
-    [view] = _study_views(session, select(Study).where(Study.id == found.id))
+    [view] = study_views(session, select(Study).where(Study.id == found.id))
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
@@ -103,13 +103,16 @@ def list_jobs(
     states: Iterable[JobState] = (),
     study_instance_uid: str = "",
     limit: int | None = None,
+    before: int | None = None,
     workers: int = 1,
 ) -> list[View]:
-    """Jobs, newest first.
+    """Jobs, newest first; with ``before`` those that are older than the job of this number.
 
     ``workers``: how many share the work, for the time that a queued one will wait; 0: not known.
     """
     chosen = _jobs().limit(limit)
+    if before is not None:
+        chosen = chosen.where(Job.id < before)
     if wanted := tuple(states):
         chosen = chosen.where(Job.state.in_(wanted))
     if study_instance_uid:
@@ -137,8 +140,9 @@ def list_deliveries(
     destination: str = "",
     study_instance_uid: str = "",
     limit: int | None = None,
+    before: int | None = None,
 ) -> list[View]:
-    """The outbox: one row per result object and destination, newest first."""
+    """The outbox: one row per result object and destination, newest first; ``before`` this number."""
     chosen = (
         select(Delivery, Result, Study.study_instance_uid)
         .join(Result, Delivery.result_id == Result.id)
@@ -148,6 +152,8 @@ def list_deliveries(
     )
     if wanted := tuple(states):
         chosen = chosen.where(Delivery.state.in_(wanted))
+    if before is not None:
+        chosen = chosen.where(Delivery.id < before)
     if destination:
         chosen = chosen.where(Delivery.destination == destination)
     if study_instance_uid:
@@ -215,8 +221,8 @@ def counts(session: Session) -> View:
     }
 
 
-def _study_views(session: Session, chosen: Select[Study]) -> list[View]:
-    """Four queries for any number of studies."""
+def study_views(session: Session, chosen: Select[Study]) -> list[View]:
+    """Studies as lists show them, in the order that was chosen: four queries for any number."""
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
     of_study = select(ids.c.id).scalar_subquery()

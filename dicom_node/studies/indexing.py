@@ -198,6 +198,7 @@ class Indexing:
             study_instance_uid=uid,
             patient_id=found.patient_id,
             issuer_of_patient_id=found.issuer_of_patient_id,
+            accession_number=_accession(found),
             study_date=found.study_date,
             state=StudyState.RECEIVING,
             reason="",
@@ -278,7 +279,7 @@ class Indexing:
         session.add(row)
         if former is not None and role is ObjectRole.SOURCE:
             study.patient_id, study.issuer_of_patient_id = found.patient_id, found.issuer_of_patient_id
-            study.study_date = found.study_date
+            study.accession_number, study.study_date = _accession(found), found.study_date
         session.flush()
         return row
 
@@ -324,6 +325,10 @@ class Indexing:
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._data_dir))
+
+
+def _accession(found: Inspected) -> str:
+    return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
 
 def _with_object(reason: str, item: Arrived) -> str:

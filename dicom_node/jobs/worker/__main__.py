@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
-import stat
 import sys
-import threading
 from pathlib import Path
 
 from ai_pipeline import extras
 from dicom_node import logs
-from dicom_node.config import loading, settings
+from dicom_node.child import given_settings, limit_memory, watch_parent
+from dicom_node.config import loading
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.store.database import Database
 
@@ -28,7 +26,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, action="append", help="as for dicom-node serve")
     arguments = parser.parse_args()
     try:
-        loaded = loading.load(arguments.config) if arguments.config else _given()
+        loaded = loading.load(arguments.config) if arguments.config else given_settings()
     except NodeError as error:
         sys.stderr.write(f"{error}\n")
         return int(error.exit_code)
@@ -47,47 +45,11 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stopping.set())
         signal.signal(signal.SIGHUP, lambda *_: worker.retiring.set())
-        watch_parent(worker.stopping)
+        watch_parent(worker.stopping.set)
         worker.run_forever()
     finally:
         database.dispose()
     return 0
-
-
-def _given() -> settings.Settings:
-    """The settings in the first line of standard input, read unbuffered: only its end follows."""
-    line = b""
-    while not line.endswith(b"\n"):
-        some = os.read(sys.stdin.fileno(), 65536)
-        if not some:
-            raise SystemExit(int(ExitCode.USAGE))
-        line += some
-    return settings.Settings.model_validate_json(line)
-
-
-def watch_parent(stopping: threading.Event) -> None:
-    """Stop when standard input closes: it is a pipe from the node, which closes however the node dies."""
-    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
-        return
-
-    def watch() -> None:
-        while os.read(
-            sys.stdin.fileno(), 4096
-        ):  # not sys.stdin: its lock would trouble the interpreter's end
-            pass
-        stopping.set()
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def limit_memory(mib: int) -> None:
-    """A hostile image makes an allocation fail, not the machine.
-
-    RLIMIT_DATA counts what is written to (heap and private mappings, Linux 4.7): 0.6 GiB in a warm worker.
-    RLIMIT_AS would count 1.4 GiB there, most of it reserved by inference libraries and never touched.
-    """
-    if mib:
-        resource.setrlimit(resource.RLIMIT_DATA, (mib * 2**20, mib * 2**20))
 
 
 def _limit_threads(threads: int) -> None:

@@ -28,9 +28,9 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed, PixelError
+from dicom_node.child import limit_memory, watch_parent
 from dicom_node.config.settings import Settings
 from dicom_node.jobs.worker import process as worker_module
-from dicom_node.jobs.worker.__main__ import limit_memory, watch_parent
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.store.database import Database
 from tests.inbox_lab import Inbox
@@ -156,5 +156,5 @@ if __name__ == "__main__":
     limit_memory(settings.workers.memory_mib)
     worker = Worker(settings, Database(settings.database_url))
     signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
-    watch_parent(worker.stopping)
+    watch_parent(worker.stopping.set)
     worker.run_forever()

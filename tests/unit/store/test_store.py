@@ -25,7 +25,10 @@ from dicom_node.model.lifecycle import (
     StudyState,
     study_state,
 )
-from dicom_node.store import migrate
+from dicom_node.store import (
+    accounts,  # noqa: F401  (its tables belong to Base.metadata)
+    migrate,
+)
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Base, EventRow, Study
 from dicom_node.store.transitions import move_study, record

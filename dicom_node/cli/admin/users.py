@@ -1,0 +1,64 @@
+"""``dicom-node users``: who may use the console."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.common.options import Config, Json, group, load
+from dicom_node.cli.common.output import Column, fields, local, print_rows, say
+from dicom_node.model.roles import UserRole
+
+app = group("Users of the console.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")]
+
+_COLUMNS: list[Column] = [*fields("name", "role"), ("since", lambda row: local(row["created_at"]))]
+
+
+@app.command(epilog="Example: dicom-node users add anna --role admin --config node.toml")
+def add(
+    name: Name,
+    config: Config,
+    role: Annotated[UserRole, typer.Option("--role", help="viewer sees, operator changes, admin audits.")],
+) -> None:
+    """Add a user; the password is asked for, or is the first line of standard input."""
+    from dicom_node.services import users
+
+    users.add_user(load(config), name, role, _password())
+    say(f"User {name} may sign in as {role}.")
+
+
+@app.command("list", epilog="Example: dicom-node users list --config node.toml")
+def list_users(config: Config, as_json: Json = False) -> None:
+    """List the users."""
+    from dicom_node.services import users
+
+    print_rows(users.list_users(load(config)), _COLUMNS, as_json=as_json, none="No users.")
+
+
+@app.command(epilog="Example: dicom-node users remove anna --config node.toml")
+def remove(name: Name, config: Config) -> None:
+    """Take a user's account away; whoever is signed in under it is signed out."""
+    from dicom_node.services import users
+
+    users.remove_user(load(config), name)
+    say(f"User {name} is removed.")
+
+
+@app.command(epilog="Example: dicom-node users password anna --config node.toml")
+def password(name: Name, config: Config) -> None:
+    """Set another password; it is asked for, or is the first line of standard input."""
+    from dicom_node.services import users
+
+    users.set_password(load(config), name, _password())
+    say(f"User {name} has a new password.")
+
+
+def _password() -> str:
+    """Never an argument: every user of this machine can read those."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\r\n")

@@ -1,0 +1,96 @@
+"""``python -m dicom_node.console``: the console's process.
+
+Its configuration is the first line of standard input, as JSON, from the node that starts it. Writes
+``{"console": address}`` to standard output when it serves, else ``{"cannot_start": reason}``. SIGTERM, SIGHUP
+and the end of standard input let it finish what it answers and end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+
+import uvicorn
+
+from dicom_node import logs
+from dicom_node.child import given_settings, limit_memory, watch_parent
+from dicom_node.config.settings import ConsoleSettings, Settings
+from dicom_node.console.app import create_app
+from dicom_node.console.limits import CONNECTIONS, TimedProtocol
+from dicom_node.errors import ExitCode, NodeError
+from dicom_node.services import open_database
+
+_GRACE_SECONDS = 5
+
+
+def main() -> int:
+    """Serve until a signal, or until standard input (a pipe from the node) closes."""
+    settings = given_settings()
+    logs.configure(settings.node.log_level, f"console {os.getpid()}", settings.log_target)
+    limit_memory(settings.workers.memory_mib)
+    # What a browser sends lies here while it comes, in files without a name.
+    tempfile.tempdir = str(settings.node.data_dir.resolve())
+    try:
+        return _serve(settings)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except NodeError as error:
+        reason = str(error)
+    print(json.dumps({"cannot_start": reason}), flush=True)
+    return ExitCode.UNAVAILABLE
+
+
+def _serve(settings: Settings) -> int:
+    """Raises OSError (address or certificates cannot be used) and NodeError (the database cannot)."""
+    with open_database(settings) as database:
+        config = uvicorn.Config(
+            create_app(settings, database),
+            http=TimedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        listening = _listening(settings.console)
+        config.load()
+        config.ssl = _tls(settings.console)
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        signal.signal(signal.SIGHUP, stop)
+        watch_parent(stop)
+        host, port = listening.getsockname()[:2]
+        print(json.dumps({"console": f"{host}:{port}"}), flush=True)
+        server.run(sockets=[listening])
+    return ExitCode.OK
+
+
+def _listening(console: ConsoleSettings) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address, family=family)
+
+
+def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:
+    if console.tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(console.tls.certificate, console.tls.private_key)
+    if console.tls.trusted:
+        context.load_verify_locations(console.tls.trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+if __name__ == "__main__":
+    sys.exit(main())

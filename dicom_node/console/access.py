@@ -1,0 +1,139 @@
+"""Who asks for a page, and whether they may: each endpoint says which role it needs, or is refused to all."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import Depends, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+
+from dicom_node.config.settings import Settings
+from dicom_node.console.pages import render
+from dicom_node.model.roles import UserRole
+from dicom_node.services import sign_in
+from dicom_node.services.audit import Person
+from dicom_node.services.sign_in import User
+from dicom_node.store.database import Database
+
+COOKIE: Final = "session"
+ANYONE: Final = "anyone"
+"""The role of pages for who is not signed in."""
+_FIELDS = 50  # of one form
+_FILES = 1000
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class NotSignedIn(Exception):
+    """The page is for those who signed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all requests share."""
+
+    settings: Settings
+    database: Database
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request: from whom, with what. ``form`` is empty but for a POST."""
+
+    request: Request
+    site: Site
+    token: str
+    signed_in: User | None
+    form: FormData
+
+    @property
+    def user(self) -> User:
+        """Who is signed in; for endpoints that need a role."""
+        if self.signed_in is None:
+            raise NotSignedIn
+        return self.signed_in
+
+    @property
+    def person(self) -> Person:
+        """The same, for the audit."""
+        return Person(self.user.name, self.address)
+
+    @property
+    def address(self) -> str:
+        """Where the request comes from."""
+        return self.request.client.host if self.request.client else ""
+
+    def text(self, name: str) -> str:
+        """A field of the form, "" where it is missing or a file."""
+        value = self.form.get(name, "")
+        return value.strip() if isinstance(value, str) else ""
+
+    def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
+        """A page in the frame that all pages have. ``token``: what its forms are bound to, if not ours."""
+        csrf = csrf_of(token or self.token)
+        return render(template, status, user=self.signed_in, csrf=csrf, path=self.request.url.path, **values)
+
+
+def needs(role: UserRole | str) -> Callable[[Endpoint], Endpoint]:
+    """Declare the role that an endpoint needs, or ANYONE."""
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        endpoint.needs = role  # type: ignore[attr-defined]
+        return endpoint
+
+    return declare
+
+
+def csrf_of(token: str) -> str:
+    """What a form must bring besides the cookie: another site's form cannot know it."""
+    return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
+
+
+def see_other(path: str, **query: str) -> Response:
+    """After a change: the browser asks for the page that shows it."""
+    given = urlencode({key: value for key, value in query.items() if value})
+    return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
+
+
+def remember(response: Response, token: str, *, secure: bool) -> None:
+    """Give the browser its token, for as long as it is open."""
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, path="/")
+
+
+async def visit(request: Request) -> Visit:
+    """The request, if it may be answered. Raises NotSignedIn and HTTPException."""
+    site: Site = request.app.state.site
+    token = request.cookies.get(COOKIE, "")
+    user = None
+    if token:
+        idle = site.settings.console.idle_minutes
+        user = await run_in_threadpool(sign_in.user_of, site.database, token, idle)
+    _check_role(getattr(request.scope["endpoint"], "needs", None), user)
+    if request.method in ("GET", "HEAD"):
+        return Visit(request, site, token, user, FormData())
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise HTTPException(403, "This was asked for by another site.")
+    form = await request.form(max_files=_FILES, max_fields=_FIELDS)
+    given = str(request.headers.get("x-csrf-token") or form.get("csrf"))
+    if not (token and hmac.compare_digest(given.encode(), csrf_of(token).encode())):
+        raise HTTPException(403, "The page was too old: go back, load it again and repeat what you did.")
+    return Visit(request, site, token, user, form)
+
+
+def _check_role(needed: UserRole | str | None, user: User | None) -> None:
+    if needed == ANYONE:
+        return
+    if user is None:
+        raise NotSignedIn
+    if not (isinstance(needed, UserRole) and user.role.includes(needed)):
+        raise HTTPException(403, f"This needs the role {needed}; {user.name} has the role {user.role}.")
+
+
+Asked = Annotated[Visit, Depends(visit)]

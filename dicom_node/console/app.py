@@ -1,0 +1,76 @@
+"""The application: its routes, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from dicom_node.config.settings import Settings
+from dicom_node.console import audit, overview, session, studies, work
+from dicom_node.console.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
+from dicom_node.console.limits import Guarded
+from dicom_node.console.pages import render
+from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError
+from dicom_node.store import faults
+from dicom_node.store.database import Database
+
+_LOGGER = logging.getLogger(__name__)
+_PAGES = (session, overview, studies, work, audit)
+_STATUSES: Mapping[type[NodeError], int] = {NotFound: 404, RequestRefused: 409, StorageError: 503}
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """The console of this node."""
+    # No pages of the framework's own: they load scripts from elsewhere.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
+    app.state.site = Site(settings, database)
+    for pages in _PAGES:
+        app.include_router(pages.router)
+    app.add_middleware(Guarded, tls=settings.console.tls is not None, bodies={})
+    app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
+    app.add_exception_handler(HTTPException, _of_status)
+    app.add_exception_handler(NodeError, _of_the_node)
+    app.add_exception_handler(RequestValidationError, _misread)
+    app.add_exception_handler(Exception, _defect)
+    return app
+
+
+async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
+    if request.method == "GET":
+        return see_other("/sign-in")
+    return _error_page(request, 401, "You are signed out: sign in, then repeat what you did.")
+
+
+async def _of_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    texts = {404: "There is no such page.", 405: "There is no such page."}
+    return _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
+
+
+async def _misread(request: Request, _error: Exception) -> Response:
+    return _error_page(request, 400, "This address or form cannot be read.")
+
+
+async def _of_the_node(request: Request, error: Exception) -> Response:
+    status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
+    return _error_page(request, status, str(error))
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    """Without the error's text, which may quote a data set; a database that is away says so."""
+    site: Site = request.app.state.site
+    if fault := faults.meaning(error, site.settings.database_url):
+        return _error_page(request, 503, str(fault))
+    _LOGGER.error("a page failed", exc_info=error)
+    return _error_page(request, 500, "This page failed. The log of the node says where.")
+
+
+def _error_page(request: Request, status: int, text: str) -> Response:
+    token = request.cookies.get(COOKIE, "")
+    return render(
+        "error.html", status, user=None, csrf=csrf_of(token), path=request.url.path, text=text, code=status
+    )

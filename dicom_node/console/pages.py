@@ -1,0 +1,82 @@
+"""Templates → pages: times in this machine's zone, everything from outside escaped."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dicom_node import __version__
+from dicom_node.model.roles import UserRole
+from dicom_node.services.sign_in import User
+
+_HERE = Path(__file__).parent
+
+
+def render(template: str, status: int = 200, *, user: User | None, **values: Any) -> Response:
+    """A page; ``user`` decides what it offers."""
+    may = {role.value: user is not None and user.role.includes(role) for role in UserRole}
+    text = _environment().get_template(template).render(user=user, may=may, version=__version__, **values)
+    return HTMLResponse(text, status)
+
+
+def static(name: str) -> bytes:
+    """A file of ours that pages refer to."""
+    return (_HERE / "static" / name).read_bytes()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"moment": moment, "ago": ago, "size": size, "words": words, "date": date}
+    return environment
+
+
+def moment(text: str | None) -> str:
+    """A time of a view in this machine's zone; without the date where it is today's."""
+    if not text:
+        return ""
+    at = datetime.fromisoformat(text).astimezone()
+    today = at.date() == datetime.now().astimezone().date()
+    return f"{at:%H:%M:%S}" if today else f"{at:%Y-%m-%d %H:%M}"
+
+
+def ago(text: str | None) -> str:
+    """How long ago that was, in its largest unit."""
+    if not text:
+        return ""
+    seconds = max((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds(), 0.0)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(number: float) -> str:
+    """Bytes in the unit that a person reads."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def date(text: str) -> str:
+    """A DICOM date (DA, PS3.5 6.2) as ISO 8601 writes it; what is none as it is."""
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdecimal() else text
+
+
+def words(text: str) -> str:
+    """A state as words."""
+    return text.replace("_", " ")

@@ -1,0 +1,136 @@
+"""The list of studies, the page of one, and its pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from dicom_node import services
+from dicom_node.console.access import Asked, Visit, needs, see_other
+from dicom_node.errors import NotFound
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, pictures, sign_in, studies
+from dicom_node.services.studies import Order, Search
+
+router = APIRouter(prefix="/studies")
+
+Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
+Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
+
+
+@router.get("")
+@needs(UserRole.VIEWER)
+def list_studies(
+    asked: Asked,
+    state: StudyState | None = None,
+    modality: Modality = "",
+    since: Date = "",
+    until: Date = "",
+    order: Order = Order.RECEIVED,
+    after: int | None = None,
+    person: bool = False,
+) -> Response:
+    """One page. ``person``: of the patient or accession number that was searched for: no address has it."""
+    about = sign_in.search_of(asked.site.database, asked.token) if person else {}
+    wanted = Search(
+        patient=about.get("patient", ""),
+        accession=about.get("accession", ""),
+        modality=modality,
+        since=since.replace("-", ""),
+        until=until.replace("-", ""),
+        states=(state,) if state else (),
+        order=order,
+    )
+    with asked.site.database.read() as session:
+        rows, more = studies.search(session, wanted, after)
+    asked_for = {
+        "state": state or "", "modality": modality, "since": since, "until": until, "order": order.value,
+    }  # fmt: skip
+    filters = {key: value for key, value in asked_for.items() if value} | ({"person": "1"} if person else {})
+    return asked.page(
+        "studies.html", rows=rows, more=more, first=after is None, filters=filters, about=about,
+        states=list(StudyState), orders=list(Order),
+    )  # fmt: skip
+
+
+@router.post("/search")
+@needs(UserRole.VIEWER)
+def search(asked: Asked) -> Response:
+    """Keep what identifies a patient in the session, and the rest in the address."""
+    about = {key: value for key in ("patient", "accession") if (value := asked.text(key)[:64])}
+    sign_in.keep_search(asked.site.database, asked.token, about, asked.person)
+    rest = {key: asked.text(key)[:16] for key in ("state", "modality", "since", "until", "order")}
+    rest["modality"] = rest["modality"].upper()
+    return see_other("/studies", **rest, person="1" if about else "")
+
+
+@router.get("/{number}")
+@needs(UserRole.VIEWER)
+def show(asked: Asked, number: int) -> Response:
+    """The page of one study."""
+    site = asked.site
+    with site.database.read() as session:
+        study = studies.show(session, site.settings, number)
+    audit.note_sight(site.database, asked.person, number)
+    return asked.page("study.html", study=study)
+
+
+@router.post("/{number}/rerun")
+@needs(UserRole.OPERATOR)
+def rerun(asked: Asked, number: int) -> Response:
+    """Apply the rules once more."""
+    with asked.site.database.read() as session:
+        uid = studies.show(session, asked.site.settings, number)["study"]
+    services.rerun_studies(asked.site.settings, [uid], asked.person)
+    return see_other(f"/studies/{number}")
+
+
+@router.get("/images/{number}")
+@needs(UserRole.VIEWER)
+def image(asked: Asked, number: int, frame: int = 1) -> Response:
+    """One frame of a received image, with the way to the others."""
+    with asked.site.database.read() as session:
+        shown = pictures.image(session, asked.site.settings, number)
+    return _frame(asked, shown, frame)
+
+
+@router.get("/images/{number}/{frame}")
+@needs(UserRole.VIEWER)
+def image_png(asked: Asked, number: int, frame: int, longest: int = pictures.LARGEST) -> Response:
+    """The frame itself."""
+    with asked.site.database.read() as session:
+        shown = pictures.image(session, asked.site.settings, number)
+    return _png(asked, shown, frame, longest)
+
+
+@router.get("/results/{number}")
+@needs(UserRole.VIEWER)
+def result(asked: Asked, number: int, frame: int = 1) -> Response:
+    """One frame of a result, with the way to the others."""
+    with asked.site.database.read() as session:
+        shown = pictures.result(session, asked.site.settings, number)
+    return _frame(asked, shown, frame)
+
+
+@router.get("/results/{number}/{frame}")
+@needs(UserRole.VIEWER)
+def result_png(asked: Asked, number: int, frame: int, longest: int = pictures.LARGEST) -> Response:
+    """The frame itself."""
+    with asked.site.database.read() as session:
+        shown = pictures.result(session, asked.site.settings, number)
+    return _png(asked, shown, frame, longest)
+
+
+def _frame(asked: Visit, shown: pictures.Shown, frame: int) -> Response:
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    frames = pictures.frames(shown, asked.site.settings)
+    if not 1 <= frame <= frames:
+        raise NotFound("there is no such frame")
+    return asked.page("frame.html", shown=shown, frame=frame, frames=frames)
+
+
+def _png(asked: Visit, shown: pictures.Shown, frame: int, longest: int) -> Response:
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")

@@ -1,0 +1,70 @@
+"""Who did, saw or was refused what: rows that are only ever added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from dicom_node.model.kinds import AuditAction
+from dicom_node.store.accounts import AuditRow
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns
+
+_AGAIN = timedelta(minutes=5)  # after which looking at the same study is noted once more
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who does something, and from which address."""
+
+    name: str
+    address: str = ""
+
+
+COMMAND_LINE = Person("command line")
+"""Whoever uses ``dicom-node``, which knows no users; none of the console's can bear this name."""
+
+
+def note(
+    session: Session, by: Person, action: AuditAction, *, study_id: int | None = None, **fields: Any
+) -> None:
+    """Add a row, in the transaction of what it tells of. ``fields`` hold no PHI."""
+    row = AuditRow(
+        at=utc_now(), actor=by.name, address=by.address[:64], action=action, study_id=study_id, fields=fields
+    )
+    session.add(row)
+
+
+def note_sight(database: Database, by: Person, study_id: int) -> None:
+    """Somebody sees a study: noted before it is shown, and again after some minutes."""
+    seen = exists().where(
+        AuditRow.study_id == study_id,
+        AuditRow.actor == by.name,
+        AuditRow.action == AuditAction.STUDY_SEEN,
+        AuditRow.at > utc_now() - _AGAIN,
+    )
+    with database.read() as session:
+        if session.scalar(select(seen)):
+            return
+    with database.write() as session:
+        note(session, by, AuditAction.STUDY_SEEN, study_id=study_id)
+
+
+def rows(session: Session, *, before: int | None = None, limit: int = 100) -> list[View]:
+    """The newest rows; with ``before`` those that are older than the row of this number."""
+    joined = select(AuditRow, Study.study_instance_uid)
+    chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)
+    if before is not None:
+        chosen = chosen.where(AuditRow.id < before)
+    found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit))
+    return [
+        {"number": row.id, **columns(row, "at", "actor", "address", "action", "study_id"), "study": uid}
+        | {"fields": dict(row.fields)}
+        for row, uid in found
+    ]

@@ -1,0 +1,88 @@
+"""What a report of ours says, read back as a person would: the findings with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicom_node.results.common import concepts
+
+# PS3.16 TID 1500: the container and the concepts that are read here.
+_MEASUREMENT_GROUP, _FINDING = "125007", "121071"
+_ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
+_DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()}
+
+
+def findings(report: Path) -> list[dict[str, Any]]:
+    """The findings of a TID 1500 report, in its order: name, decision, numbers, region, model."""
+    document = dcmread(report)
+    found: list[dict[str, Any]] = []
+    for group in _containers(document, _MEASUREMENT_GROUP):
+        found += _of_group(group)
+    return found
+
+
+def _of_group(group: Dataset) -> list[dict[str, Any]]:
+    items = list(group.get("ContentSequence", ()))
+    numbers = {
+        str(_name(item).CodeMeaning): f"{item.MeasuredValueSequence[0].NumericValue} "
+        f"{item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue}"
+        for item in items
+        if item.ValueType == "NUM" and item.get("MeasuredValueSequence")
+    }
+    region = next((item for item in items if item.ValueType == "SCOORD"), None)
+    points = [float(value) for value in region.GraphicData] if region is not None else []
+    coded = [item for item in items if item.ValueType == "CODE"]
+    subject = next((_value(item) for item in coded if _name(item).CodeValue == _FINDING), "")
+    decided = [
+        (
+            subject if _name(item).CodeValue == concepts.PRESENCE.value else str(_name(item).CodeMeaning),
+            _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
+        )
+        for item in coded
+        if item.ConceptCodeSequence[0].CodeValue in _DECISIONS
+    ]
+    return [
+        {
+            "finding": name,
+            "decision": decision,
+            "numbers": _numbers_of(place, len(decided), numbers),
+            "region": list(zip(points[::2], points[1::2], strict=True)),
+            "model": _model(items),
+        }
+        for place, (name, decision) in enumerate(decided)
+    ]
+
+
+def _numbers_of(place: int, decided: int, numbers: Mapping[str, str]) -> dict[str, str]:
+    """All numbers of a group on one finding; of a summary on several the one at the finding's place."""
+    if decided == 1:
+        return dict(numbers)
+    return dict([list(numbers.items())[place]]) if len(numbers) == decided else {}
+
+
+def _model(items: list[Dataset]) -> str:
+    """Name and version of the algorithm (TID 4019), "" where the group names none."""
+    named = {_name(item).CodeValue: str(item.TextValue) for item in items if item.ValueType == "TEXT"}
+    return f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
+
+
+def _containers(item: Dataset, code: str) -> list[Dataset]:
+    concept = item.get("ConceptNameCodeSequence")
+    if concept and concept[0].get("CodeValue") == code:
+        return [item]
+    return [found for child in item.get("ContentSequence", ()) for found in _containers(child, code)]
+
+
+def _name(item: Dataset) -> Dataset:
+    """Its concept, as a code."""
+    code: Dataset = item.ConceptNameCodeSequence[0]
+    return code
+
+
+def _value(item: Dataset) -> str:
+    return str(item.ConceptCodeSequence[0].CodeMeaning)

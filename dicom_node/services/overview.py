@@ -1,0 +1,109 @@
+"""What is going on at the node, in numbers that stay cheap however many studies it has seen."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import events
+from dicom_node.config.settings import Settings
+from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
+from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, as_json, list_events
+
+_MINUTES = 5  # that the rate of objects is taken from
+_PROBLEMS = 12
+_ARRIVED = [
+    kind.number
+    for kind in (
+        events.OBJECT_INDEXED,
+        events.OBJECT_DUPLICATE,
+        events.OBJECT_REVISED,
+        events.OBJECT_CONFLICT,
+        events.OBJECT_QUARANTINED,
+    )
+]
+_BAD = [kind.number for kind in events.all_types() if kind.level >= logging.WARNING]
+
+
+def overview(session: Session, settings: Settings) -> View:
+    """Receiving, queue, deliveries, what a person must look at, models, disk, last problems."""
+    return {
+        "receiving": {
+            "associations": _count(session, Association.closed_at.is_(None)),
+            "studies": _count(session, Study.state == StudyState.RECEIVING),
+            "objects_per_minute": _arrived(session) / _MINUTES,
+        },
+        "jobs": {
+            state.value: _count(session, Job.state == state)
+            for state in (JobState.RUNNING, JobState.QUEUED, JobState.HELD)
+        }
+        | {"oldest": _oldest(session, Job.created_at, Job.state == JobState.QUEUED)},
+        "deliveries": {
+            "open": _count(session, Delivery.state.in_(OPEN_DELIVERIES)),
+            "dead": _count(session, Delivery.state == DeliveryState.DEAD),
+            "oldest": _oldest_delivery(session),
+        },
+        "studies": {
+            state.value: _count(session, Study.state == state)
+            for state in (StudyState.QUARANTINED, StudyState.FAILED)
+        },
+        "models": _models(settings.workers.models_dir),
+        "disk": disk(settings),
+        "problems": list_events(session, numbers=_BAD, limit=_PROBLEMS)[::-1],
+    }
+
+
+def disk(settings: Settings) -> View:
+    """Free and total bytes where the data folder lies, and the watermark under which nothing is taken."""
+    usage = shutil.disk_usage(settings.node.data_dir)
+    minimum = settings.spool.minimum_free_mib * 2**20
+    return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
+
+
+def _count(session: Session, which: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).where(which)) or 0
+
+
+def _arrived(session: Session) -> int:
+    since = utc_now() - timedelta(minutes=_MINUTES)
+    return _count(session, (EventRow.at >= since) & EventRow.number.in_(_ARRIVED))
+
+
+def _oldest(session: Session, column: Any, which: ColumnElement[bool]) -> str | None:
+    found: str | None = as_json(session.scalar(select(func.min(column)).where(which)))
+    return found
+
+
+def _oldest_delivery(session: Session) -> str | None:
+    chosen = select(func.min(Result.created_at)).join(Delivery, Delivery.result_id == Result.id)
+    found: str | None = as_json(session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES))))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _models(folder: Path | None) -> list[View]:
+    """Each model card, and whether its weights are there; their hashes are compared when they are loaded."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models import registry
+
+    try:
+        cards = registry.cards(folder)
+    except CardError:
+        return [{"name": "model cards", "version": "", "ready": False}]
+    return [
+        {
+            "name": card.name,
+            "version": card.version,
+            "ready": all(part.path.is_file() for part in card.weights),
+        }
+        for card in cards
+    ]

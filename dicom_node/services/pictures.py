@@ -1,0 +1,77 @@
+"""Frames of received images and of results as PNG, decoded where a hole in a decoder is of no use."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from sqlalchemy.orm import Session
+
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.store.tables import Instance, Result
+
+LARGEST = 1600
+"""Pixels of the longer side: a preview is no image to read from."""
+_two_at_a_time = threading.Semaphore(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An object with pixels; ``address`` of its page, ``kind`` that of a result, or "image"."""
+
+    path: Path
+    study: int
+    address: str
+    kind: str
+
+
+def image(session: Session, settings: Settings, number: int) -> Shown:
+    """A received image. Raises NotFound, also where it was purged."""
+    row = session.get(Instance, number)
+    if row is None or row.purged or row.role is ObjectRole.ASIDE:
+        raise NotFound("there is no such image, or no longer")
+    return Shown(settings.node.data_dir / row.path, row.study_id, f"/studies/images/{number}", "image")
+
+
+def result(session: Session, settings: Settings, number: int) -> Shown:
+    """A result. Raises NotFound."""
+    row = session.get(Result, number)
+    if row is None:
+        raise NotFound("there is no such result")
+    return Shown(
+        settings.node.data_dir / row.path, row.study_id, f"/studies/results/{number}", row.kind.value
+    )
+
+
+def frames(shown: Shown, settings: Settings) -> int:
+    """How many it has. Raises NotFound for what has none that can be shown."""
+    with _as_not_found():
+        return open_dicom(shown.path, settings.images.limits).header.frames
+
+
+def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) -> bytes:
+    """A frame (from 1) as a viewer shows it first, at most ``longest`` pixels. Raises NotFound."""
+    with _two_at_a_time, _as_not_found():
+        picture = Image.fromarray(open_dicom(shown.path, settings.images.limits).display(frame - 1))
+        side = min(max(longest, 16), LARGEST)
+        picture.thumbnail((side, side))
+        data = io.BytesIO()
+        picture.save(data, "PNG", compress_level=1)
+    return data.getvalue()
+
+
+@contextmanager
+def _as_not_found() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, PixelError, MemoryError):
+        raise NotFound("this image cannot be shown") from None

@@ -1,0 +1,200 @@
+"""Studies as the console lists, searches and shows them; quick however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from sqlalchemy import ColumnElement, Select, exists, select, tuple_
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.header import read_header
+from dicom_node.errors import NodeError, NotFound
+from dicom_node.model.kinds import ObjectRole, ResultKind
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.services.findings import findings
+from dicom_node.store import views
+from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
+from dicom_node.store.views import View, columns
+
+PAGE = 50
+"""Studies of one page."""
+_MOST = 200  # images, received objects and events that a study's page shows
+_NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
+_PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
+
+
+class Order(StrEnum):
+    """Orders of the list."""
+
+    RECEIVED = "received"  # the newest object first
+    WAITING = "waiting"  # the oldest first
+    DATE = "date"  # Study Date (0008,0020), the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
+
+    ``since`` and ``until`` are Study Dates, YYYYMMDD.
+    """
+
+    patient: str = ""
+    accession: str = ""
+    modality: str = ""
+    since: str = ""
+    until: str = ""
+    states: Sequence[StudyState] = ()
+    order: Order = Order.RECEIVED
+
+
+def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
+    """One page, and the number of its last study where more follow: ``after`` of the next page."""
+    chosen = select(Study.id)
+    for condition in _conditions(wanted):
+        chosen = chosen.where(condition)
+    ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)))
+    more = ids[PAGE - 1] if len(ids) > PAGE else None
+    by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
+    shown = views.study_views(session, select(Study).where(Study.id.in_(by_number)).order_by(Study.id))
+    rows = {
+        number: {"id": number, "accession": by_number[number].accession_number, **view}
+        for number, view in zip(sorted(by_number), shown, strict=True)
+    }
+    return [rows[number] for number in ids[:PAGE]], more
+
+
+def show(session: Session, settings: Settings, number: int) -> View:
+    """All that the page of one study shows. Raises NotFound."""
+    study = session.get(Study, number)
+    if study is None:
+        raise NotFound("there is no such study")
+    [view] = views.study_views(session, select(Study).where(Study.id == number))
+    images = _images(session, number)
+    results = _results(session, number)
+    return {
+        "id": number,
+        **view,
+        "accession": study.accession_number,
+        "person": _person(session, settings.node.data_dir, number),
+        "images": images,
+        "received": _received(session, number),
+        "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
+        "results": results,
+        "findings": _findings(session, settings.node.data_dir, number),
+        "events": views.list_events(session, study_instance_uid=view["study"], limit=_MOST),
+        "most": _MOST,
+    }
+
+
+def numbers(session: Session, rows: Sequence[View]) -> dict[str, int]:
+    """The number of each row's study, by its UID."""
+    uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
+    chosen = select(Study.study_instance_uid, Study.id).where(Study.study_instance_uid.in_(uids))
+    return {str(uid): number for uid, number in session.execute(chosen)}
+
+
+def _conditions(wanted: Search) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
+        if text.endswith("*"):
+            found.append(column.startswith(text.rstrip("*"), autoescape=True))
+        elif text:
+            found.append(column == text)
+    if wanted.states:
+        found.append(Study.state.in_(wanted.states))
+    if wanted.since:
+        found.append(Study.study_date >= wanted.since)
+    if wanted.until:
+        found.append(Study.study_date <= wanted.until)
+    if wanted.modality:
+        of_study = (Instance.study_id == Study.id) & Instance.role.not_in(_NOT_SHOWN)
+        found.append(exists().where(of_study, Instance.modality == wanted.modality))
+    return found
+
+
+def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
+    """By keyset: a page far down costs no more than the first one."""
+    column: Any = Study.study_date if order is Order.DATE else Study.last_received_at
+    ascending = order is Order.WAITING
+    if after is not None:
+        last = session.scalar(select(column).where(Study.id == after))
+        if last is not None:
+            here, there = tuple_(column, Study.id), tuple_(last, after)
+            chosen = chosen.where(here > there if ascending else here < there)
+    keys = (column, Study.id)
+    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in keys))
+
+
+def _images(session: Session, number: int) -> list[View]:
+    """Objects in force that have pixels, in the order of the examination."""
+    chosen = select(Instance).where(Instance.study_id == number, Instance.role.not_in(_NOT_SHOWN))
+    rows = session.scalars(chosen.order_by(Instance.id).limit(_MOST))
+    found = [row for row in rows if row.attributes.get("Rows")]
+    found.sort(key=lambda row: (_number(row, "SeriesNumber"), _number(row, "InstanceNumber"), row.id))
+    return [
+        {
+            "id": row.id,
+            **columns(row, "modality", "role", "sop_instance_uid", "purged", "bytes"),
+            "series": row.attributes.get("SeriesDescription", ""),
+            "view": row.attributes.get("ViewPosition", ""),
+            "size": f"{row.attributes.get('Columns', '?')} × {row.attributes.get('Rows', '?')}",
+            "frames": _number(row, "NumberOfFrames") or 1,
+        }
+        for row in found
+    ]
+
+
+def _number(row: Instance, keyword: str) -> int:
+    text = row.attributes.get(keyword, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _received(session: Session, number: int) -> list[View]:
+    chosen = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
+    names = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
+    return [columns(row, *names) for row in session.scalars(chosen.limit(_MOST))]
+
+
+def _results(session: Session, number: int) -> list[View]:
+    """Result objects, the newest first, each with its deliveries."""
+    chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
+    sent = select(Delivery).join(Delivery.result).where(Result.study_id == number).order_by(Delivery.id)
+    deliveries: dict[int, list[View]] = {}
+    names = ("id", "destination", "state", "reason", "status", "attempts", "sent_at", "confirmed_at")
+    for row in session.scalars(sent):
+        deliveries.setdefault(row.result_id, []).append(columns(row, *names))
+    return [
+        {
+            **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
+            "has_pixels": row.kind in (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED),
+            "deliveries": deliveries.get(row.id, []),
+        }
+        for row in session.scalars(chosen)
+    ]
+
+
+def _findings(session: Session, data_dir: Path, number: int) -> list[View]:
+    """Of the newest report that names the patient; [] where there is none, or its file is gone."""
+    chosen = select(Result).where(Result.study_id == number, Result.kind == ResultKind.SR)
+    report = session.scalar(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(1))
+    if report is None or not (data_dir / report.path).is_file():
+        return []
+    return findings(data_dir / report.path)
+
+
+def _person(session: Session, data_dir: Path, number: int) -> dict[str, str]:
+    """Name, birth date and sex, read from a file of the study: the database does not have them."""
+    chosen = select(Instance).where(Instance.study_id == number, Instance.purged.is_(False))
+    row = session.scalar(chosen.where(Instance.role.not_in(_NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))
+    header = Dataset()
+    if row is not None and (path := data_dir / row.path).is_file():
+        with suppress(NodeError):  # its text does not decode: the study's reason says so
+            header = read_header(path, _PERSON, row.assumed_charset)
+    return {keyword: str(header.get(keyword) or "") for keyword in _PERSON}

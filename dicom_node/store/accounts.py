@@ -1,0 +1,52 @@
+"""The tables of the console: users, their sessions, the audit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.model.kinds import AuditAction
+from dicom_node.model.roles import UserRole
+from dicom_node.store.tables import Base, Id
+
+
+class UserAccount(Base):
+    """Who may use the console."""
+
+    __tablename__ = "user_account"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[UserRole]
+    password_hash: Mapped[str]  # argon2id, with its salt and parameters
+    created_at: Mapped[datetime]
+
+
+class UserSession(Base):
+    """A browser that signed in; only the hash of its cookie is stored."""
+
+    __tablename__ = "user_session"
+
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
+
+
+class AuditRow(Base):
+    """What a person did, saw or was refused. Append-only; ``fields`` hold no PHI."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_action_at", "action", "at"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
+    address: Mapped[str] = mapped_column(String(64), default="")
+    action: Mapped[AuditAction]
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    fields: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -1,0 +1,46 @@
+"""What ``check`` says of ``[console]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dicom_node.config.settings import Settings
+from dicom_node.model.roles import Role
+from dicom_node.preflight import console
+from dicom_node.preflight.found import Tried
+from tests.ports import free_port
+
+
+def problems(folder: Path, role: Role = Role.ALL, **keys: object) -> dict[str, str]:
+    """Key → remedy."""
+    settings = Settings.model_validate({"node": {"data_dir": folder}, "console": {"enabled": True, **keys}})
+    found = [*console.check_console(settings, role), *console.probe_console(settings, role)]
+    return {one[0]: one[2] for one in found if not isinstance(one, Tried)}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.1"])
+def test_this_machine_needs_no_tls(tmp_path: Path, host: str) -> None:
+    assert "console.host" not in problems(tmp_path, host=host, port=free_port())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "console.example.org"])
+def test_another_address_needs_tls(tmp_path: Path, host: str) -> None:
+    assert "[console.tls]" in problems(tmp_path, host=host)["console.host"] or host == "console.example.org"
+    assert problems(tmp_path, host=host, enabled=False) == {}
+    assert problems(tmp_path, Role.WORKER, host=host) == {}
+
+
+def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
+    found = problems(tmp_path, port=free_port(), tls={"certificate": "none.pem", "private_key": "none.key"})
+    assert set(found) == {"console.tls.certificate", "console.tls.private_key"}
+
+
+def test_the_listener_keeps_its_port(tmp_path: Path) -> None:
+    assert "listener" in problems(tmp_path, port=11112)["console.port"]
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_PACKAGES", ("no_such_package",))
+    assert "dicom-ai-node[console]" in problems(tmp_path, port=free_port())["console.enabled"]
