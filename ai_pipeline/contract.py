@@ -29,8 +29,7 @@ class Code:
     meaning: str
 
 
-# No concept of DICOM PS3.16 or SNOMED CT says "annotation burned into the pixels" (looked through DCM and SCT
-# of pydicom 3.0: (113101, DCM, Clean Pixel Data Option) names a de-identification profile, not a finding).
+# No concept of DCM or SCT says it: (113101, DCM, Clean Pixel Data Option) names a de-identification profile.
 BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 """The code of findings that say nothing of the patient: annotation that the policy wants gone."""
 # LOINC 59074-5 and 59076-0 are fetal; DCM, SCT and RadLex have no ratio of an adult's heart.
@@ -61,6 +60,7 @@ class ImageKind(StrEnum):
     CLEANED = "cleaned"
     MASK = "mask"
     HEATMAP = "heatmap"
+    ORGANS = "organs"
 
 
 class Meaning(StrEnum):
@@ -76,11 +76,8 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place in a source image.
-
-    ``points``: for a box its two corners ``(left, top), (right, bottom)``; for a polygon its vertices,
-    not closed.
-    """
+    """A place in a source image. ``points``: of a box its two corners ``(left, top), (right, bottom)``; of a
+    polygon its vertices, not closed."""
 
     type: Literal["box", "polygon"]
     points: tuple[Point, ...]
@@ -128,7 +125,7 @@ class Finding:
     ``probability`` 0 to 1 or None where the model gives none; ``frame`` 1-based as in DICOM, None for a
     single-frame image; ``tracking_uid`` is left empty by pipelines and set by ``results``; ``site`` is the
     body site (PS3.16 CID 4031 or SNOMED CT); ``side`` is the patient's side on which its regions lie, empty
-    where that is not known or they lie on both.
+    where that is not known or they lie on both; ``reliability`` says how many of such calls are right.
     """
 
     label: str
@@ -144,6 +141,7 @@ class Finding:
     side: Literal["", "L", "R"] = ""
     evidence: Heatmap | None = None
     tracking_uid: str = ""
+    reliability: str = ""
 
     def __post_init__(self) -> None:
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
@@ -152,11 +150,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class QualityNote:
-    """Something that a reader should know about how far to trust the result. Never holds PHI."""
+    """Something that a reader should know about how far to trust the result. Never holds PHI.
+
+    ``on_faces``: must be read wherever the findings are: in presentation states and pictures too.
+    """
 
     name: str
     text: str
     source_uid: str | None = None
+    on_faces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +166,8 @@ class Reading:
     """The text of a burned-in annotation, or the place of a drawn one. The text may be a name.
 
     For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
-    is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` 1-based, None in a still;
-    ``kind`` as :class:`ai_pipeline.burnin.MarkKind` says; ``text`` is empty for drawings; ``removed`` is
-    False where the policy kept the mark.
+    is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` as in :class:`Finding`;
+    ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed`` is False where the policy kept the mark.
     """
 
     source_uid: str
@@ -224,8 +225,8 @@ class Refusal:
 class Scores:
     """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 
-    Also of labels that are not reported: the node counts them to notice drift, and never shows them for a
-    patient. One per image and model; ``reoriented``: the image was turned or inverted before the analysis.
+    Also of labels that are not reported: the node counts them to notice drift and never shows them. One per
+    image and model; ``reoriented``: the image was turned or inverted before the analysis.
     """
 
     source_uid: str
@@ -243,10 +244,10 @@ class DerivedImage:
     """A picture made from one source image.
 
     ``frames``: ``[frames, rows, columns]`` or ``[frames, rows, columns, 3]`` in the source's stored type
-    (for ``cleaned``) or uint8 RGB (for pictures); may be a read-only ``numpy.memmap`` so that a cine need
-    not be in memory. ``verified`` is True only when a cleaned image was proven to hold no legible text.
-    ``photometric`` is MONOCHROME1, MONOCHROME2 or RGB. ``outside_sha256`` of a cleaned image: the SHA-256 of
-    its samples outside the mask, frame by frame, which the source's samples have too.
+    (for ``cleaned``) or uint8 RGB (for pictures), of ``organs`` a mask (0, 255) for each; may be a read-only
+    ``numpy.memmap`` so that a cine need not be in memory. ``verified`` is True only when a cleaned image was
+    proven to hold no legible text. ``outside_sha256`` of a cleaned image: the SHA-256 of its samples outside
+    the mask, frame by frame, which the source's samples have too.
     """
 
     kind: ImageKind
@@ -257,14 +258,13 @@ class DerivedImage:
     verified: bool = False
     models: tuple[ModelRef, ...] = ()
     outside_sha256: str = ""
+    organs: tuple[Code, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline will look at these images; ``source_uids`` names which (others are passed over).
-
-    ``refused`` tells the node of those others, for its counts; pipelines whose cards have labels fill it.
-    """
+    """The pipeline will look at these images, by ``source_uids``; ``refused`` are those that it passed over,
+    for the node's counts: pipelines whose cards have labels fill it."""
 
     source_uids: tuple[str, ...]
     refused: tuple[Refusal, ...] = field(default=(), compare=False)
@@ -272,10 +272,7 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The pipeline does not apply; ``reason`` is one sentence for a person, without PHI.
-
-    ``refused`` as in :class:`Accept`.
-    """
+    """The pipeline does not apply; ``reason`` is one sentence, without PHI; ``refused`` as in Accept."""
 
     reason: str
     refused: tuple[Refusal, ...] = field(default=(), compare=False)

@@ -16,8 +16,6 @@ from ai_pipeline.models.registry import Label
 
 Floats = npt.NDArray[np.floating]
 SPECIFICITY = 0.90
-SENSITIVITY = 0.90
-ENOUGH = 25  # positives that a cut by sensitivity needs: of fewer, one image more or less moves it too far
 THRESHOLDS = (
     "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
     f"with specificity {SPECIFICITY}; indeterminate between them"
@@ -27,7 +25,7 @@ STEP = 1e-7  # least distance of two edges; cards round to seven digits
 
 
 @dataclass(frozen=True, slots=True)
-class OperatingPoint:
+class LabelCalibration:
     """How a label's logit becomes a decision (see :class:`ai_pipeline.models.registry.Label`).
 
     ``slope`` is positive; ``threshold`` and ``absent_below`` are probabilities, the former not below the
@@ -44,7 +42,7 @@ class OperatingPoint:
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
 
-def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
+def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:
     """Platt scaling, then two thresholds, all from validation images.
 
     Below Youden's J the finding is absent. It is present only where the specificity on validation is also
@@ -52,7 +50,7 @@ def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
     findings. Between the two it is indeterminate.
     """
     if truth.min() == truth.max():  # nothing to learn from: such a label is never called
-        return OperatingPoint(1.0, 0.0, 1.0, 1.0)
+        return LabelCalibration(1.0, 0.0, 1.0, 1.0)
     slope, intercept = platt(truth, logit)
     probability = _logistic(slope * logit + intercept)
     false_rate, true_rate, cuts = roc_curve(truth, probability, drop_intermediate=False)
@@ -60,16 +58,7 @@ def operating_point(truth: Floats, logit: Floats) -> OperatingPoint:
     specific = int(np.flatnonzero(false_rate <= 1 - SPECIFICITY)[-1])
     absent_below = float(min(cuts[youden], 1.0))
     threshold = float(min(max(absent_below, cuts[specific]), 1.0))
-    return OperatingPoint(slope, intercept, threshold, absent_below)
-
-
-def sensitive_cut(truth: Floats, probability: Floats) -> float | None:
-    """The highest cut with a sensitivity of at least .9; None with fewer than 25 positives."""
-    positives = probability[truth > 0]
-    if len(positives) < ENOUGH:
-        return None
-    found = int(np.ceil(SENSITIVITY * len(positives)))
-    return float(np.sort(positives)[::-1][found - 1])
+    return LabelCalibration(slope, intercept, threshold, absent_below)
 
 
 def deciles(probabilities: Floats) -> list[list[float]]:

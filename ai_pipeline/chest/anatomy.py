@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import ModelRef, Point
+from ai_pipeline.chest.changes import Change, changed
+from ai_pipeline.contract import Code, ModelRef, Point
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
 from ai_pipeline.models.card import Card, Input
@@ -26,12 +27,18 @@ from ai_pipeline.models.registry import read
 
 HEART, RIGHT_LUNG, LEFT_LUNG = range(3)
 """In the order of the network's outputs; right and left are the patient's."""
+ORGANS = (
+    Code("80891009", "SCT", "Heart"),
+    Code("3341006", "SCT", "Right lung"),
+    Code("44029006", "SCT", "Left lung"),
+)
+"""What they are, in the same order (PS3.16 CID 4031, CID 7151)."""
 FINER = 4
 """Outlines are found on a grid so many times finer than the network's output."""
 SURE = 0.5
 """Probability from which a pixel belongs to an organ."""
-VARIANTS = ((1.0, 1.0), (0.9, 1.25), (0.95, 0.8))
-"""Size and gamma of the network's inputs: as it is, smaller and darker, smaller and brighter.
+VARIANTS = (Change(), Change(size=0.9, gamma=1.25), Change(size=0.95, gamma=0.8))
+"""Of the network's input: as it is, smaller and darker, smaller and brighter.
 None larger: a chest that fills the picture would be cut off."""
 RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
@@ -87,12 +94,28 @@ class Anatomy:
             measured = Cardiothoracic(heart, thorax, measured.ratio)
         return replace(self, from_grid=way.after(self.from_grid), measured=measured)
 
+    def in_image(self, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+        """The masks (0, 255) in a source image of ``rows`` × ``columns``: ``[3, rows, columns]``."""
+        way = self.from_grid
+        across, down = (  # OpenCV counts from pixel centres
+            offset + (along + beside) / 2 - 0.5
+            for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
+        )
+        matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
+        size, smooth = (columns, rows), cv2.INTER_LINEAR
+        masks = (cv2.warpAffine(mask.astype(np.float32), matrix, size, flags=smooth) for mask in self.masks)
+        return np.stack([np.where(mask >= 0.5, np.uint8(255), np.uint8(0)) for mask in masks])
+
     def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
         """Whether a box (left, top, right, bottom in source coordinates) lies on one of ``organs``."""
+        rows, columns = self.on_grid(bounds)
+        return bool(self.masks[list(organs), rows, columns].any())
+
+    def on_grid(self, bounds: tuple[float, float, float, float]) -> tuple[slice, slice]:
+        """The rows and columns of the masks that a box in source coordinates covers."""
         corners = self.from_grid.inverse()([bounds[:2], bounds[2:]])
         columns, rows = (sorted(round(point[axis]) for point in corners) for axis in (0, 1))
-        inside = self.masks[list(organs), max(rows[0], 0) : rows[1] + 1, max(columns[0], 0) : columns[1] + 1]
-        return bool(inside.any())
+        return slice(max(rows[0], 0), rows[1] + 1), slice(max(columns[0], 0), columns[1] + 1)
 
 
 class AnatomyModel:
@@ -133,23 +156,9 @@ class AnatomyModel:
 
     def _outline(self, picture: npt.NDArray[np.uint8]) -> Anatomy:
         values, to_model = network_input(picture, self._input)
-        variants = [variant(values[0], size, gamma, self._input) for size, gamma in VARIANTS]
+        variants = [changed(values[0], change, self._input) for change in VARIANTS]
         found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
         return anatomy_of(found, [move for _, move in variants], to_model, self._tolerance)
-
-
-def variant(values: Floats, size: float, gamma: float, wanted: Input) -> tuple[Floats, Affine]:
-    """``values [channels, s, s]`` scaled by ``size`` about its middle and with greys of ``gamma``."""
-    if (size, gamma) == (1.0, 1.0):
-        return values, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    mean, scale = (np.float32(pair[0]) for pair in (wanted.mean, wanted.scale))
-    share = np.clip((values[0] * scale + mean) / 255, 0, 1) ** np.float32(gamma)
-    offset = values.shape[-1] * (1 - size) / 2
-    centred = offset + 0.5 * size - 0.5  # OpenCV counts from pixel centres
-    matrix = np.array([[size, 0, centred], [0, size, centred]])
-    moved = cv2.warpAffine(share, matrix, values.shape[1:][::-1], flags=cv2.INTER_LINEAR)
-    seen = np.broadcast_to((moved * 255 - mean) / scale, values.shape)
-    return np.ascontiguousarray(seen, np.float32), Affine(size, 0.0, offset, 0.0, size, offset)
 
 
 def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, tolerance: float) -> Anatomy:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest.boxes import PARTS, BoxHead, Floats, ScoredBox, region
+from ai_pipeline.chest.changes import Change, changed
+from ai_pipeline.chest.explain import overlaps
 from ai_pipeline.contract import Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import read
@@ -23,6 +25,17 @@ NETWORK, CANDIDATES, YOLO = "detector", "detector-boxes", "detector-yolo"
 """The roles of a card's weights: the network in ONNX; the candidate boxes with their priors; optionally a
 YOLO in ONNX with the classifier's input, which gives rows of left, top, right, bottom in pixels of the input,
 score (0 to 1), index of the label among those that have candidates."""
+
+
+CHANGES = (
+    Change(size=0.95, gamma=1.2),
+    Change(size=1.05, gamma=0.85),
+    Change(shift=(0.03, -0.03)),
+    Change(shift=(-0.03, 0.03), reduced=0.8),
+)
+"""Of the networks' input: what a box has to stand."""
+LEAST_AGREEMENT = 0.4
+"""Overlap (IoU) with the box of every changed input from which a box is shown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +54,9 @@ class DetectorInput:
     images have no finding that needs one.
     """
 
-    run: Callable[[], NetworkOutput] = field(repr=False)
+    values: Floats = field(repr=False)
+    wanted: Input
+    run: Callable[[Floats], NetworkOutput] = field(repr=False)
     to_model: Affine
     rows: int
     columns: int
@@ -49,7 +64,13 @@ class DetectorInput:
     @cached_property
     def output(self) -> NetworkOutput:
         """What the networks give for the image; computed once."""
-        return self.run()
+        return self.run(self.values)
+
+    @cached_property
+    def changed(self) -> tuple[tuple[NetworkOutput, Affine], ...]:
+        """What they give for the input after each of :data:`CHANGES`, and the way there; computed once."""
+        inputs = (changed(self.values[0], change, self.wanted) for change in CHANGES)
+        return tuple((self.run(values[None]), way) for values, way in inputs)
 
 
 class BoxDetector:
@@ -81,7 +102,7 @@ class BoxDetector:
     def take(self, values: Floats, to_model: Affine, rows: int, columns: int) -> DetectorInput:
         """Take the classifier's input ``values [1, channels, size, size]``, and the map to it from a source
         image of ``rows`` × ``columns``."""
-        return DetectorInput(partial(self._run, values), to_model, rows, columns)
+        return DetectorInput(values, self._input, self._run, to_model, rows, columns)
 
     def _run(self, values: Floats) -> NetworkOutput:
         maps = self._engine(values)["parts"][0]
@@ -94,18 +115,36 @@ class BoxDetector:
 
     def find(self, prepared: DetectorInput, label: str) -> ScoredBox | None:
         """The likeliest box of ``label``, reliable or not; None for a label without candidates."""
-        if label not in self.head.labels:
-            return None
-        return self.head.find(prepared.output.maps, label, prepared.output.detections.get(label))
+        return self._found(prepared.output, label) if label in self.head.labels else None
 
     def region(self, prepared: DetectorInput, label: str) -> Region | None:
-        """The box of ``label`` in source coordinates; None where the card marks it as not reliable."""
+        """The box of ``label`` in source coordinates; None where the card marks it as not reliable, or where
+        it moves with small changes of the image."""
         found = self.find(prepared, label) if label in self._shown else None
-        return self.in_source(found, prepared) if found else None
+        if found is None or self.agreement(prepared, label, found) < LEAST_AGREEMENT:
+            return None
+        return self.in_source(found, prepared)
+
+    def agreement(self, prepared: DetectorInput, label: str, found: ScoredBox) -> float:
+        """The least overlap (IoU) of ``found`` with the box of ``label`` in a changed input, 0 to 1."""
+        boxes = [
+            corners_of(self._found(output, label), way, self._input.size) for output, way in prepared.changed
+        ]
+        return float(overlaps(np.array([found.corners], np.float32), np.array(boxes, np.float32)).min())
+
+    def _found(self, output: NetworkOutput, label: str) -> ScoredBox:
+        return self.head.find(output.maps, label, output.detections.get(label))
 
     def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
         """``found`` in source coordinates; None outside of the image."""
         return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
+
+
+def corners_of(found: ScoredBox, way: Affine, size: int) -> tuple[float, float, float, float]:
+    """``found`` in an input of ``size`` pixels to which ``way`` leads, as shares of the one before."""
+    left, top, right, bottom = (edge * size for edge in found.corners)
+    (left, top), (right, bottom) = way.inverse()([(left, top), (right, bottom)])
+    return left / size, top / size, right / size, bottom / size
 
 
 def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:

@@ -16,22 +16,22 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.chest import intended_use, prevalence, ratio
-from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel
+from ai_pipeline.chest import intended_use, places, ratio
+from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
+from ai_pipeline.chest.calls import operating_points, prevalence
+from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.detector import BoxDetector, DetectorInput
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
-from ai_pipeline.chest.zones import side_of, zone_words
 from ai_pipeline.contract import (
     Accept,
-    Code,
     Decision,
     DerivedImage,
     Finding,
+    ImageKind,
     Measurement,
     ModelRef,
-    Origin,
     PipelineResult,
     Progress,
     QualityNote,
@@ -44,19 +44,13 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import UPRIGHT, Pose
+from ai_pipeline.images.orientation import UPRIGHT
 from ai_pipeline.models.registry import Card, Label, find
 from ai_pipeline.models.store.folder import SHIPPED_MODELS, active
 
 MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "burnin-text"
-BOX_NOTE = "The box comes from class activation: an approximate place, not a contour or a measurement."
-DETECTOR_NOTE = (
-    "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
-    "measurement."
-)
-ZONED = ("Lung", "Pleura")  # meanings of the sites whose boxes are described as zones of a side
-NO_PLACE = "no reliable location"
+UNTRAINED = "all that the model was never trained for, such as bones, mediastinum, lines and tubes"
 NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
@@ -73,6 +67,30 @@ class _AnalysedImage:
     timings: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _RuleOptions:
+    """What the options of a rule come to: ``labels`` as they are decided, ``shown`` among them, and the
+    ``prevalences`` (0 to 1, by label) at which calls are judged."""
+
+    point: OperatingPoint
+    labels: tuple[Label, ...]
+    shown: frozenset[str]
+    prevalences: Mapping[str, float]
+    heatmaps: bool
+
+    @staticmethod
+    def of(card: Card, options: Mapping[str, object]) -> _RuleOptions:
+        point, wanted = operating_points.chosen(card, options), options.get(prevalence.OPTION)
+        labels, prevalences = operating_points.labels_at(card, point), dict(prevalence.calibrated_at(card))
+        if wanted is not None:
+            labels = prevalence.at_site(card, labels, wanted)
+        if isinstance(wanted, Mapping):
+            prevalences |= wanted
+        every = bool(options.get("all_labels", False))
+        shown = frozenset(label.name for label in labels if label.supported or every)
+        return _RuleOptions(point, labels, shown, prevalences, bool(options.get("heatmaps", False)))
+
+
 class ChestXray:
     """The pipeline ``chest_xray`` (:class:`ai_pipeline.contract.Pipeline`).
 
@@ -80,14 +98,19 @@ class ChestXray:
     ``all_labels`` (default false) reports also the labels whose test figures do not support them; ``clean``
     (default false) returns the picture without the text burned into it, where that can be verified;
     ``prevalence`` (``{ Effusion = 0.05 }``) shifts probabilities and thresholds to a site's prevalence;
-    ``ratio`` (default PA) says on which images the cardiothoracic ratio is measured: PA, all, off.
+    ``ratio`` (default PA) says on which images the cardiothoracic ratio is measured: PA, all, off;
+    ``operating_point`` (default specific, where the card has it) chooses the thresholds; ``outlines``
+    (default false) returns masks of heart and lungs.
     """
 
     name = "chest_xray"
-    version = "1.1"
+    version = "1.2"
     options: Mapping[str, type] = MappingProxyType(
-        {"heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict, ratio.OPTION: str}
-    )
+        {
+            "heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict, ratio.OPTION: str,
+            operating_points.OPTION: str, "outlines": bool,
+        }
+    )  # fmt: skip
     modalities = intended_use.MODALITIES
     """Modalities and View Positions of the images that are accepted."""
     views = intended_use.FRONTAL - {""}
@@ -110,10 +133,11 @@ class ChestXray:
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with the values of ``options``, by option. May raise CardError."""
-        given = options.get(prevalence.OPTION)
+        shares, point = options.get(prevalence.OPTION), options.get(operating_points.OPTION)
         wrong = {
-            prevalence.OPTION: None if given is None else prevalence.fault(self._card(), given),
+            prevalence.OPTION: None if shares is None else prevalence.fault(self._card(), shares),
             ratio.OPTION: ratio.fault(options.get(ratio.OPTION, ratio.Projections.PA)),
+            operating_points.OPTION: None if point is None else operating_points.fault(self._card(), point),
         }
         return {option: remedy for option, remedy in wrong.items() if remedy is not None}
 
@@ -152,7 +176,7 @@ class ChestXray:
         notes: list[QualityNote] = []
         scores: list[Scores] = []
         measurements: list[Measurement] = []
-        labels = self._labels(options)
+        settings = _RuleOptions.of(self._card(), options)
         models = self.models()
         if options.get("clean", False):
             models += (find(CLEANER, self._models_dir).ref,)
@@ -161,12 +185,15 @@ class ChestXray:
             report(number / len(images), "chest X-ray")
             analysed = self._analyse(image)
             began = time.perf_counter()
-            found = self._findings(analysed, labels, options)
+            found = self._findings(analysed, settings)
             findings += found
-            notes += self._no_place_notes(found)
-            notes += _place_notes(image, found, analysed.analysis.pose)
+            notes += places.no_place_notes(found) if self._detector is not None else []
+            notes += places.place_notes(image, analysed.analysis.pose, analysed.anatomy, found)
             notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
+            notes += self._unsure_note(scores[-1])
+            if options.get("outlines", False):
+                pictures += self._outlines(analysed)
             measured = self._ratio(analysed, options)
             measurements += measured.measurements
             notes += measured.notes
@@ -181,7 +208,8 @@ class ChestXray:
                 seconds["clean"] += time.perf_counter() - explained
         if not self._model().has_gate:
             notes.append(QualityNote("no_gate", NO_GATE_NOTE))
-        notes += _box_notes(findings)
+        notes += places.box_notes(findings)
+        notes += [operating_points.note(self._card(), settings.point), _not_assessed(settings)]
         notes += self._prevalence_note(options)
         report(1.0, "chest X-ray")
         # Includes what accepts() has decoded and analysed already.
@@ -198,11 +226,6 @@ class ChestXray:
 
     def _card(self) -> Card:
         return self._classifier.card if self._classifier else active(self.name, self._models_dir)
-
-    def _labels(self, options: Mapping[str, object]) -> tuple[Label, ...]:
-        """The card's labels, shifted to the site's prevalence where a rule gives one."""
-        wanted, card = options.get(prevalence.OPTION), self._card()
-        return card.labels if wanted is None else prevalence.at_site(card, wanted)
 
     def _prevalence_note(self, options: Mapping[str, object]) -> list[QualityNote]:
         wanted = options.get(prevalence.OPTION)
@@ -227,6 +250,18 @@ class ChestXray:
             return ratio.Ratio()
         pose = analysed.analysis.pose
         return ratio.measure(analysed.image, analysed.anatomy, pose, self._anatomy_model(), wanted)
+
+    def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
+        """Masks of heart and lungs, where they can be those of a chest."""
+        if analysed.anatomy is None or not analysed.anatomy.is_chest:
+            return []
+        header, models = analysed.image.header, (self._anatomy_model().ref,)
+        masks = analysed.anatomy.in_image(header.rows, header.columns)
+        what = "heart and lungs outlined by AI, not for diagnostic use"
+        picture = DerivedImage(
+            ImageKind.ORGANS, analysed.image.uid, masks, "MONOCHROME2", what, models=models, organs=ORGANS
+        )
+        return [picture]
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysed = self._analyse(image)
@@ -260,23 +295,25 @@ class ChestXray:
         values = {label.name: model.probability(analysis, index) for index, label in labels}
         return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
 
-    def _findings(
-        self, analysed: _AnalysedImage, labels: Sequence[Label], options: Mapping[str, object]
-    ) -> list[Finding]:
+    def _unsure_note(self, scores: Scores) -> list[QualityNote]:
+        if not operating_points.unsure(self._card(), scores.values):
+            return []
+        name, text = operating_points.UNSURE, operating_points.UNSURE_NOTE
+        return [QualityNote(name, text, scores.source_uid, on_faces=True)]
+
+    def _findings(self, analysed: _AnalysedImage, settings: _RuleOptions) -> list[Finding]:
         model, image, analysis = self._model(), analysed.image, analysed.analysis
         found: list[Finding] = []
-        for index, label in enumerate(labels):
-            if not (label.supported or options.get("all_labels", False)):
+        for index, label in enumerate(settings.labels):
+            if label.name not in settings.shown:
                 continue
             value = probability(label, float(analysis.logits[index]))
             decision = decide(label, value)
             region, evidence = None, None
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
-                region = self._box(analysed, activation, index)
-                if region is not None and not _on_its_organ(analysed.anatomy, label.site, region):
-                    region = None
-                if activation and options.get("heatmaps", False):
+                region = self._box(analysed, activation, label, index)
+                if activation and settings.heatmaps:
                     evidence = model.heatmap(activation)
             found.append(
                 Finding(
@@ -291,77 +328,41 @@ class ChestXray:
                     site=label.site,
                     side=_side(analysed, label, region),
                     evidence=evidence,
+                    reliability=self._reliability(settings, label, decision),
                 )
             )
         return found
 
-    def _box(self, analysed: _AnalysedImage, activation: Activation | None, index: int) -> Region | None:
-        """The detector's box where the card has a detector, else the box of the activation map."""
-        model = self._model()
+    def _reliability(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
+        rate = settings.prevalences.get(label.name)
+        if rate is None:
+            return ""
+        return operating_points.reliability(self._card(), settings.point, label.name, decision, rate)
+
+    def _box(
+        self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
+    ) -> Region | None:
+        """The detector's box where the card has a detector, else the box of the activation map; none beside
+        the organ of the finding."""
+        region = None
         if self._detector is None:
-            return model.box(activation, index) if activation else None
-        if analysed.detector_input is None:
-            return None
-        return self._detector.region(analysed.detector_input, model.card.labels[index].name)
-
-    def _no_place_notes(self, findings: Sequence[Finding]) -> list[QualityNote]:
-        """Which findings are present without a box that is reliable enough to be shown."""
-        names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
-        if self._detector is None or not names:
-            return []
-        return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)]
-
-
-def _box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    origins = {region.origin for finding in findings for region in finding.regions}
-    notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
-    return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes
-
-
-def _place_notes(image: SourceImage, findings: Sequence[Finding], pose: Pose) -> list[QualityNote]:
-    """The detector's boxes in lungs and pleurae in words, where Patient Orientation gives the sides.
-
-    Of an image that had to be reoriented Patient Orientation is not trusted.
-    """
-    size = image.header.columns, image.header.rows
-    orientation = _orientation(image, pose)
-    places = [
-        f"{finding.code.meaning}: {words}"
-        for finding in findings
-        for region in finding.regions
-        if _has_a_side(finding.site, region) and (words := zone_words(region.bounds, size, orientation))
-    ]
-    if not places:
-        return []
-    return [QualityNote("place", f"{'; '.join(places)} (approximate).", image.uid)]
+            region = self._model().box(activation, index) if activation else None
+        elif analysed.detector_input is not None:
+            region = self._detector.region(analysed.detector_input, label.name)
+        return region if region and places.on_its_organ(analysed.anatomy, label.site, region) else None
 
 
 def _side(analysed: _AnalysedImage, label: Label, region: Region | None) -> Literal["", "L", "R"]:
-    """The side of a box, under the same conditions as its place in words."""
-    if region is None or not _has_a_side(label.site, region):
+    if region is None:
         return ""
-    header = analysed.image.header
-    orientation = _orientation(analysed.image, analysed.analysis.pose)
-    return side_of(region.bounds, (header.columns, header.rows), orientation)
+    pose = analysed.analysis.pose
+    return places.side_of(places.in_lungs(analysed.image, pose, analysed.anatomy, label.site, region))
 
 
-def _orientation(image: SourceImage, pose: Pose) -> str:
-    return image.header.attributes.get("PatientOrientation", "") if pose == UPRIGHT else ""
-
-
-def _on_its_organ(anatomy: Anatomy | None, site: Code | None, region: Region) -> bool:
-    """Whether a box lies on the organ of its finding; never where heart and lungs could not be outlined.
-
-    A white lung leaves a detector the other one: it would point to the wrong side.
-    """
-    if anatomy is None or not anatomy.is_chest:
-        return False
-    in_heart = site is not None and site.meaning == "Heart"
-    return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
-
-
-def _has_a_side(site: Code | None, region: Region) -> bool:
-    return site is not None and site.meaning in ZONED and region.origin is Origin.DETECTOR
+def _not_assessed(settings: _RuleOptions) -> QualityNote:
+    """What nobody has looked for: a label that is hidden is not absent."""
+    hidden = [label.code.meaning for label in settings.labels if label.name not in settings.shown]
+    return QualityNote("not assessed", f"{', '.join([*hidden, f'and {UNTRAINED}'])}.")
 
 
 def _cleaned(

@@ -43,7 +43,9 @@ class Folder:
         shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
         frame = next((finding.frame for finding in shown if finding.frame), 1)
         here = [finding for finding in result.findings if finding.frame in {None, frame}]
-        drawn = annotate(image.display(frame - 1), here, measurements=result.measurements)
+        drawn = annotate(
+            image.display(frame - 1), here, measurements=result.measurements, notes=result.quality
+        )
         written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
         for finding in shown:
             if finding.evidence is not None:
@@ -109,6 +111,7 @@ def _finding(finding: Finding) -> Record:
         "probability": _rounded(finding.probability),
         "threshold": _rounded(finding.threshold),
         "decision": finding.decision.value,
+        "reliability": finding.reliability,
         "source_uid": finding.source_uid,
         "frame": finding.frame,
         "regions": [

@@ -17,7 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, Origin, Point, Region
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    Finding,
+    Measurement,
+    Origin,
+    Point,
+    QualityNote,
+    Region,
+)
 
 Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -71,13 +80,15 @@ def annotate(
     findings: Sequence[Finding],
     legend: Sequence[str] = (),
     measurements: Sequence[Measurement] = (),
+    notes: Sequence[QualityNote] = (),
 ) -> Picture:
     """Return RGB: ``display`` with the regions of what is not absent and the lines of what was measured by a
     model, below it what they are and a legend.
 
     ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
     columns where ``display`` is too narrow for words. ``legend``: the last lines, the most important one at
-    the end; without any, :func:`legend_of` of the findings. Several regions bear numbers, many are counted.
+    the end; without any, :func:`legend_of` findings and ``notes``. Several regions bear numbers, many are
+    counted.
     """
     canvas = _LabelledPicture.of(display)
     placed = [
@@ -96,7 +107,7 @@ def annotate(
     for line in dict.fromkeys(line for measurement in drawn for line in measurement.lines):
         canvas.measured(line)
     captions = _box_captions([finding for finding, _ in placed]) + measured_text(drawn)
-    return canvas.above([], captions, list(legend) or legend_of(findings))
+    return canvas.above([], captions, list(legend) or legend_of(findings, notes))
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
@@ -115,7 +126,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.of(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [label_text(finding)], [meaning, *warning])
+    return canvas.above([bar], [caption(finding)], [meaning, *warning])
 
 
 def label_text(finding: Finding) -> str:
@@ -133,6 +144,16 @@ def label_text(finding: Finding) -> str:
     written = _per_cent if finding.model.calibrated else "{:.2f}".format
     cut_off = f" (cut-off {written(finding.threshold)})" if finding.threshold is not None else ""
     return f"{said}, {'' if finding.model.calibrated else 'score '}{written(finding.probability)}{cut_off}"
+
+
+def caption(finding: Finding) -> str:
+    """:func:`label_text`, and how many of such calls are right, where that was measured."""
+    return "; ".join(filter(None, (label_text(finding), finding.reliability)))
+
+
+def said_everywhere(notes: Iterable[QualityNote]) -> list[str]:
+    """What is to be read wherever findings are: ``Operating point: specific: …``."""
+    return [f"{note.name.capitalize()}: {note.text}" for note in notes if note.on_faces]
 
 
 def _per_cent(share: float) -> str:
@@ -153,13 +174,14 @@ def measured_text(measurements: Sequence[Measurement]) -> list[str]:
     return [f"AI: {', '.join(written)}"] if written else []
 
 
-def legend_of(findings: Sequence[Finding]) -> list[str]:
-    """Return the usual legend: what has no place, what the boxes are, the models, the warning."""
+def legend_of(findings: Sequence[Finding], notes: Sequence[QualityNote] = ()) -> list[str]:
+    """Return the usual legend: what has no place, what the boxes are, notes, the models, the warning."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
-    lines = [label_text(finding) for finding in shown if not finding.regions]
+    lines = [caption(finding) for finding in shown if not finding.regions]
     if not assesses(shown):
         lines.append(nothing_shown(findings))
     lines += places_told(region for finding in shown for region in finding.regions)
+    lines += said_everywhere(notes)
     return [*lines, *([_models(findings)] if findings else []), NOT_FOR_DIAGNOSIS]
 
 
@@ -196,7 +218,7 @@ def _box_captions(boxed: Sequence[Finding]) -> list[str]:
         return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
     numbers: dict[str, list[str]] = {}
     for number, finding in enumerate(boxed, start=1):
-        numbers.setdefault(label_text(finding), []).append(str(number))
+        numbers.setdefault(caption(finding), []).append(str(number))
     if len(boxed) < 2:
         return list(numbers)
     return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]

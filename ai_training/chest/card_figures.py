@@ -38,6 +38,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
         "teacher": result["teacher"],
         "top3": called["top3"],
         "all_findings": called.get("all_findings"),
+        "operating_points": result["operating_points"]["tested"],
         **{key: boxes.get(key) for key in PLACED},
         "gate": result["gate"],
         "labels": {row["label"]: _label(row) for row in main["labels"]},
@@ -59,9 +60,7 @@ def supported(result: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _label(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)} | {
-        key: row[key] for key in ("sensitive",) if key in row
-    }
+    return {key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)}
 
 
 def _source(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.models.registry import SHIPPED, Chain
 from ai_pipeline.networks.efficientnet import OUTPUTS, PlacedClassifier, fused
-from ai_training.calibrate import THRESHOLDS, OperatingPoint
+from ai_training.calibrate import THRESHOLDS, LabelCalibration
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.card_figures import card_metrics, supported
 from ai_training.chest.gates import TRUE_POSITIVE_RATE
@@ -42,7 +42,7 @@ class Facts:
 
     size: int
     chain: Chain
-    points: tuple[OperatingPoint, ...]
+    points: tuple[LabelCalibration, ...]
     gate_threshold: float
     prevalence: dict[str, float]
     reference: dict[str, Any]
@@ -52,7 +52,8 @@ class Facts:
 def write_card(folder: Path, facts: Facts) -> Path:
     """Write the card into ``folder``, beside the weights that are already there; labels and codes stay.
 
-    Test figures of older weights are dropped; no label is supported until ``ai-pipeline evaluate`` says so.
+    Test figures and operating points of older weights are dropped; no label is supported until ``ai-pipeline
+    evaluate`` says so.
     """
     path = folder / f"{ID}.toml"
     with changed_card(SHIPPED / path.name, path) as card:
@@ -74,6 +75,7 @@ def write_card(folder: Path, facts: Facts) -> Path:
         card["reference"] = facts.reference
         card["training"] = {"data": card["training"]["data"], **facts.training}
         card["metrics"] = {}
+        card.pop("operating_points", None)
     return path
 
 
@@ -93,10 +95,14 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     """Put the test figures of ``ai-pipeline evaluate chest`` into the card at ``path``.
 
     A label is supported when its test images hold at least 15 positives and the lower end of its AUC's
-    interval is above .5, there and in what others measured (``[external]``, which stays).
+    interval is above .5, there and in what others measured (``[external]``, which stays). Operating points
+    that the card lacked are those of the validation split. The looks at the test split are counted.
     """
     shown = supported(result)
     with changed_card(path) as card:
-        card["metrics"] = card_metrics(result)
+        looks = card.get("metrics", {}).get("looks", 0) + (result["split"] == "test")
+        card["metrics"] = {"looks": looks, **card_metrics(result)}
+        if chosen := result["operating_points"]["chosen"]:
+            card["operating_points"] = chosen
         for row in card["labels"]:
             row["supported"] = shown.get(row["name"], False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ai_pipeline.models.preprocess import reduce
 from ai_pipeline.networks.efficientnet import PlacedClassifier
-from ai_training.calibrate import operating_point, prevalence, reference
+from ai_training.calibrate import calibrated, prevalence, reference
 from ai_training.chest import gates
 from ai_training.chest.experiment import Experiment
 from ai_training.chest.export import ID, Facts, export_onnx, write_card
@@ -38,7 +38,7 @@ def ship(
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
     truth = label_matrix([material.images[row] for row in validated])
     outputs = infer(network, material.pixels[validated], experiment.size)
-    points = tuple(operating_point(truth[:, k], outputs.logits[:, k]) for k in range(len(LABELS)))
+    points = tuple(calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(LABELS)))
     export_onnx(network, experiment.size, out / f"{ID}.onnx")
     (out / f"{ID}.gate.npz").write_bytes(fitted.gate.to_bytes())
     (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())

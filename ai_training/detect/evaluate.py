@@ -94,7 +94,7 @@ class _Shipped:
 
 
 def _without_yolo(prepared: DetectorInput) -> DetectorInput:
-    return replace(prepared, run=lambda: replace(prepared.output, detections={}))
+    return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:

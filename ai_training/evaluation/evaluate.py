@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.pipeline import MODEL
 from ai_pipeline.models.registry import Card, find
 from ai_training import metrics, reliability
-from ai_training.calibrate import sensitive_cut
 from ai_training.chest.gates import gate_figures
 from ai_training.errors import DataMissing
-from ai_training.evaluation import figures
+from ai_training.evaluation import figures, operating_points
 from ai_training.evaluation.baseline import CHAIN, demographic_scores, hog_scores, sampled, source_scores
 from ai_training.evaluation.box_scores import box_scores
 from ai_training.evaluation.curves import curves
@@ -81,9 +80,7 @@ class _Evaluation:
         scores = self._baselines(train, adults)
         inside = [row for row, image in enumerate(adults.images) if self._is_main(image)]
         rates = of_labels(label_matrix(train).mean(0)[None], adults)[0] if train else None
-        head = figures.headline(
-            main, {k: v[inside] for k, v in scores.items() if k != "source"}, self._cuts()
-        )
+        head = figures.headline(main, {k: v[inside] for k, v in scores.items() if k != "source"})
         for row in head["labels"]:
             row["supported"] &= _holds_elsewhere(self.classifier.card, row["label"])
         supported = [row["label"] for row in head["labels"] if row["supported"]]
@@ -92,6 +89,7 @@ class _Evaluation:
             "main": head,
             "with_children": self._with_children(everyone),
             "called": figures.called(main, supported, rates),
+            "operating_points": self._operating_points(adults, supported),
             "permuted_labels": figures.permuted(main),
             "within_source": self._within_source(adults, scores),
             "sources": figures.by_source(adults, self.found.left_out),
@@ -130,17 +128,19 @@ class _Evaluation:
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
         }  # fmt: skip
 
-    def _cuts(self) -> dict[str, float]:
-        """Probabilities with a sensitivity of .9 on all adults of the validation split."""
+    def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
+        """The card's operating points, else new ones from the adults of the validation split, and what calls
+        at them are worth here."""
+        card = self.classifier.card
+        chosen = card.details.get("operating_points") or self._chosen_on_validation(shown)
+        having = replace(card, details={**card.details, "operating_points": chosen})
+        return {"chosen": chosen, "tested": operating_points.measured(adults, having, shown)}
+
+    def _chosen_on_validation(self, shown: Sequence[str]) -> dict[str, Any]:
         if not any(image.split == "val" and image.adult for image in self.found.images):
             return {}
         validation = self._run("val")
-        validation = validation.where(image.adult for image in validation.images)
-        found = {
-            name: sensitive_cut(validation.truth[:, k], validation.chance[:, k])
-            for k, name in enumerate(validation.names)
-        }
-        return {name: cut for name, cut in found.items() if cut is not None}
+        return operating_points.fitted(validation.where(image.adult for image in validation.images), shown)
 
     def _baselines(self, train: Sequence[ChestImage], adults: Scored) -> dict[str, Floats]:
         """Scores ``[N, K]`` of what the network has to beat; none without train images."""

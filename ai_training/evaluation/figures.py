@@ -27,11 +27,8 @@ TEACHER_NOTE = (
 )
 
 
-def headline(found: Scored, baselines: Mapping[str, Floats], cuts: Mapping[str, float]) -> dict[str, Any]:
-    """AUC beside that of ``baselines`` (scores ``[N, K]``), and a row for each label.
-
-    ``cuts`` are probabilities with a sensitivity of at least .9 on validation, by label.
-    """
+def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
+    """AUC beside that of ``baselines`` (scores ``[N, K]``), and a row for each label."""
     weights, counted = found.weights(), found.with_positives(ENOUGH)
     value = metrics.mean_auc(found.truth, found.logit, counted)
     own = metrics.resampled_mean_auc(found.truth, found.logit, counted, weights)
@@ -46,7 +43,7 @@ def headline(found: Scored, baselines: Mapping[str, Floats], cuts: Mapping[str, 
         resampled = metrics.resampled_mean_auc(found.truth, scores, counted, weights)
         result[f"mean_auc_{name}"] = metrics.interval(other, resampled).as_list()
         result[f"difference_to_{name}"] = metrics.interval(value - other, own - resampled).as_list()
-    result["labels"] = [_label(found, k, weights, cuts) for k in range(len(found.names))]
+    result["labels"] = [_label(found, k, weights) for k in range(len(found.names))]
     return result
 
 
@@ -181,25 +178,19 @@ def permuted(found: Scored, seed: int = metrics.SEED) -> list[float]:
     return metrics.interval(float(values.mean()), values).as_list()
 
 
-def _label(found: Scored, k: int, weights: Floats, cuts: Mapping[str, float]) -> dict[str, Any]:
-    card, name = found.labels[k], found.names[k]
+def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
+    card = found.labels[k]
     truth, logit, chance = found.truth[:, k], found.logit[:, k], found.chance[:, k]
     row = _auc_row(found, k, weights)
     precision = metrics.resampled_average_precision(truth, logit, weights)
-    result: dict[str, Any] = {
-        "label": name,
+    return {
+        "label": found.names[k],
         **row,
         "average_precision": metrics.interval(metrics.average_precision(truth, logit), precision).as_list(),
         **_operating(truth, np.asarray(chance >= card.threshold), weights, "present"),
         **_operating(truth, np.asarray(chance >= card.absent_below), weights, "not_absent"),
         "supported": bool(truth.sum() >= ENOUGH and row["auc"][1] > 0.5),
     }
-    if name in cuts:
-        result["sensitive"] = {
-            "cut": round(cuts[name], 6),
-            **_operating(truth, np.asarray(chance >= cuts[name]), weights, "there"),
-        }
-    return result
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:

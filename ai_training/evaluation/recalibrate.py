@@ -20,9 +20,10 @@ from sklearn.model_selection import GroupKFold
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import SHIPPED, Card, Label
-from ai_training.calibrate import THRESHOLDS, operating_point, platt, prevalence, probabilities, reference
+from ai_training.calibrate import THRESHOLDS, calibrated, platt, prevalence, probabilities, reference
 from ai_training.cards import changed_card
 from ai_training.errors import DataMissing
+from ai_training.evaluation.operating_points import fitted as fitted_points
 from ai_training.evaluation.scored import Scored, ScoredOutputs, run, scored
 from ai_training.metrics import Floats, calibration_error
 from ai_training.progress import Report, silent
@@ -89,7 +90,7 @@ def _refit(seen: Scored, k: int) -> Refitted:
     before = calibration_error(truth, seen.chance[:, k])
     if min(positives, len(truth) - positives) < ENOUGH:
         return Refitted(seen.names[k], positives, before, None, old)
-    point = operating_point(truth, logit)
+    point = calibrated(truth, logit)
     fitted: dict[str, Any] = {**point.rounded(), "operating_point": None}
     label = replace(old, **fitted)
     return Refitted(seen.names[k], positives, before, _held_out_error(truth, logit, seen.patients), label)
@@ -141,7 +142,11 @@ def _write(
         }
         names = [label.name for label in labels]
         text["reference"] = reference(name, names, probabilities(labels, outputs.logits), far)
-        text.pop("metrics", None)  # the thresholds that they speak of are no more
+        for spoken in ("metrics", "operating_points"):  # the thresholds that they speak of are no more
+            text.pop(spoken, None)
+        refitted = scored(seen.images, outputs.logits, labels, seen.names)
+        if points := fitted_points(refitted, [label.name for label in labels if label.supported]):
+            text["operating_points"] = points
         for weights, row in zip(card.weights, text.get("weights", []), strict=True):
             if "package" not in row:
                 row["file"] = weights.path.name

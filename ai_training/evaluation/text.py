@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ai_pipeline.chest.calls.operating_points import UNSURE
 from ai_training.text import NOT_DIAGNOSTIC, interval
 
 BASELINES = {"hog": "HOG + kernel ridge", "age_sex_view": "age, sex, view", "source": "source alone"}
@@ -12,7 +13,17 @@ BASELINES = {"hog": "HOG + kernel ridge", "age_sex_view": "age, sex, view", "sou
 
 def as_text(result: Mapping[str, Any]) -> str:
     """Every figure of :func:`ai_training.evaluation.evaluate.evaluate_chest`, curves left out."""
-    parts = (_headline, _labels, _called, _sources, _calibration, _subgroups, _teacher, _boxes)
+    parts = (
+        _headline,
+        _labels,
+        _called,
+        _operating_points,
+        _sources,
+        _calibration,
+        _subgroups,
+        _teacher,
+        _boxes,
+    )
     lines = [line for part in parts for line in part(result)]
     return "\n".join([*lines, *saliency_lines(result["saliency"]), *_gate(result), NOT_DIAGNOSTIC])
 
@@ -58,13 +69,6 @@ def _labels(result: Mapping[str, Any]) -> Iterator[str]:
             f"{row['label']:19}{row['positives']:4}  {interval(row['auc']):22}"
             f"{interval(row['average_precision']):22}{present}{'' if row['supported'] else '  not supported'}"
         )
-    for row in result["main"]["labels"]:
-        if "sensitive" in row:
-            at = row["sensitive"]
-            yield (
-                f"  cut with sensitivity ≥ .9 on validation, {row['label']} {at['cut']:.3f}: here "
-                f"{interval(at['sensitivity_there'])}, specificity {interval(at['specificity_there'])}"
-            )
 
 
 def _called(result: Mapping[str, Any]) -> Iterator[str]:
@@ -82,6 +86,30 @@ def _called(result: Mapping[str, Any]) -> Iterator[str]:
             f"precision {interval(row['precision'])}, recall {interval(row['recall'])}, "
             f"{row['called_per_image']} an image; of {row['images_without_finding']} images without finding "
             f"{interval(row['of_these_called'])} get one"
+        )
+
+
+def _operating_points(result: Mapping[str, Any]) -> Iterator[str]:
+    chosen, tested = result["operating_points"]["chosen"], result["operating_points"]["tested"]
+    for point in (name for name, row in tested.items() if isinstance(row, Mapping) and "labels" in row):
+        row, thresholds = tested[point], chosen.get(point, {}).get("labels", {})
+        yield (
+            f"{point}, all sources, {tested['images']} images: of {tested['without_finding']} without any "
+            f"finding {interval(row['without_finding_called'])} get one"
+        )
+        yield from (f"    of {source} {interval(alarms)}" for source, alarms in row["sources"].items())
+        for name, cell in row["labels"].items():
+            cut = f"from {interval(thresholds[name]['threshold'])}  " if name in thresholds else ""
+            yield (
+                f"    {name:19}{cut}sensitivity {interval(cell['sensitivity'])}  specificity "
+                f"{interval(cell['specificity'])}  likelihood ratios {interval(cell['present_ratio'])}, "
+                f"absent {interval(cell['absent_ratio'])}"
+            )
+
+    if unsure := tested.get(UNSURE):
+        yield (
+            f"unsure as a whole on {interval(unsure['share'])} of the images: mean AUC there "
+            f"{interval(unsure['mean_auc'])}, on the others {interval(unsure['mean_auc_others'])}"
         )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from ai_pipeline.models.card import Card
 from ai_training.pages.anatomy import anatomy_lines
 from ai_training.pages.boxes import box_lines
+from ai_training.pages.operating_points import operating_point_lines
 from ai_training.pages.ultrasound import inpaint_lines, marks_lines
-from ai_training.text import interval, markdown_table
+from ai_training.text import interval
 from ai_training.ultrasound.inpaint.compared import cards_with_compared
 
 OPENING = """# Models
@@ -59,7 +60,9 @@ def lines_of(card: Card) -> list[str]:
     if card.labels and metrics:
         parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
         boxes = box_lines(card.details["detection"]) if "detection" in card.details else []
-        lines += [*(line for part in parts for line in part), *_external(card), *boxes, *_training(card)]
+        points = operating_point_lines(card)
+        lines += [*(line for part in parts for line in part), *_external(card)]
+        lines += [*points, *boxes, *_training(card)]
     lines += anatomy_lines(card) if "anatomy" in card.details else []
     if "detector" in card.details:
         lines += marks_lines(metrics)
@@ -88,7 +91,8 @@ def _findings(card: Card) -> list[str]:
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[str]:
-    lines = ["### Test figures", "", f"{metrics['set']}.", ""]
+    looks = f" Looks at the test split with these weights: {metrics['looks']}." if "looks" in metrics else ""
+    lines = ["### Test figures", "", f"{metrics['set']}.{looks}", ""]
     if "mean_auc" in metrics:
         lines += [
             f"Mean AUC of the {len(metrics['mean_auc_labels'])} labels with at least 15 positives: "
@@ -101,12 +105,14 @@ def _figures(metrics: Mapping[str, Any]) -> list[str]:
     if "within_source" in metrics:
         lines += [*_within(metrics["within_source"], metrics.get("source_probe", {})), ""]
     lines += [
+        "Sensitivity and specificity at the thresholds of `balanced`:",
+        "",
         "| label | positives | AUC | average precision | sensitivity / specificity, present | … not absent |",
         "|---|---|---|---|---|---|",
         *(_row(name, row) for name, row in metrics["labels"].items()),
         "",
     ]
-    return [*lines, *_sensitive(metrics["labels"]), *_shown(metrics), *_others(metrics)]
+    return [*lines, *_shown(metrics), *_others(metrics)]
 
 
 def _compared(metrics: Mapping[str, Any]) -> str:
@@ -145,28 +151,6 @@ def _row(name: str, row: Mapping[str, Any]) -> str:
     return f"| {name} | {row['positives']} | {auc} | {precision} | {present} | {not_absent} |"
 
 
-def _sensitive(labels: Mapping[str, Any]) -> list[str]:
-    rows = {name: row["sensitive"] for name, row in labels.items() if "sensitive" in row}
-    if not rows:
-        return []
-    return [
-        "Cuts with a sensitivity of at least .9 on validation, where that has at least 25 positives:",
-        "",
-        *markdown_table(
-            ("label", "cut", "sensitivity here", "specificity here"),
-            (
-                (
-                    name,
-                    f"{row['cut']:.3f}",
-                    _share(row["sensitivity_there"]),
-                    _share(row["specificity_there"]),
-                )
-                for name, row in rows.items()
-            ),
-        ),
-    ]
-
-
 def _shown(metrics: Mapping[str, Any]) -> list[str]:
     """What a reader gets to see: the top three, all findings, boxes, and what the gate turns away."""
     lines: list[str] = []
@@ -180,8 +164,9 @@ def _shown(metrics: Mapping[str, Any]) -> list[str]:
     if "all_findings" in metrics:
         row = metrics["all_findings"]
         lines.append(
-            f"All findings of the supported labels: precision {interval(row['precision'])}, recall "
-            f"{interval(row['recall'])}, {row['called_per_image']} an image."
+            "All findings of the supported labels at `balanced`: precision "
+            f"{interval(row['precision'])}, recall {interval(row['recall'])}, {row['called_per_image']} an "
+            "image."
         )
     if "pointing" in metrics:
         point, overlap = metrics["pointing"], metrics["iou_at_least_0.3"]

@@ -22,6 +22,7 @@ from ai_pipeline.contract import (
     ImageKind,
     Measurement,
     PipelineResult,
+    QualityNote,
 )
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
@@ -39,7 +40,12 @@ from dicom_node.results.sc.captures import (
     with_evidence,
 )
 from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
-from dicom_node.results.seg.segmentation import build_segmentation, is_empty
+from dicom_node.results.seg.segmentation import (
+    ORGAN_SERIES,
+    build_organs,
+    build_segmentation,
+    is_empty,
+)
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 
@@ -67,7 +73,8 @@ def build(
         images = [image for image in result.images if image.source_uid == source.uid]
         measurements = [one for one in result.measurements if one.source_uid == source.uid]
         findings = of_source(source, result.findings)
-        plans += _of_image(context, source, findings, measurements, images)
+        notes = [note for note in result.quality if note.source_uid in {None, source.uid}]
+        plans += _of_image(context, source, findings, measurements, notes, images)
     return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
 
 
@@ -94,17 +101,18 @@ def _of_image(
     source: Source,
     findings: Sequence[Finding],
     measurements: Sequence[Measurement],
+    notes: Sequence[QualityNote],
     images: Sequence[DerivedImage],
 ) -> Iterator[Planned]:
     """What is built of one image: presentation state, annotated picture, heat maps, cleaned image, mask."""
     boxed, capture = _boxed(context, findings), SecondaryCaptureImageStorage
     grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-    make = partial(build_presentation, context, source, findings, measurements)
+    make = partial(build_presentation, context, source, findings, measurements, notes)
     yield Planned(ResultKind.GSPS, grey if source.grey else colour, [source], make, boxed)
     cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
     masks = [image for image in images if image.kind is ImageKind.MASK]
     if reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds:
-        make = partial(build_annotated, context, source, findings, measurements)
+        make = partial(build_annotated, context, source, findings, measurements, notes)
         yield Planned(ResultKind.SC, capture, [source], make, boxed)
     for rank, finding in enumerate(with_evidence(findings), start=1):
         make = partial(build_heatmap, context, source, finding, rank)
@@ -117,6 +125,10 @@ def _of_image(
         if ResultKind.SEG in context.kinds and not is_empty(mask):
             make = partial(build_segmentation, context, source, mask)
             yield Planned(ResultKind.SEG, SegmentationStorage, [source], make)
+    for outlines in (image for image in images if image.kind is ImageKind.ORGANS):
+        make = partial(build_organs, context, source, outlines)
+        series = (ORGAN_SERIES,)
+        yield Planned(ResultKind.SEG, SegmentationStorage, [source], make, series, series)
 
 
 def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:

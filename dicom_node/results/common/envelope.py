@@ -73,13 +73,14 @@ def header_arguments(
     }
 
 
-def series_description(context: ResultContext, kind: ResultKind) -> str:
+def series_description(context: ResultContext, kind: ResultKind, name: str = "") -> str:
     """Series Description (0008,103E): what a reader sees in the list of series, the warning whole.
 
     VR LO holds 64 characters; what does not fit is cut off the name of the pipeline, which stands last.
+    ``name``: of a series that is not the usual one of its kind.
     """
     warning = _WARNINGS.get(kind, "not for diagnostic use")
-    return f"{_SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
+    return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
 
 
 def disclaimer(context: ResultContext) -> str:

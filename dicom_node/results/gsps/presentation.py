@@ -25,8 +25,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import Finding, Measurement, PixelArray
-from ai_pipeline.images.render import assesses, measurement_text, nothing_shown
+from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
+from ai_pipeline.images.render import assesses, measurement_text, nothing_shown, said_everywhere
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
@@ -64,6 +64,7 @@ def build_presentation(
     source: Source,
     findings: Sequence[Finding],
     measurements: Sequence[Measurement],
+    notes: Sequence[QualityNote],
     uid: str,
 ) -> Dataset:
     """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
@@ -86,7 +87,7 @@ def build_presentation(
         "graphic_layers": layers,
         "graphic_annotations": [
             *_measured(context, source, measurements, layer, image),
-            *_annotations(context, source, findings, layer, image),
+            *_annotations(context, source, findings, said_everywhere(notes), layer, image),
         ],
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
@@ -134,7 +135,12 @@ def srgb_profile() -> bytes:
 
 
 def _annotations(
-    context: ResultContext, source: Source, findings: Sequence[Finding], layer: GraphicLayer, image: Dataset
+    context: ResultContext,
+    source: Source,
+    findings: Sequence[Finding],
+    said: Sequence[str],
+    layer: GraphicLayer,
+    image: Dataset,
 ) -> list[GraphicAnnotation]:
     mine = of_source(source, findings)
     located = located_findings(context, source, mine)
@@ -153,7 +159,7 @@ def _annotations(
     listed = [one.text for one in located if one.region is None]
     if not assesses(one.finding for one in located):
         listed.append(nothing_shown(mine))
-    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, listed)))
+    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, [*listed, *said])))
     return annotations
 
 

@@ -10,9 +10,17 @@ import numpy.typing as npt
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import Decision, Finding, Measurement
+from ai_pipeline.contract import Decision, Finding, Measurement, QualityNote
 from ai_pipeline.errors import PixelError
-from ai_pipeline.images.render import annotate, assesses, heatmap_overlay, nothing_shown, places_told
+from ai_pipeline.images.render import (
+    annotate,
+    assesses,
+    caption,
+    heatmap_overlay,
+    nothing_shown,
+    places_told,
+    said_everywhere,
+)
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import (
@@ -44,18 +52,20 @@ def build_annotated(
     source: Source,
     findings: Sequence[Finding],
     measurements: Sequence[Measurement],
+    notes: Sequence[QualityNote],
     uid: str,
 ) -> Dataset:
     """The image with boxes, names, probabilities and measured lines; of a cine the frame with the first
-    finding.
+    finding. ``notes``: those that are to be read beside it.
     """
     located = located_findings(context, source, findings)
     frame = next((one.finding.frame for one in located if one.finding.frame), 1)
     shown = [one for one in located if (one.finding.frame or 1) == frame]
-    words = [one.text for one in shown if one.region is None]
+    words = [caption(one.finding) for one in shown if one.region is None]
     if not assesses(one.finding for one in located):
         words.append(nothing_shown(of_source(source, findings)))
     words += places_told(one.region for one in shown if one.region is not None)
+    words += said_everywhere(notes)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
-from ai_pipeline.images.render import assesses
+from ai_pipeline.images.render import CATEGORIES, assesses
 from dicom_node.results.common.located_findings import of_source, ranked
 from dicom_node.results.common.source import Source
 
@@ -18,6 +18,8 @@ _DECIDED: Final = {
     Decision.INDETERMINATE: "undetermined",
     Decision.ABSENT: "not found",
 }
+# Notes on how far the findings go, of an image or of all.
+_OF_FINDINGS: Final = frozenset({"unsure", "operating point", "not assessed"})
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
 _OF_CLEANING: Final = frozenset(
     {"burned_in", "kept", "blacked_out", "over_lesion", "side_marker", "cleaning_failed", "overlay_planes"}
@@ -29,19 +31,32 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     found = _grouped((source, _findings(of_source(source, result.findings))) for source in sources)
     measured = _grouped((source, _measured(source, result.measurements)) for source in sources)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
+    limits = _grouped((source, _limits(result.quality, source.uid)) for source in sources)
     parts = [f"AI: {part}." for part in found]
+    parts += limits
     parts += [f"Measured: {part}." for part in measured]
     if cleaned:
         parts.append(f"Burned-in annotation: {'. '.join(cleaned)}.")
     if not assesses(result.findings):
         parts.append("This AI does not assess the images." if cleaned or result.findings else _NOTHING)
-    return " ".join(parts)
+    return " ".join(filter(None, (*parts, _limits(result.quality, None))))
 
 
 def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
     """Quality notes on an image; notes without an image go with the first of ``sources``."""
     mine = {source.uid, None} if source is sources[0] else {source.uid}
-    return tuple(f"{n.name}: {n.text}" for n in notes if n.source_uid in mine and n.name not in _OF_CLEANING)
+    elsewhere = _OF_CLEANING | _OF_FINDINGS
+    return tuple(f"{n.name}: {n.text}" for n in notes if n.source_uid in mine and n.name not in elsewhere)
+
+
+def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """How many of such calls are right, in one remark on an image; none where that was not measured."""
+    told = [
+        f"{finding.label} {CATEGORIES[finding.decision]}: {finding.reliability}"
+        for finding in ranked(findings)
+        if finding.reliability
+    ]
+    return (f"reliability: {'; '.join(told)}.",) if told else ()
 
 
 _NOTHING: Final = "AI: nothing stated about the images."
@@ -68,6 +83,12 @@ def _findings(findings: Sequence[Finding]) -> str:
         if finding.code != BURNED_IN:
             named.setdefault(finding.decision, []).append(finding.label)
     return "; ".join(f"{_DECIDED[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
+
+
+def _limits(notes: Iterable[QualityNote], uid: str | None) -> str:
+    """What notes say of the findings of one image, or of all where ``uid`` is None."""
+    mine = [note for note in notes if note.source_uid == uid and note.name in _OF_FINDINGS]
+    return " ".join(f"{note.name.capitalize()}: {note.text}" for note in mine)
 
 
 def _measured(source: Source, measurements: Sequence[Measurement]) -> str:

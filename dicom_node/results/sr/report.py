@@ -28,7 +28,7 @@ from dicom_node.results.common.equipment import observation_context
 from dicom_node.results.common.identity import series_uid
 from dicom_node.results.common.located_findings import located_findings, of_source, ranked, reported
 from dicom_node.results.common.source import Source
-from dicom_node.results.sr.conclusion import conclusion, remarks
+from dicom_node.results.sr.conclusion import conclusion, reliabilities, remarks
 from dicom_node.results.sr.content import (
     Group,
     Summary,
@@ -130,7 +130,8 @@ def _summary(
     else:
         answer = concepts.NONE_FOUND
     shown = tuple(reported(context, findings))
-    return Summary(source, "AI summary", answer, remarks(source, sources, result.quality), shown)
+    told = (*reliabilities(findings), *remarks(source, sources, result.quality))
+    return Summary(source, "AI summary", answer, told, shown)
 
 
 def _predecessor(context: ResultContext, source: Source) -> Dataset:

@@ -115,6 +115,42 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(tmp_pat
     assert sorted(numbers) == [7.0, 40.0, 41.0, 41.0, 83.0], "each once, with its cut-off unless absent"
 
 
+def test_how_far_the_findings_go_is_said_in_the_conclusion_and_on_the_image(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    notes = (
+        QualityNote("unsure", "this AI is unsure about the image as a whole.", one.image.uid, on_faces=True),
+        QualityNote("operating point", "specific: few false alarms.", on_faces=True),
+        QualityNote("not assessed", "Pneumonia."),
+        QualityNote("age", "The patient's age is unknown.", one.image.uid),
+    )
+    found = finding(CARDIOMEGALY, 0.83, one.image.uid, BOX)
+    faces = built(context(), one, PipelineResult(findings=(found,), quality=notes))
+    assert conclusion(faces[ResultKind.SR]) == (
+        "AI: present: Cardiomegaly. Unsure: this AI is unsure about the image as a whole. "
+        "Operating point: specific: few false alarms. Not assessed: Pneumonia."
+    )
+    remarks = [str(item.TextValue) for item in named(faces[ResultKind.SR], "121106")]
+    assert "age: The patient's age is unknown." in remarks
+    assert not any("specific" in remark or "Pneumonia" in remark for remark in remarks)
+    on_image = str(faces[ResultKind.GSPS])
+    assert "Unsure: this AI is unsure" in on_image and "Operating point: specific" in on_image
+    assert "Not assessed" not in on_image and "age is unknown" not in on_image
+
+
+def test_how_many_such_calls_are_right_is_one_remark_on_the_image(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    found = [
+        finding(CARDIOMEGALY, 0.83, one.image.uid, BOX, reliability="of 10 such calls, about 3 are right"),
+        finding(EFFUSION, 0.01, one.image.uid, decision=Decision.ABSENT, reliability="of 100 such films, 2"),
+        finding(NODULE, 0.3, one.image.uid, decision=Decision.INDETERMINATE),
+    ]
+    remarks = [str(item.TextValue) for item in named(report(one, *found), "121106")]
+    assert (
+        "reliability: Cardiomegaly suspected: of 10 such calls, about 3 are right; "
+        "Pleural effusion not suspected: of 100 such films, 2."
+    ) in remarks
+
+
 def test_nothing_found_is_said_only_of_what_was_looked_for(tmp_path: Path) -> None:
     one = film(tmp_path)
     uid, kinds = one.image.uid, [ResultKind.SR, ResultKind.GSPS, ResultKind.SC]

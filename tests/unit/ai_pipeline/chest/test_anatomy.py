@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ai_pipeline.chest.anatomy import FINER, VARIANTS, Anatomy, AnatomyModel, anatomy_of, variant
+from ai_pipeline.chest.anatomy import FINER, VARIANTS, Anatomy, AnatomyModel, anatomy_of
+from ai_pipeline.chest.changes import changed
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Chain, Input
@@ -56,7 +57,7 @@ def test_lines_lie_in_the_source_whatever_its_size() -> None:
 def test_the_other_variants_are_mapped_back() -> None:
     picture, _ = drawn_chest(320)
     values, to_model = network_input(picture, INPUT)
-    seen = [variant(values[0], size, gamma, INPUT) for size, gamma in VARIANTS]
+    seen = [changed(values[0], change, INPUT) for change in VARIANTS]
 
     def dark(part: np.ndarray) -> np.ndarray:
         """Lungs by their greys, the heart by its own: a network that is never wrong."""

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ai_pipeline.chest.pipeline import NO_PLACE, ChestXray
+from ai_pipeline.chest.pipeline import ChestXray
+from ai_pipeline.chest.places import NO_PLACE
 from ai_pipeline.contract import Accept, Decision, ImageHeader, Origin, PixelArray, Refuse
 from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.images.orientation import POSES, Pose, shown, upright

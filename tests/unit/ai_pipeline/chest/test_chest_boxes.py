@@ -13,7 +13,8 @@ import pytest
 import tomlkit
 
 from ai_pipeline.chest.detector import BoxDetector
-from ai_pipeline.chest.pipeline import NO_PLACE, ChestXray
+from ai_pipeline.chest.pipeline import ChestXray
+from ai_pipeline.chest.places import NO_PLACE
 from ai_pipeline.contract import Decision, Finding, ImageHeader, Origin, PipelineResult, Refuse
 from ai_pipeline.models.registry import find
 from tests.unit.ai_pipeline.chest.test_chest import CHEST, Shown, quiet

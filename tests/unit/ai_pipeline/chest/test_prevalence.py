@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ai_pipeline.chest import prevalence
+from ai_pipeline.chest.calls import prevalence
 from ai_pipeline.chest.classifier import decide, probability
 from ai_pipeline.models.registry import Card, Label, find
 
@@ -40,7 +40,7 @@ def test_no_decision_changes(card: Card, site: float) -> None:
 
 
 def test_other_labels_stay_as_they_are(card: Card) -> None:
-    shifted = prevalence.at_site(card, {"Effusion": 0.02})
+    shifted = prevalence.at_site(card, card.labels, {"Effusion": 0.02})
 
     assert [one for one, other in zip(shifted, card.labels, strict=True) if one != other] == [
         label for label in shifted if label.name == "Effusion"
@@ -67,7 +67,7 @@ def test_thresholds_of_never_stay_never(card: Card) -> None:
 def test_a_wrong_option_is_told_before_anything_runs(card: Card, wanted: object, remedy: str) -> None:
     assert remedy in str(prevalence.fault(card, wanted))
     with pytest.raises(ValueError, match="option prevalence"):
-        prevalence.at_site(card, wanted)
+        prevalence.at_site(card, card.labels, wanted)
 
 
 def test_a_card_that_tells_its_prevalence_as_text_cannot_be_shifted(card: Card) -> None:
@@ -81,4 +81,4 @@ def test_the_reader_is_told_both_prevalences(card: Card) -> None:
 
 
 def _label(card: Card, wanted: dict[str, float]) -> Label:
-    return next(label for label in prevalence.at_site(card, wanted) if label.name == "Effusion")
+    return next(label for label in prevalence.at_site(card, card.labels, wanted) if label.name == "Effusion")

@@ -10,12 +10,23 @@ import numpy.typing as npt
 import pytest
 from PIL import ImageDraw
 
-from ai_pipeline.contract import BURNED_IN, Code, Decision, Finding, Heatmap, ModelRef, Origin, Region
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    Decision,
+    Finding,
+    Heatmap,
+    ModelRef,
+    Origin,
+    QualityNote,
+    Region,
+)
 from ai_pipeline.images.render import (
     MEDIUM_GREY,
     YELLOW,
     _box_captions,
     annotate,
+    caption,
     heatmap_overlay,
     label_text,
     legend_of,
@@ -118,6 +129,20 @@ def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
 ) -> None:
     told = replace(finding(decision=decision), probability=probability, threshold=threshold)
     assert label_text(told) == said
+
+
+def test_a_caption_says_how_many_such_calls_are_right_and_the_label_at_the_box_does_not() -> None:
+    told = replace(finding(), reliability="of 10 such calls, about 3 are right (2 to 5)")
+    assert caption(told) == f"{label_text(told)}; of 10 such calls, about 3 are right (2 to 5)"
+    assert caption(finding()) == label_text(finding())
+    assert caption(told) in legend_of([told])
+
+
+def test_the_legend_has_only_the_notes_that_must_be_read_beside_every_picture() -> None:
+    everywhere = QualityNote("operating point", "specific: few false alarms.", on_faces=True)
+    lines = legend_of([finding()], [everywhere, QualityNote("age", "The patient's age is unknown.")])
+    assert "Operating point: specific: few false alarms." in lines
+    assert not any("age" in line for line in lines if line.startswith("Age"))
 
 
 def test_annotation_to_remove_is_no_suspicion() -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.reference import BINS, reference_of
 from ai_pipeline.models.registry import SHIPPED, find, verify
-from ai_training.calibrate import deciles, operating_point, platt, prevalence, sensitive_cut
+from ai_training.calibrate import calibrated, deciles, platt, prevalence
 from ai_training.errors import DataMissing
 from ai_training.evaluation.commands import calibrate_app
 from ai_training.evaluation.recalibrate import Refitted, recalibrate
@@ -46,7 +46,7 @@ def test_platt_scaling_recovers_the_curve_that_made_the_labels() -> None:
 
 def test_a_useless_score_says_the_rate_to_everyone() -> None:
     truth = np.array([1.0, 0, 0, 0] * 50)
-    point = operating_point(truth, -truth)
+    point = calibrated(truth, -truth)
 
     assert 1 / (1 + np.exp(-point.intercept)) == pytest.approx(0.25)
     assert 0 <= point.absent_below <= point.threshold <= 1
@@ -56,29 +56,10 @@ def test_present_is_called_with_the_promised_specificity() -> None:
     random = np.random.default_rng(4)
     truth = (random.random(2000) < 0.2).astype(float)
     logit = random.normal(size=2000) + truth
-    point = operating_point(truth, logit)
+    point = calibrated(truth, logit)
 
     called = 1 / (1 + np.exp(-(point.slope * logit + point.intercept))) >= point.threshold
     assert (~called[truth <= 0]).mean() >= 0.90
-
-
-@pytest.mark.parametrize("positives", [25, 30, 101])
-def test_a_sensitive_cut_finds_nine_of_ten_and_is_the_highest_that_does(positives: int) -> None:
-    random = np.random.default_rng(positives)
-    truth = np.repeat([1.0, 0.0], [positives, 300])
-    chance = random.random(positives + 300)
-
-    cut = sensitive_cut(truth, chance)
-
-    assert cut is not None
-    assert (chance >= cut)[truth > 0].mean() >= 0.9
-    assert (chance > cut)[truth > 0].mean() < 0.9
-
-
-def test_of_few_positives_no_sensitive_cut_is_made() -> None:
-    truth = np.repeat([1.0, 0.0], [24, 300])
-
-    assert sensitive_cut(truth, np.linspace(0, 1, 324)) is None
 
 
 def test_deciles_cut_into_tenths() -> None:

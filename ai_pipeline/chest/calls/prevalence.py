@@ -9,7 +9,7 @@ change: the operating point stays where validation put it, only the number says 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ai_pipeline.models.registry import Card, Label
@@ -42,15 +42,18 @@ def fault(card: Card, wanted: object) -> str | None:
     return None
 
 
-def at_site(card: Card, wanted: object) -> tuple[Label, ...]:
-    """The card's labels with probabilities and thresholds for a site. ValueError says what is wrong."""
+def at_site(card: Card, labels: Sequence[Label], wanted: object) -> tuple[Label, ...]:
+    """The card's ``labels``, at one of its operating points, with probabilities and thresholds for a site.
+
+    ValueError says what is wrong.
+    """
     wrong = fault(card, wanted)
     if wrong is not None or not isinstance(wanted, Mapping):
         raise ValueError(f"option {OPTION}: {wrong}")
     known = calibrated_at(card)
     return tuple(
         shifted(label, known[label.name], float(wanted[label.name])) if label.name in wanted else label
-        for label in card.labels
+        for label in labels
     )
 
 
