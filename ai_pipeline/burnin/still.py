@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
+from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
@@ -29,8 +29,6 @@ WIDER = 0.6
 """Margin of the mask around text that is still found after filling (share of the text's height)."""
 CERTAIN_RESIDUE = 0.6
 """Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
-CONTEXT = 96
-"""Margin around a changed place that is read again with it (pixels)."""
 HIDDEN = 0.01
 """Share of the pixels whose stored values differ from the commonest one though the window shows all of them
 as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
@@ -64,14 +62,15 @@ class Verifier:
     policy: CleaningPolicy
 
     def residue(
-        self, picture: Picture, filled: Mask, kept: Mask, waves: Waves, within: Box | None = None
+        self, picture: Picture, filled: Mask, kept: Mask, waves: Waves, changed: Mask | None = None
     ) -> list[TextBox]:
         """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
 
         ``filled`` pixels hold nothing of the source, whatever is read in them; text in ``kept`` was read
-        before and stays. ``waves`` are no text. ``within``: search this box only.
+        before and stays. ``waves`` are no text. ``changed``: the pixels that were filled since the picture
+        was read before, as :func:`candidates` takes them.
         """
-        found = candidates(picture, self.tools.reader, waves, within)
+        found = candidates(picture, self.tools.reader, waves, changed)
         return [one.box for one in found if self.is_residue(one, filled, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
@@ -197,11 +196,11 @@ class _Still(Window):
     """The one frame of a still."""
 
     def residue(self) -> list[TextBox]:
-        within = None if self.added is None else _surroundings(self.added)
+        changed = self.mask if self.added is None else self.added
         return [
             box
             for view in self.tables.views(self.results[0])
-            for box in self.verifier.residue(view, self.mask, self.plan.kept, self.plan.waves, within)
+            for box in self.verifier.residue(view, self.mask, self.plan.kept, self.plan.waves, changed)
         ]
 
 
@@ -258,15 +257,6 @@ def fill_plan(
     flat = with_background(source, mask & outside, known, black)
     inside = mask & plan.area
     return inpaint(flat, inside, filler, plan.not_tissue | outside) if inside.any() else flat
-
-
-def _surroundings(mask: Mask) -> Box:
-    """The bounding box of the mask with a margin of :data:`CONTEXT`."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (
-        max(0, int(columns[0]) - CONTEXT), max(0, int(rows[0]) - CONTEXT),
-        min(mask.shape[1], int(columns[-1]) + CONTEXT), min(mask.shape[0], int(rows[-1]) + CONTEXT),
-    )  # fmt: skip
 
 
 def _equalised(

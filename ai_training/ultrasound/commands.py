@@ -1,4 +1,4 @@
-"""``ai-pipeline train marks|inpaint|clean-frames`` and ``ai-pipeline evaluate marks|legible|inpaint``."""
+"""``ai-pipeline train marks|inpaint|clean-frames``, ``evaluate marks|legible|inpaint|cleaning``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from ai_pipeline.models import registry
 from ai_training import options
 from ai_training.console import errors, progress
-from ai_training.ultrasound.tables import inpaint_text, legible_text, marks_text
+from ai_training.ultrasound.tables import cleaning_text, inpaint_text, legible_text, marks_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
     evaluate_app.command("marks")(evaluate_marks)
     evaluate_app.command("legible")(evaluate_legible)
     evaluate_app.command("inpaint")(evaluate_inpaint)
+    evaluate_app.command("cleaning")(evaluate_cleaning)
 
 
 def train_marks(
@@ -227,6 +228,39 @@ def evaluate_inpaint(
                 if card_id in known:
                     add_figures(options.own_card(card_id, models_dir), figures)
     typer.echo(json.dumps(result) if as_json else inpaint_text(result))
+
+
+def evaluate_cleaning(
+    *,
+    data: options.PublicData,
+    content: Annotated[Path, typer.Option(help="Folder with what was marked by hand on real frames.")] = Path(
+        "tests/data/content"
+    ),
+    masks: Annotated[Path, typer.Option(help="Folder with the hand-drawn test frames.")] = Path(
+        "tests/data/marks"
+    ),
+    policy: PolicyName = "clinical",
+    models_dir: options.ModelsDir = None,
+    report_to: ReportTo = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Clean real frames; tell what was taken of waves, flow, bars, rulers, calipers and text.
+
+    Run where the repository is checked out: the marks lie among its tests. Intervals are 95 %, by bootstrap
+    over patients, or over frames where the patient is not known. --report draws every frame before and after.
+
+    Example: ai-pipeline evaluate cleaning --data ../shared/data --report /tmp/cleaning
+    """
+    with errors(), progress() as report:
+        from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+        from ai_pipeline.burnin.tools import shared_tools
+        from ai_training.ultrasound.content import scores
+
+        result = scores.evaluate_cleaning(
+            data, content, masks, shared_tools(models_dir), CleaningPolicy(policy),
+            report_to=report_to, report=report,
+        )  # fmt: skip
+    typer.echo(json.dumps(result) if as_json else cleaning_text(result))
 
 
 def _planned(

@@ -78,6 +78,33 @@ def inpaint_text(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, NOT_DIAGNOSTIC])
 
 
+def cleaning_text(result: Mapping[str, Any]) -> str:
+    """What ``evaluate cleaning`` found."""
+    identity, cut, background = result["identity"], result["cut"], result["background"]
+    lines = [
+        f"{result['frames']} frames of {result['patients']} patients or files, policy {result['policy']}; "
+        + ", ".join(result["models"]),
+        f"withheld: {result['withheld']['frames']}",
+        *(f"  {reason}" for reason in result["withheld"]["reasons"]),
+        f"identity: {identity['left']} of {identity['objects']} lines not covered",
+        f"lines cut: {cut['cut']} of {cut['lines']}",
+        f"made up on plain background: {background['made_up']} of {background['filled']} filled pixels, in "
+        f"{background['frames_with_any']} frames",
+        f"\n{'content':14}{'objects':9}{'share of its pixels removed':30}{'gone':6}in part",
+    ]
+    lines += [
+        f"{name:14}{row['objects']:<9}{interval(row['share'], 4):30}{row['gone']:<6}{row['in_part']}"
+        for name, row in result["content"].items()
+    ]
+    if result["most_lost"]:
+        lines.append("\nmost removed of what is needed")
+        lines += [f"  {row['frame']}: {row['pixels']} pixels" for row in result["most_lost"]]
+    lines.append(
+        f"\nfilled share of a frame {result['filled_share']:.2%}; median {result['seconds']:.1f} s an image"
+    )
+    return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
 def _synthetic(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"\n{row['set']}"
     titles = {

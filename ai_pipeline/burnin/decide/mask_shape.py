@@ -5,7 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, components
+from ai_pipeline.burnin.annotation.pixels import (
+    Mask,
+    Picture,
+    box_around,
+    component_boxes,
+    components,
+    index_of,
+)
 from ai_pipeline.burnin.find.text import LOW_SHARE, SMALLEST_LINE, TextReader, paint
 
 LETTER_GAP = 9
@@ -14,6 +21,8 @@ SMALLEST_LETTER = 8
 """Longer side of a letter with its soft edges, two pixels all around, at least (pixels)."""
 FULL = 0.4
 """Share of its rectangle that a closed word fills, at least; an arc or a slope fills less."""
+RECTANGLE = 0.85
+"""Share of its rectangle that a part fills from which it is neither letter nor word: it is not read."""
 LEGIBLE_IN_OUTLINE = 3
 """Letters and digits that are read in a mask, from which its outline gives text away."""
 
@@ -47,12 +56,27 @@ def without_small_parts(mask: Mask) -> Mask:
 
 def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
     """The boxes of text that the mask's own outline still spells: they have to be masked too."""
-    picture: Picture = np.where(mask, 255, 0).astype(np.uint8)
-    lines = [(box, reader.read(picture, box)) for box in reader.find(picture)]
+    shaped = _without_rectangles(mask)
+    if not shaped.any():
+        return shaped
+    picture: Picture = np.where(shaped, 255, 0).astype(np.uint8)
+    within = box_around(shaped, LETTER_GAP)
+    lines = [(box, reader.read(picture, box)) for box in reader.find(picture, within=within)]
     legible = [
         box for box, line in lines if line.legible and sum(map(str.isalnum, line.text)) >= LEGIBLE_IN_OUTLINE
     ]
     return paint(legible, mask.shape, 0.1)
+
+
+def _without_rectangles(mask: Mask) -> Mask:
+    """The connected parts that have another shape than a rectangle, level or not."""
+    labels, stats = components(mask)
+    keep = np.zeros(len(stats), np.bool_)
+    for label, box in enumerate(component_boxes(stats), start=1):
+        part = (labels[index_of(box)] == label).astype(np.uint8)
+        _, (width, height), _ = cv2.minAreaRect(cv2.findNonZero(part))
+        keep[label] = stats[label, cv2.CC_STAT_AREA] < RECTANGLE * (width + 1) * (height + 1)
+    return np.asarray(keep[labels], np.bool_)
 
 
 def _with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:

@@ -60,7 +60,8 @@ _WHICH = r"(?:[#+×x*] ?)?(?:[1-9] )?(?:[+×x*] ?)?"  # of several calipers: "1 
 
 LENGTH_LABELS = (
     "d|l|w|h|a|b|c|t|ap|tr|cc|si|ml|dist|distance|diam|diameter|length|width|height|depth|wid|hgt|"
-    "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|fib|rad|uln|vp|afi|mvp|"
+    "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|cist mag|cisterna magna|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|"
+    "fib|rad|uln|vp|afi|mvp|"
     "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
 )
 """Labels of lengths, circumferences and depths, as a regular expression in lower case."""
@@ -82,7 +83,7 @@ MEASUREMENTS = (
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:{_RATIOS}) ?{_DECIMAL}",
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
-    rf"{_WHICH}(?:{_HEART}) index {_DECIMAL}",
+    rf"{_WHICH}(?:{_HEART}) (?:index(?: {_DECIMAL})?|{_WHAT})|index {_DECIMAL}",
     rf"{_WHICH}efw ?\d{{2,4}} ?g",
     r"(?:ga|aua|cua|us ga|cga|dga|ega)? ?\d{1,2} ?wk?s? ?[0-6] ?d",
 )
@@ -109,9 +110,15 @@ SETTINGS = (
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
-    r"[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?",  # presets: "2+3.Trim."
+    r"[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
     r"har ?-? ?(?:low|mid|high|max|intermedia|intermediate)",
     r"(?:p|pwr|power) (?:low|med|high|max)",
+    r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
+    rf"h[a-z]? ?[a-z]{{0,2}} ?{_DECIMAL} ?- ?{_DECIMAL}",  # harmonics: "HM PI 6.80 - 2.80"
+    rf"i ?m ?{_INDEX}|i ?t ?[mosc]? ?{_INDEX}",  # mechanical and thermal index in French
+    r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
+    r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
+    r"dva \d{1,3} ?%|t \d[.,]\d",
     rf"mi ?m {_INDEX}|q ?scan \d{{1,3}}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
@@ -119,7 +126,8 @@ MODES = frozenset(
     {
         "2 D", "3 D", "4 D", "PW", "CW", "CF", "CFM", "CPA", "CDI", "PDI", "TDI", "THI", "2 D/THI", "SRI",
         "CRI", "XRES", "SonoCT", "BMODE", "B-MODE", "M-MODE", "FROZEN", "DUPLEX", "TRIPLEX",
-        "COLOR DOPPLER", "POWER DOPPLER", "HGen", "HRes", "HPen", "PWR", "FOV", "ROI", "PRF", "WF", "MI",
+        "COLOR DOPPLER", "POWER DOPPLER", "HGen", "HRes", "HPen", "HGén", "HRés", "HPén", "Res",
+        "PWR", "FOV", "ROI", "PRF", "WF", "MI",
         "TIS", "TIB", "TIC", "TIs", "TIb", "TIc", "FR", "DR", "Gn", "AO%", "Frq", "MHz", "Hz", "dB", "cm",
         "mm", "cm/s", "m/s", "fps",
     }
@@ -127,6 +135,7 @@ MODES = frozenset(
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
 QUANTITIES = frozenset(
     {
+        "Cist Mag", "Index",
         "Dist", "DIST", "Distance", "Diam", "Diameter", "Vol", "VOL", "Volume", "Area", "AREA", "Circ",
         "CIRC", "PSV", "EDV", "RI", "S/D", "BPD", "OFD", "HC", "FL", "CRL", "EFW", "GA", "AUA", "AFI", "+",
         "×", "x", "*",

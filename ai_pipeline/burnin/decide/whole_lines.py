@@ -134,7 +134,7 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     written = text.line.text.strip()
     above = {other.meaning for other in texts if _is_above(other.box.box, text.box.box)}
     below = {other.meaning for other in texts if _is_above(text.box.box, other.box.box)}
-    if re.fullmatch(r"100|9\d", written) and above == below == {Meaning.ACOUSTIC}:
+    if re.fullmatch(r"100|9\d|\d/\d/\d", written) and above == below == {Meaning.ACOUSTIC}:
         return replace(text, meaning=Meaning.ACOUSTIC)
     if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:
         return replace(text, meaning=Meaning.LOGO)
@@ -188,7 +188,8 @@ def _read_whole(
     )  # fmt: skip
     line_box = _text_box(whole, text.box.confidence)
     line = reader.read(picture, line_box)
-    return Text(line_box, line, text_meaning(line_box, line))
+    same = line.legible and line.text == text.line.text  # what was missed is a rim of these letters
+    return Text(line_box, line, text.meaning if same else text_meaning(line_box, line))
 
 
 def _in_line(box: Box, number: Box, axis: int) -> bool:

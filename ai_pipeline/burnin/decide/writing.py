@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, index_of
+from ai_pipeline.burnin.annotation.pixels import (
+    Box,
+    Mask,
+    Picture,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
@@ -34,6 +42,8 @@ UPRIGHT = 1.5
 MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
+CONTEXT = 64
+"""Margin around changed pixels that is read again with them (pixels)."""
 LARGE_PICTURE = 1200
 """Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
@@ -96,17 +106,26 @@ def text_meaning(box: TextBox, line: Line) -> Meaning:
 
 
 def candidates(
-    picture: Picture, reader: TextReader, waves: Waves, within: Box | None = None
+    picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None
 ) -> list[Candidate]:
     """What may be text in a picture as it is, with enhanced contrast and, if it is large, reduced.
 
-    ``within``: search this box only.
+    ``changed``: the picture was read before but for these pixels. Then it is read at its finest only around
+    them, where letters may have been left or made; the other views are read whole all the same.
     """
-    views = [(picture, 1.0), (high_contrast(picture), 0.6)]
-    if min(picture.shape[:2]) >= LARGE_PICTURE:
-        views.append((picture, 0.35))
     measured = MeasuredPixels.of(picture, waves)
-    return [one for view, scale in views for one in candidates_of(view, reader, scale, measured, within)]
+    boxes = [None] if changed is None else _surroundings(changed)
+    found = [one for box in boxes for one in candidates_of(picture, reader, 1.0, measured, box)]
+    found += candidates_of(high_contrast(picture), reader, 0.6, measured)
+    if min(picture.shape[:2]) >= LARGE_PICTURE:
+        found += candidates_of(picture, reader, 0.35, measured)
+    return found
+
+
+def _surroundings(mask: Mask) -> Sequence[Box]:
+    """The boxes of the parts of a mask, each with what is around it; parts near to each other share one."""
+    _, stats = components(dilated(mask, 2 * CONTEXT + 1))
+    return component_boxes(stats)
 
 
 def candidates_of(

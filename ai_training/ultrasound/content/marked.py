@@ -1,0 +1,160 @@
+"""Real frames with what an eye sees in them beside tissue: what must stay when names go, and the names.
+
+Boxes and classes were drawn by hand (``tests/data/content``, its README says how); which pixels of a box are
+drawn follows from the picture, by :func:`ink`. The images are under ``--data``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, index_of
+from ai_pipeline.contract import SourceImage
+from ai_pipeline.images.decode import PictureImage, open_dicom
+from ai_pipeline.images.header import picture_header
+from ai_training.errors import DataMissing
+from ai_training.sets.files import read_rgb, rows
+from ai_training.ultrasound.marks.maskers import MODALITY
+from ai_training.ultrasound.overlays.frame_list import box_of
+
+STROKE = 9
+"""Side of the square in which a stroke of a letter or a curve stands out from what is beside it (pixels)."""
+CONTRAST, TICK_CONTRAST = 40, 60
+"""How far strokes, and the ticks of a ruler, stand out at least (grey levels)."""
+COLOURED = 50
+"""Difference of a pixel's channels from which it is coloured (grey levels)."""
+LARGEST_TICK = 20
+"""Sides of a tick, at most (pixels)."""
+
+
+class Content(StrEnum):
+    """What is drawn at a place."""
+
+    WAVEFORM = "waveform"
+    M_MODE = "m-mode"
+    FLOW = "flow"
+    COLOUR_BAR = "colour bar"
+    GREY_BAR = "grey bar"
+    RULER = "ruler"
+    CALIPER = "caliper"
+    MEASUREMENT = "measurement"
+    NUMBER = "number"
+    PLACE = "place"
+    SETTING = "setting"
+    IDENTITY = "identity"
+
+
+TEXTS = frozenset(
+    {Content.MEASUREMENT, Content.NUMBER, Content.PLACE, Content.SETTING, Content.IDENTITY}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarkedObject:
+    """One thing that is drawn: its class, its box, its pixels."""
+
+    content: Content
+    box: Box
+    ink: Mask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarkedContent:
+    """A frame of an image. ``frame`` counts from 1; ``picture`` RGB uint8 as displayed."""
+
+    name: str
+    source: SourceImage
+    frame: int
+    picture: Picture
+    objects: tuple[MarkedObject, ...]
+
+
+def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedContent]:
+    """The frames of ``content`` in their order; ``masks``: the folder of the hand-drawn masks.
+
+    Raises DataMissing.
+    """
+    objects = rows(content / "objects.csv")
+    for row in rows(content / "frames.csv"):
+        path, frame = data / row["set"] / row["file"], int(row["frame"])
+        source = _opened(path)
+        shown = source.display(frame - 1)
+        picture = shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
+        name = f"{row['set']}__{Path(row['file']).stem}"
+        own = [one for one in objects if (one["set"], one["file"]) == (row["set"], row["file"])]
+        owners = _owners(masks / "owners" / f"{name}.png") if any(one["owner"] for one in own) else None
+        found = tuple(_marked(one, picture, owners) for one in own)
+        yield MarkedContent(name, source, frame, picture, found)
+
+
+def _opened(path: Path) -> SourceImage:
+    if not path.is_file():
+        raise DataMissing(f"{path} is missing")
+    if path.suffix == ".dcm":
+        return open_dicom(path)
+    picture = read_rgb(path)
+    return PictureImage("2.25.1", "2.25.2", picture_header(picture, MODALITY, lossy=True), picture)
+
+
+def _owners(path: Path) -> Picture:
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise DataMissing(f"{path} is missing")
+    return np.asarray(found, np.uint8)
+
+
+def _marked(row: dict[str, str], picture: Picture, owners: Picture | None) -> MarkedObject:
+    content, box = Content(row["class"]), box_of(row)
+    if row["owner"] and owners is not None:
+        return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
+    within = np.zeros(picture.shape[:2], np.bool_)
+    within[index_of(box)] = True
+    return MarkedObject(content, box, ink(content, picture, within) & within)
+
+
+def ink(content: Content, picture: Picture, within: Mask) -> Mask:
+    """The pixels of a picture, RGB uint8, that may belong to an object of a class, ``within`` its box."""
+    if content in {Content.M_MODE, Content.COLOUR_BAR, Content.GREY_BAR}:
+        return within
+    if content is Content.FLOW:
+        return coloured(picture)
+    if content is Content.RULER:
+        return _ticks(strokes(picture, TICK_CONTRAST) & within)
+    if content is Content.WAVEFORM and (curve := coloured(picture) & within).any():
+        return curve
+    return strokes(picture, CONTRAST)
+
+
+def strokes(picture: Picture, contrast: int) -> Mask:
+    """What is thin and lighter, or more coloured, than what is beside it."""
+    square = np.ones((STROKE, STROKE), np.uint8)
+    lighter, more_coloured = (
+        cv2.morphologyEx(np.ascontiguousarray(grey), cv2.MORPH_TOPHAT, square) > contrast
+        for grey in (brightest(picture), _saturation(picture))
+    )
+    return np.asarray(lighter | more_coloured, np.bool_)
+
+
+def coloured(picture: Picture) -> Mask:
+    """The coloured pixels."""
+    return np.asarray(_saturation(picture) > COLOURED, np.bool_)
+
+
+def _saturation(picture: Picture) -> Picture:
+    return np.asarray(picture.max(axis=2) - picture.min(axis=2), np.uint8)
+
+
+def _ticks(found: Mask) -> Mask:
+    labels, stats = components(found)
+    small = [
+        label
+        for label in range(1, len(stats))
+        if max(stats[label][cv2.CC_STAT_WIDTH], stats[label][cv2.CC_STAT_HEIGHT]) <= LARGEST_TICK
+    ]
+    return np.asarray(np.isin(labels, small), np.bool_)

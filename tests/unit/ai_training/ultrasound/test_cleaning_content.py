@@ -1,0 +1,108 @@
+"""What cleaning takes of hand-marked content is counted as it is, and what it makes up is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("HersheyFonts")
+
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_training.sets.files import rows
+from ai_training.ultrasound.content import scores
+from ai_training.ultrasound.content.marked import Content, MarkedContent, MarkedObject, ink
+from ai_training.ultrasound.content.scores import FrameOutcome, ObjectOutcome, summary
+from ai_training.ultrasound.tables import cleaning_text
+
+DATA = Path(__file__).resolve().parents[3] / "data"
+TOOLS: Any = SimpleNamespace(models=())
+
+
+def outcome(name: str, *objects: tuple[Content, int, int], **more: Any) -> FrameOutcome:
+    return FrameOutcome(name, tuple(ObjectOutcome(*one) for one in objects), **more)
+
+
+def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
+    """A box beyond its frame, or of a frame that is not judged, would be lost without a word."""
+    frames = {(row["set"], row["file"]) for row in rows(DATA / "content" / "frames.csv")}
+    objects = rows(DATA / "content" / "objects.csv")
+    assert len(frames) >= 120
+    assert {Content(row["class"]) for row in objects} == set(Content)
+    assert all((row["set"], row["file"]) in frames for row in objects)
+    assert all(int(row["left"]) < int(row["right"]) for row in objects)
+    assert all(int(row["top"]) < int(row["bottom"]) for row in objects)
+
+
+def test_shares_cut_lines_and_identity_are_counted() -> None:
+    """A line of which half went is cut; identity that is covered is neither cut nor lost."""
+    result = summary(
+        [
+            outcome("set__A_Plane3_1", (Content.WAVEFORM, 100, 0), (Content.SETTING, 40, 20)),
+            outcome("set__A_Plane3_2", (Content.WAVEFORM, 100, 10), (Content.IDENTITY, 50, 50)),
+            outcome("set__b", (Content.SETTING, 40, 40), (Content.IDENTITY, 50, 30), made_up=3, background=9),
+            outcome("set__c", withheld="too much"),
+        ],
+        CleaningPolicy.CLINICAL,
+        TOOLS,
+    )
+    assert result["patients"] == 3
+    assert result["withheld"] == {"frames": 1, "reasons": ["too much"]}
+    assert result["identity"] == {"objects": 2, "left": 1}
+    assert result["cut"] == {"lines": 4, "cut": 2}
+    assert result["content"]["waveform"]["share"][0] == 0.05
+    assert result["content"]["setting"] | {"share": None} == {
+        "objects": 2, "share": None, "gone": 1, "in_part": 1,
+    }  # fmt: skip
+    assert result["content"]["all"]["share"][0] == 0.25
+    assert result["background"] == {"filled": 9, "made_up": 3, "frames_with_any": 1}
+    assert "1 of 2 lines not covered" in cleaning_text(result)
+
+
+def test_what_is_made_up_beside_plain_background_is_seen() -> None:
+    """Grey where the source is flat black counts; the same hole in speckle does not."""
+    generator = np.random.default_rng(1)
+    picture = np.zeros((120, 240, 3), np.uint8)
+    picture[:, 120:] = generator.integers(40, 200, (120, 120, 1))
+    mask = np.zeros((120, 240), np.bool_)
+    mask[50:60, 40:60] = mask[50:60, 180:200] = True
+    after = picture.copy()
+    after[mask] = 90
+    frame = MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
+    background, made_up = scores._made_up(frame, after, mask)
+    assert int(background.sum()) == int(made_up.sum()) == 200
+    after[mask] = 0
+    assert not scores._made_up(frame, after, mask)[1].any()
+
+
+def test_ink_is_what_the_class_says() -> None:
+    """Letters are thin, flow is coloured, a bar is all of its box, a ruler's line of tissue is no tick."""
+    picture = np.zeros((60, 60, 3), np.uint8)
+    picture[10:20, 10:12] = 200  # a stroke
+    picture[30:50, 30:50, 0] = 200  # a coloured patch
+    within = np.ones((60, 60), np.bool_)
+    assert ink(Content.SETTING, picture, within)[15, 10]
+    assert not ink(Content.SETTING, picture, within)[40, 40]
+    assert int(ink(Content.FLOW, picture, within).sum()) == 400
+    assert ink(Content.GREY_BAR, picture, within).all()
+    picture[:, 55:57] = 200
+    assert not ink(Content.RULER, picture, within)[30, 55]
+    assert ink(Content.RULER, picture, within)[15, 10]
+
+
+def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is an outcome, not an end."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise scores.CleaningFailed("too much would be filled")
+
+    monkeypatch.setattr(scores, "clean", refuse)
+    picture = np.zeros((20, 20, 3), np.uint8)
+    objects = (MarkedObject(Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
+    frame = MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
+    found = scores._outcome(frame, TOOLS, CleaningPolicy.CLINICAL, None)
+    assert (found.withheld, found.objects) == ("too much would be filled", ())
