@@ -55,10 +55,8 @@ class Browser:
         return self.get(self.headers["location"])
 
     def token(self) -> str:
-        """The CSRF token of the page of signing in, or of the first page."""
+        """The CSRF token of this browser's forms."""
         self.get("/sign-in")
-        if self.status == 303:
-            self.get("/")
         found = re.search(r'name="csrf" value="(\w+)"', self.text)
         assert found, self.text
         return found[1]

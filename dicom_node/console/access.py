@@ -55,7 +55,7 @@ class Visit:
 
     @property
     def user(self) -> User:
-        """Who is signed in; for endpoints that need a role."""
+        """Who is signed in; for endpoints that need a role: those for anyone do not ask."""
         if self.signed_in is None:
             raise NotSignedIn
         return self.signed_in
@@ -111,11 +111,12 @@ async def visit(request: Request) -> Visit:
     """The request, if it may be answered. Raises NotSignedIn and HTTPException."""
     site: Site = request.app.state.site
     token = request.cookies.get(COOKIE, "")
+    needed = getattr(request.scope["endpoint"], "needs", None)
     user = None
-    if token:
+    if needed != ANYONE:  # those pages are there when the database is not
         idle = site.settings.console.idle_minutes
-        user = await run_in_threadpool(sign_in.user_of, site.database, token, idle)
-    _check_role(getattr(request.scope["endpoint"], "needs", None), user)
+        user = await run_in_threadpool(sign_in.user_of, site.database, token, idle) if token else None
+        _check_role(needed, user)
     if request.method in ("GET", "HEAD"):
         return Visit(request, site, token, user, FormData())
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -128,8 +129,6 @@ async def visit(request: Request) -> Visit:
 
 
 def _check_role(needed: UserRole | str | None, user: User | None) -> None:
-    if needed == ANYONE:
-        return
     if user is None:
         raise NotSignedIn
     if not (isinstance(needed, UserRole) and user.role.includes(needed)):

@@ -39,7 +39,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"moment": moment, "ago": ago, "size": size, "words": words, "date": date}
+    environment.filters |= {
+        "moment": moment,
+        "ago": ago,
+        "size": size,
+        "words": words,
+        "date": date,
+        "person": person,
+    }
     return environment
 
 
@@ -75,6 +82,11 @@ def size(number: float) -> str:
 def date(text: str) -> str:
     """A DICOM date (DA, PS3.5 6.2) as ISO 8601 writes it; what is none as it is."""
     return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isdecimal() else text
+
+
+def person(text: str) -> str:
+    """A person's name (PN, PS3.5 6.2.1) without the signs between its parts."""
+    return " ".join(text.replace("^", " ").replace("=", " = ").split())
 
 
 def words(text: str) -> str:

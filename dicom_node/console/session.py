@@ -12,15 +12,13 @@ from dicom_node.services import sign_in
 
 router = APIRouter()
 
-_FILES = {"style.css": "text/css"}
+_FILES = {"style.css": "text/css", "icon.svg": "image/svg+xml"}
 
 
 @router.get("/sign-in")
 @needs(ANYONE)
 def ask(asked: Asked) -> Response:
     """The form. The browser gets a token first, which no session has: the form is bound to it."""
-    if asked.signed_in:
-        return see_other("/")
     token = asked.token or sign_in.new_token()
     response = _form(asked, token)
     remember(response, token, secure=_secure(asked))
@@ -34,7 +32,7 @@ def begin(asked: Asked) -> Response:
     name, password = asked.text("name"), asked.form.get("password", "")
     try:
         given = password if isinstance(password, str) else ""
-        token = sign_in.sign_in(asked.site.database, name[:64], given, asked.address)
+        token = sign_in.sign_in(asked.site.database, name[:64], given, asked.address, asked.token)
     except SignInRefused as error:
         return _form(asked, asked.token, str(error), 403)
     response = see_other("/")

@@ -31,7 +31,12 @@ _ARRIVED = [
         events.OBJECT_QUARANTINED,
     )
 ]
-_BAD = [kind.number for kind in events.all_types() if kind.level >= logging.WARNING]
+# A peer that is away would fill the list with its retries: the numbers of deliveries tell of it.
+_BAD = [
+    kind.number
+    for kind in events.all_types()
+    if kind.level >= logging.WARNING and kind is not events.DELIVERY_RETRIED
+]
 
 
 def overview(session: Session, settings: Settings) -> View:
@@ -101,7 +106,7 @@ def _models(folder: Path | None) -> list[View]:
         return [{"name": "model cards", "version": "", "ready": False}]
     return [
         {
-            "name": card.name,
+            "name": card.id,
             "version": card.version,
             "ready": all(part.path.is_file() for part in card.weights),
         }

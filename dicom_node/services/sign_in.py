@@ -48,8 +48,11 @@ def new_token() -> str:
     return secrets.token_urlsafe(32)
 
 
-def sign_in(database: Database, name: str, password: str, address: str) -> str:
-    """The token of a new session. Raises SignInRefused, in the same words for a name that is not known."""
+def sign_in(database: Database, name: str, password: str, address: str, former: str = "") -> str:
+    """The token of a new session; that of the ``former`` one ends.
+
+    Raises SignInRefused, in the same words for a name that is not known.
+    """
     with _one_at_a_time:
         with database.read() as session:
             user = users.find(session, name)
@@ -62,7 +65,8 @@ def sign_in(database: Database, name: str, password: str, address: str) -> str:
             raise SignInRefused("Name or password is wrong.")
     token, now = new_token(), utc_now()
     with database.write() as session:
-        session.execute(delete(UserSession).where(UserSession.created_at < now - LONGEST_SESSION))
+        ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
+        session.execute(delete(UserSession).where(ended))
         session.add(
             UserSession(token_sha256=_hash(token), user_id=number, created_at=now, seen_at=now, search={})
         )

@@ -88,7 +88,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
         "results": results,
         "findings": _findings(session, settings.node.data_dir, number),
-        "events": views.list_events(session, study_instance_uid=view["study"], limit=_MOST),
+        "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
 

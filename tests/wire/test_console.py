@@ -72,7 +72,7 @@ class Site:
 
     def serves(self) -> bool:
         try:
-            return self.ask("GET", "/sign-in")[0] in (200, 303)
+            return self.ask("GET", "/sign-in")[0] == 200
         except OSError:
             return False
 
