@@ -111,6 +111,8 @@ class ConsoleSettings(_Section):
     """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
+    metrics_token: Secret = Field("", validate_default=True)
+    """Bearer token for /metrics, by ${VAR}; empty: only this machine may read them."""
 
 
 class SpoolSettings(_Section):

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
-from dicom_node.console import audit, overview, session, studies, work
+from dicom_node.console import audit, machines, overview, session, studies, work
 from dicom_node.console.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.limits import Guarded
 from dicom_node.console.pages import render
@@ -19,7 +19,7 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = (session, overview, studies, work, audit)
+_PAGES = (session, overview, studies, work, audit, machines)
 _STATUSES: Mapping[type[NodeError], int] = {NotFound: 404, RequestRefused: 409, StorageError: 503}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,7 @@ def _environment() -> Environment:
         "words": words,
         "date": date,
         "person": person,
+        "unit": unit,
     }
     return environment
 
@@ -87,6 +89,11 @@ def date(text: str) -> str:
 def person(text: str) -> str:
     """A person's name (PN, PS3.5 6.2.1) without the signs between its parts."""
     return " ".join(text.replace("^", " ").replace("=", " = ").split())
+
+
+def unit(number: str) -> str:
+    """A number with its unit (UCUM), without those that stand for none: "{ratio}"."""
+    return re.sub(r" (\{.*\}|1)$", "", number)
 
 
 def words(text: str) -> str:

@@ -98,6 +98,8 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     with suppress(ArgumentError, ValueError):  # told by check_machine
         if make_url(settings.database_url).password:
             places["node.database_url"] = ("node", "database_url")
+    if settings.console.metrics_token.get_secret_value():
+        places["console"] = ("console", "metrics_token")
     for peer in settings.peers:
         if peer.password.get_secret_value():
             table = read.place_of("peers", peer.name)

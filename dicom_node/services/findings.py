@@ -11,8 +11,9 @@ from pydicom.dataset import Dataset
 
 from dicom_node.results.common import concepts
 
-# PS3.16 TID 1500: the container and the concepts that are read here.
+# PS3.16 TID 1500: the containers and the concepts that are read here.
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
+_SITE = "363698007"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
 _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()}
 
@@ -23,20 +24,41 @@ def findings(report: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
         found += _of_group(group)
+    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
+        found += [_of_evaluation(item) for item in container.get("ContentSequence", ()) if _decides(item)]
     return found
+
+
+def measurements(report: Path) -> list[dict[str, Any]]:
+    """The measurements of a TID 1500 report that belong to no finding: name, number, model."""
+    found: list[dict[str, Any]] = []
+    for group in _containers(dcmread(report), _MEASUREMENT_GROUP):
+        items = list(group.get("ContentSequence", ()))
+        if not any(_decides(item) for item in items):
+            sites = [_value(item) for item in items if _is_coded(item) and _name(item).CodeValue == _SITE]
+            for name, number in _numbers(items).items():
+                found.append(
+                    {"name": name, "site": ", ".join(sites), "number": number, "model": _model(items)}
+                )
+    return found
+
+
+def conclusion(report: Path) -> str:
+    """The report's conclusion, "" where it has none."""
+    items = dcmread(report).get("ContentSequence", ())
+    return " ".join(
+        str(item.TextValue)
+        for item in items
+        if item.ValueType == "TEXT" and _name(item).CodeValue == concepts.CONCLUSION.value
+    )
 
 
 def _of_group(group: Dataset) -> list[dict[str, Any]]:
     items = list(group.get("ContentSequence", ()))
-    numbers = {
-        str(_name(item).CodeMeaning): f"{item.MeasuredValueSequence[0].NumericValue} "
-        f"{item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue}"
-        for item in items
-        if item.ValueType == "NUM" and item.get("MeasuredValueSequence")
-    }
+    numbers = _numbers(items)
     region = next((item for item in items if item.ValueType == "SCOORD"), None)
     points = [float(value) for value in region.GraphicData] if region is not None else []
-    coded = [item for item in items if item.ValueType == "CODE"]
+    coded = [item for item in items if _is_coded(item)]
     subject = next((_value(item) for item in coded if _name(item).CodeValue == _FINDING), "")
     decided = [
         (
@@ -44,7 +66,7 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
             _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
         )
         for item in coded
-        if item.ConceptCodeSequence[0].CodeValue in _DECISIONS
+        if _decides(item)
     ]
     return [
         {
@@ -56,6 +78,37 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
         }
         for place, (name, decision) in enumerate(decided)
     ]
+
+
+def _of_evaluation(item: Dataset) -> dict[str, Any]:
+    """CODE "finding = present / absent / undetermined", with what belongs to it below it."""
+    items = list(item.get("ContentSequence", ()))
+    return {
+        "finding": str(_name(item).CodeMeaning),
+        "decision": _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
+        "numbers": _numbers(items),
+        "region": [],
+        "model": _model(items),
+    }
+
+
+def _numbers(items: list[Dataset]) -> dict[str, str]:
+    """Number and unit by the name of the concept."""
+    return {
+        str(_name(item).CodeMeaning): f"{item.MeasuredValueSequence[0].NumericValue} "
+        f"{item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue}"
+        for item in items
+        if item.ValueType == "NUM" and item.get("MeasuredValueSequence")
+    }
+
+
+def _is_coded(item: Dataset) -> bool:
+    return bool(item.ValueType == "CODE" and item.get("ConceptCodeSequence"))
+
+
+def _decides(item: Dataset) -> bool:
+    """Whether it says present, absent or undetermined."""
+    return _is_coded(item) and item.ConceptCodeSequence[0].CodeValue in _DECISIONS
 
 
 def _numbers_of(place: int, decided: int, numbers: Mapping[str, str]) -> dict[str, str]:

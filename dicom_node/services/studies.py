@@ -18,7 +18,7 @@ from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.services.findings import findings
+from dicom_node.services import findings as report
 from dicom_node.store import views
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
@@ -87,7 +87,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
         "results": results,
-        "findings": _findings(session, settings.node.data_dir, number),
+        **_report(session, settings.node.data_dir, number),
         "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
@@ -180,13 +180,17 @@ def _results(session: Session, number: int) -> list[View]:
     ]
 
 
-def _findings(session: Session, data_dir: Path, number: int) -> list[View]:
-    """Of the newest report that names the patient; [] where there is none, or its file is gone."""
+def _report(session: Session, data_dir: Path, number: int) -> View:
+    """Of the newest report that names the patient; empty where there is none, or its file is gone."""
     chosen = select(Result).where(Result.study_id == number, Result.kind == ResultKind.SR)
-    report = session.scalar(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(1))
-    if report is None or not (data_dir / report.path).is_file():
-        return []
-    return findings(data_dir / report.path)
+    row = session.scalar(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(1))
+    if row is None or not (path := data_dir / row.path).is_file():
+        return {"findings": [], "measurements": [], "conclusion": ""}
+    return {
+        "findings": report.findings(path),
+        "measurements": report.measurements(path),
+        "conclusion": report.conclusion(path),
+    }
 
 
 def _person(session: Session, data_dir: Path, number: int) -> dict[str, str]:

@@ -190,6 +190,7 @@ def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PACS_USER", "node")
+    monkeypatch.setenv("METRICS_TOKEN", "t")
     secret = write(tmp_path / "secret", "x")
     texts = [make().replace("/run/secrets/pacs", str(secret)) for make in sample.FILES.values()]
     texts = [uncomment(text).replace('"grabber"', '"us1"') for text in texts]

@@ -1,0 +1,87 @@
+"""Numbers of the node for programs that watch it. None is of a patient or names one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.processes import running
+from dicom_node.services.overview import disk
+from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.store.transitions import utc_now
+
+_OPEN_STUDIES = (
+    StudyState.RECEIVING,
+    StudyState.COMPLETE,
+    StudyState.QUEUED,
+    StudyState.RUNNING,
+    StudyState.DELIVERING,
+    StudyState.QUARANTINED,
+    StudyState.FAILED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One number now. ``labels``: AE titles of peers, states."""
+
+    name: str
+    help: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
+    """All numbers, each quick to get however many studies there are."""
+    now = utc_now()
+    space = disk(settings)
+    yield Gauge("disk_free_bytes", "Free where the data folder lies.", space["free"])
+    yield Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"])
+    here = Association.closed_at.is_(None)
+    open_ones = session.scalar(select(func.count()).where(here)) or 0
+    yield Gauge("associations_open", "Associations that are open.", open_ones)
+    received = session.scalar(select(func.max(ReceivedObject.id))) or 0
+    yield Gauge("objects_received", "Objects received since the database was made.", received)
+    built = session.scalar(select(func.max(Result.id))) or 0
+    yield Gauge("results_built", "Result objects built since the database was made.", built)
+    waiting = (*OPEN_JOBS, JobState.HELD)
+    waits = (*OPEN_DELIVERIES, DeliveryState.DEAD)
+    studies = _by_state(session, Study.state, _OPEN_STUDIES)
+    yield from _states("studies", "Studies in states that are no good end.", studies)
+    yield from _states("jobs", "Jobs that are not done.", _by_state(session, Job.state, waiting))
+    yield from _states("deliveries", "Deliveries not confirmed.", _by_state(session, Delivery.state, waits))
+    queued = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
+    age = (now - queued).total_seconds() if queued else 0.0
+    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age)
+    chosen = select(func.min(Result.created_at)).join(Result.deliveries)
+    sending = session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
+    age = (now - sending).total_seconds() if sending else 0.0
+    yield Gauge("deliveries_oldest_seconds", "Age of the oldest result that is on its way.", age)
+
+
+def not_ready(session: Session, settings: Settings) -> str:
+    """Why the node does not take objects now, "" where it does. Raises SQLAlchemyError."""
+    session.scalar(select(func.count()).where(Study.id == 0))
+    if disk(settings)["low"]:
+        return "free disk space is under spool.minimum_free_mib"
+    if not any(place in ("all", "listener") for place in running(settings.node.data_dir)):
+        return "no node that receives runs on this machine"
+    return ""
+
+
+def _by_state(session: Session, column: Any, states: Iterable[StrEnum]) -> dict[str, int]:
+    rows = session.execute(select(column, func.count()).where(column.in_([*states])).group_by(column))
+    found = {str(state): number for state, number in rows}
+    return {str(state): found.get(str(state), 0) for state in states}
+
+
+def _states(name: str, about: str, counted: dict[str, int]) -> Iterator[Gauge]:
+    for state, number in counted.items():
+        yield Gauge(name, about, number, (("state", state),))

@@ -1,0 +1,99 @@
+"""What programs that watch the node may ask."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from tests.console_lab import ConsoleLab
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+
+
+def test_health_is_answered_without_a_database(
+    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_here(console, monkeypatch, "127.0.0.1")
+    inbox.database.dispose()
+    (inbox.folder / "node.db").rename(inbox.folder / "away.db")
+    (inbox.folder / "node.db").mkdir()
+    browser = console.browser()
+    assert (browser.get("/healthz"), browser.text) == (200, "ok\n")
+    assert browser.get("/readyz") == 503
+    assert browser.get("/metrics") == 503
+
+
+def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:
+    browser = console.browser()
+    assert browser.get("/readyz") == 503
+    assert "no node" in browser.text
+    with (console.settings.node.data_dir / "all.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        full = console.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
+        site = console.app.state.site
+        console.app.state.site = replace(site, settings=site.settings.model_copy(update={"spool": full}))
+        assert browser.get("/readyz") == 503
+        assert "minimum_free_mib" in browser.text
+        free = console.settings.spool.model_copy(update={"minimum_free_mib": 0})
+        console.app.state.site = replace(site, settings=site.settings.model_copy(update={"spool": free}))
+        assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
+
+
+def from_here(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Whoever asks does so from this address."""
+    from dicom_node.console.access import Visit
+
+    monkeypatch.setattr(Visit, "address", address)
+
+
+def test_metrics_count_and_name_nobody(
+    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox.receive(changed(ultrasound("one"), PatientID="SECRET-1"))
+    inbox.settle()
+    from_here(console, monkeypatch, "127.0.0.1")
+    browser = console.browser()
+    assert browser.get("/metrics") == 200
+    lines = dict(line.rsplit(" ", 1) for line in browser.text.splitlines() if not line.startswith("#"))
+    assert lines["dicom_node_objects_received"] == "1.0"
+    assert lines['dicom_node_jobs{state="queued"}'] == "1.0"
+    assert lines['dicom_node_deliveries{state="dead"}'] == "0.0"
+    assert "SECRET" not in browser.text
+    assert "1.2." not in browser.text
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "given", "status"),
+    [
+        ("127.0.0.1", "", "", 200),
+        ("::1", "", "", 200),
+        ("192.0.2.1", "", "", 403),
+        ("192.0.2.1", "", "Bearer ", 403),
+        ("", "", "", 403),
+        ("192.0.2.1", "t0ken", "Bearer t0ken", 200),
+        ("192.0.2.1", "t0ken", "Bearer token", 403),
+        ("127.0.0.1", "t0ken", "", 403),
+    ],
+)
+def test_metrics_are_for_this_machine_or_who_has_the_token(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, address: str, token: str, given: str, status: int
+) -> None:
+    from_here(console, monkeypatch, address)
+    site = console.app.state.site
+    own = site.settings.console.model_copy(update={"metrics_token": SecretStr(token)})
+    console.app.state.site = replace(site, settings=site.settings.model_copy(update={"console": own}))
+    assert console.browser().client.get("/metrics", headers={"Authorization": given}).status_code == status
+
+
+def test_a_folder_without_a_node_is_not_mistaken(console: ConsoleLab) -> None:
+    assert isinstance(console.settings.node.data_dir, Path)
+    (console.settings.node.data_dir / "all.lock").write_text(str(os.getpid()), encoding="ascii")
+    assert console.browser().get("/readyz") == 503
