@@ -95,5 +95,9 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
         for key, field in model.model_fields.items()
         if any(word in key for word in words)
     }
-    assert set(found) == {("PeerSettings", "password"), ("NodeSettings", "database_url")}
+    assert set(found) == {
+        ("PeerSettings", "password"),
+        ("NodeSettings", "database_url"),
+        ("ConsoleSettings", "metrics_token"),
+    }
     assert set(found.values()) == {SecretStr}
