@@ -124,7 +124,7 @@ def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -
         return np.asarray(samples, np.uint8)
     stored = frame.source.stored(frame.frame - 1)
     values, first = np.unique(stored, return_index=True)
-    shown = np.interp(samples, values, brightest(frame.picture).ravel()[first])
+    shown = np.interp(samples, values.astype(np.float64), brightest(frame.picture).ravel()[first])
     grey = np.where(mask, np.rint(shown), brightest(frame.picture)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
