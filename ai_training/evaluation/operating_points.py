@@ -152,14 +152,15 @@ def _chosen(
 ) -> dict[str, Any]:
     """One operating point: thresholds with intervals, and what they do on the images that they come from.
 
-    At ``sensitive`` nothing is undetermined; at ``specific`` a finding is absent as at ``balanced``.
+    At ``sensitive`` nothing is undetermined; at ``specific`` only what ``balanced`` calls is: a report with
+    something unclear in nearly every film is not read.
     """
     labels, weights, called = {}, found.weights(), np.zeros(len(found.images), np.bool_)
     for k, (cut, resampled) in cuts.items():
         threshold = metrics.interval(cut, resampled).as_list(6)
         present = np.asarray(found.chance[:, k] >= threshold[0])
         called |= present & (found.names[k] in shown)
-        absent_below = found.labels[k].absent_below if point is OperatingPoint.SPECIFIC else threshold[0]
+        absent_below = found.labels[k].threshold if point is OperatingPoint.SPECIFIC else threshold[0]
         labels[found.names[k]] = {
             "threshold": threshold,
             "absent_below": absent_below,
