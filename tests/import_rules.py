@@ -168,7 +168,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "dicom_node.background",
     ),
     "alembic": ("dicom_node.store",),
-    "argon2": ("dicom_node.services.users", "dicom_node.services.sign_in"),
+    "argon2": ("dicom_node.services.users", "dicom_node.services.console.sign_in"),
     "fastapi": ("dicom_node.console",),
     "starlette": ("dicom_node.console",),
     "jinja2": ("dicom_node.console",),

@@ -32,7 +32,7 @@ from dicom_node.config.sections import (
 from dicom_node.config.sections import Section as _Section
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
-from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
@@ -111,6 +111,8 @@ class ConsoleSettings(_Section):
     """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
+    upload_mib: int = Field(2048, ge=1)
+    """Largest upload (MiB), and what a ZIP in it may be when unpacked."""
     metrics_token: Secret = Field("", validate_default=True)
     """Bearer token for /metrics, by ${VAR}; empty: only this machine may read them."""
 
@@ -307,7 +309,7 @@ class RuleSettings(_Section):
     daily_cap: int = Field(0, ge=0)
     """Jobs a day per sending peer, further ones are held. 0: no limit."""
     secondary_captures_from: tuple[Name, ...] = ()
-    """Peers whose secondary captures count as images (a frame grabber)."""
+    """Peers whose secondary captures count as images (a frame grabber; "console": what is uploaded)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
 
@@ -347,6 +349,12 @@ class Settings(_Section):
     def rule(self, name: str) -> RuleSettings | None:
         """The rule of that name, None when it was taken out of the configuration."""
         return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def sender_names(self) -> dict[str, str]:
+        """Names of all who may send by their AE titles; the console is one where it is enabled."""
+        named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
+        return named | ({CONSOLE_AE_TITLE: CONSOLE_NAME} if self.console.enabled else {})
 
     @property
     def log_target(self) -> LogTarget:

@@ -17,16 +17,16 @@ from starlette.datastructures import FormData
 from dicom_node.config.settings import Settings
 from dicom_node.console.pages import render
 from dicom_node.model.roles import UserRole
-from dicom_node.services import sign_in
 from dicom_node.services.audit import Person
-from dicom_node.services.sign_in import User
+from dicom_node.services.console import sign_in
+from dicom_node.services.console.sign_in import User
 from dicom_node.store.database import Database
 
 COOKIE: Final = "session"
 ANYONE: Final = "anyone"
 """The role of pages for who is not signed in."""
 _FIELDS = 50  # of one form
-_FILES = 1000
+_FILES = 500  # each is open while it comes
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -81,11 +81,11 @@ class Visit:
         return render(template, status, user=self.signed_in, csrf=csrf, path=self.request.url.path, **values)
 
 
-def needs(role: UserRole | str) -> Callable[[Endpoint], Endpoint]:
-    """Declare the role that an endpoint needs, or ANYONE."""
+def needs(role: UserRole | str, *, reads_form: bool = False) -> Callable[[Endpoint], Endpoint]:
+    """Declare the role that an endpoint needs, or ANYONE; ``reads_form``: it calls ``read_form`` itself."""
 
     def declare(endpoint: Endpoint) -> Endpoint:
-        endpoint.needs = role  # type: ignore[attr-defined]
+        endpoint.needs, endpoint.reads_form = role, reads_form  # type: ignore[attr-defined]
         return endpoint
 
     return declare
@@ -119,13 +119,22 @@ async def visit(request: Request) -> Visit:
         _check_role(needed, user)
     if request.method in ("GET", "HEAD"):
         return Visit(request, site, token, user, FormData())
+    reads_form = getattr(request.scope["endpoint"], "reads_form", False)
+    form = FormData() if reads_form else await read_form(request)
+    return Visit(request, site, token, user, form)
+
+
+async def read_form(request: Request) -> FormData:
+    """The form, if it is of a page of ours. Raises HTTPException."""
+    token = request.cookies.get(COOKIE, "")
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise HTTPException(403, "This was asked for by another site.")
     form = await request.form(max_files=_FILES, max_fields=_FIELDS)
     given = str(request.headers.get("x-csrf-token") or form.get("csrf"))
     if not (token and hmac.compare_digest(given.encode(), csrf_of(token).encode())):
+        await form.close()
         raise HTTPException(403, "The page was too old: go back, load it again and repeat what you did.")
-    return Visit(request, site, token, user, form)
+    return form
 
 
 def _check_role(needed: UserRole | str | None, user: User | None) -> None:

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
-from dicom_node.console import audit, machines, overview, session, studies, work
+from dicom_node.console import audit, machines, overview, session, studies, upload, work
 from dicom_node.console.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.limits import Guarded
 from dicom_node.console.pages import render
@@ -19,7 +19,7 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = (session, overview, studies, work, audit, machines)
+_PAGES = (session, overview, studies, work, upload, audit, machines)
 _STATUSES: Mapping[type[NodeError], int] = {NotFound: 404, RequestRefused: 409, StorageError: 503}
 
 
@@ -30,7 +30,11 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.site = Site(settings, database)
     for pages in _PAGES:
         app.include_router(pages.router)
-    app.add_middleware(Guarded, tls=settings.console.tls is not None, bodies={})
+    app.add_middleware(
+        Guarded,
+        tls=settings.console.tls is not None,
+        bodies={upload.PATH: settings.console.upload_mib * 2**20},
+    )
     app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
     app.add_exception_handler(HTTPException, _of_status)
     app.add_exception_handler(NodeError, _of_the_node)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from dicom_node.console.access import Asked, needs
 from dicom_node.model.roles import UserRole
-from dicom_node.services import overview
+from dicom_node.services.console import overview
 
 router = APIRouter()
 

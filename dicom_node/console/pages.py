@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dicom_node import __version__
 from dicom_node.model.roles import UserRole
-from dicom_node.services.sign_in import User
+from dicom_node.services.console.sign_in import User
 
 _HERE = Path(__file__).parent
 

@@ -8,11 +8,11 @@ from dicom_node.console.access import ANYONE, COOKIE, Asked, needs, remember, se
 from dicom_node.console.pages import static
 from dicom_node.errors import SignInRefused
 from dicom_node.model.roles import UserRole
-from dicom_node.services import sign_in
+from dicom_node.services.console import sign_in
 
 router = APIRouter()
 
-_FILES = {"style.css": "text/css", "icon.svg": "image/svg+xml"}
+_FILES = {"style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript"}
 
 
 @router.get("/sign-in")

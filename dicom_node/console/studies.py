@@ -11,8 +11,9 @@ from dicom_node.console.access import Asked, Visit, needs, see_other
 from dicom_node.errors import NotFound
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, pictures, sign_in, studies
-from dicom_node.services.studies import Order, Search
+from dicom_node.services import audit
+from dicom_node.services.console import pictures, sign_in, studies
+from dicom_node.services.console.studies import Order, Search
 
 router = APIRouter(prefix="/studies")
 

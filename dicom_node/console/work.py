@@ -10,7 +10,7 @@ from dicom_node import services
 from dicom_node.console.access import Asked, needs, see_other
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import studies
+from dicom_node.services.console import studies
 from dicom_node.store import views
 
 router = APIRouter()

@@ -56,7 +56,7 @@ def decide_study(
 
 def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
     """What rules may ask of an indexed image."""
-    senders = {peer.ae_title: peer.name for peer in settings.peers if "send" in peer.may}
+    senders = settings.sender_names
     return ImageFacts(
         sop_instance_uid=instance.sop_instance_uid,
         sop_class_uid=instance.sop_class_uid,

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+CONSOLE_AE_TITLE: Final = "CONSOLE"
+"""The calling AE title of what comes in by the console."""
+CONSOLE_NAME: Final = "console"
+"""What rules call it where they name a sender."""
 
 
 class ResultKind(StrEnum):
@@ -73,3 +79,4 @@ class AuditAction(StrEnum):
     STUDY_RERUN = "study_rerun"
     JOB_CHANGED = "job_changed"
     DELIVERY_RETRIED = "delivery_retried"
+    UPLOADED = "uploaded"

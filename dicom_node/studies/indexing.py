@@ -182,8 +182,7 @@ class Indexing:
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         if item.found.own or is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
-        peer = self._peers.get(item.arrival.calling_ae)
-        grabber = peer is not None and peer.name in self._grabbers
+        grabber = self._settings.sender_names.get(item.arrival.calling_ae, "") in self._grabbers
         return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
 
     def _study(self, session: Session, item: Arrived) -> Study:

@@ -14,8 +14,9 @@ from sqlalchemy import select
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, pictures, studies
-from dicom_node.services.studies import Order, Search
+from dicom_node.services import audit
+from dicom_node.services.console import pictures, studies
+from dicom_node.services.console.studies import Order, Search
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from dicom_node.errors import SignInRefused
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, sign_in, users
+from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
+from dicom_node.services.console import sign_in
 from dicom_node.store.accounts import UserAccount, UserSession
 from tests.console_lab import PASSWORD, ConsoleLab
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.processes import running
-from dicom_node.services.overview import disk
+from dicom_node.services.console.overview import disk
 from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import utc_now
 

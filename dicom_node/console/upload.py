@@ -1,0 +1,92 @@
+"""Sending objects and pictures to the node from a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from dicom_node.config.settings import Settings
+from dicom_node.console.access import Asked, Visit, needs, read_form
+from dicom_node.errors import FaultyInput
+from dicom_node.model.roles import UserRole
+from dicom_node.services.console import captures, uploads
+from dicom_node.services.console.captures import Described
+from dicom_node.services.console.uploads import UploadedFile
+
+router = APIRouter()
+
+PATH = "/upload"
+AT_ONCE, SECONDS = 2, 1800.0
+"""Uploads at the same time, and how long one may take to come."""
+_FIELDS = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDescription",
+    "StudyDate", "Modality",
+)  # fmt: skip
+_places = asyncio.Semaphore(AT_ONCE)
+
+
+@router.get(PATH)
+@needs(UserRole.OPERATOR)
+def ask(asked: Asked) -> Response:
+    """The form."""
+    return asked.page("upload.html", **_choices(asked.site.settings))
+
+
+@router.post(PATH)
+@needs(UserRole.OPERATOR, reads_form=True)
+async def take(asked: Asked) -> Response:
+    """Wait for what is sent, and take it."""
+    _refuse_without_room(asked.request, asked.site.settings)
+    if _places.locked():
+        raise HTTPException(503, "Other uploads are under way: try again when they are done.")
+    async with _places:
+        try:
+            async with asyncio.timeout(SECONDS):
+                form = await read_form(asked.request)
+        except TimeoutError:
+            raise HTTPException(408, "The upload took too long.") from None
+        try:
+            return await run_in_threadpool(_answer, asked, form)
+        finally:
+            await form.close()
+
+
+def _answer(asked: Visit, form: FormData) -> Response:
+    """The page that says of each file what became of it."""
+    site = asked.site
+    files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
+    sent = [UploadedFile(one.filename or "", one.file) for one in files]
+    try:
+        about = Described.of({name: _text(form, name) for name in _FIELDS})
+    except FaultyInput as error:
+        return asked.page("upload.html", 400, **_choices(site.settings, str(error)))
+    rows = uploads.take(site.database, site.settings, sent, about, asked.person)
+    return asked.page("uploaded.html", rows=rows, taken=sum(1 for row in rows if not row.refusal))
+
+
+def _refuse_without_room(request: Request, settings: Settings) -> None:
+    """What comes lies beside the spool until it is taken: both need room above the watermark."""
+    largest = settings.console.upload_mib * 2**20
+    declared = request.headers.get("content-length", "")
+    size = min(int(declared), largest) if declared.isdecimal() else largest
+    free = shutil.disk_usage(settings.node.data_dir).free
+    if free < settings.spool.minimum_free_mib * 2**20 + 2 * size:
+        raise HTTPException(507, "There is not enough free disk for this (spool.minimum_free_mib).")
+
+
+def _choices(settings: Settings, problem: str = "") -> dict[str, Any]:
+    takers = [rule.name for rule in settings.rules if "console" in rule.secondary_captures_from]
+    return {
+        "modalities": captures.MODALITIES, "largest": settings.console.upload_mib * 2**20, "takers": takers,
+        "problem": problem,
+    }  # fmt: skip
+
+
+def _text(form: FormData, name: str) -> str:
+    value = form.get(name, "")
+    return value.strip() if isinstance(value, str) else ""

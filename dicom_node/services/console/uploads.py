@@ -1,0 +1,249 @@
+"""What a browser sends comes in as what a modality sends: by the spool, under the limits of the listener.
+
+Nothing of an object is read here but its file meta information: the inspection opens it as any other.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import BinaryIO, Protocol
+
+from ai_pipeline.errors import PixelError
+from dicom_node.config.settings import Settings
+from dicom_node.errors import FaultyInput, SpoolError
+from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.model.spooled import Arrival
+from dicom_node.scp.contexts import TRANSFER_SYNTAXES, accepted_classes
+from dicom_node.services import audit
+from dicom_node.services.audit import Person
+from dicom_node.services.console import captures
+from dicom_node.services.console.captures import Described
+from dicom_node.store.database import Database
+
+ENTRIES, DIRECTORY_BYTES = 10_000, 4 * 2**20
+"""Of a ZIP: files, and bytes of its directory, which is read whole."""
+RATIO = 200
+"""How many times its packed size a file of a ZIP may be; none under a MiB is asked."""
+META_BYTES = 64 * 1024
+"""In which the file meta information must end (PS3.10 7.1)."""
+_BLOCK = 2**20
+_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+_SYNTAXES = frozenset(syntax.uid for syntax in TRANSFER_SYNTAXES)
+_END_OF_DIRECTORY = struct.Struct("<4s4H2IH")  # APPNOTE.TXT 4.3.16
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file as the browser names it, which may name a patient: for the page only."""
+
+    name: str
+    file: BinaryIO
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one file. ``refusal``: why it was not taken, "" where it was."""
+
+    name: str
+    refusal: str = ""
+
+
+def take(
+    database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
+) -> list[Taken]:
+    """Spool all that can be taken; ``about`` says whose pictures are among them. The audit says how many."""
+    upload = _Upload(settings, by)
+    rows = [row for one in sent for row in upload.take(one, about)]
+    refused = sum(1 for row in rows if row.refusal)
+    with database.write() as session:
+        audit.note(
+            session, by, AuditAction.UPLOADED,
+            objects=len(rows) - refused, refused=refused, association=upload.association,
+        )  # fmt: skip
+    return rows
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Upload:
+    """The files of one upload, as of one association."""
+
+    def __init__(self, settings: Settings, by: Person) -> None:
+        self.association = f"console-{secrets.token_hex(8)}"
+        self._settings = settings
+        self._address = by.address
+        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._classes = frozenset(accepted_classes(settings.listener.further_storage_classes))
+        self._pictures = 0
+        self._unpacked = 0
+
+    def take(self, sent: UploadedFile, about: Described | None) -> Iterator[Taken]:
+        """One file: an object, a picture, or a ZIP of objects."""
+        start = sent.file.read(132)
+        sent.file.seek(0)
+        if start.startswith(b"PK\x03\x04"):
+            yield from self._take_zip(sent)
+        elif start.startswith(_PICTURES):
+            yield self._tried(sent.name, partial(self._take_picture, sent.file, about))
+        else:
+            yield self._tried(sent.name, partial(self._take_object, sent.file))
+
+    def _tried(self, name: str, take: Callable[[], None]) -> Taken:
+        try:
+            take()
+        except (FaultyInput, PixelError, SpoolError) as error:
+            return Taken(name, str(error))
+        except _DAMAGED:
+            return Taken(name, "it is damaged, encrypted or packed in a way that is not known here")
+        return Taken(name)
+
+    def _take_zip(self, sent: UploadedFile) -> Iterator[Taken]:
+        try:
+            _check_directory(sent.file)
+            archive = zipfile.ZipFile(sent.file)
+        except FaultyInput as error:
+            yield Taken(sent.name, str(error))
+            return
+        except (*_DAMAGED, MemoryError):
+            yield Taken(sent.name, "this ZIP cannot be read")
+            return
+        with archive:
+            entries = [entry for entry in archive.infolist() if _may_be_object(entry)]
+            if len(entries) > ENTRIES:
+                yield Taken(sent.name, f"this ZIP has more than {ENTRIES} files")
+                return
+            for entry in entries:
+                # Its name is shown and used for nothing: the node names its files itself.
+                name = f"{sent.name}: {entry.filename}"
+                yield self._tried(name, partial(self._take_entry, archive, entry))
+
+    def _take_entry(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+        left = self._settings.console.upload_mib * 2**20 - self._unpacked
+        most = min(left, max(RATIO * entry.compress_size, 2**20))
+        with archive.open(entry) as file:
+            counted = _UnpackedFile(file, most)
+            try:
+                self._take_object(counted)
+            finally:
+                self._unpacked += counted.taken
+
+    def _take_object(self, file: _Readable) -> None:
+        start = file.read(META_BYTES)
+        sop_class, instance, syntax, offset = _described(start)
+        if sop_class not in self._classes:
+            raise FaultyInput("its SOP class is none that this node takes (docs/conformance.md)")
+        if syntax not in _SYNTAXES:
+            raise FaultyInput("its transfer syntax is none that this node takes (docs/conformance.md)")
+        self._store(sop_class, instance, syntax, _pieces(start[offset:], file))
+
+    def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
+        if about is None:
+            raise FaultyInput("a PNG or JPEG needs a patient and a modality: fill in the form")
+        self._pictures += 1
+        built = captures.build(file, about, self.association, self._pictures, self._settings.images.limits)
+        self._store(built.sop_class_uid, built.sop_instance_uid, built.transfer_syntax_uid, [built.data])
+
+    def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
+        largest = self._settings.listener.maximum_object_mib * 2**20
+        arrival = Arrival(
+            self.association, CONSOLE_AE_TITLE, self._settings.node.ae_title, self._address, _MEDIUM,
+            datetime.now(UTC),
+        )  # fmt: skip
+        incoming = self._spool.open(arrival, sop_class, instance, syntax)
+        size = 0
+        try:
+            for piece in pieces:
+                size += len(piece)
+                if size > largest:
+                    raise FaultyInput("it is larger than listener.maximum_object_mib")
+                incoming.write(piece)
+            if not size:
+                raise FaultyInput("it has no data set")
+            incoming.commit()
+        finally:
+            incoming.abandon()
+
+
+class _UnpackedFile:
+    """A file of a ZIP, of which no more than so many bytes are unpacked."""
+
+    def __init__(self, file: _Readable, most: int) -> None:
+        self._file = file
+        self._most = most
+        self.taken = 0
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes. Raises FaultyInput beyond the limit."""
+        data = self._file.read(size)
+        self.taken += len(data)
+        if self.taken > self._most:
+            raise FaultyInput(f"unpacked it is larger than console.upload_mib, or {RATIO} times as packed")
+        return data
+
+
+def _pieces(first: bytes, file: _Readable) -> Iterator[bytes]:
+    yield first
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def _described(start: bytes) -> tuple[str, str, str, int]:
+    """SOP class, instance, transfer syntax, begin of the data set (PS3.10 7.1). Raises FaultyInput."""
+    if start[128:132] != b"DICM":
+        raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
+    values: dict[int, bytes] = {}
+    at = 132
+    while at + 12 <= len(start):
+        group, element, vr = struct.unpack_from("<HH2s", start, at)
+        if group != 2:
+            break
+        long = vr in _LONG
+        (length,) = struct.unpack_from("<I" if long else "<H", start, at + (8 if long else 6))
+        at += 12 if long else 8
+        values[element] = start[at : at + min(length, 64)]
+        at += length
+    else:
+        raise FaultyInput("its file meta information does not end")
+    sop_class, instance, syntax = (
+        values.get(element, b"").decode("ascii", "replace").strip(" \0") for element in (0x02, 0x03, 0x10)
+    )
+    if not all(_UID.fullmatch(uid) for uid in (sop_class, instance, syntax)):
+        raise FaultyInput("its file meta information has no valid UIDs")
+    return sop_class, instance, syntax, at
+
+
+def _may_be_object(entry: zipfile.ZipInfo) -> bool:
+    """Not folders, the directory of a medium, and what systems add."""
+    base = entry.filename.rpartition("/")[2]
+    hidden = base.startswith(".") or entry.filename.startswith("__MACOSX/")
+    return not (entry.is_dir() or hidden or base.upper() == "DICOMDIR")
+
+
+def _check_directory(file: BinaryIO) -> None:
+    """Raise FaultyInput for a directory that is too large to be read whole."""
+    size = file.seek(0, 2)
+    tail_size = min(size, 65_536 + _END_OF_DIRECTORY.size)
+    file.seek(size - tail_size)
+    tail = file.read(tail_size)
+    at = tail.rfind(b"PK\x05\x06")
+    file.seek(0)
+    if at < 0 or len(tail) - at < _END_OF_DIRECTORY.size:
+        raise FaultyInput("this ZIP cannot be read")
+    *_, entries, directory, _, _ = _END_OF_DIRECTORY.unpack_from(tail, at)
+    if entries > ENTRIES or directory > DIRECTORY_BYTES:  # 0xFFFF, 0xFFFFFFFF: it is in ZIP64
+        raise FaultyInput(f"this ZIP has more than {ENTRIES} files, or names that are too long")

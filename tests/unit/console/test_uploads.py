@@ -1,0 +1,260 @@
+"""What a browser sends comes in as what a modality sends, and no more of it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import struct
+import zipfile
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from dicom_node.console import upload
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit
+from dicom_node.services.console import uploads
+from tests.console_lab import Browser, ConsoleLab
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed, small_xray
+
+ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
+
+
+def part_10(ds: Dataset) -> bytes:
+    data = io.BytesIO()
+    ds.save_as(data, enforce_file_format=True)
+    return data.getvalue()
+
+
+def zipped(*files: tuple[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files:
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def picture(kind: str = "PNG", mode: str = "RGB") -> bytes:
+    data = io.BytesIO()
+    Image.new(mode, (60, 41), 100 if mode != "RGB" else (9, 99, 199)).save(data, kind)
+    return data.getvalue()
+
+
+def outcomes(browser: Browser) -> list[str]:
+    """Of each file, in order: "taken", or why not."""
+    assert browser.status == 200, browser.text
+    return re.findall(r'<td class="reason[^"]*">[^<]*</td><td class="reason[^"]*">([^<]*)</td>', browser.text)
+
+
+def with_settings(console: ConsoleLab, section: str, **values: Any) -> None:
+    site = console.app.state.site
+    changed_section = getattr(site.settings, section).model_copy(update=values)
+    settings = site.settings.model_copy(update={section: changed_section})
+    console.app.state.site = replace(site, settings=settings)
+
+
+@pytest.fixture
+def browser(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.OPERATOR)
+
+
+def test_an_object_is_received_as_from_a_modality(browser: Browser, inbox: Inbox) -> None:
+    sent = ultrasound("one")
+    browser.upload(("IMG0001", part_10(sent)))
+    assert outcomes(browser) == ["taken"]
+    inbox.settle()
+    row = inbox.instance(str(sent.SOPInstanceUID))
+    assert (row.calling_ae, row.called_ae, row.role) == ("CONSOLE", "AINODE", ObjectRole.SOURCE)
+    assert inbox.file_of(str(sent.SOPInstanceUID)).PixelData == sent.PixelData
+    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+    with inbox.database.read() as session:
+        noted = next(row for row in audit.rows(session) if row["action"] == "uploaded")
+    assert noted["fields"] | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
+
+
+def test_a_zip_is_its_objects_whatever_their_names(browser: Browser, inbox: Inbox, tmp_path: Any) -> None:
+    one, two = part_10(ultrasound("one")), part_10(small_xray("two"))
+    names = ("../../../evil.dcm", "/etc/passwd", "sub/DICOMDIR", "__MACOSX/a", ".hidden", "readme.txt")
+    contents = (one, two, b"x", b"x", b"x", b"hello, this is no DICOM")
+    browser.upload(("all.zip", zipped(*zip(names, contents, strict=True))))
+    assert outcomes(browser) == ["taken", "taken", "it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG"]
+    inbox.settle()
+    assert inbox.outcomes() == ["new", "new"]
+    assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "neither DICOM"),
+        (b"<html><script>alert(1)</script>", "neither DICOM"),
+        (b"PK\x03\x04" + bytes(400), "cannot be read"),
+        (bytes(128) + b"DICM" + bytes(200), "no valid UIDs"),
+        (bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2**31), "does not end"),
+        (picture(), "needs a patient"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "needs a patient"),
+    ],
+    ids=["empty", "HTML", "ZIP", "no elements", "no end", "picture", "no picture"],
+)
+def test_what_is_no_object_is_refused_in_words(browser: Browser, inbox: Inbox, data: bytes, why: str) -> None:
+    browser.upload(("file.dcm", data))
+    assert why in outcomes(browser)[0]
+    assert inbox.spool.pending() == []
+
+
+def test_what_the_listener_refuses_is_refused_here(
+    browser: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    other_class = ultrasound("one")
+    other_class.SOPClassUID = other_class.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    data = part_10(ultrasound("two"))
+    unknown_syntax = data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0", 1)
+    browser.upload(("a", part_10(other_class)), ("b", unknown_syntax))
+    assert ["SOP class" in outcomes(browser)[0], "transfer syntax" in outcomes(browser)[1]] == [True, True]
+    with_settings(console, "listener", maximum_object_mib=0)
+    browser.upload(("c", data))
+    assert "maximum_object_mib" in outcomes(browser)[0]
+    assert inbox.spool.pending() == []
+
+
+def test_a_faulty_object_is_quarantined_as_any_other(browser: Browser, inbox: Inbox) -> None:
+    browser.upload(("a", part_10(changed(ultrasound("one"), StudyInstanceUID=""))))
+    assert outcomes(browser) == ["taken"]
+    inbox.settle()
+    assert inbox.outcomes() == ["quarantined"]
+
+
+def test_a_zip_that_unpacks_without_end_is_cut_off(browser: Browser, inbox: Inbox) -> None:
+    head = part_10(ultrasound("one"))
+    bomb = zipped(("bomb", head + bytes(300 * 2**20)))
+    assert len(bomb) < 2**20
+    browser.upload(("bomb.zip", bomb))
+    assert "times as packed" in outcomes(browser)[0]
+    assert inbox.spool.pending() == []
+
+
+def test_all_files_of_a_zip_together_have_a_limit(
+    browser: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    files = [part_10(ultrasound(name, size=(600, 400))) for name in ("one", "two")]
+    with_settings(console, "console", upload_mib=1)
+    browser.upload(("a.zip", zipped(*((str(n), data) for n, data in enumerate(files)))))
+    assert [text == "taken" for text in outcomes(browser)] == [True, False]
+
+
+@pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])
+def test_a_zip_has_so_many_files(browser: Browser, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    data = zipped(*((f"{n}", b"x") for n in range(9)))
+    monkeypatch.setattr(uploads, limit, 8)
+    browser.upload(("a.zip", data))
+    assert outcomes(browser)[0].startswith("this ZIP has more than")
+
+
+def test_an_encrypted_zip_is_refused(browser: Browser) -> None:
+    data = bytearray(zipped(("a", part_10(ultrasound("one")))))
+    data[6] |= 1  # general purpose bit flag, local header
+    data[data.rfind(b"PK\x01\x02") + 8] |= 1
+    browser.upload(("a.zip", bytes(data)))
+    assert "encrypted" in outcomes(browser)[0]
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "L"), ("JPEG", "RGB"), ("JPEG", "L")])
+def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, kind: str, mode: str) -> None:
+    browser.upload(("scan.png", picture(kind, mode)), ("b.png", picture()), **ABOUT)
+    assert outcomes(browser) == ["taken", "taken"]
+    inbox.settle()
+    with inbox.database.read() as session:
+        from dicom_node.services.console import studies
+
+        [row], _ = studies.search(session, studies.Search())
+        shown = studies.show(session, inbox.settings, row["id"])
+    assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
+    assert shown["person"]["PatientName"] == "Müller^Änne"
+    made = inbox.file_of(shown["images"][0]["sop_instance_uid"])
+    assert (made.SOPClassUID, made.ConversionType) == ("1.2.840.10008.5.1.4.1.1.7", "WSD")
+    assert (made.Rows, made.Columns, made.SamplesPerPixel) == (41, 60, 3 if mode == "RGB" else 1)
+    assert made.get("LossyImageCompression", "00") == ("01" if kind == "JPEG" else "00")
+    assert browser.get(f"/studies/images/{shown['images'][0]['id']}/1") == 200
+
+
+def test_a_picture_that_lies_about_its_size_is_refused(browser: Browser, inbox: Inbox) -> None:
+    data = bytearray(picture())
+    data[16:24] = struct.pack(">II", 300_000, 300_000)
+    browser.upload(("a.png", bytes(data)), ("b.png", b"\x89PNG\r\n\x1a\n" + bytes(60)), **ABOUT)
+    assert "taken" not in outcomes(browser)
+    assert inbox.spool.pending() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"PatientID": ""},
+        {"PatientName": ""},
+        {"PatientName": "a\\b"},
+        {"PatientID": "x" * 65},
+        {"Modality": "ECG"},
+        {"PatientBirthDate": "yesterday"},
+        {"PatientSex": "?"},
+        {"AccessionNumber": "x" * 17},
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_taken(
+    browser: Browser, inbox: Inbox, wrong: dict[str, str]
+) -> None:
+    assert browser.upload(("a.png", picture()), **{**ABOUT, **wrong}) == 400
+    assert 'class="problem"' in browser.text
+    assert inbox.spool.pending() == []
+
+
+def test_an_upload_beyond_the_limits_is_refused(browser: Browser, console: ConsoleLab, inbox: Inbox) -> None:
+    data = part_10(ultrasound("one"))
+    with_settings(console, "spool", minimum_free_mib=2**40)
+    assert browser.upload(("a", data)) == 507
+    assert inbox.spool.pending() == []
+
+
+def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
+    from dicom_node.console.app import create_app
+
+    small = inbox.settings.console.model_copy(update={"upload_mib": 1})
+    console.app = create_app(inbox.settings.model_copy(update={"console": small}), inbox.database)
+    assert console.browser(UserRole.OPERATOR).upload(("a", bytes(2**20 + 1))) == 413
+
+
+def test_uploads_need_the_token_of_their_form(browser: Browser, inbox: Inbox) -> None:
+    files = [("files", ("a", part_10(ultrasound("one"))))]
+    assert browser.client.post("/upload", data={"csrf": "0"}, files=files).status_code == 403
+    assert (
+        browser.client.post("/upload", files=files, headers={"Sec-Fetch-Site": "cross-site"}).status_code
+        == 403
+    )
+    assert inbox.spool.pending() == []
+
+
+def test_more_uploads_than_places_are_put_off(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_places", asyncio.Semaphore(0))
+    assert browser.upload(("a", b"x")) == 503
+
+
+def test_a_rule_may_take_what_is_uploaded_as_a_picture(inbox: Inbox, with_console: Inbox) -> None:
+    browser = ConsoleLab(with_console.settings, with_console.database).browser(UserRole.OPERATOR)
+    browser.upload(("a.png", picture()), **ABOUT)
+    with_console.settle()
+    assert [job.rule for job in with_console.jobs()] == ["grabbed"]
+
+
+@pytest.fixture
+def with_console(inbox: Inbox, console: ConsoleLab) -> Inbox:
+    """The same inbox under a rule that names the console."""
+    rule = {**CONFIG["rules"][1], "when": {"calling_ae": "CONSOLE"}, "secondary_captures_from": ["console"]}
+    config = {**CONFIG, "console": {"enabled": True}, "rules": [rule]}
+    other = Inbox(inbox.folder, config)
+    yield other
+    other.close()
