@@ -50,7 +50,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.1"
+    version = "2.2"
     options: Mapping[str, type] = MappingProxyType(
         {"policy": str, "clean": bool, "measurements": bool, "any_modality": bool}
     )

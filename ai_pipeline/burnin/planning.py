@@ -31,6 +31,7 @@ from ai_pipeline.burnin.decide.whole_lines import (
 )
 from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap, share_of
 from ai_pipeline.burnin.find.area import find_area, strokes
+from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
 from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
@@ -89,6 +90,8 @@ def plan_removal(
         if graphics
         else no_drawings(shape)
     )
+    bars = find_bars(picture) if graphics and policy is CleaningPolicy.CLINICAL else np.zeros(shape, np.bool_)
+    banner, drawn, waves = banner & ~bars, drawn.without(bars), waves.with_strips(bars)
     found = find_texts(picture, tools.reader, drawn.masks[AnnotationKind.TEXT] | banner | devices, waves)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
@@ -193,7 +196,7 @@ def _whole_lines(
 ) -> list[Text]:
     """The texts as lines that stay or go whole."""
     whole = with_all_letters(by_their_block(by_best_reading(texts)), strokes, picture, reader, MARGIN)
-    return without_cut_lines(whole, policy.removes)
+    return without_cut_lines(whole, policy.removes, picture)
 
 
 def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:

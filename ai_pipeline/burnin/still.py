@@ -76,7 +76,7 @@ class Verifier:
     def is_residue(self, candidate: Candidate, filled: Mask, kept: Mask) -> bool:
         """Whether a place holds text that must be removed, legible or not; masks as in :meth:`residue`."""
         box = candidate.box
-        if covered(box, filled) or covered(box, kept):
+        if covered(box, filled | kept):
             return False
         certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
         if certain and self.policy is CleaningPolicy.RESEARCH:

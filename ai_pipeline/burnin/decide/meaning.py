@@ -93,7 +93,7 @@ SETTINGS = (
     rf"m ?[i1l|] ?{_INDEX}",
     rf"t ?[i1l|] ?[sbc]? ?<? ?{_INDEX}",
     r"ao ?%? ?\d{1,3} ?%?|a 0=\d{1,3} ?%|(?:ap|pwr|power|p) ?\d{1,3}(?:[.,]\d)? ?%",
-    r"(?:gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
+    r"(?:g|gn|gain|gen gain|2 d gain|cf gain|col gain|2 dg) ?[-+]?\d{1,3}(?:[.,]\d)? ?(?:db|%)?",
     r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh) {_DECIMAL}",
@@ -108,7 +108,7 @@ SETTINGS = (
     r"sri ?(?:ii?|[bh]|3 ?d)? ?\d(?: ?/ ?[cg]ri ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
     r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
-    rf"(?:sv|svd|depth|gate|focus) ?{_CM} ?[cm]m",
+    rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
     r"[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
     r"har ?-? ?(?:low|mid|high|max|intermedia|intermediate)",
@@ -119,7 +119,8 @@ SETTINGS = (
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
     r"dva \d{1,3} ?%|t \d[.,]\d",
-    rf"mi ?m {_INDEX}|q ?scan \d{{1,3}}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
+    r"q ?scan(?: \d{1,3}(?: ?/ ?m ?dr \d{2,3} ?/ ?m ?ft \d[.,]\d)?)?",
+    rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",
 )
 """Acoustic output and machine settings, in the same form."""
 MODES = frozenset(
@@ -141,8 +142,10 @@ QUANTITIES = frozenset(
         "×", "x", "*",
     }
 )  # fmt: skip
-CALIPER_SIGNS = " \u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
+CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
+TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212"
+"""What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
 _CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
 _PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
@@ -154,7 +157,7 @@ def meaning_of(text: str, confidence: float) -> Meaning:
     """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
     if not confidence >= LEAST_CONFIDENCE or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
-    line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS)
+    line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)
     if line in MAKERS | MAKERS_AS_WRITTEN or (" " in line and line.upper() in MAKERS):
         return Meaning.LOGO
     if line.upper() in PRESETS or _is_frame_counter(line):

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 
+import cv2
 import numpy as np
 
 from ai_pipeline.burnin.annotation.pixels import (
     Box,
     Mask,
     Picture,
+    brightest,
     centre_of,
     component_boxes,
     components,
@@ -31,13 +33,18 @@ ALIKE = 0.6
 """Likeness of two readings of one place, at least."""
 BEYOND, LEVEL = 0.3, 0.6
 """How far a second reading's box reaches beyond the first one's at either end, at most, and their common
-height, at least (heights of the first): a letter is wider."""
+height, at least (heights of the higher, and of the first): a letter is wider."""
 RIM = 0.15
 """What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
 EDGE = 3
 """What a digit that stays is grown by on every side (pixels)."""
 CUT = 0.05
 """Share of a line, without its rim, that lies in text that goes, from which the line cannot stay."""
+LETTER, STANDS_OUT = 9, 0.5
+"""Side of the square in which a stroke stands out, how far, as a share of the strongest (pixels)."""
+SLOPE, LEAST_ROWS, PAD = 0.2, 0.4, 2
+"""Slope of a level line, at most (heights); rows that letters take, at least, as a share of their box's; what
+is added above and below (pixels)."""
 IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
 """Distance of a digit from the column or row of a ruler's numbers and its sides, at most, and its distance
 along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
@@ -62,15 +69,24 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
 
-    A number of two digits from 90 on could be an age, but not between two settings of one block.
+    A number of two digits from 90 on could be an age, but not between two settings of one block; "C 50" and
+    "3/2/0" stand below other settings.
     """
-    return [_in_block(text, texts) for text in texts]
+    found = list(texts)
+    for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
+        found[index] = _in_block(found[index], found)
+    return found
 
 
-def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool]) -> list[Text]:
-    """The texts, those as identity that stay by their meaning but lie partly in text that goes."""
+def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], picture: Picture) -> list[Text]:
+    """The texts, those as identity that stay by their meaning but lie partly in text that goes.
+
+    Boxes of lines with different fates are cut to the rows that their own letters take.
+    """
     found = list(texts)
     while True:
+        fates = [(text.box.box, goes(text.meaning)) for text in found]
+        found = [_with_own_rows(text, fates, goes(text.meaning), picture) for text in found]
         removed = [text for text in found if goes(text.meaning)]
         cut = {
             index
@@ -119,6 +135,36 @@ def inner(box: TextBox) -> TextBox:
     return TextBox(corners + np.outer(towards, rim).astype(np.float32), box.confidence)
 
 
+def _with_own_rows(text: Text, fates: Sequence[tuple[Box, bool]], goes: bool, picture: Picture) -> Text:
+    left, top, right, bottom = box = text.box.box
+    level = abs(float(text.box.corners[0, 1] - text.box.corners[1, 1])) < SLOPE * (bottom - top)
+    beside = any(_reaches_into(box, other) for other, fate in fates if fate is not goes)
+    if not level or right - left < bottom - top or not beside:
+        return text
+    rows, columns = index_of(box)
+    grey = np.ascontiguousarray(brightest(picture)[rows, columns])
+    raised = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((LETTER, LETTER), np.uint8))
+    inked = (raised > STANDS_OUT * np.percentile(raised, 98)).any(axis=1)
+    if not inked.any():
+        return text
+    first = last = int(min(np.flatnonzero(inked), key=lambda row: abs(int(row) - len(inked) // 2)))
+    while first > 0 and inked[first - 1]:
+        first -= 1
+    while last + 1 < len(inked) and inked[last + 1]:
+        last += 1
+    if last + 1 - first < LEAST_ROWS * len(inked):
+        return text
+    own = left, rows.start + max(0, first - PAD), right, rows.start + min(len(inked), last + 1 + PAD)
+    return replace(text, box=_text_box(own, text.box.confidence))
+
+
+def _reaches_into(box: Box, other: Box) -> bool:
+    """Whether a box overlaps that of another line, above or below it."""
+    across = min(box[2], other[2]) - max(box[0], other[0])
+    down = min(box[3], other[3]) - max(box[1], other[1])
+    return across > 0 and 0 < down < LEVEL * min(box[3] - box[1], other[3] - other[1])
+
+
 def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
     if text.meaning is not Meaning.IDENTITY:
         return text
@@ -134,7 +180,9 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     written = text.line.text.strip()
     above = {other.meaning for other in texts if _is_above(other.box.box, text.box.box)}
     below = {other.meaning for other in texts if _is_above(text.box.box, other.box.box)}
-    if re.fullmatch(r"100|9\d|\d/\d/\d", written) and above == below == {Meaning.ACOUSTIC}:
+    if above == {Meaning.ACOUSTIC} and (
+        re.fullmatch(r"C ?\d\d|\d/\d/\d", written) or (re.fullmatch(r"100|9\d", written) and above == below)
+    ):
         return replace(text, meaning=Meaning.ACOUSTIC)
     if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:
         return replace(text, meaning=Meaning.LOGO)
@@ -150,10 +198,10 @@ def _is_above(box: Box, other: Box) -> bool:
 
 
 def _is_same_place(box: Box, proven: Box) -> bool:
-    height = proven[3] - proven[1]
+    height = max(proven[3] - proven[1], box[3] - box[1])
     beyond = max(proven[0] - box[0], box[2] - proven[2])
     common = min(box[3], proven[3]) - max(box[1], proven[1])
-    return beyond <= BEYOND * height and common >= LEVEL * height
+    return beyond <= BEYOND * height and common >= LEVEL * (proven[3] - proven[1])
 
 
 def _may_say_the_same(text: Text, proven: Text) -> bool:
@@ -188,8 +236,9 @@ def _read_whole(
     )  # fmt: skip
     line_box = _text_box(whole, text.box.confidence)
     line = reader.read(picture, line_box)
-    same = line.legible and line.text == text.line.text  # what was missed is a rim of these letters
-    return Text(line_box, line, text.meaning if same else text_meaning(line_box, line))
+    again = Text(line_box, line, text_meaning(line_box, line))
+    same = line.legible and _letters(again) == _letters(text)  # what was missed is a rim of these letters
+    return replace(again, meaning=text.meaning) if same else again
 
 
 def _in_line(box: Box, number: Box, axis: int) -> bool:

@@ -37,8 +37,12 @@ FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
+SURE = 0.8
+"""Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
 UPRIGHT = 1.5
 """Height of a box in widths, from which its text runs along a vertical line."""
+ACROSS = 0.8
+"""Share of an upright box in level lines from which it holds nothing but their letters."""
 MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
@@ -66,7 +70,10 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        return reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
+        """What is written there. Among what is measured nothing but text that is read whole and surely."""
+        line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
+        unsure = line.confidence < SURE or _is_wide(self.box, line)
+        return replace(line, legible=False) if self.flow > FILLS and unsure else line
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,16 +100,21 @@ def find_texts(picture: Picture, reader: TextReader, known: Mask, waves: Waves) 
         line = one.read(reader)
         if one.certain or line.legible:
             texts.append(Text(one.box, line, text_meaning(one.box, line)))
+    texts = [text for text in texts if not _is_of_level_lines(text, texts)]
     texts = [_judged_in_its_phrase(text, texts) for text in texts]
     return [_judged_in_its_line(text, texts) for text in texts]
 
 
 def text_meaning(box: TextBox, line: Line) -> Meaning:
     """What a text is for; identity unless all of it was read."""
-    wide = box.length / max(1.0, box.height)
-    if not line.legible or wide > WIDEST_CHARACTER * (len(line.text) + 1):
+    if not line.legible or _is_wide(box, line):
         return Meaning.IDENTITY
     return meaning_of(line.text, line.confidence)
+
+
+def _is_wide(box: TextBox, line: Line) -> bool:
+    """Whether a box is too wide for the characters that were read in it."""
+    return box.length > WIDEST_CHARACTER * (len(line.text) + 1) * max(1.0, box.height)
 
 
 def candidates(
@@ -169,6 +181,21 @@ def share_of(mask: Mask, box: TextBox) -> float:
     """Share of the box's rectangle that lies in the mask."""
     inside = mask[index_of(box.box)]
     return float(inside.mean()) if inside.size else 0.0
+
+
+def _is_of_level_lines(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether a text was read upright across level lines: the first letters of each."""
+    left, top, right, bottom = text.box.box
+    if bottom - top <= right - left:
+        return False
+    covered = np.zeros((bottom - top, right - left), np.bool_)
+    for other in texts:
+        box = other.box.box
+        if other.line.legible and box[2] - box[0] > box[3] - box[1]:
+            covered[index_of((box[0] - left, box[1] - top, max(0, box[2] - left), max(0, box[3] - top)))] = (
+                True
+            )
+    return bool(covered.mean() >= ACROSS)
 
 
 def _judged_in_its_phrase(text: Text, texts: Sequence[Text]) -> Text:

@@ -1,10 +1,19 @@
-"""Grey and colour bars, followed to their dark ends, which the mark detector does not see."""
+"""Grey and colour bars: seen by their form, or by the mark detector and followed to their dark ends."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, component_boxes, components, index_of
+from ai_pipeline.burnin.annotation.pixels import (
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 
 SLENDER = 2.5
 """Height of a bar, as far as it was found, at least (widths of it)."""
@@ -20,6 +29,42 @@ MOST_OF = 0.6
 """Height of a column of a bar, at least, as a share of the highest one."""
 BLACK = 8
 """Level at which a bar ends (grey levels)."""
+STROKE, CONTRAST = 9, 40
+"""Side of the square in which a stroke of a letter stands out, and by how much (pixels; grey levels)."""
+THICK, LARGEST, COMPACT, LONGER = 7, 0.03, 0.8, 1.5
+"""Width of a bar that is seen by its form, at least (pixels); its share of the picture, at most; the share of
+its box that it fills and the ratio of its sides, at least."""
+
+
+def find_bars(picture: Picture) -> Mask:
+    """Upright and level bars by their form alone: slender, smooth, of a colour that runs from end to end.
+
+    Letters have strokes: what has none, in no channel, is no text, whatever a detector or its place says.
+    """
+    strokes = np.zeros(picture.shape[:2], np.bool_)
+    square = np.ones((STROKE, STROKE), np.uint8)
+    for channel in cv2.split(np.ascontiguousarray(picture)):
+        for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
+            strokes |= cv2.morphologyEx(channel, way, square) > CONTRAST
+    smooth = (brightest(picture) > BLACK) & ~strokes
+    opened = cv2.morphologyEx(smooth.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8))
+    labels, stats = components(opened.astype(np.bool_))
+    found = np.zeros_like(strokes)
+    for label, box in enumerate(component_boxes(stats), start=1):
+        own = labels[index_of(box)] == label
+        if _is_bar(own, picture[index_of(box)]) and own.sum() <= LARGEST * found.size:
+            found |= labels == label
+    return dilated(found, 3)
+
+
+def _is_bar(own: Mask, part: Picture) -> bool:
+    """Whether the pixels of a smooth component, cut out to its box, are a bar."""
+    longer, shorter = max(own.shape), min(own.shape)
+    if own.mean() < COMPACT or longer < LONGER * shorter:
+        return False
+    ends = part if own.shape[0] == longer else part.swapaxes(0, 1)
+    first, last = (rows.reshape(-1, *rows.shape[2:]).mean(axis=0) for rows in (ends[:THICK], ends[-THICK:]))
+    return float(np.abs(first - last).max()) >= GRADIENT
 
 
 def extended_bars(picture: Picture, bars: Mask) -> Mask:

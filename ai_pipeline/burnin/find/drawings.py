@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -45,6 +45,15 @@ class Drawings:
     masks: dict[AnnotationKind, Mask]
     marks: tuple[Annotation, ...]
     source: tuple[Picture, MarkMaps, Mask] | None = None
+
+    def without(self, bars: Mask) -> Drawings:
+        """The same with no text on ``bars``."""
+        text = self.masks[AnnotationKind.TEXT] & bars
+        if self.source is None or not text.any():
+            return self
+        picture, maps, drawn = self.source
+        masks = {**self.masks, AnnotationKind.TEXT: self.masks[AnnotationKind.TEXT] & ~text}
+        return replace(self, masks=masks, source=(picture, maps, drawn & ~text))
 
     def classified_apart(self, text: Mask) -> Drawings:
         """The same with ``text`` classified apart from what it touches, as a unit from its colour bar."""

@@ -26,6 +26,8 @@ LEGIBLE, LEGIBLE_SINGLE = 0.5, 0.9
 """Mean confidence of the recogniser from which a word, or a single character, counts as legible."""
 STROKES = frozenset("1lI|!i一丨")
 """Single characters that the recogniser reads in speckle and grey bars: one of them alone is not text."""
+CROSS = "十"
+"""What the recogniser makes of the cross of a caliper; two of them are no text either."""
 TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
 """A box taller than this share of the picture's shorter side holds echoes, unless three characters or more
 are read in it with this confidence."""
@@ -171,7 +173,7 @@ class TextReader:
 
 
 def _counts_as_text(characters: str, score: float, least: int) -> bool:
-    if len(characters) < least:
+    if len(characters) < least or set(characters) == {CROSS}:
         return False
     if len(characters) == 1:
         return score >= LEGIBLE_SINGLE and characters not in STROKES

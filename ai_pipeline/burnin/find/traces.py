@@ -77,6 +77,10 @@ class Waves:
         """The same with the traces of a further picture, as of another frame."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
 
+    def with_strips(self, more: Mask) -> Waves:
+        """The same with further places that show measurements, as a colour bar does."""
+        return Waves(self.strips | more, self.traces)
+
     def __or__(self, other: Waves) -> Waves:
         return Waves(self.strips | other.strips, self.traces | other.traces)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
-from ai_pipeline.burnin.find.bars import extended_bars
+from ai_pipeline.burnin.find.bars import extended_bars, find_bars
 from tests.unit.ai_pipeline.phantoms import echo
 
 PLACE = slice(40, 240), slice(6, 18)
@@ -33,3 +34,22 @@ def test_what_is_no_bar_stays_as_it_was_found() -> None:
     wide = np.zeros_like(found)
     wide[40:130, 6:90] = True
     assert np.array_equal(extended_bars(with_bar(), wide), wide)
+
+
+def test_a_bar_is_seen_by_its_form_and_letters_on_a_panel_are_not() -> None:
+    picture = np.zeros((360, 480, 3), np.uint8)
+    picture[40:240, 6:18] = np.linspace(255, 20, 200).astype(np.uint8)[:, None, None]
+    picture[40:120, 440:464, 0] = np.linspace(250, 60, 80).astype(np.uint8)[:, None]
+    picture[300:330, 100:300] = 180  # a panel of one colour
+    cv2.putText(picture, "KIM MINJUN", (105, 322), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 2)
+    found = find_bars(picture)
+    assert found[60:200, 8:16].all()
+    assert found[50:110, 444:460].all()
+    assert not found[280:].any()
+
+
+def test_letters_on_a_bar_are_no_bar() -> None:
+    picture = np.zeros((360, 480), np.uint8)
+    picture[40:240, 6:30] = np.linspace(255, 120, 200).astype(np.uint8)[:, None]
+    cv2.putText(picture, "KIM", (6, 140), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 0, 1)
+    assert not find_bars(picture)[128:142, 8:28].all()

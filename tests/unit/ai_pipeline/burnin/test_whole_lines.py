@@ -21,6 +21,7 @@ from ai_pipeline.burnin.find.text import Line, TextBox, TextReader
 from ai_pipeline.contract import Meaning
 
 SHAPE = (200, 300)
+PLAIN = np.zeros(SHAPE, np.uint8)
 LINE: Box = (100, 40, 180, 60)
 
 
@@ -60,12 +61,12 @@ def test_a_name_beside_a_setting_is_no_second_reading_of_it() -> None:
 def test_a_line_that_lies_in_what_goes_goes_and_so_does_what_lies_in_that() -> None:
     name = text("KIM MINJUN", (20, 40, 110, 60))
     chain = [name, text("MI 1.2"), text("Gn 50", (170, 40, 260, 60)), text("Gn 50", (100, 90, 180, 110))]
-    assert meanings(without_cut_lines(chain, goes)) == [Meaning.IDENTITY] * 3 + [Meaning.ACOUSTIC]
+    assert meanings(without_cut_lines(chain, goes, PLAIN)) == [Meaning.IDENTITY] * 3 + [Meaning.ACOUSTIC]
 
 
 def test_lines_that_stand_close_do_not_cut_each_other() -> None:
     close = [text("KIM MINJUN", (100, 22, 180, 43)), text("MI 1.2"), text("LEE", (100, 57, 180, 78))]
-    assert meanings(without_cut_lines(close, goes))[1] is Meaning.ACOUSTIC
+    assert meanings(without_cut_lines(close, goes, PLAIN))[1] is Meaning.ACOUSTIC
 
 
 class Reader:
@@ -133,3 +134,28 @@ def test_a_number_between_two_settings_is_one(above: str, below: str, meaning: M
 def test_a_model_below_its_makers_name_is_a_logo() -> None:
     block = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
     assert meanings(by_their_block(block)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
+
+
+def test_boxes_that_overlap_are_parted_where_the_letters_of_their_lines_end() -> None:
+    """The box of a name reaches four rows into the line below it; its letters do not."""
+    picture = np.zeros(SHAPE, np.uint8)
+    picture[44:56:3, 102:178] = 200
+    picture[46:56, 102:178:6] = 200
+    picture[60:72, 102:178:6] = 200
+    name, setting = text("KIM MINJUN", (100, 40, 180, 64)), text("MI 1.2", (100, 54, 180, 76))
+    kept = without_cut_lines([name, setting], goes, picture)
+    assert meanings(kept) == [Meaning.IDENTITY, Meaning.ACOUSTIC]
+    assert kept[0].box.box[3] <= 60 <= kept[1].box.box[1] + 2
+    assert meanings(without_cut_lines([name, setting], goes, PLAIN)) == [Meaning.IDENTITY] * 2
+
+
+def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
+    block = [
+        text("Gn 60", (100, 40, 150, 60)),
+        text("C 61", (100, 62, 150, 82)),
+        text("3/3/4", (100, 84, 150, 104)),
+    ]
+    assert meanings(by_their_block(block)) == [Meaning.ACOUSTIC] * 3
+    assert meanings(by_their_block(block[2:])) == [Meaning.IDENTITY]
+    below_a_name = [text("KIM MINJUN", (100, 40, 150, 60)), *block[1:]]
+    assert meanings(by_their_block(below_a_name)) == [Meaning.IDENTITY] * 3
