@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PACKAGES = {
     "orthanc": "Orthanc",
     "bubblewrap": "bwrap",
+    "chromium": "chromium",
     "dcmtk": "storescu",
     "systemd": "systemd-analyze",
     "dicom3tools": "dciodvfy",

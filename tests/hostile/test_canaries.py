@@ -64,7 +64,11 @@ TOKENS = (
     *("QUETZAL", "XOCHITL", "REFWOMBAT", "OPNUMBAT", "ADDRKEA", "1877-02-13", OTHER_ID, OTHER_PATIENT),
     *(value for value in CANARIES.values() if value.isalnum()),
 )
-HELD_IN_THE_INDEX = {("study", "patient_id"): {PATIENT_ID}, ("instance", "attributes"): {*FREE_TEXT.values()}}
+HELD_IN_THE_INDEX = {
+    ("study", "patient_id"): {PATIENT_ID},
+    ("study", "accession_number"): {"ACCVQ55"},  # the console searches for it
+    ("instance", "attributes"): {*FREE_TEXT.values()},
+}
 MARKUP = "[bold]EVIL[/]"
 
 CONFIG = """

@@ -11,17 +11,18 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.kinds import AuditAction, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console import pictures, studies
+from dicom_node.services.console import metrics, overview, pictures, studies
 from dicom_node.services.console.studies import Order, Search
+from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.cli.conftest import a_result
+from tests.unit.cli.conftest import a_job, a_result
 from tests.unit.inbox.objects import changed, small_xray
 
 NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
@@ -126,8 +127,8 @@ def test_a_search_narrows_by_state_modality_and_date(console: ConsoleLab, inbox:
 
 
 @pytest.mark.parametrize("order", Order)
-def test_pages_together_show_each_study_once(console: ConsoleLab, order: Order) -> None:
-    with console.database.write() as session:
+def test_pages_together_show_each_study_once(database: Database, order: Order) -> None:
+    with database.write() as session:
         for number in range(2 * studies.PAGE + 7):
             at = NOW + timedelta(seconds=number // 3)  # some at the same moment
             session.add(
@@ -139,7 +140,7 @@ def test_pages_together_show_each_study_once(console: ConsoleLab, order: Order) 
             )  # fmt: skip
     seen: list[dict[str, object]] = []
     after: int | None = None
-    with console.database.read() as session:
+    with database.read() as session:
         for _ in range(3):
             rows, after = studies.search(session, Search(order=order), after)
             seen += rows
@@ -238,3 +239,35 @@ def test_results_without_a_study_or_a_file_break_no_page(console: ConsoleLab, in
     assert [browser.get(path) for path in ("/studies/1", "/studies/2", "/studies")] == [200] * 3
     with console.database.read() as session:
         assert len(session.scalars(select(Result)).all()) == 2
+
+
+def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, inbox: Inbox) -> None:
+    with database.write() as session:
+        study = Study(
+            study_instance_uid="1.2.3", patient_id="P%1", accession_number="A1", study_date="20260102",
+            state=StudyState.DELIVERING, first_received_at=NOW, last_received_at=NOW,
+        )  # fmt: skip
+        session.add(study)
+        session.flush()
+        job = a_job(study, JobState.QUEUED)
+        session.add(job)
+        session.flush()
+        result = a_result(study, job, ResultKind.SC)
+        session.add(result)
+        session.flush()
+        session.add(
+            Delivery(result_id=result.id, destination="pacs", state=DeliveryState.PENDING, next_at=NOW)
+        )
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study.id)
+        found = study.id
+    with database.read() as session:
+        dated = Search(accession="A1", since="20260102", until="20260102")
+        for wanted in (Search(patient="P%1"), Search(patient="P%*"), dated):
+            assert [row["id"] for row in studies.search(session, wanted)[0]] == [found]
+        assert studies.search(session, Search(patient="p%1", modality="US"))[0] == []
+        [shown] = studies.show(session, inbox.settings, found)["results"]
+        assert shown["deliveries"][0]["state"] == "pending"
+        assert overview.overview(session, inbox.settings)["deliveries"]["open"] == 1
+        numbers = {one.name: one.value for one in metrics.gauges(session, inbox.settings) if not one.labels}
+        assert numbers["jobs_oldest_seconds"] > 0
+        assert audit.rows(session)[0]["study"] == "1.2.3"

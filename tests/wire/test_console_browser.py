@@ -1,0 +1,162 @@
+"""A real browser at the console: clicks and keys, both colour schemes, a phone's width."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, sync_playwright
+
+from dicom_node.console.limits import TimedProtocol
+from dicom_node.model.roles import UserRole
+from dicom_node.services import users
+from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed, small_xray
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.debian("chromium")
+
+PAGES = ("/", "/studies", "/studies/1", "/studies/images/1", "/jobs", "/outbox", "/upload", "/audit")
+ALLOWED = {UserRole.VIEWER: PAGES[:6], UserRole.OPERATOR: PAGES[:7], UserRole.ADMIN: PAGES}
+
+
+@pytest.fixture(scope="module")
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inbox]:
+    """Two studies; their jobs wait, since no worker runs."""
+    inbox = Inbox(tmp_path_factory.mktemp("console"))
+    inbox.receive(changed(ultrasound("one"), PatientName="<b>Bold</b>"), small_xray("two"))
+    inbox.settle()
+    yield inbox
+    inbox.close()
+
+
+@pytest.fixture(scope="module")
+def address(inbox: Inbox) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "hasher", quick_hasher)
+        add_users(inbox.settings)
+        listening = socket.create_server(("127.0.0.1", 0))
+        app = ConsoleLab(inbox.settings, inbox.database).app
+        config = uvicorn.Config(app, http=TimedProtocol, ws="none", lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        wait_until(lambda: server.started, 20, "started")
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def signed_in(chromium: Chromium, address: str, role: UserRole, **how: object) -> tuple[Page, list[str]]:
+    """A page of a new browser, and what its console complains of."""
+    page = chromium.new_context(**how).new_page()  # type: ignore[arg-type]
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{address}/studies")
+    page.fill("input[name=name]", role.value)
+    page.fill("input[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Sign out")
+    return page, complaints
+
+
+@pytest.mark.parametrize("role", UserRole)
+def test_each_role_has_its_pages_and_none_complains(
+    chromium: Chromium, address: str, role: UserRole, tmp_path: Path
+) -> None:
+    for scheme, width, height in (("light", 1280, 800), ("dark", 390, 844)):
+        screen = {"width": width, "height": height}
+        page, complaints = signed_in(chromium, address, role, color_scheme=scheme, viewport=screen)
+        for number, path in enumerate(ALLOWED[role]):
+            answer = page.goto(address + path)
+            assert answer is not None
+            assert answer.status == 200, path
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            page.screenshot(path=tmp_path / f"{scheme}-{number}.png", full_page=True)
+        assert complaints == []
+        offered = set(page.locator("nav[aria-label=Pages] a").all_inner_texts())
+        assert ("Upload" in offered, "Audit" in offered) == (
+            role.includes(UserRole.OPERATOR),
+            role.includes(UserRole.ADMIN),
+        )
+        page.context.close()
+
+
+def test_pictures_are_shown_and_names_are_text(chromium: Chromium, address: str) -> None:
+    page, _ = signed_in(chromium, address, UserRole.VIEWER)
+    page.goto(f"{address}/studies/1")
+    assert page.inner_text("h1") == "<b>Bold</b>"
+    assert page.evaluate("document.querySelector('figure img').naturalWidth") == 240
+    page.click("figure a")
+    page.wait_for_function("document.querySelector('img.frame').naturalWidth == 240")
+
+
+def test_a_patient_is_searched_for_and_a_job_cancelled(
+    chromium: Chromium, address: str, inbox: Inbox
+) -> None:
+    page, _ = signed_in(chromium, address, UserRole.OPERATOR)
+    page.click("nav >> text=Studies")
+    page.fill("input[name=patient]", "ID-o*")
+    page.click("text=Find")
+    assert page.locator("tbody tr").count() == 1
+    assert "ID-o" not in page.url
+    page.click("nav >> text=Jobs")
+    page.click("button:has-text('Cancel') >> nth=0")
+    page.wait_for_load_state()
+    assert page.locator(".state.cancelled").count() == 1
+    assert [job.state.value for job in inbox.jobs()] == ["cancelled"]
+
+
+def test_an_upload_shows_what_became_of_each_file(
+    chromium: Chromium, address: str, tmp_path: Path, inbox: Inbox
+) -> None:
+    ultrasound("three").save_as(tmp_path / "three.dcm", enforce_file_format=True)
+    (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
+    data = io.BytesIO()
+    Image.new("L", (40, 30), 90).save(data, "PNG")
+    (tmp_path / "scan.png").write_bytes(data.getvalue())
+    page, complaints = signed_in(chromium, address, UserRole.OPERATOR)
+    page.click("nav >> text=Upload")
+    files = [tmp_path / name for name in ("three.dcm", "notes.txt", "scan.png")]
+    page.set_input_files("input[name=files]", files)
+    page.fill("input[name=PatientID]", "P-9")
+    page.fill("input[name=PatientName]", "Doe^Jane")
+    page.click("button:has-text('Send')")
+    page.wait_for_selector("text=2 taken, 1 refused")
+    assert complaints == []
+    inbox.settle()
+    page.click("main >> text=Studies")
+    assert page.locator("tbody tr").count() == 4
+
+
+def test_keys_alone_reach_everything(chromium: Chromium, address: str) -> None:
+    page, _ = signed_in(chromium, address, UserRole.VIEWER)
+    page.goto(address)
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText"))
+        shown = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert shown != "none", reached
+        if reached[-1].endswith("studies failed"):
+            break
+    assert reached[:3] == ["To the content", "DICOM AI node", "Overview"]
+    assert reached[-1].endswith("studies failed")
