@@ -157,7 +157,7 @@ class TextReader:
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
             return Line("", 0.0, legible=False)
-        tall = box.height > max(48.0, TALL_SHARE * min(picture.shape[:2]))
+        tall = box.height > max(32.0, TALL_SHARE * min(picture.shape[:2]))
         least = 3 if tall else least
         upright = self._recognise(crop, least)
         if upright.legible:
