@@ -29,7 +29,7 @@ gives them its source.**
 {copyleft}
 ## A release
 
-What `release.lock` names: the run time with its extras `ai` and `postgres`.
+What `release.lock` names: the run time with its extras `ai`, `postgres` and `console`.
 
 {release}
 ## Models
