@@ -62,12 +62,14 @@ def fitted(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
 def measured(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
     """The table ``[metrics.operating_points]``: the calls of ``card`` on images that chose no threshold."""
     healthy, chosen = _without_finding(found), card.details.get("operating_points", {})
+    counted = [label.name for label in card.labels if label.supported]
+    unsure = UNSURE in chosen and set(counted) <= set(found.names)
     return {
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
         **{str(point): _measured(found, labels_at(card, point), shown, healthy) for point in points_of(card)},
-        **({UNSURE: _unsure(found, chosen, shown)} if UNSURE in chosen else {}),
+        **({UNSURE: _unsure(found, chosen, counted)} if unsure else {}),
     }
 
 
@@ -213,7 +215,9 @@ def _unsure(found: Scored, chosen: Mapping[str, Any], shown: Sequence[str]) -> d
 
 
 def _mean_auc(found: Scored, columns: Sequence[int]) -> list[float]:
-    counted = [k for k in found.with_positives(FEWEST_FOR_AUC) if k in columns]
+    counted = [k for k in found.with_positives(FEWEST_FOR_AUC) if k in columns] if found.images else []
+    if not counted:
+        return metrics.UNKNOWN.as_list()
     return metrics.mean_auc_interval(found.truth, found.logit, counted, found.weights()).as_list()
 
 

@@ -37,8 +37,8 @@ def _unsure(chosen: Mapping[str, Any], tested: Mapping[str, Any]) -> list[str]:
         f"**Unsure as a whole** it is where at least {chosen['least_between']} of the reported labels are "
         f"called at `sensitive` and not at `specific`: {interval(tested['share'], 2)} of the test images "
         f"({interval(chosen['share'], 2)} of those of validation). Mean AUC there "
-        f"{interval(tested['mean_auc'])}, on the others {interval(tested['mean_auc_others'])} (validation: "
-        f"{interval(chosen['mean_auc'])} and {interval(chosen['mean_auc_others'])}).",
+        f"{interval(tested.get('mean_auc'))}, on the others {interval(tested.get('mean_auc_others'))} "
+        f"(validation: {interval(chosen.get('mean_auc'))} and {interval(chosen.get('mean_auc_others'))}).",
         "",
     ]
 
@@ -54,13 +54,15 @@ def _point(card: Card, point: Any, chosen: Mapping[str, Any], tested: Mapping[st
             reliability(card, point, name, decision, rates[name]) if name in rates else ""
             for decision in (Decision.PRESENT, Decision.ABSENT)
         ]
-        figures = (interval(row[key], 2) for key in ("sensitivity", "specificity"))
+        figures = (interval(row.get(key), 2) for key in ("sensitivity", "specificity"))
         return (name, cut, f"{label.absent_below:.3f}", *figures, *calls)
 
-    here = f"{interval(tested['without_finding_called'], 2)} get a finding"
+    here = f"{interval(tested.get('without_finding_called'), 2)} get a finding"
     validated = chosen.get("without_finding_called")
     there = f" ({interval(validated, 2)} of those of validation)" if validated else ""
-    apart = "; ".join(f"{source} {interval(alarms, 2)}" for source, alarms in tested["sources"].items())
+    apart = "; ".join(
+        f"{source} {interval(alarms, 2)}" for source, alarms in tested.get("sources", {}).items()
+    )
     return [
         f"**`{point}`**: of test images without any finding {here}{there}; {apart}.",
         "",
