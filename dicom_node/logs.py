@@ -20,7 +20,10 @@ from types import TracebackType
 from dicom_node.printable import printable
 
 # Their messages quote values of the data set (names, dates): never in our logs. Ours are numbered events.
-_SILENT = ("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "orthanc_api_client", "urllib3", "httpx")
+_SILENT = (
+    *("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "orthanc_api_client", "urllib3", "httpx"),
+    "python_multipart",  # names of uploaded files
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,17 @@ import ipaddress
 import socket
 from importlib.util import find_spec
 
+from sqlalchemy import exists, select
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node.config.settings import ConsoleSettings, Settings
+from dicom_node.errors import StorageError
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_certificates, port_fault
 from dicom_node.processes import running
+from dicom_node.store.accounts import UserAccount
+from dicom_node.store.database import Database, sqlite_file
 
 _PACKAGES = ("argon2", "fastapi", "jinja2", "prometheus_client", "python_multipart", "uvicorn")
 
@@ -30,6 +36,8 @@ def check_console(settings: Settings, role: Role) -> Found:
         yield "console.host", repr(console.host), remedy
     if (console.host, console.port) == (settings.listener.host, settings.listener.port):
         yield "console.port", str(console.port), "is the listener's port: choose another"
+    if not _has_users(settings):
+        yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
 
 
 def probe_console(settings: Settings, role: Role) -> Found:
@@ -50,6 +58,21 @@ def address_of(console: ConsoleSettings) -> str:
     """What a person enters in a browser."""
     host = f"[{console.host}]" if ":" in console.host else console.host
     return f"{'https' if console.tls else 'http'}://{host}:{console.port}/"
+
+
+def _has_users(settings: Settings) -> bool:
+    """Also where the database cannot be asked: that is told elsewhere."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        return False
+    try:
+        database = Database(settings.database_url)
+        with database.read() as session:
+            found = session.scalar(select(exists().where(UserAccount.id > 0)))
+        database.dispose()
+    except (SQLAlchemyError, ImportError, StorageError):
+        return True
+    return bool(found)
 
 
 def _is_this_machine(host: str) -> bool:

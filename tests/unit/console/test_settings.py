@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config.settings import Settings
-from dicom_node.model.roles import Role
+from dicom_node.model.roles import Role, UserRole
 from dicom_node.preflight import console
 from dicom_node.preflight.found import Tried
+from dicom_node.services import users
+from tests.inbox_lab import Inbox
 from tests.ports import free_port
 
 
@@ -39,6 +41,16 @@ def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
 
 def test_the_listener_keeps_its_port(tmp_path: Path) -> None:
     assert "listener" in problems(tmp_path, port=11112)["console.port"]
+
+
+def test_a_console_without_users_is_told(inbox: Inbox) -> None:
+    own = inbox.settings.console.model_copy(update={"enabled": True})
+    settings = inbox.settings.model_copy(update={"console": own})
+    assert [one for one in console.check_console(settings, Role.ALL) if "sign in" in str(one)] == []
+    for role in UserRole:
+        users.remove_user(settings, role.value)
+    [told] = [one for one in console.check_console(settings, Role.ALL) if "sign in" in str(one)]
+    assert "dicom-node users add" in str(told)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
