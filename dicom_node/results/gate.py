@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pydicom
 from highdicom._standard_utils import (  # pinned below 0.29; tests/unit/results holds us to it
     check_required_attributes,
@@ -345,7 +346,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
     if isinstance(value, (int, float)):
-        return f"{float(value):.6g}"
+        # As FL keeps it (PS3.5 6.2): numbers cut to some digits may differ though they are nearly the same.
+        return repr(np.float32(value))
     if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
         return str(value).rstrip(" \0")
     values = [_plain(one) for one in value]

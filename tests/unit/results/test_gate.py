@@ -246,6 +246,12 @@ def test_a_frame_that_the_source_has_not_is_no_reference(cine: Made, number: int
         cine.release(report)
 
 
+@pytest.mark.parametrize("built", [230.73450088500977, 16777216.5, 1 / 3, 0.0, -1e-7])
+def test_a_coordinate_is_the_same_in_single_precision(built: float) -> None:
+    assert gate._equal(float(np.float32(built)), built)
+    assert not gate._equal(built + 1.0 + abs(built) / 1e4, built)
+
+
 def test_an_odd_number_of_bytes_is_padded() -> None:
     single = Dataset()
     single.Rows = single.Columns = single.SamplesPerPixel = 1
