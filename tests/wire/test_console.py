@@ -102,7 +102,7 @@ def test_a_console_that_dies_comes_back_and_users_stay_signed_in(site: Site) -> 
     os.kill(site.process(), signal.SIGKILL)
     wait_until(site.serves, 60, "the console again")
     assert site.ask("GET", "/")[0] == 200
-    assert site.node.cli("events", "list")[-1]["number"] == 6020
+    wait_until(lambda: site.node.cli("events", "list")[-1]["number"] == 6020, 30, "its event", step=0.5)
 
 
 def test_no_patient_and_no_password_stands_in_the_log(site: Site) -> None:
