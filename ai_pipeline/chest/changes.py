@@ -25,6 +25,12 @@ class Change:
     shift: tuple[float, float] = (0.0, 0.0)
     reduced: float = 1.0
 
+    @property
+    def offsets(self) -> tuple[float, float]:
+        """How far the upper left corner moves across and down, as shares of the side."""
+        across, down = ((1 - self.size) / 2 + part for part in self.shift)
+        return across, down
+
 
 def changed(values: Floats, change: Change, wanted: Input) -> tuple[Floats, Affine]:
     """``values [channels, s, s]`` of a network that takes ``wanted``, changed, and the way there."""
@@ -37,7 +43,7 @@ def changed(values: Floats, change: Change, wanted: Input) -> tuple[Floats, Affi
         less = round(side * change.reduced)
         small = cv2.resize(share, (less, less), interpolation=cv2.INTER_AREA)
         share = cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
-    offsets = [side * (1 - change.size) / 2 + side * part for part in change.shift]
+    offsets = [side * offset for offset in change.offsets]
     centred = [offset + 0.5 * change.size - 0.5 for offset in offsets]  # OpenCV counts from pixel centres
     matrix = np.array([[change.size, 0, centred[0]], [0, change.size, centred[1]]])
     moved = cv2.warpAffine(share, matrix, (side, side), flags=cv2.INTER_LINEAR)

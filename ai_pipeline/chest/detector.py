@@ -27,6 +27,7 @@ YOLO in ONNX with the classifier's input, which gives rows of left, top, right, 
 score (0 to 1), index of the label among those that have candidates."""
 
 
+Corners = tuple[float, float, float, float]
 CHANGES = (
     Change(size=0.95, gamma=1.2),
     Change(size=1.05, gamma=0.85),
@@ -68,10 +69,10 @@ class DetectorInput:
         return self.run(self.values)
 
     @cached_property
-    def changed(self) -> tuple[tuple[NetworkOutput, Affine], ...]:
-        """What they give for the input after each of :data:`CHANGES`, and the way there; computed once."""
-        inputs = (changed(self.values[0], change, self.wanted) for change in CHANGES)
-        return tuple((self.run(values[None]), way) for values, way in inputs)
+    def changed(self) -> tuple[NetworkOutput, ...]:
+        """What they give for the input after each of :data:`CHANGES`; computed once."""
+        inputs = (changed(self.values[0], change, self.wanted)[0] for change in CHANGES)
+        return tuple(self.run(values[None]) for values in inputs)
 
 
 class BoxDetector:
@@ -129,7 +130,8 @@ class BoxDetector:
     def agreement(self, prepared: DetectorInput, label: str, found: ScoredBox) -> float:
         """The least overlap (IoU) of ``found`` with the box of ``label`` in a changed input, 0 to 1."""
         boxes = [
-            corners_of(self._found(output, label), way, self._input.size) for output, way in prepared.changed
+            moved_back(self._found(output, label).corners, change)
+            for output, change in zip(prepared.changed, CHANGES, strict=True)
         ]
         return float(overlaps(np.array([found.corners], np.float32), np.array(boxes, np.float32)).min())
 
@@ -141,11 +143,11 @@ class BoxDetector:
         return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
 
 
-def corners_of(found: ScoredBox, way: Affine, size: int) -> tuple[float, float, float, float]:
-    """``found`` in an input of ``size`` pixels to which ``way`` leads, as shares of the one before."""
-    left, top, right, bottom = (edge * size for edge in found.corners)
-    (left, top), (right, bottom) = way.inverse()([(left, top), (right, bottom)])
-    return left / size, top / size, right / size, bottom / size
+def moved_back(corners: Corners, change: Change) -> Corners:
+    """``corners`` in a changed input, as shares of its sides, in the one before the change."""
+    (across, down), size = change.offsets, change.size
+    left, top, right, bottom = corners
+    return (left - across) / size, (top - down) / size, (right - across) / size, (bottom - down) / size
 
 
 def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[str, Floats]:

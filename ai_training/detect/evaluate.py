@@ -14,9 +14,10 @@ from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import read
-from ai_training.detect.locating import fusion
+from ai_training.detect.locating import fusion, stability
 from ai_training.detect.locating.cross_validation import (
     LabelledBoxes,
+    Predictions,
     activation_locator,
     cross_validated,
     figures_of,
@@ -57,19 +58,30 @@ def evaluate(
     case = LabelledBoxes.of(asked, card, report)
     if split == "test":
         labels = sorted({box.label for box in asked})
+        moving: list[dict[str, Any]] = []
         predictions = predicted(_shipped_locators(case, known, card), range(len(case.paths)), labels)
     else:
-        predictions = (
-            stacked_in_folds(case, card, *yolos, report)[0]
+        predictions, moving = (
+            (stacked_in_folds(case, card, *yolos, report)[0], [])
             if yolos
-            else cross_validated(case, fusion.BoxHeadRecipe(), report)
+            else _with_changed_films(case, card, report)
         )
     figures = figures_of(case, predictions, chest_set(data).images, card, decide=split == "cv")
-    result = {"model": card.name, "split": split, **figures}
+    result = {"model": card.name, "split": split, **figures, "moving": moving}
     if report_to is not None:
         write_pictures(report_to, case, predictions)
         (report_to / "figures.md").write_text(as_markdown(result), encoding="utf-8")
     return result
+
+
+def _with_changed_films(
+    case: LabelledBoxes, card: Card, report: Report
+) -> tuple[Predictions, list[dict[str, Any]]]:
+    """The folds' boxes, and how many of the labels that get boxes move with small changes of the film."""
+    more = stability.changed_heads(case, card, report)
+    found = cross_validated(case, fusion.BoxHeadRecipe(), report, more_locators=more)
+    labels = [label.name for label in card.labels if label.detector]
+    return stability.without_changed(found), stability.left_out(case, found, labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

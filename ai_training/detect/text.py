@@ -35,6 +35,9 @@ def as_text(result: Mapping[str, Any]) -> str:
     for name in next(iter(figures.values())):
         lines.append(f"  {name}")
         lines += [f"    {arm:24}{interval(values[name])}" for arm, values in figures.items()]
+    for row in result.get("moving", []):
+        kinds = (f"{row[kind][1]} of {row[kind][0]} {kind}" for kind in ("right", "wrong", "no box"))
+        lines.append(f"left out because they move, {row['label']}: {', '.join(kinds)}")
     return "\n".join(lines)
 
 

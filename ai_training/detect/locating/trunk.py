@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ai_pipeline.chest.boxes import PARTS
+from ai_pipeline.chest.changes import Change, changed
 from ai_pipeline.errors import CardError, NotThisNetwork
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.preprocess import normalise, prepare
@@ -21,6 +22,7 @@ from ai_training.networks.classifier import torch_network
 from ai_training.sets.chest import read_grey
 
 BATCH = 8
+UNCHANGED = Change()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,8 +45,11 @@ def trunk_of(card: Card) -> PlacedClassifier:
     return network
 
 
-def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> TrunkFeatures:
-    """Run the classifier of ``card`` over the images. Raises DataMissing when one cannot be read."""
+def read_images(
+    card: Card, paths: Sequence[Path], report: Callable[[float, str], None], change: Change = UNCHANGED
+) -> TrunkFeatures:
+    """Run the classifier of ``card`` over images after a ``change``. Raises DataMissing when one cannot
+    be read."""
     network, wanted = trunk_of(card), card.input
     assert wanted is not None
     maps: list[Floats] = []
@@ -54,9 +59,9 @@ def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str]
             squares = [
                 prepare(read_grey(p), wanted.chain, wanted.size)[0] for p in paths[start : start + BATCH]
             ]
-            features, middle = network.maps(
-                torch.from_numpy(normalise(np.stack(squares), wanted.mean[0], wanted.scale[0]))
-            )
+            values = normalise(np.stack(squares), wanted.mean[0], wanted.scale[0])
+            seen = np.stack([changed(one, change, wanted)[0] for one in values])
+            features, middle = network.maps(torch.from_numpy(seen))
             maps.append(middle.numpy())
             logits.append(network.head(features.mean((2, 3))).numpy())
             report((start + len(squares)) / len(paths), "reading images")
