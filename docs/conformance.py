@@ -28,7 +28,7 @@ _KINDS = {
     ResultKind.SC: "picture with findings drawn on it",
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
-    ResultKind.SEG: "mask of what was removed",
+    ResultKind.SEG: "mask of what was removed; heart and lungs",
 }
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
@@ -301,7 +301,7 @@ start nothing.
 | Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
 | Secondary capture | picture, RGB, with findings drawn on it; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement" |
-| Segmentation | BINARY mask of what was removed |
+| Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true` |
 
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
 "{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score.

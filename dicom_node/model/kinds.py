@@ -19,7 +19,7 @@ class ResultKind(StrEnum):
     SC = "sc"  # annotated picture
     HEATMAP = "heatmap"  # heat map picture with colour bar
     CLEANED = "cleaned"
-    SEG = "seg"  # mask of what was inpainted
+    SEG = "seg"  # mask of what was inpainted; outlined organs
 
 
 DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})

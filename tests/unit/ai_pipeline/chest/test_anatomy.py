@@ -157,3 +157,24 @@ def test_a_chest_with_one_white_lung_is_no_place_for_boxes() -> None:
     assert found(organs).is_chest
     assert not found(white).is_chest
     assert not found(np.zeros_like(organs)).is_chest
+
+
+@pytest.mark.parametrize(
+    "way",
+    [Affine(4.0, 0.0, 10.0, 0.0, 4.0, -6.0), Affine(0.0, -4.0, 200.0, 4.0, 0.0, 10.0)],
+    ids=["larger and moved", "turned by a quarter"],
+)
+def test_outlines_lie_in_the_image_where_the_grid_says(way: Affine) -> None:
+    masks = np.zeros((3, 40, 40), np.bool_)
+    masks[1, 10:20, 5:30] = True
+    corners = way([(5.0, 10.0), (30.0, 20.0)])
+    (left, right), (top, bottom) = (sorted(edges) for edges in zip(*corners, strict=True))
+
+    drawn = Anatomy(masks, way, None).in_image(180, 220)
+
+    assert drawn.shape == (3, 180, 220)
+    assert not drawn[[0, 2]].any()
+    rows, columns = np.nonzero(drawn[1])
+    edges = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
+    assert edges == pytest.approx((left, right, top, bottom), abs=1)
+    assert (drawn[1] > 0).sum() == pytest.approx((right - left) * (bottom - top), rel=0.05)
