@@ -37,6 +37,8 @@ NEIGHBOURHOOD, FEWEST, PLAIN = 41, 200, 3.0
 deviation in grey levels)."""
 STANDS_OUT = 10.0
 """Difference from the background from which a pixel was made up (grey levels)."""
+BLACK = 8
+"""Grey level up to which a pixel was blacked out, which makes nothing up (grey levels)."""
 KNOWN_MARGIN = 7
 """Side of the square by which marks are grown before what is beside them counts as background (pixels)."""
 
@@ -147,7 +149,8 @@ def _made_up(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Ma
     level = total / enough
     spread = np.sqrt(np.maximum(squares / enough - level**2, 0))
     background = mask & (count >= FEWEST) & (spread <= PLAIN)
-    differs = np.abs(brightest(after).astype(np.float64) - level) > STANDS_OUT
+    shown = brightest(after)
+    differs = (np.abs(shown.astype(np.float64) - level) > STANDS_OUT) & (shown > BLACK)
     return np.asarray(background, np.bool_), np.asarray(background & differs, np.bool_)
 
 

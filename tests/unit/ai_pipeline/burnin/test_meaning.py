@@ -46,7 +46,7 @@ HARMLESS = {
         "LONG AXIS", "RT KIDNEY LONG", "GALLBLADDER", "IVC", "GB", "ROV", "CYST 2", "rt axilla",
         "LOWER POLE",
         "CODO", "RODILLA", "ELLENBOGEN", "GENOU",
-        "IZQ", "OVARIO DERECHO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
+        "IZQ", "OVARIO DERECHO", "OVARIO IZQUIERDO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
         "HARNBLASE", "LI NIERE RENAL", "자궁", "좌측 난소", "PERIPHERAL ZONE LEFT PROSTATE",
     ),
     Meaning.LOGO: ("GE", "GE Healthcare", "SIEMENS", "PHILIPS", "SAMSUNG MEDISON", "Mindray"),
