@@ -18,8 +18,9 @@ _DECIDED: Final = {
     Decision.INDETERMINATE: "undetermined",
     Decision.ABSENT: "not found",
 }
+UNSURE: Final = "unsure"
 # Notes on how far the findings go, of an image or of all.
-_OF_FINDINGS: Final = frozenset({"unsure", "operating point", "not assessed"})
+_OF_FINDINGS: Final = frozenset({UNSURE, "operating point", "not assessed"})
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
 _OF_CLEANING: Final = frozenset(
     {"burned_in", "kept", "blacked_out", "over_lesion", "side_marker", "cleaning_failed", "overlay_planes"}
@@ -28,7 +29,7 @@ _OF_CLEANING: Final = frozenset(
 
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     """One paragraph on all images of the report; images with the same sentence are named together."""
-    found = _grouped((source, _findings(of_source(source, result.findings))) for source in sources)
+    found = _grouped((source, _findings(source, result)) for source in sources)
     measured = _grouped((source, _measured(source, result.measurements)) for source in sources)
     cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
     limits = _grouped((source, _limits(result.quality, source.uid)) for source in sources)
@@ -77,12 +78,15 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     ]
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(source: Source, result: PipelineResult) -> str:
     named: dict[Decision, list[str]] = {}
-    for finding in ranked(findings):
+    for finding in ranked(of_source(source, result.findings)):
         if finding.code != BURNED_IN:
             named.setdefault(finding.decision, []).append(finding.label)
-    return "; ".join(f"{_DECIDED[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
+    unsure = any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
+    # "Not found" would say more than a model knows that excludes nothing on this image.
+    words = {**_DECIDED, Decision.ABSENT: "not suspected"} if unsure else _DECIDED
+    return "; ".join(f"{words[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
 
 
 def _limits(notes: Iterable[QualityNote], uid: str | None) -> str:
