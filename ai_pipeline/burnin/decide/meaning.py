@@ -118,6 +118,7 @@ SETTINGS = (
     rf"i ?m ?{_INDEX}|i ?t ?[mosc]? ?{_INDEX}",  # mechanical and thermal index in French
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
+    r"\d{2,3}(?:[.,]\d)? ?kvp?|\d{1,3}(?:[.,]\d{1,2})? ?mas",  # exposure of an X-ray
     r"dva \d{1,3} ?%|t \d[.,]\d",
     r"q ?scan(?: \d{1,3}(?: ?/ ?m ?dr \d{2,3} ?/ ?m ?ft \d[.,]\d)?)?",
     rf"m[i1l|] ?m {_INDEX}|m ?dr \d{{2,3}}|m ?ft \d[.,]\d",

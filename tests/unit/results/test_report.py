@@ -127,7 +127,8 @@ def test_how_far_the_findings_go_is_said_in_the_conclusion_and_on_the_image(tmp_
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     faces = built(context(), one, PipelineResult(findings=(found, none), quality=notes))
     assert conclusion(faces[ResultKind.SR]) == (
-        "AI: present: Cardiomegaly; not suspected: Pleural effusion. Unsure: this AI is unsure about the image as a whole. "
+        "AI: present: Cardiomegaly; not suspected: Pleural effusion. "
+        "Unsure: this AI is unsure about the image as a whole. "
         "Operating point: specific: few false alarms. Not assessed: Pneumonia."
     )
     remarks = [str(item.TextValue) for item in named(faces[ResultKind.SR], "121106")]

@@ -24,7 +24,8 @@ HARMLESS = {
         "47/56", "62/73", "MIm:1.5", "Qscan:85",
         "60°/28Hz", "60/ 21Hz", "65°/1.7", "25Hz/15.6cm", "3 Trim./OB", "Penetration", "HL 6.40 - 4.03",
         "HM PI 6.80 - 2.80", "IM 0.8", "ITm 0.2", "HPén-HGén", "PRC 16/4/1 PRS 4", "PST 0", "RES-A", "XV C3",
-        "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4", "Mlm:1.5",
+        "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
+        "Mlm:1.5", "81 kVp", "81kV 2.5mAs",
         "C5/M4", "C5 / M4", "FF3/E2", "SRI II 3 / CRI 2", "Qual norm", "WMF low1", "Frq mid",
     ),
     Meaning.MEASUREMENT: (
@@ -45,7 +46,7 @@ HARMLESS = {
         "Rt Ovary", "RTOVARY", "LUNG BASE",
         "LONG AXIS", "RT KIDNEY LONG", "GALLBLADDER", "IVC", "GB", "ROV", "CYST 2", "rt axilla",
         "LOWER POLE",
-        "CODO", "RODILLA", "ELLENBOGEN", "GENOU",
+        "PORTABLE", "SUPINE", "L UPRIGHT", "STEHEND", "CODO", "RODILLA", "ELLENBOGEN", "GENOU",
         "IZQ", "OVARIO DERECHO", "OVARIO IZQUIERDO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
         "HARNBLASE", "LI NIERE RENAL", "자궁", "좌측 난소", "PERIPHERAL ZONE LEFT PROSTATE",
     ),
