@@ -76,6 +76,7 @@ PHRASES = frozenset(
         ("YOLK", "SAC"), ("TRANS", "CX"), ("SAG", "CX"), ("SAG", "UT"), ("TRV", "UT"), ("TRANS", "UT"),
         ("L", "OV"), ("R", "OV"), ("LT", "OV"), ("RT", "OV"), ("LEFT", "OV"), ("RIGHT", "OV"),
         ("RT", "ICA"), ("LT", "ICA"), ("MORISONS", "POUCH"), ("FREE", "FLUID"),
+        ("SEMI", "UPRIGHT"), ("SEMI", "ERECT"), ("SEMI", "RECUMBENT"),
         ("CUL", "DE", "SAC"), ("FOUR", "CHAMBER"),
     }
 )  # fmt: skip

@@ -46,7 +46,7 @@ HARMLESS = {
         "Rt Ovary", "RTOVARY", "LUNG BASE",
         "LONG AXIS", "RT KIDNEY LONG", "GALLBLADDER", "IVC", "GB", "ROV", "CYST 2", "rt axilla",
         "LOWER POLE",
-        "PORTABLE", "SUPINE", "L UPRIGHT", "STEHEND", "CODO", "RODILLA", "ELLENBOGEN", "GENOU",
+        "PORTABLE", "SUPINE", "Semi-Upright", "L UPRIGHT", "STEHEND", "CODO", "RODILLA", "ELLENBOGEN", "GENOU",
         "IZQ", "OVARIO DERECHO", "OVARIO IZQUIERDO", "Ovaire gauche", "FÍGADO", "左卵巢", "右侧",
         "HARNBLASE", "LI NIERE RENAL", "자궁", "좌측 난소", "PERIPHERAL ZONE LEFT PROSTATE",
     ),
