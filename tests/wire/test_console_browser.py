@@ -121,7 +121,7 @@ def test_a_patient_is_searched_for_and_a_job_cancelled(
     assert "ID-o" not in page.url
     page.click("nav >> text=Jobs")
     page.click("button:has-text('Cancel') >> nth=0")
-    page.wait_for_load_state()
+    page.wait_for_selector(".state.cancelled")
     assert page.locator(".state.cancelled").count() == 1
     assert [job.state.value for job in inbox.jobs()] == ["cancelled"]
 
