@@ -30,8 +30,6 @@ from ai_training.ultrasound.marks import snapshots
 CUT, WHOLE = 0.1, 0.9
 """A text of which more than the one and less than the other share is removed is cut; identity of which less
 than the other is removed is left."""
-MOST_LOST = 0.01
-"""The aim: share of what is needed that ``clinical`` removes, at most."""
 NEIGHBOURHOOD, FEWEST, PLAIN = 41, 200, 3.0
 """Background is where the known pixels of such a square, at least so many, differ no more (pixels; standard
 deviation in grey levels)."""
