@@ -52,6 +52,7 @@ from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.engine import usable_cores
+from benchmarks.paired import paired_ratio
 from benchmarks.turnaround import ultrasounds
 from tests.modality import set_pixels
 
@@ -59,7 +60,6 @@ STILL, CINE = (1024, 768), (640, 480)  # columns, rows
 MOST_SECONDS, LEAST_RATE = 1.5, 10.0  # the design's targets: a still, and frames per second
 WARM_UP = 16  # frames: one window
 SAMPLED = 10  # frames that rapidocr reads by itself
-RESAMPLES = 2000
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3.1"
 DECODING, EVERY_FRAME = "decoding alone", "rapidocr alone"
 
@@ -281,17 +281,9 @@ def _still_row(what: str, found: Sequence[tuple[float, float, float, bool]], bas
         p95=float(np.percentile(seconds, 95)),
         detect=float(np.nanmedian([span[1] for span in found])),
         rest=float(np.nanmedian([span[2] for span in found])),
-        ratio=_ratio(seconds, base),
+        ratio=paired_ratio(seconds, base),
         refused=sum(span[3] for span in found),
     )
-
-
-def _ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean of the paired ratios with its 95 % interval (bootstrap over pairs)."""
-    logs = np.log(np.array(ours) / np.array(others))
-    drawn = np.random.default_rng(1).integers(0, len(logs), (RESAMPLES, len(logs)))
-    low, high = np.percentile(logs[drawn].mean(1), (2.5, 97.5))
-    return math.exp(logs.mean()), math.exp(low), math.exp(high)
 
 
 def _in_own_process(short: Path, long: Path, policy: CleaningPolicy) -> tuple[float, float, float]:

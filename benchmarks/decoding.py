@@ -1,25 +1,47 @@
 """What it costs to decode a frame in the confined process, beside the same decoder in this one.
 
-``python benchmarks/decoding.py``: a chest of 2500 × 2500 pixels of 12 bits and an ultrasound still of
-1024 × 768 in RGB, drawn, in turn: milliseconds by the clock (median) and of processor time (mean). On a
-machine that does other things too, only the second says something, with ``--rounds 50``.
+    python benchmarks/decoding.py [--rounds N] [--data DIR] [--pictures N]
+
+    example: python benchmarks/decoding.py --rounds 50 --data ../shared/data
+
+**Frames.** A chest of 2500 × 2500 pixels of 12 bits and an ultrasound still of 1024 × 768 in RGB, drawn, in
+turn: milliseconds by the clock (median) and of processor time (mean). On a machine that does other things
+too, only the second says something, with ``--rounds 50``.
+
+**Pictures.** With ``--data``: from the file to findings, or to a cleaned picture, with the one and with the
+other, in turn; the ratio is the geometric mean of the pairs with its 95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
+from pydicom import Dataset, dcmread
 from pydicom.encoders import get_encoder
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ai_pipeline.burnin.pipeline import Ultrasound
+from ai_pipeline.chest.pipeline import ChestXray
+from ai_pipeline.contract import Accept, Pipeline
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.decoder_process import DECODERS
+from benchmarks.paired import paired_ratio, ratio_text
+from benchmarks.turnaround import chests, ultrasounds
 
 ME = psutil.Process()
 Decode = Callable[[], bytes | bytearray | memoryview]
@@ -36,8 +58,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9, help="frames of each kind and way")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--data", type=Path, help="folder with the public sets: whole pictures too")
+    parser.add_argument("--pictures", type=int, default=12, help="of each kind, each in turn three times")
+    arguments = parser.parse_args()
     DECODER.start()
+    _frames(arguments.rounds)
+    if arguments.data:
+        _pictures(arguments.data, arguments.pictures)
+
+
+def _frames(rounds: int) -> None:
     print(f"{'':36}{'by the clock, ms':>30}{'processor time, ms':>30}")
     print(f"{'picture':24}{'syntax':12}" + f"{'here':>10}{'confined':>10}{'more':>10}" * 2)
     for picture, (shape, kind, bits) in PICTURES.items():
@@ -53,6 +83,58 @@ def main() -> None:
                 for here, confined in zip(*_costs(ways, samples.nbytes, rounds), strict=True)
             )
             print(f"{picture:24}{syntax:12}{figures}")
+
+
+def _pictures(data: Path, count: int) -> None:
+    print(f"\n{'picture':24}{'syntax':12}{'here, ms':>10}{'confined, ms':>14}{'confined : here':>22}")
+    with tempfile.TemporaryDirectory(prefix="decoding-") as name:
+        for picture, pipeline, made in (
+            ("chest 2500 x 2500", ChestXray(), chests(data, 3 * count)),
+            ("ultrasound 1024 x 768", Ultrasound(), ultrasounds(data, 3 * count)),
+        ):
+            pipeline.warm_up()
+            for syntax, paths in _written(made, Path(name), pipeline, count).items():
+                spans = [(_here(pipeline, path), _seconds(pipeline, path)) for path in 3 * paths][1:]
+                here, confined = zip(*spans, strict=True)
+                ratio = ratio_text(paired_ratio(confined, here))
+                print(
+                    f"{picture:24}{syntax:12}{1000 * statistics.median(here):10.0f}"
+                    f"{1000 * statistics.median(confined):14.0f}{ratio:>22}"
+                )
+
+
+def _written(made: Iterator[Dataset], folder: Path, pipeline: Pipeline, count: int) -> dict[str, list[Path]]:
+    """``count`` pictures that ``pipeline`` accepts, as files in each of ``SYNTAXES``."""
+    found: dict[str, list[Path]] = {syntax: [] for syntax in SYNTAXES}
+    for dataset in made:
+        plain = folder / f"{dataset.SOPInstanceUID}.dcm"
+        dataset.save_as(plain, enforce_file_format=True)
+        if not isinstance(pipeline.accepts([open_dicom(plain)]), Accept):
+            continue
+        for syntax, (name, uid) in SYNTAXES.items():
+            path = plain.with_suffix(f".{name}.dcm")
+            smaller = dcmread(plain)
+            smaller.compress(uid)
+            smaller.save_as(path)
+            found[syntax].append(path)
+        if len(found["JPEG-LS"]) == count:
+            break
+    return found
+
+
+def _here(pipeline: Pipeline, path: Path) -> float:
+    """As :func:`_seconds`, decoded in this process."""
+    with mock.patch.object(DECODER, "decode", lambda name, frame, _: memoryview(DECODERS[name](frame))):
+        return _seconds(pipeline, path)
+
+
+def _seconds(pipeline: Pipeline, path: Path) -> float:
+    began = time.perf_counter()
+    images = [open_dicom(path)]
+    assert isinstance(pipeline.accepts(images), Accept)
+    with contextlib.suppress(CleaningFailed):  # as long a way
+        pipeline.run(images, lambda _share, _what: None, {})
+    return time.perf_counter() - began
 
 
 def _costs(ways: dict[str, Decode], length: int, rounds: int) -> list[tuple[float, float]]:

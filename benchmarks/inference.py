@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import math
 import multiprocessing
 import os
 import platform
@@ -50,6 +49,7 @@ from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import engine
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
+from benchmarks.paired import paired_ratio, ratio_text
 from benchmarks.turnaround import SIZE, chests
 
 BACKENDS: tuple[engine.Backend, ...] = ("onnxruntime", "torch", "openvino")
@@ -58,7 +58,6 @@ CALLS, LONGEST = 20, 0.5  # of a backend in one round: so many, and no more once
 NOISE = 16  # grey values of 4,096: lossless JPEG 2000 then reaches about 3 : 1, as on real detectors
 SYNTAXES = ("uncompressed", "JPEG 2000 lossless")
 MOST_OVERHEAD, MOST_SECONDS = 1.3, 0.5  # the design's targets
-RESAMPLES = 2000
 BARE = "bare: pydicom's decoding and the forward pass"
 Spans = tuple[float, float]  # seconds: decoding, and the rest
 
@@ -147,7 +146,9 @@ def measure_backends(rounds: int) -> list[BackendRow]:
             ms=1000 * statistics.median(wall for wall, _ in spans[name, count]),
             cpu_ms=1000 * statistics.median(cpu for _, cpu in spans[name, count]),
             load_seconds=workers[name, count][1],
-            ratio=_ratio([wall for wall, _ in spans[name, count]], [w for w, _ in spans[BACKENDS[0], count]]),
+            ratio=paired_ratio(
+                [wall for wall, _ in spans[name, count]], [w for w, _ in spans[BACKENDS[0], count]]
+            ),
         )
         for name, count in asked
     ]
@@ -238,7 +239,7 @@ def print_backends(rows: Sequence[BackendRow]) -> None:
     print("|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row.backend} | {row.threads} | {row.ms:.1f} | {row.cpu_ms:.1f} | {_text(row.ratio)} "
+            f"| {row.backend} | {row.threads} | {row.ms:.1f} | {row.cpu_ms:.1f} | {ratio_text(row.ratio)} "
             f"| {row.load_seconds:.1f} |"
         )
 
@@ -251,7 +252,7 @@ def print_pipeline(rows: Sequence[PipelineRow]) -> None:
     for row in rows:
         print(
             f"| {row.syntax} | {row.asked} | {row.decode:.1f} | {row.rest:.1f} | {row.whole:.1f} "
-            f"| {row.whole_p95:.1f} | {_text(row.ratio)} | {row.runs} |"
+            f"| {row.whole_p95:.1f} | {ratio_text(row.ratio)} | {row.runs} |"
         )
     print("\n| target | aim | found | met |")
     print("|---|---|---|---|")
@@ -277,7 +278,7 @@ def _pipeline_row(syntax: str, asked: str, found: Sequence[Spans], bare: Sequenc
         rest=1000 * statistics.median(rest for _, rest in found),
         whole=1000 * statistics.median(whole),
         whole_p95=1000 * float(np.percentile(whole, 95)),
-        ratio=_ratio(whole, [decode + rest for decode, rest in bare]),
+        ratio=paired_ratio(whole, [decode + rest for decode, rest in bare]),
     )
 
 
@@ -306,19 +307,6 @@ def _work(backend: engine.Backend, threads: int, pipe: Connection) -> None:
             network(images)
             done += 1
         pipe.send(((time.perf_counter() - wall) / done, (time.process_time() - cpu) / done))
-
-
-def _ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean of the paired ratios with its 95 % interval (bootstrap over pairs)."""
-    logs = np.log(np.array(ours) / np.array(others))
-    drawn = np.random.default_rng(1).integers(0, len(logs), (RESAMPLES, len(logs)))
-    low, high = np.percentile(logs[drawn].mean(1), (2.5, 97.5))
-    return math.exp(logs.mean()), math.exp(low), math.exp(high)
-
-
-def _text(ratio: tuple[float, float, float]) -> str:
-    value, low, high = ratio
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _yes(met: bool) -> str:
