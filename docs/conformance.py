@@ -270,6 +270,9 @@ def _security(_version: str) -> str:
   (0012,0064) holds (113100, DCM), in images (113101, DCM), in reports (113104, DCM), Longitudinal Temporal Information
   Modified (0028,0303) is REMOVED. UIDs and the pseudonym in Patient ID and Patient's Name are HMAC-SHA256 under a key of
   the site. All attributes that are not needed to describe the picture are removed, more than the profile asks for.
+  By a peer's `retain` also the options Retain Longitudinal Temporal Information Modified Dates (113107, of Study Date;
+  (0028,0303) is then MODIFIED), Retain Patient Characteristics (113108: sex, age, size, weight), Retain Device Identity
+  (113109: in Contributing Equipment) and Clean Descriptors (113105: known words of Study Description).
   Dates that an IOD requires are {DUMMY_DATE}. Digital signatures and encrypted attributes are not made.
 * For all other peers attributes that identify the patient are kept, and Patient Identity Removed is never set to YES.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydicom.tag import Tag
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, QualityNote
 from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS
 from dicom_node.results import (
     BuiltObject,
@@ -98,11 +100,13 @@ def deidentified(
     *,
     verified: bool = True,
     domain: str = "",
+    options: Set[Retained] = frozenset(),
 ) -> Deidentified:
     """The de-identified results of one image."""
     image = source(path)
     ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
-    return build_deidentified(ctx, [image], result_of(image, verified=verified), Pseudonyms.of(key, domain))
+    result = result_of(image, verified=verified)
+    return build_deidentified(ctx, [image], result, Pseudonyms.of(key, domain), options)
 
 
 def read(item: BuiltObject) -> Dataset:

@@ -24,6 +24,7 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
     for key in ("peers", "rules"):
         _check_names(key, read)
     _check_ae_titles(settings, read)
+    _check_retained(settings, read)
     for rule in settings.rules:
         _check_peers_of(rule, settings, read)
         when = (*read.place_of("rules", rule.name), "when")
@@ -61,6 +62,18 @@ def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
         if other is not peer and other.name != peer.name:
             same = "the same AE title" if other.ae_title == peer.ae_title else "it but for capitals"
             read.add(place, repr(peer.ae_title), f"peer {other.name}, who may send too, bears {same}")
+
+
+def _check_retained(settings: Settings, read: TomlFiles) -> None:
+    """Peers of one pseudonym domain get the same objects, so they are told the same."""
+    first: dict[str | None, PeerSettings] = {}
+    for peer in settings.peers:
+        if peer.deidentify:
+            other = first.setdefault(peer.pseudonym_domain, peer)
+            if set(other.retain) != set(peer.retain):
+                place = (*read.place_of("peers", peer.name), "retain")
+                remedy = f"peer {other.name} shares its pseudonyms and retains something else: give one a "
+                read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:

@@ -45,6 +45,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
     ("PeerSettings", "assume_charset"): "ISO_IR 100",
     ("PeerSettings", "pseudonym_domain"): "registry",
+    ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
     ("RuleSettings", "name"): "ultrasound",
     ("RuleSettings", "pipeline"): "ultrasound",
     ("RuleSettings", "send_to"): ["pacs"],

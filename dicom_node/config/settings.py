@@ -32,6 +32,7 @@ from dicom_node.config.sections import (
 from dicom_node.config.sections import Section as _Section
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
+from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
 
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
@@ -226,6 +227,8 @@ class PeerSettings(_Section):
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
     pseudonym_domain: Name | None = None
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
+    retain: tuple[Retained, ...] = ()
+    """With deidentify, kept besides: modified_dates, patient_characteristics, device, descriptors."""
 
     @model_validator(mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from dicom_node.config.settings import PeerSettings
-from dicom_node.model.deidentified import is_deidentified
+from dicom_node.model.deidentified import is_deidentified, retained_by
 from dicom_node.scu import Outgoing
 
 _DAMAGED = "the result file of the node is missing or damaged"
@@ -34,6 +34,8 @@ def fault(item: Outgoing, peer: PeerSettings) -> str:
         return _DAMAGED
     if peer.deidentify and not is_deidentified(header):
         return "it names the patient, and this peer gets de-identified objects only"
+    if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
+        return "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
     if not peer.deidentify and is_deidentified(header):
         return "it is de-identified: this peer has no such study"
     return ""

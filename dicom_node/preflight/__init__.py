@@ -135,9 +135,12 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.username and peer.url.startswith("http://"):
         text = "user name and password go over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
-    if peer.pseudonym_domain and not peer.deidentify:
-        remedy = "without deidentify = true there are no pseudonyms: add it, or leave this out"
-        yield f"peers.{peer.name}.pseudonym_domain", repr(peer.pseudonym_domain), remedy
+    if not peer.deidentify:
+        for key in ("pseudonym_domain", "retain"):
+            if value := getattr(peer, key):
+                remedy = "without deidentify = true it says nothing: add that, or leave this out"
+                shown = repr(value) if isinstance(value, str) else ", ".join(value)
+                yield f"peers.{peer.name}.{key}", shown, remedy
     if peer.assume_charset and peer.assume_charset not in python_encoding:
         remedy = f"is no defined term of PS3.3 C.12.1.1.2; {did_you_mean(peer.assume_charset, _CHARSETS)}"
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy

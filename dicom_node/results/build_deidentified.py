@@ -1,5 +1,7 @@
 """Results for a destination that may not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
 
+What else such a destination is told its peer says (``retain``).
+
 These are objects besides those for other destinations, built by the same builders from pseudonymised sources,
 with UIDs of their own. Mask and report refer to the cleaned image instead of its source. Images that were not
 cleaned and verified are left out, with all findings in them.
@@ -7,7 +9,7 @@ cleaned and verified are left out, with all findings in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,16 +18,18 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject
 from dicom_node.results.common.envelope import encode
-from dicom_node.results.common.equipment import deidentifying_equipment
+from dicom_node.results.common.equipment import acquisition_equipment, deidentifying_equipment
 from dicom_node.results.common.planned import Planned
 from dicom_node.results.common.source import Source, read_sources
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
+from dicom_node.results.deidentify.retained import KEYWORDS
 from dicom_node.results.deidentify.sources import as_cleaned, in_boxes, of_cleaned, pseudonymised
 from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
 from dicom_node.results.seg.segmentation import build_segmentation, is_empty
@@ -41,16 +45,20 @@ class Deidentified:
 
 
 def build_deidentified(
-    context: ResultContext, sources: Sequence[SourceObject], result: PipelineResult, pseudonyms: Pseudonyms
+    context: ResultContext,
+    sources: Sequence[SourceObject],
+    result: PipelineResult,
+    pseudonyms: Pseudonyms,
+    options: Set[Retained] = frozenset(),
 ) -> Deidentified:
-    """The cleaned images, each with its mask, and the report on them.
+    """The cleaned images, each with its mask, and the report on them, with what ``options`` retain.
 
     An object that is refused by the gate is withheld, and with a cleaned image all that would refer to it:
     the other destinations of the job do not wait for it. Raises ResultRefused and DecodedDifferently for what
     is wrong with the sources, as ``build``.
     """
     read = read_sources(sources)
-    return _Builder(context, read, result, pseudonyms).built()
+    return _Builder(context, read, result, pseudonyms, options).built()
 
 
 class _Builder:
@@ -60,12 +68,14 @@ class _Builder:
         sources: Sequence[Source],
         result: PipelineResult,
         pseudonyms: Pseudonyms,
+        options: Set[Retained],
     ) -> None:
         self._context = replace(context, station_name="", charset="utf8")
         self._sources = sources
         self._result = result
         self._pseudonyms = pseudonyms
-        self._identity = KnownIdentity.of(sources)
+        self._options = options
+        self._identity = KnownIdentity.of(sources, options)
         self._objects: list[BuiltObject] = []
         self._withheld: list[str] = []
 
@@ -74,7 +84,8 @@ class _Builder:
         for source in self._sources:
             mask = next(iter(self._images(source, ImageKind.MASK)), None)
             for image in self._images(source, ImageKind.CLEANED):
-                cleaned = self._cleaned(pseudonymised(source, self._pseudonyms), image, mask)
+                known = pseudonymised(source, self._pseudonyms, self._options)
+                cleaned = self._cleaned(known, image, mask)
                 if cleaned is not None:
                     cleaned_sources[source.uid] = cleaned
                     self._mask(source, cleaned)
@@ -126,13 +137,21 @@ class _Builder:
     def _checked(self, plan: Planned, dataset: Dataset) -> bytes:
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
         dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
-        profile.apply(dataset, plan.kind)
+        profile.apply(dataset, plan.kind, self._options)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)
-        patient = plan.sources[0].header
-        dataset.PatientID, dataset.PatientName = patient.PatientID, patient.PatientName
+        given = plan.sources[0].header
+        dataset.PatientID, dataset.PatientName = given.PatientID, given.PatientName
+        for option in self._options - {Retained.DEVICE}:
+            for keyword in KEYWORDS[option]:
+                if keyword in given:
+                    dataset[keyword] = given[keyword]
+        if Retained.DEVICE in self._options:
+            dataset.ContributingEquipmentSequence.append(acquisition_equipment(given))
         data = encode(dataset, self._context, plan.sources[0])
-        gate.check_deidentified(data, dataset, self._context, plan.kind, plan.sources, self._identity)
+        gate.check_deidentified(
+            data, dataset, self._context, plan.kind, plan.sources, self._identity, self._options
+        )
         return data
 
     def _images(self, source: Source, kind: ImageKind) -> list[DerivedImage]:

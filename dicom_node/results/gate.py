@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import disclaimer, series_description
@@ -88,6 +89,7 @@ def check_deidentified(
     kind: ResultKind,
     sources: Sequence[Source],
     identity: KnownIdentity,
+    options: Set[Retained] = frozenset(),
 ) -> None:
     """The same for an object that was made of pseudonymised sources, and that nothing in it says whose it is.
 
@@ -100,7 +102,7 @@ def check_deidentified(
         read, pixel_bytes, header = _read(data)
         problems = [
             *_problems(read, pixel_bytes, built, context, kind, sources),
-            *profile.faults(read),
+            *profile.faults(read, options),
             *identity.found_in(read, header, ours, scanner),
         ]
     _refuse(kind, problems)

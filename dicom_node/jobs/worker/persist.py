@@ -196,8 +196,11 @@ class ResultWriter:
         Raises ResultRefused when nothing may and the job has no other destination.
         """
         key = load_or_create(self._settings.node.data_dir)
+        retain = {peer.pseudonym_domain or "": peer.retain for peer in self._peers(job, deidentified=True)}
         made = [
-            results.build_deidentified(context, images.readable, result, Pseudonyms.of(key, domain))
+            results.build_deidentified(
+                context, images.readable, result, Pseudonyms.of(key, domain), frozenset(retain[domain])
+            )
             for domain, context in contexts.items()
         ]
         objects = [item for one in made for item in one.objects]

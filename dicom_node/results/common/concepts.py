@@ -50,6 +50,7 @@ COMMENT: Final = DicomCode("121106", "DCM", "Comment")  # PS3.16 CID 12101
 SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
 PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")  # PS3.16 CID 7005
 MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")  # PS3.16 CID 7005
+ACQUISITION_EQUIPMENT: Final = DicomCode("109101", "DCM", "Acquisition Equipment")  # PS3.16 CID 7005
 DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")  # PS3.16 CID 7005
 # PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
 PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")

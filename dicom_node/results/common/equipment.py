@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, Final
 
 from highdicom import ContributingEquipment
 from highdicom.sr import (
     AlgorithmIdentification,
+    CodedConcept,
     DeviceObserverIdentifyingAttributes,
     ObservationContext,
     ObserverContext,
@@ -19,6 +21,7 @@ from ai_pipeline.contract import Finding, ModelRef
 from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import (
+    ACQUISITION_EQUIPMENT,
     DEIDENTIFYING_EQUIPMENT,
     MODIFYING_EQUIPMENT,
     PROCESSING_EQUIPMENT,
@@ -70,6 +73,17 @@ def contributing_equipment(
 def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
     """The node as what applies the confidentiality profile (CID 7005)."""
     return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
+
+
+def acquisition_equipment(header: Dataset) -> Dataset:
+    """The machine that made a source (CID 7005), as far as ``header`` names it: PS3.15 E.3.9 retains it."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(ACQUISITION_EQUIPMENT)]
+    item.Manufacturer = header.get("Manufacturer") or ""
+    for keyword in ("ManufacturerModelName", "DeviceSerialNumber", "StationName", "SoftwareVersions"):
+        if header.get(keyword):
+            item[keyword] = deepcopy(header[keyword])
+    return item
 
 
 def freeze(dataset: Dataset, context: ResultContext, offset: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,8 +21,10 @@ from pydicom.uid import UID
 from dicom_node.dicom import walk
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import DEVICE_UID
+from dicom_node.model.deidentified import Retained
 from dicom_node.results.common.source import Source
 from dicom_node.results.deidentify.profile import DUMMY_DATE
+from dicom_node.results.deidentify.retained import KEYWORDS
 
 _IDENTIFYING: Final = frozenset(
     {
@@ -67,15 +69,20 @@ class KnownIdentity:
     _uids: frozenset[str] = field(repr=False)
 
     @classmethod
-    def of(cls, sources: Sequence[Source]) -> KnownIdentity:
-        """Of the files of these sources, and of their headers as they were decoded for results."""
+    def of(cls, sources: Sequence[Source], options: Set[Retained] = frozenset()) -> KnownIdentity:
+        """Of the files of these sources, and of their headers as they were decoded for results.
+
+        Without what ``options`` retain on purpose.
+        """
+        kept = {keyword for option in options for keyword in KEYWORDS[option]}
         found = _Found()
         for source in sources:
             with quiet_pydicom():
                 whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
                 for dataset in (whole, source.header):
                     for keyword, vr, value in _values(dataset):
-                        found.note(keyword, vr, value)
+                        if vr == "DA" or keyword not in kept:  # a date is shifted: the true one still tells
+                            found.note(keyword, vr, value)
         return cls(
             frozenset(found.phrases),
             frozenset(found.places - found.phrases),

@@ -4,12 +4,13 @@ The table is that of dicom-anonymizer. What it calls X/Z/D and the like depends 
 object's IOD, which highdicom's tables tell. The walk is ours: the library's own acts on the root of a data
 set only and draws new UIDs by lot.
 
-UIDs (action U) are not touched here: objects are built from sources that bear other UIDs already.
+UIDs (action U) are not touched here: objects are built from sources that bear other UIDs already. Neither is
+what options retain (:mod:`.retained`): the builder writes it again from those sources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from enum import StrEnum
 from functools import cache
 from typing import Any, Final
@@ -28,8 +29,9 @@ from pydicom.tag import BaseTag
 
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
-from dicom_node.model.deidentified import is_deidentified
+from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import ResultKind
+from dicom_node.results.deidentify.retained import KEYWORDS
 
 EDITION: Final = "2026c"
 DUMMY_DATE: Final = "19000101"
@@ -77,33 +79,42 @@ class Action(StrEnum):
     REMOVE_EMPTY_OR_UID = "X/Z/U*"
 
 
-def apply(dataset: Dataset, kind: ResultKind) -> None:
+def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
     """De-identify a result in place, items of sequences too, and say so in it (PS3.15 E.1.1, PS3.3 C.7.1.1).
 
     The Content Sequence of a report stays by the Clean Structured Content Option (E.3.4): the gate looks at
     each of its items. Raises ResultRefused for what has to be replaced and cannot.
     """
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
-    codes = [BASIC_PROFILE, *_OPTIONS.get(kind, ())]
+    retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
+    codes = [BASIC_PROFILE, *_OPTIONS.get(kind, ()), *retained]
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = [f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"]
     dataset.DeidentificationMethodCodeSequence = [CodedConcept.from_code(code) for code in codes]
-    dataset.LongitudinalTemporalInformationModified = "REMOVED"
+    dataset.LongitudinalTemporalInformationModified = _dates(options)
 
 
-def faults(read: Dataset) -> Iterator[str]:
+def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
     """What a data set still has, or does not say, that the profile asks for; one sentence each, no values."""
+    kept = {keyword for option in options for keyword in KEYWORDS[option]}
     if read.get("PatientIdentityRemoved") != "YES":
         yield "PatientIdentityRemoved is not YES"
-    if read.get("LongitudinalTemporalInformationModified") != "REMOVED":
-        yield "LongitudinalTemporalInformationModified is not REMOVED"
+    if read.get("LongitudinalTemporalInformationModified") != _dates(options):
+        yield f"LongitudinalTemporalInformationModified is not {_dates(options)}"
+    if retained_by(read) != options:
+        yield "the codes of what is retained are not those of the options"
     if not is_deidentified(read):
         yield "the code of the basic confidentiality profile is missing"
     yield from _structured_content(read)
     for item in items(read):
         for element in item:
-            if action_of(element.tag) is Action.REMOVE and element.keyword not in OUR_WORDS:
+            allowed = element.keyword in OUR_WORDS or (item is read and element.keyword in kept)
+            if action_of(element.tag) is Action.REMOVE and not allowed:
                 yield f"{element.keyword or element.tag} has to be removed"
+
+
+def _dates(options: Set[Retained]) -> str:
+    return "MODIFIED" if Retained.MODIFIED_DATES in options else "REMOVED"
 
 
 def action_of(tag: BaseTag) -> Action | None:

@@ -27,6 +27,7 @@ class Pseudonyms:
     _uids: bytes = field(repr=False)
     _patients: bytes = field(repr=False)
     _digests: bytes = field(repr=False)
+    _dates: bytes = field(repr=False)
     domain: str = ""
 
     @classmethod
@@ -36,10 +37,10 @@ class Pseudonyms:
         A name of a domain has neither a blank nor a colon: no two purposes are the same.
         """
         purpose = f"de-identification for {domain}" if domain else "de-identification"
-        uids, patients, digests = (
-            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests")
+        uids, patients, digests, dates = (
+            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests", "dates")
         )
-        return cls(uids, patients, digests, domain)
+        return cls(uids, patients, digests, dates, domain)
 
     def uid(self, original: str) -> str:
         """The UID that stands for this one: under 2.25 (PS3.5 B.2), of a UUID of version 8 (RFC 9562)."""
@@ -58,6 +59,13 @@ class Pseudonyms:
         )
         text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
         return PREFIX + text[:_CHARACTERS]
+
+    def days_earlier(self, patient: str) -> int:
+        """By how many days the dates of a patient (by the pseudonym) are moved: one to eleven years.
+
+        The same for all dates of one patient, so that what lies between them stays.
+        """
+        return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
 
     def digest(self, of_original: str) -> str:
         """A hash that stands for one of an original: the UIDs of results are derived from it.

@@ -7,7 +7,7 @@ the header cannot get into a result. What is kept is a list; all that is not on 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from copy import deepcopy
 from dataclasses import replace
 from typing import Final
@@ -20,9 +20,11 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from ai_pipeline.contract import DerivedImage, PipelineResult
+from dicom_node.model.deidentified import Retained
 from dicom_node.results.common.envelope import UTF8
 from dicom_node.results.common.source import Source, source_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
+from dicom_node.results.deidentify.retained import retained
 
 # Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
 _EMPTIED: Final = (
@@ -74,8 +76,8 @@ _TERMS: Final = {
 _GAP: Final = 16  # pixels without a mark that part two boxes: wider than between letters of a caption
 
 
-def pseudonymised(source: Source, pseudonyms: Pseudonyms) -> Source:
-    """The image under a pseudonym and other UIDs, with what describes its pixels."""
+def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained] = frozenset()) -> Source:
+    """The image under a pseudonym and other UIDs: what describes its pixels, and what ``options`` keep."""
     given = source.header
     header = Dataset()
     header.SpecificCharacterSet = UTF8
@@ -97,11 +99,14 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms) -> Source:
             header[keyword] = deepcopy(given[keyword])
     if str(given.get("BodyPartExamined") or "").upper() in get_anatomic_region_map():
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
+    header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
+    keeps = "".join(f" {option}" for option in sorted(options))
     keyed = replace(
         source.stored,
-        pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256),
+        # With what is kept: an object that says more is another one.
+        pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
         # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
         identity_sha256=pseudonyms.digest(header.PatientID),
     )

@@ -18,6 +18,8 @@ from tests.unit.config.test_settings import SITE, write
 
 LIBRARY_WORDS = re.compile(r"Input should|valid (tuple|integer|string|number)|pydantic|parse|Extra|None")
 
+ARCHIVE = 'host = "h"\nport = 104\nmay = ["receive"]\nresults = ["cleaned"]\ndeidentify = true\n'
+
 
 def found_in(path: Path, text: str, *more: Path) -> list[str]:
     """Every mistake, without the folder."""
@@ -49,6 +51,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "node.toml:12: peers.pacs.ae_title = 'AINODE': is this node's own"),
         ("", '[[peers]]\nname = "US1"\nae_title = "OTHER"\n',
          "peers.US1.name = 'US1': differs from us1 in capitals"),
+        ("", f'[[peers]]\nname = "one"\nae_title = "ONE"\n{ARCHIVE}retain = ["device"]\n'
+         f'[[peers]]\nname = "two"\nae_title = "TWO"\n{ARCHIVE}',
+         "peers.two.retain = nothing: peer one shares its pseudonyms and retains something else"),
+        ("port = 4242", 'port = 4242\nretain = ["device"]',
+         "peers.pacs.retain = device: without deidentify = true it says nothing"),
+        ("port = 4242", 'port = 4242\nretain = ["dates"]',
+         "retain[0] = 'dates': must be one of modified_dates, patient_characteristics, device, descriptors"),
         ("", '[[peers]]\nname = "us2"\nae_title = "us1"\n',
          "peers.us2.ae_title = 'us1': peer us1, who may send too"),
         ('modality = "US" }', 'calling_ae = "ULTRASOUND_ROOM_SEV" }',

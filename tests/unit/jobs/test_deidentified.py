@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, Progress, SourceImage
-from dicom_node.model.deidentified import is_deidentified
+from dicom_node.model.deidentified import Retained, is_deidentified
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Delivery, EventRow, Result
 from tests.inbox_lab import Inbox
@@ -141,6 +141,24 @@ def test_a_report_for_another_domain_names_no_report_of_the_former(make: Make) -
     node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:2], *peers)})
     reports = [row for row in analysed(node, late)["archive"] if row.kind == "sr"]
     assert [(row.pseudonym_domain, row.supersedes) for row in reports] == [("", ""), ("own", "")]
+
+
+def test_an_archive_is_told_what_it_retains(make: Make) -> None:
+    node = make(send_to=["archive", "registry"], domains={"registry": "own"})
+    peers = [
+        peer.model_copy(update={"retain": (Retained.PATIENT_CHARACTERISTICS,)})
+        if peer.name == "registry"
+        else peer
+        for peer in node.settings.peers
+    ]
+    node.settings = node.settings.model_copy(update={"peers": tuple(peers)})
+    image = ultrasound("one")
+    image.PatientSex = "F"
+    sexes = {
+        name: {dcmread(node.folder / row.path).PatientSex for row in rows}
+        for name, rows in analysed(node, image).items()
+    }
+    assert sexes == {"archive": {""}, "registry": {"F"}}
 
 
 def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:

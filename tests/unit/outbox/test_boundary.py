@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
@@ -59,6 +60,19 @@ def test_an_object_with_pseudonyms_of_another_domain_does_not_go(tmp_path: Path)
         assert pacs.received == []
 
 
+@pytest.mark.parametrize(("retain", "goes"), [([], False), (["device"], False), (["descriptors"], True)])
+def test_an_object_that_keeps_more_than_the_peer_may_know_does_not_go(
+    tmp_path: Path, retain: list[str], goes: bool
+) -> None:
+    """It was built before the peer's ``retain`` was changed."""
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer("archive", deidentify=True, results=KINDS, retain=retain)])
+        (uid,) = outbox.add_study(["archive"], [ResultKind.SR])
+        mark(outbox, tmp_path, uid, "113100", "113105")
+        outbox.run_until("confirmed" if goes else "dead")
+        assert pacs.received == ([uid] if goes else [])
+
+
 def test_a_deidentified_object_goes_to_no_other_peer(tmp_path: Path) -> None:
     with run_pacs(Pacs(free_port())) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer("pacs")])
@@ -82,13 +96,14 @@ def move(outbox: Outbox, folder: Path, uid: str) -> Path:
     return new
 
 
-def mark(outbox: Outbox, folder: Path, uid: str) -> None:
-    """Let the object say that it is de-identified, in a study of its own."""
+def mark(outbox: Outbox, folder: Path, uid: str, *methods: str) -> None:
+    """Let the object say that it is de-identified, and by which ``methods``, in a study of its own."""
     path = outbox.file_of(uid)
     ds = dcmread(path)
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "113100", "DCM", "Basic profile"
-    ds.PatientIdentityRemoved, ds.DeidentificationMethodCodeSequence = "YES", [code]
+    codes = [Dataset() for _ in methods or ("113100",)]
+    for code, method in zip(codes, methods or ("113100",), strict=True):
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = method, "DCM", "Method"
+    ds.PatientIdentityRemoved, ds.DeidentificationMethodCodeSequence = "YES", codes
     ds.StudyInstanceUID = "2.25.4711"
     ds.save_as(path)
     move(outbox, folder, uid)
