@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,18 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dicom_node import __version__
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console.sign_in import User
 
+_KINDS: Mapping[str, str] = {
+    ResultKind.SR: "report (SR)",
+    ResultKind.GSPS: "presentation state",
+    ResultKind.SC: "annotated picture",
+    ResultKind.HEATMAP: "heat map",
+    ResultKind.CLEANED: "cleaned image",
+    ResultKind.SEG: "segmentation",
+}
 _HERE = Path(__file__).parent
 
 
@@ -43,6 +53,8 @@ def _environment() -> Environment:
     environment.filters |= {
         "moment": moment,
         "ago": ago,
+        "duration": duration,
+        "kind": kind,
         "size": size,
         "words": words,
         "date": date,
@@ -65,11 +77,15 @@ def ago(text: str | None) -> str:
     """How long ago that was, in its largest unit."""
     if not text:
         return ""
-    seconds = max((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds(), 0.0)
+    return duration(max((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds(), 0.0))
+
+
+def duration(seconds: float) -> str:
+    """A time in its largest unit; tenths of seconds where they are few."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def size(number: float) -> str:
@@ -94,6 +110,11 @@ def person(text: str) -> str:
 def unit(number: str) -> str:
     """A number with its unit (UCUM), without those that stand for none: "{ratio}"."""
     return re.sub(r" (\{.*\}|1)$", "", number)
+
+
+def kind(word: str) -> str:
+    """A kind of result in words; the table says "sr"."""
+    return _KINDS.get(word, word)
 
 
 def words(text: str) -> str:

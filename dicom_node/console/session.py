@@ -12,7 +12,10 @@ from dicom_node.services.console import sign_in
 
 router = APIRouter()
 
-_FILES = {"style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript"}
+_FILES = {
+    "style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript",
+    "viewer.js": "text/javascript",
+}  # fmt: skip
 
 
 @router.get("/sign-in")

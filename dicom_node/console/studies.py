@@ -1,8 +1,8 @@
-"""The list of studies, the page of one, and its pictures."""
+"""The list of studies, the page of one, its pictures and what stands in its results."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
@@ -12,7 +12,8 @@ from dicom_node.errors import NotFound
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console import pictures, sign_in, studies
+from dicom_node.services.console import contents, pictures, sign_in, studies, viewer
+from dicom_node.services.console.pictures import PictureKind, Shown
 from dicom_node.services.console.studies import Order, Search
 
 router = APIRouter(prefix="/studies")
@@ -90,20 +91,25 @@ def rerun(asked: Asked, number: int) -> Response:
 
 @router.get("/images/{number}")
 @needs(UserRole.VIEWER)
-def image(asked: Asked, number: int, frame: int = 1) -> Response:
-    """One frame of a received image, with the way to the others."""
-    with asked.site.database.read() as session:
-        shown = pictures.image(session, asked.site.settings, number)
-    return _frame(asked, shown, frame)
+def image(asked: Asked, number: int, frame: int = 1, layer: int = 0) -> Response:
+    """One received image; ``layer``: the result that is shown in its place, 0: the image as it came."""
+    site = asked.site
+    with site.database.read() as session:
+        shown = pictures.find(session, site.settings, PictureKind.IMAGES, number)
+        found = viewer.view(session, site.settings, number)
+    chosen = next((one for one in found["layers"] if one["id"] == layer), None)
+    return _frame(asked, "image.html", shown, frame, image=found, layer=chosen)
 
 
-@router.get("/images/{number}/{frame}")
+@router.get("/results/{number}/content")
 @needs(UserRole.VIEWER)
-def image_png(asked: Asked, number: int, frame: int, longest: int = pictures.LARGEST) -> Response:
-    """The frame itself."""
+def content(asked: Asked, number: int) -> Response:
+    """What stands in a result object."""
     with asked.site.database.read() as session:
-        shown = pictures.image(session, asked.site.settings, number)
-    return _png(asked, shown, frame, longest)
+        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    tree, whole = contents.contents(shown.path)
+    return asked.page("content.html", shown=shown, number=number, tree=tree, whole=whole)
 
 
 @router.get("/results/{number}")
@@ -111,27 +117,25 @@ def image_png(asked: Asked, number: int, frame: int, longest: int = pictures.LAR
 def result(asked: Asked, number: int, frame: int = 1) -> Response:
     """One frame of a result, with the way to the others."""
     with asked.site.database.read() as session:
-        shown = pictures.result(session, asked.site.settings, number)
-    return _frame(asked, shown, frame)
+        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+    return _frame(asked, "result.html", shown, frame, number=number)
 
 
-@router.get("/results/{number}/{frame}")
+@router.get("/{which}/{number}/{frame}")
 @needs(UserRole.VIEWER)
-def result_png(asked: Asked, number: int, frame: int, longest: int = pictures.LARGEST) -> Response:
-    """The frame itself."""
+def png(
+    asked: Asked, which: PictureKind, number: int, frame: int, longest: int = pictures.LARGEST
+) -> Response:
+    """The frame itself, of a received image or of a result."""
     with asked.site.database.read() as session:
-        shown = pictures.result(session, asked.site.settings, number)
-    return _png(asked, shown, frame, longest)
+        shown = pictures.find(session, asked.site.settings, which, number)
+    audit.note_sight(asked.site.database, asked.person, shown.study)
+    return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")
 
 
-def _frame(asked: Visit, shown: pictures.Shown, frame: int) -> Response:
+def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:
     audit.note_sight(asked.site.database, asked.person, shown.study)
     frames = pictures.frames(shown, asked.site.settings)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")
-    return asked.page("frame.html", shown=shown, frame=frame, frames=frames)
-
-
-def _png(asked: Visit, shown: pictures.Shown, frame: int, longest: int) -> Response:
-    audit.note_sight(asked.site.database, asked.person, shown.study)
-    return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")
+    return asked.page(template, shown=shown, frame=frame, frames=frames, **values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from dicom_node.results.common import concepts
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
 _SITE = "363698007"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
+_TRACKING_UID = "112040"
 _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()}
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a TID 1500 report, in its order: name, decision, numbers, region, model."""
+    """The findings of a TID 1500 report, in its order: name, decision, numbers, region, model, UID."""
     document = dcmread(report)
     found: list[dict[str, Any]] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
@@ -43,6 +44,27 @@ def measurements(report: Path) -> list[dict[str, Any]]:
     return found
 
 
+def places(report: Path) -> list[dict[str, Any]]:
+    """What a TID 1500 report draws: name, decision ("" of a measurement), image, frames ([]: all), points."""
+    found: list[dict[str, Any]] = []
+    for group in _containers(dcmread(report), _MEASUREMENT_GROUP):
+        said = _of_group(group)
+        names = [row["finding"] for row in said] or list(_numbers(list(group.get("ContentSequence", ()))))
+        for region in _regions(group):
+            [image] = [item.ReferencedSOPSequence[0] for item in region.ContentSequence][:1]
+            frames = image.get("ReferencedFrameNumber") or []
+            found.append(
+                {
+                    "finding": ", ".join(names),
+                    "decision": said[0]["decision"] if said else "",
+                    "image": str(image.ReferencedSOPInstanceUID),
+                    "frames": [int(one) for one in (frames if isinstance(frames, Sequence) else [frames])],
+                    "points": _points(region),
+                }
+            )
+    return found
+
+
 def conclusion(report: Path) -> str:
     """The report's conclusion, "" where it has none."""
     items = dcmread(report).get("ContentSequence", ())
@@ -57,7 +79,6 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
     items = list(group.get("ContentSequence", ()))
     numbers = _numbers(items)
     region = next((item for item in items if item.ValueType == "SCOORD"), None)
-    points = [float(value) for value in region.GraphicData] if region is not None else []
     coded = [item for item in items if _is_coded(item)]
     subject = next((_value(item) for item in coded if _name(item).CodeValue == _FINDING), "")
     decided = [
@@ -73,8 +94,9 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
             "finding": name,
             "decision": decision,
             "numbers": _numbers_of(place, len(decided), numbers),
-            "region": list(zip(points[::2], points[1::2], strict=True)),
+            "region": _points(region) if region is not None else [],
             "model": _model(items),
+            "tracking_uid": _tracking_uid(items),
         }
         for place, (name, decision) in enumerate(decided)
     ]
@@ -89,6 +111,7 @@ def _of_evaluation(item: Dataset) -> dict[str, Any]:
         "numbers": _numbers(items),
         "region": [],
         "model": _model(items),
+        "tracking_uid": _tracking_uid(items),
     }
 
 
@@ -122,6 +145,26 @@ def _model(items: list[Dataset]) -> str:
     """Name and version of the algorithm (TID 4019), "" where the group names none."""
     named = {_name(item).CodeValue: str(item.TextValue) for item in items if item.ValueType == "TEXT"}
     return f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
+
+
+def _tracking_uid(items: list[Dataset]) -> str:
+    """Of this finding (TID 4108), "" where it has none, as of what is absent."""
+    named = {_name(item).CodeValue: str(item.UID) for item in items if item.ValueType == "UIDREF"}
+    return named.get(_TRACKING_UID, "")
+
+
+def _points(region: Dataset) -> list[tuple[float, float]]:
+    points = [float(value) for value in region.GraphicData]
+    return list(zip(points[::2], points[1::2], strict=True))
+
+
+def _regions(item: Dataset) -> Iterator[Dataset]:
+    """The SCOORD items below this one."""
+    for child in item.get("ContentSequence", ()):
+        if child.ValueType == "SCOORD":
+            yield child
+        else:
+            yield from _regions(child)
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:

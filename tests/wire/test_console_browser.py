@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import io
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, sync_playwright
 
-from dicom_node.console.limits import TimedProtocol
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
-from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
+from tests.browser_lab import debian_chromium, served, signed_in
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed, small_xray
@@ -41,41 +35,14 @@ def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inbox]:
 
 @pytest.fixture(scope="module")
 def address(inbox: Inbox) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(users, "hasher", quick_hasher)
-        add_users(inbox.settings)
-        listening = socket.create_server(("127.0.0.1", 0))
-        app = ConsoleLab(inbox.settings, inbox.database).app
-        config = uvicorn.Config(app, http=TimedProtocol, ws="none", lifespan="off", log_config=None)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        wait_until(lambda: server.started, 20, "started")
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+    with served(inbox) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Chromium]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with debian_chromium() as browser:
         yield browser
-        browser.close()
-
-
-def signed_in(chromium: Chromium, address: str, role: UserRole, **how: object) -> tuple[Page, list[str]]:
-    """A page of a new browser, and what its console complains of."""
-    page = chromium.new_context(**how).new_page()  # type: ignore[arg-type]
-    complaints: list[str] = []
-    page.on("console", lambda said: complaints.append(said.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(f"{address}/studies")
-    page.fill("input[name=name]", role.value)
-    page.fill("input[name=password]", PASSWORD)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("text=Sign out")
-    return page, complaints
 
 
 @pytest.mark.parametrize("role", UserRole)
@@ -107,7 +74,8 @@ def test_pictures_are_shown_and_names_are_text(chromium: Chromium, address: str)
     assert page.inner_text("h1") == "<b>Bold</b>"
     wait_until(lambda: page.evaluate("document.querySelector('figure img').naturalWidth") == 240, 20)
     page.click("figure a")
-    wait_until(lambda: page.evaluate("document.querySelector('img.frame').naturalWidth") == 240, 20)
+    page.evaluate("document.querySelector('#received').decode()")
+    assert page.locator("svg.stage").get_attribute("viewBox") == "0 0 240 180"
 
 
 def test_a_patient_is_searched_for_and_a_job_cancelled(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from PIL import Image
@@ -24,32 +25,33 @@ LARGEST = 1600
 _two_at_a_time = threading.Semaphore(2)
 
 
+class PictureKind(StrEnum):
+    """Where an object with pixels comes from; the words of its address."""
+
+    IMAGES = "images"
+    """Received."""
+    RESULTS = "results"
+    """Built here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An object with pixels; ``address`` of its page, ``kind`` that of a result, or "image"."""
+    """An object that may be looked at; ``kind`` that of a result, or "image"."""
 
     path: Path
     study: int
-    address: str
     kind: str
 
 
-def image(session: Session, settings: Settings, number: int) -> Shown:
-    """A received image. Raises NotFound, also where it was purged."""
-    row = session.get(Instance, number)
-    if row is None or row.purged or row.role is ObjectRole.ASIDE:
-        raise NotFound("there is no such image, or no longer")
-    return Shown(settings.node.data_dir / row.path, row.study_id, f"/studies/images/{number}", "image")
-
-
-def result(session: Session, settings: Settings, number: int) -> Shown:
-    """A result. Raises NotFound."""
-    row = session.get(Result, number)
-    if row is None:
-        raise NotFound("there is no such result")
-    return Shown(
-        settings.node.data_dir / row.path, row.study_id, f"/studies/results/{number}", row.kind.value
-    )
+def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
+    """A received image or a result. Raises NotFound, also where it was purged."""
+    row: Instance | Result | None = session.get(Instance, number)
+    if which is PictureKind.RESULTS:
+        row = session.get(Result, number)
+    if row is None or (isinstance(row, Instance) and (row.purged or row.role is ObjectRole.ASIDE)):
+        raise NotFound("there is no such image or result, or no longer")
+    kind = row.kind.value if isinstance(row, Result) else "image"
+    return Shown(settings.node.data_dir / row.path, row.study_id, kind)
 
 
 def frames(shown: Shown, settings: Settings) -> int:

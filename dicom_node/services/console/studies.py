@@ -19,6 +19,8 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.services import findings as report
+from dicom_node.services.console import viewer
+from dicom_node.services.console.timeline import timeline
 from dicom_node.store import views
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
@@ -88,6 +90,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
         "results": results,
         **_report(session, settings.node.data_dir, number),
+        "timeline": timeline(session, number),
         "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
@@ -133,11 +136,6 @@ def _ordered(session: Session, chosen: Select[int], order: Order, after: int | N
 
 
 def _images(session: Session, number: int) -> list[View]:
-    """Objects in force that have pixels, in the order of the examination."""
-    chosen = select(Instance).where(Instance.study_id == number, Instance.role.not_in(_NOT_SHOWN))
-    rows = session.scalars(chosen.order_by(Instance.id).limit(_MOST))
-    found = [row for row in rows if row.attributes.get("Rows")]
-    found.sort(key=lambda row: (_number(row, "SeriesNumber"), _number(row, "InstanceNumber"), row.id))
     return [
         {
             "id": row.id,
@@ -145,15 +143,10 @@ def _images(session: Session, number: int) -> list[View]:
             "series": row.attributes.get("SeriesDescription", ""),
             "view": row.attributes.get("ViewPosition", ""),
             "size": f"{row.attributes.get('Columns', '?')} × {row.attributes.get('Rows', '?')}",
-            "frames": _number(row, "NumberOfFrames") or 1,
+            "frames": viewer.number_in(row, "NumberOfFrames") or 1,
         }
-        for row in found
+        for row in viewer.images_of(session, number)
     ]
-
-
-def _number(row: Instance, keyword: str) -> int:
-    text = row.attributes.get(keyword, "")
-    return int(text) if text.isdecimal() else 0
 
 
 def _received(session: Session, number: int) -> list[View]:
@@ -181,15 +174,12 @@ def _results(session: Session, number: int) -> list[View]:
 
 
 def _report(session: Session, data_dir: Path, number: int) -> View:
-    """Of the newest report that names the patient; empty where there is none, or its file is gone."""
-    chosen = select(Result).where(Result.study_id == number, Result.kind == ResultKind.SR)
-    row = session.scalar(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(1))
-    if row is None or not (path := data_dir / row.path).is_file():
-        return {"findings": [], "measurements": [], "conclusion": ""}
+    """Of the newest report of each rule; empty where there is none, or its file is gone."""
+    files = viewer.report_files(session, data_dir, number)
     return {
-        "findings": report.findings(path),
-        "measurements": report.measurements(path),
-        "conclusion": report.conclusion(path),
+        "findings": [row for path in files for row in report.findings(path)],
+        "measurements": [row for path in files for row in report.measurements(path)],
+        "conclusion": " ".join(filter(None, (report.conclusion(path) for path in files))),
     }
 
 

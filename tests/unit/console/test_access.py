@@ -41,7 +41,11 @@ def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[APIRoute]:
 
 def concrete(path: str) -> str:
     """With values in place of its parameters."""
-    return re.sub(r"\{\w+\}", "1", path.replace("{change}", "retry").replace("{name}", "style.css"))
+    return re.sub(
+        r"\{\w+\}",
+        "1",
+        path.replace("{change}", "retry").replace("{name}", "style.css").replace("{which}", "images"),
+    )
 
 
 def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: Inbox) -> None:

@@ -1,0 +1,123 @@
+"""One received image with what the node made of it: other pictures of it, and what the report draws on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ObjectRole, ResultKind
+from dicom_node.services import findings as report
+from dicom_node.store.tables import Instance, Job, Result
+from dicom_node.store.views import View
+
+_PICTURES = (ResultKind.CLEANED, ResultKind.HEATMAP, ResultKind.SC)
+_MOST = 200  # results that are looked into
+
+
+def view(session: Session, settings: Settings, number: int) -> View:
+    """The image of this number: its size, its layers, its marks, the images before and after it.
+
+    A layer is a picture of the same image: ``same_size`` where marks and the received picture lie on it pixel
+    by pixel. Raises NotFound.
+    """
+    row = session.get(Instance, number)
+    if row is None or row.purged or row.role is ObjectRole.ASIDE:
+        raise NotFound("there is no such image, or no longer")
+    data_dir = settings.node.data_dir
+    uid = row.sop_instance_uid
+    in_order = [image.id for image in images_of(session, row.study_id) if not image.purged]
+    place = in_order.index(number) if number in in_order else None
+    return {
+        "id": number,
+        "study": row.study_id,
+        "columns": number_in(row, "Columns"),
+        "rows": number_in(row, "Rows"),
+        "layers": list(_layers(session, data_dir, row.study_id, uid)),
+        "marks": list(_marks(report_files(session, data_dir, row.study_id), uid)),
+        "before": in_order[place - 1] if place else None,
+        "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
+    }
+
+
+def images_of(session: Session, study: int) -> Sequence[Instance]:
+    """Objects in force that have pixels, in the order of the examination."""
+    shown = Instance.role.not_in((ObjectRole.OWN, ObjectRole.ASIDE))
+    rows = session.scalars(
+        select(Instance).where(Instance.study_id == study, shown).order_by(Instance.id).limit(_MOST)
+    )
+    found = [row for row in rows if row.attributes.get("Rows")]
+    return sorted(
+        found, key=lambda row: (number_in(row, "SeriesNumber"), number_in(row, "InstanceNumber"), row.id)
+    )
+
+
+def number_in(row: Instance, keyword: str) -> int:
+    """A number of the image's header, 0 where it has none."""
+    text = row.attributes.get(keyword, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def report_files(session: Session, data_dir: Path, study: int) -> list[Path]:
+    """The newest report of each rule that names the patient, as far as the file is there."""
+    chosen = select(Result, Job.rule).join(Job, Result.job_id == Job.id).order_by(Result.id)
+    chosen = chosen.where(Result.study_id == study, Result.kind == ResultKind.SR)
+    newest = {rule: row for row, rule in session.execute(chosen.where(Result.deidentified.is_(False)))}
+    return [path for row in newest.values() if (path := data_dir / row.path).is_file()]
+
+
+def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
+    """What reports draw on the image, each line once and the name of a measurement once."""
+    drawn: set[object] = set()
+    named: set[tuple[str, object]] = set()
+    for mark in (mark for path in files for mark in report.places(path) if mark["image"] == uid):
+        place = (tuple(mark["points"]), tuple(mark["frames"]))
+        if place in drawn:
+            continue
+        drawn.add(place)
+        name = (mark["finding"], place if mark["decision"] else place[1])
+        text = "" if name in named else mark["finding"]
+        named.add(name)
+        yield {
+            **mark,
+            "text": text,
+            "points": [(round(x, 1), round(y, 1)) for x, y in mark["points"]],
+        }
+
+
+def _layers(session: Session, data_dir: Path, study: int, uid: str) -> Iterator[dict[str, Any]]:
+    """Pictures that were made of the image, the newest of each name."""
+    chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
+    chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
+    found: dict[str, Result] = {}
+    for row in session.scalars(chosen):
+        path = data_dir / row.path
+        if path.is_file() and (name := _name(row, path, uid)):
+            found.setdefault(name, row)
+    for name, row in sorted(found.items(), key=lambda item: (_PICTURES.index(item[1].kind), item[1].id)):
+        same_size = row.kind is ResultKind.CLEANED
+        yield {"id": row.id, "kind": row.kind.value, "name": name, "same_size": same_size}
+
+
+def _name(row: Result, path: Path, uid: str) -> str:
+    """What the picture is called beside this image; "" where it is of another one."""
+    wanted = ["SourceImageSequence", "DerivationDescription"]
+    header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+    if uid not in {item.ReferencedSOPInstanceUID for item in header.get("SourceImageSequence", [])}:
+        return ""
+    return _NAMES.get(row.kind) or f"Heat map: {_subject(header)}"
+
+
+def _subject(header: Dataset) -> str:
+    """The finding that a heat map is of, as its first sentence says (``results.sc.captures``)."""
+    return str(header.get("DerivationDescription", "")).partition(" of ")[2].partition(".")[0]
+
+
+_NAMES = {ResultKind.CLEANED: "Cleaned", ResultKind.SC: "Drawn into the picture"}

@@ -1,0 +1,61 @@
+"""A real browser at a console that listens on a port of this machine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, sync_playwright
+
+from dicom_node.console.limits import TimedProtocol
+from dicom_node.model.roles import UserRole
+from dicom_node.services import users
+from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
+from tests.inbox_lab import Inbox
+from tests.waiting import wait_until
+
+
+@contextmanager
+def served(inbox: Inbox) -> Iterator[str]:
+    """The address of a console whose users bear the names of their roles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "hasher", quick_hasher)
+        add_users(inbox.settings)
+        listening = socket.create_server(("127.0.0.1", 0))
+        app = ConsoleLab(inbox.settings, inbox.database).app
+        config = uvicorn.Config(app, http=TimedProtocol, ws="none", lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        wait_until(lambda: server.started, 20, "started")
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+
+
+@contextmanager
+def debian_chromium() -> Iterator[Chromium]:
+    """Debian's browser, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def signed_in(chromium: Chromium, address: str, role: UserRole, **how: object) -> tuple[Page, list[str]]:
+    """A page of a new browser, and what its console complains of."""
+    page = chromium.new_context(**how).new_page()  # type: ignore[arg-type]
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{address}/studies")
+    page.fill("input[name=name]", role.value)
+    page.fill("input[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Sign out")
+    return page, complaints

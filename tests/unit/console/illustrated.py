@@ -1,0 +1,95 @@
+"""A pipeline that finds something in each image, draws it, shows why, and hands back a cleaned image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import (
+    DerivedImage,
+    Finding,
+    Heatmap,
+    ImageKind,
+    PipelineResult,
+    Progress,
+    SourceImage,
+)
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import Obedient, configuration, work
+
+FRAMES = 3
+
+
+class Illustrated(Obedient):
+    """As told, with pictures."""
+
+    name = "illustrated"
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        found = super().run(images, report, options)
+        return replace(
+            found,
+            findings=tuple(_shown(*pair) for pair in zip(images, found.findings, strict=True)),
+            images=tuple(map(_cleaned, images)),
+        )
+
+
+def _shown(image: SourceImage, finding: Finding) -> Finding:
+    values = np.linspace(0, 1, image.header.rows * image.header.columns, dtype=np.float32)
+    heatmap = Heatmap(values.reshape(image.header.rows, image.header.columns), "test")
+    return replace(finding, evidence=heatmap, frame=2 if image.header.frames > 1 else None)
+
+
+def _cleaned(image: SourceImage) -> DerivedImage:
+    """Without its uppermost rows."""
+    frames = np.stack([image.stored(place) for place in range(image.header.frames)])
+    frames[:, :20] = 0
+    return DerivedImage(ImageKind.CLEANED, image.uid, frames, "RGB", "cleaned in a test", verified=True)
+
+
+def illustrated() -> dict[str, Any]:
+    """The configuration of a node whose only rule makes all kinds of pictures."""
+    pipelines.PIPELINES["illustrated"] = EntryPoint(
+        "illustrated", "tests.unit.console.illustrated:Illustrated", pipelines.GROUP
+    )
+    made = configuration()
+    made["rules"][0] |= {"pipeline": "illustrated", "options": {}}
+    made["peers"][1]["results"] = ["sr", "gsps", "sc", "heatmap", "cleaned"]
+    return made
+
+
+@contextmanager
+def analysed(folder: Path) -> Iterator[Inbox]:
+    """A still and a cine of one study, analysed."""
+    node = Inbox(folder, illustrated())
+    node.opened("one")
+    node.receive(ultrasound("one"), cine(ultrasound("one")), association="one")
+    node.released("one")
+    node.settle()
+    work(node)
+    yield node
+    node.close()
+
+
+def cine(still: Dataset) -> Dataset:
+    """The still as three frames, a second image of its study."""
+    shown = changed(
+        still, SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1", SOPInstanceUID="1.2.3.9", InstanceNumber=2
+    )
+    shown.file_meta.MediaStorageSOPClassUID = shown.SOPClassUID
+    shown.file_meta.MediaStorageSOPInstanceUID = shown.SOPInstanceUID
+    shown.NumberOfFrames, shown.FrameTime, shown.FrameIncrementPointer = FRAMES, 40, 0x00181063
+    shown.PixelData = np.tile(np.frombuffer(still.PixelData, np.uint8), FRAMES).tobytes()
+    return shown
