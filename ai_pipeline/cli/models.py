@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +31,13 @@ models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights,
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelsDir = Annotated[
     Path | None, typer.Option(help="Folder of one's own models; else AI_PIPELINE_MODELS_DIR.")
+]
+LabelMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--label-map",
+        help="TOML that says which of the node's labels each label of the model is: docs/models-own.md.",
+    ),
 ]
 Pipeline = Annotated[str, typer.Option(help="The pipeline that is to use it.")]
 
@@ -73,13 +81,25 @@ def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
 
 
 @models_app.command(
-    "add", epilog="Example:  ai-pipeline models add https://host/chest.onnx --sha256 2a5c… --card chest.toml"
+    "add",
+    epilog="Examples:  ai-pipeline models add https://host/chest.onnx --sha256 2a5c… --card chest.toml;"
+    "  ai-pipeline models add vit-chest/ --label-map labels.toml --id vit-chest",
 )
 def add_model(
-    source: Annotated[str, typer.Argument(metavar="FILE|URL", help="ONNX or safetensors; a URL is https.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|FOLDER|URL",
+            help="ONNX or safetensors; a folder in Hugging Face's layout; a URL is https.",
+        ),
+    ],
     card: Annotated[
         Path | None, typer.Option(help="The model's card. No card, no model: convert writes a first one.")
     ] = None,
+    label_map: LabelMapFile = None,
+    model_id: Annotated[str, typer.Option("--id", help="Of a folder: the model's id.")] = "",
+    version: Annotated[str, typer.Option(help="Of a folder: the model's version.")] = "1",
+    licence: Annotated[str, typer.Option(help="Of a folder: the licence of the weights.")] = "",
     sha256: Annotated[str, typer.Option(help="SHA-256 that the file must have; a URL needs it.")] = "",
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Agree to the card's licence without being asked.")
@@ -90,38 +110,81 @@ def add_model(
     """Take a model into the folder of models, beside its other versions; nothing uses it yet.
 
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
-    the one in the card, or when it holds anything but a network of standard operators.
+    the one in the card, or when it holds anything but a network of standard operators. A folder in Hugging
+    Face's layout (config.json, model.safetensors, preprocessor_config.json) becomes ONNX with a first card.
     """
-    from ai_pipeline.errors import CardError
-    from ai_pipeline.models.registry import load
-    from ai_pipeline.models.store import folder
-    from ai_pipeline.models.store.fetch import fetch, is_url, shown
+    from ai_pipeline.models.store.fetch import is_url
 
+    if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
+        raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
+    store = _folder(models_dir)
+    if not is_url(source) and Path(source).is_dir():
+        if card is not None:
+            raise typer.BadParameter("a folder gets its card from its config.json", param_hint="--card")
+        with _errors(), TemporaryDirectory(prefix="ai-pipeline-") as scratch:
+            made = _from_folder(
+                Path(source), Path(scratch), label_map, sha256.lower(), most << 20,
+                model_id=model_id, version=version, licence=licence,
+            )  # fmt: skip
+            _add(
+                str(made.with_suffix(".onnx")), made, store, "", most << 20, Path(source).name, accept_licence
+            )
+        return
     if card is None:
         raise typer.BadParameter(
             "no card, no model: `ai-pipeline models convert` writes one; see docs/models-own.md",
             param_hint="--card",
         )
+    if label_map is not None or model_id or licence:
+        raise typer.BadParameter(
+            "a card says label names, id and licence itself: write them there", param_hint="--card"
+        )
     if is_url(source) and not sha256:
         raise typer.BadParameter("a URL needs the SHA-256 of the file behind it", param_hint="--sha256")
-    if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
-        raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
-    store = _folder(models_dir)
     with _errors():
-        if not card.is_file():
-            raise CardError(f"{card} is not a file")
-        described = load(card)
-        weights = _weights_of_file(described, sha256.lower())
-        folder.place_for(described, store)
-        _agree(described, accept_licence)
-        with folder.incoming(store) as inside, progress_bar() as update:
-            added = replace(weights, path=inside / weights.path.name)
-            fetch(
-                source, added.path, sha256=weights.sha256, most=most << 20,
-                report=lambda done, total: update(completed=done, total=total, description=shown(source)),
-            )  # fmt: skip
-            origin = folder.ModelOrigin(shown(source), described.licence)
-            made = folder.add(inside, card, added, store, origin)
+        _add(source, card, store, sha256.lower(), most << 20, source, accept_licence)
+
+
+def _from_folder(
+    folder: Path, scratch: Path, label_map: Path | None, sha256: str, most: int, **named: str
+) -> Path:
+    """The card of the ONNX file that becomes of a folder in Hugging Face's layout, both in ``scratch``."""
+    from ai_pipeline.models.store import huggingface
+    from ai_pipeline.models.store import label_map as label_maps
+    from ai_pipeline.models.store.conversion_request import Request
+    from ai_pipeline.models.store.convert import convert
+
+    labels = label_maps.read(label_map) if label_map else None
+    copy = huggingface.copied(folder, scratch, most=most, sha256=sha256)
+    request = Request(
+        checkpoint=str(copy), family=huggingface.HUGGINGFACE, architecture="", labels=(), size=None,
+        softmax=False, form="onnx", seconds=600,
+    )  # fmt: skip
+    return convert(request, scratch / "made", trust=False, label_map=labels, **named).card
+
+
+def _add(
+    source: str, card: Path, store: Path, sha256: str, most: int, origin: str, accept_licence: bool
+) -> None:
+    """Add the file ``source`` with its ``card``; ``origin``: where the model came from, as it was given."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models.registry import load
+    from ai_pipeline.models.store import folder
+    from ai_pipeline.models.store.fetch import fetch, shown
+
+    if not card.is_file():
+        raise CardError(f"{card} is not a file")
+    described = load(card)
+    weights = _weights_of_file(described, sha256)
+    folder.place_for(described, store)
+    _agree(described, accept_licence)
+    with folder.incoming(store) as inside, progress_bar() as update:
+        added = replace(weights, path=inside / weights.path.name)
+        fetch(
+            source, added.path, sha256=weights.sha256, most=most,
+            report=lambda done, total: update(completed=done, total=total, description=shown(source)),
+        )  # fmt: skip
+        made = folder.add(inside, card, added, store, folder.ModelOrigin(shown(origin), described.licence))
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 
@@ -169,9 +232,13 @@ def rollback_model(pipeline: Pipeline = "chest_xray", models_dir: ModelsDir = No
     "--trust --out new",
 )  # fmt: skip
 def convert_model(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth or .safetensors")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder for huggingface")
+    ],
     *,
-    family: Annotated[str, typer.Option("--from", help="xrv, torchvision, timm or ultralytics.")],
+    family: Annotated[
+        str, typer.Option("--from", help="xrv, torchvision, timm, ultralytics or huggingface.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
     architecture: Annotated[
         str, typer.Option(help="xrv: the name of the weights; timm, torchvision: of the network.")
@@ -179,6 +246,7 @@ def convert_model(
     labels: Annotated[
         str, typer.Option(help="timm, torchvision: names of the outputs in order, A,B,C or a file of lines.")
     ] = "",
+    label_map: LabelMapFile = None,
     size: Annotated[int | None, typer.Option(help="Side of the input in pixels, if not the usual.")] = None,
     softmax: Annotated[
         bool, typer.Option("--softmax", help="The outputs exclude one another; else each is a sigmoid.")
@@ -193,6 +261,7 @@ def convert_model(
     from pydantic import ValidationError
 
     from ai_pipeline.errors import NotTrusted
+    from ai_pipeline.models.store import label_map as label_maps
     from ai_pipeline.models.store.conversion_request import Request
     from ai_pipeline.models.store.convert import convert
 
@@ -210,7 +279,10 @@ def convert_model(
         raise typer.BadParameter(first["msg"], param_hint=options.get(name, f"--{name}")) from error
     with _errors():
         try:
-            made = convert(request, out, trust=trust, model_id=model_id, version=version, licence=licence)
+            made = convert(
+                request, out, trust=trust, model_id=model_id, version=version, licence=licence,
+                label_map=label_maps.read(label_map) if label_map else None,
+            )  # fmt: skip
         except NotTrusted as error:
             raise typer.BadParameter(str(error), param_hint="--trust") from error
     answer = made.answer

@@ -4,119 +4,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch import Tensor
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import densenet, foreign
+from ai_pipeline.networks import densenet, foreign, huggingface
+from ai_pipeline.networks.adapted import Adapted, Family, NetworkDescription
 from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax, WithMaps
 from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
 
-Family = Literal["xrv", "torchvision", "timm", "ultralytics"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SCALE = (0.229, 0.224, 0.225)
-TOLERANCE = 1e-3  # of logits against the class activation's mean
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkDescription:
-    """What is given of a checkpoint. Empty and None: taken from the file or its family.
-
-    ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another.
-    """
-
-    family: Family
-    architecture: str = ""
-    labels: tuple[str, ...] = ()
-    size: int | None = None
-    softmax: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Adapted:
-    """A network that returns what ``outputs`` names, and the rest of its card.
-
-    ``mean`` and ``scale`` are of values 0..255, one or one a channel; the other fields as in
-    :class:`ai_pipeline.models.card.Input` and :class:`ai_pipeline.models.card.Outputs`.
-    """
-
-    network: nn.Module
-    outputs: tuple[str, ...]
-    id: str
-    architecture: str
-    labels: tuple[str, ...]
-    channels: int
-    size: int
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    preprocess: Literal["xrv", "imagenet"]
-    crop: float = 1.0
-    squash: bool = False
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    kind: Literal["logits", "probabilities"] = "logits"
-    operating_points: tuple[float, ...] = ()
-    licence: str = ""
 
 
 def adapt(path: Path, described: NetworkDescription) -> Adapted:
     """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
     adapted = _ADAPTERS[described.family](path, described)
+    if described.leave_out:
+        adapted = _without(adapted, described.leave_out)
     adapted.network.eval()  # the wrapper too: export takes the mode of the outermost module
     return adapted
 
 
-class Softmax(nn.Module):
-    """``network`` whose first output, the logits, becomes probabilities that exclude one another."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        first, *others = self.network(images)
-        return (first.softmax(1), *others)
-
-
-class FirstOf(nn.Module):
-    """``network``'s answer, or the first of its answers: Ultralytics gives probabilities, then logits."""
-
-    outputs = ("logits",)
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        answer = self.network(images)
-        return (answer[0] if isinstance(answer, list | tuple) else answer,)
-
-
-class WithMaps(nn.Module):
-    """A timm network that hands out its last feature maps and the class activation beside the logits."""
-
-    def __init__(self, network: Any, *, features: bool, places: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.features, self.places = features, places
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        features = self.network.forward_features(images)
-        outputs = [self.network.forward_head(features)]
-        if self.features:
-            outputs.append(features)
-        if self.places:
-            outputs.append(conv2d(features, self.network.get_classifier().weight[:, :, None, None]))
-        return tuple(outputs)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of what ``forward`` returns."""
-        return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))
+def _without(adapted: Adapted, leave_out: Sequence[str]) -> Adapted:
+    """``adapted`` without outputs for the labels ``leave_out``; those that it does not have change
+    nothing.
+    """
+    kept = [number for number, label in enumerate(adapted.labels) if label not in leave_out]
+    if not kept:
+        raise CannotAdapt("every label is left out: name at least one that the model is to find")
+    points = adapted.operating_points
+    return replace(
+        adapted,
+        network=Chosen(adapted.network, adapted.outputs, kept),
+        labels=tuple(adapted.labels[number] for number in kept),
+        operating_points=tuple(points[number] for number in kept) if points else (),
+        left_out=tuple(label for label in adapted.labels if label in leave_out),
+    )
 
 
 def _xrv(path: Path, described: NetworkDescription) -> Adapted:
@@ -204,7 +132,8 @@ def _ultralytics(path: Path, described: NetworkDescription) -> Adapted:
     )
 
 
-_ADAPTERS = {"xrv": _xrv, "torchvision": _named, "timm": _named, "ultralytics": _ultralytics}
+_ADAPTERS = {"xrv": _xrv, "torchvision": _named, "timm": _named, "ultralytics": _ultralytics,
+             "huggingface": huggingface.adapt}  # fmt: skip
 
 
 def _plain(state: Mapping[str, Tensor], stem: str) -> dict[str, Tensor]:
@@ -257,31 +186,8 @@ def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels:
             return densenet.from_arrays(architecture, arrays, labels, channels)
         except (KeyError, RuntimeError) as error:
             raise CannotAdapt(f"the file does not hold the parameters of {architecture}") from error
-    if family == "torchvision":
-        network = foreign.torchvision_network(architecture, labels)
-    else:
-        network = foreign.timm_network(architecture, labels, channels)
-    own = network.state_dict().items()
-    counters = {name: value for name, value in own if name.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict(state | counters)
-    except RuntimeError as error:
-        raise CannotAdapt(f"the file does not hold the parameters of {family}'s {architecture}") from error
-    network.eval()
-    return FirstOf(network) if family == "torchvision" else _with_maps(network, channels)
-
-
-def _with_maps(network: Any, channels: int) -> WithMaps:
-    """The network with class activation maps, if their mean, plus the bias, proves to be the logit."""
-    side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
-    images = torch.rand(1, channels, side, side)
-    with torch.inference_mode():
-        features, logits = network.forward_features(images), network(images)
-        maps = isinstance(features, Tensor) and features.ndim == 4
-        head = network.get_classifier()
-        places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
-        if places:
-            means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
-            means = means if head.bias is None else means + head.bias
-            places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
-    return WithMaps(network, features=maps, places=places)
+    if family == "timm":
+        return foreign.filled_timm_network(architecture, state, labels, channels)
+    network = foreign.torchvision_network(architecture, labels)
+    foreign.fill(network, state, f"torchvision's {architecture}")
+    return FirstOf(network)

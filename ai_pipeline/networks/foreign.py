@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks.wrappers import WithMaps
 
 MOST_OPERATORS = 10
+TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
 def timm_network(architecture: str, labels: int, channels: int) -> Any:
@@ -28,6 +31,24 @@ def timm_network(architecture: str, labels: int, channels: int) -> Any:
     return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels)
 
 
+def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> WithMaps:
+    """timm's network of that name with the parameters of ``state``, for inference. Raises CannotAdapt."""
+    network = timm_network(architecture, labels, channels)
+    fill(network, state, f"timm's {architecture}")
+    return _with_maps(network, channels)
+
+
+def fill(network: Any, state: dict[str, Tensor], name: str) -> None:
+    """Put the parameters of ``state`` into ``network``, for inference. Raises CannotAdapt, which names it."""
+    own = network.state_dict().items()
+    counters = {name: value for name, value in own if name.endswith("num_batches_tracked")}
+    try:
+        network.load_state_dict(counters | state)
+    except RuntimeError as error:
+        raise CannotAdapt(f"the file does not hold the parameters of {name}") from error
+    network.eval()
+
+
 def torchvision_network(architecture: str, labels: int) -> nn.Module:
     """torchvision's network of that name, for so many ``labels``, unfilled. Raises CannotAdapt."""
     offer_torchvision_operators()
@@ -39,6 +60,22 @@ def torchvision_network(architecture: str, labels: int) -> nn.Module:
         raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
     network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels)
     return network
+
+
+def _with_maps(network: Any, channels: int) -> WithMaps:
+    """The network with class activation maps, if their mean, plus the bias, proves to be the logit."""
+    side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
+    images = torch.rand(1, channels, side, side)
+    with torch.inference_mode():
+        features, logits = network.forward_features(images), network(images)
+        maps = isinstance(features, Tensor) and features.ndim == 4
+        head = network.get_classifier()
+        places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
+        if places:
+            means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
+            means = means if head.bias is None else means + head.bias
+            places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
+    return WithMaps(network, features=maps, places=places)
 
 
 def ultralytics_classifier(path: Path) -> tuple[Any, str, int]:

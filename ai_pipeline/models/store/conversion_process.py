@@ -16,7 +16,7 @@ from ai_pipeline.models.store.confined import EXIT_DATA
 from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
 
 if TYPE_CHECKING:
-    from ai_pipeline.networks.adapters import Adapted
+    from ai_pipeline.networks.adapted import Adapted
 
 OPSET = 17
 MOST = 1e-3  # of the largest score: how far the file may be from the network that it was made from
@@ -27,11 +27,17 @@ def main() -> None:
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
     from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
-    from ai_pipeline.networks.adapters import NetworkDescription, adapt
+    from ai_pipeline.networks.adapted import NetworkDescription
+    from ai_pipeline.networks.adapters import adapt
 
     try:
         described = NetworkDescription(
-            request.family, request.architecture, request.labels, request.size, request.softmax
+            request.family,
+            request.architecture,
+            request.labels,
+            request.size,
+            request.softmax,
+            request.leave_out,
         )
         adapted = adapt(Path(request.checkpoint), described)
         path = Path(f"{MODEL}.{request.form}")

@@ -19,18 +19,21 @@ ANSWER = "answer.json"
 
 
 class Request(BaseModel):
-    """Which checkpoint to read and what to make of it; ``seconds`` that it may take."""
+    """Which checkpoint to read and what to make of it; ``seconds`` that it may take; labels to
+    ``leave_out``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str
-    family: Literal["xrv", "torchvision", "timm", "ultralytics"]
+    family: Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface"]
     architecture: str
     labels: tuple[str, ...]
     size: Side | None
     softmax: bool
     form: Literal["onnx", "safetensors"]
     seconds: int
+    leave_out: tuple[str, ...] = ()
 
 
 class ConvertedNetwork(BaseModel):
@@ -57,4 +60,5 @@ class ConvertedNetwork(BaseModel):
     kind: Literal["logits", "probabilities"]
     operating_points: tuple[Share, ...] = Field(max_length=4096)
     licence: Annotated[str, Field(max_length=400)]
+    left_out: tuple[Name, ...] = Field(default=(), max_length=4096)
     difference: Annotated[float, Field(ge=0.0, le=1.0)]

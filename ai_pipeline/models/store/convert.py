@@ -17,9 +17,12 @@ from ai_pipeline.errors import CardError, NotTrusted
 from ai_pipeline.models.card import NAME
 from ai_pipeline.models.engine import SAFETENSORS
 from ai_pipeline.models.registry import load
+from ai_pipeline.models.store import label_map as label_maps
 from ai_pipeline.models.store import sandbox
 from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
+from ai_pipeline.models.store.huggingface import HUGGINGFACE, check_folder
 from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.label_map import LabelMap
 from ai_pipeline.models.store.template import card_text
 
 LONGEST_ANSWER = 1 << 20  # bytes
@@ -34,24 +37,39 @@ class Converted:
 
 
 def convert(
-    request: Request, out: Path, *, trust: bool, model_id: str = "", version: str = "1", licence: str = ""
+    request: Request,
+    out: Path,
+    *,
+    trust: bool,
+    model_id: str = "",
+    version: str = "1",
+    licence: str = "",
+    label_map: LabelMap | None = None,
 ) -> Converted:
     """Write ``ID.onnx`` (or ``.safetensors``) and ``ID.toml`` into ``out``. Raises CardError.
 
-    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code.
+    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code. What a
+    ``label_map`` leaves out, the model has no output for.
     """
     checkpoint = Path(request.checkpoint).resolve()
-    if not checkpoint.is_file():
+    if request.family == HUGGINGFACE:
+        check_folder(checkpoint)
+    elif not checkpoint.is_file():
         raise CardError(f"{request.checkpoint} is not a file")
-    if not trust and checkpoint.suffix != SAFETENSORS:
+    elif not trust and checkpoint.suffix != SAFETENSORS:
         raise NotTrusted(
             f"{checkpoint.name} is a pickle, and a pickle is code: with --trust you say that you trust it"
         )
     sandbox.require()
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
         folder = Path(scratch)
-        _run(request.model_copy(update={"checkpoint": str(checkpoint)}), folder)
+        left_out = tuple(name for name, label in (label_map or {}).items() if label is None)
+        _run(request.model_copy(update={"checkpoint": str(checkpoint), "leave_out": left_out}), folder)
         answer = _answer(folder / ANSWER)
+        if label_map is None:
+            label_maps.refuse_placeholders(answer.labels)
+        else:
+            label_maps.check(label_map, (*answer.labels, *answer.left_out))
         made = folder / f"{MODEL}.{request.form}"
         if not made.is_file() or made.is_symlink():
             raise CardError(f"{checkpoint.name} could not be converted: no model was written")
@@ -64,8 +82,9 @@ def convert(
         data = made.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         text = card_text(
-            answer, model_id=name, version=version, licence=licence, file=file.name, sha256=digest
-        )
+            answer, model_id=name, version=version, licence=licence, file=file.name, sha256=digest,
+            label_map=label_map,
+        )  # fmt: skip
         file.write_bytes(data)
         card.write_text(text, encoding="utf-8")
     load(card)

@@ -7,21 +7,11 @@ import re
 from collections.abc import Iterable
 
 from ai_pipeline.contract import Code
-from ai_pipeline.models.card import Label
-from ai_pipeline.models.registry import find
 from ai_pipeline.models.store.conversion_request import ConvertedNetwork
-from ai_pipeline.models.store.folder import SHIPPED_MODELS
+from ai_pipeline.models.store.label_map import LabelMap, NodeLabel, node_labels, plain
 
 PRIVATE = "99AINODE"
 THRESHOLD = 0.5
-OPACITY = Code("112001", "DCM", "Opacity")
-FRACTURE = Code("125605004", "SCT", "Fracture of bone")
-CODES = {
-    "lungopacity": (OPACITY, "PS3.16 CID 6104 Abnormal Opacity Finding or Feature"),
-    "fracture": (FRACTURE, "SNOMED CT 125605004 |Fracture of bone (disorder)|"),
-}
-"""Codes of labels that the shipped model does not have, by their plain names."""
-
 UNKNOWN_LICENCE = "not known: ask the authors before use"
 USE = "To be evaluated on this site's images before anyone reads its findings. Not for diagnostic use."
 LIMITS = (
@@ -34,9 +24,19 @@ LIMITS = (
 
 
 def card_text(
-    answer: ConvertedNetwork, *, model_id: str, version: str, licence: str, file: str, sha256: str
+    answer: ConvertedNetwork,
+    *,
+    model_id: str,
+    version: str,
+    licence: str,
+    file: str,
+    sha256: str,
+    label_map: LabelMap | None = None,
 ) -> str:
-    """The card as TOML, for the converted ``file`` of that SHA-256; no ``licence``: what the answer says."""
+    """The card as TOML, for the converted ``file`` of that SHA-256; no ``licence``: what the answer says.
+
+    Without a ``label_map`` the labels keep the names that the model gives them.
+    """
     softmax = answer.kind == "probabilities"
     lines = [
         "# Written by `ai-pipeline models convert`; `ai-pipeline evaluate chest --write-card` adds figures.",
@@ -59,27 +59,28 @@ def card_text(
         *_table("calibration", calibrated=False, method="softmax, as trained" if softmax else "none"),
         *_table("training", data=("not known to this card: see the checkpoint's authors",)),
     ]  # fmt: skip
-    known = {_plain(label.name): label for label in find(SHIPPED_MODELS["chest_xray"]).labels}
+    known, given = node_labels(), label_map or {}
     points = answer.operating_points or (None,) * len(answer.labels)
     for name, point in zip(answer.labels, points, strict=True):
-        lines += _label(name, point, known.get(_plain(name)))
+        lines += _label(given.get(name) or known.get(plain(name)) or _unknown(name), name, point, label_map)
     return "\n".join(lines) + "\n"
 
 
-def _label(name: str, point: float | None, known: Label | None) -> list[str]:
-    if known is not None:
-        code, source = known.code, known.code_source
-    else:
-        private = Code(re.sub("[^A-Z0-9]+", "_", name.upper())[:16], PRIVATE, name)
-        code, source = CODES.get(_plain(name), (private, "private: no code whose source could be checked"))
-    site = f"site = {_inline(known.site)}" if known is not None and known.site is not None else ""
+def _label(label: NodeLabel, own: str, point: float | None, label_map: LabelMap | None) -> list[str]:
+    """``own``: what the model itself calls it."""
     return [
-        *_table("[labels]", name=name),
-        f"code = {_inline(code, source)}",
-        *([site] if site else []),
+        *_table("[labels]", name=label.name if label_map else own),
+        f"code = {_inline(label.code, label.source)}",
+        *([f"site = {_inline(label.site)}"] if label.site is not None else []),
         *_pairs(supported=False, threshold=THRESHOLD, absent_below=THRESHOLD),
         *([] if point is None else _pairs(operating_point=point)),
+        *(_pairs(model_label=own) if label_map else []),
     ]
+
+
+def _unknown(name: str) -> NodeLabel:
+    private = Code(re.sub("[^A-Z0-9]+", "_", name.upper())[:16], PRIVATE, name)
+    return NodeLabel(name, private, "private: no code whose source could be checked")
 
 
 def _inline(code: Code, source: str = "") -> str:
@@ -107,7 +108,3 @@ def _list(parts: Iterable[str]) -> str:
     items = list(parts)
     short = f"[{', '.join(items)}]"
     return short if len(short) < 100 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
-
-
-def _plain(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ai_pipeline.models.registry import MODELS_DIR
+from ai_pipeline.models.store import sandbox
 from tests.unit.ai_training import small_models
 
 
@@ -23,3 +25,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(tmp_path: Path) -> tuple[Path, Path]:
     """A model and its card, not yet in the store."""
     return small_models.write(tmp_path / "made")
+
+
+@pytest.fixture
+def confinement() -> None:
+    """Skips where root has no bubblewrap that can start: then nothing is converted (the next tests)."""
+    if os.geteuid() == 0 and not sandbox._bubblewrap():
+        pytest.skip(
+            "this machine cannot confine a process: install bubblewrap, or run the tests as another user"
+        )

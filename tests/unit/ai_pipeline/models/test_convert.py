@@ -32,15 +32,6 @@ FOURTEEN = ",".join(f"label {number}" for number in range(14))
 
 
 @pytest.fixture
-def confinement() -> None:
-    """Skips where root has no bubblewrap that can start: then nothing is converted (the next tests)."""
-    if os.geteuid() == 0 and not sandbox._bubblewrap():
-        pytest.skip(
-            "this machine cannot confine a process: install bubblewrap, or run the tests as another user"
-        )
-
-
-@pytest.fixture
 def made(tmp_path: Path) -> Callable[[str], Expected]:
     """Let a library make ``checkpoint.*`` in the test's folder, and say what it expects of it."""
 
