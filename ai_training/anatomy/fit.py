@@ -25,7 +25,7 @@ from ai_training.anatomy.evaluate import dice
 from ai_training.anatomy.export import ID, export_anatomy, write_card
 from ai_training.networks.anatomy import ORGANS, AnatomyNetwork
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST, Plan, TrainingRun, Validation
+from ai_training.runs import Plan, TrainingRun, Validation
 
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 """From the fine grid of the masks to the network's input: measured there, the ratio is the same."""
@@ -58,11 +58,8 @@ def train(
     """
     torch.set_num_threads(recipe.threads)
     run = _Run(data, out, recipe)
-    if resume:
-        run.load()
-    run.train(report)
     network = AnatomyNetwork()
-    network.load_state_dict(torch.load(out / BEST, weights_only=True))
+    network.load_state_dict(run.finish(report, resume=resume))
     export_anatomy(network.eval(), out / f"{ID}.onnx")
     described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen": run.best}
     return write_card(out, described)

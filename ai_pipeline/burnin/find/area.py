@@ -65,10 +65,14 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
 
 def strokes(picture: Picture) -> Mask:
     """What is as thin as the strokes of letters and stands out, light or dark, with its soft edges."""
-    grey = np.ascontiguousarray(brightest(picture))
-    square = np.ones((STROKE, STROKE), np.uint8)
+    return dilated(thin(brightest(picture)), 5)
+
+
+def thin(grey: Picture) -> Mask:
+    """What is as thin as the strokes of letters and stands out, light or dark, in one channel."""
+    square, grey = np.ones((STROKE, STROKE), np.uint8), np.ascontiguousarray(grey)
     light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
-    return dilated(np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_), 5)
+    return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)
 
 
 def _background(picture: Picture, grey: Picture, drawn: Mask) -> Picture | None:

@@ -14,6 +14,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     dilated,
     index_of,
 )
+from ai_pipeline.burnin.find.area import thin
 
 SLENDER = 2.5
 """Height of a bar, as far as it was found, at least (widths of it)."""
@@ -29,8 +30,6 @@ MOST_OF = 0.6
 """Height of a column of a bar, at least, as a share of the highest one."""
 BLACK = 8
 """Level at which a bar ends (grey levels)."""
-STROKE, CONTRAST = 9, 40
-"""Side of the square in which a stroke of a letter stands out, and by how much (pixels; grey levels)."""
 THICK, LARGEST, COMPACT, LONGER = 7, 0.03, 0.8, 1.5
 """Width of a bar that is seen by its form, at least (pixels); its share of the picture, at most; the share of
 its box that it fills and the ratio of its sides, at least."""
@@ -41,11 +40,7 @@ def find_bars(picture: Picture) -> Mask:
 
     Letters have strokes: what has none, in no channel, is no text, whatever a detector or its place says.
     """
-    strokes = np.zeros(picture.shape[:2], np.bool_)
-    square = np.ones((STROKE, STROKE), np.uint8)
-    for channel in cv2.split(np.ascontiguousarray(picture)):
-        for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):
-            strokes |= cv2.morphologyEx(channel, way, square) > CONTRAST
+    strokes: Mask = np.logical_or.reduce([thin(channel) for channel in cv2.split(picture)])
     smooth = (brightest(picture) > BLACK) & ~strokes
     opened = cv2.morphologyEx(smooth.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THICK, THICK), np.uint8))
     labels, stats = components(opened.astype(np.bool_))
