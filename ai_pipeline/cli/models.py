@@ -18,6 +18,7 @@ from ai_pipeline.cli.terminal import EXIT_DATA, print_table, progress_bar
 if TYPE_CHECKING:
     from ai_pipeline.models.card import Card, Weights
 
+FAMILIES = ("xrv", "eva-x", "medical-mae", "torchvision", "timm", "ultralytics", "huggingface")
 SHA256 = 64  # hexadecimal digits
 PICKLE = (
     "A PyTorch checkpoint is a pickle, and a pickle is code: opening one from a stranger is running a "
@@ -236,9 +237,7 @@ def convert_model(
         Path, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder for huggingface")
     ],
     *,
-    family: Annotated[
-        str, typer.Option("--from", help="xrv, torchvision, timm, ultralytics or huggingface.")
-    ],
+    family: Annotated[str, typer.Option("--from", help=f"{', '.join(FAMILIES)}.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
     architecture: Annotated[
         str, typer.Option(help="xrv: the name of the weights; timm, torchvision: of the network.")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-Family = Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface"]
+Family = Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "eva-x", "medical-mae"]
 
 
 @dataclass(frozen=True, slots=True)

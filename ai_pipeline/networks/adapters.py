@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import densenet, foreign, huggingface
+from ai_pipeline.networks import densenet, foreign, huggingface, nih
 from ai_pipeline.networks.adapted import Adapted, Family, NetworkDescription
 from ai_pipeline.networks.checkpoints import read_state
 from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax, WithMaps
@@ -132,8 +132,15 @@ def _ultralytics(path: Path, described: NetworkDescription) -> Adapted:
     )
 
 
-_ADAPTERS = {"xrv": _xrv, "torchvision": _named, "timm": _named, "ultralytics": _ultralytics,
-             "huggingface": huggingface.adapt}  # fmt: skip
+_ADAPTERS = {
+    "xrv": _xrv,
+    "torchvision": _named,
+    "timm": _named,
+    "ultralytics": _ultralytics,
+    "huggingface": huggingface.adapt,
+    "eva-x": nih.eva_x,
+    "medical-mae": nih.medical_mae,
+}
 
 
 def _plain(state: Mapping[str, Tensor], stem: str) -> dict[str, Tensor]:

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from ai_pipeline.errors import UnreadableCheckpoint
 
 SAFETENSORS = ".safetensors"
-WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net")
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+)
 """Keys under which training scripts keep the parameters; averaged ones first, as timm takes them."""
 
 _NUMBERS = re.compile(

@@ -31,6 +31,18 @@ def timm_network(architecture: str, labels: int, channels: int) -> Any:
     return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels)
 
 
+def timm_eva(**shape: Any) -> Any:
+    """timm's ``Eva`` of that shape, unfilled. Raises CannotAdapt."""
+    offer_torchvision_operators()
+    try:
+        from timm.layers import set_fused_attn
+        from timm.models.eva import Eva
+    except ImportError as error:
+        raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
+    set_fused_attn(enable=False)  # spelled out, it can be exported
+    return Eva(**shape)
+
+
 def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> WithMaps:
     """timm's network of that name with the parameters of ``state``, for inference. Raises CannotAdapt."""
     network = timm_network(architecture, labels, channels)

@@ -26,7 +26,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str
-    family: Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface"]
+    family: Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "eva-x", "medical-mae"]
     architecture: str
     labels: tuple[str, ...]
     size: Side | None

@@ -80,6 +80,76 @@ def chexnet(folder: Path) -> None:
     _save(folder, image(), pixels.numpy(), scores)
 
 
+def eva_x(folder: Path) -> None:
+    """EVA-X-Ti as its authors fine-tune it: timm's Eva with what eva_x.py gives it, by the names of
+    EVA-02.
+    """
+    _eva_x(folder, {"embed_dim": 192, "num_heads": 3}, (("mlp.fc1", "mlp.w12"), ("mlp.fc2", "mlp.w3")), 14)
+
+
+def eva_x_base(folder: Path) -> None:
+    """EVA-X-B: query, key and value apart, a norm in each perceptron; its rotary places count 16 a side."""
+    names = (
+        ("mlp.fc1_g", "mlp.w1"), ("mlp.fc1_x", "mlp.w2"), ("mlp.fc2", "mlp.w3"), ("mlp.norm", "mlp.ffn_ln"),
+        ("q_proj.bias", "q_bias"), ("v_proj.bias", "v_bias"),
+    )  # fmt: skip
+    _eva_x(folder, {"embed_dim": 768, "num_heads": 12, "qkv_fused": False, "scale_mlp": True}, names, 16)
+
+
+def _eva_x(folder: Path, shape: dict[str, Any], names: tuple[tuple[str, str], ...], side: int) -> None:
+    from timm.models.eva import Eva
+
+    network = Eva(
+        img_size=224, patch_size=16, depth=12, mlp_ratio=4 * 2 / 3, swiglu_mlp=True, use_rot_pos_emb=True,
+        ref_feat_shape=(side, side), num_classes=14, **shape,
+    ).eval()  # fmt: skip
+    random = np.random.default_rng(8)
+    for name, value in network.named_parameters():
+        scale = 0.5 if name == "pos_embed" else 0.05
+        around = float("norm" in name and name.endswith("weight"))
+        value.data = torch.from_numpy(around + scale * random.standard_normal(value.shape, np.float32))
+    pixels = _official_input(0.49185243, 0.28509309)
+    _spread(network.head, network.forward_head(network.forward_features(pixels), pre_logits=True))
+    state = {}
+    for own, value in network.state_dict().items():
+        theirs = own
+        for ours, eva in names:
+            theirs = theirs.replace(ours, eva)
+        state[theirs] = value
+    head = shape["embed_dim"] // shape["num_heads"]
+    cosines = network.rope.get_embed()[:, head:]  # beside the sines
+    state |= {"rope.freqs_cos": cosines, "blocks.0.attn.rope.freqs_cos": cosines}
+    torch.save({"model": state, "epoch": 3, "args": {"lr": 0.1}}, folder / "checkpoint.pth")
+    with torch.inference_mode():
+        scores = network(pixels)
+    _save(folder, image(), pixels.numpy(), scores)
+
+
+def medical_mae(folder: Path) -> None:
+    """torchvision's DenseNet-121 as Medical MAE saves it after fine-tuning on NIH's 14 labels."""
+    from torchvision import models
+
+    network = models.densenet121(num_classes=14).eval()
+    pixels = _official_input(0.5056, 0.252)
+    _spread(network.classifier, network.features(pixels).relu().mean((2, 3)))
+    torch.save({"model": network.state_dict(), "epoch": 74}, folder / "checkpoint.pth")
+    with torch.inference_mode():
+        scores = network(pixels)
+    _save(folder, image(), pixels.numpy(), scores)
+
+
+def _official_input(mean: float, spread: float) -> torch.Tensor:
+    """The transform of both repositories' ``build_transform`` for evaluation."""
+    from PIL import Image
+    from torchvision import transforms
+
+    steps = [
+        transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize([mean] * 3, [spread] * 3),
+    ]  # fmt: skip
+    return transforms.Compose(steps)(Image.fromarray(image()).convert("RGB"))[None]
+
+
 def ultralytics(folder: Path) -> None:
     """A YOLO11 classifier of ten pictures and two labels, as Ultralytics leaves it after one epoch."""
     import cv2
@@ -125,5 +195,7 @@ def _save(folder: Path, shown: Any, pixels: Any, scores: torch.Tensor) -> None:
 if __name__ == "__main__":
     torch.manual_seed(1)
     offer_torchvision_operators()
-    KINDS = {"torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet, "ultralytics": ultralytics}
+    KINDS = {
+        "torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet, "ultralytics": ultralytics,
+    }  # fmt: skip
     KINDS[sys.argv[1]](Path(sys.argv[2]))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,24 +24,8 @@ from ai_pipeline.models.store import sandbox
 from ai_pipeline.models.store.conversion_request import Request
 from ai_pipeline.networks import densenet
 
-MAKER = Path(__file__).parents[1] / "foreign_checkpoints.py"
 Expected = dict[str, npt.NDArray[Any]]
 FOURTEEN = ",".join(f"label {number}" for number in range(14))
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Callable[[str], Expected]:
-    """Let a library make ``checkpoint.*`` in the test's folder, and say what it expects of it."""
-
-    def make(kind: str) -> Expected:
-        command = [sys.executable, "-W", "ignore", str(MAKER), kind, str(tmp_path)]
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
-        assert done.returncode == 0, done.stderr
-        with np.load(tmp_path / "expected.npz") as arrays:
-            return dict(arrays)
-
-    return make
 
 
 def convert(checkpoint: Path, family: str, *more: str) -> Result:
