@@ -117,6 +117,8 @@ DELIVERY_IN_DOUBT = EventType(5009, _WARNING, "sent or not is unknown: the desti
 DELIVERY_WITHDRAWN = EventType(
     5010, _WARNING, "delivery withdrawn: its study changed or stands in quarantine"
 )
+DELIVERY_DISCARDED = EventType(5011, _WARNING, "a person discarded a delivery: it is not sent")
+DELIVERY_ADDED = EventType(5012, _WARNING, "a person asked for a result to be sent to a further peer")
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )

@@ -54,6 +54,7 @@ def _environment() -> Environment:
         "moment": moment,
         "ago": ago,
         "duration": duration,
+        "keyword": keyword,
         "kind": kind,
         "size": size,
         "words": words,
@@ -110,6 +111,11 @@ def person(text: str) -> str:
 def unit(number: str) -> str:
     """A number with its unit (UCUM), without those that stand for none: "{ratio}"."""
     return re.sub(r" (\{.*\}|1)$", "", number)
+
+
+def keyword(name: str) -> str:
+    """A DICOM keyword as words: "PatientBirthDate" is "Patient Birth Date"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
 
 
 def kind(word: str) -> str:

@@ -11,8 +11,8 @@ from dicom_node.console.access import Asked, Visit, needs, see_other
 from dicom_node.errors import NotFound
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
-from dicom_node.services.console import contents, pictures, sign_in, studies, viewer
+from dicom_node.services import audit, work
+from dicom_node.services.console import choices, contents, pictures, sign_in, studies, viewer
 from dicom_node.services.console.pictures import PictureKind, Shown
 from dicom_node.services.console.studies import Order, Search
 
@@ -76,16 +76,47 @@ def show(asked: Asked, number: int) -> Response:
     with site.database.read() as session:
         study = studies.show(session, site.settings, number)
     audit.note_sight(site.database, asked.person, number)
-    return asked.page("study.html", study=study)
+    had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
+    further = [one.name for one in site.settings.peers if "receive" in one.may and one.name not in had]
+    return asked.page("study.html", study=study, further=further)
 
 
 @router.post("/{number}/rerun")
 @needs(UserRole.OPERATOR)
 def rerun(asked: Asked, number: int) -> Response:
     """Apply the rules once more."""
+    services.rerun_studies(asked.site.settings, [_uid(asked, number)], asked.person)
+    return see_other(f"/studies/{number}")
+
+
+@router.post("/{number}/send")
+@needs(UserRole.OPERATOR)
+def send(asked: Asked, number: int) -> Response:
+    """Send the results to a further peer."""
+    work.send_study(asked.site.settings, _uid(asked, number), asked.text("peer")[:64], asked.person)
+    return see_other(f"/studies/{number}")
+
+
+@router.get("/{number}/versions")
+@needs(UserRole.OPERATOR)
+def versions(asked: Asked, number: int) -> Response:
+    """What is to be chosen before a study leaves quarantine."""
+    uid = _uid(asked, number)
+    audit.note_sight(asked.site.database, asked.person, number)
+    rows = services.study_versions(asked.site.settings, uid)
     with asked.site.database.read() as session:
-        uid = studies.show(session, asked.site.settings, number)["study"]
-    services.rerun_studies(asked.site.settings, [uid], asked.person)
+        study = studies.brief(session, number)
+    return asked.page("versions.html", study=study, questions=choices.questions(rows))
+
+
+@router.post("/{number}/release")
+@needs(UserRole.OPERATOR)
+def release(asked: Asked, number: int) -> Response:
+    """Let the study out of quarantine with what was chosen."""
+    uid, settings = _uid(asked, number), asked.site.settings
+    picked = {int(str(value)) for key, value in asked.form.multi_items() if _is_pick(key, value)}
+    take = choices.applicable(services.study_versions(settings, uid), picked)
+    services.release_study(settings, uid, take, asked.person)
     return see_other(f"/studies/{number}")
 
 
@@ -131,6 +162,16 @@ def png(
         shown = pictures.find(session, asked.site.settings, which, number)
     audit.note_sight(asked.site.database, asked.person, shown.study)
     return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")
+
+
+def _uid(asked: Visit, number: int) -> str:
+    """What the study is called. Raises NotFound."""
+    with asked.site.database.read() as session:
+        return studies.uid(session, number)
+
+
+def _is_pick(key: str, value: object) -> bool:
+    return key.startswith("take") and isinstance(value, str) and value.isdecimal() and len(value) < 9
 
 
 def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:

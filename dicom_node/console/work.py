@@ -6,10 +6,10 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from dicom_node import services
-from dicom_node.console.access import Asked, needs, see_other
+from dicom_node.console.access import Asked, Visit, needs, see_other
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState
 from dicom_node.model.roles import UserRole
+from dicom_node.services import work
 from dicom_node.services.console import studies
 from dicom_node.store import views
 
@@ -42,23 +42,28 @@ def jobs(asked: Asked, state: JobState | None = None, before: int | None = None)
 @needs(UserRole.OPERATOR)
 def change_job(asked: Asked, number: int, change: Change) -> Response:
     """Run again, put first, cancel."""
-    services.change_job(asked.site.settings, number, change, asked.person)
-    return see_other("/jobs", state=asked.text("state")[:16])
+    work.change_job(asked.site.settings, number, change, asked.person)
+    return _back(asked, "/jobs")
 
 
 @router.get("/outbox")
 @needs(UserRole.VIEWER)
 def outbox(
-    asked: Asked, state: DeliveryState | Literal["open"] | None = None, before: int | None = None
+    asked: Asked,
+    state: DeliveryState | Literal["open"] | None = None,
+    to: str = "",
+    before: int | None = None,
 ) -> Response:
-    """The newest first; "open": all that is on its way."""
+    """The newest first; "open": all that is on its way. ``to``: only to this peer."""
     states = OPEN_DELIVERIES if state == "open" else {state} if isinstance(state, DeliveryState) else ()
     with asked.site.database.read() as session:
-        rows = views.list_deliveries(session, states=states, limit=_PAGE + 1, before=before)
+        rows = views.list_deliveries(session, states=states, destination=to, limit=_PAGE + 1, before=before)
         numbers = studies.numbers(session, rows)
+        dead = studies.dead_by_destination(session)
     return asked.page(
         "outbox.html", rows=rows[:_PAGE], more=rows[_PAGE - 1]["delivery"] if len(rows) > _PAGE else None,
-        first=before is None, state=state, numbers=numbers, states=["open", *DeliveryState],
+        first=before is None, state=state, to=to, numbers=numbers, states=["open", *DeliveryState], dead=dead,
+        longest=work.LONGEST, shortest=work.SHORTEST,
     )  # fmt: skip
 
 
@@ -66,14 +71,42 @@ def outbox(
 @needs(UserRole.OPERATOR)
 def retry_dead(asked: Asked) -> Response:
     """Send again all that was given up, to one destination or to all."""
-    to = asked.text("destination")[:64]
-    services.retry_deliveries(asked.site.settings, destination=to, by=asked.person)
+    work.retry_deliveries(asked.site.settings, destination=_destination(asked), by=asked.person)
     return see_other("/outbox", state="open")
+
+
+@router.post("/outbox/discard-dead")
+@needs(UserRole.OPERATOR)
+def discard_dead(asked: Asked) -> Response:
+    """Discard all that was given up, to one destination or to all."""
+    work.discard_deliveries(
+        asked.site.settings, because=asked.text("because"), destination=_destination(asked), by=asked.person
+    )
+    return see_other("/outbox", state="discarded")
 
 
 @router.post("/outbox/{number}/retry")
 @needs(UserRole.OPERATOR)
 def retry(asked: Asked, number: int) -> Response:
     """Send again, or now what waits."""
-    services.retry_deliveries(asked.site.settings, [number], by=asked.person)
-    return see_other("/outbox", state=asked.text("state")[:16])
+    work.retry_deliveries(asked.site.settings, [number], by=asked.person)
+    return _back(asked, "/outbox")
+
+
+@router.post("/outbox/{number}/discard")
+@needs(UserRole.OPERATOR)
+def discard(asked: Asked, number: int) -> Response:
+    """Send it no more."""
+    work.discard_deliveries(asked.site.settings, [number], because=asked.text("because"), by=asked.person)
+    return _back(asked, "/outbox")
+
+
+def _destination(asked: Visit) -> str:
+    return asked.text("destination")[:64]
+
+
+def _back(asked: Visit, place: str) -> Response:
+    """To the page whose form was sent: a study's, or the list."""
+    if asked.text("study").isdecimal():
+        return see_other(f"/studies/{asked.text('study')}")
+    return see_other(place, state=asked.text("state")[:16], to=asked.text("to")[:64])

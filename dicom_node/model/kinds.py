@@ -78,5 +78,8 @@ class AuditAction(StrEnum):
     STUDY_SEARCHED = "study_searched"  # by patient or accession number
     STUDY_RERUN = "study_rerun"
     JOB_CHANGED = "job_changed"
+    STUDY_RELEASED = "study_released"
     DELIVERY_RETRIED = "delivery_retried"
+    DISCARDED = "discarded"  # deliveries
+    SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"

@@ -45,6 +45,7 @@ class DeliveryState(StrEnum):
     CONFIRMED = "confirmed"
     DEAD = "dead"  # a person must look; `outbox retry` sends it again
     CANCELLED = "cancelled"
+    DISCARDED = "discarded"  # a person said why it is not to be sent; `outbox retry` sends it all the same
 
 
 _S, _J, _D = StudyState, JobState, DeliveryState
@@ -78,12 +79,13 @@ JOB: Mapping[JobState, frozenset[JobState]] = {
 }
 
 DELIVERY: Mapping[DeliveryState, frozenset[DeliveryState]] = {
-    _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED, _D.DEAD}),
+    _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED, _D.DEAD, _D.DISCARDED}),
     _D.SENDING: frozenset({_D.PENDING, _D.UNCONFIRMED, _D.CONFIRMED, _D.DEAD, _D.CANCELLED}),
     _D.UNCONFIRMED: frozenset({_D.CONFIRMED, _D.PENDING, _D.DEAD}),
     _D.CONFIRMED: frozenset(),
-    _D.DEAD: frozenset({_D.PENDING}),
+    _D.DEAD: frozenset({_D.PENDING, _D.DISCARDED}),
     _D.CANCELLED: frozenset({_D.PENDING}),
+    _D.DISCARDED: frozenset({_D.PENDING}),
 }
 
 OPEN_JOBS = frozenset({_J.QUEUED, _J.RUNNING})
@@ -95,7 +97,7 @@ def study_state(jobs: Iterable[JobState], deliveries: Iterable[DeliveryState]) -
     """Where a study stands, read from its jobs (of the newest revision) and its deliveries.
 
     The first that holds: something runs, something waits, something is on its way, something failed,
-    all was cancelled, nothing applied; else it is delivered.
+    all was cancelled, or discarded before anything arrived; nothing applied; else it is delivered.
     """
     job_states, delivery_states = set(jobs), set(deliveries)
     for state, holds in (
@@ -104,6 +106,7 @@ def study_state(jobs: Iterable[JobState], deliveries: Iterable[DeliveryState]) -
         (_S.DELIVERING, bool(delivery_states & OPEN_DELIVERIES)),
         (_S.FAILED, _J.FAILED in job_states or _D.DEAD in delivery_states),
         (_S.CANCELLED, bool(job_states) and job_states <= {_J.CANCELLED}),
+        (_S.CANCELLED, _D.DISCARDED in delivery_states and _D.CONFIRMED not in delivery_states),
         (_S.NOT_APPLICABLE, job_states <= {_J.NOT_APPLICABLE, _J.HELD, _J.CANCELLED}),
     ):
         if holds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_node.outbox.by_hand import retry, retry_all
+from dicom_node.outbox.by_hand import discard, discard_all, retry, retry_all, send_to
 from dicom_node.outbox.new_deliveries import enqueue
 
-__all__ = ["enqueue", "retry", "retry_all"]
+__all__ = ["discard", "discard_all", "enqueue", "retry", "retry_all", "send_to"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import DELIVERY_BY_HAND
-from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND, DELIVERY_DISCARDED
+from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, Result, Study
-from dicom_node.store.transitions import move_delivery, record, settle_study, utc_now
+from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
 _S = DeliveryState
 
@@ -21,9 +24,7 @@ def retry(session: Session, delivery_id: int) -> None:
     Raises NotFound, and NotAllowedNow for what is being sent, is confirmed, or stands in quarantine.
     """
     now = utc_now()
-    delivery = session.get(Delivery, delivery_id)
-    if delivery is None:
-        raise NotFound(f"no delivery has the number {delivery_id}")
+    delivery = _locked(session, delivery_id)
     if delivery.state is _S.CONFIRMED:
         raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
     if delivery.state is _S.SENDING and deliveries.is_held(delivery, now):
@@ -44,6 +45,7 @@ def retry(session: Session, delivery_id: int) -> None:
         DELIVERY_BY_HAND,
         reason="",
         withdrawn=False,
+        discarded_because="",
         refusals=0,
         queries=0,
         sent_at=None,
@@ -56,11 +58,98 @@ def retry(session: Session, delivery_id: int) -> None:
 
 def retry_all(session: Session, destination: str | None = None) -> int:
     """Send again what was given up (to one peer, or to all), but of quarantined studies; returns how many."""
-    dead = select(Delivery.id).join(Delivery.result).join(Result.study).where(Delivery.state == _S.DEAD)
-    dead = dead.where(Study.state != StudyState.QUARANTINED)
-    if destination is not None:
-        dead = dead.where(Delivery.destination == destination)
-    chosen = list(session.scalars(dead.order_by(Delivery.id)))
+    dead = _dead(destination).join(Delivery.result).join(Result.study)
+    chosen = list(session.scalars(dead.where(Study.state != StudyState.QUARANTINED).order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
     return len(chosen)
+
+
+def discard(session: Session, delivery_id: int, because: str) -> None:
+    """Send this no more; ``because``: a person's words. Raises NotFound, NotAllowedNow.
+
+    What may have arrived cannot be discarded: it is confirmed first, or given up.
+    """
+    delivery = _locked(session, delivery_id)
+    if _S.DISCARDED not in DELIVERY[delivery.state]:
+        raise NotAllowedNow(
+            f"delivery {delivery_id} is {delivery.state}: only what waits or was given up can be discarded"
+        )
+    move_delivery(
+        session, delivery, _S.DISCARDED, DELIVERY_DISCARDED,
+        reason="", discarded_because=because, lease_owner="", lease_until=None,
+    )  # fmt: skip
+    settle_study(session, delivery.result.study_id)
+
+
+def discard_all(session: Session, because: str, destination: str | None = None) -> int:
+    """Discard what was given up (to one peer, or to all); returns how many."""
+    chosen = list(session.scalars(_dead(destination).order_by(Delivery.id)))
+    for delivery_id in chosen:
+        discard(session, delivery_id, because)
+    return len(chosen)
+
+
+def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
+    """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
+
+    ``peers``: all that are configured. Objects with and without burned-in boxes look alike in the table:
+    those that only peers of the other sort got are left out.
+    """
+    study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
+    if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
+        raise NotAllowedNow(f"the study is {study.state}: its results go nowhere now")
+    if "receive" not in peer.may:
+        raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
+    others = {one.name for one in peers if one.burned_in_boxes != peer.burned_in_boxes}
+    fitting = [row for row in _newest(session, study_id) if _fits(row, peer, others)]
+    if not fitting:
+        raise NotAllowedNow(
+            f"the study has no results that {peer.name} takes: name it in send_to of a rule, then run the "
+            "rules again"
+        )
+    known = {
+        delivery.result_id
+        for row in fitting
+        for delivery in row.deliveries
+        if delivery.destination == peer.name
+    }
+    new = [row for row in fitting if row.id not in known]
+    if not new:
+        raise NotAllowedNow(
+            f"all results that {peer.name} takes are in its outbox already: send those again there"
+        )
+    for row in new:
+        delivery = deliveries.add(session, row, peer.name)
+        record(
+            session, DELIVERY_ADDED, study_id,
+            delivery=delivery.id, destination=peer.name, instance=row.sop_instance_uid,
+        )  # fmt: skip
+    settle_study(session, study_id)
+    return len(new)
+
+
+def _newest(session: Session, study_id: int) -> list[Result]:
+    """Results that no other one replaces."""
+    rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
+    replaced = {row.supersedes for row in rows}
+    return [row for row in rows if row.sop_instance_uid not in replaced]
+
+
+def _fits(row: Result, peer: PeerSettings, others: Collection[str]) -> bool:
+    wanted = (peer.deidentify, (peer.pseudonym_domain or "") if peer.deidentify else "")
+    went_to = {delivery.destination for delivery in row.deliveries}
+    only_others = bool(went_to) and went_to <= set(others)
+    return row.kind in peer.results and (row.deidentified, row.pseudonym_domain) == wanted and not only_others
+
+
+def _dead(destination: str | None) -> Select[int]:
+    dead = select(Delivery.id).where(Delivery.state == _S.DEAD)
+    return dead if destination is None else dead.where(Delivery.destination == destination)
+
+
+def _locked(session: Session, delivery_id: int) -> Delivery:
+    delivery = session.get(Delivery, delivery_id, with_for_update=True)
+    if delivery is None:
+        raise NotFound(f"no delivery has the number {delivery_id}")
+    return delivery

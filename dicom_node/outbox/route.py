@@ -193,7 +193,8 @@ class Route:
         ids = [held.delivery for held in narrowed]
         others = deliveries.others_of_study(session, study, self.peer.name, but=ids)
         takes_others = any(
-            other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD) for other in others
+            other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
+            for other in others
         )
         for held, report in narrowed.items():
             if held.delivery in rows:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
@@ -23,7 +23,6 @@ from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, sqlite_file
 from dicom_node.store.queue import running as running_jobs
-from dicom_node.store.tables import Job
 from dicom_node.store.views import find_study
 
 if TYPE_CHECKING:
@@ -92,7 +91,9 @@ def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str
         return rows(Choice(database, settings).options(study))
 
 
-def release_study(settings: Settings, study_instance_uid: str, take: Sequence[int] = ()) -> None:
+def release_study(
+    settings: Settings, study_instance_uid: str, take: Sequence[int] = (), by: Person = COMMAND_LINE
+) -> None:
     """Let a study out of quarantine with the options taken, one for each question of ``study_versions``.
 
     Raises NotFound, or NotAllowedNow when it is not in quarantine or a choice is missing.
@@ -101,7 +102,11 @@ def release_study(settings: Settings, study_instance_uid: str, take: Sequence[in
 
     with open_database(settings) as database:
         study = _number_of(database, study_instance_uid)
-        Choice(database, settings).release(study, take)
+
+        def note(session: Session) -> None:
+            audit.note(session, by, AuditAction.STUDY_RELEASED, study_id=study, taken=sorted(take))
+
+        Choice(database, settings).release(study, take, also=note)
 
 
 def rerun_studies(
@@ -170,46 +175,6 @@ def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str,
 
     with open_database(settings) as database:
         return readings.show(database, settings, study_instance_uid)
-
-
-def change_job(
-    settings: Settings,
-    job_id: int,
-    change: Literal["retry", "put_first", "cancel"],
-    by: Person = COMMAND_LINE,
-) -> None:
-    """What a person may do to a job (``jobs.by_hand``). Raises NotFound, NotAllowedNow."""
-    from dicom_node import jobs
-
-    with writing(settings) as session:
-        {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change](session, job_id)
-        study_id = session.get_one(Job, job_id).study_id
-        audit.note(session, by, AuditAction.JOB_CHANGED, study_id=study_id, job=job_id, change=change)
-
-
-def retry_deliveries(
-    settings: Settings,
-    deliveries: Sequence[int] | None = None,
-    *,
-    destination: str = "",
-    by: Person = COMMAND_LINE,
-) -> int:
-    """Send again what was given up: these, or all dead ones (to one destination). Returns how many.
-
-    Raises NotFound, NotAllowedNow.
-    """
-    from dicom_node import outbox
-
-    with writing(settings) as session:
-        if deliveries is None:
-            number = outbox.retry_all(session, destination or None)
-            noted: dict[str, Any] = {"all_dead": number, "destination": destination}
-        else:
-            for delivery_id in deliveries:
-                outbox.retry(session, delivery_id)
-            number, noted = len(deliveries), {"deliveries": list(deliveries)}
-        audit.note(session, by, AuditAction.DELIVERY_RETRIED, **noted)
-    return number
 
 
 def test_peers(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -185,7 +185,8 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
 def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
     """Ended studies whose files may go: nothing happened to them since, and every result is confirmed."""
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
-    unfinished = sent.where(Delivery.state.not_in((DeliveryState.CONFIRMED, DeliveryState.CANCELLED)))
+    finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+    unfinished = sent.where(Delivery.state.not_in(finished))
     fresh = sent.where(Delivery.confirmed_at >= before)
     working = (
         exists()

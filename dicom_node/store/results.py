@@ -49,7 +49,7 @@ def newest_report(
     sent = exists().where(
         Delivery.result_id == Result.id,
         Delivery.destination.in_(destinations),
-        Delivery.state != DeliveryState.CANCELLED,
+        Delivery.state.not_in((DeliveryState.CANCELLED, DeliveryState.DISCARDED)),
     )
     chosen = (
         select(Result.sop_instance_uid, Result.series_instance_uid)

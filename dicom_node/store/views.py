@@ -304,7 +304,7 @@ def _delivery(row: Delivery, result: Result, study_instance_uid: str | None) -> 
         "delivery": row.id,
         "study_instance_uid": study_instance_uid,
         **columns(result, "kind", "sop_instance_uid"),
-        **columns(row, *names, "confirmed_at"),
+        **columns(row, *names, "confirmed_at", "discarded_because"),
     }
 
 

@@ -7,7 +7,7 @@ in the spool, set aside, and is not analysed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -36,12 +36,13 @@ _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one object. ``in_force``: it is the one that is analysed now.
+    """One version of one object; ``number``: of its row. ``in_force``: it is the one that is analysed now.
 
     ``superseded``: a newer one replaced it, as with a corrected name. ``elsewhere``: the Study Instance UID
     of another study that has this object.
     """
 
+    number: int
     item: Arrived
     in_force: bool
     superseded: bool = False
@@ -122,9 +123,12 @@ class Choice:
         """What is to be chosen; nothing where the study can be released as it is."""
         return self._read(study_id).options()
 
-    def release(self, study_id: int, take: Collection[int] = ()) -> None:
+    def release(
+        self, study_id: int, take: Collection[int] = (), *, also: Callable[[Session], None] | None = None
+    ) -> None:
         """Let a study out of quarantine with the options ``take``, one for each question.
 
+        ``also`` writes in the same transaction.
         Raises NotAllowedNow: it is not in quarantine, a choice is missing, or there is no such option.
         """
         read = self._read(study_id)
@@ -139,6 +143,8 @@ class Choice:
                     if option.number in take:
                         _record_choice(session, study, option)
             release_study(session, study_id)
+            if also is not None:
+                also(session)
 
     def _apply(
         self, session: Session, study: Study, read: _StudyVersions, taken: Mapping[str, Version]
@@ -182,7 +188,7 @@ class Choice:
     def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
         arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
         item = Arrived(self._data_dir / row.path, arrival, Inspected(), row.bytes)
-        return Version(item, in_force, superseded, elsewhere)
+        return Version(row.id, item, in_force, superseded, elsewhere)
 
     def _inspected(self, version: Version) -> Version:
         item = version.item
@@ -208,6 +214,7 @@ def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
                 "if_taken": option.if_taken,
                 "sop_instance_uid": option.sop_instance_uid,
                 "objects": len(_by_uid(option.versions)),
+                "received": [version.number for version in option.versions],
                 "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
                 "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
                 "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),

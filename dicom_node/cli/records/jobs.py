@@ -105,25 +105,25 @@ def show(job: Number, config: Config, as_json: JsonObject = False) -> None:
 @app.command(epilog="Example: dicom-node jobs retry 17 --config node.toml")
 def retry(job: Number, config: Config) -> None:
     """Run a job that failed, was held or was cancelled."""
-    from dicom_node import services
+    from dicom_node.services import work
 
-    services.change_job(load(config), job, "retry")
+    work.change_job(load(config), job, "retry")
     say(f"Job {job} is queued.")
 
 
 @app.command(epilog="Example: dicom-node jobs first 17 --config node.toml")
 def first(job: Number, config: Config) -> None:
     """Put a job that waits before all others."""
-    from dicom_node import services
+    from dicom_node.services import work
 
-    services.change_job(load(config), job, "put_first")
+    work.change_job(load(config), job, "put_first")
     say(f"Job {job} is the next.")
 
 
 @app.command(epilog="Example: dicom-node jobs cancel 17 --config node.toml")
 def cancel(job: Number, config: Config) -> None:
     """Cancel a job; one that runs is stopped at its next step."""
-    from dicom_node import services
+    from dicom_node.services import work
 
-    services.change_job(load(config), job, "cancel")
+    work.change_job(load(config), job, "cancel")
     say(f"Job {job} is cancelled, or will be at its next step.")

@@ -31,8 +31,21 @@ _COLUMNS: list[Column] = [
     ("sop instance", lambda row: short(row["sop_instance_uid"], 14)),
     ("tries", lambda row: row["attempts"]),
     ("next try", lambda row: "" if row["confirmed_at"] else local(row["next_at"])),
-    *fields("status", "reason"),
+    ("status", lambda row: row["status"]),
+    ("reason", lambda row: row["discarded_because"] or row["reason"]),
 ]
+
+
+Numbers = Annotated[
+    list[int] | None,
+    typer.Argument(
+        parser=number_of("delivery", "outbox list"),
+        metavar="[DELIVERY]...",
+        help="Numbers, as `outbox list` shows them.",
+    ),
+]
+Dead = Annotated[bool, typer.Option("--dead", help="All that were given up.")]
+To = Annotated[str, typer.Option("--to", metavar="PEER", help="With --dead: only to this peer.")]
 
 
 @app.command("list", epilog="Example: dicom-node outbox list --state dead --config node.toml")
@@ -62,21 +75,36 @@ def list_deliveries(
 @app.command(epilog="Example: dicom-node outbox retry --dead --config node.toml")
 def retry(
     config: Config,
-    deliveries: Annotated[
-        list[int] | None,
-        typer.Argument(
-            parser=number_of("delivery", "outbox list"),
-            metavar="[DELIVERY]...",
-            help="Numbers, as `outbox list` shows them.",
-        ),
-    ] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="All that were given up.")] = False,
-    to: Annotated[str, typer.Option("--to", metavar="PEER", help="With --dead: only to this peer.")] = "",
+    deliveries: Numbers = None,
+    dead: Dead = False,
+    to: To = "",
 ) -> None:
     """Send again what was given up, once the cause is gone."""
-    from dicom_node import services
+    from dicom_node.services import work
 
+    _either(deliveries, dead)
+    number = work.retry_deliveries(load(config), deliveries or None, destination=to)
+    say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")
+
+
+@app.command(
+    epilog='Example: dicom-node outbox discard 17 --because "the PACS was replaced" --config node.toml'
+)
+def discard(
+    config: Config,
+    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names; it is shown with them.")],
+    deliveries: Numbers = None,
+    dead: Dead = False,
+    to: To = "",
+) -> None:
+    """Send no more what waits or was given up. `outbox retry` sends it all the same."""
+    from dicom_node.services import work
+
+    _either(deliveries, dead)
+    number = work.discard_deliveries(load(config), deliveries or None, because=because, destination=to)
+    say(f"{number} discarded.")
+
+
+def _either(deliveries: list[int] | None, dead: bool) -> None:
     if bool(deliveries) == dead:
         raise typer.BadParameter("give the numbers of deliveries, or --dead for all that were given up")
-    number = services.retry_deliveries(load(config), deliveries or None, destination=to)
-    say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")

@@ -165,6 +165,19 @@ def rerun(
     print_rows(rows, DECISIONS, as_json=as_json, none="")
 
 
+@app.command(epilog="Example: dicom-node studies send 1.2.840.113619.2.1 --to teaching --config node.toml")
+def send(
+    uid: StudyArgument,
+    config: Config,
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="A configured peer that may receive.")],
+) -> None:
+    """Send a study's newest results to a further peer, as far as it takes their kinds."""
+    from dicom_node.services import work
+
+    number = work.send_study(load(config), uid, to)
+    say(f"{number} object{'s' if number != 1 else ''} will be sent to {to}.")
+
+
 def results_in_words(results: list[dict[str, Any]]) -> str:
     """ "4 confirmed, 1 dead" for a table: how many results stand how."""
     states = ["/".join(sorted(set(result["deliveries"].values()))) or "kept here" for result in results]

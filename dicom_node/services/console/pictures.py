@@ -18,7 +18,7 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
-from dicom_node.store.tables import Instance, Result
+from dicom_node.store.tables import Instance, ReceivedObject, Result
 
 LARGEST = 1600
 """Pixels of the longer side: a preview is no image to read from."""
@@ -32,6 +32,8 @@ class PictureKind(StrEnum):
     """Received."""
     RESULTS = "results"
     """Built here."""
+    RECEIVED = "received"
+    """Every version that came, also one that is not in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,33 @@ class Shown:
 
 def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
     """A received image or a result. Raises NotFound, also where it was purged."""
-    row: Instance | Result | None = session.get(Instance, number)
-    if which is PictureKind.RESULTS:
-        row = session.get(Result, number)
-    if row is None or (isinstance(row, Instance) and (row.purged or row.role is ObjectRole.ASIDE)):
+    shown = {
+        PictureKind.IMAGES: _image,
+        PictureKind.RESULTS: _result,
+        PictureKind.RECEIVED: _received,
+    }[which](session, number)
+    if shown is None:
         raise NotFound("there is no such image or result, or no longer")
-    kind = row.kind.value if isinstance(row, Result) else "image"
-    return Shown(settings.node.data_dir / row.path, row.study_id, kind)
+    return Shown(settings.node.data_dir / shown.path, shown.study, shown.kind)
+
+
+def _image(session: Session, number: int) -> Shown | None:
+    row = session.get(Instance, number)
+    gone = row is None or row.purged or row.role is ObjectRole.ASIDE
+    return None if row is None or gone else Shown(Path(row.path), row.study_id, "image")
+
+
+def _result(session: Session, number: int) -> Shown | None:
+    row = session.get(Result, number)
+    return None if row is None else Shown(Path(row.path), row.study_id, row.kind.value)
+
+
+def _received(session: Session, number: int) -> Shown | None:
+    row = session.get(ReceivedObject, number)
+    gone = row is None or row.purged or row.study_id is None
+    return (
+        None if row is None or row.study_id is None or gone else Shown(Path(row.path), row.study_id, "image")
+    )
 
 
 def frames(shown: Shown, settings: Settings) -> int:

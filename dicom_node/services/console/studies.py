@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
-from sqlalchemy import ColumnElement, Select, exists, select, tuple_
+from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
-from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.services import findings as report
 from dicom_node.services.console import viewer
 from dicom_node.services.console.timeline import timeline
@@ -72,18 +72,28 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     return [rows[number] for number in ids[:PAGE]], more
 
 
+def uid(session: Session, number: int) -> str:
+    """What the study is called: its Study Instance UID where it has one. Raises NotFound."""
+    called: str = brief(session, number)["study"]
+    return called
+
+
+def brief(session: Session, number: int) -> View:
+    """The study as lists show it. Raises NotFound."""
+    found = views.study_views(session, select(Study).where(Study.id == number))
+    if not found:
+        raise NotFound("there is no such study")
+    return {"id": number, **found[0]}
+
+
 def show(session: Session, settings: Settings, number: int) -> View:
     """All that the page of one study shows. Raises NotFound."""
-    study = session.get(Study, number)
-    if study is None:
-        raise NotFound("there is no such study")
-    [view] = views.study_views(session, select(Study).where(Study.id == number))
+    view = brief(session, number)
     images = _images(session, number)
     results = _results(session, number)
     return {
-        "id": number,
         **view,
-        "accession": study.accession_number,
+        "accession": session.get_one(Study, number).accession_number,
         "person": _person(session, settings.node.data_dir, number),
         "images": images,
         "received": _received(session, number),
@@ -101,6 +111,13 @@ def numbers(session: Session, rows: Sequence[View]) -> dict[str, int]:
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
     chosen = select(Study.study_instance_uid, Study.id).where(Study.study_instance_uid.in_(uids))
     return {str(uid): number for uid, number in session.execute(chosen)}
+
+
+def dead_by_destination(session: Session) -> dict[str, int]:
+    """How many deliveries to each destination were given up."""
+    chosen = select(Delivery.destination, func.count()).where(Delivery.state == DeliveryState.DEAD)
+    rows = session.execute(chosen.group_by(Delivery.destination).order_by(Delivery.destination))
+    return {destination: number for destination, number in rows}  # noqa: C416
 
 
 def _conditions(wanted: Search) -> list[ColumnElement[bool]]:
@@ -160,7 +177,17 @@ def _results(session: Session, number: int) -> list[View]:
     chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
     sent = select(Delivery).join(Delivery.result).where(Result.study_id == number).order_by(Delivery.id)
     deliveries: dict[int, list[View]] = {}
-    names = ("id", "destination", "state", "reason", "status", "attempts", "sent_at", "confirmed_at")
+    names = (
+        "id",
+        "destination",
+        "state",
+        "reason",
+        "status",
+        "attempts",
+        "sent_at",
+        "confirmed_at",
+        "discarded_because",
+    )
     for row in session.scalars(sent):
         deliveries.setdefault(row.result_id, []).append(columns(row, *names))
     return [

@@ -219,6 +219,20 @@ def test_dead_letters_are_sent_again_by_hand(run: Run, filled: Path) -> None:
     assert run("outbox", "retry", 999, "--config", filled).status == 66
 
 
+def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: Run, filled: Path) -> None:
+    [dead, *_] = run("outbox", "list", "--state", "dead", "--json", "--config", filled).json
+    number, study = dead["delivery"], dead["study_instance_uid"]
+    discard = ("outbox", "discard", number, "--config", filled, "--because")
+    assert run(*discard, "x").status == 65
+    assert run(*discard, "the PACS was replaced").status == 0
+    [row] = run("outbox", "list", "--state", "discarded", "--json", "--config", filled).json
+    assert (row["delivery"], row["discarded_because"]) == (number, "the PACS was replaced")
+    assert run(*discard, "once more").status == 1
+    assert run("outbox", "discard", "--because", "why", "--config", filled).status == 64
+    assert run("studies", "send", study, "--to", "pacs", "--config", filled).status == 1
+    assert run("studies", "send", study, "--to", "nobody", "--config", filled).status == 66
+
+
 def test_a_study_is_released_from_quarantine(run: Run, filled: Path) -> None:
     assert run("studies", "release", CONFLICT, "--config", filled).status == 0
     row = run("studies", "show", CONFLICT, "--config", filled, "--json").json

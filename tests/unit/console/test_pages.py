@@ -197,7 +197,7 @@ def test_an_operator_sends_again_and_the_audit_says_who(console: ConsoleLab, inb
     a_dead_delivery(console)
     browser = console.browser(UserRole.OPERATOR)
     browser.get("/outbox?state=dead")
-    assert "Send all again to pacs" in browser.text
+    assert "Send all again" in browser.text
     assert browser.post("/outbox/retry-dead", destination="elsewhere") == 303
     assert browser.post("/outbox/1/retry") == 303
     with console.database.read() as session:

@@ -122,7 +122,7 @@ def test_a_result_is_put_into_the_outbox_once(outbox: Outbox) -> None:
         assert deliveries.add(session, result, "other").id == 2
 
 
-@pytest.mark.parametrize("state", [S.DEAD, S.CANCELLED])
+@pytest.mark.parametrize("state", [S.DEAD, S.CANCELLED, S.DISCARDED])
 def test_a_person_sends_again_what_was_given_up_or_left_out(outbox: Outbox, state: DeliveryState) -> None:
     put(outbox, state=state, refusals=3, attempts=7, next_at=NOW)
     with outbox.database.write() as session:
