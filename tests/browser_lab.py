@@ -28,6 +28,7 @@ def served(inbox: Inbox) -> Iterator[str]:
         add_users(inbox.settings)
         listening = socket.create_server(("127.0.0.1", 0))
         app = ConsoleLab(inbox.settings, inbox.database).app
+        app.state.live.stops_when = lambda: server.should_exit
         config = uvicorn.Config(app, http=TimedProtocol, ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -48,8 +48,9 @@ def main() -> int:
 def _serve(settings: Settings) -> int:
     """Raises OSError (address or certificates cannot be used) and NodeError (the database cannot)."""
     with open_database(settings) as database:
+        app = create_app(settings, database)
         config = uvicorn.Config(
-            create_app(settings, database),
+            app,
             http=TimedProtocol,
             ws="none",
             lifespan="off",
@@ -64,6 +65,7 @@ def _serve(settings: Settings) -> int:
         config.load()
         config.ssl = _tls(settings.console)
         server = uvicorn.Server(config)
+        app.state.live.stops_when = lambda: server.should_exit
 
         def stop(*_: object) -> None:
             server.should_exit = True

@@ -25,6 +25,8 @@ from dicom_node.store.database import Database
 COOKIE: Final = "session"
 ANYONE: Final = "anyone"
 """The role of pages for who is not signed in."""
+BY_ITSELF: Final = "x-by-itself"
+"""The header of requests that a page makes without its reader."""
 _FIELDS = 50  # of one form
 _FILES = 500  # each is open while it comes
 
@@ -81,11 +83,17 @@ class Visit:
         return render(template, status, user=self.signed_in, csrf=csrf, path=self.request.url.path, **values)
 
 
-def needs(role: UserRole | str, *, reads_form: bool = False) -> Callable[[Endpoint], Endpoint]:
-    """Declare the role that an endpoint needs, or ANYONE; ``reads_form``: it calls ``read_form`` itself."""
+def needs(
+    role: UserRole | str, *, reads_form: bool = False, counts: bool = True
+) -> Callable[[Endpoint], Endpoint]:
+    """Declare the role that an endpoint needs, or ANYONE.
+
+    ``reads_form``: it calls ``read_form`` itself. ``counts``: whoever asks is not idle.
+    """
 
     def declare(endpoint: Endpoint) -> Endpoint:
         endpoint.needs, endpoint.reads_form = role, reads_form  # type: ignore[attr-defined]
+        endpoint.counts = counts  # type: ignore[attr-defined]
         return endpoint
 
     return declare
@@ -114,8 +122,7 @@ async def visit(request: Request) -> Visit:
     needed = getattr(request.scope["endpoint"], "needs", None)
     user = None
     if needed != ANYONE:  # those pages are there when the database is not
-        idle = site.settings.console.idle_minutes
-        user = await run_in_threadpool(sign_in.user_of, site.database, token, idle) if token else None
+        user = await run_in_threadpool(_user, request, site, token) if token else None
         _check_role(needed, user)
     if request.method in ("GET", "HEAD"):
         return Visit(request, site, token, user, FormData())
@@ -135,6 +142,12 @@ async def read_form(request: Request) -> FormData:
         await form.close()
         raise HTTPException(403, "The page was too old: go back, load it again and repeat what you did.")
     return form
+
+
+def _user(request: Request, site: Site, token: str) -> User | None:
+    by_itself = BY_ITSELF in request.headers or not getattr(request.scope["endpoint"], "counts", True)
+    idle = site.settings.console.idle_minutes
+    return sign_in.user_of(site.database, token, idle, counts=not by_itself)
 
 
 def _check_role(needed: UserRole | str | None, user: User | None) -> None:

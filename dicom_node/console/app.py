@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
-from dicom_node.console import audit, machines, overview, session, studies, upload, work
+from dicom_node.console import audit, live, machines, overview, session, studies, upload, work
 from dicom_node.console.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.limits import Guarded
 from dicom_node.console.pages import render
@@ -19,7 +19,7 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = (session, overview, studies, work, upload, audit, machines)
+_PAGES = (session, overview, studies, work, upload, audit, live, machines)
 _STATUSES: Mapping[type[NodeError], int] = {NotFound: 404, RequestRefused: 409, StorageError: 503}
 
 
@@ -28,6 +28,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     # No pages of the framework's own: they load scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
     app.state.site = Site(settings, database)
+    app.state.live = live.Live()
     for pages in _PAGES:
         app.include_router(pages.router)
     app.add_middleware(

@@ -74,8 +74,18 @@ def sign_in(database: Database, name: str, password: str, address: str, former: 
     return token
 
 
-def user_of(database: Database, token: str, idle_minutes: float, now: datetime | None = None) -> User | None:
-    """Who has this token, None when nobody has, or did not use it for too long."""
+def user_of(
+    database: Database,
+    token: str,
+    idle_minutes: float,
+    now: datetime | None = None,
+    *,
+    counts: bool = True,
+) -> User | None:
+    """Who has this token, None when nobody has, or did not use it for too long.
+
+    ``counts``: a person asks; a page that updates by itself does not keep a session alive.
+    """
     now = now or utc_now()
     with database.read() as session:
         chosen = select(UserSession, UserAccount).join(UserAccount, UserSession.user_id == UserAccount.id)
@@ -87,7 +97,7 @@ def user_of(database: Database, token: str, idle_minutes: float, now: datetime |
         idle, age = now - signed_in.seen_at, now - signed_in.created_at
     if idle > timedelta(minutes=idle_minutes) or age > LONGEST_SESSION:
         return None
-    if idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
+    if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
         with database.write() as session:
             if seen := session.get(UserSession, _hash(token)):
                 seen.seen_at = now

@@ -1,0 +1,60 @@
+// Pages that update by themselves: after each change the page is asked for again, and its live parts are replaced.
+// Without it, or when too many pages are open, the page stands still.
+const note = document.getElementById("live");
+let source = null;
+let waiting = false;
+
+const say = (text) => {
+  note.textContent = text;
+  note.hidden = false;
+};
+
+const busy = (part) =>
+  part.querySelector("details[open]") || part.querySelector("input:focus, select:focus, textarea:focus");
+
+const place = (element) => element.getAttribute("href") || element.closest("form")?.getAttribute("action");
+
+const swap = (old, part) => {
+  const focused = old.contains(document.activeElement) ? place(document.activeElement) : null;
+  const scrolled = old.querySelector(".scroll")?.scrollLeft;
+  old.replaceWith(part);
+  if (scrolled) part.querySelector(".scroll").scrollLeft = scrolled;
+  if (focused) [...part.querySelectorAll("a, button")].find((one) => place(one) === focused)?.focus();
+};
+
+const refresh = async () => {
+  if (waiting) return;
+  waiting = true;
+  try {
+    const answer = await fetch(location.href, { headers: { "X-By-Itself": "1" } });
+    if (answer.redirected) return location.assign("/sign-in");
+    if (!answer.ok) return say("Not up to date: the node does not answer.");
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const old of document.querySelectorAll("[data-live]")) {
+      const part = page.getElementById(old.id);
+      if (part && !busy(old) && part.innerHTML !== old.innerHTML) swap(old, document.adoptNode(part));
+    }
+    say(`Updates by itself; last at ${new Date().toLocaleTimeString([], { hour12: false })}.`);
+  } catch {
+    say("Not up to date: the node does not answer.");
+  } finally {
+    waiting = false;
+  }
+};
+
+const listen = () => {
+  source = new EventSource("/live");
+  source.onmessage = refresh;
+  source.addEventListener("ended", () => location.assign("/sign-in"));
+  source.onerror = () => {
+    say("Not up to date: waiting for the node.");
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), 30000);
+  };
+};
+
+// A browser has few connections to one node: only the page that is looked at holds one.
+document.addEventListener("visibilitychange", () => {
+  source?.close();
+  if (!document.hidden) listen();
+});
+if (!document.hidden) listen();
