@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest.boxes import PARTS, BoxHead, Floats, ScoredBox, region
 from ai_pipeline.chest.changes import Change, changed
-from ai_pipeline.chest.explain import overlaps
-from ai_pipeline.contract import Region
+from ai_pipeline.chest.classifier import Analysis
+from ai_pipeline.chest.explain import overlaps, source_region
+from ai_pipeline.contract import Origin, Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
 from ai_pipeline.models.card import Card, Input
+from ai_pipeline.models.detections import DetectedBox, detections
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import read
@@ -106,6 +108,18 @@ class BoxDetector:
         image of ``rows`` × ``columns``."""
         return DetectorInput(values, self._input, self._run, to_model, rows, columns)
 
+    def boxes_in(
+        self, image: npt.NDArray[np.uint8], analysis: Analysis
+    ) -> Callable[[str], tuple[Region, ...]]:
+        """The boxes by label in a displayed ``image`` that the classifier analysed: its input is used."""
+        prepared = self.take(analysis.values, analysis.to_model, *image.shape)
+
+        def regions(label: str) -> tuple[Region, ...]:
+            found = self.region(prepared, label)
+            return (found,) if found else ()
+
+        return regions
+
     def _run(self, values: Floats) -> NetworkOutput:
         maps = self._engine(values)["parts"][0]
         if maps.shape[:2] != (len(self.head.labels), len(PARTS)):
@@ -141,6 +155,67 @@ class BoxDetector:
     def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
         """``found`` in source coordinates; None outside of the image."""
         return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
+
+
+class SiteDetector:
+    """A detector of another project, by a card with a table ``[box_output]``: it sees the image by itself.
+
+    Raises CardError when its weights are missing, altered or unusable.
+    """
+
+    def __init__(self, card: Card, threads: int = 0) -> None:
+        if card.input is None or card.box_output is None:
+            raise CardError(f"{card.path.name}: a detector's card needs [input] and [box_output]")
+        self.card, self._input = card, card.input
+        self._engine = load(card, NETWORK, threads=threads)
+        self._numbers = {label.name: number for number, label in enumerate(card.labels) if label.detector}
+
+    def try_out(self) -> None:
+        """Run once on an empty picture. Raises CardError when the output is not what the card says."""
+        self.detections(network_input(np.zeros((256, 256), np.uint8), self._input)[0])
+
+    def detections(self, values: Floats) -> tuple[DetectedBox, ...]:
+        """All boxes in an input ``[1, channels, size, size]``, strongest first."""
+        return detections(self.card, next(iter(self._engine(values).values())))
+
+    def boxes_in(
+        self, image: npt.NDArray[np.uint8], analysis: Analysis
+    ) -> Callable[[str], tuple[Region, ...]]:
+        """The boxes by label in a displayed ``image`` that the classifier analysed; the network runs when
+        the first
+        is asked for. A box that moves with small changes of the image is left out."""
+        picture, to_upright = upright(image, analysis.pose)
+        own, to_own = network_input(picture, self._input)
+        way = to_own.after(to_upright)
+
+        @cache
+        def found() -> tuple[DetectedBox, ...]:
+            return self.detections(own)
+
+        @cache
+        def after_changes() -> tuple[tuple[DetectedBox, ...], ...]:
+            return tuple(self.detections(changed(own[0], one, self._input)[0][None]) for one in CHANGES)
+
+        def regions(label: str) -> tuple[Region, ...]:
+            number = self._numbers.get(label)
+            mine = [one for one in found() if one.label == number]
+            stable = [one for one in mine if self._stays(one, after_changes())]
+            rows, columns = image.shape
+            boxes = [source_region(one.corners, way, rows, columns, Origin.DETECTOR) for one in stable]
+            return tuple(box for box in boxes if box is not None)
+
+        return regions
+
+    def _stays(self, found: DetectedBox, changes: Sequence[Sequence[DetectedBox]]) -> bool:
+        """Whether each changed input has a box of the same label at the same place."""
+        size = self._input.size
+        own = np.array([found.corners], np.float32) / np.float32(size)
+        for change, others in zip(CHANGES, changes, strict=True):
+            shares = [np.array(one.corners) / size for one in others if one.label == found.label]
+            moved = [moved_back((a, b, c, d), change) for a, b, c, d in shares]
+            if not moved or overlaps(own, np.array(moved, np.float32)).max() < LEAST_AGREEMENT:
+                return False
+        return True
 
 
 def moved_back(corners: Corners, change: Change) -> Corners:

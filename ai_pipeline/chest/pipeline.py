@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
-from ai_pipeline.chest.detector import BoxDetector, DetectorInput
+from ai_pipeline.chest.detector import BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.contract import (
@@ -46,7 +46,7 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import UPRIGHT
 from ai_pipeline.models.registry import Card, Label, find
-from ai_pipeline.models.store.folder import SHIPPED_MODELS, active
+from ai_pipeline.models.store.folder import BOXES, SHIPPED_MODELS, active
 
 MODEL = SHIPPED_MODELS["chest_xray"]
 CLEANER = "burnin-text"
@@ -57,11 +57,13 @@ REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
-    """An image with its analysis; without outlines where it is none of a chest. ``timings`` in seconds."""
+    """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
+    label;
+    None without a detector. ``timings`` in seconds."""
 
     image: SourceImage
     analysis: Analysis
-    detector_input: DetectorInput | None
+    boxes: Callable[[str], tuple[Region, ...]] | None
     anatomy: Anatomy | None
     exposure: Exposure
     timings: Mapping[str, float]
@@ -119,7 +121,7 @@ class ChestXray:
     def __init__(self, *, models_dir: Path | None = None) -> None:
         self._models_dir = models_dir
         self._classifier: Classifier | None = None
-        self._detector: BoxDetector | None = None
+        self._detector: BoxDetector | SiteDetector | None = None
         self._anatomy: AnatomyModel | None = None
         self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
 
@@ -129,7 +131,9 @@ class ChestXray:
         self._anatomy_model()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return (self._card().ref, find(ratio.MODEL, self._models_dir).ref)
+        own = (self._card().ref, find(ratio.MODEL, self._models_dir).ref)
+        boxes = active(BOXES, self._models_dir)
+        return (*own, boxes.ref) if boxes.box_output else own
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with the values of ``options``, by option. May raise CardError."""
@@ -236,7 +240,9 @@ class ChestXray:
     def _model(self) -> Classifier:
         if self._classifier is None:
             card = active(self.name, self._models_dir)
-            self._classifier, self._detector = Classifier(card), BoxDetector.of(card)
+            boxes = active(BOXES, self._models_dir)
+            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.of(card)
+            self._classifier, self._detector = Classifier(card), detector
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
@@ -278,14 +284,13 @@ class ChestXray:
         decoded = time.perf_counter()
         model = self._model()
         analysis = model.analyse(grey)
-        detector_input, anatomy = None, None
+        boxes, anatomy = None, None
         if model.in_domain(analysis):
             anatomy = self._anatomy_model().outline(grey, analysis.pose)
             if self._detector is not None:
-                size = analysis.rows, analysis.columns
-                detector_input = self._detector.take(analysis.values, analysis.to_model, *size)
+                boxes = self._detector.boxes_in(grey, analysis)
         timings = {"decode": decoded - start, "model": time.perf_counter() - decoded}
-        analysed = _AnalysedImage(image, analysis, detector_input, anatomy, Exposure.of(grey), timings)
+        analysed = _AnalysedImage(image, analysis, boxes, anatomy, Exposure.of(grey), timings)
         self._analysed.append(analysed)
         return analysed
 
@@ -309,10 +314,11 @@ class ChestXray:
                 continue
             value = probability(label, float(analysis.logits[index]))
             decision = decide(label, value)
-            region, evidence = None, None
+            regions: tuple[Region, ...] = ()
+            evidence = None
             if decision is Decision.PRESENT:
                 activation = model.activation(analysis, index)
-                region = self._box(analysed, activation, label, index)
+                regions = self._boxes(analysed, activation, label, index)
                 if activation and settings.heatmaps:
                     evidence = model.heatmap(activation)
             found.append(
@@ -324,9 +330,9 @@ class ChestXray:
                     decision=decision,
                     source_uid=image.uid,
                     model=model.card.ref,
-                    regions=(region,) if region else (),
+                    regions=regions,
                     site=label.site,
-                    side=_side(analysed, label, region),
+                    side=_side(analysed, label, regions),
                     evidence=evidence,
                     reliability=self._reliability(settings, label, decision),
                 )
@@ -339,24 +345,26 @@ class ChestXray:
             return ""
         return operating_points.reliability(self._card(), settings.point, label.name, decision, rate)
 
-    def _box(
+    def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
-    ) -> Region | None:
-        """The detector's box where the card has a detector, else the box of the activation map; none beside
-        the organ of the finding."""
-        region = None
-        if self._detector is None:
-            region = self._model().box(activation, index) if activation else None
-        elif analysed.detector_input is not None:
-            region = self._detector.region(analysed.detector_input, label.name)
-        return region if region and places.on_its_organ(analysed.anatomy, label.site, region) else None
+    ) -> tuple[Region, ...]:
+        """The detector's boxes where there is a detector, else the box of the activation map; none beside
+        the organ
+        of the finding."""
+        found: tuple[Region, ...] = ()
+        if analysed.boxes is not None:
+            found = analysed.boxes(label.name)
+        elif self._detector is None and activation and (box := self._model().box(activation, index)):
+            found = (box,)
+        return tuple(box for box in found if places.on_its_organ(analysed.anatomy, label.site, box))
 
 
-def _side(analysed: _AnalysedImage, label: Label, region: Region | None) -> Literal["", "L", "R"]:
-    if region is None:
-        return ""
-    pose = analysed.analysis.pose
-    return places.side_of(places.in_lungs(analysed.image, pose, analysed.anatomy, label.site, region))
+def _side(analysed: _AnalysedImage, label: Label, regions: Sequence[Region]) -> Literal["", "L", "R"]:
+    """The side that all boxes of a finding lie on."""
+    pose, site = analysed.analysis.pose, label.site
+    inside = [places.in_lungs(analysed.image, pose, analysed.anatomy, site, box) for box in regions]
+    sides = {places.side_of(lungs) for lungs in inside}
+    return sides.pop() if len(sides) == 1 else ""
 
 
 def _not_assessed(settings: _RuleOptions) -> QualityNote:

@@ -33,11 +33,16 @@ def _try(card: Card) -> None:
     import numpy as np
 
     from ai_pipeline.chest.classifier import Classifier
+    from ai_pipeline.chest.detector import SiteDetector
 
     for weights in card.weights:
         formats.check(weights.path)
+    empty = np.zeros((256, 256), np.uint8)
     try:
-        found = Classifier(card).analyse(np.zeros((256, 256), np.uint8))
+        if card.box_output is not None:
+            SiteDetector(card).try_out()
+            return
+        found = Classifier(card).analyse(empty)
     except CardError:
         raise
     except ImportError as error:

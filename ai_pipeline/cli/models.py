@@ -40,7 +40,9 @@ LabelMapFile = Annotated[
         help="TOML that says which of the node's labels each label of the model is: docs/models-own.md.",
     ),
 ]
-Pipeline = Annotated[str, typer.Option(help="The pipeline that is to use it.")]
+Pipeline = Annotated[
+    str, typer.Option(help="The pipeline that is to use it; chest_xray_boxes for a detector.")
+]
 
 
 @models_app.command("list", epilog="Example:  ai-pipeline models list --models-dir models")

@@ -16,7 +16,8 @@ from ai_pipeline.errors import CardError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """What the id and the version of a model may look like: they become names of folders."""
 
-Preprocess = Literal["chain", "xrv", "imagenet"]
+Preprocess = Literal["chain", "xrv", "imagenet", "letterbox", "stretch"]
+BoxLayout = Literal["yolo", "yolo-rows", "rtdetr", "rtdetr-rows"]
 ScoreKind = Literal["logits", "probabilities"]
 PlaceKind = Literal["log", "activation"]
 
@@ -130,6 +131,24 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class BoxOutput:
+    """How the boxes lie in the output of a detector of another project
+    (:mod:`ai_pipeline.models.detections`).
+
+    ``layout``: ``yolo`` is ``[1, 4 + labels, n]`` with middle and size in pixels (Ultralytics YOLO 8 and 11),
+    ``yolo-rows`` ``[1, n, 6]`` with corners in pixels, score and label; ``rtdetr`` is ``[1, n, 4 + labels]``
+    with middle and size as shares of the input, ``rtdetr-rows`` ``[1, n, 6]`` with those, score and label.
+    Boxes above ``score`` count; of two of one label that overlap by more than ``overlap`` (IoU) the stronger
+    stays; ``most`` in an image.
+    """
+
+    layout: BoxLayout
+    score: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    overlap: Annotated[float, Field(gt=0, le=1)] = 0.45
+    most: Annotated[int, Field(ge=1, le=100)] = 8
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One model. ``details`` keeps the descriptive tables (calibration, training, metrics) as read."""
 
@@ -149,6 +168,7 @@ class Card:
     calibrated: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
     outputs: Outputs = Outputs()
+    box_output: BoxOutput | None = None
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ai_pipeline.errors import CardError
 from ai_pipeline.mistakes import mistakes
-from ai_pipeline.models.card import Card, Chain, Gate, Input, Label, Outputs, Weights
+from ai_pipeline.models.card import BoxOutput, Card, Chain, Gate, Input, Label, Outputs, Weights
 
 SHIPPED = Path(__file__).parents[1] / "cards"
 
@@ -37,6 +37,7 @@ def load(path: Path) -> Card:
         sha256=hashlib.sha256(data).hexdigest(),
         weights=tuple(Weights(one.role, one.path(path.parent), one.sha256) for one in card.weights),
         input=card.input, labels=card.labels, gate=card.gate, outputs=card.outputs,
+        box_output=card.box_output,
         calibrated=card.calibration is not None and card.calibration.calibrated,
         details={key: value for key, value in values.items() if key not in {*_DESCRIPTION, *_PARTS}},
     )  # fmt: skip
@@ -91,10 +92,11 @@ class _CardFile(_CardTable):
     labels: tuple[Label, ...] = ()
     gate: Gate | None = None
     outputs: Outputs = Outputs()
+    box_output: BoxOutput | None = None
     calibration: _CalibrationTable | None = None
 
 
-_PARTS = ("weights", "input", "outputs", "labels", "gate")
+_PARTS = ("weights", "input", "outputs", "labels", "gate", "box_output")
 _DESCRIPTION = ("id", "version", "task", "architecture", "licence", "intended_use", "limits")
 
 

@@ -18,13 +18,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.card import Card, Chain, Gate, Input, Label, Outputs, Weights
+from ai_pipeline.models.card import BoxOutput, Card, Chain, Gate, Input, Label, Outputs, Weights
 from ai_pipeline.models.card_file import SHIPPED, load
 
 __all__ = [
-    "MODELS_DIR", "SHIPPED", "STORED",
-    "Card", "Chain", "Gate", "Input", "Label", "Outputs", "Weights",
-    "cards", "find", "from_environment", "load", "read", "verify",
+    "MODELS_DIR",
+    "SHIPPED",
+    "STORED",
+    "BoxOutput",
+    "Card",
+    "Chain",
+    "Gate",
+    "Input",
+    "Label",
+    "Outputs",
+    "Weights",
+    "cards",
+    "find",
+    "from_environment",
+    "load",
+    "read",
+    "verify",
 ]  # fmt: skip
 
 MODELS_DIR = "AI_PIPELINE_MODELS_DIR"

@@ -27,8 +27,11 @@ from ai_pipeline.models.card import NAME, Card, Weights
 from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
 from ai_pipeline.models.store.inspection import inspect
 
-SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0"}
-"""The pipelines whose model can be exchanged, and the model that each runs by default."""
+BOXES = "chest_xray_boxes"
+SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0", BOXES: "chest-efficientnet-lite0"}
+"""The pipelines whose model can be exchanged, and the model that each runs by default. ``BOXES`` is what
+draws
+the boxes of ``chest_xray``: a detector of the site, else the box detector of its classifier."""
 ACTIVE = "active.json"
 ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
@@ -96,13 +99,30 @@ def uses(models_dir: Path) -> dict[str, Use]:
 
 
 def activate(pipeline: str, card: Card, models_dir: Path) -> None:
-    """Let ``pipeline`` use ``card`` from now on. Raises CardError when a file of it is missing or altered."""
+    """Let ``pipeline`` use ``card`` from now on. Raises CardError when a file of it is missing or altered,
+    or when
+    it is no model for that."""
+    _check_kind(pipeline, card)
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
         use = now.get(pipeline, Use())
         stack = use.stack if use.stack[-1:] == (card.name,) else (*use.stack, card.name)
         _save(models_dir, now, pipeline, Use(stack=stack, history=(*use.history, _event(card, "activate"))))
+
+
+def _check_kind(pipeline: str, card: Card) -> None:
+    if pipeline != BOXES and card.box_output is not None:
+        raise CardError(f"{card.name} is a detector: it draws boxes, with --pipeline {BOXES}")
+    if pipeline == BOXES and card.box_output is None:
+        raise CardError(
+            f"{card.name} is no detector: its card has no table [box_output] (docs/models-own.md)"
+        )
+    if pipeline == BOXES and not any(label.detector for label in card.labels):
+        raise CardError(
+            f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
+            "found good"
+        )
 
 
 def rollback(pipeline: str, models_dir: Path) -> Card:

@@ -179,6 +179,66 @@ def ultralytics(folder: Path) -> None:
     _save(folder, shown, pixels.numpy(), scores)
 
 
+def yolo11(folder: Path) -> None:
+    """YOLO11n of three labels with random weights, exported; ``boxes`` by Ultralytics' own
+    post-processing.
+    """
+    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
+    from ultralytics.data.augment import LetterBox
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils.nms import non_max_suppression
+    from ultralytics.utils.ops import scale_boxes
+
+    network = DetectionModel("yolo11n.yaml", nc=3, verbose=False).float()
+    shown = image()
+    boxed = LetterBox((320, 320), auto=False)(image=np.repeat(shown[:, :, None], 3, 2))
+    pixels = torch.from_numpy(np.ascontiguousarray(boxed.transpose(2, 0, 1)[None])).float() / 255
+    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network.train()(pixels)  # the norms learn this picture: else all answers are alike
+    network.eval()
+    head = network.model[-1]
+    for scores in head.cv3:
+        torch.nn.init.normal_(scores[-1].weight, std=0.2)
+        torch.nn.init.constant_(scores[-1].bias, -3.0)
+    head.export, head.format = True, "onnx"
+    with torch.no_grad():
+        said = network(pixels)
+    names = {"input_names": ["images"], "output_names": ["output0"]}
+    torch.onnx.export(network, (pixels,), str(folder / "yolo.onnx"), opset_version=17, dynamo=False, **names)
+    sys.modules.pop("torchvision", None)  # its compiled NMS is not there: Ultralytics has its own
+    (found,) = non_max_suppression(said.clone(), conf_thres=0.25, iou_thres=0.45, max_det=20)
+    found[:, :4] = scale_boxes(pixels.shape[2:], found[:, :4], shown.shape)
+    np.savez(folder / "expected.npz", image=shown, input=pixels, scores=said.numpy(), boxes=found.numpy())
+
+
+def rtdetr(folder: Path) -> None:
+    """Answers of Ultralytics' RT-DETR head for random boxes and scores, in the layouts of its releases, and
+    ``boxes`` by its predictor's own post-processing."""
+    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
+    from types import SimpleNamespace
+
+    from ultralytics.models.rtdetr.predict import RTDETRPredictor
+    from ultralytics.nn.modules.head import RTDETRDecoder
+
+    boxes = torch.cat([torch.rand(1, 300, 2), 0.02 + 0.3 * torch.rand(1, 300, 2)], 2)
+    scores = torch.rand(1, 300, 3) ** 6
+    head = SimpleNamespace(num_queries=300, nc=3, max_det=300, export=False, dynamic=False)
+    rows = RTDETRDecoder.postprocess(head, boxes, scores)
+    shown = image()
+    predictor = SimpleNamespace(
+        args=SimpleNamespace(conf=0.5, classes=None, max_det=100),
+        batch=[["image"]], model=SimpleNamespace(names={0: "a", 1: "b", 2: "c"}),
+    )  # fmt: skip
+    (found,) = RTDETRPredictor.postprocess(predictor, rows, None, [np.repeat(shown[:, :, None], 3, 2)])
+    np.savez(
+        folder / "expected.npz", image=shown, rows=rows.numpy(), wide=torch.cat([boxes, scores], 2).numpy(),
+        boxes=found.boxes.data.numpy(),
+    )  # fmt: skip
+
+
 @torch.no_grad()
 def _spread(head: Any, pooled: torch.Tensor) -> None:
     """Fresh weights answer all alike, or beyond what a sigmoid can tell apart; these give logits about ±1."""
@@ -197,5 +257,6 @@ if __name__ == "__main__":
     offer_torchvision_operators()
     KINDS = {
         "torchxrayvision": torchxrayvision, "timm": timm, "chexnet": chexnet, "ultralytics": ultralytics,
+        "yolo11": yolo11, "rtdetr": rtdetr,
     }  # fmt: skip
     KINDS[sys.argv[1]](Path(sys.argv[2]))
