@@ -12,7 +12,7 @@ import uvicorn
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, sync_playwright
 
-from dicom_node.console.limits import TimedProtocol
+from dicom_node.console.web.limits import TimedProtocol
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher

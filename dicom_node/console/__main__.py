@@ -21,7 +21,7 @@ from dicom_node import logs
 from dicom_node.child import given_settings, limit_memory, watch_parent
 from dicom_node.config.settings import ConsoleSettings, Settings
 from dicom_node.console.app import create_app
-from dicom_node.console.limits import CONNECTIONS, TimedProtocol
+from dicom_node.console.web.limits import CONNECTIONS, TimedProtocol
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.services import open_database
 

@@ -10,10 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
-from dicom_node.console import audit, live, machines, overview, session, studies, upload, work
-from dicom_node.console.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
-from dicom_node.console.limits import Guarded
-from dicom_node.console.pages import render
+from dicom_node.console.routes import audit, live, machines, overview, session, studies, upload, work
+from dicom_node.console.web.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
+from dicom_node.console.web.limits import Guarded
+from dicom_node.console.web.pages import render
 from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError
 from dicom_node.store import faults
 from dicom_node.store.database import Database

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page
 from sqlalchemy import select
 
-from dicom_node.console import live
+from dicom_node.console.routes import live
 from dicom_node.model.roles import UserRole
 from dicom_node.store.accounts import UserSession
 from dicom_node.store.transitions import utc_now

@@ -10,9 +10,9 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from dicom_node.console.access import ANYONE, Asked
 from dicom_node.console.app import create_app
-from dicom_node.console.limits import HEADERS
+from dicom_node.console.web.access import ANYONE, Asked
+from dicom_node.console.web.limits import HEADERS
 from dicom_node.model.roles import UserRole
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from dicom_node.console import limits
-from dicom_node.console.limits import FORM_BYTES, TimedProtocol
+from dicom_node.console.web import limits
+from dicom_node.console.web.limits import FORM_BYTES, TimedProtocol
 from dicom_node.model.roles import UserRole
 from tests.console_lab import ConsoleLab
 from tests.waiting import wait_until

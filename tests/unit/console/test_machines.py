@@ -49,7 +49,7 @@ def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None
 
 def from_here(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Whoever asks does so from this address."""
-    from dicom_node.console.access import Visit
+    from dicom_node.console.web.access import Visit
 
     monkeypatch.setattr(Visit, "address", address)
 

@@ -15,8 +15,9 @@ from dicom_node.model.kinds import AuditAction, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console import metrics, overview, pictures, studies
-from dicom_node.services.console.studies import Order, Search
+from dicom_node.services.console import metrics, overview
+from dicom_node.services.console.studies import listing, pictures
+from dicom_node.services.console.studies.listing import Order, Search
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab
@@ -129,7 +130,7 @@ def test_a_search_narrows_by_state_modality_and_date(console: ConsoleLab, inbox:
 @pytest.mark.parametrize("order", Order)
 def test_pages_together_show_each_study_once(database: Database, order: Order) -> None:
     with database.write() as session:
-        for number in range(2 * studies.PAGE + 7):
+        for number in range(2 * listing.PAGE + 7):
             at = NOW + timedelta(seconds=number // 3)  # some at the same moment
             session.add(
                 Study(
@@ -142,10 +143,10 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
     after: int | None = None
     with database.read() as session:
         for _ in range(3):
-            rows, after = studies.search(session, Search(order=order), after)
+            rows, after = listing.search(session, Search(order=order), after)
             seen += rows
     assert after is None
-    assert len({row["id"] for row in seen}) == len(seen) == 2 * studies.PAGE + 7
+    assert len({row["id"] for row in seen}) == len(seen) == 2 * listing.PAGE + 7
     key = "study_date" if order is Order.DATE else "last_received_at"
     values = [str(row[key]) for row in seen]
     assert values == sorted(values, reverse=order is not Order.WAITING)
@@ -263,9 +264,9 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
     with database.read() as session:
         dated = Search(accession="A1", since="20260102", until="20260102")
         for wanted in (Search(patient="P%1"), Search(patient="P%*"), dated):
-            assert [row["id"] for row in studies.search(session, wanted)[0]] == [found]
-        assert studies.search(session, Search(patient="p%1", modality="US"))[0] == []
-        [shown] = studies.show(session, inbox.settings, found)["results"]
+            assert [row["id"] for row in listing.search(session, wanted)[0]] == [found]
+        assert listing.search(session, Search(patient="p%1", modality="US"))[0] == []
+        [shown] = listing.show(session, inbox.settings, found)["results"]
         assert shown["deliveries"][0]["state"] == "pending"
         assert overview.overview(session, inbox.settings)["deliveries"]["open"] == 1
         numbers = {one.name: one.value for one in metrics.gauges(session, inbox.settings) if not one.labels}

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from dicom_node.console import upload
+from dicom_node.console.routes import upload
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
@@ -171,10 +171,10 @@ def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, k
     assert outcomes(browser) == ["taken", "taken"]
     inbox.settle()
     with inbox.database.read() as session:
-        from dicom_node.services.console import studies
+        from dicom_node.services.console.studies import listing
 
-        [row], _ = studies.search(session, studies.Search())
-        shown = studies.show(session, inbox.settings, row["id"])
+        [row], _ = listing.search(session, listing.Search())
+        shown = listing.show(session, inbox.settings, row["id"])
     assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
     assert shown["person"]["PatientName"] == "Müller^Änne"
     made = inbox.file_of(shown["images"][0]["sop_instance_uid"])

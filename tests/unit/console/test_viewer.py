@@ -13,7 +13,7 @@ from sqlalchemy import select
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
-from dicom_node.services.console import contents, timeline, viewer
+from dicom_node.services.console.studies import contents, timeline, viewer
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Result
 from dicom_node.store.transitions import utc_now

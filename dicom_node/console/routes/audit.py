@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.access import Asked, needs
+from dicom_node.console.web.access import Asked, needs
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 

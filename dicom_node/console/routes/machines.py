@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from dicom_node.console.access import ANYONE, Asked, Visit, needs
+from dicom_node.console.web.access import ANYONE, Asked, Visit, needs
 from dicom_node.services.console import metrics
 
 router = APIRouter()

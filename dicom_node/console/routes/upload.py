@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from dicom_node.config.settings import Settings
-from dicom_node.console.access import Asked, Visit, needs, read_form
+from dicom_node.console.web.access import Asked, Visit, needs, read_form
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console import captures, uploads

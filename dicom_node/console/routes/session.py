@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.access import ANYONE, COOKIE, Asked, needs, remember, see_other
-from dicom_node.console.pages import static
+from dicom_node.console.web.access import ANYONE, COOKIE, Asked, needs, remember, see_other
+from dicom_node.console.web.pages import static
 from dicom_node.errors import SignInRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console import sign_in

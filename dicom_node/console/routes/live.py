@@ -15,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from dicom_node.console.access import Asked, Visit, needs
+from dicom_node.console.web.access import Asked, Visit, needs
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console import changes
 from dicom_node.store.database import Database

@@ -19,8 +19,8 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.services import findings as report
-from dicom_node.services.console import viewer
-from dicom_node.services.console.timeline import timeline
+from dicom_node.services.console.studies import viewer
+from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from dicom_node import services
-from dicom_node.console.access import Asked, Visit, needs, see_other
+from dicom_node.console.web.access import Asked, Visit, needs, see_other
 from dicom_node.errors import NotFound
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, work
-from dicom_node.services.console import choices, contents, pictures, sign_in, studies, viewer
-from dicom_node.services.console.pictures import PictureKind, Shown
-from dicom_node.services.console.studies import Order, Search
+from dicom_node.services.console import sign_in
+from dicom_node.services.console.studies import choices, contents, listing, pictures, viewer
+from dicom_node.services.console.studies.listing import Order, Search
+from dicom_node.services.console.studies.pictures import PictureKind, Shown
 
 router = APIRouter(prefix="/studies")
 
@@ -46,7 +47,7 @@ def list_studies(
         order=order,
     )
     with asked.site.database.read() as session:
-        rows, more = studies.search(session, wanted, after)
+        rows, more = listing.search(session, wanted, after)
     asked_for = {
         "state": state or "", "modality": modality, "since": since, "until": until, "order": order.value,
     }  # fmt: skip
@@ -74,7 +75,7 @@ def show(asked: Asked, number: int) -> Response:
     """The page of one study."""
     site = asked.site
     with site.database.read() as session:
-        study = studies.show(session, site.settings, number)
+        study = listing.show(session, site.settings, number)
     audit.note_sight(site.database, asked.person, number)
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
     further = [one.name for one in site.settings.peers if "receive" in one.may and one.name not in had]
@@ -105,7 +106,7 @@ def versions(asked: Asked, number: int) -> Response:
     audit.note_sight(asked.site.database, asked.person, number)
     rows = services.study_versions(asked.site.settings, uid)
     with asked.site.database.read() as session:
-        study = studies.brief(session, number)
+        study = listing.brief(session, number)
     return asked.page("versions.html", study=study, questions=choices.questions(rows))
 
 
@@ -167,7 +168,7 @@ def png(
 def _uid(asked: Visit, number: int) -> str:
     """What the study is called. Raises NotFound."""
     with asked.site.database.read() as session:
-        return studies.uid(session, number)
+        return listing.uid(session, number)
 
 
 def _is_pick(key: str, value: object) -> bool:

@@ -26,7 +26,7 @@ _KINDS: Mapping[str, str] = {
     ResultKind.CLEANED: "cleaned image",
     ResultKind.SEG: "segmentation",
 }
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]
 
 
 def render(template: str, status: int = 200, *, user: User | None, **values: Any) -> Response:

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
 from dicom_node.config.settings import Settings
-from dicom_node.console.pages import render
+from dicom_node.console.web.pages import render
 from dicom_node.model.roles import UserRole
 from dicom_node.services.audit import Person
 from dicom_node.services.console import sign_in

@@ -6,11 +6,11 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.access import Asked, Visit, needs, see_other
+from dicom_node.console.web.access import Asked, Visit, needs, see_other
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import work
-from dicom_node.services.console import studies
+from dicom_node.services.console.studies import listing
 from dicom_node.store import views
 
 router = APIRouter()
@@ -31,7 +31,7 @@ def jobs(asked: Asked, state: JobState | None = None, before: int | None = None)
             before=before,
             workers=max(asked.site.settings.workers.processes, 1),
         )
-        numbers = studies.numbers(session, rows)
+        numbers = listing.numbers(session, rows)
     return asked.page(
         "jobs.html", rows=rows[:_PAGE], more=rows[_PAGE - 1]["job"] if len(rows) > _PAGE else None,
         first=before is None, state=state, numbers=numbers, states=list(JobState),
@@ -58,8 +58,8 @@ def outbox(
     states = OPEN_DELIVERIES if state == "open" else {state} if isinstance(state, DeliveryState) else ()
     with asked.site.database.read() as session:
         rows = views.list_deliveries(session, states=states, destination=to, limit=_PAGE + 1, before=before)
-        numbers = studies.numbers(session, rows)
-        dead = studies.dead_by_destination(session)
+        numbers = listing.numbers(session, rows)
+        dead = listing.dead_by_destination(session)
     return asked.page(
         "outbox.html", rows=rows[:_PAGE], more=rows[_PAGE - 1]["delivery"] if len(rows) > _PAGE else None,
         first=before is None, state=state, to=to, numbers=numbers, states=["open", *DeliveryState], dead=dead,

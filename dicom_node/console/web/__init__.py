@@ -1,0 +1,1 @@
+"""What all endpoints share: who asks, limits of a request, templates."""

@@ -1,0 +1,1 @@
+"""One study and lists of them: searches, pictures, what stands in results, the way they took."""
