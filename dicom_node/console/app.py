@@ -10,17 +10,34 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
-from dicom_node.console.routes import audit, live, machines, overview, session, studies, upload, work
+from dicom_node.console.routes import (
+    audit,
+    live,
+    machines,
+    models,
+    overview,
+    peers,
+    rules,
+    session,
+    studies,
+    upload,
+    work,
+)
 from dicom_node.console.web.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
 from dicom_node.console.web.pages import render
-from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError
+from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError, UnknownPeer
 from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = (session, overview, studies, work, upload, audit, live, machines)
-_STATUSES: Mapping[type[NodeError], int] = {NotFound: 404, RequestRefused: 409, StorageError: 503}
+_PAGES = (session, overview, studies, work, peers, rules, models, upload, audit, live, machines)
+_STATUSES: Mapping[type[NodeError], int] = {
+    NotFound: 404,
+    UnknownPeer: 404,
+    RequestRefused: 409,
+    StorageError: 503,
+}
 
 
 def create_app(settings: Settings, database: Database) -> FastAPI:

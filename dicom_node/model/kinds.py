@@ -83,3 +83,6 @@ class AuditAction(StrEnum):
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
+    PEER_TESTED = "peer_tested"
+    MODEL_ACTIVATED = "model_activated"
+    MODEL_ROLLBACK = "model_rollback"

@@ -177,16 +177,25 @@ def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str,
         return readings.show(database, settings, study_instance_uid)
 
 
-def test_peers(settings: Settings, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Try what delivery to these peers needs; by default to all that may receive. Raises UnknownPeer."""
+def test_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[dict[str, Any]]:
+    """Try what delivery to these peers needs; by default to all that may receive. Raises UnknownPeer.
+
+    ``by``: whom the audit names; the command line needs no database for it.
+    """
     from dicom_node.scu import open_destination
 
     chosen = [settings.peer(name) for name in names] or [p for p in settings.peers if "receive" in p.may]
-    return [
+    rows = [
         {"peer": peer.name, "check": check.name, "ok": check.ok, "text": check.text}
         for peer in chosen
         for check in open_destination(peer, settings).test()
     ]
+    if by is not None:
+        with writing(settings) as session:
+            failed = sorted({str(row["check"]) for row in rows if not row["ok"]})
+            tested = [peer.name for peer in chosen]
+            audit.note(session, by, AuditAction.PEER_TESTED, peers=tested, failed=failed)
+    return rows
 
 
 def models(settings: Settings) -> list[dict[str, Any]]:

@@ -19,8 +19,11 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.debian("chromium")
 
-PAGES = ("/", "/studies", "/studies/1", "/studies/images/1", "/jobs", "/outbox", "/upload", "/audit")
-ALLOWED = {UserRole.VIEWER: PAGES[:6], UserRole.OPERATOR: PAGES[:7], UserRole.ADMIN: PAGES}
+PAGES = (
+    *("/", "/studies", "/studies/1", "/studies/images/1", "/jobs", "/outbox", "/peers", "/peers/pacs"),
+    *("/rules", "/models", "/upload", "/audit"),
+)
+ALLOWED = {UserRole.VIEWER: PAGES[:-2], UserRole.OPERATOR: PAGES[:-1], UserRole.ADMIN: PAGES}
 
 
 @pytest.fixture(scope="module")

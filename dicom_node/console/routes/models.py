@@ -1,0 +1,62 @@
+"""Models: their cards, what they did lately, and which is in use."""
+
+from __future__ import annotations
+
+import threading
+
+from fastapi import APIRouter, HTTPException, Response
+
+from dicom_node.console.web.access import Asked, needs, see_other
+from dicom_node.model.roles import UserRole
+from dicom_node.services.console import models
+
+router = APIRouter(prefix="/models")
+
+_place = threading.Lock()  # a model is tried in a process of its own, with all its memory
+
+
+@router.get("")
+@needs(UserRole.VIEWER)
+def list_models(asked: Asked) -> Response:
+    """All models."""
+    settings = asked.site.settings
+    return asked.page(
+        "models.html",
+        rows=models.models(settings),
+        used=models.active(settings),
+        history=models.history(settings),
+        models_dir=settings.workers.models_dir is not None,
+    )
+
+
+@router.get("/{identifier}/{version}")
+@needs(UserRole.VIEWER)
+def show(asked: Asked, identifier: str, version: str) -> Response:
+    """One model."""
+    settings = asked.site.settings
+    return asked.page(
+        "model.html", model=models.model(settings, identifier, version),
+        drift=models.drift(settings, identifier, version), used=models.active(settings),
+    )  # fmt: skip
+
+
+@router.post("/{identifier}/{version}/activate")
+@needs(UserRole.ADMIN)
+def activate(asked: Asked, identifier: str, version: str) -> Response:
+    """Try the model, and let a pipeline use it."""
+    pipeline, name = asked.text("pipeline")[:64], f"{identifier}@{version}"
+    if not _place.acquire(blocking=False):
+        raise HTTPException(503, "Another model is being tried: wait until it is done.")
+    try:
+        models.activate(asked.site.settings, pipeline, name, asked.person)
+    finally:
+        _place.release()
+    return see_other("/models")
+
+
+@router.post("/{pipeline}/rollback")
+@needs(UserRole.ADMIN)
+def roll_back(asked: Asked, pipeline: str) -> Response:
+    """Back to the model before."""
+    models.roll_back(asked.site.settings, pipeline, asked.person)
+    return see_other("/models")

@@ -1,0 +1,74 @@
+"""Peers as the console shows them: what the configuration says, and when each called last."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.events import ASSOCIATION_REJECTED
+from dicom_node.store.tables import Association
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns, list_events
+
+DAYS = 30
+"""How far back it is looked who called."""
+_SECRET = frozenset({"username", "password"})
+_STRANGERS = 20
+_LISTED = ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
+
+
+def peers(session: Session, settings: Settings) -> list[View]:
+    """The configured peers in the order of the configuration, each with its last association."""
+    last = _last(session)
+    return [_shown(peer) | {"last": last.get(peer.ae_title)} for peer in settings.peers]
+
+
+def peer(settings: Settings, name: str) -> View:
+    """One of them, with all keys that differ from the defaults. Raises UnknownPeer."""
+    found = settings.peer(name)
+    given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
+    return _shown(found) | {"keys": {key: value for key, value in given.items() if value not in (None, "")}}
+
+
+def strangers(session: Session, settings: Settings) -> list[View]:
+    """AE titles that were rejected in the last days and are no peers, the last first."""
+    known = {peer.ae_title for peer in settings.peers}
+    since = utc_now() - timedelta(days=DAYS)
+    rejected = list_events(session, since=since, numbers=[ASSOCIATION_REJECTED.number], limit=1000)
+    found: dict[str, View] = {}
+    for event in reversed(rejected):
+        fields = event["fields"]
+        title = str(fields.get("calling", ""))
+        if title and title not in known and title not in found:
+            found[title] = {"ae_title": title, "address": fields.get("address", ""), "at": event["at"]}
+    return list(found.values())[:_STRANGERS]
+
+
+def _shown(peer: PeerSettings) -> View:
+    row: dict[str, Any] = peer.model_dump(mode="json", exclude=set(_SECRET))
+    place = f"{row['host']}:{row['port']}" if row["host"] and row["port"] else row["host"]
+    return {
+        **{
+            key: row[key]
+            for key in ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
+        },
+        "address": row["url"] or place or "",
+        "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
+    }
+
+
+def _last(session: Session) -> dict[str, View]:
+    """The last association of each AE title."""
+    newest = (
+        select(Association.calling_ae, func.max(Association.opened_at).label("at"))
+        .group_by(Association.calling_ae)
+        .subquery()
+    )
+    same = (Association.calling_ae == newest.c.calling_ae) & (Association.opened_at == newest.c.at)
+    rows = session.scalars(select(Association).join(newest, same))
+    names = ("opened_at", "outcome", "objects", "refused_count", "address")
+    return {row.calling_ae: columns(row, *names) for row in rows}

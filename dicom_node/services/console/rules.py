@@ -1,0 +1,142 @@
+"""Rules as the console lists them, and what they, or changed ones, make of the studies that came last."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.pipelines import PIPELINES
+from dicom_node import jobs
+from dicom_node.config.mistakes import described, did_you_mean
+from dicom_node.config.sample import toml_value
+from dicom_node.config.settings import RuleSettings, Settings
+from dicom_node.errors import FaultyInput
+from dicom_node.jobs.enqueue import image_facts
+from dicom_node.jobs.rules import why_none
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store import intake
+from dicom_node.store.tables import Study
+from dicom_node.store.views import View, columns
+
+TRIED = 50
+"""Studies that rules are tried against, the newest."""
+LONGEST = 16 * 1024
+"""Characters of rules that a person tries."""
+
+
+def rules(settings: Settings) -> list[View]:
+    """The rules in their order; a study gets a job for each one that takes it."""
+    return [
+        {
+            "name": rule.name,
+            "when": {key: list(value) for key, value in rule.when if value},
+            "pipeline": rule.pipeline,
+            "send_to": list(rule.send_to),
+            "priority": rule.priority,
+            "options": {key: toml_value(value) for key, value in rule.options.items()},
+            "limits": _limits(rule),
+        }
+        for rule in settings.rules
+    ]
+
+
+def as_toml(settings: Settings) -> str:
+    """The rules as their file has them, without what is left at its default."""
+    tables = (rule.model_dump(mode="json", exclude_defaults=True) for rule in settings.rules)
+    return "\n".join(
+        "[[rules]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
+        for table in tables
+    )
+
+
+def parsed(settings: Settings, text: str) -> Settings:
+    """The settings with the rules of this text in place of theirs. Raises FaultyInput with every mistake."""
+    if len(text) > LONGEST:
+        raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FaultyInput(f"this is no TOML: {error}") from None
+    if set(data) != {"rules"}:
+        raise FaultyInput("write rules, each under a line [[rules]], and nothing else")
+    try:
+        made = Settings.model_validate({"rules": data["rules"]})
+    except ValidationError as error:
+        mistakes = [f"{_place(place)}: {remedy}" for place, _, remedy in described(error, Settings)]
+        raise FaultyInput("; ".join(mistakes)) from None
+    if unknown := list(_unknown(settings, made.rules)):
+        raise FaultyInput("; ".join(unknown))
+    return settings.model_copy(update={"rules": made.rules})
+
+
+def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
+    """What the rules make of the newest studies; ``other``: and what its rules would."""
+    settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
+    chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
+    found = []
+    for study in session.scalars(chosen.limit(TRIED)):
+        row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
+        row["now"] = _decided(session, study, settings)
+        if other is not None:
+            row["then"] = _decided(session, study, other)
+            row["changes"] = _names(row["then"]) != _names(row["now"])
+        sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+        row["modalities"] = sorted({source.modality for source in sources})
+        found.append(row)
+    return found
+
+
+def _decided(session: Session, study: Study, settings: Settings) -> View:
+    """Rules that take the study, with the limit that would hold the job; else why none does."""
+    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+    decisions = jobs.decide_study(session, study, sources, settings)
+    images = [image_facts(source, settings) for source in sources]
+    return {
+        "rules": [
+            {
+                "name": decision.rule.name,
+                "images": len(decision.source_uids),
+                "held": decision.held_reason,
+                "send_to": list(decision.rule.send_to),
+            }
+            for decision in decisions
+        ],
+        "why": "" if decisions else why_none(settings.rules, images),
+    }
+
+
+def _names(decided: View) -> set[str]:
+    return {rule["name"] for rule in decided["rules"]}
+
+
+def _limits(rule: RuleSettings) -> list[str]:
+    found = []
+    if rule.max_study_age_days:
+        found.append(f"holds studies older than {rule.max_study_age_days:g} days")
+    if rule.daily_cap:
+        found.append(f"at most {rule.daily_cap} jobs a day and sender")
+    if rule.secondary_captures_from:
+        found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
+    return found
+
+
+def _place(place: Sequence[Any]) -> str:
+    """ "rule 1, when, modality"."""
+    number, *keys = place[1:] or [None]
+    return ", ".join([f"rule {number + 1}" if isinstance(number, int) else "rules", *map(str, keys)])
+
+
+def _unknown(settings: Settings, rules: Sequence[RuleSettings]) -> Iterator[str]:
+    receiving = [peer.name for peer in settings.peers if "receive" in peer.may]
+    for number, rule in enumerate(rules, start=1):
+        if rule.pipeline not in PIPELINES:
+            yield f"rule {number}, pipeline: {did_you_mean(rule.pipeline, PIPELINES)}"
+        for name in rule.send_to:
+            if name not in receiving:
+                yield f"rule {number}, send_to: {did_you_mean(name, receiving, 'peers that may receive')}"

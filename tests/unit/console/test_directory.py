@@ -1,0 +1,153 @@
+"""Peers, rules and models: what is configured, what became of it, and what a person may try."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ai_pipeline.models.registry import SHIPPED
+from dicom_node.events import ASSOCIATION_REJECTED
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit
+from dicom_node.services.console import models, rules
+from tests.console_lab import ConsoleLab
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import small_xray
+
+GOOD = """
+[[rules]]
+name = "all"
+when = { modality = "*" }
+pipeline = "ultrasound"
+send_to = ["pacs"]
+max_study_age_days = 0
+"""
+
+
+def noted(console: ConsoleLab, action: str) -> list[dict[str, object]]:
+    with console.database.read() as session:
+        return [row["fields"] for row in audit.rows(session) if row["action"] == action]
+
+
+def configured(console: ConsoleLab, **values: object) -> None:
+    settings = console.settings.model_copy(update=values)
+    console.settings = settings
+    console.app.state.site = type(console.app.state.site)(settings, console.database)
+
+
+def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: ConsoleLab, inbox: Inbox) -> None:
+    secret = {"username": "someone", "password": "hidden-word", "url": "https://pacs.example/orthanc"}
+    peers = [one.model_copy(update=secret if one.name == "pacs" else {}) for one in console.settings.peers]
+    configured(console, peers=tuple(peers))
+    inbox.opened("one")
+    inbox.receive(ultrasound("one"), association="one")
+    inbox.released("one")
+    inbox.tell(ASSOCIATION_REJECTED, "two", calling="STRANGER", meaning="calling AE title not recognized")
+    inbox.settle()
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/peers")
+    assert re.search(r"modality</a>.*?released", browser.text, re.DOTALL)
+    assert "/peers/why?caller=STRANGER" in browser.text
+    pages = [browser.text]
+    for page in ("/peers/modality", "/peers/pacs", "/peers/why?caller=STRANGER"):
+        assert browser.get(page) == 200, page
+        pages.append(browser.text)
+    assert "ae_title = &#34;STRANGER&#34;" in pages[-1]
+    assert "Test the connection" not in pages[1]
+    assert "hidden-word" not in "".join(pages)
+    assert "someone" not in "".join(pages)
+    assert browser.get("/peers/nobody") == 404
+    assert browser.get("/peers/why?caller=NEVER") == 200
+    assert "did not call in this time" in browser.text
+
+
+def test_a_peer_is_tested_and_the_audit_says_so(console: ConsoleLab) -> None:
+    dead = console.settings.peers[-1].model_copy(update={"port": 9})
+    configured(console, peers=(*console.settings.peers[:-1], dead))
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/peers/pacs/test") == 200
+    assert 'class="state failed"' in browser.text
+    [fields] = noted(console, "peer_tested")
+    assert fields["peers"] == ["pacs"]
+    assert fields["failed"]
+
+
+def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.receive(ultrasound("one"), small_xray("two"))
+    inbox.settle()
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.get("/rules") == 200
+    assert "no rule applies; closest is ultrasound" in browser.text
+    assert "Try changed rules" not in browser.text
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/rules/try", rules=GOOD) == 200
+    assert "2 of 2 studies would be taken by other rules" in browser.text
+    assert browser.post("/rules/try", rules=rules.as_toml(console.settings)) == 200
+    assert "0 of 2 studies" in browser.text
+    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[[rules]\n", "this is no TOML"),
+        ("[node]\nae_title = 'X'\n", "and nothing else"),
+        (GOOD.replace("send_to", "sent_to"), "rule 1, sent_to"),
+        (GOOD.replace('"pacs"', '"modality"'), "rule 1, send_to: peers that may receive: pacs"),
+        (GOOD.replace('"ultrasound"', '"ultrasund"'), "did you mean ultrasound?"),
+        (GOOD.replace('"*"', "3"), "rule 1, when, modality"),
+        ("#" * (rules.LONGEST + 1), "too long"),
+        ("rules = 7", "rules"),
+    ],
+)
+def test_a_mistake_in_tried_rules_is_told_and_the_text_kept(console: ConsoleLab, text: str, why: str) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/rules/try", rules=text) == 400
+    assert why.replace('"', "&#34;") in browser.text or why in browser.text
+    assert text.strip()[:8].replace("'", "&#39;") in browser.text
+
+
+def test_models_say_what_they_are(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.get("/models") == 200
+    pages = re.findall(r'href="(/models/[^"]+)"', browser.text)
+    assert len(pages) >= 5
+    for page in pages:
+        assert browser.get(page) == 200, page
+        assert "SHA-256" in browser.text
+    browser.get("/models/chest-efficientnet-lite0/2.4")
+    assert "0.883 [0.8, 0.955]" in browser.text
+    assert browser.get("/models/chest-efficientnet-lite0/0") == 404
+
+
+def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
+    admin = console.browser(UserRole.ADMIN)
+    place = "/models/chest-efficientnet-lite0/9.9"
+    assert admin.post(f"{place}/activate", pipeline="chest_xray") == 409
+    assert "workers.models_dir" in admin.text
+    own = tmp_path / "models" / "chest-efficientnet-lite0" / "9.9"
+    own.mkdir(parents=True)
+    [card] = [path for path in SHIPPED.glob("*.toml") if path.stem == "chest-efficientnet-lite0"]
+    text = card.read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    assert version
+    (own / "card.toml").write_text(text.replace(version[0], 'version = "9.9"', 1), encoding="utf-8")
+    for part in SHIPPED.parent.joinpath("weights").glob("chest-efficientnet-lite0*"):
+        shutil.copy(part, own)
+    workers = console.settings.workers.model_copy(update={"models_dir": tmp_path / "models"})
+    configured(console, workers=workers)
+    assert admin.get(place) == 200
+    assert "Let chest_xray use it" in admin.text
+    assert admin.post(f"{place}/activate", pipeline="nothing") == 404
+    assert admin.post(f"{place}/activate", pipeline="chest_xray") == 303, admin.text
+    assert models.active(console.settings) == {"chest_xray": "chest-efficientnet-lite0@9.9"}
+    admin.follow()
+    assert "Roll back" in admin.text
+    assert admin.post("/models/chest_xray/rollback") == 303
+    assert models.active(console.settings) == {"chest_xray": f"chest-efficientnet-lite0@{version[1]}"}
+    assert admin.post("/models/chest_xray/rollback") == 409
+    assert len(noted(console, "model_activated")) == len(noted(console, "model_rollback")) == 1
