@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from ai_pipeline.cli.models import models_app
+from ai_training.acceptance import commands as acceptance
 from ai_training.anatomy import commands as anatomy
 from ai_training.chest.commands import export, train_app
 from ai_training.detect import commands as detect
@@ -12,10 +14,11 @@ from ai_training.ultrasound import commands as ultrasound
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add ``train``, ``evaluate``, ``calibrate``, ``split`` and ``export``."""
+    """Add ``train``, ``evaluate``, ``calibrate``, ``split``, ``export`` and ``models accept``."""
     ultrasound.add_to(train_app, evaluate_app)
     detect.add_to(train_app, evaluate_app)
     anatomy.add_to(train_app, evaluate_app)
+    acceptance.add_to(models_app)
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(calibrate_app, name="calibrate")

@@ -22,6 +22,8 @@ COMMANDS = "ai_pipeline.commands"
 """Entry points of other packages: functions that take the app and add verbs to it."""
 OF_TRAINING = ("train", "evaluate", "calibrate", "split", "export")
 """Verbs of the package ``dicom-ai-node-training``."""
+ACCEPT = "accept"
+"""Its verb below ``models``."""
 
 app = typer.Typer(
     name="ai-pipeline", context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,11 +69,12 @@ def mount_commands() -> None:
     there = {command.name for command in app.registered_commands} | {
         group.name for group in app.registered_groups
     }
-    for verb in OF_TRAINING:
-        if verb not in there:
-            app.command(
-                verb, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-            )(_say_what_to_install)
+    missing = [(app, verb) for verb in OF_TRAINING if verb not in there]
+    if ACCEPT not in {command.name for command in models_app.registered_commands}:
+        missing.append((models_app, ACCEPT))
+    for group, verb in missing:
+        anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+        group.command(verb, hidden=True, context_settings=anything)(_say_what_to_install)
 
 
 def _say_what_to_install() -> None:

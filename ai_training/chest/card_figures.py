@@ -51,7 +51,9 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
             if row["labels"]
         ],
     }
-    return {key: known for key, value in metrics.items() if (known := _known(value)) not in (None, {}, [])}
+    return {
+        key: known for key, value in metrics.items() if (known := known_only(value)) not in (None, {}, [])
+    }
 
 
 def supported(result: Mapping[str, Any]) -> dict[str, bool]:
@@ -73,11 +75,11 @@ def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: found[key] for key in known if key in found}, "labels": labels}
 
 
-def _known(value: Any) -> Any:
+def known_only(value: Any) -> Any:
     """``value`` without the figures that could not be had."""
     if isinstance(value, Mapping):
-        known = {key: _known(item) for key, item in value.items()}
+        known = {key: known_only(item) for key, item in value.items()}
         return {key: item for key, item in known.items() if item is not None}
     if isinstance(value, list):
-        return None if None in value else [_known(item) for item in value]
+        return None if None in value else [known_only(item) for item in value]
     return value

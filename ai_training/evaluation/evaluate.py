@@ -56,7 +56,7 @@ def evaluate_chest(
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
         job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
-        return {key: _without_nan(value) for key, value in job.result().items()}
+        return {key: without_nan(value) for key, value in job.result().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,12 +243,12 @@ def _holds_elsewhere(card: Card, label: str) -> bool:
     return auc is None or auc[1] > 0.5
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """``value`` with None for what is no number: JSON knows no NaN."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return value

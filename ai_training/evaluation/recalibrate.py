@@ -77,14 +77,16 @@ def recalibrate(
     with tempfile.TemporaryDirectory() as scratch:
         outputs = run(Classifier(card, threads=threads), images, Path(scratch), report)
     seen = scored(images, outputs.logits, card.labels, found.labels)
-    rows = [_refit(seen, k) for k in range(len(seen.names))]
+    rows = [refit(seen, k) for k in range(len(seen.names))]
     if all(row.after is None for row in rows):
         raise DataMissing(f"{data}: no label of {card.id} has {ENOUGH} positives and {ENOUGH} negatives")
-    _write(path, card, version or f"{card.version}-site", rows, seen, outputs, found.name)
+    supported = [label.name for label in card.labels if label.supported]
+    write_card(path, card, version or f"{card.version}-site", rows, seen, outputs, found.name, supported)
     return path, rows
 
 
-def _refit(seen: Scored, k: int) -> Refitted:
+def refit(seen: Scored, k: int) -> Refitted:
+    """The label in column ``k`` fitted to the images ``seen``; as it was where there are too few."""
     truth, logit, old = seen.truth[:, k], seen.logit[:, k], seen.labels[k]
     positives = int(truth.sum())
     before = calibration_error(truth, seen.chance[:, k])
@@ -109,7 +111,7 @@ def _held_out_error(truth: Floats, logit: Floats, patients: Sequence[str]) -> fl
     return calibration_error(truth, chance)
 
 
-def _write(
+def write_card(
     path: Path,
     card: Card,
     version: str,
@@ -117,7 +119,13 @@ def _write(
     seen: Scored,
     outputs: ScoredOutputs,
     name: str,
+    shown: Sequence[str],
 ) -> None:
+    """Write ``card`` with the curves of ``rows`` to ``path``, its weights beside it.
+
+    ``seen`` are the images of the set ``name`` that the curves come from, ``outputs`` what the network says
+    of them; ``shown``: the labels whose false alarms count when operating points are chosen.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fitted = {row.label.name: row.label for row in rows if row.after is not None}
     labels = [fitted.get(label.name, label) for label in card.labels]
@@ -145,7 +153,7 @@ def _write(
         for spoken in ("metrics", "operating_points"):  # the thresholds that they speak of are no more
             text.pop(spoken, None)
         refitted = scored(seen.images, outputs.logits, labels, seen.names)
-        if points := fitted_points(refitted, [label.name for label in labels if label.supported]):
+        if points := fitted_points(refitted, shown):
             text["operating_points"] = points
         for weights, row in zip(card.weights, text.get("weights", []), strict=True):
             if "package" not in row:

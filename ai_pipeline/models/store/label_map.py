@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError
 from ai_pipeline.mistakes import mistakes
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import SHIPPED, load
 from ai_pipeline.models.store.folder import SHIPPED_MODELS
 
 LONGEST = 1 << 20  # bytes
@@ -64,7 +64,7 @@ class _OwnLabel(BaseModel):
 
 def node_labels() -> dict[str, NodeLabel]:
     """The labels that the node has codes for, by their plain names."""
-    shipped = find(SHIPPED_MODELS["chest_xray"]).labels
+    shipped = load(SHIPPED / f"{SHIPPED_MODELS['chest_xray']}.toml").labels
     known = [NodeLabel(label.name, label.code, label.code_source, label.site) for label in shipped]
     known += [
         NodeLabel("Lung Opacity", OPACITY, "PS3.16 CID 6104 Abnormal Opacity Finding or Feature"),

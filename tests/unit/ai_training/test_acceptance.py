@@ -1,0 +1,189 @@
+"""`ai-pipeline models accept`: fitted on half of the patients, measured on the others, added beside the
+original.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner, Result
+
+from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.cli import app, mount_commands
+from ai_pipeline.models.registry import find
+from ai_pipeline.models.store import folder
+from ai_training.acceptance.accept import first_half
+from tests.unit.ai_pipeline.models.store_lab import add, contents, models
+from tests.unit.ai_training import small_models
+
+PATIENTS, HEALTHY = 420, 300
+SECRET = "SITEPATIENT"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def verbs() -> None:
+    mount_commands()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Path:
+    """A folder with the store ``models``, in which small@1 was accepted, and what that left in ``out``."""
+    where = tmp_path_factory.mktemp("store")
+    made = with_textures(where / "made")
+    assert add(*made, "--models-dir", str(where / "models")).exit_code == 0
+    done = accept(where, films / "manifest.csv")
+    assert done.exit_code == 0, done.output
+    (where / "said").write_text(done.output)
+    return where
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a site: with an effusion they are brighter, by a little more than they differ among
+    themselves.
+    """
+    where = tmp_path_factory.mktemp("site")
+    random = np.random.default_rng(3)
+    with (where / "manifest.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("file", "patient_id", "age", "Effusion", "Mass"))
+        for number in range(PATIENTS):
+            sick = number >= HEALTHY
+            level = 90 + 40 * sick + random.normal(0, 18)
+            pixels = np.clip(random.normal(level, 6, (96, 96)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(where / f"{SECRET}{number}.png"), pixels)
+            rows.writerow(
+                (f"{SECRET}{number}.png", f"{SECRET}{number}", 50, int(sick), int(number % 97 == 0))
+            )
+    return where
+
+
+def with_textures(where: Path) -> tuple[Path, Path]:
+    """The small model, which also hands out 16 maps of textures as its features."""
+    where.mkdir()
+    network = small_models.network(slope=8.0)
+    kernels = np.random.default_rng(5).normal(0, 1, (16, 1, 8, 8)).astype(np.float32)
+    network.graph.initializer.append(numpy_helper.from_array(kernels, "textures-kernel"))
+    network.graph.node.append(
+        helper.make_node("Conv", ["images", "textures-kernel"], ["textures"], strides=[8, 8])
+    )
+    network.graph.output.append(helper.make_tensor_value_info("textures", TensorProto.FLOAT, ["n", 16, 8, 8]))
+    file = where / "small.onnx"
+    file.write_bytes(network.SerializeToString())
+    card = small_models.write_card(file)
+    card.write_text(card.read_text().replace('scores = "logits"', 'scores = "logits"\nfeatures = "textures"'))
+    return file, card
+
+
+def accept(where: Path, data: Path, *more: str) -> Result:
+    return models(
+        "accept", "small@1", "--data", data, "--out", where / "out", "--models-dir", where / "models", *more
+    )  # fmt: skip
+
+
+def test_the_new_card_stands_beside_the_original_and_nothing_uses_it(site: Path) -> None:
+    said, store = (site / "said").read_text(), site / "models"
+
+    assert "ai-pipeline models activate small@1-site" in said
+    assert "Findings that it will show: Effusion\n" in said
+    assert {"small/1-site/card.toml", "small/1-site/small.onnx", "small/1-site/gate.npz"} <= contents(store)
+    assert (store / "small/1/card.toml").read_bytes() == (site / "made" / "small.toml").read_bytes()
+    assert folder.active("chest_xray", store).id != "small"
+    assert models("activate", "small@1-site", "--models-dir", store).exit_code == 0
+    assert models("verify", "--models-dir", store).exit_code == 0
+
+
+def test_what_was_fitted_holds_on_the_other_patients(site: Path, films: Path) -> None:
+    card = find("small@1-site", site / "models")
+    classifier, effusion = Classifier(card, threads=1), card.labels[0]
+    with (films / "manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not first_half(row["patient_id"])]
+    analyses = [classifier.analyse(cv2.imread(str(films / row["file"]), 0)) for row in rows]
+    chances = np.array([probability(effusion, float(found.logits[0])) for found in analyses])
+    sick = np.array([row["Effusion"] == "1" for row in rows])
+    figures = json.loads((site / "out" / "acceptance.json").read_text())
+
+    assert chances.mean() == pytest.approx(sick.mean(), abs=0.06)  # calibrated: before, nearly all were 1
+    assert chances[sick].mean() > chances[~sick].mean() + 0.3
+    cut = card.details["operating_points"]["specific"]["labels"]["Effusion"]["threshold"][0]
+    alarms = figures["operating_points"]["specific"]["without_finding_called"][0]
+    assert alarms == pytest.approx((chances[~sick] >= cut).mean(), abs=1e-4)
+    assert alarms < 0.2
+    assert figures["measured"]["patients"] == len(rows) == PATIENTS - figures["fitted"]["patients"]
+    assert [label.supported for label in card.labels] == [True, False]
+
+
+def test_the_gate_knows_the_site_s_films(site: Path, films: Path) -> None:
+    classifier = Classifier(find("small@1-site", site / "models"), threads=1)
+    own = [cv2.imread(str(path), 0) for path in sorted(films.glob("*.png"))[:100]]
+
+    stripes = np.tile(np.repeat([0, 255], 6), (96, 8)).astype(np.uint8)
+
+    assert np.mean([classifier.in_domain(classifier.analyse(film)) for film in own]) > 0.9
+    assert not classifier.in_domain(classifier.analyse_as_shown(stripes))
+
+
+def test_the_page_to_sign_has_figures_and_plots_and_names_no_patient(site: Path) -> None:
+    page = (site / "out" / "acceptance.html").read_text()
+
+    digest = find("small@1-site", site / "models").sha256
+    for word in (
+        "Acceptance test of small 1-site",
+        "Effusion",
+        "false calls",
+        "signature",
+        "Lung Lesion",
+        digest,
+    ):
+        assert word in page
+    assert len(re.findall(r'src="data:image/png;base64,', page)) == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for path in (*(site / "out").iterdir(), site / "models/small/1-site/card.toml"):
+        assert SECRET not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda rows: rows[:39], "fewer than 40 adult patients"),
+        (lambda rows: [row | {"age": "9"} for row in rows], "fewer than 40 adult patients"),
+        (lambda rows: [row | {"Effusion": "0"} for row in rows], "its labels are Effusion, Lung Lesion"),
+    ],
+)
+def test_data_that_say_too_little_are_refused_and_nothing_is_added(
+    site: Path, films: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]], remedy: str
+) -> None:
+    with (films / "manifest.csv").open(newline="") as file:
+        rows = change(list(csv.DictReader(file)))
+    with (films / "changed.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+
+    done = accept(site, films / "changed.csv", "--version", "2")
+
+    assert done.exit_code == 66
+    assert remedy in done.output
+    assert not (site / "models/small/2").exists()
+    assert not list((site / "models").glob(".incoming*"))
+
+
+def test_a_version_that_is_there_is_not_replaced(site: Path, films: Path) -> None:
+    done = accept(site, films / "manifest.csv", "--version", "1")
+
+    assert done.exit_code == 78
+    assert "name another one with --version" in done.output
+
+
+def test_the_verb_has_help_with_an_example() -> None:
+    done = CliRunner().invoke(app, ["models", "accept", "--help"])
+
+    assert "ai-pipeline models accept eva-x-small@1" in " ".join(done.output.split())
