@@ -23,7 +23,7 @@ from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
 from ai_pipeline.burnin.find.traces import Waves
-from ai_pipeline.burnin.planning import RemovalPlan, check_share, plan_views
+from ai_pipeline.burnin.planning import RemovalPlan, check_share
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
@@ -174,7 +174,7 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
         views = [picture, *tables.views(image.stored(index))[1:]]
-        plans.append(plan_views(views, image.header, verifier.tools, verifier.policy, graphics=graphics))
+        plans.append(verifier.plan(views, image.header, graphics=graphics))
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)
     marks: list[Annotation] = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, merged
 from ai_pipeline.burnin.cine import clean_cine
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.overlay_planes import overlay_note
 from ai_pipeline.burnin.devices.known import device_note
@@ -63,14 +64,15 @@ def clean(
     report: Progress,
     *,
     policy: CleaningPolicy = CleaningPolicy.CLINICAL,
+    allowed: Allowed = NOTHING_MORE,
     tools: Tools | None = None,
 ) -> CleaningResult:
-    """Remove the annotation that ``policy`` names from every frame and verify the result.
+    """Remove the annotation that ``policy`` names from every frame, but for what is ``allowed``, and verify.
 
     Text in any modality, graphics in ultrasound. Raises :class:`ai_pipeline.errors.CleaningFailed` when
     annotation that must be removed may be left, and ``PixelError`` when the image does not decode.
     """
-    verifier = Verifier(tools or shared_tools(), policy)
+    verifier = Verifier(tools or shared_tools(), policy, allowed)
     graphics = image.header.modality in ULTRASOUND
     began = time.perf_counter()
     clean_frames = clean_still if image.header.frames == 1 else clean_cine

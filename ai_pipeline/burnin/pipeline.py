@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
+from ai_pipeline.burnin.decide.allowed import Allowed, faults
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
@@ -46,13 +47,22 @@ class Ultrasound:
     Options: ``policy``, ``clinical`` (default: text that may identify the patient is removed) or ``research``
     (all annotation is removed); ``clean`` (default true) returns the cleaned picture and its mask, else only
     the findings; ``measurements`` (default false) returns measurements that are written in the picture, for
-    review; ``any_modality`` (default false) accepts other modalities too (text only, no graphics).
+    review; ``any_modality`` (default false) accepts other modalities too (text only, no graphics);
+    ``dates``, ``remove`` (default) or ``keep``: date of the examination, as the header has it, and times of
+    day stay under ``clinical``; ``keep_words``: words of the site that stay there.
     """
 
     name = "ultrasound"
     version = "2.2"
     options: Mapping[str, type] = MappingProxyType(
-        {"policy": str, "clean": bool, "measurements": bool, "any_modality": bool}
+        {
+            "policy": str,
+            "clean": bool,
+            "measurements": bool,
+            "any_modality": bool,
+            "dates": str,
+            "keep_words": list,
+        }
     )
     modalities = ULTRASOUND
     """Modalities and View Positions of the images that are accepted; no view position: any."""
@@ -76,9 +86,17 @@ class Ultrasound:
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Refuse unknown policies: a misspelt one must not become the one that removes less."""
-        if options.get("policy", CleaningPolicy.CLINICAL) in set(CleaningPolicy):
-            return {}
-        return {"policy": f"must be {' or '.join(CleaningPolicy)}"}
+        found = faults(options)
+        policy = options.get("policy", CleaningPolicy.CLINICAL)
+        if policy not in set(CleaningPolicy):
+            found["policy"] = f"must be {' or '.join(CleaningPolicy)}"
+        elif policy == CleaningPolicy.RESEARCH:
+            found |= {
+                option: "stays under clinical only: leave it out, or take that policy"
+                for option in ("dates", "keep_words")
+                if options.get(option) not in (None, "remove", [])
+            }
+        return found
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -116,7 +134,8 @@ class Ultrasound:
         failures: list[CleaningFailed] = []
         for number, image in enumerate(images):
             try:
-                result = clean(image, _share(report, number, len(images)), policy=policy, tools=tools)
+                allowed, share = Allowed.of(options, image.header), _share(report, number, len(images))
+                result = clean(image, share, policy=policy, allowed=allowed, tools=tools)
             except CleaningFailed as failure:
                 failures.append(failure)
                 notes.append(QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, clipped, index_of
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import (
     blocks,
@@ -72,12 +73,13 @@ class RemovalPlan:
 
 
 def plan_removal(
-    picture: Picture, header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool
-) -> RemovalPlan:
+    picture: Picture, header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool,
+    allowed: Allowed = NOTHING_MORE,
+) -> RemovalPlan:  # fmt: skip
     """Find what is removed from a picture, uint8 grey or RGB.
 
-    ``graphics``: look for ultrasound drawings and banners as well as for text. Raises
-    :class:`CleaningFailed` when it is too much of the picture.
+    ``graphics``: look for ultrasound drawings and banners as well as for text. ``allowed`` stays besides what
+    ``policy`` leaves. Raises :class:`CleaningFailed` when it is too much of the picture.
     """
     shape = picture.shape[:2]
     banner, banners = find_banner(header, picture) if graphics else (np.zeros(shape, np.bool_), ())
@@ -92,11 +94,12 @@ def plan_removal(
     )
     bars = find_bars(picture) if graphics and policy is CleaningPolicy.CLINICAL else np.zeros(shape, np.bool_)
     banner, drawn, waves = banner & ~bars, drawn.without(bars), waves.with_strips(bars)
-    found = find_texts(picture, tools.reader, drawn.masks[AnnotationKind.TEXT] | banner | devices, waves)
+    known = drawn.masks[AnnotationKind.TEXT] | banner | devices
+    found = find_texts(picture, tools.reader, known, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
     if policy is CleaningPolicy.CLINICAL:
-        texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy)
+        texts = _whole_lines(texts, drawn.masks[AnnotationKind.TEXT], picture, tools.reader, policy, allowed)
     mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
     if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.classified_apart(kept)
@@ -123,15 +126,16 @@ def plan_removal(
 
 
 def plan_views(
-    views: Sequence[Picture], header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool
-) -> RemovalPlan:
+    views: Sequence[Picture], header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool,
+    allowed: Allowed = NOTHING_MORE,
+) -> RemovalPlan:  # fmt: skip
     """The plan of a picture and of further views of it, which show what its display window hides.
 
     Only text is searched in those. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    plan = plan_removal(views[0], header, tools, policy, graphics=graphics)
+    plan = plan_removal(views[0], header, tools, policy, graphics=graphics, allowed=allowed)
     for view in views[1:]:
-        more = plan_removal(view, header, tools, policy, graphics=False)
+        more = plan_removal(view, header, tools, policy, graphics=False, allowed=allowed)
         banner, mask = plan.banner | more.banner, plan.mask | more.mask
         check_share(mask & ~banner)
         kept = (plan.kept | more.kept) & ~mask & ~banner
@@ -192,10 +196,12 @@ def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) ->
 
 
 def _whole_lines(
-    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, policy: CleaningPolicy
-) -> list[Text]:
+    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, policy: CleaningPolicy,
+    allowed: Allowed,
+) -> list[Text]:  # fmt: skip
     """The texts as lines that stay or go whole."""
-    whole = with_all_letters(by_their_block(by_best_reading(texts)), strokes, picture, reader, MARGIN)
+    best = by_their_block(by_best_reading(texts))
+    whole = with_all_letters(best, strokes, picture, reader, MARGIN, allowed)
     return without_cut_lines(whole, policy.removes, picture)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
@@ -22,7 +23,7 @@ from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools
-from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
+from ai_pipeline.contract import ImageHeader, PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
 WIDER = 0.6
@@ -56,10 +57,11 @@ class CleanedFrames:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verifier:
-    """Searches cleaned pictures for residual text that ``policy`` removes."""
+    """Searches cleaned pictures for residual text that ``policy`` removes and nobody has ``allowed``."""
 
     tools: Tools
     policy: CleaningPolicy
+    allowed: Allowed = NOTHING_MORE
 
     def residue(
         self, picture: Picture, filled: Mask, kept: Mask, waves: Waves, changed: Mask | None = None
@@ -82,7 +84,11 @@ class Verifier:
         if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
         line = candidate.read(self.tools.reader)
-        return self.policy.removes(text_meaning(box, line)) if line.legible else certain
+        return self.policy.removes(text_meaning(box, line, self.allowed)) if line.legible else certain
+
+    def plan(self, views: Sequence[Picture], header: ImageHeader, *, graphics: bool) -> RemovalPlan:
+        """What is removed from a picture, by all its ``views``; errors as of :func:`plan_views`."""
+        return plan_views(views, header, self.tools, self.policy, graphics=graphics, allowed=self.allowed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +217,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     decoded = time.perf_counter()
     tables = DisplayTables.of(source, picture)
     views = tables.views(source)
-    plan = plan_views(views, image.header, verifier.tools, verifier.policy, graphics=graphics)
+    plan = verifier.plan(views, image.header, graphics=graphics)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = _Still([source], plan, tables, verifier, verifier.tools.filler)

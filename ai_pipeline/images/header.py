@@ -22,6 +22,7 @@ COPIED = (
     "PatientOrientation", "PatientSex", "PixelSpacing", "PixelSpacingCalibrationType",
     "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
     "SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription",
+    "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
     "FrameTime", "CineRate", "PlanarConfiguration", "PixelRepresentation", "BitsAllocated",
     "LossyImageCompressionRatio", "LossyImageCompressionMethod", "RescaleType", "PixelIntensityRelationship",
 )  # fmt: skip

@@ -27,6 +27,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.vocabulary import (
     ALSO_NAMES,
     CODES,
@@ -154,11 +155,16 @@ _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
 
 
-def meaning_of(text: str, confidence: float) -> Meaning:
+def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
     """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
     if not confidence >= LEAST_CONFIDENCE or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
     line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)
+    rest = allowed.without(line)
+    return Meaning.ORIENTATION if line and not rest.strip(TICKS) else _meaning_of_line(rest)
+
+
+def _meaning_of_line(line: str) -> Meaning:
     if line in MAKERS | MAKERS_AS_WRITTEN or (" " in line and line.upper() in MAKERS):
         return Meaning.LOGO
     if line.upper() in PRESETS or _is_frame_counter(line):

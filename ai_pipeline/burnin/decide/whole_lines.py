@@ -23,6 +23,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     components,
     index_of,
 )
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
 from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap, text_meaning
@@ -103,8 +104,9 @@ def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], pi
 
 
 def with_all_letters(
-    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, margin: float
-) -> list[Text]:
+    texts: Sequence[Text], strokes: Mask, picture: Picture, reader: TextReader, margin: float,
+    allowed: Allowed = NOTHING_MORE,
+) -> list[Text]:  # fmt: skip
     """The texts; where letters that are drawn reach beyond the box that was read, the whole is read again.
 
     ``strokes``: the drawn text; ``margin`` as in :func:`paint`. Such a text is what it says as a whole, and
@@ -112,7 +114,7 @@ def with_all_letters(
     """
     known = paint([text.box for text in texts], strokes.shape, margin)
     labels, _ = components(strokes)
-    return [_read_whole(text, labels, known, picture, reader) for text in texts]
+    return [_read_whole(text, labels, known, picture, reader, allowed) for text in texts]
 
 
 def ruler_digits(texts: Sequence[Text], unread: Mask) -> Mask:
@@ -217,8 +219,9 @@ def _letters(text: Text) -> str:
 
 
 def _read_whole(
-    text: Text, labels: np.typing.NDArray[np.int32], known: Mask, picture: Picture, reader: TextReader
-) -> Text:
+    text: Text, labels: np.typing.NDArray[np.int32], known: Mask, picture: Picture, reader: TextReader,
+    allowed: Allowed,
+) -> Text:  # fmt: skip
     left, top, right, bottom = box = text.box.box
     if text.meaning is Meaning.IDENTITY or right - left < bottom - top:
         return text
@@ -236,7 +239,7 @@ def _read_whole(
     )  # fmt: skip
     line_box = _text_box(whole, text.box.confidence)
     line = reader.read(picture, line_box)
-    again = Text(line_box, line, text_meaning(line_box, line))
+    again = Text(line_box, line, text_meaning(line_box, line, allowed))
     same = line.legible and _letters(again) == _letters(text)  # what was missed is a rim of these letters
     return replace(again, meaning=text.meaning) if same else again
 

@@ -20,6 +20,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     dilated,
     index_of,
 )
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
@@ -85,7 +86,9 @@ class Text:
     meaning: Meaning
 
 
-def find_texts(picture: Picture, reader: TextReader, known: Mask, waves: Waves) -> list[Text]:
+def find_texts(
+    picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
+) -> list[Text]:
     """All text of a picture, uint8 grey or RGB; among ``waves`` only what can be read.
 
     Pixels of ``known`` are masked in any case: doubtful places there are not read, since reading takes ten
@@ -99,17 +102,17 @@ def find_texts(picture: Picture, reader: TextReader, known: Mask, waves: Waves) 
             continue
         line = one.read(reader)
         if one.certain or line.legible:
-            texts.append(Text(one.box, line, text_meaning(one.box, line)))
+            texts.append(Text(one.box, line, text_meaning(one.box, line, allowed)))
     texts = [text for text in texts if not _is_of_level_lines(text, texts)]
     texts = [_judged_in_its_phrase(text, texts) for text in texts]
-    return [_judged_in_its_line(text, texts) for text in texts]
+    return [_judged_in_its_line(text, texts, allowed) for text in texts]
 
 
-def text_meaning(box: TextBox, line: Line) -> Meaning:
+def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
     """What a text is for; identity unless all of it was read."""
     if not line.legible or _is_wide(box, line):
         return Meaning.IDENTITY
-    return meaning_of(line.text, line.confidence)
+    return meaning_of(line.text, line.confidence, allowed)
 
 
 def _is_wide(box: TextBox, line: Line) -> bool:
@@ -210,7 +213,7 @@ def _judged_in_its_phrase(text: Text, texts: Sequence[Text]) -> Text:
     return text
 
 
-def _judged_in_its_line(text: Text, texts: Sequence[Text]) -> Text:
+def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
     """A few characters prove nothing by themselves: of "12", "03", "67" each could be a ruler's number.
 
     They are judged with what stands beside them, and beside a name they belong to it.
@@ -222,7 +225,7 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text]) -> Text:
     together = " ".join(one.line.text for one in line)
     confidence = min(one.line.confidence for one in line)
     named = any(one.meaning is Meaning.IDENTITY for one in beside)
-    if named or (beside and meaning_of(together, confidence) is Meaning.IDENTITY):
+    if named or (beside and meaning_of(together, confidence, allowed) is Meaning.IDENTITY):
         return replace(text, meaning=Meaning.IDENTITY)
     return text
 

@@ -16,7 +16,6 @@ from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.text import Line, TextBox
-from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
@@ -76,7 +75,7 @@ Plan = Callable[..., RemovalPlan]
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     def made(found: Found, policy: CleaningPolicy, *, graphics: bool = True, views: int = 0) -> RemovalPlan:
-        def find_texts(_picture: Picture, _reader: object, known: Mask, _waves: Waves) -> list[Text]:
+        def find_texts(_picture: Picture, _reader: object, known: Mask, *_: object) -> list[Text]:
             found.known = known
             return found.texts
 

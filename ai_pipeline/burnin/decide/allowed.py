@@ -1,0 +1,94 @@
+"""What a site lets stay besides what is proven harmless: words of its own, the date of the examination.
+
+Whatever else stands in the same line still has to be proven: "R-CY SMITH" goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from ai_pipeline.contract import ImageHeader
+
+MOST_WORDS, LONGEST_WORD = 200, 24
+"""Words that a site may name, and characters of one, at most."""
+EXAMINED = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
+"""Attributes of the header that say when an image was made."""
+_NEWBORN_DAYS = 2
+_MONTHS = ("jan", "feb", "ma[ry]", "apr", "ma[iy]", "jun", "jul", "aug", "sep", "o[ck]t", "nov", "de[cz]")
+_TIME = r"(?<!\d)(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d)?(?: ?[ap]\.?m\.?)?(?![\d:])"
+_BETWEEN = r"[-./ ]{1,2}"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """``words``, in any letters, are no part of what has to be proven; neither are these ``dates``.
+
+    With dates also times of day stay; without dates none does.
+    """
+
+    words: frozenset[str] = frozenset()
+    dates: frozenset[date] = frozenset()
+
+    @classmethod
+    def of(cls, options: Mapping[str, object], header: ImageHeader) -> Allowed:
+        """By the options ``keep_words`` and ``dates`` of a rule (:func:`faults`).
+
+        Dates are those of the header; none for a patient who is less than two days old, whose birth date
+        they may be.
+        """
+        words = options.get("keep_words", ())
+        known = frozenset(word.casefold() for word in words) if isinstance(words, Sequence) else frozenset()
+        if options.get("dates", "remove") != "keep":
+            return cls(known)
+        if header.age_years is not None and header.age_years * 365.25 < _NEWBORN_DAYS:
+            return cls(known)
+        dates = (_date(header.attributes.get(keyword, "")) for keyword in EXAMINED)
+        return cls(known, frozenset(filter(None, dates)))
+
+    def without(self, text: str) -> str:
+        """The text without what stays anyway."""
+        for day in self.dates:
+            text = re.sub(_spellings(day), " ", text, flags=re.IGNORECASE)
+        if self.dates:
+            text = re.sub(_TIME, " ", text, flags=re.IGNORECASE)
+        return " ".join(word for word in text.split() if word.strip(",;:()[]").casefold() not in self.words)
+
+
+NOTHING_MORE = Allowed()
+
+
+def faults(options: Mapping[str, object]) -> dict[str, str]:
+    """What is wrong with ``keep_words`` and ``dates``, by option, as a remedy for a person."""
+    found = {}
+    if options.get("dates", "remove") not in {"keep", "remove"}:
+        found["dates"] = "must be remove or keep"
+    words = options.get("keep_words", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        found["keep_words"] = 'must be a list of words, such as ["R-CY", "L-M"]'
+    elif len(words) > MOST_WORDS or not all(0 < len(word) <= LONGEST_WORD for word in words):
+        found["keep_words"] = f"must have at most {MOST_WORDS} words of 1 to {LONGEST_WORD} characters"
+    elif wrong := [word for word in words if len(word.split()) != 1]:
+        found["keep_words"] = f"{wrong[0]!r} is not one word: name each word by itself"
+    return found
+
+
+def _spellings(day: date) -> str:
+    """How consoles write a date: 2026-01-07, 07.01.2026, 1/7/26, 20260107, 07-Jan-2026, Jan 7, 2026."""
+    year, month, number = f"(?:{day.year}|{day.year % 100:02})", f"0?{day.month}", f"0?{day.day}"
+    name = rf"{_MONTHS[day.month - 1]}[a-z]*\.?"
+    orders = (
+        (str(day.year), month, number), (number, month, year), (month, number, year), (number, name, year),
+    )  # fmt: skip
+    ways = [_BETWEEN.join(order) for order in orders]
+    ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
+    return rf"(?<!\d)(?:{'|'.join(ways)})(?!\d)"
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if re.fullmatch(r"\d{8}", text) else None
+    except ValueError:
+        return None
