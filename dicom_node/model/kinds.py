@@ -65,6 +65,14 @@ class Counted(StrEnum):
     REFUSED_PIXELS = "refused_pixels"
 
 
+class ReaderVerdict(StrEnum):
+    """What a person says of a finding, whether the AI called it present or absent."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    MISSING = "missing"  # the AI says nothing of it, and it is there
+
+
 class AuditAction(StrEnum):
     """What a person did; at most 16 characters."""
 
@@ -84,5 +92,6 @@ class AuditAction(StrEnum):
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
     PEER_TESTED = "peer_tested"
+    FEEDBACK_GIVEN = "feedback_given"
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"

@@ -30,6 +30,8 @@ class UserRole(StrEnum):
 
     VIEWER = "viewer"
     """See studies, jobs, deliveries."""
+    READER = "reader"
+    """Say whether findings are right."""
     OPERATOR = "operator"
     """Run again, send again, cancel, upload."""
     ADMIN = "admin"

@@ -1,14 +1,14 @@
-"""The tables of the console: users, their sessions, the audit."""
+"""The tables of the console: users, their sessions, the audit, what readers say of findings."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.model.kinds import AuditAction
+from dicom_node.model.kinds import AuditAction, ReaderVerdict
 from dicom_node.model.roles import UserRole
 from dicom_node.store.tables import Base, Id
 
@@ -50,3 +50,26 @@ class AuditRow(Base):
     action: Mapped[AuditAction]
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Feedback(Base):
+    """One person's verdict on one finding of one model; a later one replaces it. Nothing of a patient."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        UniqueConstraint(
+            "study_id", "actor", "finding", "tracking_uid", "model", "version", name="uq_feedback_once"
+        ),
+        Index("ix_feedback_model", "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(64))
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    finding: Mapped[str] = mapped_column(String(64))  # the meaning of its code
+    tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
+    decision: Mapped[str] = mapped_column(String(16), default="")  # what the AI said, "" if nothing
+    verdict: Mapped[ReaderVerdict]
+    model: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))

@@ -31,6 +31,7 @@ from dicom_node.model.kinds import (
     Counted,
     ObjectRole,
     Outcome,
+    ReaderVerdict,
     ResultKind,
 )
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -82,6 +83,7 @@ class Base(DeclarativeBase):
         Counted: _words(Counted),
         UserRole: _words(UserRole),
         AuditAction: _words(AuditAction),
+        ReaderVerdict: _words(ReaderVerdict),
         str: String(255),
     }
 

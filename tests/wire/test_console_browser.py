@@ -23,7 +23,12 @@ PAGES = (
     *("/", "/studies", "/studies/1", "/studies/images/1", "/jobs", "/outbox", "/peers", "/peers/pacs"),
     *("/rules", "/models", "/upload", "/audit"),
 )
-ALLOWED = {UserRole.VIEWER: PAGES[:-2], UserRole.OPERATOR: PAGES[:-1], UserRole.ADMIN: PAGES}
+ALLOWED = {
+    UserRole.VIEWER: PAGES[:-2],
+    UserRole.READER: PAGES[:-2],
+    UserRole.OPERATOR: PAGES[:-1],
+    UserRole.ADMIN: PAGES,
+}
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.cli.common.options import Config, Json, Since, group, load, moment
-from dicom_node.cli.common.output import Column, Row, fields, print_json, print_rows, say
+from dicom_node.cli.common.options import Config, Json, Since, group, load, moment, reading
+from dicom_node.cli.common.output import (
+    Column,
+    Row,
+    fields,
+    local,
+    print_document,
+    print_json,
+    print_rows,
+    say,
+    short,
+)
 from dicom_node.errors import ExitCode
 
 app = group("Models: cards and weights.")
@@ -31,6 +41,13 @@ _SENDERS: list[Column] = [
     ("refused by pixels", lambda row: _refused(row)),  # noqa: PLW0108  (the reader meets columns first)
     ("by header", lambda row: row["refused_header"]),
     ("scores", lambda row: row["verdict"]),
+]
+
+_FEEDBACK: list[Column] = [
+    ("at", lambda row: local(row["at"])),
+    ("by", lambda row: row["actor"]),
+    ("study", lambda row: short(row["study_instance_uid"])),
+    *fields("finding", "decision", "verdict", "model", "version"),
 ]
 
 _SCORES: list[Column] = [
@@ -84,6 +101,24 @@ def drift(
         print_rows(rows, _SENDERS, as_json=False, none="No images were counted.")
     for card, senders in groupby(rows, key=lambda row: row["card_sha256"]):
         _print_model(card, list(senders))
+
+
+@app.command(epilog="Example: dicom-node models feedback --csv --config node.toml > feedback.csv")
+def feedback(
+    config: Config,
+    since: Since = "",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What readers said of findings at the console: right, wrong or missing, with the model's version."""
+    from dicom_node.services.console.studies import feedback as given
+
+    with reading(config) as (session, _):
+        rows = given.rows(session, since=moment(since))
+    if as_csv:
+        print_document(given.as_csv(rows))
+        return
+    print_rows(rows, _FEEDBACK, as_json=as_json, none="Nobody said anything of findings in this time.")
 
 
 def _print_model(card_sha256: str, senders: list[Row]) -> None:

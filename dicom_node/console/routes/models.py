@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Response
 from dicom_node.console.web.access import Asked, needs, see_other
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console import models
+from dicom_node.services.console.studies import feedback
 
 router = APIRouter(prefix="/models")
 
@@ -34,10 +35,22 @@ def list_models(asked: Asked) -> Response:
 def show(asked: Asked, identifier: str, version: str) -> Response:
     """One model."""
     settings = asked.site.settings
+    with asked.site.database.read() as session:
+        counts = feedback.counts(session, identifier, version)
     return asked.page(
-        "model.html", model=models.model(settings, identifier, version),
+        "model.html", counts=counts, model=models.model(settings, identifier, version),
         drift=models.drift(settings, identifier, version), used=models.active(settings),
     )  # fmt: skip
+
+
+@router.get("/{identifier}/{version}/feedback.csv")
+@needs(UserRole.READER)
+def export(asked: Asked, identifier: str, version: str) -> Response:
+    """What was said of its findings, as a file."""
+    with asked.site.database.read() as session:
+        rows = feedback.rows(session, model=identifier, version=version)
+    attached = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
+    return Response(feedback.as_csv(rows), media_type="text/csv; charset=utf-8", headers=attached)
 
 
 @router.post("/{identifier}/{version}/activate")

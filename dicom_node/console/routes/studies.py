@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Response
 
 from dicom_node import services
 from dicom_node.console.web.access import Asked, Visit, needs, see_other
 from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ReaderVerdict
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, work
 from dicom_node.services.console import sign_in
-from dicom_node.services.console.studies import choices, contents, listing, pictures, viewer
+from dicom_node.services.console.studies import choices, contents, feedback, listing, pictures, viewer
 from dicom_node.services.console.studies.listing import Order, Search
 from dicom_node.services.console.studies.pictures import PictureKind, Shown
 
@@ -96,6 +97,21 @@ def send(asked: Asked, number: int) -> Response:
     """Send the results to a further peer."""
     work.send_study(asked.site.settings, _uid(asked, number), asked.text("peer")[:64], asked.person)
     return see_other(f"/studies/{number}")
+
+
+@router.post("/{number}/feedback")
+@needs(UserRole.READER)
+def judge(asked: Asked, number: int) -> Response:
+    """Say whether a finding is right, wrong, or missing."""
+    try:
+        verdict = ReaderVerdict(asked.text("verdict"))
+    except ValueError:
+        raise HTTPException(400, "Say right, wrong or missing.") from None
+    about = {key: asked.text(key)[:200] for key in ("finding", "tracking_uid", "model")}
+    if verdict is ReaderVerdict.MISSING:
+        about["finding"], _, about["model"] = about["finding"].partition(" | ")
+    feedback.give(asked.site.settings, number, about, verdict, asked.person)
+    return see_other(f"/studies/{number}#findings")
 
 
 @router.get("/{number}/versions")

@@ -19,7 +19,7 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.services import findings as report
-from dicom_node.services.console.studies import viewer
+from dicom_node.services.console.studies import feedback, viewer
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
@@ -91,6 +91,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
     view = brief(session, number)
     images = _images(session, number)
     results = _results(session, number)
+    told = _report(session, settings.node.data_dir, number)
+    told["missing"] = feedback.missing(session, settings, number, told["findings"])
+    told["findings"] = feedback.judged(session, number, told["findings"])
     return {
         **view,
         "accession": session.get_one(Study, number).accession_number,
@@ -99,7 +102,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
         "results": results,
-        **_report(session, settings.node.data_dir, number),
+        **told,
         "timeline": timeline(session, number),
         "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
         "most": _MOST,

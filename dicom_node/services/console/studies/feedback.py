@@ -1,0 +1,173 @@
+"""What persons say of findings: right, wrong, or missing; counted by model and version."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import Decision
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import AuditAction, ReaderVerdict
+from dicom_node.services import audit, writing
+from dicom_node.services import findings as report
+from dicom_node.services.audit import Person
+from dicom_node.services.console.studies.viewer import report_files
+from dicom_node.store.accounts import Feedback
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns
+
+COLUMNS = (
+    "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "model", "version",
+)  # fmt: skip
+_Z = 1.96  # of a 95 % interval
+
+
+def give(
+    settings: Settings, study: int, about: Mapping[str, str], verdict: ReaderVerdict, by: Person
+) -> None:
+    """Keep what a person says of a finding of the study's newest report, or of one that is missing.
+
+    ``about`` says which: finding, tracking UID, model.
+    Raises NotFound where the report has no such finding (any more).
+    """
+    wanted = tuple(about.get(key, "") for key in ("finding", "tracking_uid", "model"))
+    with writing(settings) as session:
+        findings = _findings(session, settings, study)
+        if verdict is ReaderVerdict.MISSING:
+            decision = ""
+            if (wanted[0], wanted[2]) not in _may_be_missing(settings, findings):
+                raise NotFound("this model knows no such finding, or its report says something of it")
+        else:
+            said = [row["decision"] for row in findings if _key(row) == wanted]
+            if not said:
+                raise NotFound("the newest report says nothing of this: load the page again")
+            decision = said[0]
+        model, _, version = wanted[2].rpartition(" ")
+        same = {"study_id": study, "actor": by.name, "finding": wanted[0], "tracking_uid": wanted[1]}
+        row = session.scalar(select(Feedback).filter_by(**same, model=model, version=version))
+        if row is None:
+            row = Feedback(**same, model=model, version=version)
+            session.add(row)
+        row.at, row.decision, row.verdict = utc_now(), decision, verdict
+        audit.note(
+            session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, verdict=verdict.value, model=wanted[2]
+        )
+
+
+def judged(session: Session, study: int, findings: Sequence[View]) -> list[View]:
+    """The findings with ``verdicts``: who said what of each."""
+    given: dict[tuple[str, ...], list[View]] = {}
+    for row in session.scalars(select(Feedback).where(Feedback.study_id == study).order_by(Feedback.id)):
+        key = (row.finding, row.tracking_uid, f"{row.model} {row.version}")
+        given.setdefault(key, []).append({"actor": row.actor, "verdict": row.verdict.value})
+    return [row | {"verdicts": given.get(_key(row), [])} for row in findings]
+
+
+def missing(session: Session, settings: Settings, study: int, findings: Sequence[View]) -> View:
+    """Findings that were said to be missing, and those that a person may name."""
+    chosen = select(Feedback).where(Feedback.study_id == study, Feedback.verdict == ReaderVerdict.MISSING)
+    said = [
+        columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
+    ]
+    choices = [{"finding": name, "model": model} for name, model in _may_be_missing(settings, findings)]
+    return {"said": said, "choices": choices}
+
+
+def counts(session: Session, model: str, version: str) -> list[View]:
+    """By finding: how many verdicts of each sort, and the share of "present" that is right so far.
+
+    ``ppv`` is that share with its 95 % interval (Wilson), None where nothing was said.
+    """
+    chosen = select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
+    chosen = chosen.where(Feedback.model == model, Feedback.version == version)
+    rows = session.execute(chosen.group_by(Feedback.finding, Feedback.decision, Feedback.verdict))
+    found: dict[str, Counter[str]] = {}
+    for finding, decision, verdict, number in rows:
+        found.setdefault(finding, Counter())[f"{decision} {verdict.value}".strip()] += number
+    present, absent = Decision.PRESENT.value, Decision.ABSENT.value
+    return [
+        {
+            "finding": finding,
+            "present_right": (right := number[f"{present} right"]),
+            "present_wrong": (wrong := number[f"{present} wrong"]),
+            "absent_right": number[f"{absent} right"],
+            "missed": number[f"{absent} wrong"] + number["missing"],
+            "ppv": wilson(right, right + wrong),
+        }
+        for finding, number in sorted(found.items())
+    ]
+
+
+def rows(
+    session: Session, *, since: datetime | None = None, model: str = "", version: str = ""
+) -> list[View]:
+    """All that was said, the oldest first; the keys are COLUMNS."""
+    chosen = select(Feedback, Study.study_instance_uid).join(Study, Feedback.study_id == Study.id)
+    if since is not None:
+        chosen = chosen.where(Feedback.at >= since)
+    if model:
+        chosen = chosen.where(Feedback.model == model, Feedback.version == version)
+    found = session.execute(chosen.order_by(Feedback.id))
+    return [
+        {
+            **columns(row, *(name for name in COLUMNS if name != "study_instance_uid")),
+            "study_instance_uid": uid,
+        }
+        for row, uid in found
+    ]
+
+
+def as_csv(found: Iterable[View]) -> str:
+    """The rows as CSV (RFC 4180), with a line of names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def wilson(successes: int, tries: int) -> list[float] | None:
+    """A share with its 95 % interval, which holds for few tries too; None of none."""
+    if not tries:
+        return None
+    share = successes / tries
+    middle = (share + _Z**2 / (2 * tries)) / (1 + _Z**2 / tries)
+    half = _Z * math.sqrt(share * (1 - share) / tries + _Z**2 / (4 * tries**2)) / (1 + _Z**2 / tries)
+    return [share, max(middle - half, 0.0), min(middle + half, 1.0)]
+
+
+def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
+    files = report_files(session, settings.node.data_dir, study)
+    return [row for path in files for row in report.findings(path)]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["finding"], row["tracking_uid"], row["model"]
+
+
+def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What the models of these findings know and said nothing of, with the model."""
+    said = {(row["finding"], row["model"]) for row in findings}
+    found = []
+    for model in dict.fromkeys(row["model"] for row in findings if row["model"]):
+        identifier, _, version = model.rpartition(" ")
+        try:
+            card = registry.find(f"{identifier}@{version}", settings.workers.models_dir)
+        except CardError:
+            continue  # of a pipeline of the site's own, or no longer here
+        found += [
+            (label.code.meaning, model) for label in card.labels if (label.code.meaning, model) not in said
+        ]
+    return found

@@ -1,0 +1,130 @@
+"""What readers say of findings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ai_pipeline.models import registry
+from ai_pipeline.models.registry import Card
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, users
+from dicom_node.services.console.studies import feedback
+from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
+from tests.inbox_lab import Inbox
+from tests.unit.console.illustrated import analysed
+
+
+@pytest.fixture
+def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConsoleLab]:
+    """Of a node with a study of two findings, whose model also knows another."""
+    monkeypatch.setattr(users, "hasher", quick_hasher)
+    chest = registry.find("chest-efficientnet-lite0")
+    known = registry.find
+
+    def find(name: str, models_dir: Path | None = None) -> Card:
+        return chest if name == "obedient@1" else known(name, models_dir)
+
+    monkeypatch.setattr(registry, "find", find)
+    with analysed(tmp_path) as node:
+        add_users(node.settings)
+        yield lab(node)
+
+
+def lab(node: Inbox) -> ConsoleLab:
+    return ConsoleLab(node.settings, node.database)
+
+
+def forms(browser: Browser) -> list[dict[str, str]]:
+    """The fields of the forms about findings on the page of the study."""
+    browser.get("/studies/1")
+    found = re.findall(r'action="/studies/1/feedback">(.*?)</form>', browser.text, re.DOTALL)
+    names = r'name="(verdict|finding|tracking_uid|model)" value="([^"]*)"'
+    return [dict(re.findall(names, form)) for form in found]
+
+
+def test_a_reader_judges_each_finding_and_may_think_again(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.READER)
+    right, wrong, other, *_ = forms(browser)
+    assert (right["finding"], right["verdict"], wrong["verdict"]) == ("Mark", "right", "wrong")
+    assert right["tracking_uid"] == wrong["tracking_uid"] != other["tracking_uid"]
+    for given in (right, other, wrong):
+        assert browser.post("/studies/1/feedback", **given) == 303
+    browser.get("/studies/1")
+    assert re.findall(r'class="state \w+">(right|wrong)</span> <small>reader', browser.text) == [
+        "wrong",
+        "right",
+    ]
+    admin = console.browser(UserRole.ADMIN)
+    assert admin.post("/studies/1/feedback", **right) == 303
+    with console.database.read() as session:
+        [row] = feedback.counts(session, "obedient", "1")
+        assert (row["present_right"], row["present_wrong"]) == (2, 1)
+        noted = [row for row in audit.rows(session) if row["action"] == "feedback_given"]
+    assert len(noted) == 4
+    assert noted[0]["fields"] == {"verdict": "right", "model": "obedient 1"}
+
+
+def test_a_viewer_sees_verdicts_and_gives_none(console: ConsoleLab) -> None:
+    [given, *_] = forms(console.browser(UserRole.READER))
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.post("/studies/1/feedback", **given) == 403
+    assert forms(browser) == []
+
+
+def test_what_the_report_left_out_is_said_to_be_missing(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.READER)
+    assert browser.post("/studies/1/feedback", verdict="missing", finding="Cardiomegaly | obedient 1") == 303
+    browser.get("/studies/1")
+    assert re.search(r"missing</span> Cardiomegaly", browser.text)
+    with console.database.read() as session:
+        assert [row["missed"] for row in feedback.counts(session, "obedient", "1")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"verdict": "perhaps"}, 400),
+        ({"verdict": "right", "finding": "Mark", "model": "obedient 2"}, 404),
+        ({"verdict": "right", "finding": "<script>", "model": "obedient 1"}, 404),
+        ({"verdict": "missing", "finding": "Nowak^Anna | obedient 1"}, 404),
+        ({"verdict": "missing", "finding": "Mark | obedient 1"}, 404),
+    ],
+)
+def test_only_what_the_report_or_the_model_knows_is_kept(
+    console: ConsoleLab, fields: dict[str, str], status: int
+) -> None:
+    browser = console.browser(UserRole.READER)
+    assert browser.post("/studies/1/feedback", **fields) == status
+    with console.database.read() as session:
+        assert feedback.rows(session) == []
+
+
+def test_the_model_counts_it_and_gives_it_as_csv(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.READER)
+    for given in forms(browser)[:1]:
+        browser.post("/studies/1/feedback", **given)
+    assert browser.get("/models/obedient/1/feedback.csv") == 200
+    assert browser.headers["content-type"].startswith("text/csv")
+    [row] = csv.DictReader(io.StringIO(browser.text))
+    assert set(row) == set(feedback.COLUMNS)
+    assert (row["finding"], row["decision"], row["verdict"], row["version"]) == (
+        "Mark",
+        "present",
+        "right",
+        "1",
+    )
+    assert console.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403
+
+
+def test_the_interval_of_a_share_holds_for_few() -> None:
+    assert feedback.wilson(0, 0) is None
+    few = feedback.wilson(1, 1)
+    assert few is not None
+    assert few == pytest.approx([1.0, 0.2065, 1.0], abs=0.001)
+    assert feedback.wilson(8, 10) == pytest.approx([0.8, 0.490, 0.943], abs=0.001)
