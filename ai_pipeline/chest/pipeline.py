@@ -118,8 +118,9 @@ class ChestXray:
     views = intended_use.FRONTAL - {""}
     per_image = True
 
-    def __init__(self, *, models_dir: Path | None = None) -> None:
-        self._models_dir = models_dir
+    def __init__(self, *, models_dir: Path | None = None, card: Card | None = None) -> None:
+        """``card``: of another classifier than the one that is active."""
+        self._models_dir, self._given = models_dir, card
         self._classifier: Classifier | None = None
         self._detector: BoxDetector | SiteDetector | None = None
         self._anatomy: AnatomyModel | None = None
@@ -229,7 +230,9 @@ class ChestXray:
         )
 
     def _card(self) -> Card:
-        return self._classifier.card if self._classifier else active(self.name, self._models_dir)
+        return self._given or (
+            self._classifier.card if self._classifier else active(self.name, self._models_dir)
+        )
 
     def _prevalence_note(self, options: Mapping[str, object]) -> list[QualityNote]:
         wanted = options.get(prevalence.OPTION)
@@ -239,8 +242,7 @@ class ChestXray:
 
     def _model(self) -> Classifier:
         if self._classifier is None:
-            card = active(self.name, self._models_dir)
-            boxes = active(BOXES, self._models_dir)
+            card, boxes = self._card(), active(BOXES, self._models_dir)
             detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.of(card)
             self._classifier, self._detector = Classifier(card), detector
         return self._classifier

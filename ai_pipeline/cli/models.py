@@ -41,7 +41,7 @@ LabelMapFile = Annotated[
     ),
 ]
 Pipeline = Annotated[
-    str, typer.Option(help="The pipeline that is to use it; chest_xray_boxes for a detector.")
+    str, typer.Option(help="What is to use it: chest_xray, chest_xray_boxes (a detector), chest_xray_shadow.")
 ]
 
 
@@ -49,10 +49,12 @@ Pipeline = Annotated[
 def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     """List the models: what each is for, under which licence, and which pipeline uses it."""
     from ai_pipeline.models.registry import cards
-    from ai_pipeline.models.store.folder import SHIPPED_MODELS, active
+    from ai_pipeline.models.store.folder import SHADOW, SHIPPED_MODELS, active, in_shadow
 
     with _errors():
         used = {pipeline: active(pipeline, models_dir).path for pipeline in SHIPPED_MODELS}
+        if second := in_shadow(models_dir):
+            used[SHADOW] = second.path
         rows = [
             {
                 "id": card.id, "version": card.version, "task": card.task, "architecture": card.architecture,
@@ -212,7 +214,11 @@ def activate_model(
         folder.activate(pipeline, card, store)
     _print_hashes(card)
     typer.echo(f"{pipeline} uses {card.name}; a running node from the next start of its workers on")
-    if not any(label.supported for label in card.labels):
+    if pipeline == folder.SHADOW:
+        typer.echo(
+            "Its findings stay in the node: `dicom-node models compare` shows them beside the active model's."
+        )
+    elif not any(label.supported for label in card.labels):
         typer.echo("No label of it is supported by figures yet, so results will hold no finding: see")
         typer.echo("`ai-pipeline evaluate chest --write-card`, or the pipeline's option all_labels.")
 
@@ -226,7 +232,8 @@ def rollback_model(pipeline: Pipeline = "chest_xray", models_dir: ModelsDir = No
     _known(pipeline)
     with _errors():
         card = folder.rollback(pipeline, store)
-    typer.echo(f"{pipeline} uses {card.name} again; a running node from the next start of its workers on")
+    used = f"{card.name} again" if card else "no model any more"
+    typer.echo(f"{pipeline} uses {used}; a running node from the next start of its workers on")
 
 
 @models_app.command(
@@ -331,12 +338,11 @@ def _folder(models_dir: Path | None) -> Path:
 
 
 def _known(pipeline: str) -> None:
-    from ai_pipeline.models.store.folder import SHIPPED_MODELS
+    from ai_pipeline.models.store.folder import SHADOW, SHIPPED_MODELS
 
-    if pipeline not in SHIPPED_MODELS:
-        raise typer.BadParameter(
-            f"only {', '.join(SHIPPED_MODELS)} takes another model", param_hint="--pipeline"
-        )
+    if pipeline not in {*SHIPPED_MODELS, SHADOW}:
+        known = ", ".join((*SHIPPED_MODELS, SHADOW))
+        raise typer.BadParameter(f"only {known} takes another model", param_hint="--pipeline")
 
 
 def _names(labels: str) -> tuple[str, ...]:

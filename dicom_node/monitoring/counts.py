@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import Counted
-from dicom_node.store.tables import Base, CountedImage, ImageCount, Instance, ScoreCount
+from dicom_node.store.tables import Base, CountedImage, ImageCount, Instance, ScoreCount, ShadowScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
 
 
 def forget(session: Session, before: date) -> None:
-    """Delete the counts of earlier days, and which images stood in them."""
-    for table in (ScoreCount, ImageCount, CountedImage):
+    """Delete the counts of earlier days, which images stood in them, and what a model in shadow said."""
+    for table in (ScoreCount, ImageCount, CountedImage, ShadowScore):
         session.execute(delete(table).where(table.day < before))
 
 

@@ -11,6 +11,7 @@ from ai_pipeline.contract import ChecksOptions
 from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError, first_line
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
+from ai_pipeline.models.store.folder import in_shadow
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.patterns import matches
@@ -131,6 +132,15 @@ def _check_cards(settings: Settings) -> Found:
             yield f"model {card.id}", "", str(error)
         else:
             yield Tried(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
+    try:
+        second = in_shadow(settings.workers.models_dir)
+    except CardError as error:
+        yield "pipeline chest_xray_shadow", "", str(error)
+    else:
+        if second is not None:
+            yield Tried(
+                "chest_xray_shadow", True, f"{second.name} is compared with the active model, never sent"
+            )
     for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
         try:
             create(name, models_dir=settings.workers.models_dir).models()

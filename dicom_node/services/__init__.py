@@ -262,6 +262,30 @@ def model_drift(settings: Settings, since: datetime | None = None, peer: str = "
     return chosen
 
 
+def model_comparison(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
+    """How the active chest model and the one in its shadow call each label, from the day (UTC) of ``since``
+    on, by
+    default the last ``drift.window_days``."""
+    from dataclasses import asdict
+
+    from dicom_node.monitoring import drift
+    from dicom_node.monitoring.comparisons import compared
+    from dicom_node.store.transitions import utc_now
+
+    day = drift.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
+    with reading(settings) as session:
+        found = compared(session, day)
+    return [
+        asdict(item)
+        | {
+            "since": day.isoformat(),
+            "agreement": [round(share, 6) for share in item.agreement],
+            "difference": round(item.difference, 6),
+        }
+        for item in found
+    ]
+
+
 def _drift_row(item: Drift, since: date) -> dict[str, Any]:
     reference = item.reference
     return {

@@ -32,6 +32,10 @@ SHIPPED_MODELS = {"chest_xray": "chest-efficientnet-lite0", BOXES: "chest-effici
 """The pipelines whose model can be exchanged, and the model that each runs by default. ``BOXES`` is what
 draws
 the boxes of ``chest_xray``: a detector of the site, else the box detector of its classifier."""
+SHADOW = "chest_xray_shadow"
+"""A second classifier beside that of ``chest_xray``, whose findings are compared and never sent; none by
+default.
+"""
 ACTIVE = "active.json"
 ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
@@ -87,6 +91,13 @@ def active(pipeline: str, models_dir: Path | None = None) -> Card:
         ) from error
 
 
+def in_shadow(models_dir: Path | None = None) -> Card | None:
+    """The card that runs in the shadow of the active one; None without. Raises CardError when it is gone."""
+    folder = models_dir or from_environment()
+    use = uses(folder).get(SHADOW, Use()) if folder else Use()
+    return find(use.stack[-1], models_dir) if use.stack else None
+
+
 def uses(models_dir: Path) -> dict[str, Use]:
     """What each pipeline uses; empty when nothing was ever activated. Raises CardError on a broken file."""
     path = models_dir / ACTIVE
@@ -108,7 +119,9 @@ def activate(pipeline: str, card: Card, models_dir: Path) -> None:
         now = uses(models_dir)
         use = now.get(pipeline, Use())
         stack = use.stack if use.stack[-1:] == (card.name,) else (*use.stack, card.name)
-        _save(models_dir, now, pipeline, Use(stack=stack, history=(*use.history, _event(card, "activate"))))
+        _save(
+            models_dir, now, pipeline, Use(stack=stack, history=(*use.history, _event(card.name, "activate")))
+        )
 
 
 def _check_kind(pipeline: str, card: Card) -> None:
@@ -125,17 +138,26 @@ def _check_kind(pipeline: str, card: Card) -> None:
         )
 
 
-def rollback(pipeline: str, models_dir: Path) -> Card:
-    """Let ``pipeline`` use what it used before; returns that card. Raises CardError when there is none."""
+def rollback(pipeline: str, models_dir: Path) -> Card | None:
+    """Let ``pipeline`` use what it used before; returns that card, None where no model is shipped for it.
+
+    Raises CardError when there is nothing to go back to.
+    """
     with _locked(models_dir):
         now = uses(models_dir)
         use = now.get(pipeline, Use())
         if not use.stack:
-            raise CardError(f"nothing to roll back: {pipeline} runs the shipped {SHIPPED_MODELS[pipeline]}")
+            shipped = SHIPPED_MODELS.get(pipeline)
+            raise CardError(
+                f"nothing to roll back: {pipeline} runs {f'the shipped {shipped}' if shipped else 'none'}"
+            )
         before = use.stack[:-1]
-        card = find(before[-1] if before else SHIPPED_MODELS[pipeline], models_dir)
-        verify(card)
-        _save(models_dir, now, pipeline, Use(stack=before, history=(*use.history, _event(card, "rollback"))))
+        name = before[-1] if before else SHIPPED_MODELS.get(pipeline)
+        card = find(name, models_dir) if name else None
+        if card is not None:
+            verify(card)
+        event = _event(card.name if card else "", "rollback")
+        _save(models_dir, now, pipeline, Use(stack=before, history=(*use.history, event)))
     return card
 
 
@@ -213,8 +235,8 @@ def _folder_for_all(folder: Path) -> None:
         folder.chmod(0o755)
 
 
-def _event(card: Card, verb: str) -> StoreEvent:
-    return StoreEvent(at=_now(), model=card.name, by=verb)
+def _event(model: str, verb: str) -> StoreEvent:
+    return StoreEvent(at=_now(), model=model, by=verb)
 
 
 def _now() -> datetime:

@@ -58,6 +58,17 @@ _SCORES: list[Column] = [
 ]
 
 
+_COMPARED: list[Column] = [
+    ("active", lambda row: row["active_model"]),
+    ("shadow", lambda row: row["model"]),
+    *fields("label", "images", "both"),
+    ("only active", lambda row: row["active_alone"]),
+    ("only shadow", lambda row: row["shadow_alone"]),
+    ("agree", lambda row: "{} ({} to {})".format(*(_percent(share) for share in row["agreement"]))),
+    ("studies that differ", lambda row: " ".join(map(str, row["differ"]))),
+]
+
+
 @app.command("list", epilog="Example: dicom-node models list --config node.toml")
 def list_models(config: Config, as_json: Json = False) -> None:
     """List the model cards: shipped, and those of workers.models_dir."""
@@ -119,6 +130,22 @@ def feedback(
         print_document(given.as_csv(rows))
         return
     print_rows(rows, _FEEDBACK, as_json=as_json, none="Nobody said anything of findings in this time.")
+
+
+@app.command(
+    epilog="Example (what would the other model have called?): dicom-node models compare --since 30d"
+)
+def compare(config: Config, since: Since = "", as_json: Json = False) -> None:
+    """Compare the active chest model with the one in its shadow, label by label.
+
+    Images of whole days (UTC); the last drift.window_days where --since is not given. What the model in the
+    shadow says stays in the node: `ai-pipeline models activate NAME --pipeline chest_xray_shadow` starts it.
+    """
+    from dicom_node import services
+
+    rows = services.model_comparison(load(config), moment(since))
+    none = "No model runs in the shadow of another, or nothing was compared."
+    print_rows(rows, _COMPARED, as_json=as_json, none=none)
 
 
 def _print_model(card_sha256: str, senders: list[Row]) -> None:

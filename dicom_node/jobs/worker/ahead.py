@@ -124,7 +124,7 @@ class Ahead:
         try:
             self._check_for_job()
             source = open_dicom(path, self._settings.images.limits)
-            with self._at_work.at(path.name), self._watched(path.name) as progress:
+            with self._at_work.at(path.name), self.watched(path.name) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
                     result = pipeline.run([source], progress, rule.options)
                     result = self._readings.take(pipeline, rule.options, [source.uid], result)
@@ -134,7 +134,7 @@ class Ahead:
             raise
 
     @contextmanager
-    def _watched(self, spool_name: str) -> Iterator[Progress]:
+    def watched(self, spool_name: str) -> Iterator[Progress]:
         """Progress of one analysis under a watchdog: if it hangs, this process ends; the node starts another.
 
         After the time limit of a job, or sooner when a job waits; the image is then not recorded as a loss.

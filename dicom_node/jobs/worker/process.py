@@ -35,6 +35,7 @@ from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.run import JobRunner
+from dicom_node.jobs.worker.shadow import Shadow
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, settle_study, utc_now
@@ -88,6 +89,7 @@ class Worker:
         )
         self._runner = JobRunner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
         self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
+        self._shadow = Shadow(database, settings, self._pipeline, self._ahead.watched, self._at_work)
 
     def run_forever(self) -> None:
         """Warm up, report that it is ready, and work until it must stop or its memory is used up."""
@@ -95,7 +97,7 @@ class Worker:
         self._report_ready()
         while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
             try:
-                if not self.run_once() and not self._ahead.run_once():
+                if not (self.run_once() or self._ahead.run_once() or self._shadow.run_once()):
                     self.stopping.wait(_POLL_SECONDS)
             except WorkerSpent as spent:
                 _LOGGER.warning("%s: this worker ends", spent)

@@ -113,7 +113,8 @@ def roll_back(settings: Settings, pipeline: str, by: Person) -> None:
     except CardError as error:
         raise ModelRefused(str(error)) from None
     with writing(settings) as session:
-        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=pipeline, model=card.name)
+        name = card.name if card else ""
+        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=pipeline, model=name)
 
 
 def drift(settings: Settings, identifier: str, version: str) -> list[View]:
