@@ -248,18 +248,21 @@ def evaluate_cleaning(
 
     Run where the repository is checked out: the marks lie among its tests. Intervals are 95 %, by bootstrap
     over patients, or over frames where the patient is not known. --report draws every frame before and after.
+    Below stands how far the annotator agrees with a second one who drew some of the frames again.
 
     Example: ai-pipeline evaluate cleaning --data ../shared/data --report /tmp/cleaning
     """
     with errors(), progress() as report:
         from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
         from ai_pipeline.burnin.tools import shared_tools
-        from ai_training.ultrasound.content import scores
+        from ai_training.ultrasound.content import agreement, scores
 
         result = scores.evaluate_cleaning(
             data, content, masks, shared_tools(models_dir), CleaningPolicy(policy),
             report_to=report_to, report=report,
         )  # fmt: skip
+        if (content / agreement.AGAIN).is_file():
+            result["agreement"] = agreement.evaluate_agreement(data, content)
     typer.echo(json.dumps(result) if as_json else cleaning_text(result))
 
 

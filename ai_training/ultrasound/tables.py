@@ -102,7 +102,25 @@ def cleaning_text(result: Mapping[str, Any]) -> str:
     lines.append(
         f"\nfilled share of a frame {result['filled_share']:.2%}; median {result['seconds']:.1f} s an image"
     )
+    if "agreement" in result:
+        lines += agreement_lines(result["agreement"])
     return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
+def agreement_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """How far two annotators agree."""
+    yield f"\n{result['frames']} frames drawn twice: objects matched by their boxes, Dice of pixels"
+    yield f"{'content':14}{'both':6}{'only first':12}{'only second':13}{'overlap':9}Dice"
+    for name, row in {**result["content"], "all": result["all"]}.items():
+        overlap = "–" if row["overlap"] is None else f"{row['overlap']:.2f}"
+        yield (
+            f"{name:14}{row['both']:<6}{row['only_first']:<12}{row['only_second']:<13}{overlap:9}"
+            f"{interval(row['dice'], 2)}"
+        )
+    kappa = "–" if result["kappa"] is None else f"{result['kappa']:.2f}"
+    yield f"class of matched objects: Cohen's kappa {kappa}"
+    for row in result["other_class"]:
+        yield f"  {row['objects']} × {row['first']} of the first is {row['second']} of the second"
 
 
 def _synthetic(row: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ drawn follows from the picture, by :func:`ink`. The images are under ``--data``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,8 @@ from ai_training.errors import DataMissing
 from ai_training.sets.files import read_rgb, rows
 from ai_training.ultrasound.marks.maskers import MODALITY
 from ai_training.ultrasound.overlays.frame_list import box_of
+
+Row = dict[str, str]
 
 STROKE = 9
 """Side of the square in which a stroke of a letter or a curve stands out from what is beside it (pixels)."""
@@ -82,15 +84,34 @@ def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedCon
     """
     objects = rows(content / "objects.csv")
     for row in rows(content / "frames.csv"):
-        path, frame = data / row["set"] / row["file"], int(row["frame"])
-        source = _opened(path)
-        shown = source.display(frame - 1)
-        picture = shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
-        name = f"{row['set']}__{Path(row['file']).stem}"
-        own = [one for one in objects if (one["set"], one["file"]) == (row["set"], row["file"])]
+        source, picture = shown_frame(data, row)
+        name = name_of(row)
+        own = objects_of(row, objects)
         owners = _owners(masks / "owners" / f"{name}.png") if any(one["owner"] for one in own) else None
-        found = tuple(_marked(one, picture, owners) for one in own)
-        yield MarkedContent(name, source, frame, picture, found)
+        found = tuple(marked(one, picture, owners) for one in own)
+        yield MarkedContent(name, source, int(row["frame"]), picture, found)
+
+
+def shown_frame(data: Path, row: Row) -> tuple[SourceImage, Picture]:
+    """The image and the picture of a row of ``frames.csv``. Raises DataMissing."""
+    source = _opened(data / row["set"] / row["file"])
+    shown = source.display(int(row["frame"]) - 1)
+    return source, shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
+
+
+def name_of(row: Row) -> str:
+    """What a frame is called in results."""
+    return f"{row['set']}__{Path(row['file']).stem}"
+
+
+def patient_of(name: str) -> str:
+    """What frames that belong together share: the patient where the set names one, else the file."""
+    return name.partition("_Plane")[0]
+
+
+def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
+    """The rows of a frame among those of all."""
+    return [one for one in objects if (one["set"], one["file"]) == (frame["set"], frame["file"])]
 
 
 def _opened(path: Path) -> SourceImage:
@@ -109,9 +130,10 @@ def _owners(path: Path) -> Picture:
     return np.asarray(found, np.uint8)
 
 
-def _marked(row: dict[str, str], picture: Picture, owners: Picture | None) -> MarkedObject:
+def marked(row: Row, picture: Picture, owners: Picture | None = None) -> MarkedObject:
+    """One drawn object; without ``owners`` its pixels follow from its box and its class."""
     content, box = Content(row["class"]), box_of(row)
-    if row["owner"] and owners is not None:
+    if owners is not None and row["owner"]:
         return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
     within = np.zeros(picture.shape[:2], np.bool_)
     within[index_of(box)] = True

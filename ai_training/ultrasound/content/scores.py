@@ -24,7 +24,7 @@ from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.errors import CleaningFailed
 from ai_training.metrics import Interval, patient_weights, ratio
 from ai_training.progress import Report, silent
-from ai_training.ultrasound.content.marked import TEXTS, Content, MarkedContent, marked_content
+from ai_training.ultrasound.content.marked import TEXTS, Content, MarkedContent, marked_content, patient_of
 from ai_training.ultrasound.marks import snapshots
 
 CUT, WHOLE = 0.1, 0.9
@@ -71,8 +71,7 @@ class FrameOutcome:
 
     @property
     def patient(self) -> str:
-        """What frames that belong together share: the patient where the set names one, else the file."""
-        return self.name.partition("_Plane")[0]
+        return patient_of(self.name)
 
     @property
     def lost(self) -> int:

@@ -1,0 +1,147 @@
+"""How far two annotators agree who drew the same frames, the second without seeing the first one's boxes.
+
+Objects are matched by their boxes, whatever they are called. One annotator draws a line of settings where the
+other draws its words, so the pixels are compared too: by class, of all boxes of a frame at once. They follow
+from the boxes of both alike (:func:`~ai_training.ultrasound.content.marked.marked` without owners).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_pipeline.burnin.annotation.pixels import Box, Mask
+from ai_training.metrics import patient_weights, ratio
+from ai_training.sets.files import rows
+from ai_training.ultrasound.content.marked import (
+    Content,
+    MarkedObject,
+    marked,
+    name_of,
+    objects_of,
+    patient_of,
+    shown_frame,
+)
+
+AGAIN = "again.csv"
+"""The objects of the frames that were drawn a second time."""
+SAME = 0.5
+"""Intersection over union of two boxes from which they are of the same object."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAgreement:
+    """One frame: the classes and the overlap of matched objects, the others' classes, and the pixels.
+
+    ``pixels``: of each class, and of all together (None), how many both drew, and how many each, added up.
+    """
+
+    name: str
+    matched: tuple[tuple[Content, Content, float], ...]
+    first: tuple[Content, ...]
+    second: tuple[Content, ...]
+    pixels: dict[Content | None, tuple[int, int]]
+
+
+def evaluate_agreement(data: Path, content: Path) -> dict[str, Any]:
+    """Compare ``objects.csv`` with ``again.csv`` in the folder ``content``. Raises DataMissing."""
+    first, second = rows(content / "objects.csv"), rows(content / AGAIN)
+    found = []
+    for row in rows(content / "frames.csv"):
+        if again := objects_of(row, second):
+            picture = shown_frame(data, row)[1]
+            both = ([marked(one, picture) for one in drawn] for drawn in (objects_of(row, first), again))
+            found.append(compared(name_of(row), *both))
+    return summary(found)
+
+
+def compared(name: str, first: Sequence[MarkedObject], second: Sequence[MarkedObject]) -> FrameAgreement:
+    """What two annotators drew in one frame."""
+    pairs = dict(_matched([one.box for one in first], [one.box for one in second]))
+    others = {other for other, _ in pairs.values()}
+    contents = {one.content for one in (*first, *second)}
+    return FrameAgreement(
+        name,
+        tuple((first[one].content, second[other].content, same) for one, (other, same) in pairs.items()),
+        tuple(drawn.content for one, drawn in enumerate(first) if one not in pairs),
+        tuple(drawn.content for other, drawn in enumerate(second) if other not in others),
+        {content: _common(_ink(first, content), _ink(second, content)) for content in (*contents, None)},
+    )
+
+
+def summary(frames: Sequence[FrameAgreement]) -> dict[str, Any]:
+    """The figures of all frames, by class."""
+    matched = [pair for frame in frames for pair in frame.matched]
+    renamed = Counter((one, other) for one, other, _ in matched if one is not other)
+    drawn = {content for frame in frames for content in frame.pixels}
+    return {
+        "frames": len(frames),
+        "kappa": _kappa([(one, other) for one, other, _ in matched]),
+        "other_class": [
+            {"first": one.value, "second": other.value, "objects": n} for (one, other), n in renamed.items()
+        ],
+        "content": {content.value: _row(frames, content) for content in Content if content in drawn},
+        "all": _row(frames, None),
+    }
+
+
+def _matched(first: Sequence[Box], second: Sequence[Box]) -> Iterator[tuple[int, tuple[int, float]]]:
+    """The best pairs of boxes first, each box once: ``(first, (second, overlap))``."""
+    overlaps = ((_overlap(one, other), i, j) for i, one in enumerate(first) for j, other in enumerate(second))
+    left, right = set(range(len(first))), set(range(len(second)))
+    for overlap, one, other in sorted(overlaps, reverse=True):
+        if overlap >= SAME and one in left and other in right:
+            left.remove(one)
+            right.remove(other)
+            yield one, (other, overlap)
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(width, 0) * max(height, 0)
+    areas = sum((right - left) * (bottom - top) for left, top, right, bottom in (one, other))
+    return common / (areas - common)
+
+
+def _ink(objects: Sequence[MarkedObject], content: Content | None) -> Mask | None:
+    own = [one.ink for one in objects if content in {None, one.content}]
+    return np.logical_or.reduce(own) if own else None
+
+
+def _common(one: Mask | None, other: Mask | None) -> tuple[int, int]:
+    both = 0 if one is None or other is None else int((one & other).sum())
+    return both, sum(int(ink.sum()) for ink in (one, other) if ink is not None)
+
+
+def _kappa(pairs: Sequence[tuple[Content, Content]]) -> float | None:
+    """Cohen's kappa; None where chance alone would agree in everything."""
+    if not pairs:
+        return None
+    seen = sum(one is other for one, other in pairs) / len(pairs)
+    first, second = (Counter(pair[which] for pair in pairs) for which in (0, 1))
+    chance = sum(first[content] * second[content] for content in first) / len(pairs) ** 2
+    return round((seen - chance) / (1 - chance), 4) if chance < 1 else None
+
+
+def _row(frames: Sequence[FrameAgreement], content: Content | None) -> dict[str, Any]:
+    """One class, or everything: objects, median overlap of the boxes both drew, Dice of the pixels."""
+    wanted = set(Content) if content is None else {content}
+    pairs = [pair for frame in frames for pair in frame.matched if wanted & set(pair[:2])]
+    same = [overlap for one, other, overlap in pairs if one is other]
+    counts = [frame.pixels.get(content, (0, 0)) for frame in frames]
+    common, drawn = (np.array([count[which] for count in counts], np.float64) for which in (0, 1))
+    dice = ratio(2 * common, drawn, patient_weights([patient_of(frame.name) for frame in frames]))
+    return {
+        "both": len(same),
+        "other_class": len(pairs) - len(same),
+        "only_first": sum(one in wanted for frame in frames for one in frame.first),
+        "only_second": sum(one in wanted for frame in frames for one in frame.second),
+        "overlap": round(float(np.median(same)), 4) if same else None,
+        "dice": dice.as_list() if drawn.any() else None,
+    }
