@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dicom_node import logs
-from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support, users
+from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support, tokens, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import echo, peers, rules, send
 from dicom_node.cli.records import associations, events, jobs, models, outbox, spool, studies
@@ -40,6 +40,7 @@ for name, group in (
     ("config", config.app),
     ("db", db.app),
     ("users", users.app),
+    ("tokens", tokens.app),
 ):
     app.add_typer(group, name=name)
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
 from dicom_node.console.routes import (
+    api,
     audit,
     live,
     machines,
@@ -23,7 +25,7 @@ from dicom_node.console.routes import (
     upload,
     work,
 )
-from dicom_node.console.web.access import COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
+from dicom_node.console.web.access import API, COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
 from dicom_node.console.web.pages import render
 from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError, UnknownPeer
@@ -31,7 +33,7 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = (session, overview, studies, work, peers, rules, models, upload, audit, live, machines)
+_PAGES = (session, overview, studies, work, peers, rules, models, upload, audit, live, machines, api)
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,
     UnknownPeer: 404,
@@ -51,7 +53,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_middleware(
         Guarded,
         tls=settings.console.tls is not None,
-        bodies={upload.PATH: settings.console.upload_mib * 2**20},
+        bodies=dict.fromkeys((upload.PATH, api.UPLOAD), settings.console.upload_mib * 2**20),
     )
     app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
     app.add_exception_handler(HTTPException, _of_status)
@@ -62,6 +64,10 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
+    if request.url.path.startswith(API):
+        response = _error_page(request, 401, "This needs a token: Authorization: Bearer …")
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return response
     if request.method == "GET":
         return see_other("/sign-in")
     return _error_page(request, 401, "You are signed out: sign in, then repeat what you did.")
@@ -92,6 +98,8 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 
 def _error_page(request: Request, status: int, text: str) -> Response:
+    if request.url.path.startswith(API):
+        return JSONResponse({"error": text}, status)
     token = request.cookies.get(COOKIE, "")
     return render(
         "error.html", status, user=None, csrf=csrf_of(token), path=request.url.path, text=text, code=status

@@ -82,6 +82,8 @@ class AuditAction(StrEnum):
     USER_ADDED = "user_added"
     USER_REMOVED = "user_removed"
     PASSWORD_SET = "password_set"
+    TOKEN_ADDED = "token_added"
+    TOKEN_REMOVED = "token_removed"
     STUDY_SEEN = "study_seen"
     STUDY_SEARCHED = "study_searched"  # by patient or accession number
     STUDY_RERUN = "study_rerun"

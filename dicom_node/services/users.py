@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from dicom_node.errors import CannotCreate, ConfigProblem, ConfigurationError, F
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, reading, writing
-from dicom_node.store.accounts import UserAccount, UserSession
+from dicom_node.store.accounts import ApiToken, UserAccount, UserSession
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 12, 256
 """Characters of a password: no other rule makes one harder to guess as surely as its length."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks: signed in, or by a token."""
+
+    name: str
+    role: UserRole
 
 
 def add_user(settings: Settings, name: str, role: UserRole, password: str) -> None:
@@ -46,10 +55,11 @@ def list_users(settings: Settings) -> list[View]:
 
 
 def remove_user(settings: Settings, name: str) -> None:
-    """Take the account away and sign the user out; what the audit says of it stays. Raises NotFound."""
+    """Take the account and its tokens away, sign the user out; what the audit says stays. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
         _sign_out(session, user)
+        session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
         session.delete(user)
         audit.note(session, audit.COMMAND_LINE, AuditAction.USER_REMOVED, user=name)
 

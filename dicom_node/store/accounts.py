@@ -1,4 +1,4 @@
-"""The tables of the console: users, their sessions, the audit, what readers say of findings."""
+"""The tables of the console: users, their sessions and tokens, the audit, what readers say of findings."""
 
 from __future__ import annotations
 
@@ -35,6 +35,20 @@ class UserSession(Base):
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
+
+
+class ApiToken(Base):
+    """What a program shows instead of a password; only its hash is stored. It may what its user may."""
+
+    __tablename__ = "api_token"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
+    purpose: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
 
 
 class AuditRow(Base):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.web.access import Asked, needs
+from dicom_node.console.web.access import Asked, Since, needs
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 
@@ -15,7 +15,7 @@ _PAGE = 100
 
 @router.get("/audit")
 @needs(UserRole.ADMIN)
-def show(asked: Asked, before: int | None = None) -> Response:
+def show(asked: Asked, before: Since = None) -> Response:
     """The newest first."""
     with asked.site.database.read() as session:
         rows = audit.rows(session, before=before, limit=_PAGE + 1)

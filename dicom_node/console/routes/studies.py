@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Response
 
 from dicom_node import services
-from dicom_node.console.web.access import Asked, Visit, needs, see_other
+from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, see_other
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ReaderVerdict
 from dicom_node.model.lifecycle import StudyState
@@ -33,7 +33,7 @@ def list_studies(
     since: Date = "",
     until: Date = "",
     order: Order = Order.RECEIVED,
-    after: int | None = None,
+    after: Since = None,
     person: bool = False,
 ) -> Response:
     """One page. ``person``: of the patient or accession number that was searched for: no address has it."""
@@ -72,7 +72,7 @@ def search(asked: Asked) -> Response:
 
 @router.get("/{number}")
 @needs(UserRole.VIEWER)
-def show(asked: Asked, number: int) -> Response:
+def show(asked: Asked, number: Number) -> Response:
     """The page of one study."""
     site = asked.site
     with site.database.read() as session:
@@ -85,7 +85,7 @@ def show(asked: Asked, number: int) -> Response:
 
 @router.post("/{number}/rerun")
 @needs(UserRole.OPERATOR)
-def rerun(asked: Asked, number: int) -> Response:
+def rerun(asked: Asked, number: Number) -> Response:
     """Apply the rules once more."""
     services.rerun_studies(asked.site.settings, [_uid(asked, number)], asked.person)
     return see_other(f"/studies/{number}")
@@ -93,7 +93,7 @@ def rerun(asked: Asked, number: int) -> Response:
 
 @router.post("/{number}/send")
 @needs(UserRole.OPERATOR)
-def send(asked: Asked, number: int) -> Response:
+def send(asked: Asked, number: Number) -> Response:
     """Send the results to a further peer."""
     work.send_study(asked.site.settings, _uid(asked, number), asked.text("peer")[:64], asked.person)
     return see_other(f"/studies/{number}")
@@ -101,7 +101,7 @@ def send(asked: Asked, number: int) -> Response:
 
 @router.post("/{number}/feedback")
 @needs(UserRole.READER)
-def judge(asked: Asked, number: int) -> Response:
+def judge(asked: Asked, number: Number) -> Response:
     """Say whether a finding is right, wrong, or missing."""
     try:
         verdict = ReaderVerdict(asked.text("verdict"))
@@ -116,7 +116,7 @@ def judge(asked: Asked, number: int) -> Response:
 
 @router.get("/{number}/versions")
 @needs(UserRole.OPERATOR)
-def versions(asked: Asked, number: int) -> Response:
+def versions(asked: Asked, number: Number) -> Response:
     """What is to be chosen before a study leaves quarantine."""
     uid = _uid(asked, number)
     audit.note_sight(asked.site.database, asked.person, number)
@@ -128,7 +128,7 @@ def versions(asked: Asked, number: int) -> Response:
 
 @router.post("/{number}/release")
 @needs(UserRole.OPERATOR)
-def release(asked: Asked, number: int) -> Response:
+def release(asked: Asked, number: Number) -> Response:
     """Let the study out of quarantine with what was chosen."""
     uid, settings = _uid(asked, number), asked.site.settings
     picked = {int(str(value)) for key, value in asked.form.multi_items() if _is_pick(key, value)}
@@ -139,7 +139,7 @@ def release(asked: Asked, number: int) -> Response:
 
 @router.get("/images/{number}")
 @needs(UserRole.VIEWER)
-def image(asked: Asked, number: int, frame: int = 1, layer: int = 0) -> Response:
+def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Response:
     """One received image; ``layer``: the result that is shown in its place, 0: the image as it came."""
     site = asked.site
     with site.database.read() as session:
@@ -151,7 +151,7 @@ def image(asked: Asked, number: int, frame: int = 1, layer: int = 0) -> Response
 
 @router.get("/results/{number}/content")
 @needs(UserRole.VIEWER)
-def content(asked: Asked, number: int) -> Response:
+def content(asked: Asked, number: Number) -> Response:
     """What stands in a result object."""
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
@@ -162,7 +162,7 @@ def content(asked: Asked, number: int) -> Response:
 
 @router.get("/results/{number}")
 @needs(UserRole.VIEWER)
-def result(asked: Asked, number: int, frame: int = 1) -> Response:
+def result(asked: Asked, number: Number, frame: int = 1) -> Response:
     """One frame of a result, with the way to the others."""
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
@@ -172,7 +172,7 @@ def result(asked: Asked, number: int, frame: int = 1) -> Response:
 @router.get("/{which}/{number}/{frame}")
 @needs(UserRole.VIEWER)
 def png(
-    asked: Asked, which: PictureKind, number: int, frame: int, longest: int = pictures.LARGEST
+    asked: Asked, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
 ) -> Response:
     """The frame itself, of a received image or of a result."""
     with asked.site.database.read() as session:
@@ -181,7 +181,7 @@ def png(
     return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")
 
 
-def _uid(asked: Visit, number: int) -> str:
+def _uid(asked: Visit, number: Number) -> str:
     """What the study is called. Raises NotFound."""
     with asked.site.database.read() as session:
         return listing.uid(session, number)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -16,14 +18,14 @@ from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console import captures, uploads
 from dicom_node.services.console.captures import Described
-from dicom_node.services.console.uploads import UploadedFile
+from dicom_node.services.console.uploads import Taken, UploadedFile
 
 router = APIRouter()
 
 PATH = "/upload"
 AT_ONCE, SECONDS = 2, 1800.0
 """Uploads at the same time, and how long one may take to come."""
-_FIELDS = (
+FIELDS = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDescription",
     "StudyDate", "Modality",
 )  # fmt: skip
@@ -41,31 +43,43 @@ def ask(asked: Asked) -> Response:
 @needs(UserRole.OPERATOR, reads_form=True)
 async def take(asked: Asked) -> Response:
     """Wait for what is sent, and take it."""
+    async with received(asked, read_form) as form:
+        return await run_in_threadpool(_answer, asked, form)
+
+
+@asynccontextmanager
+async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
+    """The form with its files, when all of it came. Raises HTTPException."""
     _refuse_without_room(asked.request, asked.site.settings)
     if _places.locked():
         raise HTTPException(503, "Other uploads are under way: try again when they are done.")
     async with _places:
         try:
             async with asyncio.timeout(SECONDS):
-                form = await read_form(asked.request)
+                form = await read(asked.request)
         except TimeoutError:
             raise HTTPException(408, "The upload took too long.") from None
         try:
-            return await run_in_threadpool(_answer, asked, form)
+            yield form
         finally:
             await form.close()
 
 
-def _answer(asked: Visit, form: FormData) -> Response:
-    """The page that says of each file what became of it."""
+def taken(asked: Visit, form: FormData) -> Sequence[Taken]:
+    """What became of each file. Raises FaultyInput for a description that cannot be used."""
     site = asked.site
     files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
     sent = [UploadedFile(one.filename or "", one.file) for one in files]
+    about = Described.of({name: _text(form, name) for name in FIELDS})
+    return uploads.take(site.database, site.settings, sent, about, asked.person)
+
+
+def _answer(asked: Visit, form: FormData) -> Response:
+    """The page that says of each file what became of it."""
     try:
-        about = Described.of({name: _text(form, name) for name in _FIELDS})
+        rows = taken(asked, form)
     except FaultyInput as error:
-        return asked.page("upload.html", 400, **_choices(site.settings, str(error)))
-    rows = uploads.take(site.database, site.settings, sent, about, asked.person)
+        return asked.page("upload.html", 400, **_choices(asked.site.settings, str(error)))
     return asked.page("uploaded.html", rows=rows, taken=sum(1 for row in rows if not row.refusal))
 
 

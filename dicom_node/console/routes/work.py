@@ -6,7 +6,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.web.access import Asked, Visit, needs, see_other
+from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, see_other
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import work
@@ -21,7 +21,7 @@ Change = Literal["retry", "put_first", "cancel"]
 
 @router.get("/jobs")
 @needs(UserRole.VIEWER)
-def jobs(asked: Asked, state: JobState | None = None, before: int | None = None) -> Response:
+def jobs(asked: Asked, state: JobState | None = None, before: Since = None) -> Response:
     """The newest first."""
     with asked.site.database.read() as session:
         rows = views.list_jobs(
@@ -40,7 +40,7 @@ def jobs(asked: Asked, state: JobState | None = None, before: int | None = None)
 
 @router.post("/jobs/{number}/{change}")
 @needs(UserRole.OPERATOR)
-def change_job(asked: Asked, number: int, change: Change) -> Response:
+def change_job(asked: Asked, number: Number, change: Change) -> Response:
     """Run again, put first, cancel."""
     work.change_job(asked.site.settings, number, change, asked.person)
     return _back(asked, "/jobs")
@@ -52,7 +52,7 @@ def outbox(
     asked: Asked,
     state: DeliveryState | Literal["open"] | None = None,
     to: str = "",
-    before: int | None = None,
+    before: Since = None,
 ) -> Response:
     """The newest first; "open": all that is on its way. ``to``: only to this peer."""
     states = OPEN_DELIVERIES if state == "open" else {state} if isinstance(state, DeliveryState) else ()
@@ -87,7 +87,7 @@ def discard_dead(asked: Asked) -> Response:
 
 @router.post("/outbox/{number}/retry")
 @needs(UserRole.OPERATOR)
-def retry(asked: Asked, number: int) -> Response:
+def retry(asked: Asked, number: Number) -> Response:
     """Send again, or now what waits."""
     work.retry_deliveries(asked.site.settings, [number], by=asked.person)
     return _back(asked, "/outbox")
@@ -95,7 +95,7 @@ def retry(asked: Asked, number: int) -> Response:
 
 @router.post("/outbox/{number}/discard")
 @needs(UserRole.OPERATOR)
-def discard(asked: Asked, number: int) -> Response:
+def discard(asked: Asked, number: Number) -> Response:
     """Send it no more."""
     work.discard_deliveries(asked.site.settings, [number], because=asked.text("because"), by=asked.person)
     return _back(asked, "/outbox")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import Depends, HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -17,11 +17,14 @@ from starlette.datastructures import FormData
 from dicom_node.config.settings import Settings
 from dicom_node.console.web.pages import render
 from dicom_node.model.roles import UserRole
+from dicom_node.services import tokens
 from dicom_node.services.audit import Person
 from dicom_node.services.console import sign_in
-from dicom_node.services.console.sign_in import User
+from dicom_node.services.users import User
 from dicom_node.store.database import Database
 
+API: Final = "/api/"
+"""Below this programs ask, with tokens."""
 COOKIE: Final = "session"
 ANYONE: Final = "anyone"
 """The role of pages for who is not signed in."""
@@ -121,6 +124,8 @@ async def visit(request: Request) -> Visit:
     token = request.cookies.get(COOKIE, "")
     needed = getattr(request.scope["endpoint"], "needs", None)
     user = None
+    if request.url.path.startswith(API):
+        return await _of_a_program(request, site, needed)
     if needed != ANYONE:  # those pages are there when the database is not
         user = await run_in_threadpool(_user, request, site, token) if token else None
         _check_role(needed, user)
@@ -131,17 +136,31 @@ async def visit(request: Request) -> Visit:
     return Visit(request, site, token, user, form)
 
 
+async def _of_a_program(request: Request, site: Site, needed: UserRole | str | None) -> Visit:
+    """Only a token counts here, never a cookie: so no other site's page can use it."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer" and bool(token)
+    user = await run_in_threadpool(tokens.owner_of, site.database, token.strip()) if is_bearer else None
+    _check_role(needed, user)
+    return Visit(request, site, "", user, FormData())
+
+
 async def read_form(request: Request) -> FormData:
     """The form, if it is of a page of ours. Raises HTTPException."""
     token = request.cookies.get(COOKIE, "")
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise HTTPException(403, "This was asked for by another site.")
-    form = await request.form(max_files=_FILES, max_fields=_FIELDS)
+    form = await form_of(request)
     given = str(request.headers.get("x-csrf-token") or form.get("csrf"))
     if not (token and hmac.compare_digest(given.encode(), csrf_of(token).encode())):
         await form.close()
         raise HTTPException(403, "The page was too old: go back, load it again and repeat what you did.")
     return form
+
+
+async def form_of(request: Request) -> FormData:
+    """The fields and files that are sent, within their numbers."""
+    return await request.form(max_files=_FILES, max_fields=_FIELDS)
 
 
 def _user(request: Request, site: Site, token: str) -> User | None:
@@ -158,3 +177,7 @@ def _check_role(needed: UserRole | str | None, user: User | None) -> None:
 
 
 Asked = Annotated[Visit, Depends(visit)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+"""A number in an address: what the database cannot hold is none."""
+Since = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
+"""The last row of the page before, None for the first page."""

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_node import __version__
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
-from dicom_node.services.console.sign_in import User
+from dicom_node.services.users import User
 
 _KINDS: Mapping[str, str] = {
     ResultKind.SR: "report (SR)",

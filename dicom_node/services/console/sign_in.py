@@ -6,7 +6,6 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 
@@ -15,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from dicom_node.errors import SignInRefused
 from dicom_node.model.kinds import AuditAction
-from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
+from dicom_node.services.users import User
 from dicom_node.store.accounts import AuditRow, UserAccount, UserSession
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
@@ -33,14 +32,6 @@ Of a name from everywhere there may be many: else a stranger could lock a user o
 _SEEN_SECONDS = 15.0  # how exactly it is known when somebody was last seen
 
 _one_at_a_time = threading.Lock()  # an attempt takes 64 MiB and a twentieth of a second
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who is signed in."""
-
-    name: str
-    role: UserRole
 
 
 def new_token() -> str:

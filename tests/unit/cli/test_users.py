@@ -73,3 +73,15 @@ def test_what_the_command_line_changes_is_audited(run: Run, filled: Path) -> Non
     with in_database(filled) as session:
         [row] = audit.rows(session)
     assert (row["actor"], row["action"], row["fields"]["all_dead"]) == ("command line", "delivery_retried", 2)
+
+
+def test_tokens_are_made_listed_and_taken_back(run: Run, filled: Path, typed: None) -> None:
+    assert run("users", "add", "anna", "--role", "viewer", "--config", filled).status == 0
+    made = run("tokens", "add", "anna", "--for", "the dashboard", "--days", 30, "--config", filled)
+    assert (made.status, made.out.strip().startswith("dn_")) == (0, True)
+    [row] = run("tokens", "list", "--json", "--config", filled).json
+    assert (row["user"], row["purpose"], row["used_at"]) == ("anna", "the dashboard", None)
+    assert run("tokens", "remove", row["token"], "--config", filled).status == 0
+    assert run("tokens", "remove", row["token"], "--config", filled).status == 66
+    assert run("tokens", "add", "ben", "--for", "nothing", "--config", filled).status == 66
+    assert run("tokens", "list", "--json", "--config", filled).json == []

@@ -14,6 +14,7 @@ from dicom_node.console.app import create_app
 from dicom_node.console.web.access import ANYONE, Asked
 from dicom_node.console.web.limits import HEADERS
 from dicom_node.model.roles import UserRole
+from dicom_node.services import tokens
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -58,6 +59,8 @@ def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: 
         browser = console.browser(asking)
         csrf = browser.token()
         for method, path, needed in found:
+            if path.startswith("/api/"):
+                continue  # for programs: the next test
             if needed == ANYONE or path == "/sign-out" or (path == "/live" and asking):
                 continue  # a stream does not end: test_live.py
             assert isinstance(needed, UserRole), path
@@ -68,6 +71,26 @@ def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: 
                 assert (status, browser.headers.get("location")) == refusal, (method, path)
             elif asking.includes(needed):
                 assert status in (200, 303, 400, 404, 409), (asking, method, path, status)
+            else:
+                assert status == 403, (asking, method, path)
+
+
+def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLab) -> None:
+    found = [one for one in endpoints(console.app) if one[1].startswith("/api/")]
+    assert len(found) > 12
+    for asking in (None, *UserRole):
+        browser = console.browser(asking)  # a cookie counts for nothing here
+        token = tokens.add_token(console.settings, asking.value, "a test", 1) if asking else "dn_nobody"
+        for method, path, needed in found:
+            assert isinstance(needed, UserRole), path
+            place = concrete(path)
+            assert browser.client.request(method, place).status_code == 401, path
+            bearer = {"Authorization": f"Bearer {token}"}
+            status = browser.client.request(method, place, headers=bearer, json={}).status_code
+            if asking is None:
+                assert status == 401, path
+            elif asking.includes(needed):
+                assert status in (200, 400, 404, 409), (asking, method, path, status)
             else:
                 assert status == 403, (asking, method, path)
 
