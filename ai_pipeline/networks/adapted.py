@@ -15,7 +15,7 @@ class NetworkDescription:
     """What is given of a checkpoint. Empty and None: taken from the file or its family.
 
     ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another; ``leave_out``: labels
-    that the model is to have no output for.
+    that the model is to have no output for; ``encoder``: only the embedding is wanted.
     """
 
     family: Family
@@ -24,6 +24,7 @@ class NetworkDescription:
     size: int | None = None
     softmax: bool = False
     leave_out: tuple[str, ...] = ()
+    encoder: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -91,7 +91,7 @@ _Kind = TypeVar("_Kind", bound=_Table)
 def adapt(folder: Path, described: NetworkDescription) -> Adapted:
     """The network of ``folder``. Raises CannotAdapt or UnreadableCheckpoint."""
     config = _json(folder / CONFIG)
-    if "architecture" in config:
+    if "architecture" in config and not described.encoder:
         return _timm(folder, config, described)
     kind = config.get("model_type")
     if kind not in TRANSFORMERS:
@@ -106,8 +106,10 @@ def adapt(folder: Path, described: NetworkDescription) -> Adapted:
 def _transformers(folder: Path, config: dict[str, Any], described: NetworkDescription) -> Adapted:
     facts = _checked(_TransformersConfig, config, CONFIG)
     taken = _input(_checked(_Preprocessor, _json(folder / PREPROCESSOR), PREPROCESSOR))
-    labels = described.labels or _labels(config)
-    exclusive = described.softmax or _exclusive(config)
+    labels = () if described.encoder else described.labels or _labels(config)
+    exclusive = not described.encoder and (described.softmax or _exclusive(config))
+    if described.size and facts.model_type == vit.DINOV2:
+        taken["size"] = described.size
     shape = vit.TransformerShape(
         kind=facts.model_type, width=facts.hidden_size, depth=facts.num_hidden_layers,
         heads=facts.num_attention_heads,

@@ -127,7 +127,8 @@ class _TransformerLayer(nn.Module):
 def from_state(shape: TransformerShape, state: Mapping[str, Tensor]) -> VisionTransformer:
     """The network with the parameters of ``state``, named as transformers names them. Raises CannotAdapt."""
     named = {_own_name(name): value for name, value in state.items()}
-    named = {name: value for name, value in named.items() if name not in _NOT_USED}
+    head = () if shape.labels else ("classifier.weight", "classifier.bias")
+    named = {name: value for name, value in named.items() if name not in (*_NOT_USED, *head)}
     if "position" in named and shape.kind == DINOV2:
         named["position"] = _resized(named["position"], shape.size // shape.patch)
     network = VisionTransformer(shape)

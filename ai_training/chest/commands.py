@@ -101,6 +101,48 @@ def train_pretrain(
     typer.echo(str(left))
 
 
+@train_app.command(
+    "head",
+    epilog="Example:  ai-pipeline train head --encoder rad-dino/ --data splits.csv --out new --id rad-dino",
+)
+def train_head(
+    *,
+    encoder: Annotated[Path, typer.Option(help="Folder in Hugging Face's layout: DINOv2 or ViT.")],
+    data: options.ChestData,
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
+    model_id: Annotated[str, typer.Option("--id", help="The model's id.")] = "",
+    licence: Annotated[str, typer.Option(help="The licence of the encoder's weights.")] = "",
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the input in pixels, whole patches of 14: smaller is faster.", min=28, max=1022
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option(help="Images to learn from, at most.", min=100)] = 2000,
+    threads: options.Threads = 0,
+) -> None:
+    """Train a head on a frozen encoder (RAD-DINO, DINOv2) with 200 to 2,000 of your labelled images.
+
+    It learns from the split train. Then: ai-pipeline models add, and ai-pipeline models accept on other
+    patients.
+    """
+    with errors(), progress() as report:
+        from ai_training.chest import head
+
+        made = head.train_head(
+            encoder, data, out, model_id=model_id, licence=licence, size=size, most=most, threads=threads,
+            report=report,
+        )  # fmt: skip
+    for name, found in made.auc.items():
+        typer.echo(
+            f"{name:20}AUC {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] on patients of other folds"
+        )
+    if made.left_out:
+        typer.echo(f"Too few images, left out: {', '.join(made.left_out)}")
+    network = made.card.with_suffix(".onnx")
+    typer.echo(f"{made.card}: next, ai-pipeline models add {network} --card {made.card}")
+
+
 def export(
     *,
     data: options.ChestData,

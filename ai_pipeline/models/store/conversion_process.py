@@ -38,6 +38,7 @@ def main() -> None:
             request.size,
             request.softmax,
             request.leave_out,
+            request.encoder,
         )
         adapted = adapt(Path(request.checkpoint), described)
         path = Path(f"{MODEL}.{request.form}")

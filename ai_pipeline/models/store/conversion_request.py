@@ -34,6 +34,7 @@ class Request(BaseModel):
     form: Literal["onnx", "safetensors"]
     seconds: int
     leave_out: tuple[str, ...] = ()
+    encoder: bool = False
 
 
 class ConvertedNetwork(BaseModel):
@@ -48,7 +49,7 @@ class ConvertedNetwork(BaseModel):
     outputs: tuple[Name, ...] = Field(max_length=8)
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
     architecture: Name
-    labels: tuple[Name, ...] = Field(min_length=1, max_length=4096)
+    labels: tuple[Name, ...] = Field(max_length=4096)
     channels: Annotated[int, Field(ge=1, le=16)]
     size: Side
     mean: tuple[Finite, ...] = Field(min_length=1, max_length=16)

@@ -66,6 +66,8 @@ def convert(
         left_out = tuple(name for name, label in (label_map or {}).items() if label is None)
         _run(request.model_copy(update={"checkpoint": str(checkpoint), "leave_out": left_out}), folder)
         answer = _answer(folder / ANSWER)
+        if not answer.labels:
+            raise CardError(f"{checkpoint.name} has no labels: an encoder needs `ai-pipeline train head`")
         if label_map is None:
             label_maps.refuse_placeholders(answer.labels)
         else:
@@ -89,6 +91,27 @@ def convert(
         card.write_text(text, encoding="utf-8")
     load(card)
     return Converted(card, answer)
+
+
+def encoder(
+    folder: Path, scratch: Path, size: int | None, seconds: int = 600
+) -> tuple[Path, ConvertedNetwork]:
+    """The frozen encoder of a folder in Hugging Face's layout as ONNX in ``scratch``, by the same ways.
+
+    ``size`` of its input in pixels, if not that of the folder. Raises CardError.
+    """
+    check_folder(folder.resolve())
+    sandbox.require()
+    request = Request(
+        checkpoint=str(folder.resolve()), family=HUGGINGFACE, architecture="", labels=(), size=size,
+        softmax=False, form="onnx", seconds=seconds, encoder=True,
+    )  # fmt: skip
+    _run(request, scratch)
+    answer, made = _answer(scratch / ANSWER), scratch / f"{MODEL}.onnx"
+    if not made.is_file() or made.is_symlink():
+        raise CardError(f"{folder.name} could not be converted: no model was written")
+    inspect([made])
+    return made, answer
 
 
 def _run(request: Request, folder: Path) -> None:

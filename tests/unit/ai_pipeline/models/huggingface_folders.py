@@ -166,3 +166,15 @@ def _parameters(
             "classifier", labels, width * (2 if kind == "dinov2" else 1), scale=0.1 if kind == "vit" else 0.02
         )
     return made
+
+
+def network_input_of(adapted: Any, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """``image`` as the card of an adapted network would have it."""
+    from ai_pipeline.models.card import Chain, Input
+    from ai_pipeline.models.inputs import network_input
+
+    wanted = Input(
+        adapted.size, adapted.channels, adapted.mean, adapted.scale, "MONOCHROME2", Chain(),
+        adapted.preprocess, adapted.crop, adapted.squash, adapted.interpolation,
+    )  # fmt: skip
+    return network_input(image, wanted)[0]
