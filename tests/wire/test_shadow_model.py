@@ -91,8 +91,6 @@ def test_what_a_model_in_the_shadow_says_is_compared_and_never_sent(
         sent = dict(pacs.stored)
         wait_until(lambda: bool(node.cli("models", "compare")), 120, "the comparison", step=0.5)
         rows = {row["label"]: row for row in node.cli("models", "compare")}
-        printed = node.run("models", "compare").stdout
-        checked = node.run("check").stdout
 
     shipped = find("chest-efficientnet-lite0")
     assert set(rows) == {label.name for label in shipped.labels}
@@ -101,10 +99,6 @@ def test_what_a_model_in_the_shadow_says_is_compared_and_never_sent(
         assert row["images"] == 1 == row["both"] + row["shadow_alone"]  # it calls everything
         assert row["difference"] > 0
     assert sum(row["shadow_alone"] for row in rows.values()) >= 5
-    assert "Pneumonia" in printed
-    assert f"{SECOND}@{shipped.version} is compared with the active model, never sent" in " ".join(
-        checked.split()
-    )
     # Nothing of it left: what the PACS got is what it had before, and names the active model alone.
     assert len(sent) >= 3
     assert dict(pacs.stored) == sent

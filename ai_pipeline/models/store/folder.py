@@ -83,19 +83,23 @@ def active(pipeline: str, models_dir: Path | None = None) -> Card:
     use = uses(folder).get(pipeline, Use()) if folder else Use()
     if not use.stack:
         return find(SHIPPED_MODELS[pipeline], models_dir)
-    try:
-        return find(use.stack[-1], models_dir)
-    except CardError as error:
-        raise CardError(
-            f"{pipeline} is to use {use.stack[-1]}: {error}; put it back, or `ai-pipeline models rollback`"
-        ) from error
+    return _in_use(pipeline, use, models_dir)
 
 
 def in_shadow(models_dir: Path | None = None) -> Card | None:
     """The card that runs in the shadow of the active one; None without. Raises CardError when it is gone."""
     folder = models_dir or from_environment()
     use = uses(folder).get(SHADOW, Use()) if folder else Use()
-    return find(use.stack[-1], models_dir) if use.stack else None
+    return _in_use(SHADOW, use, models_dir) if use.stack else None
+
+
+def _in_use(pipeline: str, use: Use, models_dir: Path | None) -> Card:
+    try:
+        return find(use.stack[-1], models_dir)
+    except CardError as error:
+        raise CardError(
+            f"{pipeline} is to use {use.stack[-1]}: {error}; put it back, or `ai-pipeline models rollback`"
+        ) from error
 
 
 def uses(models_dir: Path) -> dict[str, Use]:

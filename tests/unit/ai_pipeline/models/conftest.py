@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ import pytest
 
 from ai_pipeline.models.registry import MODELS_DIR
 from ai_pipeline.models.store import sandbox
+from tests.unit.ai_pipeline.models.store_lab import let_make
 from tests.unit.ai_training import small_models
 
-MAKER = Path(__file__).parents[1] / "foreign_checkpoints.py"
 Expected = dict[str, npt.NDArray[Any]]
 
 
@@ -50,10 +48,7 @@ def made(tmp_path: Path) -> Callable[[str], Expected]:
     """Let a library make ``checkpoint.*`` in the test's folder, and say what it expects of it."""
 
     def make(kind: str) -> Expected:
-        command = [sys.executable, "-W", "ignore", str(MAKER), kind, str(tmp_path)]
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
-        assert done.returncode == 0, done.stderr
+        let_make(kind, tmp_path)
         with np.load(tmp_path / "expected.npz") as arrays:
             return dict(arrays)
 

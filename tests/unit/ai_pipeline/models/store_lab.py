@@ -1,14 +1,18 @@
-"""`ai-pipeline models` as a person calls it."""
+"""`ai-pipeline models` as a person calls it, and files of other projects to call it with."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.cli import app
 
+MAKER = Path(__file__).parents[1] / "foreign_checkpoints.py"
 SHIPPED = "chest-efficientnet-lite0"
 
 
@@ -26,3 +30,11 @@ def sha256(path: Path) -> str:
 
 def contents(models_dir: Path) -> set[str]:
     return {str(path.relative_to(models_dir)) for path in models_dir.rglob("*") if path.name != ".lock"}
+
+
+def let_make(kind: str, folder: Path) -> None:
+    """Run the program that makes foreign files of a ``kind`` in ``folder``."""
+    command = [sys.executable, "-W", "ignore", str(MAKER), kind, str(folder)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
+    assert done.returncode == 0, done.stderr

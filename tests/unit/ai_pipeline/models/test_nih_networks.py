@@ -1,4 +1,4 @@
-"""EVA-X and the DenseNet-121 of Medical MAE answer in the node as in their authors' code."""
+"""EVA-X, the DenseNet-121 of Medical MAE and timm's networks answer in the node as in their authors' code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
-from ai_pipeline.networks import foreign, nih
+from ai_pipeline.networks import foreign, huggingface, nih
 from ai_pipeline.networks.adapted import Adapted, NetworkDescription
 from tests.unit.ai_pipeline import foreign_checkpoints
+from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import models
 
 
@@ -50,8 +51,12 @@ def test_eva_x_says_the_same_as_in_its_authors_code(tmp_path: Path) -> None:
     [(foreign_checkpoints.eva_x_base, nih.eva_x), (foreign_checkpoints.medical_mae, nih.medical_mae)],
 )
 def test_larger_networks_say_the_same_as_in_their_authors_code(
-    tmp_path: Path, make: Callable[[Path], None], adapt: Callable[..., Adapted]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    adapt: Callable[..., Adapted],
 ) -> None:
+    monkeypatch.setattr(nih, "DEPTH", foreign_checkpoints.LAYERS_OF_BASE)
     make(tmp_path)
     expected = np.load(tmp_path / "expected.npz")
 
@@ -66,6 +71,20 @@ def test_larger_networks_say_the_same_as_in_their_authors_code(
     )  # fmt: skip
     values, _ = network_input(expected["image"], taken)
     np.testing.assert_allclose(values, expected["input"], atol=0.02)
+
+
+def test_a_folder_of_timm_in_hugging_face_s_layout_is_taken_too(tmp_path: Path) -> None:
+    folder = folders.timm(tmp_path / "timm")
+    torch.manual_seed(4)
+    reference = foreign.timm_network("resnet18", 3, 3).eval()
+
+    adapted = huggingface.adapt(folder, NetworkDescription("huggingface"))
+
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        np.testing.assert_allclose(adapted.network(images)[0], reference(images), atol=1e-5)
+    assert (adapted.size, adapted.crop, adapted.interpolation) == (224, 0.95, "bicubic")
+    assert adapted.labels == ("Mass", "Nodule", "Hernia")
 
 
 def eva_state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import folder
 from tests.unit.ai_pipeline.chest.test_chest import Shown, quiet
-from tests.unit.ai_pipeline.models.store_lab import add, models
+from tests.unit.ai_pipeline.models.store_lab import add, let_make, models
 
 CARD = """\
 id = "site-yolo"
@@ -107,9 +107,17 @@ def in_source(card: Card, found: Any, shape: tuple[int, int]) -> npt.NDArray[np.
     return np.array(rows)
 
 
-def test_yolo_11_draws_what_ultralytics_draws(tmp_path: Path, made: Any) -> None:
-    expected = made("yolo11")
-    card = load(write_card(tmp_path, tmp_path / "yolo.onnx"))
+@pytest.fixture(scope="module")
+def ultralytics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Ultralytics says: folders yolo11 and rtdetr."""
+    where = tmp_path_factory.mktemp("ultralytics")
+    let_make("detectors", where)
+    return where
+
+
+def test_yolo_11_draws_what_ultralytics_draws(ultralytics: Path) -> None:
+    expected = np.load(ultralytics / "yolo11" / "expected.npz")
+    card = load(write_card(ultralytics / "yolo11", ultralytics / "yolo11" / "yolo.onnx"))
     assert card.input is not None
 
     values, _ = network_input(expected["image"], card.input)
@@ -125,8 +133,8 @@ def test_yolo_11_draws_what_ultralytics_draws(tmp_path: Path, made: Any) -> None
     np.testing.assert_allclose(ours[:, 4:], theirs[:, 4:], atol=1e-4)
 
 
-def test_rt_detr_draws_what_ultralytics_draws(tmp_path: Path, made: Any) -> None:
-    expected = made("rtdetr")
+def test_rt_detr_draws_what_ultralytics_draws(ultralytics: Path, tmp_path: Path) -> None:
+    expected = np.load(ultralytics / "rtdetr" / "expected.npz")
     for layout, answer in (("rtdetr-rows", "rows"), ("rtdetr", "wide")):
         network = constant(tmp_path, expected[answer])
         changes = {"layout": f'"{layout}"', "preprocess": '"stretch"', "score": "0.5", "overlap": "1.0"}
