@@ -105,6 +105,8 @@ SOURCE_REPAIRED = EventType(
 READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at readings of burned-in annotation")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
+RESULT_WITHDRAWN = EventType(4030, _WARNING, "a person withdrew a result")
+
 DELIVERY_SENT = EventType(5001, _INFO, "object sent")
 DELIVERY_CONFIRMED = EventType(5002, _INFO, "object confirmed in the destination")
 DELIVERY_RETRIED = EventType(5003, _WARNING, "delivery failed, will be tried again")

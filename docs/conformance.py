@@ -29,6 +29,7 @@ _KINDS = {
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
     ResultKind.SEG: "mask of what was removed; heart and lungs",
+    ResultKind.REJECTION: "note that results are withdrawn, to peers with `iocm = true`",
 }
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
@@ -304,6 +305,7 @@ start nothing.
 | Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
 | Secondary capture | picture, RGB, with findings drawn on it; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement" |
+| Key Object Selection | the rejection note of IHE IOCM (RAD TF-3, 4.66): (113001, DCM, "Rejected for Quality Reasons") or (113037, DCM, "Rejected for Patient Safety Reasons") with the person's words as description (113012, DCM); made when a person withdraws results |
 | Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true` |
 
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,

@@ -219,6 +219,8 @@ class PeerSettings(_Section):
     """Another host to query."""
     query_port: Port | None = None
     """Another port to query."""
+    iocm: bool = False
+    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
     debug: bool = False
@@ -234,6 +236,13 @@ class PeerSettings(_Section):
     @classmethod
     def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
         return with_login_apart(given) if isinstance(given, dict) else given
+
+    @field_validator("results")
+    @classmethod
+    def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
+        if ResultKind.REJECTION in results:
+            raise ValueError("rejection notes go to peers with iocm = true")
+        return results
 
     @field_validator("deidentify")
     @classmethod

@@ -20,10 +20,18 @@ class ResultKind(StrEnum):
     HEATMAP = "heatmap"  # heat map picture with colour bar
     CLEANED = "cleaned"
     SEG = "seg"  # mask of what was inpainted; outlined organs
+    REJECTION = "rejection"  # IOCM: a note that other results are withdrawn; not of a peer's ``results``
 
 
 DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})
 """What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
+
+
+class RejectionReason(StrEnum):
+    """Why a result is withdrawn, as far as IHE IOCM can say it."""
+
+    QUALITY = "quality"
+    SAFETY = "safety"
 
 
 class ObjectRole(StrEnum):
@@ -89,6 +97,7 @@ class AuditAction(StrEnum):
     STUDY_RERUN = "study_rerun"
     JOB_CHANGED = "job_changed"
     STUDY_RELEASED = "study_released"
+    RESULT_WITHDRAWN = "result_withdrawn"
     DELIVERY_RETRIED = "delivery_retried"
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one

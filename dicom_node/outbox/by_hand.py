@@ -11,7 +11,8 @@ from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND, DELIVERY_DISCARDED
 from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
-from dicom_node.store import deliveries
+from dicom_node.store import deliveries, results
+from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
@@ -33,6 +34,8 @@ def retry(session: Session, delivery_id: int) -> None:
         )
     if delivery.result.study.state is StudyState.QUARANTINED:
         raise NotAllowedNow(f"delivery {delivery_id}: its study stands in quarantine, release that first")
+    if results.withdrawn(session, [delivery.result_id]):
+        raise NotAllowedNow(f"delivery {delivery_id}: its result was withdrawn, it is sent nowhere")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at = now
         study = delivery.result.study_id
@@ -59,7 +62,8 @@ def retry(session: Session, delivery_id: int) -> None:
 def retry_all(session: Session, destination: str | None = None) -> int:
     """Send again what was given up (to one peer, or to all), but of quarantined studies; returns how many."""
     dead = _dead(destination).join(Delivery.result).join(Result.study)
-    chosen = list(session.scalars(dead.where(Study.state != StudyState.QUARANTINED).order_by(Delivery.id)))
+    sound = (Study.state != StudyState.QUARANTINED, Delivery.result_id.not_in(select(Withdrawal.result_id)))
+    chosen = list(session.scalars(dead.where(*sound).order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
     return len(chosen)
@@ -133,7 +137,8 @@ def _newest(session: Session, study_id: int) -> list[Result]:
     """Results that no other one replaces."""
     rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
     replaced = {row.supersedes for row in rows}
-    return [row for row in rows if row.sop_instance_uid not in replaced]
+    gone = results.withdrawn(session, [row.id for row in rows])
+    return [row for row in rows if row.sop_instance_uid not in replaced and row.id not in gone]
 
 
 def _fits(row: Result, peer: PeerSettings, others: Collection[str]) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import PeerSettings
 from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store import deliveries
+from dicom_node.store import deliveries, results
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import move_delivery, utc_now
 
@@ -17,10 +17,13 @@ from dicom_node.store.transitions import move_delivery, utc_now
 def enqueue(
     session: Session, result: Result, peers: Iterable[PeerSettings], *, in_doubt: bool = False
 ) -> None:
-    """Send a result to these peers, once each however often it is asked; what was withdrawn is sent again.
+    """Send a result to these peers, once each however often it is asked; what was held back is sent again.
 
+    A result that a person withdrew goes nowhere.
     ``in_doubt``: it may have been sent before, so a peer that can be asked for it is asked first.
     """
+    if results.withdrawn(session, [result.id]):
+        return
     for peer in peers:
         ask_first = in_doubt and peer.confirm != "none"
         delivery = deliveries.add(session, result, peer.name, ask_first=ask_first)

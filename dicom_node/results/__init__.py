@@ -7,6 +7,7 @@ from dicom_node.results.common.context import BuiltObject, Cause, ResultContext,
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, written
+from dicom_node.results.ko.rejection import build_rejection
 
 __all__ = [
     "DEVICE_UID",
@@ -20,6 +21,7 @@ __all__ = [
     "build",
     "build_deidentified",
     "build_failure",
+    "build_rejection",
     "is_own_result",
     "put_in_place",
     "repairs_of",

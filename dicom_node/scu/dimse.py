@@ -24,6 +24,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.model.kinds import ResultKind
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -141,7 +142,8 @@ class DimseDestination:
         return reports
 
     def _check_classes(self) -> list[Check]:
-        wanted = [(kind, uid) for kind in self._peer.results for uid in SOP_CLASSES[kind]]
+        notes = (ResultKind.REJECTION,) if self._peer.iocm else ()
+        wanted = [(kind, uid) for kind in (*self._peer.results, *notes) for uid in SOP_CLASSES[kind]]
         contexts = [
             build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
         ]

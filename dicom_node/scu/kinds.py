@@ -9,6 +9,7 @@ from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
@@ -30,4 +31,5 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
         MultiFrameTrueColorSecondaryCaptureImageStorage,
     ),
     ResultKind.SEG: (SegmentationStorage,),
+    ResultKind.REJECTION: (KeyObjectSelectionDocumentStorage,),
 }

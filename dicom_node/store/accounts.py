@@ -1,4 +1,4 @@
-"""The tables of the console: users, their sessions and tokens, the audit, what readers say of findings."""
+"""The tables of the console: users with sessions and tokens, the audit, what readers say and withdraw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.model.kinds import AuditAction, ReaderVerdict
+from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason
 from dicom_node.model.roles import UserRole
 from dicom_node.store.tables import Base, Id
 
@@ -35,6 +35,19 @@ class UserSession(Base):
     created_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
+
+
+class Withdrawal(Base):
+    """A result that a person withdrew. It is sent nowhere any more, and its findings are not shown."""
+
+    __tablename__ = "withdrawal"
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[RejectionReason]
+    because: Mapped[str]  # a person's words: in no log and no event
+    note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
 
 
 class ApiToken(Base):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from dicom_node.events import RESULT_BUILT, RESULT_EXISTS
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Job, Result
 from dicom_node.store.transitions import record
 
@@ -17,6 +18,11 @@ from dicom_node.store.transitions import record
 def is_result(session: Session, sop_instance_uid: str) -> bool:
     """Whether this node built an object of that UID."""
     return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
+
+
+def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
+    """Those of these results that a person withdrew."""
+    return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
 
 
 def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:

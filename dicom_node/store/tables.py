@@ -32,6 +32,7 @@ from dicom_node.model.kinds import (
     ObjectRole,
     Outcome,
     ReaderVerdict,
+    RejectionReason,
     ResultKind,
 )
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -83,6 +84,7 @@ class Base(DeclarativeBase):
         Counted: _words(Counted),
         UserRole: _words(UserRole),
         AuditAction: _words(AuditAction),
+        RejectionReason: _words(RejectionReason),
         ReaderVerdict: _words(ReaderVerdict),
         str: String(255),
     }

@@ -33,6 +33,7 @@ from dicom_node.cli.common.output import (
     say,
     short,
 )
+from dicom_node.model.kinds import RejectionReason
 from dicom_node.model.lifecycle import StudyState
 
 app = group("Studies: what was received, and what became of it.")
@@ -176,6 +177,27 @@ def send(
 
     number = work.send_study(load(config), uid, to)
     say(f"{number} object{'s' if number != 1 else ''} will be sent to {to}.")
+
+
+@app.command(epilog='Example: dicom-node studies withdraw 1.2.3 --reason safety --because "other patient"')
+def withdraw(
+    uid: StudyArgument,
+    config: Config,
+    reason: Annotated[RejectionReason, typer.Option(help="Why, as the PACS is told.")],
+    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, in words; it goes into the note.")],
+    result: Annotated[
+        list[str] | None, typer.Option(metavar="UID", help="Only this SOP Instance UID; repeatable.")
+    ] = None,
+) -> None:
+    """Withdraw a study's results: peers with iocm are told, for the others the UIDs are printed."""
+    from dicom_node.services import withdrawal
+
+    left = withdrawal.withdraw_by_uid(load(config), uid, result or None, reason=reason, because=because)
+    say("Withdrawn: nothing of it is sent any more.")
+    for peer, uids in left.items():
+        say(f"To be removed by hand from {peer}:", bold=True)
+        for one in uids:
+            say(f"  {one}")
 
 
 def results_in_words(results: list[dict[str, Any]]) -> str:

@@ -9,10 +9,10 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from dicom_node import services
 from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, see_other
 from dicom_node.errors import NotFound
-from dicom_node.model.kinds import ReaderVerdict
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, work
+from dicom_node.services import audit, withdrawal, work
 from dicom_node.services.console import sign_in
 from dicom_node.services.console.studies import choices, contents, feedback, listing, pictures, viewer
 from dicom_node.services.console.studies.listing import Order, Search
@@ -114,6 +114,38 @@ def judge(asked: Asked, number: Number) -> Response:
     return see_other(f"/studies/{number}#findings")
 
 
+@router.get("/{number}/withdraw")
+@needs(UserRole.OPERATOR)
+def ask_to_withdraw(asked: Asked, number: Number) -> Response:
+    """Which results, why, and what becomes of them; and what was withdrawn before."""
+    with asked.site.database.read() as session:
+        shown = withdrawal.show(session, asked.site.settings, number)
+    audit.note_sight(asked.site.database, asked.person, number)
+    return asked.page("withdraw.html", number=number, shown=shown, reasons=list(RejectionReason))
+
+
+@router.post("/{number}/withdraw")
+@needs(UserRole.OPERATOR)
+def withdraw(asked: Asked, number: Number) -> Response:
+    """Withdraw what was chosen."""
+    chosen = [
+        int(str(value)) for key, value in asked.form.multi_items() if key == "result" and _is_number(value)
+    ]
+    try:
+        reason = RejectionReason(asked.text("reason"))
+    except ValueError:
+        raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
+    withdrawal.withdraw(
+        asked.site.settings,
+        _uid(asked, number),
+        chosen,
+        reason=reason,
+        because=asked.text("because"),
+        by=asked.person,
+    )
+    return see_other(f"/studies/{number}/withdraw")
+
+
 @router.get("/{number}/versions")
 @needs(UserRole.OPERATOR)
 def versions(asked: Asked, number: Number) -> Response:
@@ -188,7 +220,11 @@ def _uid(asked: Visit, number: Number) -> str:
 
 
 def _is_pick(key: str, value: object) -> bool:
-    return key.startswith("take") and isinstance(value, str) and value.isdecimal() and len(value) < 9
+    return key.startswith("take") and _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 9
 
 
 def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:

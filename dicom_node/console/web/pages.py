@@ -25,6 +25,7 @@ _KINDS: Mapping[str, str] = {
     ResultKind.HEATMAP: "heat map",
     ResultKind.CLEANED: "cleaned image",
     ResultKind.SEG: "segmentation",
+    ResultKind.REJECTION: "rejection note",
 }
 _HERE = Path(__file__).parents[1]
 

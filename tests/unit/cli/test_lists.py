@@ -231,6 +231,12 @@ def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: 
     assert run("outbox", "discard", "--because", "why", "--config", filled).status == 64
     assert run("studies", "send", study, "--to", "pacs", "--config", filled).status == 1
     assert run("studies", "send", study, "--to", "nobody", "--config", filled).status == 66
+    withdraw = ("studies", "withdraw", study, "--config", filled, "--reason", "quality", "--because")
+    assert run(*withdraw, "x").status == 65
+    assert run(*withdraw, "no use", "--result", "1.2.3").status == 66
+    done = run(*withdraw, "no use")
+    assert (done.status, "Withdrawn" in done.out) == (0, True)
+    assert run(*withdraw, "no use").status == 1
 
 
 def test_a_study_is_released_from_quarantine(run: Run, filled: Path) -> None:

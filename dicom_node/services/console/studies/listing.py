@@ -22,12 +22,14 @@ from dicom_node.services import findings as report
 from dicom_node.services.console.studies import feedback, viewer
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
+from dicom_node.store.results import withdrawn
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
 
 PAGE = 50
 """Studies of one page."""
 _MOST = 200  # images, received objects and events that a study's page shows
+_PICTURES = (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED)
 _NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
 _PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
 
@@ -193,13 +195,16 @@ def _results(session: Session, number: int) -> list[View]:
     )
     for row in session.scalars(sent):
         deliveries.setdefault(row.result_id, []).append(columns(row, *names))
+    rows = session.scalars(chosen).all()
+    gone = withdrawn(session, [row.id for row in rows])
     return [
         {
             **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
-            "has_pixels": row.kind in (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED),
+            "withdrawn": row.id in gone,
+            "has_pixels": row.id not in gone and row.kind in _PICTURES,
             "deliveries": deliveries.get(row.id, []),
         }
-        for row in session.scalars(chosen)
+        for row in rows
     ]
 
 

@@ -15,11 +15,13 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.services import findings as report
+from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Instance, Job, Result
 from dicom_node.store.views import View
 
 _PICTURES = (ResultKind.CLEANED, ResultKind.HEATMAP, ResultKind.SC)
 _MOST = 200  # results that are looked into
+_VALID = Result.id.not_in(select(Withdrawal.result_id))
 
 
 def view(session: Session, settings: Settings, number: int) -> View:
@@ -67,7 +69,7 @@ def number_in(row: Instance, keyword: str) -> int:
 
 def report_files(session: Session, data_dir: Path, study: int) -> list[Path]:
     """The newest report of each rule that names the patient, as far as the file is there."""
-    chosen = select(Result, Job.rule).join(Job, Result.job_id == Job.id).order_by(Result.id)
+    chosen = select(Result, Job.rule).join(Job, Result.job_id == Job.id).order_by(Result.id).where(_VALID)
     chosen = chosen.where(Result.study_id == study, Result.kind == ResultKind.SR)
     newest = {rule: row for row, rule in session.execute(chosen.where(Result.deidentified.is_(False)))}
     return [path for row in newest.values() if (path := data_dir / row.path).is_file()]
@@ -95,7 +97,7 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
 def _layers(session: Session, data_dir: Path, study: int, uid: str) -> Iterator[dict[str, Any]]:
     """Pictures that were made of the image, the newest of each name."""
     chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
-    chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
+    chosen = chosen.where(Result.deidentified.is_(False), _VALID).order_by(Result.id.desc()).limit(_MOST)
     found: dict[str, Result] = {}
     for row in session.scalars(chosen):
         path = data_dir / row.path

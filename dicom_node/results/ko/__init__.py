@@ -1,0 +1,1 @@
+"""Key Object Selection documents: notes that results are withdrawn."""

@@ -1,0 +1,105 @@
+"""The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names what is withdrawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
+from highdicom.sr import (
+    DeviceObserverIdentifyingAttributes,
+    ObserverContext,
+)
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
+from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
+from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
+from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.results.common.context import BuiltObject, ResultContext
+from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, series_description
+from dicom_node.results.common.equipment import contributing_equipment, freeze, general_equipment
+from dicom_node.results.common.times import dicom_date, dicom_time
+
+# CID 7011: the titles that IOCM takes for reasons of a person.
+_TITLES: Final[Mapping[RejectionReason, Code]] = {
+    RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
+    RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
+}
+
+
+def build_rejection(
+    withdrawn: Sequence[Path], reason: RejectionReason, because: str, at: datetime, station: str
+) -> BuiltObject:
+    """The note on these results of one study, by files; ``because``: its Key Object Description (TID 2010).
+
+    ``at`` is the time of all that it says; ``station`` our AE title.
+    """
+    with quiet_pydicom():
+        objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
+    context = ResultContext(
+        pipeline="withdrawal", pipeline_version="1", rule="", models=(), analysed_at=at, kinds=frozenset(),
+        station_name=station,
+    )  # fmt: skip
+    first = objects[0]
+    offset = str(first.get("TimezoneOffsetFromUTC") or "")
+    parts = (reason, *sorted(str(one.SOPInstanceUID) for one in objects))
+    content = KeyObjectSelection(
+        document_title=_TITLES[reason],
+        referenced_objects=objects,
+        observer_device_context=_observer(station),
+        description=because,
+    )
+    note = KeyObjectSelectionDocument(
+        evidence=objects,
+        content=content,
+        series_instance_uid=derived_uid("rejection series", *parts),
+        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
+        sop_instance_uid=derived_uid("rejection", *parts),
+        instance_number=1,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        contributing_equipment=contributing_equipment(context, offset, ResultKind.REJECTION),
+        **general_equipment(context),
+    )
+    for keyword in COPIED:
+        if keyword in first:
+            note[keyword] = deepcopy(first[keyword])
+    note.SpecificCharacterSet = first.get("SpecificCharacterSet") or UTF8
+    note.SeriesDescription = series_description(context, ResultKind.REJECTION)
+    for prefix in ("InstanceCreation", "Content"):
+        setattr(note, f"{prefix}Date", dicom_date(at, offset))
+        setattr(note, f"{prefix}Time", dicom_time(at, offset))
+    freeze(note, context, offset)
+    note.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    note.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return _built(note)
+
+
+def _observer(station: str) -> ObserverContext:
+    device = DeviceObserverIdentifyingAttributes(
+        uid=DEVICE_UID, name=station, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME
+    )
+    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+
+
+def _built(note: Dataset) -> BuiltObject:
+    data = io.BytesIO()
+    with quiet_pydicom():
+        note.save_as(data, enforce_file_format=True)
+    return BuiltObject(
+        kind=ResultKind.REJECTION,
+        sop_instance_uid=note.SOPInstanceUID,
+        sop_class_uid=note.SOPClassUID,
+        series_instance_uid=note.SeriesInstanceUID,
+        supersedes="",
+        data=data.getvalue(),
+    )

@@ -1,0 +1,192 @@
+"""Withdraw results: nothing more of them leaves, peers that can are told, for the others there is a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node import outbox
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow, NotFound
+from dicom_node.events import DELIVERY_DISCARDED, RESULT_WITHDRAWN
+from dicom_node.model.kinds import AuditAction, RejectionReason, ResultKind
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.services import audit, reading, writing
+from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.work import said
+from dicom_node.store import results as stored
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
+from dicom_node.store.views import View, columns, find_study
+
+_S = DeliveryState
+_ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
+_WAITS = (_S.PENDING, _S.DEAD)
+
+
+def show(session: Session, settings: Settings, study: int) -> View:
+    """What can be withdrawn, what was, who is told and who must remove what by hand. Raises NotFound."""
+    if session.get(Study, study) is None:
+        raise NotFound("there is no such study")
+    rows = _results(session, study)
+    gone = _withdrawn(session, rows)
+    kept = [row for row in rows if row.id not in gone]
+    return {
+        "kept": [
+            {
+                **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
+                "arrived": sorted(_arrived(row)),
+            }
+            for row in kept
+        ],
+        "told": sorted(peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may),
+        "gone": [
+            {
+                **columns(row, "id", "kind", "sop_instance_uid"),
+                **columns(gone[row.id], "at", "actor", "reason", "because"),
+            }
+            for row in rows
+            if row.id in gone
+        ],
+        "by_hand": _by_hand(settings, [row for row in rows if row.id in gone]),
+    }
+
+
+def withdraw(
+    settings: Settings,
+    study_instance_uid: str,
+    results: Sequence[int] | None,
+    *,
+    reason: RejectionReason,
+    because: str,
+    by: Person = COMMAND_LINE,
+) -> dict[str, list[str]]:
+    """Withdraw these results of a study, by number, or all. Returns by peer the UIDs to be removed by hand.
+
+    Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to withdraw), FaultyInput.
+    """
+    from dicom_node.results import build_rejection, put_in_place, written
+
+    words, now = said(because), utc_now()
+    data_dir = settings.node.data_dir
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid)
+        session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
+        chosen = _chosen(session, study.id, results)
+        told = [row for row in chosen if not row.deidentified and _arrived(row) & _iocm(settings)]
+        notes = []
+        if told:
+            paths = [data_dir / row.path for row in told]
+            notes.append(build_rejection(paths, reason, words, now, settings.node.ae_title))
+        with written(notes, data_dir) as files:
+            note = None
+            for built in notes:
+                file = files[built.sop_instance_uid]
+                row = Result(
+                    study_id=study.id, job_id=told[0].job_id, kind=ResultKind.REJECTION,
+                    sop_instance_uid=built.sop_instance_uid, sop_class_uid=built.sop_class_uid,
+                    series_instance_uid=built.series_instance_uid,
+                    path=str(file.final.relative_to(data_dir)), sha256=file.sha256, bytes=file.size,
+                    created_at=now,
+                )  # fmt: skip
+                note = stored.add(session, row)
+                reached = set().union(*(_arrived(one) for one in told)) & _iocm(settings)
+                outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
+            for row in chosen:
+                _withdraw(session, row, Withdrawal(
+                    result_id=row.id, at=now, actor=by.name, reason=reason, because=words,
+                    note_id=note.id if note else None,
+                ))  # fmt: skip
+            audit.note(
+                session, by, AuditAction.RESULT_WITHDRAWN, study_id=study.id, reason=reason.value,
+                results=[row.id for row in chosen],
+            )  # fmt: skip
+            settle_study(session, study.id)
+            session.flush()
+            put_in_place(list(files.values()))
+        return _by_hand(settings, chosen)
+
+
+def withdraw_by_uid(
+    settings: Settings,
+    study_instance_uid: str,
+    uids: Sequence[str] | None,
+    *,
+    reason: RejectionReason,
+    because: str,
+) -> dict[str, list[str]]:
+    """The same, with results named by SOP Instance UID. Raises NotFound as well for one that is unknown."""
+    numbers = None
+    if uids is not None:
+        with reading(settings) as session:
+            rows = session.execute(
+                select(Result.sop_instance_uid, Result.id).where(Result.sop_instance_uid.in_(uids))
+            )
+            known = {uid: number for uid, number in rows}  # noqa: C416
+        if unknown := [uid for uid in uids if uid not in known]:
+            raise NotFound(f"no result has the UID {unknown[0]}")
+        numbers = list(known.values())
+    return withdraw(settings, study_instance_uid, numbers, reason=reason, because=because)
+
+
+def _results(session: Session, study: int) -> list[Result]:
+    chosen = select(Result).where(Result.study_id == study, Result.kind != ResultKind.REJECTION)
+    return list(session.scalars(chosen.order_by(Result.id)))
+
+
+def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
+    chosen = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
+    return {row.result_id: row for row in session.scalars(chosen)}
+
+
+def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[Result]:
+    rows = _results(session, study)
+    if wanted is not None and (wrong := set(wanted) - {row.id for row in rows}):
+        raise NotFound(f"result {min(wrong)} is none of this study")
+    gone = _withdrawn(session, rows)
+    chosen = [row for row in rows if row.id not in gone and (wanted is None or row.id in wanted)]
+    if not chosen:
+        raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
+    if any(delivery.state is _S.SENDING for row in chosen for delivery in row.deliveries):
+        raise NotAllowedNow("a result is being sent right now: try again in a moment")
+    return chosen
+
+
+def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
+    session.add(withdrawal)
+    for delivery in row.deliveries:
+        if delivery.state in _WAITS:
+            _discard(session, delivery)
+    session.flush()
+    record(
+        session, RESULT_WITHDRAWN, row.study_id,
+        instance=row.sop_instance_uid, kind=row.kind.value, reason=withdrawal.reason.value,
+    )  # fmt: skip
+
+
+def _discard(session: Session, delivery: Delivery) -> None:
+    discarded: dict[str, Any] = {"reason": "", "discarded_because": "withdrawn"}
+    move_delivery(
+        session, delivery, _S.DISCARDED, DELIVERY_DISCARDED, lease_owner="", lease_until=None, **discarded
+    )
+
+
+def _arrived(row: Result) -> set[str]:
+    return {delivery.destination for delivery in row.deliveries if delivery.state in _ARRIVED}
+
+
+def _iocm(settings: Settings) -> set[str]:
+    return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
+
+
+def _by_hand(settings: Settings, rows: Sequence[Result]) -> dict[str, list[str]]:
+    """By peer that is not told, or that has de-identified objects: what it has."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for name in sorted(_arrived(row) - (set() if row.deidentified else _iocm(settings))):
+            found.setdefault(name, []).append(row.sop_instance_uid)
+    return found
