@@ -23,6 +23,7 @@ from ai_pipeline.networks.checkpoints import read_state
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 TRANSFORMERS = ("vit", "dinov2")
+LONGEST_NAME = 64  # characters: what a code meaning may have (PS3.5, LO)
 _EXCLUSIVE = "single_label_classification"
 _RESAMPLE: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -168,6 +169,10 @@ def _labels(config: dict[str, Any], expected: int | None = None) -> tuple[str, .
         given = [given.get(str(number)) for number in range(len(given))]
     if not isinstance(given, list) or not given or not all(isinstance(name, str) and name for name in given):
         raise CannotAdapt(f"{CONFIG} does not name the outputs: write them in their order as id2label")
+    if len(set(given)) < len(given) or max(map(len, given)) > LONGEST_NAME:
+        raise CannotAdapt(
+            f"{CONFIG}: names of outputs must differ, and have {LONGEST_NAME} characters at most"
+        )
     if expected not in {None, len(given)}:
         raise CannotAdapt(f"{CONFIG} names {len(given)} outputs of {expected}: name each of them")
     return tuple(given)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import Card, load
 from ai_pipeline.models.store import folder
+from ai_pipeline.models.store.template import NO_GATE, NOT_ACCEPTED, USE
 from ai_training import reliability
 from ai_training.acceptance import gate
 from ai_training.acceptance.page import write_page
@@ -36,6 +37,10 @@ from ai_training.evaluation.scored import Scored, ScoredOutputs, run, scored
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import ChestImage, ChestSet, chest_set
 
+ACCEPTED_USE = (
+    "Research on images of the site that accepted it, once its acceptance page is signed. "
+    "Not for diagnostic use."
+)
 FEWEST_PATIENTS = 40
 """Below it both halves together say next to nothing."""
 
@@ -158,14 +163,25 @@ class _Test:
             ),
         }
         figures = {key: without_nan(value) for key, value in figures.items()}
-        with changed_card(path) as text:
-            about = {key: figures[key] for key in ("fitted", "measured", "mean_auc")}
-            text["metrics"] = known_only(
-                {"acceptance": about, "operating_points": figures["operating_points"]}
-            )
-            for row in text["labels"]:
-                row["supported"] = row["name"] in good
+        _tell(path, card, figures, good)
         return figures | {"curves": curves(checked, ENOUGH)}
+
+
+def _tell(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
+    """Write the figures into the card at ``path``, and what they make true or untrue."""
+    untrue = {*NOT_ACCEPTED, NO_GATE} if card.gate else set(NOT_ACCEPTED)
+    size = figures["measured"]
+    with changed_card(path) as text:
+        if card.intended_use == USE:  # nobody has written a better one
+            text["intended_use"] = ACCEPTED_USE
+        text["limits"] = [
+            *(line for line in card.limits if line not in untrue),
+            f"Figures are of {size['images']} images of {size['patients']} adults of one site.",
+        ]
+        about = {key: figures[key] for key in ("fitted", "measured", "mean_auc")}
+        text["metrics"] = known_only({"acceptance": about, "operating_points": figures["operating_points"]})
+        for row in text["labels"]:
+            row["supported"] = row["name"] in good
 
 
 def _supported(found: Scored) -> list[str]:

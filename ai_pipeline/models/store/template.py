@@ -14,13 +14,14 @@ PRIVATE = "99AINODE"
 THRESHOLD = 0.5
 UNKNOWN_LICENCE = "not known: ask the authors before use"
 USE = "To be evaluated on this site's images before anyone reads its findings. Not for diagnostic use."
-LIMITS = (
-    "Not for diagnostic use. Not cleared by any authority.",
+NO_GATE = "No domain gate: an image that is no chest X-ray is refused by its header alone."
+NOT_ACCEPTED = (
     "Converted from a checkpoint; nobody has evaluated it here: every label is hidden until `ai-pipeline "
-    "evaluate chest --write-card` supports it with figures.",
+    "models "
+    "accept` or `ai-pipeline evaluate chest --write-card` supports it with figures.",
     "Thresholds are the checkpoint's own or .5; probabilities are not calibrated.",
-    "No domain gate: an image that is no chest X-ray is refused by its header alone.",
 )
+LIMITS = ("Not for diagnostic use. Not cleared by any authority.", *NOT_ACCEPTED, NO_GATE)
 
 
 def card_text(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,8 +81,10 @@ class Shadow:
             self._look_at = time.monotonic() + _LOOK_SECONDS
             return False
         try:
-            for instance, path in job.images.items():
-                self._compare(job, instance, path)
+            # All images at once: a job that had to give way is compared again from its first.
+            self._keep(
+                job, [row for number, path in job.images.items() for row in self._compared(job, number, path)]
+            )
         except JobStopped:  # a job is free: it comes first
             return True
         except WorkerSpent:
@@ -120,13 +122,14 @@ class Shadow:
         folder = self._settings.node.data_dir
         return _EndedJob(rows.id, rows.options, {number: folder / path for number, path in found})
 
-    def _compare(self, job: _EndedJob, instance: int, path: Path) -> None:
+    def _compared(self, job: _EndedJob, instance: int, path: Path) -> list[ShadowScore]:
+        """What both models say of the labels that both have."""
         first, second = self._pipelines(ChestXray.name), self._second_pipeline()
         image = open_dicom(path, self._settings.images.limits)
         with self._at_work.at(path.name), self._watched(path.name) as progress:
             ours = _findings(first, image, _usable(first, job.options), progress)
             theirs = _findings(second, image, _usable(second, job.options), progress)
-        self._keep(job.id, instance, ours, theirs)
+        return [_score(job.id, instance, ours[label], theirs[label]) for label in ours if label in theirs]
 
     def _second_pipeline(self) -> ChestXray:
         if self._second is None:
@@ -134,15 +137,12 @@ class Shadow:
             self._second.warm_up()
         return self._second
 
-    def _keep(
-        self, job: int, instance: int, ours: Mapping[str, Finding], theirs: Mapping[str, Finding]
-    ) -> None:
-        rows = [_score(job, instance, ours[label], theirs[label]) for label in ours if label in theirs]
+    def _keep(self, job: _EndedJob, rows: Sequence[ShadowScore]) -> None:
         try:
             with self._database.write() as session:
                 session.add_all(rows)
         except IntegrityError:  # another worker was faster
-            _LOGGER.info("job %s is compared already", job)
+            _LOGGER.info("job %s is compared already", job.id)
 
 
 def _findings(

@@ -119,6 +119,9 @@ def test_what_was_fitted_holds_on_the_other_patients(site: Path, films: Path) ->
     assert alarms < 0.2
     assert figures["measured"]["patients"] == len(rows) == PATIENTS - figures["fitted"]["patients"]
     assert [label.supported for label in card.labels] == [True, False]
+    limits = " ".join(card.limits)
+    assert f"Figures are of {len(rows)} images of {len(rows)} adults of one site" in limits
+    assert "not calibrated" not in limits and "No domain gate" not in limits
 
 
 def test_the_gate_knows_the_site_s_films(site: Path, films: Path) -> None:

@@ -159,6 +159,8 @@ def test_a_folder_without_the_files_of_a_model_is_refused(
         (lambda f: folders.change(f, "config.json", model_type="swin"), "taken are vit, dinov2"),
         (lambda f: folders.change(f, "config.json", problem_type=None), '"multi_label_classification" or'),
         (lambda f: folders.change(f, "config.json", id2label=None), "write them in their order as id2label"),
+        (lambda f: folders.change(f, "config.json", id2label={"0": "Mass", "1": "Mass"}), "must differ"),
+        (lambda f: folders.change(f, "config.json", id2label={"0": "x" * 65}), "64 characters at most"),
         (lambda f: folders.change(f, "config.json", num_hidden_layers=2), "take both from one folder"),
         (lambda f: folders.change(f, "config.json", hidden_size=10**9), "what is not taken here: hidden"),
         (lambda f: folders.change(f, "preprocessor_config.json", size={"height": 224, "width": 300}),
