@@ -23,6 +23,7 @@ from ai_pipeline.networks import huggingface
 from ai_pipeline.networks.adapted import NetworkDescription
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import contents, models, sha256
+from tests.unit.ai_pipeline.test_cli import pasted
 
 DINOV2 = 0.29645 + 1.31557  # log odds of the first label
 VIT = (4.13851, -1.70189, -1.95903, 2.39544, 0.59395)
@@ -123,6 +124,20 @@ def test_what_is_no_label_map_is_refused_with_what_to_do(tmp_path: Path, content
 
     with pytest.raises(CardError, match=remedy):
         label_map.read(tmp_path / "labels.toml")
+
+
+def test_the_label_map_in_the_documentation_works_as_pasted(tmp_path: Path) -> None:
+    text = pasted("docs/models-own.md", "toml", '"Pleural Effusion" = "Effusion"')
+    (tmp_path / "labels.toml").write_text(text)
+
+    found = label_map.read(tmp_path / "labels.toml")
+
+    assert {name: label and label.name for name, label in found.items()} == {
+        "Pleural Effusion": "Effusion",
+        "Enlarged heart": "Cardiomegaly",
+        "No Finding": None,
+        "Pneumoperitoneum": "Free air",
+    }
 
 
 def test_names_that_say_nothing_need_a_label_map() -> None:

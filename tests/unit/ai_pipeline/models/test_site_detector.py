@@ -25,6 +25,7 @@ from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import folder
 from tests.unit.ai_pipeline.chest.test_chest import Shown, quiet
 from tests.unit.ai_pipeline.models.store_lab import add, let_make, models
+from tests.unit.ai_pipeline.test_cli import pasted
 
 CARD = """\
 id = "site-yolo"
@@ -76,7 +77,7 @@ def write_card(where: Path, network: Path, **changes: str) -> Path:
     return path
 
 
-def constant(where: Path, output: npt.NDArray[np.float32]) -> Path:
+def constant(where: Path, output: npt.NDArray[np.float32], side: int = 320) -> Path:
     """A network that says ``output`` of every picture."""
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
@@ -86,7 +87,7 @@ def constant(where: Path, output: npt.NDArray[np.float32]) -> Path:
     graph = helper.make_graph(
         nodes,
         "constant",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 320, 320])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])],
         [helper.make_tensor_value_info("output0", TensorProto.FLOAT, list(output.shape))],
         [
             numpy_helper.from_array(output, "said"),
@@ -149,6 +150,18 @@ def test_rt_detr_draws_what_ultralytics_draws(ultralytics: Path, tmp_path: Path)
         np.testing.assert_allclose(
             in_source(card, found, expected["image"].shape), theirs, rtol=1e-4, atol=0.05
         )
+
+
+def test_the_card_in_the_documentation_works_as_pasted(store: Path, tmp_path: Path) -> None:
+    network = constant(tmp_path, np.zeros((1, 5, 3), np.float32), side=640).rename(
+        tmp_path / "site-yolo.onnx"
+    )
+    card = tmp_path / "site-yolo.toml"
+    text = pasted("docs/models-own.md", "toml", 'id = "site-yolo"')
+    card.write_text(text.replace("0" * 64, hashlib.sha256(network.read_bytes()).hexdigest()))
+
+    assert add(network, card).exit_code == 0
+    assert models("activate", "site-yolo@1", "--pipeline", folder.BOXES).exit_code == 0
 
 
 @pytest.mark.data
