@@ -53,7 +53,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.2"
+    version = "2.3"
     options: Mapping[str, type] = MappingProxyType(
         {
             "policy": str,

@@ -46,6 +46,9 @@ from ai_pipeline.contract import Meaning
 
 LEAST_CONFIDENCE = 0.85
 """Mean confidence of the recogniser from which its reading can prove a text harmless."""
+LEAST_OF_SETTING, SETTING_CHARACTERS = 0.75, 4
+"""The same of a machine setting with so many letters and digits: its keyword, value and unit leave no room
+for a name, and on small pictures they are read less surely."""
 LONGEST = 120
 """Characters of a text that can be harmless, at most."""
 LONGEST_ITEM = 14
@@ -106,7 +109,7 @@ SETTINGS = (
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii|fsi|xres|ip|map|persist|pers) \d{1,2}",
     r"c ?\d{1,2} ?/ ?m ?\d{1,2}|(?:ff|p) ?\d{1,2} ?/ ?e ?\d",
-    r"sri ?(?:ii?|[bh]|3 ?d)? ?\d(?: ?/ ?[cg]ri ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
+    r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
     r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
@@ -157,11 +160,14 @@ _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{
 
 def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) -> Meaning:
     """What a text is for; ``confidence`` (0 to 1) is the recogniser's. IDENTITY unless proven harmless."""
-    if not confidence >= LEAST_CONFIDENCE or not 0 < len(text) <= LONGEST:
+    if not confidence >= LEAST_OF_SETTING or not 0 < len(text) <= LONGEST:
         return Meaning.IDENTITY
     line = " ".join(unicodedata.normalize("NFKC", text).split()).strip(CALIPER_SIGNS).rstrip(TICKS)
     rest = allowed.without(line)
-    return Meaning.ORIENTATION if line and not rest.strip(TICKS) else _meaning_of_line(rest)
+    meaning = Meaning.ORIENTATION if line and not rest.strip(TICKS) else _meaning_of_line(rest)
+    surely = confidence >= LEAST_CONFIDENCE
+    setting = meaning is Meaning.ACOUSTIC and sum(map(str.isalnum, line)) >= SETTING_CHARACTERS
+    return meaning if surely or setting else Meaning.IDENTITY
 
 
 def _meaning_of_line(line: str) -> Meaning:

@@ -41,11 +41,11 @@ EDGE = 3
 """What a digit that stays is grown by on every side (pixels)."""
 CUT = 0.05
 """Share of a line, without its rim, that lies in text that goes, from which the line cannot stay."""
-LETTER, STANDS_OUT = 9, 0.5
-"""Side of the square in which a stroke stands out, how far, as a share of the strongest (pixels)."""
-SLOPE, LEAST_ROWS, PAD = 0.2, 0.4, 2
-"""Slope of a level line, at most (heights); rows that letters take, at least, as a share of their box's; what
-is added above and below (pixels)."""
+LETTER, GAP = 9, 0.6
+"""Side of the square in which a stroke stands out (pixels); what a row between two lines has of them, at most
+(means of the rows from the middle of one to that of the other)."""
+SLOPE, LEAST_ROWS = 0.2, 0.4
+"""Slope of a level line, at most (heights); rows that a line keeps, at least, as a share of its box's."""
 IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
 """Distance of a digit from the column or row of a ruler's numbers and its sides, at most, and its distance
 along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
@@ -82,7 +82,7 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
 def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], picture: Picture) -> list[Text]:
     """The texts, those as identity that stay by their meaning but lie partly in text that goes.
 
-    Boxes of lines with different fates are cut to the rows that their own letters take.
+    Boxes of close lines with different fates are cut where one ends and the other begins.
     """
     found = list(texts)
     while True:
@@ -140,24 +140,34 @@ def inner(box: TextBox) -> TextBox:
 def _with_own_rows(text: Text, fates: Sequence[tuple[Box, bool]], goes: bool, picture: Picture) -> Text:
     left, top, right, bottom = box = text.box.box
     level = abs(float(text.box.corners[0, 1] - text.box.corners[1, 1])) < SLOPE * (bottom - top)
-    beside = any(_reaches_into(box, other) for other, fate in fates if fate is not goes)
-    if not level or right - left < bottom - top or not beside:
+    if not level or right - left < bottom - top:
         return text
-    rows, columns = index_of(box)
+    for other, fate in fates:
+        row = _row_between(box, other, picture) if fate is not goes and _reaches_into(box, other) else None
+        if row is not None:
+            if centre_of(other)[1] < centre_of(box)[1]:
+                top = max(top, row)
+            else:
+                bottom = min(bottom, row)
+    if (top, bottom) == (box[1], box[3]) or bottom - top < LEAST_ROWS * (box[3] - box[1]):
+        return text
+    return replace(text, box=_text_box((left, top, right, bottom), text.box.confidence))
+
+
+def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
+    """Where the lower one of two close lines begins: at the row between them with the least of letters.
+
+    None where no row has much less of them than the others: then it is not seen where one line ends.
+    """
+    upper, lower = sorted((box, other), key=lambda one: centre_of(one)[1])
+    first, last = round(centre_of(upper)[1]), round(centre_of(lower)[1])
+    rows, columns = index_of((max(box[0], other[0]), first, min(box[2], other[2]), max(last, first + 1)))
     grey = np.ascontiguousarray(brightest(picture)[rows, columns])
-    raised = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((LETTER, LETTER), np.uint8))
-    inked = (raised > STANDS_OUT * np.percentile(raised, 98)).any(axis=1)
-    if not inked.any():
-        return text
-    first = last = int(min(np.flatnonzero(inked), key=lambda row: abs(int(row) - len(inked) // 2)))
-    while first > 0 and inked[first - 1]:
-        first -= 1
-    while last + 1 < len(inked) and inked[last + 1]:
-        last += 1
-    if last + 1 - first < LEAST_ROWS * len(inked):
-        return text
-    own = left, rows.start + max(0, first - PAD), right, rows.start + min(len(inked), last + 1 + PAD)
-    return replace(text, box=_text_box(own, text.box.confidence))
+    square = np.ones((LETTER, LETTER), np.uint8)
+    ink = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, square).sum(axis=1, dtype=np.int64)
+    if not ink.size or ink.min() >= GAP * ink.mean():
+        return None
+    return rows.start + int(np.median(np.flatnonzero(ink == ink.min())))
 
 
 def _reaches_into(box: Box, other: Box) -> bool:
