@@ -167,7 +167,7 @@ def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
     ink = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, square).sum(axis=1, dtype=np.int64)
     if not ink.size or ink.min() >= GAP * ink.mean():
         return None
-    return rows.start + int(np.median(np.flatnonzero(ink == ink.min())))
+    return int(rows.start + np.median(np.flatnonzero(ink == ink.min())))
 
 
 def _reaches_into(box: Box, other: Box) -> bool:
