@@ -18,6 +18,7 @@ from dicom_node.console.routes import (
     machines,
     models,
     overview,
+    patients,
     peers,
     rules,
     session,
@@ -33,7 +34,21 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_PAGES = (session, overview, studies, work, peers, rules, models, upload, audit, live, machines, api)
+_PAGES = (
+    session,
+    overview,
+    studies,
+    patients,
+    work,
+    peers,
+    rules,
+    models,
+    upload,
+    audit,
+    live,
+    machines,
+    api,
+)
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,
     UnknownPeer: 404,

@@ -20,8 +20,8 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.debian("chromium")
 
 PAGES = (
-    *("/", "/studies", "/studies/1", "/studies/images/1", "/jobs", "/outbox", "/peers", "/peers/pacs"),
-    *("/rules", "/models", "/upload", "/audit"),
+    *("/", "/studies", "/studies/1", "/studies/images/1", "/patients", "/patients/1", "/jobs", "/outbox"),
+    *("/peers", "/peers/pacs", "/rules", "/models", "/upload", "/audit"),
 )
 ALLOWED = {
     UserRole.VIEWER: PAGES[:-2],

@@ -11,6 +11,7 @@ import pytest
 from dicom_node.services import users
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
+from tests.unit.console.illustrated import analysed, illustrated
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,23 @@ def inbox(tmp_path: Path, with_users: Path) -> Iterator[Inbox]:
 def console(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
     monkeypatch.setattr(users, "hasher", quick_hasher)
     return ConsoleLab(inbox.settings, inbox.database)
+
+
+@pytest.fixture(scope="session")
+def analysed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a node that analysed a study and has users, made once: tests get copies."""
+    folder = tmp_path_factory.mktemp("analysed") / "var"
+    with pytest.MonkeyPatch.context() as patch, analysed(folder) as node:
+        patch.setattr(users, "hasher", quick_hasher)
+        add_users(node.settings)
+    return folder
+
+
+@pytest.fixture
+def node(tmp_path: Path, analysed_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """A node of its own with an analysed study: a still and a cine, their results not sent yet."""
+    monkeypatch.setattr(users, "hasher", quick_hasher)
+    shutil.copytree(analysed_once, tmp_path / "var")
+    node = Inbox(tmp_path / "var", illustrated())
+    yield node
+    node.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,15 @@ import pytest
 from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Card
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
+from dicom_node.services import audit
 from dicom_node.services.console.studies import feedback
-from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
+from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
-from tests.unit.console.illustrated import analysed
 
 
 @pytest.fixture
-def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConsoleLab]:
+def console(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
     """Of a node with a study of two findings, whose model also knows another."""
-    monkeypatch.setattr(users, "hasher", quick_hasher)
     chest = registry.find("chest-efficientnet-lite0")
     known = registry.find
 
@@ -31,12 +28,6 @@ def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console
         return chest if name == "obedient@1" else known(name, models_dir)
 
     monkeypatch.setattr(registry, "find", find)
-    with analysed(tmp_path) as node:
-        add_users(node.settings)
-        yield lab(node)
-
-
-def lab(node: Inbox) -> ConsoleLab:
     return ConsoleLab(node.settings, node.database)
 
 

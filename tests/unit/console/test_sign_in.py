@@ -145,4 +145,4 @@ def test_who_is_removed_is_signed_out(console: ConsoleLab) -> None:
     assert browser.sign_in("viewer") == 403
     with console.database.read() as session:
         names = list(session.scalars(select(UserAccount.name)))
-    assert sorted(names) == ["admin", "operator"]
+    assert sorted(names) == ["admin", "operator", "reader"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,13 @@ from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.services import audit, rerun_studies, users, withdrawal, work
+from dicom_node.services import audit, rerun_studies, withdrawal, work
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now
-from tests.console_lab import ConsoleLab, add_users, quick_hasher
+from tests.console_lab import ConsoleLab
+from tests.inbox_lab import Inbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
-from tests.unit.console.illustrated import analysed
 from tests.unit.jobs.worker_lab import work as run_jobs
 from tests.validators import dciodvfy_errors
 
@@ -33,22 +32,19 @@ WHY = "that of Nowak"
 
 
 @pytest.fixture
-def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConsoleLab]:
+def console(node: Inbox) -> ConsoleLab:
     """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
-    monkeypatch.setattr(users, "hasher", quick_hasher)
-    with analysed(tmp_path) as node:
-        add_users(node.settings)
-        pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
-        archive = pacs.model_copy(update={"name": "archive", "iocm": False})
-        peers = (*node.settings.peers[:-1], pacs, archive)
-        node.settings = node.settings.model_copy(update={"peers": peers})
-        with node.database.write() as session:
-            for delivery in session.scalars(select(Delivery)):
-                delivery.state, delivery.confirmed_at = S.CONFIRMED, utc_now()
-            for result in session.scalars(select(Result).order_by(Result.id).limit(2)):
-                sent = {"destination": "archive", "state": S.CONFIRMED, "next_at": utc_now()}
-                session.add(Delivery(result_id=result.id, **sent))
-        yield ConsoleLab(node.settings, node.database)
+    pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
+    archive = pacs.model_copy(update={"name": "archive", "iocm": False})
+    peers = (*node.settings.peers[:-1], pacs, archive)
+    node.settings = node.settings.model_copy(update={"peers": peers})
+    with node.database.write() as session:
+        for delivery in session.scalars(select(Delivery)):
+            delivery.state, delivery.confirmed_at = S.CONFIRMED, utc_now()
+        for result in session.scalars(select(Result).order_by(Result.id).limit(2)):
+            sent = {"destination": "archive", "state": S.CONFIRMED, "next_at": utc_now()}
+            session.add(Delivery(result_id=result.id, **sent))
+    return ConsoleLab(node.settings, node.database)
 
 
 def results(console: ConsoleLab) -> list[Result]:

@@ -137,7 +137,7 @@ def test_a_peer_gets_nothing_that_is_not_meant_for_it(
     browser = console.browser(UserRole.OPERATOR)
     assert browser.post("/studies/1/send", peer="other") == 409
     assert why in browser.text
-    assert browser.post("/studies/1/send", peer="nobody") == 409
+    assert browser.post("/studies/1/send", peer="nobody") == 404
 
 
 def test_a_replaced_result_and_a_quarantined_study_go_nowhere(console: ConsoleLab, study: int) -> None:

@@ -99,7 +99,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     return {
         **view,
         "accession": session.get_one(Study, number).accession_number,
-        "person": _person(session, settings.node.data_dir, number),
+        "person": person(session, settings.node.data_dir, number),
         "images": images,
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
@@ -218,7 +218,7 @@ def _report(session: Session, data_dir: Path, number: int) -> View:
     }
 
 
-def _person(session: Session, data_dir: Path, number: int) -> dict[str, str]:
+def person(session: Session, data_dir: Path, number: int) -> dict[str, str]:
     """Name, birth date and sex, read from a file of the study: the database does not have them."""
     chosen = select(Instance).where(Instance.study_id == number, Instance.purged.is_(False))
     row = session.scalar(chosen.where(Instance.role.not_in(_NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))

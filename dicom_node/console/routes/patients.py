@@ -1,0 +1,44 @@
+"""Patients: whom the node has seen, and what was found."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from dicom_node.console.web.access import Asked, Number, Since, needs, see_other
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit
+from dicom_node.services.console import patients, sign_in
+
+router = APIRouter(prefix="/patients")
+
+
+@router.get("")
+@needs(UserRole.VIEWER)
+def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Response:
+    """One page. ``person``: of the ID that was searched for: no address has it."""
+    about = sign_in.search_of(asked.site.database, asked.token) if person else {}
+    with asked.site.database.read() as session:
+        rows, more = patients.patients(session, about.get("patient", ""), after)
+    return asked.page("patients.html", rows=rows, more=more, first=after is None, about=about)
+
+
+@router.post("/search")
+@needs(UserRole.VIEWER)
+def search(asked: Asked) -> Response:
+    """Keep the ID in the session."""
+    wanted = asked.text("patient")[:64]
+    about = {"patient": wanted} if wanted else {}
+    sign_in.keep_search(asked.site.database, asked.token, about, asked.person)
+    return see_other("/patients", person="1" if wanted else "")
+
+
+@router.get("/{number}")
+@needs(UserRole.VIEWER)
+def show(asked: Asked, number: Number) -> Response:
+    """The patient of this study."""
+    site = asked.site
+    with site.database.read() as session:
+        patient = patients.show(session, site.settings, number)
+    for study in patient["studies"]:
+        audit.note_sight(site.database, asked.person, study["id"])
+    return asked.page("patient.html", patient=patient, most=patients.HISTORY)

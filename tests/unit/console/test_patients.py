@@ -1,0 +1,85 @@
+"""Patients: studies with the same ID and issuer, and what was found."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit
+from dicom_node.services.console import patients
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Study
+from tests.console_lab import ConsoleLab
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+
+NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
+
+
+def a_study(number: int, patient: str, issuer: str = "") -> Study:
+    at = NOW + timedelta(minutes=number)
+    return Study(
+        study_instance_uid=f"1.2.{number}", patient_id=patient, issuer_of_patient_id=issuer,
+        study_date=f"202601{number % 28 + 1:02}", state=StudyState.DELIVERED,
+        first_received_at=at, last_received_at=at,
+    )  # fmt: skip
+
+
+def test_pages_together_show_each_patient_once(database: Database) -> None:
+    with database.write() as session:
+        session.add_all(a_study(number, f"P{number // 2:03}") for number in range(3 * patients.PAGE))
+        session.add(a_study(9000, ""))
+    seen: list[str] = []
+    after: int | None = None
+    with database.read() as session:
+        for _ in range(2):
+            rows, after = patients.patients(session, "", after)
+            seen += [row["patient_id"] for row in rows]
+            assert {row["studies"] for row in rows} == {2}
+    assert after is None
+    assert seen == sorted(set(seen))
+    assert len(seen) == 3 * patients.PAGE // 2
+
+
+def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) -> None:
+    with database.write() as session:
+        session.add_all([a_study(1, "P1", "NORTH"), a_study(2, "P1", "SOUTH"), a_study(3, "P1", "NORTH")])
+        session.add(a_study(4, "P%"))
+    with database.read() as session:
+        rows, _ = patients.patients(session, "P1")
+        assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]
+        assert [row["patient_id"] for row in patients.patients(session, "P%*")[0]] == ["P%"]
+        shown = patients.show(session, inbox.settings, rows[0]["study"])
+        assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
+        assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
+        assert shown["person"] is None
+
+
+def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox: Inbox) -> None:
+    script = "<b>Bold</b>"
+    inbox.receive(changed(ultrasound("one"), PatientID="SECRET-1", PatientName=script), ultrasound("two"))
+    inbox.settle()
+    browser = console.browser(UserRole.VIEWER)
+    browser.post("/patients/search", patient="SECRET-*")
+    assert "SECRET" not in browser.headers["location"]
+    browser.follow()
+    assert re.findall(r'href="/patients/(\d+)">([^<]+)', browser.text) == [("1", "SECRET-1")]
+    assert browser.get("/patients/1") == 200
+    assert "&lt;b&gt;Bold" in browser.text
+    assert script not in browser.text
+    assert [browser.get(f"/patients/{number}") for number in (0, 99)] == [400, 404]
+    with console.database.read() as session:
+        rows = audit.rows(session)
+    assert {"study_seen", "study_searched"} <= {row["action"] for row in rows}
+    assert "SECRET" not in str(rows)
+
+
+def test_the_history_says_what_was_found(node: Inbox) -> None:
+    browser = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER)
+    browser.get("/studies/1")
+    assert 'href="/patients/1"' in browser.text
+    browser.get("/patients/1")
+    assert '<td class="reason">Mark</td>' in browser.text
