@@ -118,6 +118,8 @@ def activate(pipeline: str, card: Card, models_dir: Path) -> None:
     or when
     it is no model for that."""
     _check_kind(pipeline, card)
+    if pipeline == BOXES:
+        _check_labels(card, active("chest_xray", models_dir))
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
@@ -139,6 +141,17 @@ def _check_kind(pipeline: str, card: Card) -> None:
         raise CardError(
             f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
             "found good"
+        )
+
+
+def _check_labels(detector: Card, classifier: Card) -> None:
+    """Boxes are drawn of what the classifier suspects: of another label they never would be."""
+    known = [label.name for label in classifier.labels]
+    unknown = [label.name for label in detector.labels if label.detector and label.name not in known]
+    if unknown:
+        raise CardError(
+            f"{classifier.name} finds no {', '.join(unknown)}: call the labels of {detector.name} as it does "
+            f"({', '.join(known)}), or take detector = true away"
         )
 
 

@@ -229,6 +229,9 @@ def test_a_detector_and_a_classifier_are_not_taken_for_one_another(
     silent = replace(silent, labels=tuple(replace(label, detector=False) for label in silent.labels))
     with pytest.raises(CardError, match="write detector = true at those"):
         folder.activate(folder.BOXES, silent, store)
+    strange = replace(silent, labels=tuple(replace(label, name="Tube") for label in load(card).labels[:1]))
+    with pytest.raises(CardError, match="finds no Tube: call the labels of site-yolo@1 as it does"):
+        folder.activate(folder.BOXES, strange, store)
 
 
 def test_rows_that_are_no_boxes_are_left_out() -> None:
