@@ -99,6 +99,7 @@ class AuditAction(StrEnum):
     STUDY_RELEASED = "study_released"
     RESULT_WITHDRAWN = "result_withdrawn"
     DELIVERY_RETRIED = "delivery_retried"
+    OBJECTS_DELETED = "objects_deleted"  # received ones, before their time
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"

@@ -182,7 +182,9 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
     return session.scalars(chosen.where(Instance.purged.is_(False)).order_by(Instance.id)).all()
 
 
-def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
+def purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
     """Ended studies whose files may go: nothing happened to them since, and every result is confirmed."""
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
     finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
@@ -198,6 +200,8 @@ def purgeable(session: Session, before: datetime, limit: int) -> list[int]:
     chosen = select(Study.id).where(
         Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
     )
+    if among is not None:
+        chosen = chosen.where(Study.id.in_(among))
     return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
 
 

@@ -6,8 +6,11 @@ The readings of their burned-in annotation are deleted with them.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.events import SPOOL_PURGED
@@ -29,9 +32,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     while True:
         with database.write() as session:
             studies = intake.purgeable(session, before, _BATCH)
-            paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
-            for study_id in studies:
-                readings.forget(session, study_id)
+            paths = _mark(session, studies)
         for path in paths:
             _delete(settings.node.data_dir / path)
         total += len(paths)
@@ -41,6 +42,34 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
         with database.write() as session:
             record(session, SPOOL_PURGED, objects=total)
     return total
+
+
+def purge_now(
+    database: Database, settings: Settings, study_ids: Sequence[int], also: Callable[[Session, int], None]
+) -> list[int]:
+    """Delete received objects of those of these studies for which that is allowed, however young they are.
+
+    ``also`` writes in the same transaction, for each of them. Returns which they were.
+    """
+    with database.write() as session:
+        latest = utc_now() + timedelta(days=1)
+        studies = intake.purgeable(session, latest, len(study_ids), study_ids)
+        paths = _mark(session, studies)
+        for study_id in studies:
+            also(session, study_id)
+        if paths:
+            record(session, SPOOL_PURGED, objects=len(paths))
+    for path in paths:
+        _delete(settings.node.data_dir / path)
+    return studies
+
+
+def _mark(session: Session, studies: Sequence[int]) -> list[str]:
+    """Mark their objects as purged and forget their readings; returns the paths of the files."""
+    paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
+    for study_id in studies:
+        readings.forget(session, study_id)
+    return paths
 
 
 def _delete(path: Path) -> None:

@@ -33,6 +33,7 @@ from dicom_node.cli.common.output import (
     say,
     short,
 )
+from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import RejectionReason
 from dicom_node.model.lifecycle import StudyState
 
@@ -198,6 +199,33 @@ def withdraw(
         say(f"To be removed by hand from {peer}:", bold=True)
         for one in uids:
             say(f"  {one}")
+
+
+_DELETED: list[Column] = [
+    ("study", lambda row: short(row["study_instance_uid"])),
+    ("deleted", lambda row: "yes" if row["deleted"] else "no"),
+    ("why not", lambda row: row["reason"]),
+]
+
+
+@app.command(epilog="Example: dicom-node studies delete 1.2.840.113619.2.1 --config node.toml")
+def delete(
+    uids: Annotated[
+        list[str],
+        typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each."),
+    ],
+    config: Config,
+    as_json: Json = False,
+) -> int:
+    """Delete the received images of studies before spool.keep_days; exit status 1 where one keeps them.
+
+    A study must have ended and its results be confirmed. Built results stay.
+    """
+    from dicom_node.services import retention
+
+    rows = retention.delete_by_uid(load(config), [whole_or_end(uid) for uid in uids])
+    print_rows(rows, _DELETED, as_json=as_json, none="")
+    return ExitCode.OK if all(row["deleted"] for row in rows) else ExitCode.FAILED
 
 
 def results_in_words(results: list[dict[str, Any]]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.web.access import Asked, Number, Since, needs, see_other
+from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, see_other
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
+from dicom_node.services import audit, retention
 from dicom_node.services.console import patients, sign_in
+from dicom_node.store.views import View
 
 router = APIRouter(prefix="/patients")
 
@@ -36,9 +37,22 @@ def search(asked: Asked) -> Response:
 @needs(UserRole.VIEWER)
 def show(asked: Asked, number: Number) -> Response:
     """The patient of this study."""
+    return _page(asked, number)
+
+
+@router.post("/{number}/delete")
+@needs(UserRole.ADMIN)
+def delete(asked: Asked, number: Number) -> Response:
+    """Delete what was received of this patient, as far as that is allowed."""
+    with asked.site.database.read() as session:
+        studies = patients.studies_of(session, number)
+    return _page(asked, number, retention.delete_received(asked.site.settings, studies, asked.person))
+
+
+def _page(asked: Visit, number: int, deleted: list[View] | None = None) -> Response:
     site = asked.site
     with site.database.read() as session:
         patient = patients.show(session, site.settings, number)
     for study in patient["studies"]:
         audit.note_sight(site.database, asked.person, study["id"])
-    return asked.page("patient.html", patient=patient, most=patients.HISTORY)
+    return asked.page("patient.html", patient=patient, most=patients.HISTORY, number=number, deleted=deleted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
@@ -42,13 +42,18 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
     return rows, rows[-1]["study"] if len(found) > PAGE else None
 
 
+def studies_of(session: Session, number: int) -> list[int]:
+    """All studies of the patient of this study. Raises NotFound."""
+    study = _study(session, number)
+    return list(session.scalars(select(Study.id).where(*_same(study)).order_by(Study.id)))
+
+
 def show(session: Session, settings: Settings, number: int) -> View:
     """The patient of this study, with the history. Raises NotFound."""
-    study = session.get(Study, number)
-    if study is None or not study.patient_id:
-        raise NotFound("there is no such study, or it has no Patient ID")
-    same = (Study.patient_id == study.patient_id, Study.issuer_of_patient_id == study.issuer_of_patient_id)
-    newest = select(Study).where(*same).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
+    study = _study(session, number)
+    newest = (
+        select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
+    )
     shown = views.study_views(session, newest)
     rows = [
         {"id": row.id, "accession": row.accession_number, **view}
@@ -66,6 +71,18 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "more": len(rows) == HISTORY,
         "others": _others(session, study),
     }
+
+
+def _study(session: Session, number: int) -> Study:
+    study = session.get(Study, number)
+    if study is None or not study.patient_id:
+        raise NotFound("there is no such study, or it has no Patient ID")
+    return study
+
+
+def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    issuer = Study.issuer_of_patient_id == study.issuer_of_patient_id
+    return Study.patient_id == study.patient_id, issuer
 
 
 def _rows(session: Session, ids: Sequence[str]) -> list[View]:

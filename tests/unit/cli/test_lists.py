@@ -239,6 +239,13 @@ def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: 
     assert run(*withdraw, "no use").status == 1
 
 
+def test_received_images_are_deleted_where_nothing_needs_them(run: Run, filled: Path) -> None:
+    done = run("studies", "delete", CONFLICT, "--json", "--config", filled)
+    assert (done.status, [row["deleted"] for row in done.json]) == (1, [False])
+    assert "quarantine" in done.json[0]["reason"]
+    assert run("studies", "delete", "9.9.9", "--config", filled).status == 66
+
+
 def test_a_study_is_released_from_quarantine(run: Run, filled: Path) -> None:
     assert run("studies", "release", CONFLICT, "--config", filled).status == 0
     row = run("studies", "show", CONFLICT, "--config", filled, "--json").json

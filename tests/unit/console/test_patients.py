@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from dicom_node.model.lifecycle import StudyState
+from sqlalchemy import select
+
+from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
+from dicom_node.services import audit, retention
 from dicom_node.services.console import patients
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Study
+from dicom_node.store.tables import Delivery, Study
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -83,3 +85,35 @@ def test_the_history_says_what_was_found(node: Inbox) -> None:
     assert 'href="/patients/1"' in browser.text
     browser.get("/patients/1")
     assert '<td class="reason">Mark</td>' in browser.text
+
+
+def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox) -> None:
+    console = ConsoleLab(node.settings, node.database)
+    admin = console.browser(UserRole.ADMIN)
+    assert console.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
+    files = set(node.folder.glob("spool/**/*.dcm"))
+    assert files
+    assert admin.post("/patients/1/delete") == 200
+    assert "keeps its images: it is delivering" in admin.text
+    with node.database.write() as session:
+        for delivery in session.scalars(select(Delivery)):
+            delivery.state, delivery.confirmed_at = DeliveryState.CONFIRMED, NOW
+        session.get_one(Study, 1).state = StudyState.DELIVERED
+    assert admin.post("/patients/1/delete") == 200
+    assert "1 of 1 studies: received images deleted" in admin.text
+    assert not [file for file in files if file.exists()]
+    assert list(node.folder.glob("results/**/*.dcm"))
+    admin.get("/studies/1")
+    assert "purged" in admin.text
+    assert admin.post("/patients/1/delete") == 200
+    assert "were deleted before" in admin.text
+    with node.database.read() as session:
+        noted = [row for row in audit.rows(session) if row["action"] == "objects_deleted"]
+    assert [(row["actor"], row["study_id"]) for row in noted] == [("admin", 1)]
+
+
+def test_a_study_in_quarantine_keeps_its_images(node: Inbox) -> None:
+    with node.database.write() as session:
+        session.get_one(Study, 1).state = StudyState.QUARANTINED
+    [row] = retention.delete_received(node.settings, [1])
+    assert (row["deleted"], "quarantine" in row["reason"]) == (False, True)
