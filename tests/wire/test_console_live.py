@@ -53,7 +53,7 @@ class Stream:
         """The next line that begins so; b"" at the end of the stream."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            line = self.answer.fp.readline()
+            line = self.answer.readline()
             if line.startswith(start) or not line:
                 return line
         raise AssertionError(f"no line {start!r}")

@@ -162,10 +162,9 @@ def versions(asked: Asked, number: Number) -> Response:
 @needs(UserRole.OPERATOR)
 def release(asked: Asked, number: Number) -> Response:
     """Let the study out of quarantine with what was chosen."""
-    uid, settings = _uid(asked, number), asked.site.settings
-    picked = {int(str(value)) for key, value in asked.form.multi_items() if _is_pick(key, value)}
-    take = choices.applicable(services.study_versions(settings, uid), picked)
-    services.release_study(settings, uid, take, asked.person)
+    picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
+    take = choices.applicable(picked)
+    services.release_study(asked.site.settings, _uid(asked, number), take, asked.person)
     return see_other(f"/studies/{number}")
 
 
@@ -217,10 +216,6 @@ def _uid(asked: Visit, number: Number) -> str:
     """What the study is called. Raises NotFound."""
     with asked.site.database.read() as session:
         return listing.uid(session, number)
-
-
-def _is_pick(key: str, value: object) -> bool:
-    return key.startswith("take") and _is_number(value)
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ import re
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
+from dicom_node.services.console.studies import choices
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -57,7 +58,7 @@ def test_of_two_patients_one_is_taken_and_answers_about_the_other_do_not_count(
     browser.get("/studies/1/versions")
     assert "Which patient is right?" in browser.text
     assert "Some" in browser.text
-    assert browser.post("/studies/1/release", take1="1", take9="junk") == 303
+    assert browser.post("/studies/1/release", take1="1", take3="9-2", take9="junk") == 303
     assert inbox.study(image.StudyInstanceUID).patient_id == "ID-one"
     assert "Else" not in str(released(console))
 
@@ -80,3 +81,7 @@ def test_a_study_that_is_not_in_quarantine_says_so(console: ConsoleLab, inbox: I
     assert "nothing to release" in browser.text
     assert browser.post("/studies/1/release") == 409
     assert browser.get("/studies/9/versions") == 404
+
+
+def test_answers_of_the_other_patient_are_left_out() -> None:
+    assert choices.applicable(["1", "3-1", "5-2", "junk", "7-", "-1", "9" * 40]) == [1, 3]

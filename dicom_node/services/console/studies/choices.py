@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from dicom_node.store.views import View
+
+_PICK = re.compile(r"[0-9]{1,8}(-[0-9]{1,8})?")
 
 
 def questions(rows: Sequence[View]) -> list[View]:
@@ -25,7 +28,11 @@ def questions(rows: Sequence[View]) -> list[View]:
     ]
 
 
-def applicable(rows: Sequence[View], picked: Collection[int]) -> list[int]:
-    """What was picked, without answers about images of a patient who was not: a form sends those too."""
-    not_asked = {row["number"] for row in rows if row["if_taken"] and row["if_taken"] not in picked}
-    return sorted(set(picked) - not_asked)
+def applicable(picked: Collection[str]) -> list[int]:
+    """The numbers that were picked, without answers about images of a patient who was not: a form sends both.
+
+    Each is "7", or "7-2" of a question that arises only if 2 is taken.
+    """
+    pairs = [pick.partition("-") for pick in picked if _PICK.fullmatch(pick)]
+    taken = {number for number, _, _ in pairs}
+    return sorted({int(number) for number, _, if_taken in pairs if not if_taken or if_taken in taken})
