@@ -14,7 +14,7 @@ def upgrade() -> None:
         sa.Column("id", number, nullable=False),
         sa.Column("at", sa.DateTime(), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
-        sa.Column("study_id", sa.BigInteger(), nullable=False),
+        sa.Column("study_id", number, nullable=False),
         sa.Column("finding", sa.String(length=64), nullable=False),
         sa.Column("tracking_uid", sa.String(length=64), nullable=False),
         sa.Column("decision", sa.String(length=16), nullable=False),

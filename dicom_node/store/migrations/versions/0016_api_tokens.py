@@ -13,7 +13,7 @@ def upgrade() -> None:
         "api_token",
         sa.Column("id", number, nullable=False),
         sa.Column("token_sha256", sa.String(length=64), nullable=False),
-        sa.Column("user_id", sa.BigInteger(), nullable=False),
+        sa.Column("user_id", number, nullable=False),
         sa.Column("purpose", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("expires_at", sa.DateTime(), nullable=False),

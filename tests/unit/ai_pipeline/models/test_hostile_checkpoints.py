@@ -122,15 +122,21 @@ def test_half_an_archive_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_pickles_are_opened_only_where_the_confined_process_does_it() -> None:
     texts = {
-        path.name: path.read_text(encoding="utf-8")
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
         for package in ("ai_pipeline", "ai_training", "dicom_node")
         for path in (ROOT / package).rglob("*.py")
     }
-    calls = {"weights_only=False", "torch.jit.load", "read_state(", "ultralytics_classifier(", "adapt("}
-    found = {call: {name for name, text in texts.items() if call in text} for call in calls}
-
-    assert found["weights_only=False"] == {"checkpoints.py", "foreign.py"}
-    assert found["torch.jit.load"] == set()
-    assert found["read_state("] == {"checkpoints.py", "adapters.py"}
-    assert found["ultralytics_classifier("] == {"foreign.py", "adapters.py"}
-    assert found["adapt("] == {"adapters.py", "conversion_process.py"}
+    networks, confined = "ai_pipeline/networks", "ai_pipeline/models/store/conversion_process.py"
+    adapters, checkpoints, foreign, nih, huggingface = (
+        f"{networks}/{name}.py" for name in ("adapters", "checkpoints", "foreign", "nih", "huggingface")
+    )
+    expected = {
+        "weights_only=False": {checkpoints, foreign},
+        "torch.jit.load": set(),
+        "read_state(": {checkpoints, adapters, nih, huggingface},
+        "ultralytics_classifier(": {foreign, adapters},
+        "huggingface.adapt": {adapters},
+        "nih.eva_x": {adapters},
+        "networks.adapters import": {confined},
+    }
+    assert {call: {name for name, text in texts.items() if call in text} for call in expected} == expected
