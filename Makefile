@@ -31,8 +31,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-hostile: $(VENV)/.test  ## 100,000 mutated objects and messages, every bomb, slow and silent peers
-	$(BIN)/python -m pytest tests/hostile --hostile-rounds 50000 $(PYTEST_ARGS)
+hostile: $(VENV)/.test  ## 100,000 mutated objects and messages, every bomb, slow and silent peers, thirty kills
+	$(BIN)/python -m pytest tests/hostile tests/faults/test_kill.py --hostile-rounds 50000 $(PYTEST_ARGS)
 
 bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; the turnaround, inference, cleaning
 	$(BIN)/python benchmarks/receive.py
