@@ -24,6 +24,7 @@ from ai_pipeline.models.registry import SHIPPED, find
 from ai_training.chest import gates
 from ai_training.chest.card_figures import card_metrics, supported
 from ai_training.errors import DataMissing
+from ai_training.evaluation import evaluate
 from ai_training.evaluation.baseline import source_scores
 from ai_training.evaluation.commands import evaluate_app
 from ai_training.evaluation.evaluate import evaluate_chest
@@ -44,8 +45,10 @@ def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _fewer_pictures(patch: pytest.MonkeyPatch | None = None) -> None:
-    """The gate has tests of its own: here it is asked of a handful of pictures of each kind."""
-    (patch or pytest.MonkeyPatch()).setattr(gates, "MEASURED", 4)
+    """The gate and the heat maps have tests of their own: here a handful of pictures are asked."""
+    patch = patch or pytest.MonkeyPatch()
+    patch.setattr(gates, "MEASURED", 4)
+    patch.setattr(evaluate, "MAPPED", 4)
 
 
 @pytest.fixture(scope="module", autouse=True)
