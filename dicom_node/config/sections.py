@@ -110,3 +110,19 @@ class InspectionSettings(Section):
     """Memory (address space) of the process that reads objects, above what it starts with."""
     seconds: float = Field(30, gt=0)
     """Time to read one object, and a second more for every 10 MiB."""
+
+
+class DriftSettings(Section):
+    """``[drift]``: counts of what models say, to notice that images or machines have changed."""
+
+    window_days: int = Field(30, ge=1)
+    """Days that are judged: by `models drift` without --since, and before event 3021."""
+    keep_days: int = Field(400, ge=1)
+    """How long counts are kept: a year can be compared with the one before."""
+
+
+class PrivacySettings(Section):
+    """``[privacy]``: whether readings of burned-in annotation are stored."""
+
+    keep_readings: bool = True
+    """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""

@@ -23,10 +23,12 @@ from dicom_node.config.addresses import checked_host, checked_url, with_login_ap
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
 from dicom_node.config.sections import (
     REVEALED,
+    DriftSettings,
     ImageSettings,
     InspectionSettings,
     LogSettings,
     OutboxSettings,
+    PrivacySettings,
     Secret,
 )
 from dicom_node.config.sections import Section as _Section
@@ -158,22 +160,6 @@ class WorkerSettings(_Section):
     """How often a job is tried before it fails for good."""
     retry_seconds: float = Field(5, ge=0, le=3600)
     """Wait before the second attempt; doubles for each further one."""
-
-
-class DriftSettings(_Section):
-    """``[drift]``: counts of what models say, to notice that images or machines have changed."""
-
-    window_days: int = Field(30, ge=1)
-    """Days that are judged: by `models drift` without --since, and before event 3021."""
-    keep_days: int = Field(400, ge=1)
-    """How long counts are kept: a year can be compared with the one before."""
-
-
-class PrivacySettings(_Section):
-    """``[privacy]``: whether readings of burned-in annotation are stored."""
-
-    keep_readings: bool = True
-    """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
 
 
 class PeerSettings(_Section):

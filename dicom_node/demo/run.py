@@ -19,8 +19,8 @@ from dicom_node.demo.node import DemoNode
 from dicom_node.demo.pacs import Pacs
 from dicom_node.errors import DemoFailed, NotFound
 from dicom_node.model.lifecycle import END_STATES, StudyState
+from dicom_node.results.sr.reading import findings
 from dicom_node.scu import modality
-from dicom_node.services.findings import findings
 from dicom_node.store import views
 
 Say = Callable[[str], None]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Decision
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
-from dicom_node.services import findings as report
+from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import listing, viewer
 from dicom_node.store import views
 from dicom_node.store.tables import Study

@@ -19,8 +19,8 @@ from ai_pipeline.models import registry
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import AuditAction, ReaderVerdict
+from dicom_node.results.sr import reading as report
 from dicom_node.services import audit, writing
-from dicom_node.services import findings as report
 from dicom_node.services.audit import Person
 from dicom_node.services.console.studies.viewer import report_files
 from dicom_node.store.accounts import Feedback

@@ -18,7 +18,7 @@ from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.services import findings as report
+from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import feedback, viewer
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
-from dicom_node.services import findings as report
+from dicom_node.results.sr import reading as report
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Instance, Job, Result
 from dicom_node.store.views import View

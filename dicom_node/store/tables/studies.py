@@ -1,96 +1,17 @@
-"""The tables. Times are UTC; paths are relative to ``node.data_dir``."""
+"""Studies on their way: what was received, the jobs, what was built, the outbox."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Dialect,
-    Enum,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-)
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.engine.default import DefaultExecutionContext
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dicom_node.model.kinds import (
-    AssociationOutcome,
-    AuditAction,
-    Counted,
-    ObjectRole,
-    Outcome,
-    ReaderVerdict,
-    RejectionReason,
-    ResultKind,
-)
+from dicom_node.model.kinds import AssociationOutcome, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.model.roles import UserRole
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in Python, naive UTC in the database (SQLite keeps no zone)."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without zone cannot be stored")
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else value.replace(tzinfo=UTC)
-
-
-def _words(words: type[StrEnum]) -> Enum:
-    """A column of a closed set of words, without database enums: a new word needs no migration."""
-    return Enum(words, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012
-        datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[str]: JSON,
-        StudyState: _words(StudyState),
-        JobState: _words(JobState),
-        DeliveryState: _words(DeliveryState),
-        ObjectRole: _words(ObjectRole),
-        Outcome: _words(Outcome),
-        ResultKind: _words(ResultKind),
-        AssociationOutcome: _words(AssociationOutcome),
-        Counted: _words(Counted),
-        UserRole: _words(UserRole),
-        AuditAction: _words(AuditAction),
-        RejectionReason: _words(RejectionReason),
-        ReaderVerdict: _words(ReaderVerdict),
-        str: String(255),
-    }
-
-
-Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
+from dicom_node.store.tables.base import Base, Id
 
 
 class Study(Base):
@@ -286,114 +207,3 @@ class Delivery(Base):
     confirmed_at: Mapped[datetime | None]
 
     result: Mapped[Result] = relationship(back_populates="deliveries")
-
-
-class EventRow(Base):
-    """What happened. Append-only; ``fields`` hold no PHI."""
-
-    __tablename__ = "event"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    at: Mapped[datetime] = mapped_column(index=True)
-    number: Mapped[int] = mapped_column(index=True)
-    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
-    fields: Mapped[dict[str, Any]]
-
-
-class Lease(Base):
-    """A named right that one process at a time holds, such as ``scheduler``."""
-
-    __tablename__ = "lease"
-
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(64))
-    until: Mapped[datetime]
-
-
-class Cursor(Base):
-    """How far a journal file has been read."""
-
-    __tablename__ = "cursor"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    offset: Mapped[int] = mapped_column(BigInteger)
-
-
-class CountedImage(Base):
-    """An image that was counted for a model card: each is counted once, however often analysed."""
-
-    __tablename__ = "counted_image"
-
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
-    day: Mapped[date] = mapped_column(index=True)
-
-
-class ImageCount(Base):
-    """How many images of a sender a model analysed or refused on one day (UTC). Nothing of a patient."""
-
-    __tablename__ = "image_count"
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
-    outcome: Mapped[Counted] = mapped_column(primary_key=True)
-    model: Mapped[str]
-    version: Mapped[str]
-    images: Mapped[int]
-
-
-class ScoreCount(Base):
-    """How many of them got a score in this tenth of the card's reference, label by label."""
-
-    __tablename__ = "score_count"
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
-    label: Mapped[str] = mapped_column(primary_key=True)
-    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
-    images: Mapped[int]
-
-
-class ShadowScore(Base):
-    """What the active model of a job and the one in its shadow say of a label in an image; never sent."""
-
-    __tablename__ = "shadow_score"
-
-    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the one in the shadow
-    label: Mapped[str] = mapped_column(String(64), primary_key=True)
-    day: Mapped[date] = mapped_column(index=True)
-    model: Mapped[str] = mapped_column(String(129))  # id@version, as is the next
-    active_model: Mapped[str] = mapped_column(String(129))
-    probability: Mapped[float]
-    active_probability: Mapped[float]
-    called: Mapped[bool]  # present
-    active_called: Mapped[bool]
-
-
-class AnnotationReading(Base):
-    """A reading of one burned-in annotation: its text, sealed under the site key, or its place if drawn.
-
-    ``analysis_sha256``: of pipeline and options; a newer analysis of the image with the same replaces it.
-    """
-
-    __tablename__ = "annotation_reading"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
-    analysis_sha256: Mapped[str] = mapped_column(String(64))
-    frame: Mapped[int | None]  # 1-based; NULL in a still
-    kind: Mapped[str] = mapped_column(String(16))
-    meaning: Mapped[str] = mapped_column(String(16))
-    left: Mapped[float]  # pixels of the image, as in SCOORD
-    top: Mapped[float]
-    right: Mapped[float]
-    bottom: Mapped[float]
-    confidence: Mapped[float]
-    removed: Mapped[bool]
-    sealed: Mapped[bytes] = mapped_column(LargeBinary)
-    read_at: Mapped[datetime]

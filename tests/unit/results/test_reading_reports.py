@@ -10,7 +10,7 @@ from ai_pipeline.chest import ratio
 from ai_pipeline.contract import CARDIOTHORACIC_RATIO, Decision, Measurement, PipelineResult
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
-from dicom_node.services.findings import conclusion, findings, measurements
+from dicom_node.results.sr.reading import conclusion, findings, measurements
 from tests.result_images import (
     CALIBRATED,
     CARDIOMEGALY,

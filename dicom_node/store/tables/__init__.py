@@ -1,0 +1,41 @@
+"""The tables. Times are UTC; paths are relative to ``node.data_dir``."""
+
+from dicom_node.store.tables.analyses import (
+    AnnotationReading,
+    CountedImage,
+    ImageCount,
+    ScoreCount,
+    ShadowScore,
+)
+from dicom_node.store.tables.base import Base, Id, UtcDateTime
+from dicom_node.store.tables.node import Cursor, EventRow, Lease
+from dicom_node.store.tables.studies import (
+    Association,
+    Delivery,
+    Instance,
+    Job,
+    ReceivedObject,
+    Result,
+    Study,
+)
+
+__all__ = [
+    "AnnotationReading",
+    "Association",
+    "Base",
+    "CountedImage",
+    "Cursor",
+    "Delivery",
+    "EventRow",
+    "Id",
+    "ImageCount",
+    "Instance",
+    "Job",
+    "Lease",
+    "ReceivedObject",
+    "Result",
+    "ScoreCount",
+    "ShadowScore",
+    "Study",
+    "UtcDateTime",
+]

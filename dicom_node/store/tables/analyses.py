@@ -1,0 +1,91 @@
+"""What is kept of analyses besides their results: counts of scores, readings of burned-in annotation."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from sqlalchemy import ForeignKey, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.model.kinds import Counted
+from dicom_node.store.tables.base import Base, Id
+
+
+class CountedImage(Base):
+    """An image that was counted for a model card: each is counted once, however often analysed."""
+
+    __tablename__ = "counted_image"
+
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
+    day: Mapped[date] = mapped_column(index=True)
+
+
+class ImageCount(Base):
+    """How many images of a sender a model analysed or refused on one day (UTC). Nothing of a patient."""
+
+    __tablename__ = "image_count"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
+    outcome: Mapped[Counted] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[str]
+    images: Mapped[int]
+
+
+class ScoreCount(Base):
+    """How many of them got a score in this tenth of the card's reference, label by label."""
+
+    __tablename__ = "score_count"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
+    images: Mapped[int]
+
+
+class ShadowScore(Base):
+    """What the active model of a job and the one in its shadow say of a label in an image; never sent."""
+
+    __tablename__ = "shadow_score"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the one in the shadow
+    label: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(index=True)
+    model: Mapped[str] = mapped_column(String(129))  # id@version, as is the next
+    active_model: Mapped[str] = mapped_column(String(129))
+    probability: Mapped[float]
+    active_probability: Mapped[float]
+    called: Mapped[bool]  # present
+    active_called: Mapped[bool]
+
+
+class AnnotationReading(Base):
+    """A reading of one burned-in annotation: its text, sealed under the site key, or its place if drawn.
+
+    ``analysis_sha256``: of pipeline and options; a newer analysis of the image with the same replaces it.
+    """
+
+    __tablename__ = "annotation_reading"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    analysis_sha256: Mapped[str] = mapped_column(String(64))
+    frame: Mapped[int | None]  # 1-based; NULL in a still
+    kind: Mapped[str] = mapped_column(String(16))
+    meaning: Mapped[str] = mapped_column(String(16))
+    left: Mapped[float]  # pixels of the image, as in SCOORD
+    top: Mapped[float]
+    right: Mapped[float]
+    bottom: Mapped[float]
+    confidence: Mapped[float]
+    removed: Mapped[bool]
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    read_at: Mapped[datetime]

@@ -1,0 +1,42 @@
+"""What the node notes of itself: events, leases, how far journals were read."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.store.tables.base import Base, Id
+
+
+class EventRow(Base):
+    """What happened. Append-only; ``fields`` hold no PHI."""
+
+    __tablename__ = "event"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    number: Mapped[int] = mapped_column(index=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    fields: Mapped[dict[str, Any]]
+
+
+class Lease(Base):
+    """A named right that one process at a time holds, such as ``scheduler``."""
+
+    __tablename__ = "lease"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    until: Mapped[datetime]
+
+
+class Cursor(Base):
+    """How far a journal file has been read."""
+
+    __tablename__ = "cursor"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger)
