@@ -19,6 +19,8 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.drift import forget_old, report_drift
+from dicom_node.notifications.sender import Notifier
+from dicom_node.notifications.silence import report_silence
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store import leases
 from dicom_node.store.database import Database
@@ -53,6 +55,7 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
+        self._notifier = Notifier(database, settings, self._owner)
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._is_scheduler = False
@@ -68,6 +71,8 @@ class Background:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
         if self._role.works:
             self._run("outbox", lambda: self._delivery_worker.run_forever(self._stop))
+        if self._settings.notifications:
+            self._run("notifications", lambda: self._notifier.run_forever(self._stop))
         self._start_timers()
 
     def stop(self) -> None:
@@ -120,6 +125,8 @@ class Background:
             timers.append((self._watch_disk, 30.0))
             timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
             timers.append((self._watch_database, 30.0))
+            silence = self._when_scheduler(lambda: report_silence(self._database, self._settings))
+            timers.append((silence, 600.0))
             compare = self._when_scheduler(self._compare_spool)
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
         for function, seconds in timers:

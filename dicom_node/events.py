@@ -51,6 +51,7 @@ ECHOED = EventType(1006, _INFO, "C-ECHO answered")
 TLS_FAILED = EventType(1007, _WARNING, "TLS handshake failed")
 LISTENER_STOPPED = EventType(1008, _INFO, "listener stopped")
 CONNECTIONS_FAILED = EventType(1009, _WARNING, "connections without an association, counted in one minute")
+PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")
 OBJECT_DUPLICATE = EventType(2002, _INFO, "object received again, unchanged")
@@ -125,6 +126,8 @@ DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )
 DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery did not end in its time: left behind, taken up anew")
+NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")
+NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: nobody was told")
 
 NODE_STARTED = EventType(6001, _INFO, "node started")
 NODE_READY = EventType(6002, _INFO, "ready")

@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from dicom_node import __version__, events
 from dicom_node.cli import INTERRUPTED, app
+from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 from dicom_node.errors import ExitCode, NodeError
@@ -91,11 +92,12 @@ def settings_part() -> str:
     parts = []
     sections: list[tuple[str, type[BaseModel]]] = []
     for name, field in Settings.model_fields.items():
-        if name not in ("peers", "rules") and isinstance(field.annotation, type):
+        if name not in ("peers", "rules", "notifications") and isinstance(field.annotation, type):
             sections.append((f"[{name}]", field.annotation))
             if name == "listener":
                 sections.append(("[listener.tls]", TlsSettings))
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
+    sections.append(("[[notifications]]", NotificationSettings))
     for title, model in sections:
         rows = [_setting(name, field) for name, field in model.model_fields.items()]
         parts.append(f"#### `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")

@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from dicom_node import cli, events
 from dicom_node.config import sample
+from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 from dicom_node.errors import ExitCode
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -27,7 +28,7 @@ CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
 def sections() -> list[type[BaseModel]]:
     inner = [field.annotation for field in Settings.model_fields.values()]
     named = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return [*named, TlsSettings, PeerSettings, RuleSettings, Conditions]
+    return [*named, TlsSettings, PeerSettings, RuleSettings, Conditions, NotificationSettings]
 
 
 SETTINGS = [(section, key) for section in sections() for key in section.model_fields]

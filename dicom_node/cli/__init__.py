@@ -12,7 +12,7 @@ from dicom_node import logs
 from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support, tokens, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import echo, peers, rules, send
-from dicom_node.cli.records import associations, events, jobs, models, outbox, spool, studies
+from dicom_node.cli.records import associations, events, jobs, models, notifications, outbox, spool, studies
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -34,6 +34,7 @@ for name, group in (
     ("spool", spool.app),
     ("jobs", jobs.app),
     ("outbox", outbox.app),
+    ("notifications", notifications.app),
     ("events", events.app),
     ("associations", associations.app),
     ("models", models.app),

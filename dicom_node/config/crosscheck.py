@@ -21,7 +21,7 @@ _LONGEST_CODE = 16
 
 def cross_check(settings: Settings, read: TomlFiles) -> None:
     """Add every mistake to those of ``read``."""
-    for key in ("peers", "rules"):
+    for key in ("peers", "rules", "notifications"):
         _check_names(key, read)
     _check_ae_titles(settings, read)
     _check_retained(settings, read)
@@ -33,6 +33,14 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
         for name, pattern, remedy in _faults_of(rule.when, settings, read):
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)
+    _check_mail(settings, read)
+
+
+def _check_mail(settings: Settings, read: TomlFiles) -> None:
+    for notification in settings.notifications:
+        if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
+            place = (*read.place_of("notifications", notification.name), "to")
+            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
 
 
 def _check_names(key: str, read: TomlFiles) -> None:

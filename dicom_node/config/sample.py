@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dicom_node.config.mistakes import sections
+from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _WIDTH = 100
@@ -51,6 +52,20 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "send_to"): ["pacs"],
     ("RuleSettings", "secondary_captures_from"): ["grabber"],
     ("RuleSettings", "options"): {"policy": "research"},
+    ("MailSettings", "host"): "mail.example.org",
+    ("MailSettings", "authorities"): "tls/house-ca.pem",
+    ("MailSettings", "username"): "${MAIL_USER}",
+    ("MailSettings", "password"): "${file:/run/secrets/mail}",
+    ("MailSettings", "sender"): "ai-node@example.org",
+    ("NotificationSettings", "name"): "admins",
+    ("NotificationSettings", "on"): ["failure", "dead_letter", "quarantine", "disk", "silence"],
+    ("NotificationSettings", "events"): [1004],
+    ("NotificationSettings", "findings"): ["Pneumothorax"],
+    ("NotificationSettings", "to"): ["pacs-admins@example.org"],
+    ("NotificationSettings", "url"): "${WEBHOOK:-https://chat.example.org/hooks/dicom}",
+    ("NotificationSettings", "token"): "${WEBHOOK_TOKEN}",
+    ("NotificationSettings", "subject"): "{{ node }}: {{ total }} events",
+    ("NotificationSettings", "template"): "templates/notification.txt",
     ("Conditions", "modality"): ["CR", "DX"],
     ("Conditions", "body_part"): ["CHEST", "THORAX*"],
     ("Conditions", "view"): ["PA", "AP"],
@@ -75,8 +90,9 @@ when = { modality = ["CR", "DX"] }
 pipeline = "chest_xray"
 send_to = ["pacs"]
 """
-# Keys that a peer or a rule of the samples sets though they have a default.
-_SET = {"host", "port", "may", "results"}
+_LISTED = (PeerSettings, NotificationSettings)
+# Keys that these set in the samples though they have a default.
+_SET = {"host", "port", "may", "results", "on", "url"}
 
 
 def node_toml() -> str:
@@ -91,7 +107,7 @@ def node_toml() -> str:
         "",
     ]
     for name, section in sections(Settings).items():
-        if name not in ("peers", "rules"):
+        if name not in ("peers", "rules", "notifications"):
             lines += [*_section(name, section), ""]
     return _lines(*lines)
 
@@ -128,11 +144,29 @@ def rules_toml() -> str:
     )
 
 
+def notifications_toml() -> str:
+    """One notification with every key."""
+    return _lines(
+        *_comment(
+            "Who is told of what: one [[notifications]] for each. E-mail needs [mail] in the configuration "
+            "of the node. Try one: dicom-node notifications test NAME."
+        ),
+        "",
+        "[[notifications]]",
+        *_keys(NotificationSettings),
+    )
+
+
 def _lines(*lines: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-FILES = {"node": node_toml, "peers": peers_toml, "rules": rules_toml}
+FILES = {
+    "node": node_toml,
+    "peers": peers_toml,
+    "rules": rules_toml,
+    "notifications": notifications_toml,
+}
 
 
 def toml_value(value: object) -> str:
@@ -178,7 +212,7 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
     example = _EXAMPLES.get((model.__name__, name))
     default = field.get_default(call_default_factory=True, validated_data={})
     unset = default is None or default is PydanticUndefined
-    wanted = default is PydanticUndefined or (model is PeerSettings and name in _SET)
+    wanted = default is PydanticUndefined or (model in _LISTED and name in _SET)
     if wanted:
         yield f"{'# ' if commented else ''}{name} = {toml_value(example)}"
     elif unset or commented or (example is not None and default in ("", (), {})):

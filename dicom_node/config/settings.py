@@ -21,6 +21,7 @@ from pydantic import (
 
 from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
+from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.sections import (
     REVEALED,
     DriftSettings,
@@ -181,6 +182,8 @@ class PeerSettings(_Section):
     """Associations of this peer at the same time."""
     quiet_seconds: float | None = Field(None, ge=0)
     """Overrides assembly.quiet_seconds for studies of this peer."""
+    silent_hours: float = Field(0, ge=0)
+    """Event 1010 when no object came from it for so long; 0: it may be silent."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
     transport: Literal["dimse", "orthanc", "dicomweb"] = "dimse"
@@ -327,8 +330,10 @@ class Settings(_Section):
     drift: DriftSettings = DriftSettings()
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
+    mail: MailSettings = MailSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
+    notifications: tuple[NotificationSettings, ...] = ()
 
     def peer(self, name: str) -> PeerSettings:
         """The peer of that name. Raises UnknownPeer."""

@@ -207,7 +207,7 @@ class TomlFiles:
 
     def _place(self, key: str) -> Place:
         """What ``_spelled`` spelled."""
-        for table in ("peers", "rules"):
+        for table in ("peers", "rules", "notifications"):
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
                     rest = key.removeprefix(f"{table}.{name}").split(".")[1:]

@@ -81,6 +81,26 @@ class ReaderVerdict(StrEnum):
     MISSING = "missing"  # the AI says nothing of it, and it is there
 
 
+class Occasion(StrEnum):
+    """What somebody may want to be notified of; the words of a notification's ``on`` setting."""
+
+    FAILURE = "failure"  # jobs and processes that failed for good, a configuration or result refused
+    DEAD_LETTER = "dead_letter"  # a delivery or a notification was given up
+    QUARANTINE = "quarantine"
+    WITHHELD = "withheld"  # an object that might name the patient, images with text left in them
+    DISK = "disk"
+    SILENCE = "silence"  # a peer with ``silent_hours``
+    DRIFT = "drift"
+
+
+class NotificationState(StrEnum):
+    """Where a notification stands."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"  # given up: refused, or not taken for too long
+
+
 class AuditAction(StrEnum):
     """What a person did; at most 16 characters."""
 
@@ -104,6 +124,8 @@ class AuditAction(StrEnum):
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
     PEER_TESTED = "peer_tested"
+    NOTIFIER_TESTED = "notifier_tested"
+    NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again
     FEEDBACK_GIVEN = "feedback_given"
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"

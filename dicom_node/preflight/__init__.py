@@ -30,6 +30,7 @@ from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule
+from dicom_node.preflight.notifications import check_notifications
 from dicom_node.scu import open_destination
 
 _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR", "GB")))
@@ -88,13 +89,14 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     else:
         yield Tried("models", True, "this machine runs none")
     yield from _check_senders(settings)
+    yield from check_notifications(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
 
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Files that every user of this machine may read, and that hold a password or a private key."""
-    places: dict[str, Place] = {}
+    places = _told_secrets(settings, read)
     with suppress(ArgumentError, ValueError):  # told by check_machine
         if make_url(settings.database_url).password:
             places["node.database_url"] = ("node", "database_url")
@@ -112,6 +114,18 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     for tls in (settings.listener.tls, settings.console.tls):
         if tls and _is_open(tls.private_key):
             yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")
+
+
+def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
+    """Where those of e-mail and webhooks stand."""
+    places: dict[str, Place] = {}
+    if settings.mail.password.get_secret_value():
+        places["mail"] = ("mail", "password")
+    for rule in settings.notifications:
+        for key in ("url", "token"):
+            if getattr(rule, key).get_secret_value():
+                places[f"notification {rule.name}"] = (*read.place_of("notifications", rule.name), key)
+    return places
 
 
 def _is_open(file: Path) -> bool:

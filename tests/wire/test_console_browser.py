@@ -21,11 +21,11 @@ pytestmark = pytest.mark.debian("chromium")
 
 PAGES = (
     *("/", "/studies", "/studies/1", "/studies/images/1", "/patients", "/patients/1", "/jobs", "/outbox"),
-    *("/peers", "/peers/pacs", "/rules", "/models", "/upload", "/audit"),
+    *("/peers", "/peers/pacs", "/rules", "/models", "/notifications", "/upload", "/audit"),
 )
 ALLOWED = {
-    UserRole.VIEWER: PAGES[:-2],
-    UserRole.READER: PAGES[:-2],
+    UserRole.VIEWER: PAGES[:-3],
+    UserRole.READER: PAGES[:-3],
     UserRole.OPERATOR: PAGES[:-1],
     UserRole.ADMIN: PAGES,
 }

@@ -19,6 +19,7 @@ class Which(StrEnum):
     NODE = "node"
     PEERS = "peers"
     RULES = "rules"
+    NOTIFICATIONS = "notifications"
 
 
 @app.command(
@@ -26,7 +27,11 @@ class Which(StrEnum):
 )
 def sample(
     which: Annotated[
-        Which, typer.Argument(metavar="[node|peers|rules]", help="Settings of the node, peers, or rules.")
+        Which,
+        typer.Argument(
+            metavar="[node|peers|rules|notifications]",
+            help="Settings of the node, peers, rules, or who is told of what.",
+        ),
     ] = Which.NODE,
 ) -> None:
     """Print every key with its default and a sentence."""

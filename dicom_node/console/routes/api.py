@@ -14,10 +14,10 @@ from dicom_node.console.routes import upload
 from dicom_node.console.routes.studies import Date, Modality
 from dicom_node.console.web.access import API, Asked, Number, Since, form_of, needs
 from dicom_node.errors import FaultyInput
-from dicom_node.model.kinds import AuditAction
+from dicom_node.model.kinds import AuditAction, NotificationState
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, work
+from dicom_node.services import audit, notifications, work
 from dicom_node.services.console import peers as directory
 from dicom_node.services.console.studies import listing
 from dicom_node.services.console.studies.listing import Order, Search
@@ -100,6 +100,21 @@ class Deliveries(BaseModel):
     """One page; ``next`` is ``before`` of the next one, null at the end."""
 
     deliveries: list[DeliveryRow]
+    next: int | None
+
+
+class NotificationRow(Row):
+    """Who was told of what."""
+
+    notification: int
+    rule: str
+    state: NotificationState
+
+
+class Notifications(BaseModel):
+    """One page; ``next`` is ``before`` of the next one, null at the end."""
+
+    notifications: list[NotificationRow]
     next: int | None
 
 
@@ -275,6 +290,27 @@ def retry(asked: Asked, number: Number) -> None:
 def discard(asked: Asked, number: Number, why: Annotated[Because, Body()]) -> None:
     """Send it no more."""
     work.discard_deliveries(asked.site.settings, [number], because=why.because, by=asked.person)
+
+
+@router.get("/notifications")
+@needs(UserRole.OPERATOR)
+def told(
+    asked: Asked,
+    state: Annotated[list[NotificationState] | None, Query()] = None,
+    before: Since = None,
+) -> Notifications:
+    """Notifications, the newest first."""
+    with asked.site.database.read() as session:
+        rows = notifications.list_notifications(session, states=state or (), limit=_PAGE + 1, before=before)
+    shown = [NotificationRow(**row) for row in rows[:_PAGE]]
+    return Notifications(notifications=shown, next=_next(rows, "notification"))
+
+
+@router.post("/notifications/{number}/retry", status_code=204)
+@needs(UserRole.OPERATOR)
+def tell_again(asked: Asked, number: Number) -> None:
+    """Send again what was given up."""
+    notifications.send_again(asked.site.settings, [number], by=asked.person)
 
 
 @router.get("/peers")

@@ -9,6 +9,7 @@ from dicom_node.store.tables.analyses import (
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.node import Cursor, EventRow, Lease
+from dicom_node.store.tables.notifications import Notification, NotifiedEvent
 from dicom_node.store.tables.studies import (
     Association,
     Delivery,
@@ -32,6 +33,8 @@ __all__ = [
     "Instance",
     "Job",
     "Lease",
+    "Notification",
+    "NotifiedEvent",
     "ReceivedObject",
     "Result",
     "ScoreCount",

@@ -13,6 +13,7 @@ from dicom_node.model.kinds import (
     AssociationOutcome,
     AuditAction,
     Counted,
+    NotificationState,
     ObjectRole,
     Outcome,
     ReaderVerdict,
@@ -70,6 +71,7 @@ class Base(DeclarativeBase):
         AuditAction: _words(AuditAction),
         RejectionReason: _words(RejectionReason),
         ReaderVerdict: _words(ReaderVerdict),
+        NotificationState: _words(NotificationState),
         str: String(255),
     }
 

@@ -77,6 +77,7 @@ class ReceivedObject(Base):
     """Every object that was acknowledged, and what became of it. Append-only."""
 
     __tablename__ = "received_object"
+    __table_args__ = (Index("ix_received_object_sender", "calling_ae", "received_at"),)
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash

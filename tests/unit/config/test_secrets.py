@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from dicom_node.config.loading import load
+from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 from dicom_node.events import CONFIGURATION_REFUSED, happened
 from dicom_node.node import fixed
@@ -86,11 +87,19 @@ def test_children_of_the_node_get_the_whole(settings: Settings) -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
+LISTED = (PeerSettings, TlsSettings, NotificationSettings)
+
+
 def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
     words = ("password", "token", "secret", "passphrase", "credential", "database_url")
     found = {
         (model.__name__, key): field.annotation
-        for model in (PeerSettings, TlsSettings, *(type(value) for _, value in Settings()))
+        for model in (
+            PeerSettings,
+            TlsSettings,
+            NotificationSettings,
+            *(type(value) for _, value in Settings()),
+        )
         if isinstance(model, type) and issubclass(model, BaseModel)
         for key, field in model.model_fields.items()
         if any(word in key for word in words)
@@ -99,5 +108,7 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
         ("PeerSettings", "password"),
         ("NodeSettings", "database_url"),
         ("ConsoleSettings", "metrics_token"),
+        ("MailSettings", "password"),
+        ("NotificationSettings", "token"),
     }
     assert set(found.values()) == {SecretStr}

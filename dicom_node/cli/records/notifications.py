@@ -1,0 +1,85 @@
+"""``dicom-node notifications``: who was told of what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.common.options import (
+    Config,
+    Json,
+    JsonObject,
+    Limit,
+    group,
+    limit_or_none,
+    load,
+    number_of,
+    reading,
+    states_option,
+)
+from dicom_node.cli.common.output import Column, fields, local, print_json, print_rows, say
+from dicom_node.errors import ExitCode
+from dicom_node.model.kinds import NotificationState
+
+app = group("Notifications: who was told of what, by e-mail or webhook.")
+
+_COLUMNS: list[Column] = [
+    *fields("notification", "rule", "state", "attempts"),
+    ("written", lambda row: local(row["created_at"])),
+    ("sent", lambda row: local(row["sent_at"]) if row["sent_at"] else ""),
+    ("events", lambda row: "; ".join(row["events"])),
+    *fields("reason"),
+]
+
+
+@app.command("list", epilog="Example: dicom-node notifications list --state failed --config node.toml")
+def list_notifications(
+    config: Config,
+    state: Annotated[list[NotificationState] | None, states_option(NotificationState)] = None,
+    limit: Limit = 50,
+    as_json: Json = False,
+) -> None:
+    """List notifications, the newest first, without their text."""
+    from dicom_node.services import notifications
+
+    with reading(config) as (session, _):
+        rows = notifications.list_notifications(session, states=state or (), limit=limit_or_none(limit))
+    print_rows(rows, _COLUMNS, as_json=as_json, none="No notifications.")
+
+
+@app.command(epilog="Example: dicom-node notifications test admins --config node.toml")
+def test(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A [[notifications]] of the configuration.")],
+    config: Config,
+    as_json: JsonObject = False,
+) -> None:
+    """Send a test now, after its templates were tried; exit status 1 when it is not taken."""
+    from dicom_node.services import notifications
+
+    row = notifications.send_test(load(config), name)
+    if as_json:
+        print_json(row)
+    else:
+        say(f"{row['name']}: {row['kind']} sent. {row['text']}".strip() if row["ok"] else row["text"])
+    if not row["ok"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command(epilog="Example: dicom-node notifications retry 12 --config node.toml")
+def retry(
+    numbers: Annotated[
+        list[int],
+        typer.Argument(
+            parser=number_of("notification", "notifications list"),
+            metavar="NOTIFICATION...",
+            help="Their numbers, as `notifications list` shows them.",
+        ),
+    ],
+    config: Config,
+) -> None:
+    """Send again what was given up."""
+    from dicom_node.services import notifications
+
+    notifications.send_again(load(config), numbers)
+    say("They are sent again.")

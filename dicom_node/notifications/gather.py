@@ -1,0 +1,152 @@
+"""Events become notifications, each once for each that asks for it, in one transaction with what says so.
+
+Events are read from the database, where they stand with what they tell of: one that happened is told, also
+after a crash. Numbers of events are given before they are committed, so one may appear behind others: the
+cursor of a notification follows two minutes behind, and which events it told of is kept until then.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.patterns import matches
+from dicom_node.config.settings import Settings
+from dicom_node.events import JOB_SUCCEEDED
+from dicom_node.model.kinds import NotificationState, ResultKind
+from dicom_node.notifications import message
+from dicom_node.notifications.occasions import numbers_of, wants_all
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Cursor, EventRow, Notification, NotifiedEvent, Result, Study
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import as_json
+
+_BEHIND_SECONDS = 120.0
+_AT_ONCE = 1000  # events of one notification; more come with the next
+_KEPT = timedelta(days=90)  # how long notifications that ended are shown
+_UNREADABLE = "(the report cannot be read)"
+
+
+class Gatherer:
+    """Makes notifications. One at a time for a database (the lease of the sender)."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._heads: deque[tuple[float, int]] = deque()
+
+    def run_once(self) -> int:
+        """Write what is to be told now; returns how many notifications."""
+        behind = self._behind()
+        return sum(self._gather(rule, behind) for rule in self._settings.notifications)
+
+    def _behind(self) -> int | None:
+        """The newest event of two minutes ago; None as long as that is not known."""
+        now = time.monotonic()
+        with self._database.read() as session:
+            head = session.scalar(select(func.max(EventRow.id))) or 0
+        if not self._heads or now - self._heads[-1][0] > _BEHIND_SECONDS / 10:
+            self._heads.append((now, head))
+        known = None
+        while self._heads and now - self._heads[0][0] >= _BEHIND_SECONDS:
+            known = self._heads.popleft()[1]
+        return known
+
+    def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
+        with self._database.write() as session:
+            cursor = session.get(Cursor, f"notify {rule.name}")
+            if cursor is None:  # what happened before there was the rule is not told
+                head = session.scalar(select(func.max(EventRow.id))) or 0
+                session.add(Cursor(name=f"notify {rule.name}", offset=head))
+                return 0
+            if not self._is_time(session, rule):
+                return 0
+            rows = _new(session, rule, cursor.offset)
+            told = [found for row in rows if (found := self._told(session, rule, row)) is not None]
+            session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
+            if told:
+                self._write(session, rule, told)
+            if len(rows) < _AT_ONCE and behind is not None and behind > cursor.offset:
+                session.flush()
+                cursor.offset = behind
+                of_rule = NotifiedEvent.rule == rule.name
+                session.execute(delete(NotifiedEvent).where(of_rule, NotifiedEvent.event_id <= behind))
+                _forget(session, rule)
+        return 1 if told else 0
+
+    def _is_time(self, session: Session, rule: NotificationSettings) -> bool:
+        last = session.scalar(select(func.max(Notification.created_at)).where(Notification.rule == rule.name))
+        now = utc_now()
+        return last is None or not now - timedelta(minutes=rule.every_minutes) < last <= now
+
+    def _told(self, session: Session, rule: NotificationSettings, row: EventRow) -> message.Told | None:
+        """The event as it is told, None where the rule does not ask for it."""
+        found: list[str] = []
+        if rule.findings and row.number == JOB_SUCCEEDED.number:
+            found = self._findings(session, rule, row)
+        is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
+        if is_own or not (found or wants_all(rule, row.number)):
+            return None
+        patient = _patient(session, row) if rule.names_patients else None
+        return message.Told(row.number, as_json(row.at), row.fields, found, patient)
+
+    def _findings(self, session: Session, rule: NotificationSettings, row: EventRow) -> list[str]:
+        """Those of the job's report that are called present and that the rule asks for."""
+        of_job = (Result.job_id == row.fields.get("job"), Result.kind == ResultKind.SR)
+        paths = session.scalars(select(Result.path).where(*of_job, Result.deidentified.is_(False)))
+        present = [name for path in paths for name in _present(self._settings.node.data_dir / path)]
+        asked = [
+            name
+            for name in present
+            if name == _UNREADABLE or any(matches(pattern, name) for pattern in rule.findings)
+        ]
+        return list(dict.fromkeys(asked))
+
+    def _write(self, session: Session, rule: NotificationSettings, told: list[message.Told]) -> None:
+        made, now = message.written(rule, self._settings.node.ae_title, told), utc_now()
+        row = Notification(
+            key=str(uuid.uuid4()), rule=rule.name, subject=made.subject, text=made.text,
+            content=dict(made.content), created_at=now, next_at=now,
+        )  # fmt: skip
+        session.add(row)
+
+
+def _new(session: Session, rule: NotificationSettings, after: int) -> list[EventRow]:
+    """What it was not told of yet."""
+    known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
+    wanted = (EventRow.id > after, EventRow.number.in_(numbers_of(rule)), ~known)
+    return list(session.scalars(select(EventRow).where(*wanted).order_by(EventRow.id).limit(_AT_ONCE)))
+
+
+def _forget(session: Session, rule: NotificationSettings) -> None:
+    ended = (Notification.state != NotificationState.PENDING, Notification.created_at < utc_now() - _KEPT)
+    session.execute(delete(Notification).where(Notification.rule == rule.name, *ended))
+
+
+def _patient(session: Session, row: EventRow) -> dict[str, Any]:
+    study = session.get(Study, row.study_id) if row.study_id else None
+    return {
+        "patient_id": study.patient_id if study else "",
+        "accession_number": study.accession_number if study else "",
+    }
+
+
+@lru_cache(maxsize=64)
+def _present(report: Path) -> tuple[str, ...]:
+    """A report that cannot be read is told: it may have had what somebody waits for."""
+    from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
+
+    try:
+        found = reading.findings(report)
+    except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
+        return (_UNREADABLE,)
+    return tuple(row["finding"] for row in found if row["decision"] == "present")

@@ -1,0 +1,164 @@
+"""What a notification says: Jinja2 templates in a sandbox, without patients unless the settings say so."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dicom_node import events
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.errors import FaultyInput
+
+LONGEST_TEXT = 65_536
+"""Characters."""
+_LONGEST_SUBJECT = 200
+_LONGEST_TEMPLATE = 65_536
+_EXAMPLES = 5  # events of one number that are shown
+_SUBJECT = "{{ node }}: {{ groups[0].text }}{% if total > 1 %} and {{ total - 1 }} more{% endif %}"
+_TEXT = """\
+{% for group in groups %}
+{{ group.text }} ({{ group.number }}){% if group.count > 1 %}, {{ group.count }} times{% endif %}
+
+{% for event in group.events %}
+  {{ event.at }}{% for key, value in event.fields.items() %}  {{ key }}={{ value }}{% endfor %}
+{% if event.findings %}  {{ event.findings | join(", ") }}{% endif %}
+
+{% endfor %}
+{% if group.count > group.events | length %}  and {{ group.count - group.events | length }} more
+{% endif %}
+
+{% endfor %}
+Node {{ node }}, notification {{ name }}. Not for diagnostic use.
+More: dicom-node events list, or the console.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One event as templates see it: ``at`` is UTC in ISO 8601, ``fields`` hold no PHI."""
+
+    number: int
+    at: str
+    fields: Mapping[str, Any]
+    findings: Sequence[str] = ()
+    patient: Mapping[str, str] | None = None
+    """``patient_id`` and ``accession_number``, None where the settings do not name patients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A notification as it is sent."""
+
+    subject: str
+    text: str
+    content: Mapping[str, Any]
+
+
+def written(rule: NotificationSettings, node: str, told: Sequence[Told]) -> Message:
+    """The message on these events; a template that fails is named in it, and ours is taken."""
+    content = _content(rule, node, told)
+    try:
+        return _rendered(content, rule.subject or _SUBJECT, _template(rule))
+    except FaultyInput as error:
+        plain = _rendered(content, _SUBJECT, _TEXT)
+        return Message(plain.subject, f"{plain.text}\n{error}\n", content)
+
+
+def check_templates(rule: NotificationSettings) -> None:
+    """Write a message on each kind of event as a trial. Raises FaultyInput."""
+    patient = {"patient_id": "example", "accession_number": "example"} if rule.names_patients else None
+    told = [
+        Told(kind.number, "2026-01-02T03:04:05Z", {"reason": "example"}, ["example"], patient)
+        for kind in events.all_types()
+    ]
+    _rendered(_content(rule, "AINODE", told), rule.subject or _SUBJECT, _template(rule))
+
+
+def test_message(rule: NotificationSettings, node: str) -> Message:
+    """What is sent as a test."""
+    text = f"This is a test of the notification {rule.name} of {node}. Nothing has happened.\n"
+    content = {"node": node, "name": rule.name, "total": 0, "groups": [], "test": True}
+    return Message(f"{node}: test of the notification {rule.name}", text, content)
+
+
+def _content(rule: NotificationSettings, node: str, told: Sequence[Told]) -> dict[str, Any]:
+    """Plain values only: the same goes to templates, webhooks and the database."""
+    by_number: dict[int, list[Told]] = defaultdict(list)
+    for event in told:
+        by_number[event.number].append(event)
+    groups = [
+        {
+            "number": number,
+            "text": _text_of(number),
+            "count": len(same),
+            "first": same[0].at,
+            "last": same[-1].at,
+            "events": [_event(event) for event in same[:_EXAMPLES]],
+        }
+        for number, same in sorted(by_number.items())
+    ]
+    return {"node": node, "name": rule.name, "total": len(told), "groups": groups, "test": False}
+
+
+def _event(event: Told) -> dict[str, Any]:
+    shown = {key: value for key, value in event.fields.items() if value not in (None, "", [])}
+    return {"at": event.at, "fields": shown, "findings": list(event.findings), **(event.patient or {})}
+
+
+def _text_of(number: int) -> str:
+    try:
+        return events.by_number(number).text
+    except KeyError:  # of a newer version
+        return f"event {number}"
+
+
+def _template(rule: NotificationSettings) -> str:
+    """Raises FaultyInput."""
+    if rule.template is None:
+        return _TEXT
+    try:
+        with rule.template.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST_TEMPLATE + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FaultyInput(f"the template cannot be read: {type(error).__name__}") from None
+    if len(text) > _LONGEST_TEMPLATE:
+        raise FaultyInput(f"the template is longer than {_LONGEST_TEMPLATE} characters")
+    return text
+
+
+def _rendered(content: Mapping[str, Any], subject: str, text: str) -> Message:
+    """Raises FaultyInput, without values."""
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    values = json.loads(json.dumps(content))
+    one_line = " ".join(_output(environment, subject, values, "subject").split())
+    return Message(one_line[:_LONGEST_SUBJECT], _output(environment, text, values, "template"), content)
+
+
+def _output(
+    environment: ImmutableSandboxedEnvironment, template: str, values: Mapping[str, Any], what: str
+) -> str:
+    pieces: list[str] = []
+    length = 0
+    try:
+        for piece in environment.from_string(template).generate(values):
+            pieces.append(piece)
+            length += len(piece)
+            if length > LONGEST_TEXT:
+                raise FaultyInput(f"the {what} makes more than {LONGEST_TEXT} characters")
+    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, RecursionError) as error:
+        line = f" (line {number})" if (number := getattr(error, "lineno", None)) else ""
+        raise FaultyInput(f"the {what} fails: {type(error).__name__}{line}: {_words(error)}") from None
+    return "".join(pieces)
+
+
+def _words(error: Exception) -> str:
+    """What Jinja2 says of a template; other errors may quote values."""
+    return str(error.message) if isinstance(error, TemplateError) and error.message else ""

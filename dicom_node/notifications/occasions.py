@@ -1,0 +1,45 @@
+"""Which events an occasion stands for, and which ones a notification of the settings wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dicom_node import events
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.events import EventType
+from dicom_node.model.kinds import Occasion
+
+EVENTS: Mapping[Occasion, Sequence[EventType]] = {
+    Occasion.FAILURE: (
+        events.JOB_FAILED,
+        events.RESULT_REFUSED,
+        events.DELIVERY_OVERDUE,
+        events.SPOOL_DIFFERS,
+        events.DATABASE_REPLACED,
+        events.CHILD_DIED,
+        events.CONFIGURATION_REFUSED,
+        events.CONSOLE_CANNOT_START,
+    ),
+    Occasion.DEAD_LETTER: (events.DELIVERY_DEAD, events.NOTIFICATION_GIVEN_UP),
+    Occasion.QUARANTINE: (
+        events.OBJECT_CONFLICT,
+        events.OBJECT_QUARANTINED,
+        events.STUDY_QUARANTINED,
+    ),
+    Occasion.WITHHELD: (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),
+    Occasion.DISK: (events.DISK_LOW,),
+    Occasion.SILENCE: (events.PEER_SILENT,),
+    Occasion.DRIFT: (events.SCORES_DRIFTED,),
+}
+
+
+def numbers_of(rule: NotificationSettings) -> set[int]:
+    """The events that are looked at for it: those of a finished job, too, where it asks for findings."""
+    wanted = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
+    return wanted | ({events.JOB_SUCCEEDED.number} if rule.findings else set())
+
+
+def wants_all(rule: NotificationSettings, number: int) -> bool:
+    """Whether it is told of each such event; else only of one with a finding that it asks for."""
+    asked = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
+    return number in asked

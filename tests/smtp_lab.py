@@ -1,0 +1,147 @@
+"""A mail server and a web server on ports of this machine that do what a test says, good or bad."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class MailServer:
+    """SMTP (RFC 5321) as far as a client needs it. ``answers``: other answers, by command."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
+    starttls: bool = False
+    talks_without_end: bool = False
+    seconds_between_bytes: float = 0.0
+    port: int = 0
+    mails: list[EmailMessage] = field(default_factory=list)
+    recipients: list[list[str]] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator[MailServer]:
+        """On a free port."""
+        mail = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                # A client that goes away is no failure.
+                with suppress(OSError, ValueError), ExitStack() as opened:
+                    mail._talk(self.request, opened)
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = daemon_threads = True
+
+        with Server(("127.0.0.1", 0), Handler) as server:
+            self.port = server.server_address[1]
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            yield self
+            server.shutdown()
+
+    def _talk(self, connection: socket.socket, opened: ExitStack) -> None:
+        if self.tls and not self.starttls:
+            connection = opened.enter_context(self.tls.wrap_socket(connection, server_side=True))
+        file = connection.makefile("rwb")
+
+        def say(text: str) -> None:
+            data = text.replace("\n", "\r\n").encode() + b"\r\n"
+            for piece in [data] if not self.seconds_between_bytes else [bytes([one]) for one in data]:
+                time.sleep(self.seconds_between_bytes)
+                file.write(piece)
+                file.flush()
+
+        say("220 mail.example.org")
+        to: list[str] = []
+        while line := file.readline(4096):
+            command = line.split(b":")[0].split()[0].upper().decode()
+            while self.talks_without_end:
+                say("\n".join(["250-nothing to say " + "x" * 900] * 100))
+            if command in self.answers:
+                say(self.answers[command])
+            elif command == "EHLO":
+                offers = ["250-STARTTLS"] if self.starttls else ["250-AUTH PLAIN"]
+                say("\n".join(["250-mail.example.org", *offers, "250 SIZE 1000000"]))
+            elif command == "STARTTLS" and self.tls:
+                say("220 go on")
+                connection = opened.enter_context(self.tls.wrap_socket(connection, server_side=True))
+                file = connection.makefile("rwb")
+                self.starttls = False
+            elif command == "AUTH":
+                self.logins.append(base64.b64decode(line.split()[2]).decode())
+                say("235 welcome")
+            elif command == "DATA":
+                say("354 go on")
+                lines = []
+                while (data := file.readline()) not in (b".\r\n", b""):
+                    lines.append(data.removeprefix(b".") if data.startswith(b"..") else data)
+                read = message_from_bytes(b"".join(lines), policy=policy.default)
+                self.mails.append(read)  # type: ignore[arg-type]
+                self.recipients.append(to)
+                to = []
+                say("250 taken")
+            elif command == "QUIT":
+                say("221 bye")
+                return
+            else:
+                if command == "RCPT":
+                    to.append(line.split(b"<")[1].split(b">")[0].decode())
+                say("250 ok")
+
+
+@dataclass
+class WebServer:
+    """Takes POSTs. ``status``: what it answers; ``location``: where it leads to."""
+
+    status: int = 200
+    location: str = ""
+    seconds_between_bytes: float = 0.0
+    port: int = 0
+    calls: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Of a hook whose address is its key."""
+        return f"http://127.0.0.1:{self.port}/hooks/KEY-IN-URL"
+
+    @contextmanager
+    def running(self) -> Iterator[WebServer]:
+        """On a free port."""
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                web.calls.append((dict(self.headers), json.loads(self.rfile.read(length))))
+                with suppress(OSError, ValueError):  # a client that goes away is no failure
+                    self.send_response(web.status)
+                    if web.location:
+                        self.send_header("Location", web.location)
+                    for _ in range(100 if web.seconds_between_bytes else 0):
+                        self.wfile.write(b"X")
+                        time.sleep(web.seconds_between_bytes)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+            def log_message(self, format: str, *values: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.daemon_threads = True
+            self.port = server.server_address[1]
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            yield self
+            server.shutdown()
