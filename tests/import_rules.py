@@ -173,7 +173,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_training"),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.studies", "dicom_node.jobs", "dicom_node.monitoring",
-        "dicom_node.outbox", "dicom_node.services", "dicom_node.preflight", "dicom_node.node",
+        "dicom_node.notifications", "dicom_node.outbox", "dicom_node.services", "dicom_node.preflight",
+        "dicom_node.node",
         "dicom_node.background",
     ),
     "alembic": ("dicom_node.store",),
