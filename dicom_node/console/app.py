@@ -12,10 +12,8 @@ from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
 from dicom_node.console.routes import (
-    api,
     audit,
     live,
-    machines,
     models,
     notifications,
     overview,
@@ -27,6 +25,7 @@ from dicom_node.console.routes import (
     upload,
     work,
 )
+from dicom_node.console.routes.programs import api, machines
 from dicom_node.console.web.access import API, COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
 from dicom_node.console.web.pages import render

@@ -76,13 +76,13 @@ def _client(settings: MailSettings, connections: Connections) -> smtplib.SMTP:
 
 
 def _context(settings: MailSettings, connections: Connections) -> ssl.SSLContext:
-    class Watched(ssl.SSLSocket):
+    class WatchedSocket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
             connections.opened(self)  # it took the descriptor of the plain one
             super().do_handshake(block)
 
     context = ssl.create_default_context(cafile=settings.authorities)
-    context.sslsocket_class = Watched
+    context.sslsocket_class = WatchedSocket
     return context
 
 
