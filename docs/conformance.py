@@ -138,8 +138,8 @@ associations at the same time, and `maximum_associations` of each peer. An assoc
 Aborted without being read to the end: an association request of more than {limits.LARGEST_REQUEST} bytes,
 {limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more than
 {limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than
-{limits.LARGEST_COMMAND} bytes, more than {limits.LONGEST_UNANSWERED} requests without waiting for their answers, and
-every command but C-STORE, C-ECHO and C-CANCEL.
+{limits.LARGEST_COMMAND} bytes, and every command but C-STORE, C-ECHO and C-CANCEL. Requests that come before the
+answer to the last one are answered in their order.
 
 Each storage class below is accepted with each transfer syntax below, in any number of presentation contexts. Of
 several transfer syntaxes in one context the first of this list that was offered is taken: what we can decode

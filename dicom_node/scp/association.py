@@ -12,28 +12,29 @@ from pynetdicom import evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ABORT, P_DATA
+from pynetdicom.pdu_primitives import A_ABORT
 
 from dicom_node.scp import command
 from dicom_node.scp.command import EchoCommand
 from dicom_node.scp.contexts import refusals
 from dicom_node.scp.dimse import SpoolingProvider
 from dicom_node.scp.policy import Proposal
-from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue
+from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue, p_data_tf
 from dicom_node.scp.request import AeTitles
 from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 
-_LAST_COMMAND = 0x03  # message control header of a command's last fragment, PS3.8 E.2
+_COMMAND, _LAST_COMMAND = 0x01, 0x03  # message control headers of a command's fragments, PS3.8 E.2
 _PDV_HEADER = 6
 
 
 class NodeAssociation(Association):  # type: ignore[misc]
     """The acceptor's side; started by the server, it ends with its thread.
 
-    The thread sleeps until a message, a release or an abort is there.
+    Its thread negotiates, sleeps until a release or an abort is there, and leaves. Requests are answered by
+    the thread of its DUL, where their bytes arrive.
     """
 
     is_established: bool
@@ -51,7 +52,6 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.dimse = SpoolingProvider(self)
         self.dul = Provider(self, ae.acse_timeout)
         self.dul.to_user_queue = SignallingQueue(self._wake)
-        self.dimse.msg_queue = SignallingQueue(self._wake)
         # Their setters pass the time-outs on to the DUL, which was replaced above.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
@@ -65,6 +65,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self.ends(f"failed here: {type(error).__name__}")
             self._cut()
         finally:
+            self.dul.wait_for_its_end()  # it may still be storing an object, which counts
             self.dimse.abandon()
             if self.accepted is not None:
                 self.service.leave(self.accepted, released=self.is_released, reason=self._reason)
@@ -92,7 +93,6 @@ class NodeAssociation(Association):  # type: ignore[misc]
         while not self._kill:
             self._wake.wait(LONGEST_WAIT)
             self._wake.clear()
-            self._serve_messages()
             if self.is_established and self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released = True
@@ -108,22 +108,15 @@ class NodeAssociation(Association):  # type: ignore[misc]
                 self.ends("idle too long")
                 self.abort()
 
-    def _serve_messages(self) -> None:
-        while not self._kill:
-            context_id, message = self.dimse.get_msg(block=False)
-            if message is None:
-                return
-            self._serve_request(message, context_id)
-
-    def _serve_request(self, msg: StoreRequest | EchoCommand, context_id: int) -> None:
-        """Answer one complete request."""
+    def serve(self, request: StoreRequest | EchoCommand, context_id: int) -> None:
+        """Answer a complete request. Raises MalformedCommand when its context was not accepted."""
         accepted, (abstract_syntax, _) = self._negotiated(context_id)
-        if isinstance(msg, StoreRequest):
-            status = self.service.finish(accepted, msg)
-            self._answer(context_id, command.encode_store_response(msg.command, status, msg.comment))
+        if isinstance(request, StoreRequest):
+            status = self.service.finish(accepted, request)
+            response = command.encode_store_response(request.command, status, request.comment)
         else:
-            status = self.service.echo(accepted, abstract_syntax)
-            self._answer(context_id, command.encode_echo_response(msg, status))
+            response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
+        self._answer(context_id, response)
 
     def _negotiated(self, context_id: int) -> tuple[AcceptedAssociation, tuple[str, str]]:
         """The association, with abstract and transfer syntax of a context. Raises MalformedCommand."""
@@ -136,13 +129,8 @@ class NodeAssociation(Association):  # type: ignore[misc]
         limit = self.dimse.maximum_pdu_size
         step = max(limit - _PDV_HEADER, 1) if limit else len(encoded)
         for start in range(0, len(encoded), step):
-            last = start + step >= len(encoded)
-            primitive = P_DATA()
-            header = bytes([_LAST_COMMAND if last else _LAST_COMMAND & 1])
-            primitive.presentation_data_value_list.append(
-                (context_id, header + encoded[start : start + step])
-            )
-            self.dul.send_pdu(primitive)
+            header = _LAST_COMMAND if start + step >= len(encoded) else _COMMAND
+            self.dul.socket.send(p_data_tf(context_id, header, encoded[start : start + step]))
 
     def _shake_hands(self) -> bool:
         """The TLS handshake: here and not in the server's thread, which one silent peer would block."""

@@ -1,18 +1,22 @@
 """DIMSE for a storage SCP: the fragments of a data set go to the spool as they come.
 
 pynetdicom collects a message in memory; here an object of any size needs the memory of one PDU. A command
-that is not served ends the association before its data set is read.
+that is not served ends the association before its data set is read. A request is answered by the thread that
+has read its last byte: handing it to another one costs as much as the rest of the work on a small object.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 from pynetdicom.dimse import DIMSEServiceProvider
 
 from dicom_node.scp import command, limits
-from dicom_node.scp.command import MalformedCommand
+from dicom_node.scp.command import EchoCommand, MalformedCommand
 from dicom_node.scp.storage_service import StoreRequest
+
+_LOGGER = logging.getLogger(__name__)
 
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 
@@ -26,9 +30,12 @@ class StoreAssociation(Protocol):
     def open_object(self, request: StoreRequest) -> None:
         """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
 
+    def serve(self, request: StoreRequest | EchoCommand, context_id: int) -> None:
+        """Answer a complete request. Raises MalformedCommand as ``open_object`` does."""
+
 
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
-    """Called by the thread that reads the socket; requests go to ``msg_queue`` when they are complete."""
+    """Called by the thread that reads the socket."""
 
     def __init__(self, association: StoreAssociation) -> None:
         super().__init__(association)
@@ -51,16 +58,16 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         except MalformedCommand as error:
             self._association.ends(str(error))
             self.dul.event_queue.put("Evt19")
+        except Exception as error:  # this association ends, and the listener must live on
+            _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
+            self._association.ends(f"failed here: {type(error).__name__}")
+            self.dul.event_queue.put("Evt19")
 
     def abandon(self) -> None:
-        """The association ended: discard requests that were not answered."""
+        """The association ended: discard an object that is not complete."""
         if self._request is not None:
             self._request.abandon()
             self._request = None
-        while not self.msg_queue.empty():
-            _, message = self.msg_queue.get()
-            if isinstance(message, StoreRequest):
-                message.abandon()
 
     def _take(self, context_id: int, value: memoryview) -> None:
         if not value:
@@ -97,9 +104,9 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             if request.command.has_data_set:
                 self._request = request
             else:
-                self._put(context_id, request)
+                self._serve(context_id, request)
         elif field == command.C_ECHO_RQ:
-            self._put(context_id, command.read_echo_command(elements))
+            self._serve(context_id, command.read_echo_command(elements))
         elif field != command.C_CANCEL_RQ:  # which has no answer, and nothing here to cancel
             raise MalformedCommand(f"not served: {command.name_of(field)}")
 
@@ -110,10 +117,8 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         request.write(value[1:])
         if value[0] & _LAST:
             self._request = None
-            self._put(context_id, request)
+            self._serve(context_id, request)
 
-    def _put(self, context_id: int, request: StoreRequest | command.EchoCommand) -> None:
+    def _serve(self, context_id: int, request: StoreRequest | EchoCommand) -> None:
         self._empty_fragments = 0
-        self.msg_queue.put((context_id, request))
-        if self.msg_queue.qsize() > limits.LONGEST_UNANSWERED:
-            raise MalformedCommand("too many requests without waiting for the answers")
+        self._association.serve(request, context_id)

@@ -13,8 +13,6 @@ LARGEST_PDU = 2**20
 """Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
 LARGEST_COMMAND = 2**14
 """Bytes of a command set; a C-STORE-RQ has about 200."""
-LONGEST_UNANSWERED = 32
-"""Requests of one association that wait for our answer. Without negotiation PS3.7 D.3.3.3 allows one."""
 EMPTY_FRAGMENTS = 16
 """Fragments of one message that are empty and not its last."""
 DROPPED = 2**20

@@ -116,7 +116,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self.daemon = True
         self._alarm = _Alarm()
         self._readable = False
-        self._reading = self._ending = False
+        self._busy = self._ending = False
         self._closes_at: float | None = None
         self._drops = limits.DROPPED
         self.deadline = Deadline(request_seconds)
@@ -141,13 +141,13 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self.to_user_queue.put(None)  # wakes a reader that waits for a primitive
 
     def idle_timer_expired(self) -> bool:
-        """Whether nothing came for too long; a PDU that is being read has its own deadline."""
-        return not self._reading and super().idle_timer_expired()
+        """Whether nothing came for too long; a PDU that is being read has its own deadline, and while an
+        object is being stored it is not the peer's turn."""
+        return not self._busy and super().idle_timer_expired()
 
     def send_pdu(self, primitive: Any) -> None:
         """Have a primitive sent by the DUL's thread."""
         super().send_pdu(primitive)
-        self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
         self._alarm.ring()
 
     def kill_dul(self) -> None:
@@ -176,6 +176,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self.kill_dul()
             self.join(LONGEST_WAIT + _CLOSING)
 
+    def wait_for_its_end(self) -> None:
+        """Return when the thread has ended: at once, unless a slow disk holds it up."""
+        if self.is_alive():
+            self.join()
+
     def _has_ended(self) -> bool:
         return self._ending and self.state_machine.current_state == _IDLE
 
@@ -192,7 +197,10 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         except queue.Empty:
             self._wait()
             return
+        self._busy = True
         self.state_machine.do_action(event)
+        self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
+        self._busy = False
 
     def _take_primitive(self) -> bool:
         if self.state_machine.current_state == _CLOSED:
@@ -207,9 +215,9 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             return self._await_closing()
         if not self._readable:
             return False
-        self._readable, self._reading = False, True
+        self._readable, self._busy = False, True
         self._read_pdu_data()
-        self._reading = False
+        self._busy = False
         return True
 
     def _await_closing(self) -> bool:
@@ -355,6 +363,12 @@ class _PData:
                 raise ValueError("PDV item longer than its PDU")
             yield context_id, offset + 5, end
             offset = end
+
+
+def p_data_tf(context_id: int, header: int, fragment: bytes) -> bytes:
+    """A P-DATA-TF PDU of one fragment; ``header`` is its message control header (PS3.8 9.3.5, E.2)."""
+    length = len(fragment) + 2
+    return struct.pack(">BxIIBB", _P_DATA_TF, length + 4, length, context_id, header) + fragment
 
 
 class _Alarm:

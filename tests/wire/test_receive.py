@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.dsutils import split_dataset
 
-from benchmarks.sender import Stored, associate, load
+from benchmarks.sender import Stored, associate, elements_of, load
 from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, ECHOED
 from dicom_node.inbox.header import read_arrival
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
@@ -214,6 +214,17 @@ def test_pdus_of_any_size_are_put_together(receiver: Receiver, limit: int) -> No
     association.release()
     (path,) = set(receiver.spool.pending()) - before
     assert load(path).data_set == item.data_set
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_their_order(receiver: Receiver) -> None:
+    before = set(receiver.spool.pending())
+    association = associate(receiver.address, [(US, [EXPLICIT])])
+    association.sock.sendall(b"".join(association.encode_store(1, ultrasound(number)) for number in range(40)))
+    answers = [elements_of(association.read_response()) for _ in range(40)]
+    association.release()
+    assert [int.from_bytes(answer[0x0120], "little") for answer in answers] == list(range(1, 41))
+    assert {answer[0x0900] for answer in answers} == {b"\0\0"}
+    assert len(set(receiver.spool.pending()) - before) == 40
 
 
 def test_echo_and_store_share_an_association(receiver: Receiver) -> None:
