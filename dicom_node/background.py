@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.settings import Settings
 from dicom_node.events import DATABASE_REPLACED, DISK_LOW, SCHEDULER_TAKEN
 from dicom_node.inbox.spool import Spool
@@ -33,6 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 _INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
+_AWAY_SECONDS = 5.0  # that a database gets to come back
 
 
 class Background:
@@ -55,7 +58,6 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
-        self._notifier = Notifier(database, settings, self._owner)
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._is_scheduler = False
@@ -72,7 +74,9 @@ class Background:
         if self._role.works:
             self._run("outbox", lambda: self._delivery_worker.run_forever(self._stop))
         if self._settings.notifications:
-            self._run("notifications", lambda: self._notifier.run_forever(self._stop))
+            self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
+        if self._settings.audit.syslog:
+            self._repeat("audit", AuditSender(self._database, self._settings, self._owner).run_once)
         self._start_timers()
 
     def stop(self) -> None:
@@ -91,6 +95,20 @@ class Background:
         thread = threading.Thread(target=loop, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
+        """Work once a second until the stop, in a thread; what is under way then is ended first."""
+
+        def loop() -> None:
+            while not self._stop.is_set():
+                try:
+                    work(self._stop)
+                except SQLAlchemyError as error:  # without its text, which quotes what it was to write
+                    _LOGGER.error("%s wait: %s", name, type(error).__name__)
+                    self._stop.wait(_AWAY_SECONDS)
+                self._stop.wait(1.0)
+
+        self._run(name, loop)
 
     def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
         """Index what the listener spooled and close studies that are quiet; once more at the end."""

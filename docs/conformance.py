@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from generate import table
 from pydicom.uid import UID
 
+from dicom_node.audit_trail.message import KINDS as AUDIT_KINDS
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import ListenerSettings
 from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
@@ -258,6 +259,18 @@ are written in ISO_IR 192 (UTF-8), or in the character set of the source (`chars
 
 
 def _security(_version: str) -> str:
+    audited = table(
+        ("what a person did", "Event ID", "Event Type Code", "action"),
+        [
+            (
+                action.value.replace("_", " "),
+                f'({kind.event.value}, DCM, "{kind.event.meaning}")',
+                f'({kind.type.value}, DCM, "{kind.type.meaning}")' if kind.type else "",
+                kind.action,
+            )
+            for action, kind in AUDIT_KINDS.items()
+        ],
+    )
     return f"""\
 ## 6 Security
 
@@ -276,7 +289,12 @@ def _security(_version: str) -> str:
   (113109: in Contributing Equipment) and Clean Descriptors (113105: known words of Study Description).
   Dates that an IOD requires are {DUMMY_DATE}. Digital signatures and encrypted attributes are not made.
 * For all other peers attributes that identify the patient are kept, and Patient Identity Removed is never set to YES.
-"""
+* Audit trail (PS3.15 A.5, where `[audit]` names a repository): what a person did, as audit messages by syslog over TLS
+  (RFC 5425; TLS 1.2 or newer) or UDP (RFC 5426), MSGID DICOM+RFC3881. Active participants are the person and the node
+  ((110150, DCM, "Application"); AlternativeUserID has its AE title), objects the study (Study Instance UID) and the patient
+  (Patient ID). Events without a person (start and stop, associations, transfers) are not sent.
+
+{audited}"""
 
 
 def _annexes(_version: str) -> str:

@@ -82,6 +82,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
     "dicom_node.scu": CELLAR,
+    "dicom_node.audit_trail": (
+        *CELLAR,
+        *STORE,
+        "dicom_node.outbox.schedule",
+        "dicom_node.scu.connections",
+    ),
     "dicom_node.notifications": (
         *CELLAR,
         *STORE,
@@ -173,8 +179,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_training"),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.studies", "dicom_node.jobs", "dicom_node.monitoring",
-        "dicom_node.notifications", "dicom_node.outbox", "dicom_node.services", "dicom_node.preflight",
-        "dicom_node.node",
+        "dicom_node.audit_trail", "dicom_node.notifications", "dicom_node.outbox",
+        "dicom_node.services", "dicom_node.preflight", "dicom_node.node",
         "dicom_node.background",
     ),
     "alembic": ("dicom_node.store",),

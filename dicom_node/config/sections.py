@@ -126,3 +126,20 @@ class PrivacySettings(Section):
 
     keep_readings: bool = True
     """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
+
+
+class AuditSettings(Section):
+    """``[audit]``: who did what, sent to an audit record repository (PS3.15 A.5); kept here in any case."""
+
+    syslog: str = Field("", pattern=r"^$|^[^\s:]+:[0-9]{1,5}$|^\[[0-9A-Fa-f:]+\]:[0-9]{1,5}$")
+    """HOST:PORT of the repository, such as audit.example.org:6514; empty: nothing is sent."""
+    transport: Literal["tls", "udp"] = "tls"
+    """tls (RFC 5425), or udp (RFC 5426): unencrypted, and nobody knows what arrives."""
+    authorities: Path | None = None
+    """PEM file of the CAs that the repository's certificate may be of; not set: those of the system."""
+    certificate: Path | None = None
+    """PEM file with our certificate and its key, where the repository wants one."""
+    site: str = Field("", max_length=255)
+    """Audit Enterprise Site ID."""
+    seconds: float = Field(20, gt=0, le=25)
+    """How long the sending of up to 100 messages may take."""

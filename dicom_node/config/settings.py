@@ -24,6 +24,7 @@ from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.sections import (
     REVEALED,
+    AuditSettings,
     DriftSettings,
     ImageSettings,
     InspectionSettings,
@@ -331,6 +332,7 @@ class Settings(_Section):
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
+    audit: AuditSettings = AuditSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
     notifications: tuple[NotificationSettings, ...] = ()

@@ -19,6 +19,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.CHILD_DIED,
         events.CONFIGURATION_REFUSED,
         events.CONSOLE_CANNOT_START,
+        events.AUDIT_NOT_SENT,
     ),
     Occasion.DEAD_LETTER: (events.DELIVERY_DEAD, events.NOTIFICATION_GIVEN_UP),
     Occasion.QUARANTINE: (

@@ -6,13 +6,11 @@ Idempotency-Key, by which its receiver knows it.
 
 from __future__ import annotations
 
-import logging
 import threading
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
@@ -30,9 +28,6 @@ from dicom_node.store.leases import has_come
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import record, utc_now
 
-_LOGGER = logging.getLogger(__name__)
-_POLL_SECONDS = 1.0
-_AWAY_SECONDS = 5.0
 _S = NotificationState
 
 
@@ -46,16 +41,6 @@ class Notifier:
         self._gatherer = Gatherer(database, settings)
         # Longer than one notification may take: the lease is renewed before each.
         self._lease_seconds = settings.mail.seconds + 30.0
-
-    def run_forever(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set; what is being sent then is ended first."""
-        while not stop.is_set():
-            try:
-                self.run_once(stop)
-            except SQLAlchemyError as error:  # without its text, which quotes what it was to write
-                _LOGGER.error("notifications wait: %s", type(error).__name__)
-                stop.wait(_AWAY_SECONDS)
-            stop.wait(_POLL_SECONDS)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
         """Gather, and send what is due; returns how many were sent or tried."""

@@ -26,6 +26,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
+from dicom_node.preflight.audit import check_audit
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
@@ -90,6 +91,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield Tried("models", True, "this machine runs none")
     yield from _check_senders(settings)
     yield from check_notifications(settings)
+    yield from check_audit(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
 

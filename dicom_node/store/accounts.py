@@ -68,7 +68,10 @@ class AuditRow(Base):
     """What a person did, saw or was refused. Append-only; ``fields`` hold no PHI."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index("ix_audit_action_at", "action", "at"),)
+    __table_args__ = (
+        Index("ix_audit_action_at", "action", "at"),
+        Index("ix_audit_reported", "reported", "id"),
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     at: Mapped[datetime]
@@ -77,6 +80,7 @@ class AuditRow(Base):
     action: Mapped[AuditAction]
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
 
 
 class Feedback(Base):

@@ -1,0 +1,160 @@
+"""One record of the audit as a DICOM audit message (PS3.15 A.5.1, after RFC 3881)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from dicom_node.model.kinds import AuditAction
+from dicom_node.printable import printable
+from dicom_node.store.accounts import AuditRow
+
+_SUCCESS, _MINOR_FAILURE = "0", "4"
+_APPLICATION_SERVER = "4"  # Audit Source Type Code
+_MACHINE, _ADDRESS = "1", "2"  # Network Access Point Type Code
+_PERSON, _SYSTEM_OBJECT = "1", "2"  # Participant Object Type Code
+_PATIENT, _REPORT, _QUERY, _USER = "1", "3", "24", "6"  # Participant Object Type Code Role
+_PATIENT_NUMBER = Code("2", "RFC-3881", "Patient Number")
+_URI = Code("12", "RFC-3881", "URI")
+_DCM = codes.DCM
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Event ID (CID 400), action, and event type (CID 401) of an action."""
+
+    event: Code
+    action: str
+    type: Code | None = None
+    outcome: str = _SUCCESS
+
+
+def _used(action: str) -> _Kind:
+    return _Kind(_DCM.DICOMInstancesAccessed, action)
+
+
+def _alert(kind: Code) -> _Kind:
+    return _Kind(_DCM.SecurityAlert, "E", kind)
+
+
+_LOGIN, _USERS = _DCM.Login, _DCM.UserSecurityAttributesChanged
+_A = AuditAction
+KINDS: Mapping[AuditAction, _Kind] = {
+    _A.SIGNED_IN: _Kind(_DCM.UserAuthentication, "E", _LOGIN),
+    _A.SIGN_IN_REFUSED: _Kind(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
+    _A.SIGNED_OUT: _Kind(_DCM.UserAuthentication, "E", _DCM.Logout),
+    _A.USER_ADDED: _alert(_USERS),
+    _A.USER_REMOVED: _alert(_USERS),
+    _A.PASSWORD_SET: _alert(_USERS),
+    _A.TOKEN_ADDED: _alert(_USERS),
+    _A.TOKEN_REMOVED: _alert(_USERS),
+    _A.STUDY_SEEN: _used("R"),
+    _A.STUDY_SEARCHED: _Kind(_DCM.Query, "E"),
+    _A.STUDY_RERUN: _used("U"),
+    _A.JOB_CHANGED: _used("U"),
+    _A.STUDY_RELEASED: _used("U"),
+    _A.RESULT_WITHDRAWN: _used("D"),
+    _A.DELIVERY_RETRIED: _Kind(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.OBJECTS_DELETED: _used("D"),  # not "Study Deleted": its results stay
+    _A.DISCARDED: _used("U"),
+    _A.SENT_TO_PEER: _Kind(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.UPLOADED: _Kind(_DCM.Import, "C"),
+    _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
+    _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
+    _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction),
+    _A.FEEDBACK_GIVEN: _used("U"),
+    _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration),
+    _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who reports."""
+
+    ae_title: str
+    station: str
+    host: str
+    site: str = ""
+
+
+def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: Source) -> bytes:
+    """The message in UTF-8. The study's UID and Patient ID are "" where the record is of no study."""
+    kind = KINDS[row.action]
+    root = Element("AuditMessage")
+    at = row.at.isoformat(timespec="milliseconds")
+    event = SubElement(
+        root, "EventIdentification",
+        EventActionCode=kind.action, EventDateTime=at, EventOutcomeIndicator=kind.outcome,
+    )  # fmt: skip
+    _code(event, "EventID", kind.event)
+    if kind.type is not None:
+        _code(event, "EventTypeCode", kind.type)
+    SubElement(event, "EventOutcomeDescription").text = row.action.value
+    _participants(root, row, source)
+    reporter = {"AuditSourceID": source.station}
+    if source.site:
+        reporter["AuditEnterpriseSiteID"] = source.site
+    SubElement(
+        SubElement(root, "AuditSourceIdentification", reporter),
+        "AuditSourceTypeCode",
+        {"csd-code": _APPLICATION_SERVER},
+    )
+    if study_uid:
+        _object(root, study_uid, _REPORT, _DCM.StudyInstanceUID, row.fields)
+    if patient_id:
+        _object(root, patient_id, _PATIENT, _PATIENT_NUMBER, {}, person=True)
+    if not study_uid:
+        role = _QUERY if row.action is _A.STUDY_SEARCHED else _USER
+        _object(root, row.action.value, role, _URI, row.fields)
+    written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    return written
+
+
+def _participants(root: Element, row: AuditRow, source: Source) -> None:
+    """The person, and this program (CID 402, Application)."""
+    user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": "true"}
+    if row.address:
+        user |= {"NetworkAccessPointID": row.address, "NetworkAccessPointTypeCode": _ADDRESS}
+    SubElement(root, "ActiveParticipant", user)
+    program = SubElement(
+        root, "ActiveParticipant",
+        UserID="dicom-node", AlternativeUserID=f"AETITLES={source.ae_title}", UserIsRequestor="false",
+        NetworkAccessPointID=source.host, NetworkAccessPointTypeCode=_MACHINE,
+    )  # fmt: skip
+    _code(program, "RoleIDCode", _DCM.Application)
+
+
+def _object(
+    root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
+) -> None:
+    found = SubElement(
+        root, "ParticipantObjectIdentification",
+        ParticipantObjectID=printable(name), ParticipantObjectTypeCodeRole=role,
+        ParticipantObjectTypeCode=_PERSON if person else _SYSTEM_OBJECT,
+    )  # fmt: skip
+    _code(found, "ParticipantObjectIDTypeCode", of)
+    if role == _QUERY:
+        SubElement(found, "ParticipantObjectQuery").text = _base64(details)
+        return
+    SubElement(found, "ParticipantObjectName").text = "" if person else printable(name)
+    for key, value in details.items():
+        if value not in (None, "", []):
+            SubElement(found, "ParticipantObjectDetail", type=key, value=_base64(value))
+
+
+def _code(parent: Element, name: str, code: Code) -> None:
+    words = {"csd-code": code.value, "codeSystemName": code.scheme_designator, "originalText": code.meaning}
+    SubElement(parent, name, words)
+
+
+def _base64(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return base64.b64encode(text.encode()).decode("ascii")

@@ -1,0 +1,83 @@
+"""Sends what the repository has not got, in order: one process at a time for a database."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from sqlalchemy import select, update
+
+from dicom_node.audit_trail import syslog
+from dicom_node.audit_trail.message import Source, audit_message
+from dicom_node.config.settings import Settings
+from dicom_node.events import AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
+from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.store import leases
+from dicom_node.store.accounts import AuditRow
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Study
+from dicom_node.store.transitions import record
+
+_AT_ONCE = 100
+
+
+class AuditSender:
+    """Sends under one configuration; what was sent stands with the records."""
+
+    def __init__(self, database: Database, settings: Settings, owner: str) -> None:
+        self._database = database
+        self._settings = settings
+        self._owner = owner
+        host = socket.gethostname()[:255]
+        self._source = Source(settings.node.ae_title, settings.node.station_name, host, settings.audit.site)
+        self._failures = 0
+        self._next_at = 0.0
+
+    def run_once(self, stop: threading.Event | None = None) -> int:
+        """Send what waits; returns how many records. After a failure it waits, longer each time."""
+        if time.monotonic() < self._next_at:
+            return 0
+        if not leases.acquire(self._database, "audit", self._owner, self._settings.audit.seconds + 30.0):
+            return 0
+        sent = 0
+        while (number := self._send_some()) and not (stop is not None and stop.is_set()):
+            sent += number
+        return sent
+
+    def _send_some(self) -> int:
+        waiting = self._waiting()
+        if not waiting:
+            return 0
+        try:
+            syslog.send(self._settings.audit, list(waiting.values()))
+        except OSError as error:
+            self._note_failure(error)
+            return 0
+        with self._database.write() as session:
+            session.execute(update(AuditRow).where(AuditRow.id.in_(waiting)).values(reported=True))
+            if self._failures:
+                record(session, AUDIT_SENT_AGAIN)
+        self._failures = 0
+        return len(waiting)
+
+    def _waiting(self) -> dict[int, bytes]:
+        """The oldest records that were not sent, by their numbers."""
+        chosen = select(AuditRow, Study.study_instance_uid, Study.patient_id)
+        joined = chosen.join(Study, AuditRow.study_id == Study.id, isouter=True)
+        unsent = joined.where(AuditRow.reported.is_(False)).order_by(AuditRow.id).limit(_AT_ONCE)
+        with self._database.read() as session:
+            return {
+                row.id: syslog.frame(
+                    audit_message(row, uid or "", patient or "", self._source), row.at, self._source.host
+                )
+                for row, uid, patient in session.execute(unsent)
+            }
+
+    def _note_failure(self, error: OSError) -> None:
+        self._failures += 1
+        wait = wait_before_retry(self._failures, self._settings.outbox)
+        self._next_at = time.monotonic() + wait.total_seconds()
+        if self._failures == 1:
+            with self._database.write() as session:
+                record(session, AUDIT_NOT_SENT, reason=type(error).__name__)

@@ -1,0 +1,174 @@
+"""Audit records reach a repository that listens on a real socket, each, in order."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import fromstring
+
+import pytest
+
+from dicom_node.audit_trail.sender import AuditSender
+from dicom_node.events import AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
+from dicom_node.model.kinds import AuditAction
+from dicom_node.services import audit
+from dicom_node.services.audit import Person
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+from tests.waiting import wait_until
+
+HEAD = b"DICOM+RFC3881 - \xef\xbb\xbf"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-days", "1", "-subj", "/CN=audit", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    both = (folder / "cert.pem").read_text() + (folder / "key.pem").read_text()
+    (folder / "both.pem").write_text(both)
+    return folder
+
+
+class Repository:
+    """An audit record repository. ``reset``: it goes away with something unread."""
+
+    def __init__(self, folder: Path, *, port: int = 0, wants: Path | None = None) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        if wants:
+            self.context.load_verify_locations(wants)
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        self.reset = self.silent = False
+        self.data = b""
+        self.listening = socket.create_server(("127.0.0.1", port))
+        self.port = self.listening.getsockname()[1]
+
+    @contextmanager
+    def running(self) -> Iterator[Repository]:
+        threading.Thread(target=self._serve, daemon=True).start()
+        yield self
+        self.listening.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                plain, _ = self.listening.accept()
+            except OSError:
+                return
+            with suppress(OSError), self.context.wrap_socket(plain, server_side=True) as connection:
+                if self.silent:
+                    connection.recv(1)
+                    threading.Event().wait(3)
+                if self.reset:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    continue
+                while piece := connection.recv(65536):
+                    self.data += piece
+                connection.unwrap()
+
+    def messages(self) -> list[bytes]:
+        """By their octet counts (RFC 5425 4.3.1)."""
+        found, left = [], self.data
+        while left:
+            length, _, left = left.partition(b" ")
+            found.append(left[: int(length)])
+            left = left[int(length) :]
+        return found
+
+
+def node(folder: Path, port: int, **other: Any) -> Inbox:
+    given = {"syslog": f"127.0.0.1:{port}", "seconds": 1.0, **other}
+    return Inbox(folder / "var", {**CONFIG, "outbox": {"retry_seconds": 0.01}, "audit": given})
+
+
+def note(inbox: Inbox, action: AuditAction, study: int | None = None) -> None:
+    with inbox.database.write() as session:
+        audit.note(session, Person("anna", "192.0.2.7"), action, study_id=study)
+
+
+def actions(messages: list[bytes]) -> list[str | None]:
+    roots = [fromstring(message.partition(HEAD)[2]) for message in messages]
+    return [root[0].findtext("EventOutcomeDescription") for root in roots]
+
+
+def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path, certificate: Path) -> None:
+    with Repository(certificate).running() as repository:
+        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        inbox.receive(changed(ultrasound("one"), PatientID="P-1"))
+        inbox.settle()
+        sender = AuditSender(inbox.database, inbox.settings, "a test")
+        note(inbox, AuditAction.SIGNED_IN)
+        note(inbox, AuditAction.STUDY_SEEN, 1)
+        assert sender.run_once() == 2
+        note(inbox, AuditAction.SIGNED_OUT)
+        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 1
+        assert sender.run_once() == 0
+    messages = repository.messages()
+    assert actions(messages) == ["signed_in", "study_seen", "signed_out"]
+    assert messages[0].startswith(b"<85>1 20")
+    assert b'ParticipantObjectID="P-1"' in messages[1]
+    assert not any("P-1" in str(row.fields) for row in inbox.events())
+
+
+def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificate: Path) -> None:
+    with Repository(certificate).running() as repository:
+        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        sender = AuditSender(inbox.database, inbox.settings, "a test")
+        for _ in range(150):
+            note(inbox, AuditAction.STUDY_SEARCHED)
+        repository.reset = True
+        assert sender.run_once() == 0
+        repository.reset = False
+        wait_until(lambda: sender.run_once() == 150, 10, "sent")
+    assert len(repository.messages()) == 150
+    told = [row.number for row in inbox.events()]
+    assert told == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
+
+
+def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(
+    tmp_path: Path, certificate: Path
+) -> None:
+    repository = Repository(certificate)
+    repository.silent = True
+    with repository.running():
+        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem", seconds=0.5)
+        note(inbox, AuditAction.SIGNED_IN)
+        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 0
+    assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 0
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_certificate_is_checked_on_both_sides(tmp_path: Path, certificate: Path, known: bool) -> None:
+    wants = certificate / "cert.pem"
+    with Repository(certificate, wants=wants).running() as repository:
+        ours = {"authorities": wants, "certificate": certificate / "both.pem"} if known else {}
+        inbox = node(tmp_path, repository.port, **ours)
+        note(inbox, AuditAction.SIGNED_IN)
+        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == int(known)
+        without = node(tmp_path / "other", repository.port, authorities=wants)
+        note(without, AuditAction.SIGNED_IN)
+        assert AuditSender(without.database, without.settings, "a test").run_once() == 0
+    assert len(repository.messages()) == int(known)
+
+
+def test_over_udp_each_is_a_datagram(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(5)
+        inbox = node(tmp_path, receiver.getsockname()[1], transport="udp")
+        note(inbox, AuditAction.SIGNED_IN)
+        note(inbox, AuditAction.SIGNED_OUT)
+        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 2
+        assert actions([receiver.recv(65535) for _ in range(2)]) == ["signed_in", "signed_out"]
