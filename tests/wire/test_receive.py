@@ -219,7 +219,8 @@ def test_pdus_of_any_size_are_put_together(receiver: Receiver, limit: int) -> No
 def test_requests_that_do_not_wait_for_answers_are_answered_in_their_order(receiver: Receiver) -> None:
     before = set(receiver.spool.pending())
     association = associate(receiver.address, [(US, [EXPLICIT])])
-    association.sock.sendall(b"".join(association.encode_store(1, ultrasound(number)) for number in range(40)))
+    stores = [association.encode_store(1, ultrasound(number)) for number in range(40)]
+    association.sock.sendall(b"".join(stores))
     answers = [elements_of(association.read_response()) for _ in range(40)]
     association.release()
     assert [int.from_bytes(answer[0x0120], "little") for answer in answers] == list(range(1, 41))
