@@ -27,7 +27,7 @@ _DCM = codes.DCM
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _AuditedAs:
     """Event ID (CID 400), action, and event type (CID 401) of an action."""
 
     event: Code
@@ -36,36 +36,36 @@ class _Kind:
     outcome: str = _SUCCESS
 
 
-def _used(action: str) -> _Kind:
-    return _Kind(_DCM.DICOMInstancesAccessed, action)
+def _used(action: str) -> _AuditedAs:
+    return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
-def _alert(kind: Code) -> _Kind:
-    return _Kind(_DCM.SecurityAlert, "E", kind)
+def _alert(kind: Code) -> _AuditedAs:
+    return _AuditedAs(_DCM.SecurityAlert, "E", kind)
 
 
 _LOGIN, _USERS = _DCM.Login, _DCM.UserSecurityAttributesChanged
 _A = AuditAction
-KINDS: Mapping[AuditAction, _Kind] = {
-    _A.SIGNED_IN: _Kind(_DCM.UserAuthentication, "E", _LOGIN),
-    _A.SIGN_IN_REFUSED: _Kind(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
-    _A.SIGNED_OUT: _Kind(_DCM.UserAuthentication, "E", _DCM.Logout),
+KINDS: Mapping[AuditAction, _AuditedAs] = {
+    _A.SIGNED_IN: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN),
+    _A.SIGN_IN_REFUSED: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
+    _A.SIGNED_OUT: _AuditedAs(_DCM.UserAuthentication, "E", _DCM.Logout),
     _A.USER_ADDED: _alert(_USERS),
     _A.USER_REMOVED: _alert(_USERS),
     _A.PASSWORD_SET: _alert(_USERS),
     _A.TOKEN_ADDED: _alert(_USERS),
     _A.TOKEN_REMOVED: _alert(_USERS),
     _A.STUDY_SEEN: _used("R"),
-    _A.STUDY_SEARCHED: _Kind(_DCM.Query, "E"),
+    _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
     _A.STUDY_RERUN: _used("U"),
     _A.JOB_CHANGED: _used("U"),
     _A.STUDY_RELEASED: _used("U"),
     _A.RESULT_WITHDRAWN: _used("D"),
-    _A.DELIVERY_RETRIED: _Kind(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.DELIVERY_RETRIED: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.OBJECTS_DELETED: _used("D"),  # not "Study Deleted": its results stay
     _A.DISCARDED: _used("U"),
-    _A.SENT_TO_PEER: _Kind(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.UPLOADED: _Kind(_DCM.Import, "C"),
+    _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
     _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
     _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
     _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction),
@@ -76,7 +76,7 @@ KINDS: Mapping[AuditAction, _Kind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AuditSource:
     """Who reports."""
 
     ae_title: str
@@ -85,7 +85,7 @@ class Source:
     site: str = ""
 
 
-def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: Source) -> bytes:
+def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
     """The message in UTF-8. The study's UID and Patient ID are "" where the record is of no study."""
     kind = KINDS[row.action]
     root = Element("AuditMessage")
@@ -118,7 +118,7 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: Source
     return written
 
 
-def _participants(root: Element, row: AuditRow, source: Source) -> None:
+def _participants(root: Element, row: AuditRow, source: AuditSource) -> None:
     """The person, and this program (CID 402, Application)."""
     user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": "true"}
     if row.address:

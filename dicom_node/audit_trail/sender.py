@@ -9,7 +9,7 @@ import time
 from sqlalchemy import select, update
 
 from dicom_node.audit_trail import syslog
-from dicom_node.audit_trail.message import Source, audit_message
+from dicom_node.audit_trail.message import AuditSource, audit_message
 from dicom_node.config.settings import Settings
 from dicom_node.events import AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.outbox.schedule import wait_before_retry
@@ -30,7 +30,9 @@ class AuditSender:
         self._settings = settings
         self._owner = owner
         host = socket.gethostname()[:255]
-        self._source = Source(settings.node.ae_title, settings.node.station_name, host, settings.audit.site)
+        self._source = AuditSource(
+            settings.node.ae_title, settings.node.station_name, host, settings.audit.site
+        )
         self._failures = 0
         self._next_at = 0.0
 

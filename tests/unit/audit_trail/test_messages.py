@@ -9,11 +9,11 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from dicom_node.audit_trail.message import KINDS, Source, audit_message
+from dicom_node.audit_trail.message import KINDS, AuditSource, audit_message
 from dicom_node.model.kinds import AuditAction
 from dicom_node.store.accounts import AuditRow
 
-SOURCE = Source("AINODE", "STATION", "host.example.org", "hospital")
+SOURCE = AuditSource("AINODE", "STATION", "host.example.org", "hospital")
 CODE = ({"csd-code", "codeSystemName", "originalText"}, {"displayName"})
 EMPTY: tuple[set[str], set[str]] = (set(), set())
 # The schema of PS3.15 A.5.1 as far as it goes here: attributes (required, optional), children in their order.
