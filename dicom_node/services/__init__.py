@@ -84,19 +84,24 @@ def is_worked_on(settings: Settings) -> bool:
 
 def study_versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
     """What is to be chosen before a study can be released; it names patients. Raises NotFound."""
-    from dicom_node.studies.choose import Choice, rows
+    from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = _number_of(database, study_instance_uid)
-        return rows(Choice(database, settings).options(study))
+        return Choice(database, settings).rows(_number_of(database, study_instance_uid))
 
 
 def release_study(
-    settings: Settings, study_instance_uid: str, take: Sequence[int] = (), by: Person = COMMAND_LINE
+    settings: Settings,
+    study_instance_uid: str,
+    take: Sequence[int] = (),
+    by: Person = COMMAND_LINE,
+    *,
+    as_of: str = "",
 ) -> None:
     """Let a study out of quarantine with the options taken, one for each question of ``study_versions``.
 
-    Raises NotFound, or NotAllowedNow when it is not in quarantine or a choice is missing.
+    ``as_of``: what these rows said. Raises NotFound, or NotAllowedNow when it is not in quarantine, a choice
+    is missing, or something came for the study since.
     """
     from dicom_node.studies.choose import Choice
 
@@ -106,7 +111,7 @@ def release_study(
         def note(session: Session) -> None:
             audit.note(session, by, AuditAction.STUDY_RELEASED, study_id=study, taken=sorted(take))
 
-        Choice(database, settings).release(study, take, also=note)
+        Choice(database, settings).release(study, take, as_of=as_of, also=note)
 
 
 def rerun_studies(

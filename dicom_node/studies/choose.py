@@ -31,6 +31,7 @@ from dicom_node.store.views import as_json
 from dicom_node.studies.indexing import Arrived, Indexing
 from dicom_node.studies.quarantine import release_study
 
+_CAME_SINCE = "something came for the study meanwhile: look at its versions again"
 _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 
@@ -78,6 +79,11 @@ class _StudyVersions:
     patients: Sequence[Sequence[Version]]
     as_of: tuple[int, int]
 
+    @property
+    def shown_as_of(self) -> str:
+        """``as_of`` in one word: the study's revision and the number of what came last."""
+        return f"{self.as_of[0]}-{self.as_of[1]}"
+
     def options(self) -> list[Option]:
         """All options, numbered from 1, the patients first, in the order in which they came."""
         numbers = count(1)
@@ -119,25 +125,35 @@ class Choice:
         spool = Spool(self._data_dir / "spool", minimum_free_bytes=0)
         self._indexing = Indexing(spool, settings, self._inspector)
 
-    def options(self, study_id: int) -> list[Option]:
-        """What is to be chosen; nothing where the study can be released as it is."""
-        return self._read(study_id).options()
+    def rows(self, study_id: int) -> list[dict[str, Any]]:
+        """What is to be chosen, as :func:`rows`; nothing where the study can be released as it is."""
+        read = self._read(study_id)
+        return rows(read.options(), read.shown_as_of)
 
     def release(
-        self, study_id: int, take: Collection[int] = (), *, also: Callable[[Session], None] | None = None
+        self,
+        study_id: int,
+        take: Collection[int] = (),
+        *,
+        as_of: str = "",
+        also: Callable[[Session], None] | None = None,
     ) -> None:
         """Let a study out of quarantine with the options ``take``, one for each question.
 
-        ``also`` writes in the same transaction.
-        Raises NotAllowedNow: it is not in quarantine, a choice is missing, or there is no such option.
+        ``as_of``: what the rows said among which the person chose. Where something came since, a number may
+        stand for another patient. ``also`` writes in the same transaction.
+        Raises NotAllowedNow: it is not in quarantine, a choice is missing, there is no such option, or
+        something came since.
         """
         read = self._read(study_id)
+        if as_of and as_of != read.shown_as_of:
+            raise NotAllowedNow(_CAME_SINCE)
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:
                 taken = read.settled(take)
                 if _as_of(session, study) != read.as_of:
-                    raise NotAllowedNow("something came for the study just now: look at its versions again")
+                    raise NotAllowedNow(_CAME_SINCE)
                 self._apply(session, study, read, taken)
                 for option in read.options():
                     if option.number in take:
@@ -199,8 +215,11 @@ class Choice:
         return replace(version, item=replace(item, found=found))
 
 
-def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
-    """The options as rows: who sent them, when, and in what they differ. The rows hold patients' names."""
+def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
+    """The options as rows: who sent them, when, and in what they differ. The rows hold patients' names.
+
+    ``as_of`` stands in each: it goes back with the choice.
+    """
     shown = []
     for option in options:
         others = [other for other in options if other.question == option.question]
@@ -209,6 +228,7 @@ def rows(options: Sequence[Option]) -> list[dict[str, Any]]:
         arrivals = [version.item.arrival for version in option.versions]
         shown.append(
             {
+                "as_of": as_of,
                 "number": option.number,
                 "choose": "image" if option.sop_instance_uid else "patient",
                 "if_taken": option.if_taken,

@@ -130,9 +130,11 @@ def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
 
     rows = services.study_versions(load(config), uid)
     print_rows(rows, _VERSIONS, as_json=as_json, none="There is nothing to choose in this study.")
+    if rows and not as_json:
+        say(f"Then: dicom-node studies release {uid} --as-of {rows[0]['as_of']} --take NUMBER")
 
 
-@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --config node.toml")
+@app.command(epilog="Example: dicom-node studies release 1.2.840.113619.2.1 --as-of 2-17 --take 1")
 def release(
     uid: StudyArgument,
     config: Config,
@@ -140,11 +142,18 @@ def release(
         list[int] | None,
         typer.Option(metavar="NUMBER", help="What `studies versions` shows under this number; repeatable."),
     ] = None,
+    as_of: Annotated[
+        str,
+        typer.Option(
+            help="As `studies versions` says: refused if something came since, so that no number "
+            "stands for another patient than you saw."
+        ),
+    ] = "",
 ) -> None:
     """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
     from dicom_node import services
 
-    services.release_study(load(config), uid, take or ())
+    services.release_study(load(config), uid, take or (), as_of=as_of)
     say("Released: the study is assembled again and its rules are applied.")
 
 

@@ -155,7 +155,8 @@ def versions(asked: Asked, number: Number) -> Response:
     rows = services.study_versions(asked.site.settings, uid)
     with asked.site.database.read() as session:
         study = listing.brief(session, number)
-    return asked.page("versions.html", study=study, questions=choices.questions(rows))
+    as_of = rows[0]["as_of"] if rows else ""
+    return asked.page("versions.html", study=study, questions=choices.questions(rows), as_of=as_of)
 
 
 @router.post("/{number}/release")
@@ -164,7 +165,8 @@ def release(asked: Asked, number: Number) -> Response:
     """Let the study out of quarantine with what was chosen."""
     picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
     take = choices.applicable(picked)
-    services.release_study(asked.site.settings, _uid(asked, number), take, asked.person)
+    as_of = asked.text("as_of") or ("nothing" if take else "")  # a choice says among what it was made
+    services.release_study(asked.site.settings, _uid(asked, number), take, asked.person, as_of=as_of)
     return see_other(f"/studies/{number}")
 
 

@@ -39,6 +39,19 @@ def test_a_study_with_a_choice_is_not_released_without_one(inbox: Inbox) -> None
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
 
 
+def test_a_choice_among_what_was_shown_before_something_came_is_refused(inbox: Inbox) -> None:
+    image = ultrasound("stale")
+    inbox.receive(image, blank(image))
+    inbox.settle()
+    shown = {row["as_of"] for row in services.study_versions(inbox.settings, image.StudyInstanceUID)}
+    inbox.receive(changed(ultrasound("stale", number=2), PatientName="Else^Some", PatientID="P-2"))
+    inbox.settle()
+    [as_of] = shown
+    with pytest.raises(NotAllowedNow, match="something came"):
+        services.release_study(inbox.settings, image.StudyInstanceUID, [2], as_of=as_of)
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_version_that_is_taken_counts(inbox: Inbox, number: int) -> None:
     image = ultrasound("pixels")
