@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,7 +13,9 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import END_STATES, StudyState
 from dicom_node.services import audit, open_database
 from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.store.intake import purgeable
 from dicom_node.store.tables import Instance, Study
+from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, find_study
 
 
@@ -56,4 +59,6 @@ def _why_not(session: Session, number: int) -> str:
         return f"it is {study.state.value}: wait until it has ended"
     if session.scalar(there) is None:
         return "its images were deleted before"
+    if purgeable(session, utc_now() + timedelta(days=1), 1, [number]):
+        return "it was being changed at that moment: try again"
     return "a result is not confirmed yet, or a job is held: send, discard or cancel it first"

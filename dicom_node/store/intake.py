@@ -185,7 +185,10 @@ def sources(session: Session, study_id: int) -> Sequence[Instance]:
 def purgeable(
     session: Session, before: datetime, limit: int, among: Collection[int] | None = None
 ) -> list[int]:
-    """Ended studies whose files may go: nothing happened to them since, and every result is confirmed."""
+    """Ended studies whose files may go: nothing happened to them since, and every result is confirmed.
+
+    Another transaction may be adding an object to one: ``lock_purgeable`` before anything is deleted.
+    """
     sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
     finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
     unfinished = sent.where(Delivery.state.not_in(finished))
@@ -205,12 +208,30 @@ def purgeable(
     return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
 
 
+def lock_purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """The same, locked until the transaction ends; without those that another one is changing now."""
+    found = purgeable(session, before, limit, among)
+    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
+    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    return purgeable(session, before, limit, locked)
+
+
 def mark_purged(session: Session, study_id: int) -> list[str]:
-    """Mark a study's objects as purged; returns the paths of their files."""
-    paths = {row.path for row in received(session, study_id)}
-    for table in (ReceivedObject, Instance):
-        session.execute(update(table).where(table.study_id == study_id).values(purged=True))
-    return sorted(paths)
+    """Mark the objects of a study that is locked as purged; returns the paths of their files."""
+    rows = {row.id: row.path for row in received(session, study_id)}
+    if not rows:
+        return []
+    theirs = (ReceivedObject.study_id == study_id) & (ReceivedObject.id <= max(rows))
+    paths = select(ReceivedObject.path).where(theirs)
+    for chosen in (
+        update(Instance).where(Instance.study_id == study_id, Instance.path.in_(paths)),
+        update(ReceivedObject).where(theirs),
+    ):
+        session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
+    return sorted(set(rows.values()))
 
 
 def _is_late(latest: datetime) -> ColumnElement[bool]:

@@ -94,10 +94,10 @@ class Indexing:
         Raises IntegrityError when another process indexed it first.
         """
         found = item.found
+        study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)
         role = self._role(session, item)
         former = intake.instance(session, found.sop_instance_uid)
-        study = self._study(session, item)
         if found.fault:
             judgement = Judgement(Outcome.QUARANTINED, found.fault)
         else:

@@ -31,7 +31,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     total = 0
     while True:
         with database.write() as session:
-            studies = intake.purgeable(session, before, _BATCH)
+            studies = intake.lock_purgeable(session, before, _BATCH)
             paths = _mark(session, studies)
         for path in paths:
             _delete(settings.node.data_dir / path)
@@ -53,7 +53,7 @@ def purge_now(
     """
     with database.write() as session:
         latest = utc_now() + timedelta(days=1)
-        studies = intake.purgeable(session, latest, len(study_ids), study_ids)
+        studies = intake.lock_purgeable(session, latest, len(study_ids), study_ids)
         paths = _mark(session, studies)
         for study_id in studies:
             also(session, study_id)
