@@ -104,6 +104,10 @@ class NotAllowedNow(RequestRefused):
     """The state of the study, job or delivery does not allow the step."""
 
 
+class ChangedMeanwhile(RequestRefused):
+    """Somebody else changed it after this person opened it: nothing is overwritten."""
+
+
 class UnknownPeer(RequestRefused):
     """No peer of this name is configured."""
 

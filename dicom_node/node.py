@@ -43,6 +43,7 @@ from dicom_node.signals import signal_pipe
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
+from dicom_node.store.entered import write_file
 from dicom_node.store.transitions import append
 
 _LOGGER = logging.getLogger(__name__)
@@ -60,15 +61,13 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     CannotListen and SpoolError before anything is accepted.
     """
     signals = signal_pipe()
-    checked = preflight.check(files, role)
-    if checked.problems or checked.settings is None:
-        raise ConfigurationError(checked.problems)
-    settings = checked.settings
+    settings = _checked(files, role)
     logs.configure(settings.node.log_level, "node", settings.log_target)
-    _warn(checked)
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
     with in_words, _locked(settings, role) as place, _database(settings) as database:
+        if write_file(database, settings.node.data_dir):  # lost, or older than a database that was restored
+            settings = _checked(files, role)
         node = _MainProcess(settings, files, role, database, place)
         node.start()
         while _wants_reload(signals):
@@ -166,6 +165,7 @@ class _MainProcess:
 
     def _new_settings(self) -> Settings:
         """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
+        write_file(self._database, self._settings.node.data_dir)
         checked = preflight.check(self._files, self._role)
         if checked.problems or checked.settings is None:
             raise ConfigurationError(checked.problems)
@@ -286,6 +286,15 @@ class _MainProcess:
                 append(session, event)
         except SQLAlchemyError as error:
             _LOGGER.error("event %s is only in the log: %s", event_type.number, type(error).__name__)
+
+
+def _checked(files: Sequence[Path], role: Role) -> Settings:
+    """What the files say. Raises ConfigurationError with every mistake."""
+    checked = preflight.check(files, role)
+    if checked.problems or checked.settings is None:
+        raise ConfigurationError(checked.problems)
+    _warn(checked)
+    return checked.settings
 
 
 def _prepare_folder(settings: Settings) -> None:

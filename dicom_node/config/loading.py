@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from dicom_node.config.crosscheck import cross_check
 from dicom_node.config.mistakes import described
+from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.errors import ConfigurationError
@@ -43,6 +45,14 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     None when nothing is left to examine, or when a file could not be read: defaults are not its content.
     """
     read = TomlFiles.read(files)
+    entered = _entered_file(read)
+    if os.access(entered, os.R_OK):  # who may not read it may not change the node either
+        read.add_file(entered)
+    return examined(read), read
+
+
+def examined(read: TomlFiles) -> Settings | None:
+    """The settings that were read, without what is faulty; each mistake is added to those of ``read``."""
     try:
         settings: Settings | None = Settings.model_validate(read.data)
     except ValidationError as error:
@@ -52,9 +62,16 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
             read.add_unless_known(place, value, remedy)
         settings = _what_is_left(read, [place for place, _, _ in mistakes])
     if settings is None or read.unread:
-        return None, read
+        return None
     cross_check(settings, read)
-    return settings, read
+    return settings
+
+
+def _entered_file(read: TomlFiles) -> Path:
+    """Peers and rules that a person entered, in the data folder that the files name."""
+    given = read.at(("node", "data_dir"))
+    default = Settings.model_fields["node"].get_default().data_dir
+    return (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
 
 
 def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:

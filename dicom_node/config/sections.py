@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, S
 
 from ai_pipeline.images.limits import LIMITS, ImageLimits
 
+ENTERED_FILE: Final = "entered.toml"
+"""Peers and rules that were entered by a person, in ``node.data_dir``: read besides the given files."""
 REVEALED: Final = "secrets revealed"
 """The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
 

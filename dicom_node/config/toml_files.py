@@ -38,7 +38,7 @@ class TomlFiles:
         """Read them in this order."""
         found = cls(_files=[str(file) for file in files])
         for file in files:
-            found._add_file(file)
+            found.add_file(file)
         return found
 
     @property
@@ -124,7 +124,8 @@ class TomlFiles:
         key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
-    def _add_file(self, file: Path) -> None:
+    def add_file(self, file: Path) -> None:
+        """Read one more."""
         try:
             self._texts[file] = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
             read = tomllib.loads(self._texts[file])

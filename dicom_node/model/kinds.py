@@ -123,6 +123,10 @@ class AuditAction(StrEnum):
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
+    PEER_SAVED = "peer_saved"  # added or changed
+    PEER_REMOVED = "peer_removed"
+    RULE_SAVED = "rule_saved"
+    RULE_REMOVED = "rule_removed"
     PEER_TESTED = "peer_tested"
     NOTIFIER_TESTED = "notifier_tested"
     NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -20,7 +21,7 @@ from pydicom.charset import python_encoding
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
-from dicom_node.config.loading import examine
+from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
@@ -54,6 +55,15 @@ class Checked:
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Every mistake of the configuration on a machine of this role, and what else was tried."""
     settings, read = examine(files)
+    if settings is None:
+        return Checked(None, read, ())
+    return _collect(settings, read, _everything(settings, read, role))
+
+
+def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
+    """The same of a configuration that stands in no file."""
+    read = TomlFiles(data=data)
+    settings = examined(read)
     if settings is None:
         return Checked(None, read, ())
     return _collect(settings, read, _everything(settings, read, role))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import entries
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
 from dicom_node.cli.common.output import Column, Row, fields, local, print_json, print_rows, say
 from dicom_node.cli.records import associations
@@ -134,3 +136,23 @@ def _print_caller(found: Row) -> None:
     if not found["advice"]:
         say("")
         say("There is nothing to do.")
+
+
+@app.command(epilog="Example: dicom-node peers put us2.toml --config node.toml")
+def put(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, help="TOML with the keys of one peer.")
+    ],
+    config: Config,
+) -> None:
+    """Add a peer, or change one that was entered, after a check; running nodes take it over."""
+    entries.put(config, "peers", file)
+
+
+@app.command(epilog="Example: dicom-node peers remove us2 --config node.toml")
+def remove(
+    name: Annotated[str, typer.Argument(metavar="PEER", help="One that was entered, not of a file.")],
+    config: Config,
+) -> None:
+    """Take a peer out that was entered by page or command; running nodes take it over."""
+    entries.remove(config, "peers", name)

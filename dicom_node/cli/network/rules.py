@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.cli.common import entries
 from dicom_node.cli.common.options import Config, Json, Since, group, load, moment
 from dicom_node.cli.common.output import Column, print_rows
 from dicom_node.cli.records.studies import DECISIONS
@@ -68,3 +69,23 @@ def replay(
     print_rows(
         rows, DECISIONS, as_json=as_json, none="All studies of this time had the jobs that the rules want."
     )
+
+
+@app.command(epilog="Example: dicom-node rules put chest.toml --config node.toml")
+def put(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, help="TOML with the keys of one rule.")
+    ],
+    config: Config,
+) -> None:
+    """Add a rule, or change one that was entered, after a check; running nodes take it over."""
+    entries.put(config, "rules", file)
+
+
+@app.command(epilog="Example: dicom-node rules remove chest --config node.toml")
+def remove(
+    name: Annotated[str, typer.Argument(metavar="RULE", help="One that was entered, not of a file.")],
+    config: Config,
+) -> None:
+    """Take a rule out that was entered by page or command; running nodes take it over."""
+    entries.remove(config, "rules", name)

@@ -10,10 +10,10 @@ from fastapi import APIRouter, HTTPException, Query, Response
 
 from dicom_node import services
 from dicom_node.console.web.access import Asked, Visit, needs
-from dicom_node.errors import NotFound
+from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
-from dicom_node.services import contacts
-from dicom_node.services.console import peers
+from dicom_node.services import contacts, entered
+from dicom_node.services.console import peer_form, peers
 
 router = APIRouter(prefix="/peers")
 
@@ -28,7 +28,8 @@ def list_peers(asked: Asked) -> Response:
     with asked.site.database.read() as session:
         rows = peers.peers(session, asked.site.settings)
         strangers = peers.strangers(session, asked.site.settings)
-    return asked.page("peers.html", rows=rows, strangers=strangers, days=peers.DAYS)
+        known = entered.listed(session, "peers")
+    return asked.page("peers.html", rows=rows, strangers=strangers, days=peers.DAYS, entered=known)
 
 
 @router.get("/why")
@@ -42,6 +43,42 @@ def why(asked: Asked, caller: Caller = "") -> Response:
         except NotFound as error:
             problem = str(error)
     return asked.page("why.html", caller=caller.strip(), found=found, problem=problem, days=peers.DAYS)
+
+
+@router.get("/new")
+@needs(UserRole.ADMIN)
+def new(asked: Asked) -> Response:
+    """An empty form."""
+    return asked.page("peer_form.html", **peer_form.empty())
+
+
+@router.post("/new")
+@needs(UserRole.ADMIN)
+def add(asked: Asked) -> Response:
+    """Add the peer of the form."""
+    return _save(asked, "")
+
+
+@router.get("/{name}/change")
+@needs(UserRole.ADMIN)
+def change(asked: Asked, name: str) -> Response:
+    """A form with what it is now."""
+    return asked.page("peer_form.html", **peer_form.of(entered.of(asked.site.settings, "peers", name)))
+
+
+@router.post("/{name}/change")
+@needs(UserRole.ADMIN)
+def save(asked: Asked, name: str) -> Response:
+    """Save the form, unless somebody else did meanwhile."""
+    return _save(asked, name)
+
+
+@router.post("/{name}/remove")
+@needs(UserRole.ADMIN)
+def remove(asked: Asked, name: str) -> Response:
+    """Take it out."""
+    entered.remove(asked.site.settings, "peers", name, asked.number("version"), asked.person)
+    return asked.in_force(f"{name} is removed.", "/peers")
 
 
 @router.get("/{name}")
@@ -65,10 +102,23 @@ def test(asked: Asked, name: str) -> Response:
     return _page(asked, name, checks)
 
 
+def _save(asked: Visit, name: str) -> Response:
+    try:
+        content = peer_form.content(asked.fields(), name)
+        saved = entered.save(asked.site.settings, "peers", content, asked.number("version"), asked.person)
+    except (FaultyInput, NotAllowedNow, ChangedMeanwhile) as error:
+        status = 400 if isinstance(error, FaultyInput) else 409
+        given = peer_form.as_given(asked.fields(), name)
+        return asked.page("peer_form.html", status, **given | {"problem": str(error)})
+    return asked.in_force(f"{saved} is saved.", f"/peers/{saved}")
+
+
 def _page(asked: Visit, name: str, checks: list[dict[str, object]] | None = None) -> Response:
     row = peers.peer(asked.site.settings, name)
+    with asked.site.database.read() as session:
+        known = entered.listed(session, "peers").get(name)
     found = contacts.why(asked.site.settings, name, _since())
-    return asked.page("peer.html", peer=row, found=found, checks=checks, days=peers.DAYS)
+    return asked.page("peer.html", peer=row, found=found, checks=checks, days=peers.DAYS, entered=known)
 
 
 def _since() -> datetime:

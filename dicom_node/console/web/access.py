@@ -11,13 +11,14 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
 from dicom_node.config.settings import Settings
 from dicom_node.console.web.pages import render
 from dicom_node.model.roles import UserRole
-from dicom_node.services import tokens
+from dicom_node.services import entered, tokens
 from dicom_node.services.audit import Person
 from dicom_node.services.console import sign_in
 from dicom_node.services.users import User
@@ -79,6 +80,23 @@ class Visit:
         """A field of the form, "" where it is missing or a file."""
         value = self.form.get(name, "")
         return value.strip() if isinstance(value, str) else ""
+
+    def fields(self) -> dict[str, list[str]]:
+        """All fields of the form that are texts, each with its values."""
+        return {
+            key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
+        }
+
+    def number(self, name: str) -> int:
+        """The same of a whole number, 0 where it is none."""
+        value = self.text(name)
+        return int(value) if value.isdecimal() and len(value) < 10 else 0
+
+    def in_force(self, what: str, address: str) -> Response:
+        """After a change of the configuration: the node takes it over once this page is sent."""
+        response = self.page("in_force.html", what=what, address=address)
+        response.background = BackgroundTask(entered.apply, self.site.settings)
+        return response
 
     def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
         """A page in the frame that all pages have. ``token``: what its forms are bound to, if not ours."""

@@ -20,6 +20,7 @@ from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.services import entered
 from dicom_node.store import intake
 from dicom_node.store.tables import Study
 from dicom_node.store.views import View, columns
@@ -73,6 +74,13 @@ def parsed(settings: Settings, text: str) -> Settings:
     if unknown := list(_unknown(settings, made.rules)):
         raise FaultyInput("; ".join(unknown))
     return settings.model_copy(update={"rules": made.rules})
+
+
+def with_rule(settings: Settings, content: View) -> Settings:
+    """The settings with one rule more, or another one of its name. Raises FaultyInput with every mistake."""
+    others = [rule for rule in settings.rules if rule.name != content["name"]]
+    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content))
+    return settings.model_copy(update={"rules": (*others, *alone.rules)})
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:

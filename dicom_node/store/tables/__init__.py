@@ -8,7 +8,7 @@ from dicom_node.store.tables.analyses import (
     ShadowScore,
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
-from dicom_node.store.tables.node import Cursor, EventRow, Lease
+from dicom_node.store.tables.node import Cursor, EnteredTable, EventRow, Lease
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
 from dicom_node.store.tables.studies import (
     Association,
@@ -27,6 +27,7 @@ __all__ = [
     "CountedImage",
     "Cursor",
     "Delivery",
+    "EnteredTable",
     "EventRow",
     "Id",
     "ImageCount",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.store.tables.base import Base, Id
@@ -21,6 +21,19 @@ class EventRow(Base):
     number: Mapped[int] = mapped_column(index=True)
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     fields: Mapped[dict[str, Any]]
+
+
+class EnteredTable(Base):
+    """A peer or rule that a person entered, instead of writing it into a configuration file."""
+
+    __tablename__ = "entered_table"
+
+    kind: Mapped[str] = mapped_column(String(8), primary_key=True)  # "peers", "rules"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    keys: Mapped[str] = mapped_column(Text)  # as lines of TOML
+    version: Mapped[int] = mapped_column(default=1)  # rises with each change: nobody overwrites unseen
+    changed_at: Mapped[datetime]
+    changed_by: Mapped[str] = mapped_column(String(64))
 
 
 class Lease(Base):

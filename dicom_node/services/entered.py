@@ -1,0 +1,194 @@
+"""Peers and rules that a person enters by page or command; those of the configuration files stay locked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.sample import toml_value
+from dicom_node.config.sections import REVEALED
+from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
+from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, NotAllowedNow, NotFound
+from dicom_node.model.kinds import AuditAction
+from dicom_node.model.roles import Role
+from dicom_node.services import audit, open_database, reading
+from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.store.entered import entered, write_file
+from dicom_node.store.tables import EnteredTable
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, columns
+
+Kind = Literal["peers", "rules"]
+LONGEST: Final = 16 * 1024
+"""Characters of one peer or rule."""
+_MODELS: Mapping[str, type[BaseModel]] = {"peers": PeerSettings, "rules": RuleSettings}
+_ONE: Mapping[str, str] = {"peers": "peer", "rules": "rule"}
+_SAVED = {"peers": AuditAction.PEER_SAVED, "rules": AuditAction.RULE_SAVED}
+_REMOVED = {"peers": AuditAction.PEER_REMOVED, "rules": AuditAction.RULE_REMOVED}
+_SECRET = ("username", "password")
+_PROGRAMS = ("command", "container")
+
+
+def listed(session: Session, kind: Kind) -> dict[str, View]:
+    """Those that were entered, by name; all others stand in the configuration files."""
+    names = ("name", "version", "changed_at", "changed_by", "keys")
+    return {row.name: columns(row, *names) for row in entered(session, kind)}
+
+
+def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
+    """A peer or rule as lines of TOML, in the order of the documentation."""
+    known = [key for key in _MODELS[kind].model_fields if key in content]
+    rest = [key for key in content if key not in known]
+    return "".join(f"{key} = {toml_value(content[key])}\n" for key in [*known, *rest])
+
+
+def parsed(kind: Kind, text: str) -> dict[str, Any]:
+    """One peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
+    if len(text) > LONGEST:
+        raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FaultyInput(f"this is no TOML: {error}") from None
+    if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
+        data = data[kind][0]
+    if not isinstance(data.get("name"), str):
+        raise FaultyInput(f"write the keys of one {_ONE[kind]}, a name among them")
+    try:
+        tomllib.loads(as_text(kind, data))
+    except (TypeError, tomllib.TOMLDecodeError):
+        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
+    return data
+
+
+def save(
+    settings: Settings,
+    kind: Kind,
+    content: Mapping[str, Any],
+    version: int | None = None,
+    by: Person = COMMAND_LINE,
+) -> str:
+    """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its name.
+
+    ``version``: of the one that is changed, 0 to add one, None: whichever is there. Raises FaultyInput with
+    every mistake that ``check`` would find, NotAllowedNow (it stands in a file), ChangedMeanwhile.
+    """
+    name = str(content["name"])
+    _refuse_risky(kind, content)
+    with open_database(settings) as database:
+        with database.write() as session:
+            row = session.get(EnteredTable, (kind, name), with_for_update=True)
+            _refuse_conflict(kind, name, row, version)
+            rows = {(one.kind, one.name): one.keys for one in entered(session)}
+            if row is None and name in {one.name for one in getattr(settings, kind)}:
+                raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
+            _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
+            if row is None:
+                row = EnteredTable(kind=kind, name=name, version=0)
+                session.add(row)
+            row.keys, row.version = as_text(kind, content), row.version + 1
+            row.changed_at, row.changed_by = utc_now(), by.name
+            audit.note(session, by, _SAVED[kind], name=name, version=row.version)
+        write_file(database, settings.node.data_dir)
+    return name
+
+
+def remove(
+    settings: Settings, kind: Kind, name: str, version: int | None = None, by: Person = COMMAND_LINE
+) -> None:
+    """Take one out. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule sends to it)."""
+    with open_database(settings) as database:
+        with database.write() as session:
+            row = session.get(EnteredTable, (kind, name), with_for_update=True)
+            rows = {(one.kind, one.name): one.keys for one in entered(session)}
+            if row is None:
+                known = [known for of, known in rows if of == kind]
+                hint = did_you_mean(name, known)
+                raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
+            _refuse_conflict(kind, name, row, version)
+            left = {key: keys for key, keys in rows.items() if key != (kind, name)}
+            _refuse_mistakes(settings, kind, rows, left)
+            session.delete(row)
+            audit.note(session, by, _REMOVED[kind], name=name)
+        write_file(database, settings.node.data_dir)
+
+
+def apply(settings: Settings) -> int:
+    """Ask the nodes of this machine that work on the data folder to take it over; returns how many."""
+    from dicom_node.processes import running
+
+    asked = 0
+    for pid in running(settings.node.data_dir).values():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGHUP)
+            asked += 1
+    return asked
+
+
+def of(settings: Settings, kind: Kind, name: str) -> View:
+    """One that was entered: its keys, ``version``, who changed it when. Raises NotFound, NotAllowedNow."""
+    with reading(settings) as session:
+        found = listed(session, kind).get(name)
+    if found is not None:
+        return found | {"content": tomllib.loads(found["keys"])}
+    if name in {one.name for one in getattr(settings, kind)}:
+        raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
+    raise NotFound(f"no {_ONE[kind]} is called {name!r}")
+
+
+def _refuse_conflict(kind: Kind, name: str, row: EnteredTable | None, version: int | None) -> None:
+    if version is None or version == (row.version if row else 0):
+        return
+    if row is None:
+        raise ChangedMeanwhile(f"somebody removed {name} after you opened it: nothing was saved")
+    if version == 0:
+        raise ChangedMeanwhile(f"there is a {_ONE[kind]} {name} already: nothing was saved")
+    at = row.changed_at.astimezone()
+    raise ChangedMeanwhile(
+        f"{row.changed_by} changed {name} at {at:%Y-%m-%d %H:%M:%S}, after you opened it: nothing was saved"
+    )
+
+
+def _refuse_risky(kind: Kind, content: Mapping[str, Any]) -> None:
+    """What a browser must not be able to do: read files and variables, run programs, keep passwords."""
+    if "${" in as_text(kind, content):
+        raise FaultyInput("variables and files (${...}) are for the configuration files only")
+    if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
+        raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
+    if kind == "peers" and "@" in str(content.get("url", "")):
+        raise FaultyInput("url: a peer with a login belongs in the configuration files")
+    if kind == "rules" and content.get("pipeline") in _PROGRAMS:
+        raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
+
+
+def _refuse_mistakes(
+    settings: Settings,
+    changed: Kind,
+    before: Mapping[tuple[str, str], str],
+    after: Mapping[tuple[str, str], str],
+) -> None:
+    """All mistakes that ``check`` finds in the configuration as it would be. Raises FaultyInput."""
+    from dicom_node import preflight
+
+    data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
+    for kind in _MODELS:
+        in_files = [one for one in data.get(kind, ()) if (kind, one["name"]) not in {*before, *after}]
+        data[kind] = in_files + [tomllib.loads(keys) for (of, _), keys in after.items() if of == kind]
+    # A peer concerns no model: that takes a while.
+    role = Role.LISTENER if changed == "peers" else Role.ALL
+    problems = preflight.check_data(data, role).problems
+    if problems:
+        raise FaultyInput("\n".join(map(_said, problems)))
+
+
+def _said(problem: ConfigProblem) -> str:
+    shown = f" = {problem.value}" if problem.value else ""
+    return f"{problem.key}{shown}: {problem.remedy}"

@@ -1,0 +1,52 @@
+"""Peers and rules that a person entered: kept in the database, and read from a file beside the others.
+
+So whoever reads the configuration finds them, without a database; the node writes the file anew at its
+start and at each reload, should it be lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.sections import ENTERED_FILE
+from dicom_node.store.database import Database
+from dicom_node.store.tables import EnteredTable
+
+_HEAD = "# Entered by the console or by dicom-node, which write this file anew: change it there.\n"
+
+
+def entered(session: Session, kind: str = "") -> list[EnteredTable]:
+    """All of them, or those of a kind."""
+    chosen = select(EnteredTable).order_by(EnteredTable.kind, EnteredTable.name)
+    return list(session.scalars(chosen.where(EnteredTable.kind == kind) if kind else chosen))
+
+
+def as_file(rows: Iterable[EnteredTable]) -> str:
+    """The file that they make, "" where there are none."""
+    tables = "".join(f"\n[[{row.kind}]]\n{row.keys}" for row in rows)
+    return _HEAD + tables if tables else ""
+
+
+def write_file(database: Database, data_dir: Path) -> bool:
+    """Make the file what the database says; whether it was not."""
+    with database.read() as session:
+        text = as_file(entered(session))
+    path = data_dir / ENTERED_FILE
+    there = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if there == text:
+        return False
+    if not text:
+        path.unlink()
+        return True
+    new = path.with_suffix(".new")
+    with new.open("w", encoding="utf-8") as file:  # closed to others by the umask
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    return True
