@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr, SerializationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+)
 
 from ai_pipeline.images.limits import LIMITS, ImageLimits
 
@@ -130,10 +139,16 @@ class PrivacySettings(Section):
     """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
 
 
+def _host_and_port(place: str) -> str:
+    if place and not re.fullmatch(r"([^\s:]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}", place):
+        raise ValueError("write it as HOST:PORT, such as audit.example.org:6514")
+    return place
+
+
 class AuditSettings(Section):
     """``[audit]``: who did what, sent to an audit record repository (PS3.15 A.5); kept here in any case."""
 
-    syslog: str = Field("", pattern=r"^$|^[^\s:]+:[0-9]{1,5}$|^\[[0-9A-Fa-f:]+\]:[0-9]{1,5}$")
+    syslog: Annotated[str, AfterValidator(_host_and_port)] = ""
     """HOST:PORT of the repository, such as audit.example.org:6514; empty: nothing is sent."""
     transport: Literal["tls", "udp"] = "tls"
     """tls (RFC 5425), or udp (RFC 5426): unencrypted, and nobody knows what arrives."""
