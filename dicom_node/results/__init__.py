@@ -3,7 +3,7 @@
 from dicom_node.dicom.own_objects import DEVICE_UID, is_own_result
 from dicom_node.results.build import build, build_failure
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
-from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, written
@@ -11,6 +11,7 @@ from dicom_node.results.ko.rejection import build_rejection
 
 __all__ = [
     "DEVICE_UID",
+    "NOT_HERE",
     "BuiltObject",
     "Cause",
     "Deidentified",

@@ -27,7 +27,7 @@ from ai_pipeline.contract import (
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.located_findings import of_source, reported
 from dicom_node.results.common.planned import Planned
@@ -66,9 +66,8 @@ def build(
     if not known.issuperset(named):
         raise ResultRefused("the pipeline names an image that is none of this job's sources")
     make_report = partial(build_report, context, read, result)
-    plans = [
-        Planned(ResultKind.SR, Comprehensive3DSRStorage, read, make_report, _boxed(context, result.findings))
-    ]
+    parts = (*_boxed(context, result.findings), *not_here(result))
+    plans = [Planned(ResultKind.SR, Comprehensive3DSRStorage, read, make_report, parts)]
     for source in read:
         images = [image for image in result.images if image.source_uid == source.uid]
         measurements = [one for one in result.measurements if one.source_uid == source.uid]

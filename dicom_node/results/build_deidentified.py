@@ -21,7 +21,7 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.equipment import acquisition_equipment, deidentifying_equipment
 from dicom_node.results.common.planned import Planned
@@ -115,7 +115,7 @@ class _Builder:
     def _report(self, cleaned_sources: dict[str, Source]) -> None:
         sources = list(cleaned_sources.values())
         make = partial(build_report, self._context, sources, of_cleaned(self._result, cleaned_sources))
-        self._add(Planned(ResultKind.SR, Comprehensive3DSRStorage, sources, make))
+        self._add(Planned(ResultKind.SR, Comprehensive3DSRStorage, sources, make, not_here(self._result)))
 
     def _add(self, plan: Planned) -> BuiltObject | None:
         """The object, unless it exists with its bytes; None when it is withheld."""

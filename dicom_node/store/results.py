@@ -11,7 +11,7 @@ from dicom_node.events import RESULT_BUILT, RESULT_EXISTS
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Job, Result
+from dicom_node.store.tables import Delivery, Instance, Job, Result
 from dicom_node.store.transitions import record
 
 
@@ -50,7 +50,8 @@ def newest_report(
 ) -> tuple[str, str]:
     """SOP and Series Instance UID of the newest SR of this rule that one of these gets; "" for none.
 
-    ``domain``: of its pseudonyms, None where it names the patient.
+    ``domain``: of its pseudonyms, None where it names the patient. One of a job with images that were purged
+    since is not taken: no newer report can say again what it says of them.
     """
     sent = exists().where(
         Delivery.result_id == Result.id,
@@ -58,12 +59,24 @@ def newest_report(
         Delivery.state.not_in((DeliveryState.CANCELLED, DeliveryState.DISCARDED)),
     )
     chosen = (
-        select(Result.sop_instance_uid, Result.series_instance_uid)
+        select(Result.sop_instance_uid, Result.series_instance_uid, Job.source_uids)
         .join(Job, Job.id == Result.job_id)
         .where(Result.study_id == study_id, Result.kind == ResultKind.SR, Job.rule == rule, sent)
         .where(Result.deidentified.is_(domain is not None), Result.pseudonym_domain == (domain or ""))
         .order_by(Result.id.desc())
-        .limit(1)
     )
-    row = session.execute(chosen).first()
-    return (row.sop_instance_uid, row.series_instance_uid) if row else ("", "")
+    gone = purged_images(session, study_id, rule).keys()
+    whole = (row for row in session.execute(chosen) if gone.isdisjoint(row.source_uids))
+    return next(((row.sop_instance_uid, row.series_instance_uid) for row in whole), ("", ""))
+
+
+def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
+    """Images of this study that a job of this rule had, and whose files were purged since.
+
+    Instance Number (0020,0013) by SOP Instance UID; "" where it has none.
+    """
+    jobs = session.scalars(select(Job.source_uids).where(Job.study_id == study_id, Job.rule == rule))
+    had = {uid for uids in jobs for uid in uids}
+    chosen = select(Instance.sop_instance_uid, Instance.attributes).order_by(Instance.id)
+    purged = session.execute(chosen.where(Instance.study_id == study_id, Instance.purged))
+    return {uid: attributes.get("InstanceNumber", "") for uid, attributes in purged if uid in had}

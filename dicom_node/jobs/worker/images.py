@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select
 
@@ -13,16 +13,21 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.results import SourceObject
+from dicom_node.store import results as stored
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance
 
 
 @dataclass(frozen=True, slots=True)
 class JobImages:
-    """``all``: their headers can be read, in the job's order. ``faults``: why one is left out, by UID."""
+    """``all``: their headers can be read, in the job's order. ``faults``: why one is left out, by UID.
+
+    ``purged``: Instance Numbers, as text, of images that an earlier job of the rule had, and that are gone.
+    """
 
     all: tuple[SourceObject, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
+    purged: tuple[str, ...] = ()
 
     @property
     def readable(self) -> list[SourceObject]:
@@ -32,11 +37,11 @@ class JobImages:
     def only(self, uids: Collection[str]) -> JobImages:
         """Those that the pipeline accepted, and those with a fault: the report names them too."""
         kept = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
-        return JobImages(kept, self.faults)
+        return replace(self, all=kept)
 
     def without(self, faults: Mapping[str, str]) -> JobImages:
         """Leave out images with these faults, by UID. Raises PixelError when nothing is left."""
-        left = JobImages(self.all, {**self.faults, **faults})
+        left = replace(self, faults={**self.faults, **faults})
         if faults and not left.readable:
             raise PixelError("; ".join(dict.fromkeys(faults.values())))
         return left
@@ -55,6 +60,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
                 Instance.assumed_charset,
             ).where(Instance.sop_instance_uid.in_(job.source_uids))
         ).all()
+        purged = stored.purged_images(session, job.study_id, job.rule)
     known = {row.sop_instance_uid: row for row in rows}
     sources: list[SourceObject] = []
     faults: dict[str, str] = {}
@@ -72,4 +78,9 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
             )
         except PixelError as error:
             faults[row.sop_instance_uid] = str(error)
-    return JobImages(tuple(sources), faults)
+    earlier = tuple(
+        number if number.isdecimal() else "without number"
+        for uid, number in purged.items()
+        if uid not in known
+    )
+    return JobImages(tuple(sources), faults, earlier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
@@ -32,12 +32,13 @@ from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.persist import ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
-from dicom_node.results import Cause
+from dicom_node.results import NOT_HERE, Cause
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
 _NO_IMAGE = "there is no image any more"
+_MOST_NAMED = 50  # purged images, in a note
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
 
@@ -178,12 +179,8 @@ class JobRunner:
 
         analysed = self._analysis.run(pipeline, attempt.images.readable, attempt.job.options, progress)
         self._leave_out(attempt, analysed.faults)
-        result, faults = analysed.result, attempt.images.faults
-        if not faults:
-            return result
-        reasons = "; ".join(dict.fromkeys(faults.values()))
-        note = QualityNote("not_analysed", f"{len(faults)} of the images not analysed: {reasons}")
-        return replace(result, quality=(*result.quality, note))
+        result, images = analysed.result, attempt.images
+        return replace(result, quality=(*result.quality, *_missing(images)))
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
         """These images cannot be analysed; the others of the study are."""
@@ -224,6 +221,20 @@ class JobRunner:
         except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
             _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
             self._results.end(job, state, reason, refused)
+
+
+def _missing(images: JobImages) -> Iterator[QualityNote]:
+    """What of the study is not in this result."""
+    if images.faults:
+        reasons = "; ".join(dict.fromkeys(images.faults.values()))
+        yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
+    if images.purged:
+        named = ", ".join(images.purged[:_MOST_NAMED])
+        if len(images.purged) > _MOST_NAMED:
+            named += f" and {len(images.purged) - _MOST_NAMED} more"
+        yield QualityNote(
+            NOT_HERE, f"image {named} of this study; what an earlier report says of it is not replaced."
+        )
 
 
 def _sentence(error: BaseException) -> str:

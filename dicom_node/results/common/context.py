@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from ai_pipeline.contract import ModelRef, SourceImage
+from ai_pipeline.contract import ModelRef, PipelineResult, SourceImage
 from dicom_node.model.kinds import ResultKind
 
 
@@ -27,6 +27,15 @@ class Cause(StrEnum):
     QUALITY = "quality"  # the pixels do not allow it
     EQUIPMENT = "equipment"  # the node itself: a model, a setting
     UNKNOWN = "unknown"
+
+
+NOT_HERE: Final = "no longer here"
+"""Name of the note on images of the study that were purged, so that the result is without them."""
+
+
+def not_here(result: PipelineResult) -> tuple[str, ...]:
+    """The texts of such notes: they shape the report, whose UID is derived from them too."""
+    return tuple(note.text for note in result.quality if note.name == NOT_HERE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, Progress, SourceImage
 from dicom_node.model.deidentified import Retained, is_deidentified
 from dicom_node.model.lifecycle import JobState
+from dicom_node.services import retention
 from dicom_node.store.tables import Delivery, EventRow, Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, work
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, work
 
 Make = Callable[..., Inbox]
 PATIENT = b"ID-one"
@@ -128,6 +129,18 @@ def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: M
     report = dcmread(node.folder / [row for row in waiting["archive"] if row.kind == "sr"][1].path)
     before = report.PredecessorDocumentsSequence[0]
     assert before.StudyInstanceUID == report.StudyInstanceUID != first.StudyInstanceUID
+
+
+def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_side(make: Make) -> None:
+    node = make(results=["sr"])
+    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    analysed(node, first)
+    confirm(node)
+    retention.delete_by_uid(node.settings, [first.StudyInstanceUID])
+    for rows in analysed(node, late).values():
+        old, new = (row for row in rows if row.kind == "sr")
+        assert (old.supersedes, new.supersedes) == ("", "")
+        assert b"No longer here: image 1 of this study" in (node.folder / new.path).read_bytes()
 
 
 def test_a_report_for_another_domain_names_no_report_of_the_former(make: Make) -> None:

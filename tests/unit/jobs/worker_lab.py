@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sqlalchemy import select
+
 from ai_pipeline import pipelines
 from ai_pipeline.contract import (
     Accept,
@@ -32,7 +34,10 @@ from dicom_node.child import limit_memory, watch_parent
 from dicom_node.config.settings import Settings
 from dicom_node.jobs.worker import process as worker_module
 from dicom_node.jobs.worker.process import Worker
+from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, Study
+from dicom_node.store.transitions import settle_study, utc_now
 from tests.inbox_lab import Inbox
 
 MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
@@ -44,6 +49,16 @@ def work(node: Inbox, settings: Settings | None = None) -> int:
     while worker.run_once():
         claims += 1
     return claims
+
+
+def confirm(node: Inbox) -> None:
+    """As if every destination had confirmed what it was to get: the studies end."""
+    with node.database.write() as session:
+        for row in session.scalars(select(Delivery)):
+            row.state, row.confirmed_at = DeliveryState.CONFIRMED, utc_now()
+        session.flush()
+        for number in session.scalars(select(Study.id)):
+            settle_study(session, number)
 
 
 class Obedient:

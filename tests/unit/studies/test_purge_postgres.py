@@ -11,15 +11,13 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.services import retention
 from dicom_node.store import intake
-from dicom_node.store.tables import Delivery, Instance
-from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.store.tables import Instance
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.console.illustrated import illustrated
-from tests.unit.jobs.worker_lab import work
+from tests.unit.jobs.worker_lab import confirm, work
 
 STUDY = 1
 
@@ -28,11 +26,7 @@ def delivered(node: Inbox) -> None:
     node.receive(ultrasound("one"))
     node.settle()
     work(node)
-    with node.database.write() as session:
-        for row in session.scalars(select(Delivery)):
-            row.state, row.confirmed_at = DeliveryState.CONFIRMED, utc_now()
-        session.flush()
-        settle_study(session, STUDY)
+    confirm(node)
 
 
 def purged(node: Inbox) -> list[bool]:
