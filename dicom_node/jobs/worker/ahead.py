@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -124,7 +125,8 @@ class Ahead:
         try:
             self._check_for_job()
             source = open_dicom(path, self._settings.images.limits)
-            with self._at_work.at(path.name), self.watched(path.name) as progress:
+            leave = partial(self._at_work.leave, path.name)
+            with self._at_work.at(path.name), self.watched(leave) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
                     result = pipeline.run([source], progress, rule.options)
                     result = self._readings.take(pipeline, rule.options, [source.uid], result)
@@ -134,10 +136,11 @@ class Ahead:
             raise
 
     @contextmanager
-    def watched(self, spool_name: str) -> Iterator[Progress]:
+    def watched(self, leave: Callable[[], None]) -> Iterator[Progress]:
         """Progress of one analysis under a watchdog: if it hangs, this process ends; the node starts another.
 
-        After the time limit of a job, or sooner when a job waits; the image is then not recorded as a loss.
+        After the time limit of a job, or sooner when a job waits: then ``leave`` is called, so that the image
+        is not recorded as a loss.
         """
         limit = self._settings.workers.time_limit_seconds
         started = moved = time.monotonic()
@@ -159,7 +162,7 @@ class Ahead:
                 if now - started > limit + _GRACE_SECONDS:
                     _end("does not come to an end")
                 if now - moved > _SILENCE_SECONDS and self._is_job_free():
-                    self._at_work.leave(spool_name)
+                    leave()
                     _end("does not give way to a job")
 
         threading.Thread(target=watch, name="watch-ahead", daemon=True).start()

@@ -84,18 +84,18 @@ class Worker:
         analyses = Analyses(settings.node.data_dir / "analyses")
         workers = settings.workers
         # The last attempt of a job is made without an image that failed the ones before.
-        self._at_work = AtWork(
-            settings.node.data_dir / "at-work", self._owner, max(1, workers.attempts - 1), workers.memory_mib
-        )
+        most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
+        self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
+        in_shadow = AtWork(data_dir / "at-work-in-shadow", self._owner, most, workers.memory_mib)
         self._runner = JobRunner(database, settings, self._queue, self._pipeline, analyses, self._at_work)
         self._ahead = Ahead(database, settings, analyses, self._pipeline, self.stopping, self._at_work)
-        self._shadow = Shadow(database, settings, self._pipeline, self._ahead.watched, self._at_work)
+        self._shadow = Shadow(database, settings, self._pipeline, self._ahead.watched, in_shadow)
 
     def run_forever(self) -> None:
         """Warm up, report that it is ready, and work until it must stop or its memory is used up."""
         self.warm_up()
         self._report_ready()
-        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._is_spent()):
             try:
                 if not (self.run_once() or self._ahead.run_once() or self._shadow.run_once()):
                     self.stopping.wait(_POLL_SECONDS)
@@ -104,6 +104,9 @@ class Worker:
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
                 _LOGGER.error("the database does not answer: %s", type(error).__name__)
                 self.stopping.wait(_PAUSE_SECONDS)
+
+    def _is_spent(self) -> bool:
+        return self._at_work.spent or self._shadow.spent
 
     def run_once(self) -> bool:
         """Claim and run one job; False when there is none."""

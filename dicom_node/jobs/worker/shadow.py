@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import exists, select
@@ -50,14 +51,18 @@ class _EndedJob:
 
 
 class Shadow:
-    """Compares the active chest model with the one in its shadow. ``watched``: of :class:`.ahead.Ahead`."""
+    """Compares the active chest model with the one in its shadow.
+
+    ``watched``: of :class:`.ahead.Ahead`. ``at_work``: not that of jobs, where an image that the model in the
+    shadow fails at would be left out.
+    """
 
     def __init__(
         self,
         database: Database,
         settings: Settings,
         pipelines: Callable[[str], Pipeline],
-        watched: Callable[[str], AbstractContextManager[Progress]],
+        watched: Callable[[Callable[[], None]], AbstractContextManager[Progress]],
         at_work: AtWork,
     ) -> None:
         self._database, self._settings = database, settings
@@ -72,6 +77,11 @@ class Shadow:
             _LOGGER.error("no model runs in shadow: %s", error)
             self._card = None
 
+    @property
+    def spent(self) -> bool:
+        """Whether memory ran out: this process shall end."""
+        return self._at_work.spent
+
     def run_once(self) -> bool:
         """Compare one job; False when there is none, or no model in shadow."""
         if self._card is None or time.monotonic() < self._look_at:
@@ -79,6 +89,7 @@ class Shadow:
         job = self._next(self._card.sha256)
         if job is None:
             self._look_at = time.monotonic() + _LOOK_SECONDS
+            self._at_work.forget_old()
             return False
         try:
             # All images at once: a job that had to give way is compared again from its first.
@@ -126,7 +137,8 @@ class Shadow:
         """What both models say of the labels that both have."""
         first, second = self._pipelines(ChestXray.name), self._second_pipeline()
         image = open_dicom(path, self._settings.images.limits)
-        with self._at_work.at(path.name), self._watched(path.name) as progress:
+        leave = partial(self._at_work.leave, path.name)
+        with self._at_work.at(path.name), self._watched(leave) as progress:
             ours = _findings(first, image, _usable(first, job.options), progress)
             theirs = _findings(second, image, _usable(second, job.options), progress)
         return [_score(job.id, instance, ours[label], theirs[label]) for label in ours if label in theirs]
