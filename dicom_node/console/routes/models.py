@@ -6,6 +6,7 @@ import threading
 
 from fastapi import APIRouter, HTTPException, Response
 
+from dicom_node import services
 from dicom_node.console.web.access import Asked, needs, see_other
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console import models
@@ -21,8 +22,11 @@ _place = threading.Lock()  # a model is tried in a process of its own, with all 
 def list_models(asked: Asked) -> Response:
     """All models."""
     settings = asked.site.settings
+    shadow = models.shadow(settings)
     return asked.page(
         "models.html",
+        shadow=shadow,
+        compared=services.model_comparison(settings) if shadow else [],
         rows=models.models(settings),
         used=models.active(settings),
         history=models.history(settings),

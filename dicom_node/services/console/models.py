@@ -25,7 +25,7 @@ TRIAL_SECONDS = 120
 
 def models(settings: Settings) -> list[View]:
     """The cards, whether their files are there, and which pipeline uses them. Raises ModelRefused."""
-    used = active(settings)
+    used = active(settings) | {folder.SHADOW: shadow(settings)}
     return [
         {
             **row,
@@ -43,7 +43,7 @@ def model(settings: Settings, identifier: str, version: str) -> View:
         raise NotFound("there is no such model")
     metrics = dict(card.details.get("metrics", {}))
     by_label: Mapping[str, Any] = metrics.pop("labels", {}) if isinstance(metrics.get("labels"), dict) else {}
-    used = active(settings)
+    used = active(settings) | {folder.SHADOW: shadow(settings)}
     return {
         **_row(card),
         "intended_use": card.intended_use,
@@ -51,7 +51,7 @@ def model(settings: Settings, identifier: str, version: str) -> View:
         "calibrated": card.calibrated,
         "card_sha256": card.sha256,
         "pipelines": [pipeline for pipeline, name in used.items() if name == card.name],
-        "may_serve": [pipeline for pipeline in used if pipeline == "chest_xray" and card.labels],
+        "may_serve": ["chest_xray", folder.SHADOW] if card.labels and card.box_output is None else [],
         "labels": [
             {
                 "name": label.name,
@@ -76,6 +76,15 @@ def active(settings: Settings) -> dict[str, str]:
         except CardError as error:
             raise ModelRefused(str(error)) from None
     return found
+
+
+def shadow(settings: Settings) -> str:
+    """The model ("id@version") in the shadow of chest_xray, "" where there is none. Raises ModelRefused."""
+    try:
+        card = folder.in_shadow(settings.workers.models_dir)
+    except CardError as error:
+        raise ModelRefused(str(error)) from None
+    return card.name if card else ""
 
 
 def history(settings: Settings) -> list[View]:
@@ -124,7 +133,7 @@ def drift(settings: Settings, identifier: str, version: str) -> list[View]:
 
 
 def _models_dir(settings: Settings, pipeline: str) -> Path:
-    if pipeline not in folder.SHIPPED_MODELS:
+    if pipeline not in (*folder.SHIPPED_MODELS, folder.SHADOW):
         raise NotFound("the model of this pipeline cannot be exchanged")
     if settings.workers.models_dir is None:
         raise ModelRefused(

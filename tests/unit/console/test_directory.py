@@ -151,3 +151,9 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     assert models.active(console.settings)["chest_xray"] == f"chest-efficientnet-lite0@{version[1]}"
     assert admin.post("/models/chest_xray/rollback") == 409
     assert len(noted(console, "model_activated")) == len(noted(console, "model_rollback")) == 1
+    assert admin.post(f"{place}/activate", pipeline="chest_xray_shadow") == 303, admin.text
+    admin.follow()
+    assert "chest-efficientnet-lite0@9.9 runs in the shadow of chest_xray" in admin.text
+    assert "No images were compared yet" in admin.text
+    assert admin.post("/models/chest_xray_shadow/rollback") == 303
+    assert models.shadow(console.settings) == ""
