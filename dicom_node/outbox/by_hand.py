@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND, DELIVERY_DISCARDED
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
 from dicom_node.store import deliveries, results
 from dicom_node.store.accounts import Withdrawal
@@ -32,7 +33,8 @@ def retry(session: Session, delivery_id: int) -> None:
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
-    if delivery.result.study.state is StudyState.QUARANTINED:
+    is_note = delivery.result.kind is ResultKind.REJECTION
+    if delivery.result.study.state is StudyState.QUARANTINED and not is_note:
         raise NotAllowedNow(f"delivery {delivery_id}: its study stands in quarantine, release that first")
     if results.withdrawn(session, [delivery.result_id]):
         raise NotAllowedNow(f"delivery {delivery_id}: its result was withdrawn, it is sent nowhere")
@@ -51,7 +53,6 @@ def retry(session: Session, delivery_id: int) -> None:
         discarded_because="",
         refusals=0,
         queries=0,
-        sent_at=None,
         next_at=now,
         lease_owner="",
         lease_until=None,
@@ -87,8 +88,9 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
 
 
 def discard_all(session: Session, because: str, destination: str | None = None) -> int:
-    """Discard what was given up (to one peer, or to all); returns how many."""
-    chosen = list(session.scalars(_dead(destination).order_by(Delivery.id)))
+    """Discard what was given up (to one peer, or to all), but rejection notes; returns how many."""
+    dead = _dead(destination).join(Delivery.result).where(Result.kind != ResultKind.REJECTION)
+    chosen = list(session.scalars(dead.order_by(Delivery.id)))
     for delivery_id in chosen:
         discard(session, delivery_id, because)
     return len(chosen)

@@ -1,12 +1,14 @@
 """What an answer of a destination does to a delivery: every decision of the outbox, one transition each.
 
-Delivered means confirmed: the destination shows the object when it is queried. A delivery that was
-*acknowledged* has ``sent_at``; one that a killed process may or may not have sent has none, and is sent again
-as soon as the destination does not know it: the same UID and bytes twice are one object to a PACS.
+Delivered means confirmed: the destination shows the object when it is queried. An unconfirmed delivery that
+was *acknowledged* has ``sent_at``; one that a killed process may or may not have sent has none, and is sent
+again as soon as the destination does not know it: the same UID and bytes twice are one object to a PACS. In
+every other state ``sent_at`` says when the object last left, if it may have arrived.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +21,7 @@ from dicom_node.events import EventType
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.store import deliveries
+from dicom_node.store import deliveries, results
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery
 
@@ -47,7 +49,8 @@ class Ledger:
         elif report.status is SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
-            self._again(delivery, report.code, report.text)
+            answered = bool(report.code) or report.status is SendStatus.UNREACHABLE
+            self._again(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
         """The destination takes no such objects: left out with a warning (peers are different).
@@ -65,6 +68,15 @@ class Ledger:
         """A conflict came while it waited: nothing of a quarantined study leaves."""
         deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
 
+    def discard_withdrawn(self, deliveries: Iterable[Delivery]) -> None:
+        """Of these nothing is sent, or waits for a person, whose result somebody withdrew meanwhile."""
+        waiting = [one for one in deliveries if one.state in (_S.PENDING, _S.DEAD)]
+        gone = results.withdrawn(self._session, {one.result_id for one in waiting})
+        for delivery in waiting:
+            if delivery.result_id in gone:
+                why = {"reason": "", "discarded_because": "withdrawn"}
+                self._move(delivery, _S.DISCARDED, events.DELIVERY_DISCARDED, **why, **_DONE)
+
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """What no retry can cure."""
         self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=reason, **_DONE)
@@ -74,8 +86,9 @@ class Ledger:
         reason = "the sending process was lost"
         if self._peer.confirm == "none":
             self._move(
-                delivery, _S.PENDING, events.DELIVERY_RETRIED, reason=reason, next_at=self._now, **_DONE
-            )
+                delivery, _S.PENDING, events.DELIVERY_RETRIED,
+                reason=reason, next_at=self._now, sent_at=self._now, **_DONE,
+            )  # fmt: skip
         else:
             self._move(
                 delivery,
@@ -131,7 +144,8 @@ class Ledger:
             **_DONE,
         )
 
-    def _again(self, delivery: Delivery, status: str, reason: str) -> None:
+    def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
+        """Try later. ``left``: the object went out, and no answer came."""
         wait = wait_before_retry(delivery.attempts, self._settings)
         self._move(
             delivery,
@@ -140,7 +154,7 @@ class Ledger:
             status=status,
             reason=reason,
             next_at=self._now + wait,
-            sent_at=None,
+            sent_at=self._now if left else delivery.sent_at,
             **_DONE,
         )
 
@@ -159,8 +173,9 @@ class Ledger:
             self._ask_again(delivery, answer)
         else:
             self._move(
-                delivery, _S.PENDING, events.DELIVERY_RETRIED, reason=answer.text, next_at=self._now, **_DONE
-            )
+                delivery, _S.PENDING, events.DELIVERY_RETRIED,
+                reason=answer.text, next_at=self._now, sent_at=self._now, **_DONE,
+            )  # fmt: skip
 
     def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
         delivery.queries += 1

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.outbox import last_check
 from dicom_node.outbox.ledger import Ledger
@@ -109,10 +110,13 @@ class Route:
         to_send, to_ask = [], []
         with self._database.write() as session:
             ledger = Ledger(session, self.peer, self._settings.outbox, now)
-            for delivery in deliveries.due_batch(session, self.peer.name, now, _BATCH):
+            due = deliveries.due_batch(session, self.peer.name, now, _BATCH)
+            for delivery in due:
                 if delivery.state is DeliveryState.SENDING:
                     ledger.sender_lost(delivery)
-                if delivery.state is DeliveryState.PENDING and _is_quarantined(delivery):
+            ledger.discard_withdrawn(due)
+            for delivery in due:
+                if delivery.state is DeliveryState.PENDING and _is_held_back(delivery):
                     ledger.withdraw(delivery)
                 elif delivery.state is DeliveryState.PENDING:
                     self._start(session, delivery)
@@ -168,6 +172,7 @@ class Route:
                 elif held not in narrowed:
                     ledger.sent(row, reports[held])
             self._narrow(session, ledger, {held: reports[held] for held in narrowed}, rows)
+            ledger.discard_withdrawn(rows.values())
             self._pace(session, reports)
             if any(report.status is SendStatus.HUNG for report in reports.values()):
                 self._record_hung(session, batch, "send")
@@ -197,8 +202,10 @@ class Route:
             for other in others
         )
         for held, report in narrowed.items():
-            if held.delivery in rows:
-                ledger.narrowed(rows[held.delivery], report, takes_others=takes_others)
+            if row := rows.get(held.delivery):
+                # Results that are left out harm nobody; a rejection note that is left out must be known.
+                is_note = row.result.kind is ResultKind.REJECTION
+                ledger.narrowed(row, report, takes_others=takes_others and not is_note)
 
     def _pace(self, session: Session, reports: dict[_Held, SendReport]) -> None:
         """Postpone what waits for a peer that does not answer; make it due when the peer answers again."""
@@ -222,6 +229,7 @@ class Route:
                 row = rows.get(held.delivery)
                 if row is not None and row.state is DeliveryState.UNCONFIRMED:
                     ledger.asked(row, answer)
+            ledger.discard_withdrawn(rows.values())
             if any(answer.presence is Presence.HUNG for answer in answers):
                 self._record_hung(session, batch, "query")
             _settle(session, batch)
@@ -267,8 +275,10 @@ def give_up_all(database: Database, settings: Settings, destination: str) -> int
     return len(batch)
 
 
-def _is_quarantined(delivery: Delivery) -> bool:
-    return delivery.result.study.state is StudyState.QUARANTINED
+def _is_held_back(delivery: Delivery) -> bool:
+    """Whether it is a result of a study in quarantine; a note that takes results back goes all the same."""
+    result = delivery.result
+    return result.study.state is StudyState.QUARANTINED and result.kind is not ResultKind.REJECTION
 
 
 def _settle(session: Session, batch: Sequence[_Held]) -> None:

@@ -13,7 +13,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_DISCARDED, RESULT_WITHDRAWN
 from dicom_node.model.kinds import AuditAction, RejectionReason, ResultKind
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.work import said
@@ -26,6 +26,9 @@ from dicom_node.store.views import View, columns, find_study
 _S = DeliveryState
 _ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
 _WAITS = (_S.PENDING, _S.DEAD)
+_TOLD = OPEN_DELIVERIES | {_S.CONFIRMED}
+
+_BEING_SENT = "a result is being sent right now: try again in a moment"
 
 
 def show(session: Session, settings: Settings, study: int) -> View:
@@ -52,7 +55,7 @@ def show(session: Session, settings: Settings, study: int) -> View:
             for row in rows
             if row.id in gone
         ],
-        "by_hand": _by_hand(settings, [row for row in rows if row.id in gone]),
+        "by_hand": _by_hand(session, [row for row in rows if row.id in gone]),
     }
 
 
@@ -99,7 +102,7 @@ def withdraw(
             for row in chosen:
                 _withdraw(session, row, Withdrawal(
                     result_id=row.id, at=now, actor=by.name, reason=reason, because=words,
-                    note_id=note.id if note else None,
+                    note_id=note.id if note and row in told else None,
                 ))  # fmt: skip
             audit.note(
                 session, by, AuditAction.RESULT_WITHDRAWN, study_id=study.id, reason=reason.value,
@@ -107,8 +110,9 @@ def withdraw(
             )  # fmt: skip
             settle_study(session, study.id)
             session.flush()
-            put_in_place(list(files.values()))
-        return _by_hand(settings, chosen)
+            # One that was there is of a try that was killed before its rows were written.
+            put_in_place([file for file in files.values() if not file.was_there])
+        return _by_hand(session, chosen)
 
 
 def withdraw_by_uid(
@@ -151,8 +155,11 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     chosen = [row for row in rows if row.id not in gone and (wanted is None or row.id in wanted)]
     if not chosen:
         raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
-    if any(delivery.state is _S.SENDING for row in chosen for delivery in row.deliveries):
-        raise NotAllowedNow("a result is being sent right now: try again in a moment")
+    # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.
+    theirs = select(Delivery).where(Delivery.result_id.in_([row.id for row in chosen]))
+    deliveries = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
+    if any(delivery.state is _S.SENDING for delivery in deliveries.all()):
+        raise NotAllowedNow(_BEING_SENT)
     return chosen
 
 
@@ -170,23 +177,30 @@ def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
 
 def _discard(session: Session, delivery: Delivery) -> None:
     discarded: dict[str, Any] = {"reason": "", "discarded_because": "withdrawn"}
-    move_delivery(
+    if not move_delivery(
         session, delivery, _S.DISCARDED, DELIVERY_DISCARDED, lease_owner="", lease_until=None, **discarded
-    )
+    ):
+        raise NotAllowedNow(_BEING_SENT)
 
 
 def _arrived(row: Result) -> set[str]:
-    return {delivery.destination for delivery in row.deliveries if delivery.state in _ARRIVED}
+    """The peers that have it or may have it: also those from which no answer came."""
+    return {one.destination for one in row.deliveries if one.state in _ARRIVED or one.sent_at is not None}
 
 
 def _iocm(settings: Settings) -> set[str]:
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
 
 
-def _by_hand(settings: Settings, rows: Sequence[Result]) -> dict[str, list[str]]:
-    """By peer that is not told, or that has de-identified objects: what it has."""
+def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
+    """By peer that is not told: the withdrawn results that it has.
+
+    Told is who has the note, or to whom it is on its way; not who refused it, or for whom it was discarded.
+    """
     found: dict[str, list[str]] = {}
     for row in rows:
-        for name in sorted(_arrived(row) - (set() if row.deidentified else _iocm(settings))):
+        note = session.get_one(Withdrawal, row.id).note_id
+        told = select(Delivery.destination).where(Delivery.result_id == note, Delivery.state.in_(_TOLD))
+        for name in sorted(_arrived(row) - set(session.scalars(told))):
             found.setdefault(name, []).append(row.sop_instance_uid)
     return found

@@ -52,7 +52,7 @@ def build_rejection(
     )  # fmt: skip
     first = objects[0]
     offset = str(first.get("TimezoneOffsetFromUTC") or "")
-    parts = (reason, *sorted(str(one.SOPInstanceUID) for one in objects))
+    parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
     content = KeyObjectSelection(
         document_title=_TITLES[reason],
         referenced_objects=objects,

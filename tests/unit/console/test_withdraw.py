@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pydicom import dcmread
@@ -14,9 +16,11 @@ from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.destination import Check
 from dicom_node.services import audit, rerun_studies, withdrawal, work
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import utc_now
@@ -149,6 +153,153 @@ def test_what_is_being_sent_is_waited_for(console: ConsoleLab) -> None:
     with pytest.raises(NotAllowedNow, match="being sent"):
         withdraw(console)
     assert not [row for row in results(console) if row.kind is ResultKind.REJECTION]
+
+
+class Forgetful:
+    """A destination that shows only what it was sent since the test began."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        self.sent += [one.sop_instance_uid for one in objects]
+        return [SendReport(SendStatus.STORED, "0000") for _ in objects]
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        known = [one.sop_instance_uid in self.sent for one in objects]
+        return [Confirmation(Presence.FOUND if found else Presence.NOT_FOUND) for found in known]
+
+    def test(self) -> list[Check]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def delivered(console: ConsoleLab) -> list[str]:
+    """What leaves from now on, until nothing is due."""
+    destination = Forgetful()
+    worker = DeliveryWorker(
+        console.database, console.settings, open_destination=lambda _peer, _settings: destination
+    )
+    for _ in range(6):
+        worker.run_once()
+    return destination.sent
+
+
+def first_is(console: ConsoleLab, state: DeliveryState, **values: object) -> Result:
+    """Put the first delivery into a state; returns its result."""
+    with console.database.write() as session:
+        delivery = session.scalars(select(Delivery).order_by(Delivery.id)).first()
+        assert delivery is not None
+        delivery.state, delivery.confirmed_at = state, None
+        for name, value in values.items():
+            setattr(delivery, name, value)
+        session.flush()
+        result = delivery.result
+        session.expunge(result)
+        return result
+
+
+def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(console: ConsoleLab) -> None:
+    doubtful = first_is(console, S.UNCONFIRMED, sent_at=None, next_at=utc_now())
+    withdraw(console)
+    assert delivered(console) == [dcmread(note(console)).SOPInstanceUID]
+    with console.database.read() as session:
+        states = session.scalars(select(Delivery.state).where(Delivery.result_id == doubtful.id)).all()
+    assert S.DISCARDED in states
+    assert not {S.PENDING, S.DEAD, S.UNCONFIRMED} & set(states)
+
+
+@pytest.mark.parametrize("state", [S.PENDING, S.DEAD])
+def test_a_peer_that_may_have_the_result_is_told(console: ConsoleLab, state: DeliveryState) -> None:
+    doubtful = first_is(console, state, attempts=1, sent_at=utc_now())
+    withdraw(console, doubtful.id)
+    named = dcmread(note(console)).CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert [one.ReferencedSOPInstanceUID for one in named.ReferencedSOPSequence] == [
+        doubtful.sop_instance_uid
+    ]
+
+
+def test_a_peer_that_was_never_reached_is_not_told(console: ConsoleLab) -> None:
+    waiting = first_is(console, S.PENDING, attempts=7)
+    assert list(withdraw(console, waiting.id)) == ["archive"]
+    assert [row for row in results(console) if row.kind is ResultKind.REJECTION] == []
+
+
+def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarantine(
+    console: ConsoleLab,
+) -> None:
+    withdraw(console)
+    rerun_studies(console.settings, [results_study(console)])
+    with console.database.write() as session:
+        session.get_one(Study, 1).state = StudyState.QUARANTINED
+    assert delivered(console) == [dcmread(note(console)).SOPInstanceUID]
+
+
+@pytest.mark.parametrize("state", [S.CANCELLED, S.DEAD, S.DISCARDED])
+def test_who_did_not_take_the_note_is_listed_by_hand(console: ConsoleLab, state: DeliveryState) -> None:
+    withdraw(console)
+    with console.database.write() as session:
+        [row] = session.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.REJECTION))
+        row.state = state
+    with console.database.read() as session:
+        shown = withdrawal.show(session, console.settings, 1)["by_hand"]
+    assert len(shown["pacs"]) == len(shown["archive"]) + len(results(console)) - 1 - 2
+
+
+def test_a_peer_that_learned_iocm_later_is_still_listed_by_hand(console: ConsoleLab) -> None:
+    by_hand = withdraw(console)
+    peers = [one.model_copy(update={"iocm": True}) for one in console.settings.peers]
+    console.settings = console.settings.model_copy(update={"peers": tuple(peers)})
+    with console.database.read() as session:
+        assert withdrawal.show(session, console.settings, 1)["by_hand"] == by_hand
+
+
+def test_a_peer_that_takes_no_notes_gives_it_up_and_discarding_all_leaves_it(console: ConsoleLab) -> None:
+    withdraw(console)
+    report = SendReport(SendStatus.NARROWED, "", "Key Object Selection Document Storage is not accepted")
+    destination = Forgetful()
+    destination.send = lambda objects: [report] * len(objects)  # type: ignore[method-assign]
+    DeliveryWorker(
+        console.database, console.settings, open_destination=lambda _peer, _settings: destination
+    ).run_once()
+    work.discard_deliveries(console.settings, because="given up")
+    with console.database.read() as session:
+        chosen = select(Delivery.state).join(Result).where(Result.kind == ResultKind.REJECTION)
+        assert session.scalars(chosen).all() == [S.DEAD]
+
+
+def test_a_withdrawal_that_was_killed_half_way_is_made_again(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("dicom_node.services.withdrawal._by_hand", die)
+        with pytest.raises(KeyboardInterrupt):
+            withdraw(console)
+    files = list((console.settings.node.data_dir / "results").rglob("*.dcm"))
+    withdraw(console)
+    assert note(console) in files
+
+
+def die(*_: object) -> NoReturn:
+    raise KeyboardInterrupt  # as kill -9 does, after the file has its name and before the commit
+
+
+def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(console: ConsoleLab) -> None:
+    with console.database.write() as session:
+        old = session.scalars(select(Result).where(Result.kind == ResultKind.SR)).first()
+        assert old is not None
+        columns = [one.name for one in Result.__table__.columns if one.name not in ("id", "sop_instance_uid")]
+        new = Result(**{name: getattr(old, name) for name in columns}, sop_instance_uid="2.25.99")
+        new.supersedes = old.sop_instance_uid
+        session.add(new)
+        session.flush()
+        newest = new.id
+    withdraw(console, newest)
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/studies/1")
+    assert "No report yet" in browser.text
 
 
 def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLab) -> None:

@@ -15,13 +15,12 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.results.sr import reading as report
-from dicom_node.store.accounts import Withdrawal
+from dicom_node.store import results
 from dicom_node.store.tables import Instance, Job, Result
 from dicom_node.store.views import View
 
 _PICTURES = (ResultKind.CLEANED, ResultKind.HEATMAP, ResultKind.SC)
 _MOST = 200  # results that are looked into
-_VALID = Result.id.not_in(select(Withdrawal.result_id))
 
 
 def view(session: Session, settings: Settings, number: int) -> View:
@@ -68,11 +67,16 @@ def number_in(row: Instance, keyword: str) -> int:
 
 
 def report_files(session: Session, data_dir: Path, study: int) -> list[Path]:
-    """The newest report of each rule that names the patient, as far as the file is there."""
-    chosen = select(Result, Job.rule).join(Job, Result.job_id == Job.id).order_by(Result.id).where(_VALID)
+    """The newest report of each rule that names the patient, as far as the file is there.
+
+    Where the newest was withdrawn there is none: one that it had replaced does not come back.
+    """
+    chosen = select(Result, Job.rule).join(Job, Result.job_id == Job.id).order_by(Result.id)
     chosen = chosen.where(Result.study_id == study, Result.kind == ResultKind.SR)
     newest = {rule: row for row, rule in session.execute(chosen.where(Result.deidentified.is_(False)))}
-    return [path for row in newest.values() if (path := data_dir / row.path).is_file()]
+    gone = results.withdrawn(session, [row.id for row in newest.values()])
+    paths = (data_dir / row.path for row in newest.values() if row.id not in gone)
+    return [path for path in paths if path.is_file()]
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
@@ -95,14 +99,16 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
 
 
 def _layers(session: Session, data_dir: Path, study: int, uid: str) -> Iterator[dict[str, Any]]:
-    """Pictures that were made of the image, the newest of each name."""
+    """Pictures that were made of the image, the newest of each name unless it was withdrawn."""
     chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
-    chosen = chosen.where(Result.deidentified.is_(False), _VALID).order_by(Result.id.desc()).limit(_MOST)
+    chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
     found: dict[str, Result] = {}
     for row in session.scalars(chosen):
         path = data_dir / row.path
         if path.is_file() and (name := _name(row, path, uid)):
             found.setdefault(name, row)
+    gone = results.withdrawn(session, [row.id for row in found.values()])
+    found = {name: row for name, row in found.items() if row.id not in gone}
     for name, row in sorted(found.items(), key=lambda item: (_PICTURES.index(item[1].kind), item[1].id)):
         same_size = row.kind is ResultKind.CLEANED
         yield {"id": row.id, "kind": row.kind.value, "name": name, "same_size": same_size}
