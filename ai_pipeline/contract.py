@@ -152,8 +152,7 @@ class Finding:
 class QualityNote:
     """Something that a reader should know about how far to trust the result. Never holds PHI.
 
-    ``on_faces``: must be read wherever the findings are: in presentation states and pictures too.
-    """
+    ``on_faces``: must be read wherever the findings are: in presentation states and pictures too."""
 
     name: str
     text: str
@@ -185,9 +184,9 @@ class Measurement:
     """A number with its unit, taken at a place in one image.
 
     ``name`` is what a reader calls it; ``quantity`` and ``unit`` (UCUM) are coded, ``site`` is the body site.
-    ``lines``: open polylines of two points or more on which it was taken, in the coordinates of
-    :class:`Region`. ``model``: the model that drew the lines; None where the number was written in the
-    picture and only read from it. ``frame`` as in :class:`Finding`.
+    ``lines``: polylines of two points or more on which it was taken, in the coordinates of :class:`Region`;
+    open, or ``closed``: outlines whose last point is joined to the first. ``model``: the model that drew
+    them; None where the number was written in the picture and only read. ``frame`` as in :class:`Finding`.
     """
 
     source_uid: str
@@ -199,9 +198,11 @@ class Measurement:
     model: ModelRef | None = None
     site: Code | None = None
     frame: int | None = None
+    closed: bool = False
 
     def __post_init__(self) -> None:
-        if not self.lines or any(len(line) < 2 or line[0] == line[-1] for line in self.lines):
+        fewest = 3 if self.closed else 2
+        if not self.lines or any(len(line) < fewest or line[0] == line[-1] for line in self.lines):
             raise ValueError("a measurement needs lines whose ends lie apart")
 
 
@@ -214,7 +215,7 @@ class RefusedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An image that ``accepts`` passed over, and the model that it was meant for. Counted, never shown."""
+    """An image that ``accepts`` passed over, and the model that it was for. Counted, never shown."""
 
     source_uid: str
     model: ModelRef
@@ -263,8 +264,7 @@ class DerivedImage:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline will look at these images, by ``source_uids``; ``refused`` are those that it passed over,
-    for the node's counts: pipelines whose cards have labels fill it."""
+    """The pipeline will look at ``source_uids``; ``refused``: those passed over, for the node's counts."""
 
     source_uids: tuple[str, ...]
     refused: tuple[Refusal, ...] = field(default=(), compare=False)
@@ -327,8 +327,8 @@ class SourceImage(Protocol):
     Frames are decoded when asked for. ``stored(i)`` gives the component samples after the node's one
     decoder and one fixed YBR→RGB or palette→RGB step: ``[rows, columns]`` or ``[rows, columns, 3]``.
     ``display(i)`` gives what a viewer shows: uint8, bright = dense (MONOCHROME2), after modality and VOI LUT,
-    ``[rows, columns]`` for grey and ``[rows, columns, 3]`` RGB for colour. ``i`` counts from 0.
-    Both raise PixelError, which names the cause.
+    ``[rows, columns]`` for grey and ``[rows, columns, 3]`` RGB for colour; ``show(samples, i)`` gives that of
+    other samples of the stored kind. ``i`` counts from 0. All raise PixelError, which names the cause.
     """
 
     @property
@@ -339,6 +339,7 @@ class SourceImage(Protocol):
     def header(self) -> ImageHeader: ...
     def stored(self, frame: int = 0) -> PixelArray: ...
     def display(self, frame: int = 0) -> npt.NDArray[np.uint8]: ...
+    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]: ...
 
 
 class Progress(Protocol):
@@ -352,7 +353,8 @@ class PipelineResult:
     """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
-    access-controlled record alone; ``measurements`` were taken by a model or read from the pixels.
+    access-controlled record alone. ``drawn_on``: what pictures of the result show: the source, or only its
+    ``cleaned`` image, without which there is none.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -363,6 +365,7 @@ class PipelineResult:
     scores: tuple[Scores, ...] = ()
     readings: tuple[Reading, ...] = field(default=(), repr=False)
     measurements: tuple[Measurement, ...] = ()
+    drawn_on: Literal["source", "cleaned"] = "source"
 
 
 class Pipeline(Protocol):

@@ -140,6 +140,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.models.*",
         "ai_pipeline.burnin.cleaning",
     ),
+    "ai_pipeline.fetal_head": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
+        "ai_pipeline.images.*",
+        "ai_pipeline.models.*",
+        "ai_pipeline.burnin.cleaning",
+        "ai_pipeline.burnin.tools",
+    ),
     "ai_pipeline.programs": (
         "ai_pipeline.errors",
         "ai_pipeline.contract",

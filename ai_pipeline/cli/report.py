@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ai_pipeline.contract import (
@@ -43,10 +44,9 @@ class Folder:
         shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
         frame = next((finding.frame for finding in shown if finding.frame), 1)
         here = [finding for finding in result.findings if finding.frame in {None, frame}]
-        drawn = annotate(
-            image.display(frame - 1), here, measurements=result.measurements, notes=result.quality
-        )
-        written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
+        if (below := _below(image, result, frame - 1)) is not None:
+            drawn = annotate(below, here, measurements=result.measurements, notes=result.quality)
+            written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
         for finding in shown:
             if finding.evidence is not None:
                 picture = heatmap_overlay(image.display((finding.frame or 1) - 1), finding)
@@ -77,6 +77,14 @@ class Folder:
         path = self.path / f"{name}.png"
         Image.fromarray(np.asarray(samples)).save(path)
         return _entry(kind, path, 1)
+
+
+def _below(image: SourceImage, result: PipelineResult, frame: int) -> npt.NDArray[np.uint8] | None:
+    """What the result is drawn on; None where only the cleaned image may be shown and there is none."""
+    if result.drawn_on == "source":
+        return image.display(frame)
+    cleaned = (one for one in result.images if one.kind is ImageKind.CLEANED and one.verified)
+    return next((image.show(one.frames[frame], frame) for one in cleaned), None)
 
 
 def empty_record(file: str, pipeline: str) -> Record:
@@ -136,6 +144,7 @@ def _measurement(measurement: Measurement) -> Record:
         "unit": measurement.unit.value,
         "points": [point for line in lines for point in line],
         "lines": lines,
+        "closed": measurement.closed,
         "source_uid": measurement.source_uid,
         "frame": measurement.frame,
         "model": _model(measurement.model) if measurement.model else None,

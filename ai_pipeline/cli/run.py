@@ -15,6 +15,7 @@ from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, print_
 if TYPE_CHECKING:
     from ai_pipeline.cli.report import Folder, Record
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
+    from ai_pipeline.images.header import GivenAttributes
 
 AUTO = {
     "US": "ultrasound", "IVUS": "ultrasound", "CR": "chest_xray", "DX": "chest_xray", "DR": "chest_xray",
@@ -28,7 +29,10 @@ def run(
         typer.Argument(metavar="FILE...", help="DICOM, PNG or JPEG files, or folders of DICOM files."),
     ],
     pipeline: Annotated[
-        str, typer.Option(help="ultrasound, chest_xray, another installed one, or auto (by modality).")
+        str,
+        typer.Option(
+            help="ultrasound, chest_xray, fetal_head, another installed one, or auto (by modality)."
+        ),
     ] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per input and line.")] = False,
@@ -36,7 +40,14 @@ def run(
         str | None, typer.Option(help="Modality of PNG and JPEG files, which say none: US or DX.")
     ] = None,
     view: Annotated[
-        str | None, typer.Option(help="View Position of PNG and JPEG files, which say none: PA or AP.")
+        str, typer.Option(help="View Position of PNG and JPEG files, which say none: PA or AP.")
+    ] = "",
+    body_part: Annotated[
+        str, typer.Option(help="Body Part Examined of PNG and JPEG files, which say none, e.g. HEAD.")
+    ] = "",
+    pixel_mm: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=10, help="Millimetres of a pixel's side of PNG and JPEG files."),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
@@ -52,13 +63,15 @@ def run(
         raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.cli.report import Folder
     from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError
+    from ai_pipeline.images.header import GivenAttributes
     from ai_pipeline.pipelines import PIPELINES
 
     if pipeline not in {*PIPELINES, "auto"}:
         raise typer.BadParameter(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
-    runner = _Runner(pipeline, Folder(out), modality, view, _options(option or []), models_dir, device_rules)
+    given = GivenAttributes(view, body_part, pixel_mm)
+    runner = _Runner(pipeline, Folder(out), modality, given, _options(option or []), models_dir, device_rules)
     files, unreadable = _inputs(files), False
     try:
         with progress_bar(len(files)) as update:
@@ -116,7 +129,7 @@ class _Runner:
     pipeline: str
     folder: Folder
     modality: str | None
-    view: str | None
+    given: GivenAttributes
     options: Mapping[str, object]
     models_dir: Path | None
     device_rules: Path | None
@@ -131,7 +144,7 @@ class _Runner:
 
         record = empty_record(str(file), self.pipeline)
         try:
-            image = open_image(file, self.modality, self.view)
+            image = open_image(file, self.modality, self.given)
             pipeline = self._pipeline(image)
             if pipeline is None:
                 record["reason"] = f"no pipeline for modality {image.header.modality or 'unknown'}"

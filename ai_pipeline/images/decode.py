@@ -31,8 +31,15 @@ from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams
 from ai_pipeline.images.decoder import DECODER
-from ai_pipeline.images.display import GreyDisplay
-from ai_pipeline.images.header import check_palette, embedded_overlays, picture_header, read_header
+from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
+from ai_pipeline.images.header import (
+    NONE_GIVEN,
+    GivenAttributes,
+    check_palette,
+    embedded_overlays,
+    picture_header,
+    read_header,
+)
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 
 Picture = npt.NDArray[np.uint8]
@@ -61,8 +68,10 @@ def open_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
     return DicomImage(path, dataset, header, syntax)
 
 
-def open_picture(path: Path, modality: str, limits: ImageLimits = LIMITS, view: str = "") -> PictureImage:
-    """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …) and View Position.
+def open_picture(
+    path: Path, modality: str, limits: ImageLimits = LIMITS, given: GivenAttributes = NONE_GIVEN
+) -> PictureImage:
+    """Open a PNG or JPEG as if it were an image of ``modality`` (``"US"``, ``"DX"`` …), as ``given``.
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
@@ -78,11 +87,13 @@ def open_picture(path: Path, modality: str, limits: ImageLimits = LIMITS, view: 
         samples = _picture_samples(picture, data)
     digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
-    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, view), samples)
+    return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, given), samples)
 
 
-def open_image(path: Path, modality: str | None = None, view: str | None = None) -> DicomImage | PictureImage:
-    """Open whichever it is. A picture needs ``modality`` and may have a View Position ``view``.
+def open_image(
+    path: Path, modality: str | None = None, given: GivenAttributes = NONE_GIVEN
+) -> DicomImage | PictureImage:
+    """Open whichever it is. A picture needs ``modality``; of DICOM neither that nor what is ``given`` counts.
 
     Raises :class:`PixelError`.
     """
@@ -93,7 +104,7 @@ def open_image(path: Path, modality: str | None = None, view: str | None = None)
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         if modality is None:
             raise PixelError("a PNG or JPEG says nothing of its modality: give --modality US or DX")
-        return open_picture(path, modality, view=(view or "").upper())
+        return open_picture(path, modality, given=given)
     raise PixelError("neither DICOM (Part 10) nor PNG nor JPEG")
 
 
@@ -152,7 +163,9 @@ class DicomImage:
             return _eight_bit_palette(np.asarray(apply_color_lut(samples, self.dataset)))
 
     def display(self, frame: int = 0) -> Picture:
-        samples = self.stored(frame)
+        return self.show(self.stored(frame), frame)
+
+    def show(self, samples: PixelArray, frame: int = 0) -> Picture:
         if samples.ndim == 3:
             return colour_display(samples, self.header.bits_stored)
         with _pydicom_may_warn(), _as_pixel_error("the grey LUTs of the header are unusable"):
@@ -229,25 +242,12 @@ class PictureImage:
         return self.samples
 
     def display(self, frame: int = 0) -> Picture:
-        samples = self.decoded(frame)
+        return self.show(self.decoded(frame))
+
+    def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002  (there is one)
         if samples.ndim == 3:
             return colour_display(samples, self.header.bits_stored)
         return grey_range(samples, self.header.bits_stored)
-
-
-def colour_display(samples: PixelArray, bits_stored: int) -> Picture:
-    """Bring RGB samples of any depth to uint8."""
-    if samples.dtype == np.uint8:
-        return cast(Picture, samples)
-    numbers = cast(npt.NDArray[np.integer[Any]], samples)
-    return (numbers >> max(bits_stored - 8, 0)).astype(np.uint8)
-
-
-def grey_range(samples: PixelArray, bits_stored: int) -> Picture:
-    """Bring unsigned grey samples without a window to uint8."""
-    attributes = Dataset()
-    attributes.BitsStored = bits_stored
-    return GreyDisplay.of(attributes).show(samples)
 
 
 def _check_length(path: Path, dataset: Dataset, syntax: UID) -> None:

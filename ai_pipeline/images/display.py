@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -150,3 +150,18 @@ def _first(value: object) -> float:
 
 def _clipped(shares: Values) -> Values:
     return np.clip(shares, 0.0, 1.0)
+
+
+def colour_display(samples: PixelArray, bits_stored: int) -> npt.NDArray[np.uint8]:
+    """Bring RGB samples of any depth to uint8."""
+    if samples.dtype == np.uint8:
+        return cast(npt.NDArray[np.uint8], samples)
+    numbers = cast(npt.NDArray[np.integer[Any]], samples)
+    return (numbers >> max(bits_stored - 8, 0)).astype(np.uint8)
+
+
+def grey_range(samples: PixelArray, bits_stored: int) -> GreyPicture:
+    """Bring unsigned grey samples without a window to uint8."""
+    attributes = Dataset()
+    attributes.BitsStored = bits_stored
+    return GreyDisplay.of(attributes).show(samples)

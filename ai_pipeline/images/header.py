@@ -33,6 +33,18 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 
 @dataclass(frozen=True, slots=True)
+class GivenAttributes:
+    """What a person says of a PNG or JPEG, which has no header. ``pixel_mm``: millimetres a pixel."""
+
+    view_position: str = ""
+    body_part: str = ""
+    pixel_mm: float | None = None
+
+
+NONE_GIVEN = GivenAttributes()
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """A part of an image in which pixels have a known size (millimetres; of no sign).
 
@@ -82,8 +94,11 @@ def read_header(dataset: Dataset) -> ImageHeader:
     )
 
 
-def picture_header(samples: PixelArray, modality: str, lossy: bool, view: str = "") -> ImageHeader:
-    """Describe a PNG or JPEG as far as its samples do; ``view``: its View Position, if known."""
+def picture_header(
+    samples: PixelArray, modality: str, lossy: bool, given: GivenAttributes = NONE_GIVEN
+) -> ImageHeader:
+    """Describe a PNG or JPEG as far as its samples and what is ``given`` do."""
+    spacing = given.pixel_mm
     return ImageHeader(
         modality=modality,
         sop_class_uid="",
@@ -92,8 +107,10 @@ def picture_header(samples: PixelArray, modality: str, lossy: bool, view: str = 
         frames=1,
         photometric="RGB" if samples.ndim == 3 else "MONOCHROME2",
         bits_stored=samples.dtype.itemsize * 8,
-        view_position=view,
+        body_part=given.body_part.upper(),
+        view_position=given.view_position.upper(),
         lossy=lossy,
+        attributes={"PixelSpacing": f"{spacing}\\{spacing}"} if spacing else {},
     )
 
 

@@ -22,6 +22,7 @@ from ai_pipeline.contract import (
     Decision,
     Finding,
     Measurement,
+    ModelRef,
     Origin,
     Point,
     QualityNote,
@@ -104,10 +105,13 @@ def annotate(
         for number, (_, region) in enumerate(placed, start=1):
             taken.append(canvas.number(str(number), region.bounds, taken))
     drawn = [measurement for measurement in measurements if measurement.model is not None]
-    for line in dict.fromkeys(line for measurement in drawn for line in measurement.lines):
-        canvas.measured(line)
+    for line, closed in dict.fromkeys((line, one.closed) for one in drawn for line in one.lines):
+        if closed:
+            canvas.outline(None, line)
+        else:
+            canvas.measured(line)
     captions = _box_captions([finding for finding, _ in placed]) + measured_text(drawn)
-    return canvas.above([], captions, list(legend) or legend_of(findings, notes))
+    return canvas.above([], captions, list(legend) or legend_of(findings, notes, drawn))
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
@@ -121,7 +125,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
         size = "none" if evidence is None else f"one of {evidence.values.shape}"
         raise ValueError(f"a heat map over a picture of {display.shape[:2]} is asked for, there is {size}")
     values = np.clip(evidence.values.astype(np.float64), 0.0, 1.0)
-    warning = list(legend) or [_models([finding]), NOT_FOR_DIAGNOSIS]
+    warning = list(legend) or [_models([finding.model]), NOT_FOR_DIAGNOSIS]
     meaning = f"Colours: {evidence.method}; 1 = peak; no outline"
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
@@ -174,20 +178,26 @@ def measured_text(measurements: Sequence[Measurement]) -> list[str]:
     return [f"AI: {', '.join(written)}"] if written else []
 
 
-def legend_of(findings: Sequence[Finding], notes: Sequence[QualityNote] = ()) -> list[str]:
+def legend_of(
+    findings: Sequence[Finding],
+    notes: Sequence[QualityNote] = (),
+    measurements: Sequence[Measurement] = (),
+) -> list[str]:
     """Return the usual legend: what has no place, what the boxes are, notes, the models, the warning."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     lines = [caption(finding) for finding in shown if not finding.regions]
-    if not assesses(shown):
+    if not assesses(shown, measurements):
         lines.append(nothing_shown(findings))
     lines += places_told(region for finding in shown for region in finding.regions)
     lines += said_everywhere(notes)
-    return [*lines, *([_models(findings)] if findings else []), NOT_FOR_DIAGNOSIS]
+    models = [finding.model for finding in findings] + [one.model for one in measurements if one.model]
+    return [*lines, *([_models(models)] if models else []), NOT_FOR_DIAGNOSIS]
 
 
-def assesses(findings: Iterable[Finding]) -> bool:
-    """Whether findings say anything of the patient: burned-in annotation does not."""
-    return any(finding.code != BURNED_IN for finding in findings)
+def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = ()) -> bool:
+    """Whether findings, or what a model measured, say anything of the patient: burned-in annotation does
+    not."""
+    return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
 
 
 def nothing_shown(findings: Sequence[Finding]) -> str:
@@ -349,8 +359,8 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _models(findings: Sequence[Finding]) -> str:
-    names = sorted({f"{finding.model.id} {finding.model.version}" for finding in findings})
+def _models(models: Iterable[ModelRef]) -> str:
+    names = sorted({f"{model.id} {model.version}" for model in models})
     return f"Model: {', '.join(names)}"
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_training.errors import DataMissing
-from ai_training.networks.anatomy import ORGANS, SIDE
+from ai_training.networks.outlines import ORGANS, SIDE
 
 SET = "cxr_anatomy"
 CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)

@@ -16,7 +16,7 @@ from ai_pipeline.images.coordinates import Affine
 from ai_training.anatomy.data import AnatomyImage, anatomy_images
 from ai_training.errors import DataMissing
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.networks.anatomy import ORGANS
+from ai_training.networks.outlines import ORGANS
 from ai_training.progress import Report, silent
 from ai_training.text import NOT_DIAGNOSTIC, interval
 

@@ -12,7 +12,7 @@ from torch.export import Dim
 
 from ai_training.anatomy.data import CHAIN, MEAN, SCALE
 from ai_training.cards import new_card
-from ai_training.networks.anatomy import ORGANS, SIDE, AnatomyGraph, AnatomyNetwork
+from ai_training.networks.outlines import ORGANS, SIDE, AnatomyGraph, OutlineNetwork
 from ai_training.onnx_file import export
 
 ID = "chest-anatomy-unet"
@@ -20,7 +20,7 @@ TOLERANCE = 0.03
 """Largest difference of the ratio between two variants of the picture."""
 
 
-def export_anatomy(network: AnatomyNetwork, path: Path) -> None:
+def export_anatomy(network: OutlineNetwork, path: Path) -> None:
     """Write the network: input ``images [N, 3, SIDE, SIDE]``, output ``organs [N, 3, SIDE, SIDE]`` 0..1."""
     example = (torch.zeros(2, 3, SIDE, SIDE),)
     export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, ("organs",), path)

@@ -23,7 +23,7 @@ from ai_pipeline.images.coordinates import Affine
 from ai_training.anatomy.data import AnatomyBatches, AnatomyImage, Augment, anatomy_images, plain
 from ai_training.anatomy.evaluate import dice
 from ai_training.anatomy.export import ID, export_anatomy, write_card
-from ai_training.networks.anatomy import ORGANS, AnatomyNetwork
+from ai_training.networks.outlines import ORGANS, OutlineNetwork
 from ai_training.progress import Report, silent
 from ai_training.runs import Plan, TrainingRun, Validation
 
@@ -58,7 +58,7 @@ def train(
     """
     torch.set_num_threads(recipe.threads)
     run = _Run(data, out, recipe)
-    network = AnatomyNetwork()
+    network = OutlineNetwork(len(ORGANS))
     network.load_state_dict(run.finish(report, resume=resume))
     export_anatomy(network.eval(), out / f"{ID}.onnx")
     described = {"recipe": json.loads(json.dumps(asdict(recipe))), "chosen": run.best}
@@ -87,7 +87,7 @@ class _Run(TrainingRun):
         self.recipe = recipe
         self.training = anatomy_images(data, "train")
         self.validation = [_Case.of(image) for image in anatomy_images(data, "val")]
-        network = AnatomyNetwork()
+        network = OutlineNetwork(len(ORGANS))
         network.load_imagenet()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimiser = torch.optim.AdamW(
@@ -108,7 +108,7 @@ class _Run(TrainingRun):
         return loss_of(logits, organs, self.recipe.dice_weight)
 
     def validate(self) -> Validation:
-        found = scores(cast(AnatomyNetwork, self.average).eval(), self.validation)
+        found = scores(cast(OutlineNetwork, self.average).eval(), self.validation)
         text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         # One point of Dice weighs as much as a hundredth of the ratio.
         choice = float(np.mean([found[name] for name in ORGANS])) - found["ratio error"]
@@ -130,7 +130,7 @@ class _Case:
         return _Case(values, fine, ratio(fine))
 
 
-def scores(network: AnatomyNetwork, cases: Sequence[_Case]) -> dict[str, Any]:
+def scores(network: OutlineNetwork, cases: Sequence[_Case]) -> dict[str, Any]:
     """Mean Dice of each organ, mean absolute error of the ratio (1 where none could be measured)."""
     dices, errors = [], []
     for case in cases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
@@ -24,6 +25,7 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
 )
+from ai_pipeline.images.render import assesses
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
@@ -73,7 +75,7 @@ def build(
         measurements = [one for one in result.measurements if one.source_uid == source.uid]
         findings = of_source(source, result.findings)
         notes = [note for note in result.quality if note.source_uid in {None, source.uid}]
-        plans += _of_image(context, source, findings, measurements, notes, images)
+        plans += _of_image(context, source, findings, measurements, notes, images, result.drawn_on)
     return [_built(context, plan) for plan in plans if plan.kind in context.kinds]
 
 
@@ -102,18 +104,24 @@ def _of_image(
     measurements: Sequence[Measurement],
     notes: Sequence[QualityNote],
     images: Sequence[DerivedImage],
+    drawn_on: Literal["source", "cleaned"],
 ) -> Iterator[Planned]:
-    """What is built of one image: presentation state, annotated picture, heat maps, cleaned image, mask."""
+    """What is built of one image: presentation state, annotated picture, heat maps, cleaned image, mask.
+
+    No picture of pixels that ``drawn_on`` does not allow.
+    """
     boxed, capture = _boxed(context, findings), SecondaryCaptureImageStorage
     grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
     make = partial(build_presentation, context, source, findings, measurements, notes)
     yield Planned(ResultKind.GSPS, grey if source.grey else colour, [source], make, boxed)
     cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
     masks = [image for image in images if image.kind is ImageKind.MASK]
-    if reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds:
-        make = partial(build_annotated, context, source, findings, measurements, notes)
+    below = next((image for image in cleaned if image.verified), None) if drawn_on == "cleaned" else None
+    worth_it = reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds
+    if (below or drawn_on == "source") and (worth_it or assesses((), measurements)):
+        make = partial(build_annotated, context, source, findings, measurements, notes, below)
         yield Planned(ResultKind.SC, capture, [source], make, boxed)
-    for rank, finding in enumerate(with_evidence(findings), start=1):
+    for rank, finding in enumerate(with_evidence(findings) if drawn_on == "source" else [], start=1):
         make = partial(build_heatmap, context, source, finding, rank)
         yield Planned(ResultKind.HEATMAP, capture, [source], make, (str(rank),))
     for image in cleaned:

@@ -268,8 +268,8 @@ def _inside(
 ) -> Iterator[str]:
     data = [float(number) for number in graphic.get("GraphicData") or []]
     points = list(zip(data[::2], data[1::2], strict=False))
-    if line and (len(points) < 2 or len(data) % 2 or points[0] == points[-1]):
-        yield "a measured length is not an open line"
+    if line and (len(points) < 2 or len(data) % 2 or (len(points) < 4 and points[0] == points[-1])):
+        yield "a measured length is neither an open line nor an outline"
         return
     if not line and (len(points) < 4 or len(data) % 2 or points[0] != points[-1]):
         yield "a polyline is not closed"

@@ -51,6 +51,7 @@ def merged(results: Sequence[PipelineResult]) -> PipelineResult:
         models=tuple(dict.fromkeys(model for result in results for model in result.models)),
         scores=tuple(score for result in results for score in result.scores),
         measurements=tuple(one for result in results for one in result.measurements),
+        drawn_on="cleaned" if any(result.drawn_on == "cleaned" for result in results) else "source",
     )
 
 

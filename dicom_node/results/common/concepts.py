@@ -112,6 +112,7 @@ AI_RESULT: Final = DicomCode("RESULT", SCHEME, "AI result")
 FINDINGS: Final = DicomCode("FINDINGS", SCHEME, "Findings reported by AI")
 NONE_FOUND: Final = DicomCode("NONEFOUND", SCHEME, "Nothing found of what AI looked for")
 NOT_ASSESSED: Final = DicomCode("NOTASSESSED", SCHEME, "Image not assessed by AI")
+MEASURED: Final = DicomCode("MEASURED", SCHEME, "Measured by AI, nothing else assessed")
 NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
 NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
 BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
@@ -122,8 +123,8 @@ BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement 
 AI_MEASUREMENT: Final = DicomCode("AIMEASUREMENT", SCHEME, "Measurement by AI, to be checked")
 READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
 PRIVATE: Final = (
-    AI_RESULT, FINDINGS, NONE_FOUND, NOT_ASSESSED, NOT_RUN, NOT_RUN_BECAUSE, BURNED_IN, BURNED_IN_MEASUREMENT,
-    AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
+    AI_RESULT, FINDINGS, NONE_FOUND, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE, BURNED_IN,
+    BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
 )  # fmt: skip
 
 

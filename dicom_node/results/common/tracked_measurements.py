@@ -17,7 +17,7 @@ from dicom_node.results.common.identity import tracking_uid
 from dicom_node.results.common.source import Source
 
 LINE: Final = "INTERPOLATED"
-"""Graphic Type of measured lines in presentation states: of two points, it is a straight line."""
+"""Graphic Type of open measured lines in presentation states: of two points, it is a straight line."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,13 +57,13 @@ def _tracked(
         measurement,
         tracking_uid(context, source, "measurement", *parts),
         identifier[:64],
-        tuple(_line(source, line) for line in measurement.lines),
+        tuple(_line(source, line, closed=measurement.closed) for line in measurement.lines),
     )
 
 
-def _line(source: Source, line: Sequence[Point]) -> npt.NDArray[np.float64]:
+def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
     points = np.asarray(line, np.float32).astype(np.float64)  # Graphic Data has VR FL
     inside = (points >= 0.0).all() and (points <= [float(source.columns), float(source.rows)]).all()
     if not inside or (points[0] == points[-1]).all():
         raise ResultRefused("a measurement whose ends do not lie apart in its image")
-    return points
+    return np.concatenate([points, points[:1]]) if closed else points

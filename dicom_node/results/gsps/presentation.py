@@ -87,7 +87,15 @@ def build_presentation(
         "graphic_layers": layers,
         "graphic_annotations": [
             *_measured(context, source, measurements, layer, image),
-            *_annotations(context, source, findings, said_everywhere(notes), layer, image),
+            *_annotations(
+                context,
+                source,
+                findings,
+                said_everywhere(notes),
+                layer,
+                image,
+                silent=assesses((), measurements),
+            ),
         ],
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
@@ -141,7 +149,10 @@ def _annotations(
     said: Sequence[str],
     layer: GraphicLayer,
     image: Dataset,
+    *,
+    silent: bool,
 ) -> list[GraphicAnnotation]:
+    """``silent``: without findings nothing is said of it, because there are measurements."""
     mine = of_source(source, findings)
     located = located_findings(context, source, mine)
     annotations = []
@@ -157,7 +168,7 @@ def _annotations(
             )
         )
     listed = [one.text for one in located if one.region is None]
-    if not assesses(one.finding for one in located):
+    if not silent and not assesses(one.finding for one in located):
         listed.append(nothing_shown(mine))
     annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, [*listed, *said])))
     return annotations
@@ -186,25 +197,24 @@ def _measured(
                 [image],
                 layer,
                 referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
-                graphic_objects=[part for line in lines for part in _straight(line, one)] or None,
+                graphic_objects=[part for line in lines for part in _drawn(line, one)] or None,
                 text_objects=[_beside(one)],
             )
         )
     return annotations
 
 
-def _straight(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
-    """The pieces of an open line: programs take a POLYLINE for the outline of a region."""
+def _drawn(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
+    """An outline, or the pieces of an open line: programs take a POLYLINE for the outline of a region."""
+    pieces = [("POLYLINE", line)]
+    if not tracked.measurement.closed:
+        ends = ((start, end) for start, end in pairwise(line) if (start != end).any())
+        pieces = [(LINE, np.stack(pair)) for pair in ends]
     return [
         GraphicObject(
-            LINE,
-            np.stack([start, end]),
-            units="PIXEL",
-            tracking_id=tracked.identifier,
-            tracking_uid=tracked.tracking_uid,
+            kind, points, units="PIXEL", tracking_id=tracked.identifier, tracking_uid=tracked.tracking_uid
         )
-        for start, end in pairwise(line)
-        if (start != end).any()
+        for kind, points in pieces
     ]
 
 

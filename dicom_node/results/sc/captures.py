@@ -10,7 +10,7 @@ import numpy.typing as npt
 from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import Decision, Finding, Measurement, QualityNote
+from ai_pipeline.contract import Decision, DerivedImage, Finding, Measurement, QualityNote
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.render import (
     annotate,
@@ -53,23 +53,25 @@ def build_annotated(
     findings: Sequence[Finding],
     measurements: Sequence[Measurement],
     notes: Sequence[QualityNote],
+    cleaned: DerivedImage | None,
     uid: str,
 ) -> Dataset:
-    """The image with boxes, names, probabilities and measured lines; of a cine the frame with the first
-    finding. ``notes``: those that are to be read beside it.
+    """The image, or its ``cleaned`` one, with boxes, names, probabilities and measured lines; of a cine the
+    frame with the first finding. ``notes``: those that are to be read beside it.
     """
     located = located_findings(context, source, findings)
     frame = next((one.finding.frame for one in located if one.finding.frame), 1)
     shown = [one for one in located if (one.finding.frame or 1) == frame]
     words = [caption(one.finding) for one in shown if one.region is None]
-    if not assesses(one.finding for one in located):
+    if not assesses((one.finding for one in located), measurements):
         words.append(nothing_shown(of_source(source, findings)))
     words += places_told(one.region for one in shown if one.region is not None)
     words += said_everywhere(notes)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
+    image = source.stored.image
     pixels = annotate(
-        source.stored.image.display(frame - 1),
+        image.show(cleaned.frames[frame - 1], frame - 1) if cleaned else image.display(frame - 1),
         tracked(shown),
         legend=[*words, disclaimer(context)],
         measurements=[one for one in measurements if (one.frame or 1) == frame],

@@ -39,7 +39,7 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     parts += [f"Measured: {part}." for part in measured]
     if cleaned:
         parts.append(f"Burned-in annotation: {'. '.join(cleaned)}.")
-    if not assesses(result.findings):
+    if not assesses(result.findings, result.measurements):
         parts.append("This AI does not assess the images." if cleaned or result.findings else _NOTHING)
     return " ".join(filter(None, (*parts, _limits(result.quality, None))))
 

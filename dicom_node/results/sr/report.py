@@ -123,8 +123,9 @@ def _summary(
 ) -> Summary:
     """What was not found in an image and how far to trust the rest."""
     findings = of_source(source, result.findings)
+    measured = [one for one in result.measurements if one.source_uid == source.uid]
     if not assesses(findings):
-        answer = concepts.NOT_ASSESSED
+        answer = concepts.MEASURED if assesses((), measured) else concepts.NOT_ASSESSED
     elif assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
         answer = concepts.FINDINGS
     else:

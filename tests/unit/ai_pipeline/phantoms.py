@@ -15,8 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 from pylopdf_fonts_ko import sans_path
 
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
-from ai_pipeline.images.decode import colour_display, open_dicom
-from ai_pipeline.images.display import GreyDisplay
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.images.display import GreyDisplay, colour_display
 
 Picture = npt.NDArray[np.uint8]
 KOREAN_FONT = sans_path()
@@ -50,7 +50,9 @@ class ArrayImage:
         return self.frames[frame]
 
     def display(self, frame: int = 0) -> Picture:
-        samples = self.frames[frame]
+        return self.show(self.frames[frame], frame)
+
+    def show(self, samples: PixelArray, frame: int = 0) -> Picture:
         if samples.ndim == 3:
             return colour_display(samples, self.bits_stored)
         header = Dataset()

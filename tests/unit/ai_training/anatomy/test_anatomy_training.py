@@ -22,7 +22,7 @@ from ai_training.anatomy.evaluate import as_text, dice, evaluate
 from ai_training.anatomy.export import ID
 from ai_training.anatomy.plots import bland_altman
 from ai_training.errors import DataMissing, ExperimentError
-from ai_training.networks.anatomy import SIDE, AnatomyNetwork
+from ai_training.networks.outlines import ORGANS, SIDE, OutlineNetwork
 from tests.unit.chests import drawn_chest
 
 SMALL = fit.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1, workers=0)
@@ -52,7 +52,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exported_network_says_what_the_trained_one_says(data: Path, trained: Path) -> None:
-    network = AnatomyNetwork()
+    network = OutlineNetwork(len(ORGANS))
     network.load_state_dict(torch.load(trained.parent / "best.pt", weights_only=True))
     values, _ = plain(anatomy_images(data, "val")[0])
 

@@ -1,4 +1,4 @@
-"""A U-Net on the first blocks of EfficientNet-Lite0: heart, right lung and left lung of a chest X-ray.
+"""A U-Net on the first blocks of EfficientNet-Lite0: organs of a chest X-ray, the head of a fetus.
 
 The last blocks (stride 32) are left out: they hold two thirds of the weights, and outlines do not need them.
 """
@@ -15,20 +15,20 @@ from torch.nn.functional import interpolate
 from ai_pipeline.networks.efficientnet import NAME
 
 ORGANS = ("heart", "right lung", "left lung")
-"""In the order of the outputs; right and left are the patient's."""
+"""In the order of the anatomy network's outputs; right and left are the patient's."""
 SIDE = 320
-"""Rows and columns of an input."""
+"""Rows and columns of the anatomy network's input."""
 SKIPS = {0: 16, 2: 24, 4: 40, 10: 112}
 """Block of the trunk → its channels, at strides 2, 4, 8 and 16."""
 WIDTHS = (64, 40, 24)
 """Channels of the decoder at strides 8, 4 and 2."""
 
 
-class AnatomyNetwork(nn.Module):
-    """``forward`` takes float32 ``[N, 3, SIDE, SIDE]`` (as EfficientNet-Lite wants it), returns logits
-    ``[N, 3, SIDE, SIDE]`` of :data:`ORGANS`, which may overlap."""
+class OutlineNetwork(nn.Module):
+    """``forward`` takes float32 ``[N, 3, rows, columns]`` (as EfficientNet-Lite wants it; multiples of 32),
+    returns logits ``[N, outlines, rows, columns]`` of structures that may overlap."""
 
-    def __init__(self) -> None:
+    def __init__(self, outlines: int) -> None:
         super().__init__()
         trunk = EfficientNet.from_name(NAME, image_size=SIDE)
         self.stem, self.norm, self.act = trunk._conv_stem, trunk._bn0, trunk._swish
@@ -41,16 +41,23 @@ class AnatomyNetwork(nn.Module):
             _block(below + beside, width)
             for below, beside, width in zip((deepest, *WIDTHS[:-1]), sources, WIDTHS, strict=True)
         )
-        self.head = nn.Conv2d(WIDTHS[-1], len(ORGANS), 1)
+        self.head = nn.Conv2d(WIDTHS[-1], outlines, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.outline(*self.seen(images))
+
+    def seen(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What is seen at stride 16 ``[N, 112, rows / 16, columns / 16]``, and what lies above it."""
         x = self.act(self.norm(self.stem(images)))
         skips: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in SKIPS:
                 skips.append(x)
-        x = self.context(skips.pop())
+        return self.context(skips.pop()), skips
+
+    def outline(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """The logits, from what :meth:`seen` returns."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = block(torch.cat([_doubled(x), skip], 1))
         return _doubled(self.head(x))
@@ -72,12 +79,38 @@ class AnatomyNetwork(nn.Module):
 class AnatomyGraph(nn.Module):
     """What is exported: ``organs [N, 3, SIDE, SIDE]``, probabilities 0..1 of :data:`ORGANS`."""
 
-    def __init__(self, network: AnatomyNetwork) -> None:
+    def __init__(self, network: OutlineNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.sigmoid(self.network(images))
+
+
+class HeadNetwork(nn.Module):
+    """A fetal head's outline, and whether there is one: ``forward`` returns logits ``[N, rows, columns]`` and
+    ``[N]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outlines = OutlineNetwork(1)
+        self.present = nn.Linear(SKIPS[10], 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x, skips = self.outlines.seen(images)
+        return self.outlines.outline(x, skips)[:, 0], self.present(x.mean((2, 3)))[:, 0]
+
+
+class HeadGraph(nn.Module):
+    """What is exported: ``head [N, rows, columns]`` and ``present [N]``, probabilities 0..1."""
+
+    def __init__(self, network: HeadNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        head, present = self.network(images)
+        return torch.sigmoid(head), torch.sigmoid(present)
 
 
 def _doubled(x: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""Head circumference, biparietal and occipitofrontal diameter from the ellipse of a head.
+
+As ISUOG's guideline for biometry has it (L. Salomon et al., Ultrasound Obstet Gynecol 2019): the ellipse runs
+along the outside of the skull. Its short axis is the biparietal diameter from outer to outer edge, which is a
+skull's thickness more than from outer to inner edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import cv2
+import numpy as np
+
+from ai_pipeline.contract import Code, ImageHeader, Measurement, ModelRef, Point
+from ai_pipeline.fetal_head.ellipse import Ellipse
+from ai_pipeline.images.header import calibrated_regions
+
+# PS3.16 CID 12005 Fetal Biometry Measurement
+HEAD_CIRCUMFERENCE: Final = Code("11984-2", "LN", "Head Circumference")
+BIPARIETAL: Final = Code("11820-8", "LN", "Biparietal Diameter")
+OCCIPITOFRONTAL: Final = Code("11851-3", "LN", "Occipital-Frontal Diameter")
+HEAD: Final = Code("69536005", "SCT", "Head")  # PS3.16 CID 4031, CID 7151
+MILLIMETRES: Final = Code("mm", "UCUM", "mm")
+PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
+POSSIBLE: Final = (40.0, 400.0)
+"""Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346."""
+ALIKE: Final = 0.01
+"""Axes of pixels that differ by less, as a share, are alike."""
+
+
+def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns where the head lies: of the smallest calibrated region of
+    (0018,6011) that holds all of it inside the picture, else Pixel Spacing; None where neither says it."""
+    points = inside(head.polygon(), header)
+    for region in calibrated_regions(header):
+        if all(region.holds(point) for point in points):
+            return region.row_spacing, region.column_spacing
+    return None
+
+
+def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
+    """Why a head of this size is none, as a sentence; empty where it can be one or its size is unknown."""
+    if spacing is None:
+        return ""
+    low, high = POSSIBLE
+    if low <= in_millimetres(head, spacing).circumference <= high:
+        return ""
+    return f"the head's circumference would not lie between {low:.0f} and {high:.0f} mm"
+
+
+def measurements(
+    uid: str, header: ImageHeader, head: Ellipse, spacing: tuple[float, float] | None, model: ModelRef
+) -> tuple[Measurement, ...]:
+    """Circumference, short and long axis of ``head`` in the image ``uid``: in mm, or in pixels without
+    ``spacing``. Lines are cut off at the picture's edge."""
+    unit = MILLIMETRES if spacing else PIXELS
+    sizes = in_millimetres(head, spacing) if spacing else head
+    rows = (
+        (HEAD_CIRCUMFERENCE, "Head circumference", sizes.circumference, head.polygon(), True),
+        (BIPARIETAL, "Biparietal diameter", sizes.short, head.short_axis(), False),
+        (OCCIPITOFRONTAL, "Occipitofrontal diameter", sizes.long, head.long_axis(), False),
+    )
+    return tuple(
+        Measurement(
+            uid, name, code, round(value, 1), unit, (inside(line, header),), model, HEAD, closed=closed
+        )
+        for code, name, value, line, closed in rows
+    )
+
+
+def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
+    """``head`` in millimetres; where pixels are not square, the ellipse through its stretched outline."""
+    down, across = spacing
+    if abs(down - across) <= ALIKE * across:
+        mean = (down + across) / 2
+        return replace(head, x=head.x * mean, y=head.y * mean, long=head.long * mean, short=head.short * mean)
+    points = np.array(head.polygon(), np.float32) * np.array([across, down], np.float32)
+    (x, y), axes, degrees = cv2.fitEllipseDirect(points[:, None])
+    return Ellipse(x, y, max(axes), min(axes), float(np.deg2rad(degrees)))
+
+
+def inside(line: tuple[Point, ...], header: ImageHeader) -> tuple[Point, ...]:
+    """``line`` with what lies outside the picture moved to its edge."""
+    return tuple(
+        (min(max(x, 0.0), float(header.columns)), min(max(y, 0.0), float(header.rows))) for x, y in line
+    )

@@ -1,0 +1,265 @@
+"""Ultrasound frames with and without a fetal head: the sets, their splits, and batches of augmented copies.
+
+What is no head comes from other organs (``us_ovarian``, ``us_breast``, ``cxr_nih``) and from the frames with
+heads themselves, cut so that no head is in them: else the network could tell the sets apart, not heads.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fitted, values
+from ai_training.errors import DataMissing
+
+HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
+OTHERS = ("us_ovarian", "us_breast", "cxr_nih")
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadImage:
+    """A frame of :data:`HEADS` with the sonographer's outline.
+
+    ``pixel_mm``: of the file; ``circumference``: the reference's, mm.
+    """
+
+    name: str
+    patient: str
+    picture: Path
+    mask: Path
+    pixel_mm: float
+    circumference: float
+
+    def read(self) -> tuple[Bytes, Bools]:
+        """The grey picture and the head, both ``[rows, columns]``. Raises DataMissing."""
+        return read_grey(self.picture), read_grey(self.mask) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class OtherImage:
+    """A picture without outline. ``patient``: or what stands for one, so that intervals draw it as one."""
+
+    name: str
+    patient: str
+    picture: Path
+    source: str
+
+
+def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
+    """The outlined heads of ``split`` (train, val, test). Raises DataMissing."""
+    return tuple(
+        HeadImage(
+            row["file"],
+            row["patient_id"],
+            data / HEADS / row["file"],
+            data / HEADS / row["mask"],
+            float(row["pixel_mm_at_512"]),
+            float(row["head_circumference_mm"]),
+        )
+        for row in _rows(data, HEADS, split)
+    )
+
+
+def other_images(data: Path, name: str, split: str) -> tuple[OtherImage, ...]:
+    """The pictures of the set ``name`` in ``split``, whole. Raises DataMissing."""
+    return tuple(
+        OtherImage(
+            row["file"],
+            next((row[key] for key in ("patient", "patient_id", "group") if row.get(key)), row["file"]),
+            data / name / row["file"],
+            name,
+        )
+        for row in _rows(data, name, split)
+    )
+
+
+def read_grey(path: Path) -> Bytes:
+    """The picture at ``path`` as grey ``[rows, columns]``. Raises DataMissing."""
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        raise DataMissing(f"{path} is missing or no picture")
+    return np.asarray(picture, np.uint8)
+
+
+def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> Bytes:
+    """A part of ``picture``, a fifth to a half as wide, with at most a fiftieth of it head.
+
+    The first that is not mostly black, or else the least black one; a black picture where the head is
+    everywhere.
+    """
+    rows, columns = picture.shape
+    best, least = np.zeros((ROWS, COLUMNS), np.uint8), 1.0
+    for _ in range(60):
+        width = int(columns * random.uniform(0.2, 0.5))
+        height = min(int(width * random.uniform(0.5, 0.9)), rows)
+        top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
+        part = slice(top, top + height), slice(left, left + width)
+        if head[part].mean() > 0.02:
+            continue
+        black = float((picture[part] < 8).mean())
+        if black < least:
+            best, least = picture[part], black
+        if black < 0.6:
+            break
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAugment:
+    """How far a copy may differ. ``rotation`` in degrees; the rest as shares of the picture or of its greys.
+
+    ``blurred``, ``written``: the share of copies with less sharpness, with letters and lines drawn on them.
+    """
+
+    rotation: float = 25.0
+    smaller: float = 0.45
+    larger: float = 0.25
+    stretch: float = 0.06
+    shift: float = 0.12
+    gamma: float = 0.5
+    contrast: float = 0.3
+    noise: float = 10.0
+    blurred: float = 0.3
+    written: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMix:
+    """What a batch is made of: outlined heads, standard planes of another source, pictures without a head."""
+
+    heads: int = 5
+    planes: int = 1
+    others: int = 2
+
+
+class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Batch i of a run: inputs ``[B, 3, ROWS, COLUMNS]``, heads ``[B, ROWS, COLUMNS]`` 0..1, whether there is
+    a head ``[B]`` and whether its outline is known ``[B]``.
+
+    Every batch draws its random numbers from (seed, i) alone.
+    """
+
+    def __init__(self, data: Path, mix: HeadMix, how: HeadAugment, seed: int) -> None:
+        self._heads = [image.read() for image in head_images(data, "train")]
+        self._planes = other_images(data, PLANES, "train")
+        self._others: Mapping[str, Sequence[OtherImage]] = {
+            name: other_images(data, name, "train") for name in OTHERS
+        }
+        self._mix, self._how, self._seed = mix, how, seed
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        random = np.random.default_rng((self._seed, iteration))
+        drawn = self._draw(random)
+        copies = [augment(picture, head, self._how, random) for picture, head, _, _ in drawn]
+        inputs = torch.from_numpy(values(np.stack([picture for picture, _ in copies])))
+        heads = torch.from_numpy(np.stack([head for _, head in copies]))
+        present, known = (torch.tensor([float(one[index]) for one in drawn]) for index in (2, 3))
+        return inputs, heads, present, known
+
+    def _draw(self, random: np.random.Generator) -> list[tuple[Bytes, Bools, bool, bool]]:
+        drawn = []
+        for row in random.choice(len(self._heads), self._mix.heads).tolist():
+            drawn.append((*self._heads[row], True, True))
+        for row in random.choice(len(self._planes), self._mix.planes).tolist():
+            drawn.append((*_blank(read_grey(self._planes[row].picture)), True, False))
+        for _ in range(self._mix.others):
+            drawn.append((*_blank(self._other(random)), False, True))
+        return drawn
+
+    def _other(self, random: np.random.Generator) -> Bytes:
+        """Half of them another organ, half a part of a frame beside the head."""
+        if random.random() < 0.5:
+            images = self._others[OTHERS[int(random.integers(len(OTHERS)))]]
+            return read_grey(images[int(random.integers(len(images)))].picture)
+        return without_head(*self._heads[int(random.integers(len(self._heads)))], random)
+
+
+def plain(image: HeadImage) -> tuple[Floats, Bools]:
+    """The network's input ``[3, ROWS, COLUMNS]`` and the head in the source ``[rows, columns]``."""
+    picture, head = image.read()
+    return values(fitted(picture)[0][None])[0], head
+
+
+def augment(
+    picture: Bytes, head: Bools, how: HeadAugment, random: np.random.Generator
+) -> tuple[Bytes, Floats]:
+    """One randomly moved, mirrored and re-exposed copy, ``[ROWS, COLUMNS]``, with its head 0..1."""
+    matrix, scale = _motion(picture.shape, how, random)
+    if random.random() < how.written:
+        picture = _written(picture, random)
+    if scale < 1:  # what reducing by area would do
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), 0.4 / scale), np.uint8)
+    moved = cv2.warpAffine(picture, matrix, (COLUMNS, ROWS))
+    there = cv2.warpAffine(head.astype(np.float32), matrix, (COLUMNS, ROWS))
+    return _exposed(np.asarray(moved, np.uint8), how, random), np.asarray(there, np.float32)
+
+
+def _motion(
+    shape: tuple[int, ...], how: HeadAugment, random: np.random.Generator
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Source pixels → input pixels (between pixel centres), and by how much it enlarges."""
+    rows, columns = shape
+    angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
+    zoom = min(ROWS / rows, COLUMNS / columns) * np.exp(random.uniform(-how.smaller, how.larger))
+    wide, high = zoom * np.exp(random.uniform(-how.stretch, how.stretch, 2))
+    turn = np.array(
+        [[np.cos(angle) * wide, -np.sin(angle) * high], [np.sin(angle) * wide, np.cos(angle) * high]]
+    )
+    turn *= np.where(random.random(2) < 0.5, -1.0, 1.0)[None]  # a fetus lies either way
+    size = np.array([COLUMNS, ROWS])
+    centre = size / 2 + random.uniform(-how.shift, how.shift, 2) * size
+    offset = centre - turn @ (np.array([columns, rows]) / 2)
+    offset += turn @ np.full(2, 0.5) - 0.5
+    return np.column_stack([turn, offset]), float(zoom)
+
+
+def _written(picture: Bytes, random: np.random.Generator) -> Bytes:
+    """Letters and a line on a copy, as scanners and sonographers leave them."""
+    picture = picture.copy()
+    rows, columns = picture.shape
+    for _ in range(int(random.integers(1, 5))):
+        text = "".join(random.choice(list("ABDEFHIMPRTX0123456789. "), int(random.integers(2, 12))))
+        at = int(random.integers(columns)), int(random.integers(rows))
+        face = int(random.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX]))
+        size = columns / 512 * random.uniform(0.3, 0.7)
+        cv2.putText(picture, text, at, face, size, int(random.integers(120, 256)), 1, cv2.LINE_AA)
+    ends = random.integers(0, (columns, rows), (2, 2))
+    if random.random() < 0.3:
+        cv2.line(picture, ends[0].tolist(), ends[1].tolist(), int(random.integers(120, 256)), 1)
+    return picture
+
+
+def _exposed(picture: Bytes, how: HeadAugment, random: np.random.Generator) -> Bytes:
+    """Another gain, sharpness and noise."""
+    grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
+    grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
+    if random.random() < how.blurred:
+        grey = cv2.GaussianBlur(grey, (0, 0), random.uniform(0.4, 1.5))
+    speckle = random.normal(0, random.uniform(0, how.noise) / 255, grey.shape).astype(np.float32)
+    return np.asarray(np.clip(grey + speckle * np.sqrt(grey), 0, 1) * 255, np.uint8)
+
+
+def _blank(picture: Bytes) -> tuple[Bytes, Bools]:
+    return picture, np.zeros(picture.shape, np.bool_)
+
+
+def _rows(data: Path, name: str, split: str) -> list[dict[str, str]]:
+    manifest = data / name / "manifest.csv"
+    if not manifest.is_file():
+        raise DataMissing(
+            f"{manifest} is missing: --data must name a folder laid out as docs/training.md says"
+        )
+    with manifest.open(newline="", encoding="utf-8-sig") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == split]

@@ -1,0 +1,132 @@
+"""``ai-pipeline train fetal``: teach a U-Net to outline a fetal head, and to say whether there is one.
+
+Seeded and capped by iterations; the checkpoint is chosen on the validation split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.utils.data import DataLoader
+
+from ai_pipeline.fetal_head.ellipse import ellipse_of
+from ai_pipeline.fetal_head.outline import GRID, head_mask
+from ai_pipeline.fetal_head.picture import fitted, values
+from ai_training.fetal.data import HeadAugment, HeadBatches, HeadImage, HeadMix, head_images
+from ai_training.fetal.scores import dice
+from ai_training.networks.outlines import HeadNetwork
+from ai_training.progress import Report, silent
+from ai_training.runs import Plan, TrainingRun, Validation
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRecipe:
+    """Everything that shapes a run. ``dice_weight``, ``present_weight``: of the Dice loss and of "is there a
+    head" beside the cross-entropy of the pixels. ``half``: convolutions in bfloat16."""
+
+    iterations: int = 2000
+    seed: int = 1
+    mix: HeadMix = field(default_factory=HeadMix)
+    augment: HeadAugment = field(default_factory=HeadAugment)
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warm_up: float = 0.1
+    dice_weight: float = 1.0
+    present_weight: float = 0.2
+    ema: float = 0.995
+    validate_every: int = 200
+    half: bool = True
+    threads: int = 2
+    workers: int = 1
+
+
+def train(
+    data: Path, out: Path, recipe: HeadRecipe, *, resume: bool = False, report: Report = silent
+) -> tuple[HeadNetwork, dict[str, float]]:
+    """Train and choose; returns the network and its entry in the history. ``out`` receives checkpoints.
+
+    Raises DataMissing, ExperimentError when ``resume`` meets another recipe.
+    """
+    torch.set_num_threads(recipe.threads)
+    run = _HeadRun(data, out, recipe)
+    network = HeadNetwork()
+    network.load_state_dict(run.finish(report, resume=resume))
+    return network.eval(), run.best
+
+
+def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> Tensor:
+    """Cross-entropy of every pixel whose truth is known, one minus Dice of each head, cross-entropy of
+    "there is a head"."""
+    (logits, seen), (_, heads, present, known) = found, batch
+    pixels = cross_entropy(logits, heads, reduction="none").mean((1, 2))
+    outlined = known * present
+    probabilities = torch.sigmoid(logits)
+    common = (probabilities * heads).sum((1, 2))
+    apart = 1 - (2 * common + 1) / (probabilities.sum((1, 2)) + heads.sum((1, 2)) + 1)
+    return (
+        (pixels * known).sum() / known.sum().clamp(min=1)
+        + recipe.dice_weight * (apart * outlined).sum() / outlined.sum().clamp(min=1)
+        + recipe.present_weight * cross_entropy(seen, present)
+    )
+
+
+class _HeadRun(TrainingRun):
+    CHOSEN_BY = "choice"
+
+    def __init__(self, data: Path, out: Path, recipe: HeadRecipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.data, self.recipe = data, recipe
+        self.validation = head_images(data, "val")
+        network = HeadNetwork()
+        network.outlines.load_imagenet()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(
+            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        plan = Plan(
+            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
+        )
+        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+
+    def batches(self, iterations: range) -> DataLoader[Batch]:
+        batches = HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
+        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=self.recipe.workers)
+
+    def loss(self, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+            logits, present = self.network(batch[0].contiguous(memory_format=torch.channels_last))
+        return loss_of((logits.float(), present.float()), batch, self.recipe)
+
+    def validate(self) -> Validation:
+        overlap, error = scores(cast(HeadNetwork, self.average).eval(), self.validation)
+        figures = {"choice": overlap - error / 100, "dice": overlap, "circumference error": error}
+        text = f"Dice {overlap:.4f}, circumference {error:.2f} mm off"
+        return Validation(figures, text, self.average.state_dict())
+
+
+def scores(network: HeadNetwork, images: Sequence[HeadImage]) -> tuple[float, float]:
+    """Mean Dice of the ellipses and mean absolute error of their circumferences, mm, 1 variant a picture.
+
+    A head that is not found counts as Dice 0 and an error of the whole circumference.
+    """
+    overlaps, errors = [], []
+    for image in images:
+        picture, head = image.read()
+        small, to_input = fitted(picture)
+        with torch.inference_mode():
+            found = torch.sigmoid(network(torch.from_numpy(values(small[None])))[0])[0].numpy()
+        ellipse = ellipse_of(head_mask(found), to_input.inverse().after(GRID))
+        overlaps.append(dice(ellipse.mask(*head.shape), head) if ellipse else 0.0)
+        measured = ellipse.circumference * image.pixel_mm if ellipse else 0.0
+        errors.append(abs(measured - image.circumference))
+    return float(np.mean(overlaps)), float(np.mean(errors))

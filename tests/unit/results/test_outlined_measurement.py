@@ -1,0 +1,145 @@
+"""A measurement along an outline: closed in report, state and picture; drawn on cleaned pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
+from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE, measurements
+from ai_pipeline.images.render import YELLOW
+from dicom_node import results
+from dicom_node.dicom.walk import items
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results import SourceObject
+from tests.result_images import UNCALIBRATED, US, context, source, write_image
+from tests.unit.heads import HEAD, drawn_head
+
+CTX = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+NAME = (slice(300, 330), slice(20, 120))
+"""Where a bright name is burned into the drawn frame."""
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> SourceObject:
+    pixels, _ = drawn_head()
+    pixels[NAME] = 255
+    return source(write_image(tmp_path / "us.dcm", US, pixels, BodyPartExamined="HEAD", Laterality=None))
+
+
+def result_of(frame: SourceObject, *, cleaned: bool) -> PipelineResult:
+    header, uid = frame.image.header, frame.image.uid
+    taken = measurements(uid, header, HEAD, (0.2, 0.2), UNCALIBRATED)
+    pixels = frame.image.stored(0).copy()
+    pixels[NAME] = 0
+    picture = DerivedImage(ImageKind.CLEANED, uid, pixels[None], "MONOCHROME2", "text", verified=True)
+    return PipelineResult(
+        images=(picture,) if cleaned else (), measurements=taken, models=(UNCALIBRATED,), drawn_on="cleaned"
+    )
+
+
+def built(frame: SourceObject, *, cleaned: bool = True) -> dict[str, Dataset]:
+    """Report, presentation state and picture by their kinds."""
+    objects = results.build(CTX, [frame], result_of(frame, cleaned=cleaned))
+    return {one.kind.value: pydicom.dcmread(io.BytesIO(one.data)) for one in objects if one.data}
+
+
+def numbers(report: Dataset, code: str) -> list[Dataset]:
+    return [
+        item
+        for item in items(report)
+        if item.get("ValueType") == "NUM" and item.ConceptNameCodeSequence[0].get("CodeValue") == code
+    ]
+
+
+def test_the_report_has_lengths_by_loinc_each_with_its_line_the_circumference_with_the_outline(
+    frame: SourceObject,
+) -> None:
+    report = built(frame)["sr"]
+    found = {code: numbers(report, code) for code in ("11984-2", "11820-8", "11851-3")}
+    assert {code: len(one) for code, one in found.items()} == {"11984-2": 1, "11820-8": 1, "11851-3": 1}
+    [circumference] = found["11984-2"]
+    value = circumference.MeasuredValueSequence[0]
+    assert float(value.NumericValue) == pytest.approx(HEAD.circumference * 0.2, abs=0.06)
+    assert value.MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+    assert circumference.ConceptNameCodeSequence[0].CodingSchemeDesignator == "LN"
+    [outline] = circumference.ContentSequence
+    points = np.reshape(outline.GraphicData, (-1, 2))
+    assert (outline.GraphicType, len(points)) == ("POLYLINE", 73)
+    assert (points[0] == points[-1]).all()
+    assert np.allclose(points[:-1], HEAD.polygon(), atol=0.01)
+
+
+def test_the_report_says_that_nothing_else_was_assessed(frame: SourceObject) -> None:
+    report = built(frame)["sr"]
+    answers = [
+        item.ConceptCodeSequence[0].CodeValue for item in items(report) if item.get("ValueType") == "CODE"
+    ]
+    texts = [str(item.TextValue) for item in items(report) if item.get("ValueType") == "TEXT"]
+    assert "MEASURED" in answers
+    assert "NOTASSESSED" not in answers
+    measured = "Measured: Head circumference, Biparietal diameter, Occipitofrontal diameter."
+    assert any(measured in text for text in texts)
+    assert not any("nothing stated" in text or "does not assess" in text for text in texts)
+
+
+def test_the_presentation_state_has_the_outline_as_one_closed_line_under_the_same_tracking_uid(
+    frame: SourceObject,
+) -> None:
+    objects = built(frame)
+    graphics = [item for item in items(objects["gsps"]) if item.get("GraphicType") == "POLYLINE"]
+    [outline] = graphics
+    assert outline.NumberOfGraphicPoints == 73
+    assert list(outline.GraphicData[:2]) == list(outline.GraphicData[-2:])
+    uids = {str(item.UID) for item in items(objects["sr"]) if item.get("ValueType") == "UIDREF"}
+    assert outline.TrackingUID in uids
+    said = [item.UnformattedTextValue for item in items(objects["gsps"]) if "UnformattedTextValue" in item]
+    assert any(text.startswith("AI: Head circumference ") for text in said)
+    assert not any("nothing stated" in text for text in said)
+
+
+def test_the_picture_shows_the_outline_on_cleaned_pixels_and_no_name(frame: SourceObject) -> None:
+    pixels = built(frame)["sc"].pixel_array
+    yellow = (pixels == YELLOW).all(axis=-1)
+    assert all(yellow[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3].any() for x, y in HEAD.polygon())
+    assert (frame.image.display(0)[NAME] == 255).all()
+    assert (pixels[NAME] == 0).all()
+
+
+def test_without_a_cleaned_image_there_is_no_picture_but_the_report(frame: SourceObject) -> None:
+    assert set(built(frame, cleaned=False)) == {"sr", "gsps"}
+
+
+def test_an_unverified_cleaned_image_is_not_drawn_on(frame: SourceObject) -> None:
+    found = result_of(frame, cleaned=True)
+    [image] = found.images
+    unverified = PipelineResult(
+        images=(
+            DerivedImage(
+                ImageKind.CLEANED, image.source_uid, image.frames, "MONOCHROME2", "", verified=False
+            ),
+        ),
+        measurements=found.measurements,
+        drawn_on="cleaned",
+    )
+    assert {one.kind for one in results.build(CTX, [frame], unverified)} == {ResultKind.SR, ResultKind.GSPS}
+
+
+def test_the_codes_are_those_of_fetal_biometry() -> None:
+    from pydicom.sr.codedict import codes
+
+    assert HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
+    taken = measurements("1.2.3", source_header(), HEAD, None, UNCALIBRATED)
+    known = {str(code.value) for code in codes.CID12005.concepts.values()}
+    assert {one.quantity.value for one in taken} <= known
+
+
+def source_header():  # type: ignore[no-untyped-def]
+    from tests.unit.ai_pipeline.phantoms import ArrayImage
+
+    return ArrayImage(drawn_head()[0][None]).header
