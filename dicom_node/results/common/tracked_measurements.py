@@ -17,7 +17,7 @@ from dicom_node.results.common.identity import tracking_uid
 from dicom_node.results.common.source import Source
 
 LINE: Final = "INTERPOLATED"
-"""Graphic Type of open measured lines in presentation states: of two points, it is a straight line."""
+"""Graphic Type of measured lines in presentation states: of two points, it is a straight line."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -205,16 +205,15 @@ def _measured(
 
 
 def _drawn(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
-    """An outline, or the pieces of an open line: programs take a POLYLINE for the outline of a region."""
-    pieces = [("POLYLINE", line)]
+    """An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report."""
+    pieces = [line]
     if not tracked.measurement.closed:
-        ends = ((start, end) for start, end in pairwise(line) if (start != end).any())
-        pieces = [(LINE, np.stack(pair)) for pair in ends]
+        pieces = [np.stack(pair) for pair in pairwise(line) if (pair[0] != pair[1]).any()]
     return [
         GraphicObject(
-            kind, points, units="PIXEL", tracking_id=tracked.identifier, tracking_uid=tracked.tracking_uid
+            LINE, points, units="PIXEL", tracking_id=tracked.identifier, tracking_uid=tracked.tracking_uid
         )
-        for kind, points in pieces
+        for points in pieces
     ]
 
 

@@ -76,8 +76,11 @@ def build_annotated(
         legend=[*words, disclaimer(context)],
         measurements=[one for one in measurements if (one.frame or 1) == frame],
     )
-    drawn = _Capture(ResultKind.SC, pixels, frame, source.number, "AI findings drawn into the image.")
-    return _picture(context, source, drawn, uid)
+    what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
+    picture = _picture(context, source, _Capture(ResultKind.SC, pixels, frame, source.number, what), uid)
+    if cleaned:
+        picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    return picture
 
 
 def with_evidence(findings: Sequence[Finding]) -> list[Finding]:

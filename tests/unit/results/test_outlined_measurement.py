@@ -92,9 +92,9 @@ def test_the_presentation_state_has_the_outline_as_one_closed_line_under_the_sam
     frame: SourceObject,
 ) -> None:
     objects = built(frame)
-    graphics = [item for item in items(objects["gsps"]) if item.get("GraphicType") == "POLYLINE"]
-    [outline] = graphics
-    assert outline.NumberOfGraphicPoints == 73
+    drawn = [item for item in items(objects["gsps"]) if item.get("GraphicType") == "INTERPOLATED"]
+    [outline] = [item for item in drawn if item.NumberOfGraphicPoints == 73]
+    assert outline.GraphicFilled == "N"
     assert list(outline.GraphicData[:2]) == list(outline.GraphicData[-2:])
     uids = {str(item.UID) for item in items(objects["sr"]) if item.get("ValueType") == "UIDREF"}
     assert outline.TrackingUID in uids
