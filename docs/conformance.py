@@ -319,12 +319,12 @@ start nothing.
 
 | object | what it holds |
 | --- | --- |
-| Comprehensive 3D SR | TID 1500, the conclusion (121077, DCM) in words first: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, presence (CID 240), probability; image library with view and target region; UNVERIFIED, COMPLETE. What was looked for and not found, and "AI did not run" with a reason of CID 9300 or 9303, are reports too |
+| Comprehensive 3D SR | TID 1500, the conclusion (121077, DCM) in words first: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, presence (CID 240), probability; what a model measured as TID 1501 groups, of a fetal head with the LOINC codes of CID 12005 (no TID 5000); image library with view and target region; UNVERIFIED, COMPLETE. What was looked for and not found, and "AI did not run" with a reason of CID 9300 or 9303, are reports too |
 | Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
-| Secondary capture | picture, RGB, with findings drawn on it; Burned In Annotation YES |
+| Secondary capture | picture, RGB, with findings drawn on it, by `fetal_head` on the cleaned image only; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement" |
 | Key Object Selection | the rejection note of IHE IOCM (RAD TF-3, 4.66): (113001, DCM, "Rejected for Quality Reasons") or (113037, DCM, "Rejected for Patient Safety Reasons") with the person's words as description (113012, DCM); made when a person withdraws results |
-| Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true` |
+| Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true`; the head of a fetus (pipeline `fetal_head`) |
 
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
 "{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score.
