@@ -50,7 +50,7 @@ NOT_ASSESSED: Final = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Analysed:
+class _SeenImage:
     image: SourceImage
     found: HeadOutline
     head: Ellipse | None
@@ -73,7 +73,7 @@ class FetalHead:
     def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
         self._models_dir, self._device_rules = models_dir, device_rules
         self._loaded: HeadModel | None = None
-        self._analysed: deque[_Analysed] = deque(maxlen=REMEMBERED)
+        self._analysed: deque[_SeenImage] = deque(maxlen=REMEMBERED)
 
     def warm_up(self) -> None:
         """Load the models. Raises CardError when one is missing or altered."""
@@ -152,7 +152,7 @@ class FetalHead:
     def _tools(self) -> Tools:
         return shared_tools(self._models_dir, self._device_rules)
 
-    def _analyse(self, image: SourceImage) -> _Analysed:
+    def _analyse(self, image: SourceImage) -> _SeenImage:
         """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
         for known in self._analysed:
             if known.image is image:
@@ -170,11 +170,11 @@ class FetalHead:
         spacing = biometry.spacing_of(image.header, head) if head else None
         reason = found.fault or (biometry.impossible(head, spacing) if head else "")
         seconds = {"decode": decoded - began, "model": time.perf_counter() - decoded}
-        analysed = _Analysed(image, found, head, spacing, reason, seconds)
+        analysed = _SeenImage(image, found, head, spacing, reason, seconds)
         self._analysed.append(analysed)
         return analysed
 
-    def _caution(self, analysed: _Analysed) -> str:
+    def _caution(self, analysed: _SeenImage) -> str:
         what = "measured by AI along the ellipse drawn, which a sonographer must check"
         if analysed.spacing is None:
             what += "; the image does not say how large its pixels are, so lengths are in pixels"
