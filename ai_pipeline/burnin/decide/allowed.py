@@ -36,25 +36,32 @@ class Allowed:
     def of(cls, options: Mapping[str, object], header: ImageHeader) -> Allowed:
         """By the options ``keep_words`` and ``dates`` of a rule (:func:`faults`).
 
-        Dates are those of the header; none for a patient who is less than two days old, whose birth date
-        they may be.
+        Dates are those of the header; none for a patient who is less than two days old, or of whom no age is
+        known: they may be the birth date.
         """
         words = options.get("keep_words", ())
         known = frozenset(word.casefold() for word in words) if isinstance(words, Sequence) else frozenset()
         if options.get("dates", "remove") != "keep":
             return cls(known)
-        if header.age_years is not None and header.age_years * 365.25 < _NEWBORN_DAYS:
+        if header.age_years is None or header.age_years * 365.25 < _NEWBORN_DAYS:
             return cls(known)
         dates = (_date(header.attributes.get(keyword, "")) for keyword in EXAMINED)
         return cls(known, frozenset(filter(None, dates)))
 
     def without(self, text: str) -> str:
-        """The text without what stays anyway."""
+        """The text without what stays anyway.
+
+        Beside a date numbers and single letters prove nothing, harmless as they are elsewhere: together they
+        may be an accession number, "20260107 45". Then the text is returned whole.
+        """
+        left = text
         for day in self.dates:
-            text = re.sub(_spellings(day), " ", text, flags=re.IGNORECASE)
+            left = re.sub(_spellings(day), " ", left, flags=re.IGNORECASE)
         if self.dates:
-            text = re.sub(_TIME, " ", text, flags=re.IGNORECASE)
-        return " ".join(word for word in text.split() if word.strip(",;:()[]").casefold() not in self.words)
+            left = re.sub(_TIME, " ", left, flags=re.IGNORECASE)
+        if left != text and left.strip() and not re.search(r"[^\W\d_]{2}", left):
+            return text
+        return " ".join(word for word in left.split() if word.strip(",;:()[]").casefold() not in self.words)
 
 
 NOTHING_MORE = Allowed()
@@ -84,7 +91,7 @@ def _spellings(day: date) -> str:
     )  # fmt: skip
     ways = [_BETWEEN.join(order) for order in orders]
     ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
-    return rf"(?<!\d)(?:{'|'.join(ways)})(?!\d)"
+    return rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])"
 
 
 def _date(text: str) -> date | None:

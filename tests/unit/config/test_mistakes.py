@@ -54,6 +54,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("", f'[[peers]]\nname = "one"\nae_title = "ONE"\n{ARCHIVE}retain = ["device"]\n'
          f'[[peers]]\nname = "two"\nae_title = "TWO"\n{ARCHIVE}',
          "peers.two.retain = nothing: peer one shares its pseudonyms and retains something else"),
+        ('send_to = ["pacs"]', 'send_to = ["pacs", "far"]\noptions = { keep_words = ["R-CY"] }\n'
+         f'[[peers]]\nname = "far"\nae_title = "FAR"\n{ARCHIVE}',
+         "rules.ultrasound.options.keep_words = ['R-CY']: not in pictures for far, which is de-identified"),
         ("port = 4242", 'port = 4242\nretain = ["device"]',
          "peers.pacs.retain = device: without deidentify = true it says nothing"),
         ("port = 4242", 'port = 4242\nretain = ["dates"]',
