@@ -53,7 +53,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.3"
+    version = "2.4"
     options: Mapping[str, type] = MappingProxyType(
         {
             "policy": str,
