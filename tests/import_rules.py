@@ -198,7 +198,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "jinja2": ("dicom_node.console", "dicom_node.notifications.message"),
     "uvicorn": ("dicom_node.console",),
     "prometheus_client": ("dicom_node.console",),
-    "cryptography": ("dicom_node.sitekey", "dicom_node.jobs.worker.readings"),
+    "cryptography": (
+        "dicom_node.sitekey", "dicom_node.jobs.worker.readings", "dicom_node.services.console.registration",
+    ),
 }  # fmt: skip
 LAZY = ("torch", "onnxruntime", "rapidocr")  # imported by the function that needs them
 EAGER = (

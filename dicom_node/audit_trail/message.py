@@ -66,6 +66,8 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.DISCARDED: _used("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
+    _A.PATIENT_ADDED: _alert(_DCM.UseOfRestrictedFunction),
+    _A.PATIENT_REMOVED: _alert(_DCM.UseOfRestrictedFunction),
     _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration),
     _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration),
     _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration),

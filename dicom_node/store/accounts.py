@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason
@@ -48,6 +48,18 @@ class Withdrawal(Base):
     reason: Mapped[RejectionReason]
     because: Mapped[str]  # a person's words: in no log and no event
     note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
+
+
+class RegisteredPatient(Base):
+    """A patient whom a person registered for uploads. The name and the like are sealed under the site key."""
+
+    __tablename__ = "registered_patient"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    patient_id: Mapped[str] = mapped_column(unique=True)  # without issuer, as uploads are
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    registered_at: Mapped[datetime]
+    registered_by: Mapped[str] = mapped_column(String(64))
 
 
 class ApiToken(Base):

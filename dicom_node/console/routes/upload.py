@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from dicom_node.config.settings import Settings
-from dicom_node.console.web.access import Asked, Visit, needs, read_form
+from dicom_node.console.web.access import Asked, Since, Visit, needs, read_form
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
-from dicom_node.services.console import captures, uploads
+from dicom_node.services.console import captures, registration, uploads
 from dicom_node.services.console.captures import Described
 from dicom_node.services.console.uploads import Taken, UploadedFile
 
@@ -34,9 +34,13 @@ _places = asyncio.Semaphore(AT_ONCE)
 
 @router.get(PATH)
 @needs(UserRole.OPERATOR)
-def ask(asked: Asked) -> Response:
-    """The form."""
-    return asked.page("upload.html", **_choices(asked.site.settings))
+def ask(asked: Asked, patient: Since = None) -> Response:
+    """The form. ``patient``: the number of a registered one, whose name and ID no address has."""
+    known = {}
+    if patient is not None:
+        with asked.site.database.read() as session:
+            known = registration.one(session, asked.site.settings, patient)
+    return asked.page("upload.html", **_choices(asked.site.settings, known=known))
 
 
 @router.post(PATH)
@@ -71,6 +75,9 @@ def taken(asked: Visit, form: FormData) -> Sequence[Taken]:
     files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
     sent = [UploadedFile(one.filename or "", one.file) for one in files]
     about = Described.of({name: _text(form, name) for name in FIELDS})
+    if about is not None:
+        with site.database.read() as session:
+            registration.refuse_another(session, site.settings, about)
     return uploads.take(site.database, site.settings, sent, about, asked.person)
 
 
@@ -93,11 +100,11 @@ def _refuse_without_room(request: Request, settings: Settings) -> None:
         raise HTTPException(507, "There is not enough free disk for this (spool.minimum_free_mib).")
 
 
-def _choices(settings: Settings, problem: str = "") -> dict[str, Any]:
+def _choices(settings: Settings, problem: str = "", known: Mapping[str, str] | None = None) -> dict[str, Any]:
     takers = [rule.name for rule in settings.rules if "console" in rule.secondary_captures_from]
     return {
         "modalities": captures.MODALITIES, "largest": settings.console.upload_mib * 2**20, "takers": takers,
-        "problem": problem,
+        "problem": problem, "known": known or {},
     }  # fmt: skip
 
 
