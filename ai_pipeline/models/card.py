@@ -16,6 +16,11 @@ from ai_pipeline.errors import CardError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """What the id and the version of a model may look like: they become names of folders."""
 
+LABEL = re.compile(r"\w[\w ,.;:()/%+-]*")
+"""What the name of a label and the meaning of a code may look like: results, pages and tables show them."""
+CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""The same of Code Value and Coding Scheme Designator."""
+
 Preprocess = Literal["chain", "xrv", "imagenet", "letterbox", "stretch"]
 BoxLayout = Literal["yolo", "yolo-rows", "rtdetr", "rtdetr-rows"]
 ScoreKind = Literal["logits", "probabilities"]
@@ -114,6 +119,13 @@ class Label:
     detector: bool = False
 
     def __post_init__(self) -> None:
+        codes = [code for code in (self.code, self.site) if code is not None]
+        for pattern, texts in (
+            (LABEL, [self.name, *(code.meaning for code in codes)]),
+            (CODE, [text for code in codes for text in (code.value, code.scheme)]),
+        ):
+            if wrong := [text for text in texts if not pattern.fullmatch(text)]:
+                raise ValueError(f"label {self.name!a}: {wrong[0]!a} has signs that results may not show")
         if not 0.0 <= self.absent_below <= self.threshold <= 1.0:
             raise ValueError(
                 f"label {self.name}: 0 ≤ absent_below ≤ threshold ≤ 1 must hold, "

@@ -19,11 +19,12 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import ProgramFailed
+from ai_pipeline.models.card import CODE, LABEL
 
 MOST_FINDINGS, MOST_REGIONS, MOST_POINTS = 200, 20, 500
 
-Label = Annotated[str, StringConstraints(max_length=48, pattern=r"^\w[\w ,.;:()/%+-]*$")]
-CodeText = Annotated[str, StringConstraints(max_length=16, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Label = Annotated[str, StringConstraints(max_length=48, pattern=f"^{LABEL.pattern}$")]
+CodeText = Annotated[str, StringConstraints(max_length=16, pattern=f"^{CODE.pattern}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError
 from ai_pipeline.mistakes import mistakes
+from ai_pipeline.models.card import CODE, LABEL
 from ai_pipeline.models.registry import SHIPPED, load
 from ai_pipeline.models.store.folder import SHIPPED_MODELS
 
@@ -49,16 +50,16 @@ class _Coded(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    value: str = Field(min_length=1, max_length=16)
-    scheme: str = Field(min_length=1, max_length=16)
-    meaning: str = Field(min_length=1, max_length=64)
+    value: str = Field(max_length=16, pattern=f"^{CODE.pattern}$")
+    scheme: str = Field(max_length=16, pattern=f"^{CODE.pattern}$")
+    meaning: str = Field(max_length=64, pattern=f"^{LABEL.pattern}$")
     source: str = "the site's label map"
 
 
 class _OwnLabel(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=64)
+    name: str = Field(max_length=64, pattern=f"^{LABEL.pattern}$")
     code: _Coded
 
 

@@ -77,6 +77,24 @@ def test_what_the_report_left_out_is_said_to_be_missing(console: ConsoleLab) -> 
         assert [row["missed"] for row in feedback.counts(session, "obedient", "1")] == [1]
 
 
+@pytest.mark.parametrize("stuffed", ['=HYPERLINK("http://x")', "Nowak Anna", "1.2.3", "x" * 200])
+def test_a_reader_says_once_that_a_finding_is_missing(console: ConsoleLab, stuffed: str) -> None:
+    browser = console.browser(UserRole.READER)
+    said = {"verdict": "missing", "finding": "Cardiomegaly | obedient 1"}
+    for given in ({"tracking_uid": stuffed}, {}):
+        assert browser.post("/studies/1/feedback", **said, **given) == 303
+    with console.database.read() as session:
+        [row] = feedback.rows(session)
+    assert row["tracking_uid"] == ""
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
+    text = feedback.as_csv([dict.fromkeys(feedback.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
+    [row] = csv.DictReader(io.StringIO(text, newline=""))
+    assert (row["finding"], row["model"]) == (f"'{begin}1+1", "x")
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [

@@ -31,6 +31,7 @@ from dicom_node.store.views import View, columns
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "model", "version",
 )  # fmt: skip
+_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _Z = 1.96  # of a 95 % interval
 
 
@@ -39,13 +40,15 @@ def give(
 ) -> None:
     """Keep what a person says of a finding of the study's newest report, or of one that is missing.
 
-    ``about`` says which: finding, tracking UID, model.
+    ``about`` says which: finding, tracking UID, model. What is missing has no place, so no tracking UID.
     Raises NotFound where the report has no such finding (any more).
     """
-    wanted = tuple(about.get(key, "") for key in ("finding", "tracking_uid", "model"))
+    is_missing = verdict is ReaderVerdict.MISSING
+    tracking_uid = "" if is_missing else about.get("tracking_uid", "")
+    wanted = (about.get("finding", ""), tracking_uid, about.get("model", ""))
     with writing(settings) as session:
         findings = _findings(session, settings, study)
-        if verdict is ReaderVerdict.MISSING:
+        if is_missing:
             decision = ""
             if (wanted[0], wanted[2]) not in _may_be_missing(settings, findings):
                 raise NotFound("this model knows no such finding, or its report says something of it")
@@ -130,11 +133,11 @@ def rows(
 
 
 def as_csv(found: Iterable[View]) -> str:
-    """The rows as CSV (RFC 4180), with a line of names."""
+    """The rows as CSV (RFC 4180), with a line of names. A spreadsheet takes no cell for a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in found)
     return text.getvalue()
 
 
@@ -146,6 +149,11 @@ def wilson(successes: int, tries: int) -> list[float] | None:
     middle = (share + _Z**2 / (2 * tries)) / (1 + _Z**2 / tries)
     half = _Z * math.sqrt(share * (1 - share) / tries + _Z**2 / (4 * tries**2)) / (1 + _Z**2 / tries)
     return [share, max(middle - half, 0.0), min(middle + half, 1.0)]
+
+
+def _no_formula(value: Any) -> Any:
+    """With a ' before what spreadsheets would work out (OWASP, CSV Injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_BEGIN_FORMULAS) else value
 
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:

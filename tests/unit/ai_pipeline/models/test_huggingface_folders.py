@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomlkit
 import torch
 
 from ai_pipeline.chest.classifier import Classifier
@@ -123,6 +124,16 @@ def test_what_is_no_label_map_is_refused_with_what_to_do(tmp_path: Path, content
     (tmp_path / "labels.toml").write_text(content)
 
     with pytest.raises(CardError, match=remedy):
+        label_map.read(tmp_path / "labels.toml")
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "@x", "A\nB", "Nowak^Anna", "A\u0000B", ""])
+@pytest.mark.parametrize("key", ["name", "meaning"])
+def test_a_label_whose_text_results_may_not_show_is_refused(tmp_path: Path, key: str, text: str) -> None:
+    code = {"value": "1", "scheme": "99X", "meaning": "Cyst"}
+    label = {"name": "Cyst", "code": code} | ({key: text} if key == "name" else {"code": code | {key: text}})
+    (tmp_path / "labels.toml").write_text(tomlkit.dumps({"a": label}))
+    with pytest.raises(CardError, match=key):
         label_map.read(tmp_path / "labels.toml")
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomlkit
 from pydicom.sr.codedict import codes
 
 from ai_pipeline.errors import CardError
@@ -97,6 +98,19 @@ def test_thresholds_that_contradict_each_other_are_refused(models: Path) -> None
     card.write_text("\n".join(lines))
 
     with pytest.raises(CardError, match="absent_below"):
+        registry.load(card)
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "@x", "A\nB", "Nowak^Anna", "A\u0000B", ""])
+@pytest.mark.parametrize("key", ["name", "meaning"])
+def test_a_label_whose_text_results_may_not_show_is_refused(models: Path, key: str, text: str) -> None:
+    card = models / f"{CHEST}.toml"
+    values = tomlkit.parse(card.read_text())
+    label = values["labels"][0]  # type: ignore[index]
+    (label if key == "name" else label["code"])[key] = text  # type: ignore[index]
+    card.write_text(tomlkit.dumps(values))
+
+    with pytest.raises(CardError, match=r"labels\[0\]"):
         registry.load(card)
 
 
