@@ -15,10 +15,13 @@ from ai_training.ultrasound.tables import cleaning_text, inpaint_text, legible_t
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
     from ai_pipeline.burnin.annotation.pixels import Mask, Picture
     from ai_pipeline.burnin.fill.inpainters import Inpainter
+    from ai_pipeline.burnin.tools import Tools
+    from ai_training.progress import Report
 
 FINDER = "ultrasound-marks-unet"
 
@@ -240,11 +243,18 @@ def evaluate_cleaning(
         "tests/data/marks"
     ),
     policy: PolicyName = "clinical",
+    pictures: Annotated[
+        int,
+        typer.Option(min=0, help="Pictures with drawn marks, on which filling is measured in dB; 0: none."),
+    ] = 100,
     models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Clean real frames; tell what was taken of waves, flow, bars, rulers, calipers and text.
+
+    What was under a real mark nobody knows: how near the filling comes to it is measured on clean frames on
+    which marks were drawn.
 
     Run where the repository is checked out: the marks lie among its tests. Intervals are 95 %, by bootstrap
     over patients, or over frames where the patient is not known. --report draws every frame before and after.
@@ -257,13 +267,31 @@ def evaluate_cleaning(
         from ai_pipeline.burnin.tools import shared_tools
         from ai_training.ultrasound.content import agreement, scores
 
+        tools = shared_tools(models_dir)
         result = scores.evaluate_cleaning(
-            data, content, masks, shared_tools(models_dir), CleaningPolicy(policy),
-            report_to=report_to, report=report,
-        )  # fmt: skip
+            data, content, masks, tools, CleaningPolicy(policy), report_to=report_to, report=report
+        )
+        if pictures:
+            result["filling"] = _filling(data, tools, pictures, report)
         if (content / agreement.AGAIN).is_file():
             result["agreement"] = agreement.evaluate_agreement(data, content)
     typer.echo(json.dumps(result) if as_json else cleaning_text(result))
+
+
+def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:
+    """How near the node's filling and the plain one come to what was there, where every mark is removed."""
+    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.fill.inpaint import PLAIN
+    from ai_training.ultrasound.inpaint import scores as inpaintscores
+    from ai_training.ultrasound.marks.maskers import node_mask
+
+    return inpaintscores.evaluate_inpaint(
+        data,
+        [tools.filler, PLAIN],
+        lambda picture: node_mask(picture, tools, CleaningPolicy.RESEARCH),
+        pictures=pictures,
+        report=report,
+    )
 
 
 def _planned(

@@ -102,9 +102,20 @@ def cleaning_text(result: Mapping[str, Any]) -> str:
     lines.append(
         f"\nfilled share of a frame {result['filled_share']:.2%}; median {result['seconds']:.1f} s an image"
     )
+    if "filling" in result:
+        lines += _filling_lines(result["filling"])
     if "agreement" in result:
         lines += agreement_lines(result["agreement"])
     return "\n".join([*lines, NOT_DIAGNOSTIC])
+
+
+def _filling_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """PSNR where marks were drawn on clean frames."""
+    yield f"\nPSNR where marks were drawn (dB): {result['set']}, {result['refused']} withheld"
+    for row in result["rows"]:
+        more = row["inside"].get("difference", {}).get("psnr")
+        against = f"; {interval(more)} more than {result['reference']}" if more else ""
+        yield f"  {row['mask']} mask, {row['name']}: {interval(row['inside']['psnr'])}{against}"
 
 
 def agreement_lines(result: Mapping[str, Any]) -> Iterator[str]:

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
+from ai_pipeline.burnin.tools import shared_tools
+from ai_training.progress import silent
 from ai_training.ultrasound import commands, tables
 
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
@@ -48,6 +50,19 @@ def test_a_wrong_choice_is_wrong_usage(app: typer.Typer, tmp_path: Path, option:
     result = CliRunner().invoke(app, ["evaluate", "marks", "--data", str(tmp_path), *option])
 
     assert result.exit_code == EXIT_USAGE
+
+
+@pytest.mark.data
+def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) -> None:
+    result = commands._filling(data, shared_tools(), 2, silent)
+    printed = "\n".join(tables._filling_lines(result))
+
+    assert {row["mask"] for row in result["rows"]} == {"given", "detected"}
+    for row in result["rows"]:
+        value, low, high = row["inside"]["psnr"]
+        assert low <= value <= high
+        assert f"{row['mask']} mask, {row['name']}: {value:.3f}" in printed
+    assert "more than navier-stokes" in printed
 
 
 @pytest.mark.data
