@@ -156,3 +156,27 @@ def remove(
 ) -> None:
     """Take a peer out that was entered by page or command; running nodes take it over."""
     entries.remove(config, "peers", name)
+
+
+_TRIAL: list[Column] = [
+    *fields("kind"),
+    ("taken", lambda row: "yes" if row["ok"] else "NO"),
+    ("found", lambda row: "–" if row["found"] is None else "yes" if row["found"] else "not yet"),
+    ("to be seen", lambda row: row["shows"]),
+    ("says", lambda row: row["text"]),
+]
+
+
+@app.command("test-study", epilog="Example: dicom-node peers test-study pacs --config node.toml")
+def test_study(
+    name: Annotated[str, typer.Argument(metavar="PEER", help="One that gets results.")],
+    config: Config,
+    as_json: Json = False,
+) -> None:
+    """Send a study of nobody with a known finding in each kind of result, to see what a viewer shows."""
+    from dicom_node.services.console import trial_study
+
+    rows = trial_study.send(load(config), name)
+    print_rows(rows, _TRIAL, as_json=as_json, none="Nothing was sent.")
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(ExitCode.FAILED)

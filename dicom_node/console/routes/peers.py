@@ -13,7 +13,7 @@ from dicom_node.console.web.access import Asked, Visit, needs
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import contacts, entered
-from dicom_node.services.console import peer_form, peers
+from dicom_node.services.console import peer_form, peers, trial_study
 
 router = APIRouter(prefix="/peers")
 
@@ -100,6 +100,31 @@ def test(asked: Asked, name: str) -> Response:
     finally:
         _places.release()
     return _page(asked, name, checks)
+
+
+@router.post("/{name}/trial")
+@needs(UserRole.OPERATOR)
+def send_trial(asked: Asked, name: str) -> Response:
+    """Send it a study of nobody, to see in its viewer what that shows."""
+    asked.site.settings.peer(name)
+    if not _places.acquire(blocking=False):
+        raise HTTPException(503, "Other tests are under way: try again when they are done.")
+    try:
+        rows = trial_study.send(asked.site.settings, name, asked.person)
+    finally:
+        _places.release()
+    return asked.page("trial.html", name=name, rows=rows, patient=trial_study.PATIENT_ID)
+
+
+@router.post("/{name}/shows")
+@needs(UserRole.ADMIN)
+def set_shows(asked: Asked, name: str) -> Response:
+    """Take over what a person saw there."""
+    kinds = asked.fields().get("shows", [])
+    line = trial_study.set_results(asked.site.settings, name, kinds, asked.person)
+    if not line:
+        return asked.in_force(f"{name} is saved.", f"/peers/{name}")
+    return asked.page("trial_line.html", name=name, line=line)
 
 
 def _save(asked: Visit, name: str) -> Response:
