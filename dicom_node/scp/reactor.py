@@ -190,8 +190,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                 if self.state_machine.current_state == _AWAITING_REQUEST:
                     self.assoc.ends(TOO_LATE)
                 self.event_queue.put("Evt18")
-            elif not self._take_primitive() and self._is_transport_event():
-                self._idle_timer.restart()
+            elif not self._take_primitive():
+                self._take_from_socket()
         try:
             event = self.event_queue.get(block=False)
         except queue.Empty:
@@ -210,17 +210,16 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             return False
         return bool(self._process_recv_primitive())
 
-    def _is_transport_event(self) -> bool:
+    def _take_from_socket(self) -> None:
         if self.state_machine.current_state == _CLOSED:
-            return self._await_closing()
-        if not self._readable:
-            return False
-        self._readable, self._busy = False, True
-        self._read_pdu_data()
-        self._busy = False
-        return True
+            self._await_closing()
+        elif self._readable:
+            self._readable, self._busy = False, True
+            self._read_pdu_data()
+            self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
+            self._busy = False
 
-    def _await_closing(self) -> bool:
+    def _await_closing(self) -> None:
         """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
         now = time.monotonic()
         self._closes_at = self._closes_at or now + _CLOSING
@@ -233,8 +232,6 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self._drops -= dropped or self._drops
         if now >= self._closes_at or self._drops <= 0:
             self.socket.close()  # Evt17
-            return True
-        return bool(dropped)
 
     def _wait(self) -> None:
         """Until the socket can be read, the association has something to send, or a timer is due."""
@@ -301,6 +298,10 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         try:
             if head[0] == _P_DATA_TF:
                 pdu, event = _PData(body), "Evt10"
+                if self.state_machine.current_state == _ESTABLISHED and self.event_queue.empty():
+                    # What the state machine does here (DT-2) without its queues and hooks.
+                    self.assoc.dimse.receive_primitive(pdu)
+                    return
             else:
                 if head[0] == _A_ASSOCIATE_RQ:
                     self.assoc.titles = check_request(body)
