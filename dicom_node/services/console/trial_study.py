@@ -50,7 +50,7 @@ PATIENT_ID: Final = "AI-NODE-TEST"
 PATIENT_NAME: Final = "TEST^AI node"
 SHOWS: Final[Mapping[str, str]] = {
     "image": "a grey picture with a bright disc right of its middle and a bright bar at its upper edge",
-    ResultKind.SR: "a report: Clinical finding present, score 75 %",
+    ResultKind.SR: "a report: Clinical finding present, score 0.75",
     ResultKind.GSPS: "a presentation state: a box around the bright disc of the picture",
     ResultKind.SC: "the picture once more, with the box and the words drawn into it",
     ResultKind.HEATMAP: "the picture in colours, brightest at the disc, with a colour bar",
