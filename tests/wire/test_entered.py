@@ -7,23 +7,48 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config import loading
-from dicom_node.services import entered
+from dicom_node.model.roles import UserRole
+from dicom_node.services import users
+from tests.browser_lab import debian_chromium, signed_in
+from tests.console_lab import PASSWORD
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, store, wait_until
+from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.debian("chromium")]
+
+CONFIG = """
+[spool]
+minimum_free_mib = 1
+[workers]
+processes = 0
+[[peers]]
+name = "a"
+ae_title = "A"
+[console]
+enabled = true
+port = {port}
+"""
 
 
-def test_a_modality_that_was_entered_may_send_at_once_and_after_a_restart(tmp_path: Path) -> None:
-    config = (
-        '[spool]\nminimum_free_mib = 1\n[workers]\nprocesses = 0\n[[peers]]\nname = "a"\nae_title = "A"\n'
-    )
-    with running(Node(tmp_path, config)) as node:
+def test_a_modality_entered_in_a_browser_may_send_at_once_and_after_a_restart(tmp_path: Path) -> None:
+    port = free_port()
+    with running(Node(tmp_path, CONFIG.format(port=port), role="listener")) as node:
+        users.add_user(loading.load([node.config]), UserRole.ADMIN.value, UserRole.ADMIN, PASSWORD)
         assert store(node.port, [ultrasound("none")], "US2") == [None]
-        settings = loading.load([node.config])
-        entered.save(settings, "peers", {"name": "us2", "ae_title": "US2", "may": ["send"]})
-        assert entered.apply(settings) == 1
-        wait_until(lambda: "[6010]" in node.log.read_text(), 60, "taken over")
+        wait_until(lambda: "[6020]" in node.log.read_text(), 60, "the console")
+        with debian_chromium() as chromium:
+            page, complaints = signed_in(chromium, f"http://127.0.0.1:{port}", UserRole.ADMIN)
+            page.goto(f"http://127.0.0.1:{port}/peers/new")
+            page.fill("input[name=name]", "us2")
+            page.fill("input[name=ae_title]", "US2")
+            page.click("text=Check and save")
+            page.wait_for_selector("text=us2 is saved")
+            page.wait_for_url("**/peers/us2", timeout=60_000)  # it goes on by itself
+            page.wait_for_selector("text=changed by admin")
+            refused = [text for text in complaints if "ERR_CONNECTION_REFUSED" not in text]
+        assert refused == [], "but for the console being away"
+        assert "[6010]" in node.log.read_text()
         assert store(node.port, [ultrasound("one")], "US2") == [0]
         (tmp_path / "var" / "entered.toml").unlink()
         node.stop()
