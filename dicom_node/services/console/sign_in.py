@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
@@ -49,10 +50,11 @@ def sign_in(database: Database, name: str, password: str, address: str, former: 
             user = users.find(session, name)
             number, known = (user.id, user.name) if user else (None, "")
             hashed = user.password_hash if user else _hash_of_nobody()
-            _refuse_too_many(session, known, address)
+            typed: dict[str, Any] = {} if user else {"typed": _bucket(name)}
+            _refuse_too_many(session, _named(known, typed), address)
         if not _fits(hashed, password) or number is None:
             with database.write() as session:
-                audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED)
+                audit.note(session, Person(known, address), AuditAction.SIGN_IN_REFUSED, **typed)
             raise SignInRefused("Name or password is wrong.")
     token, now = new_token(), utc_now()
     with database.write() as session:
@@ -118,9 +120,21 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: Pe
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
 
 
-def _refuse_too_many(session: Session, name: str, address: str) -> None:
-    """``name``: "" for all that are no user's."""
-    here, named = AuditRow.address == address, AuditRow.actor == name
+def _bucket(name: str) -> str:
+    """One of 65,536 for a name that is no user's, so that it is counted like one that is.
+
+    Too few to guess from the audit what was typed: it may be a password.
+    """
+    return hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
+
+
+def _named(known: str, typed: Mapping[str, Any]) -> ColumnElement[bool]:
+    named = AuditRow.actor == known
+    return named & (AuditRow.fields["typed"].as_string() == typed["typed"]) if typed else named
+
+
+def _refuse_too_many(session: Session, named: ColumnElement[bool], address: str) -> None:
+    here = AuditRow.address == address
     since = utc_now() - timedelta(minutes=LIMIT_MINUTES)
     for which, limit in (
         (here & named, REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),

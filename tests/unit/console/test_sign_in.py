@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from dicom_node.services.audit import Person
 from dicom_node.services.console import sign_in
 from dicom_node.store.accounts import UserAccount, UserSession
 from tests.console_lab import PASSWORD, ConsoleLab
+from tests.inbox_lab import Inbox
 
 WRONG = "another horse battery"
 
@@ -106,6 +108,26 @@ def test_wrong_passwords_end_in_a_wait(console: ConsoleLab) -> None:
     assert "Too many attempts" in browser.text
     assert browser.sign_in("viewer") == 403
     assert console.browser().sign_in("admin") == 303
+
+
+@pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=pytest.mark.debian("postgresql"))])
+def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(
+    tmp_path: Path, request: pytest.FixtureRequest, url: str
+) -> None:
+    node = Inbox(tmp_path / "own", url=request.getfixturevalue(url) if url else "")
+    console = ConsoleLab(node.settings, node.database)
+
+    def told(name: str) -> str:
+        with pytest.raises(SignInRefused) as refused:
+            sign_in.sign_in(console.database, name, WRONG, "192.0.2.1")
+        return str(refused.value)
+
+    for number in range(6):
+        told(f"nobody{number}")
+    said = {name: [told(name) for _ in range(6)] for name in ("viewer", "stranger")}
+    assert said["stranger"] == said["viewer"]
+    assert told("STRANGER") == told("VIEWER") == said["viewer"][-1] != said["viewer"][0]
+    node.close()
 
 
 @pytest.mark.parametrize(
