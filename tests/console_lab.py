@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from dicom_node.config.settings import Settings
 from dicom_node.console.app import create_app
+from dicom_node.console.web.access import Site
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 from dicom_node.store.database import Database
@@ -82,6 +83,7 @@ class ConsoleLab:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings, self.database = settings, database
         self.app = create_app(settings, database)
+        self.cookie = Site(settings, database).cookie
 
     def browser(self, role: UserRole | None = None) -> Browser:
         """A new one, signed in if a role is given."""

@@ -26,7 +26,7 @@ from dicom_node.console.routes import (
     work,
 )
 from dicom_node.console.routes.programs import api, machines
-from dicom_node.console.web.access import API, COOKIE, NotSignedIn, Site, csrf_of, see_other, visit
+from dicom_node.console.web.access import API, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
 from dicom_node.console.web.pages import render
 from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError, UnknownPeer
@@ -116,7 +116,8 @@ async def _defect(request: Request, error: Exception) -> Response:
 def _error_page(request: Request, status: int, text: str) -> Response:
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
-    token = request.cookies.get(COOKIE, "")
+    site: Site = request.app.state.site
+    token = site.token_of(request)
     return render(
         "error.html", status, user=None, csrf=csrf_of(token), path=request.url.path, text=text, code=status
     )

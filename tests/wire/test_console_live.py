@@ -59,10 +59,10 @@ class Stream:
         raise AssertionError(f"no line {start!r}")
 
 
-def token(inbox: Inbox) -> str:
+def cookie(inbox: Inbox) -> str:
     """Of a new session of the viewer."""
-    browser = ConsoleLab(inbox.settings, inbox.database).browser(UserRole.VIEWER)
-    return str(browser.client.cookies["session"])
+    console = ConsoleLab(inbox.settings, inbox.database)
+    return f"{console.cookie}={console.browser(UserRole.VIEWER).client.cookies[console.cookie]}"
 
 
 Open = Callable[[str], Stream]
@@ -73,9 +73,9 @@ def opened(address: str) -> Iterator[Open]:
     """Opens streams with a token; they are closed in the end."""
     streams: list[Stream] = []
 
-    def open_stream(token: str) -> Stream:
+    def open_stream(cookie: str) -> Stream:
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
-        connection.request("GET", "/live", headers={"Cookie": f"session={token}"})
+        connection.request("GET", "/live", headers={"Cookie": cookie})
         streams.append(Stream(connection, connection.getresponse()))
         return streams[-1]
 
@@ -85,7 +85,7 @@ def opened(address: str) -> Iterator[Open]:
 
 
 def test_a_change_is_told_and_quiet_is_quiet(opened: Open, inbox: Inbox) -> None:
-    stream = opened(token(inbox))
+    stream = opened(cookie(inbox))
     assert stream.answer.headers["content-type"].startswith("text/event-stream")
     first = stream.until(b"data:")
     inbox.receive(ultrasound("one"))
@@ -97,7 +97,7 @@ def test_a_change_is_told_and_quiet_is_quiet(opened: Open, inbox: Inbox) -> None
 def test_streams_have_a_limit_and_give_their_places_back(
     opened: Open, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, other = token(inbox), token(inbox)
+    mine, other = cookie(inbox), cookie(inbox)
     streams = [opened(mine) for _ in range(live.STREAMS_OF_A_SESSION + 1)]
     assert [stream.answer.status for stream in streams] == [200] * live.STREAMS_OF_A_SESSION + [503]
     monkeypatch.setattr(live, "STREAMS", live.STREAMS_OF_A_SESSION)
@@ -108,7 +108,7 @@ def test_streams_have_a_limit_and_give_their_places_back(
 
 
 def test_a_page_that_updates_by_itself_keeps_no_session_alive(opened: Open, inbox: Inbox) -> None:
-    stream = opened(token(inbox))
+    stream = opened(cookie(inbox))
     assert stream.answer.status == 200
     with inbox.database.write() as session:
         [row] = session.scalars(select(UserSession))
@@ -136,7 +136,7 @@ def test_requests_of_a_page_do_not_count(inbox: Inbox, address: str) -> None:
 def test_a_console_that_stops_ends_its_streams(
     opened: Open, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = opened(token(inbox))
+    stream = opened(cookie(inbox))
     stream.until(b"data:")
     monkeypatch.setattr(live.Live, "is_stopping", lambda _: True)
     assert stream.until(b"never") == b""

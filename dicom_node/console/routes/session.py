@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from dicom_node.console.web.access import ANYONE, COOKIE, Asked, needs, remember, see_other
+from dicom_node.console.web.access import ANYONE, Asked, needs, remember, see_other
 from dicom_node.console.web.pages import static
 from dicom_node.errors import SignInRefused
 from dicom_node.model.roles import UserRole
@@ -24,7 +24,7 @@ def ask(asked: Asked) -> Response:
     """The form. The browser gets a token first, which no session has: the form is bound to it."""
     token = asked.token or sign_in.new_token()
     response = _form(asked, token)
-    remember(response, token, secure=_secure(asked))
+    remember(response, asked.site, token)
     return response
 
 
@@ -39,7 +39,7 @@ def begin(asked: Asked) -> Response:
     except SignInRefused as error:
         return _form(asked, asked.token, str(error), 403)
     response = see_other("/")
-    remember(response, token, secure=_secure(asked))
+    remember(response, asked.site, token)
     return response
 
 
@@ -49,7 +49,7 @@ def end(asked: Asked) -> Response:
     """End the session."""
     sign_in.sign_out(asked.site.database, asked.token, asked.person)
     response = see_other("/sign-in")
-    response.delete_cookie(COOKIE, path="/")
+    response.delete_cookie(asked.site.cookie, path="/", secure=asked.site.secure)
     return response
 
 
@@ -64,7 +64,3 @@ def file(name: str, asked: Asked) -> Response:
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200) -> Response:
     return asked.page("sign_in.html", status, token=token, problem=problem)
-
-
-def _secure(asked: Asked) -> bool:
-    return asked.site.settings.console.tls is not None

@@ -26,7 +26,6 @@ from dicom_node.store.database import Database
 
 API: Final = "/api/"
 """Below this programs ask, with tokens."""
-COOKIE: Final = "session"
 ANYONE: Final = "anyone"
 """The role of pages for who is not signed in."""
 BY_ITSELF: Final = "x-by-itself"
@@ -47,6 +46,24 @@ class Site:
 
     settings: Settings
     database: Database
+
+    @property
+    def secure(self) -> bool:
+        """Whether browsers come by TLS."""
+        return self.settings.console.tls is not None
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie: with the port, so that another node of this machine has another.
+
+        ``__Host-`` (RFC 6265bis 4.1.3.2): browsers take it by TLS from this host only.
+        """
+        name = f"dicom-node-{self.settings.console.port}"
+        return f"__Host-{name}" if self.secure else name
+
+    def token_of(self, request: Request) -> str:
+        """What the browser's cookie holds, "" where it has none."""
+        return request.cookies.get(self.cookie, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +148,15 @@ def see_other(path: str, **query: str) -> Response:
     return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
 
 
-def remember(response: Response, token: str, *, secure: bool) -> None:
+def remember(response: Response, site: Site, token: str) -> None:
     """Give the browser its token, for as long as it is open."""
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, path="/")
+    response.set_cookie(site.cookie, token, httponly=True, samesite="strict", secure=site.secure, path="/")
 
 
 async def visit(request: Request) -> Visit:
     """The request, if it may be answered. Raises NotSignedIn and HTTPException."""
     site: Site = request.app.state.site
-    token = request.cookies.get(COOKIE, "")
+    token = site.token_of(request)
     needed = getattr(request.scope["endpoint"], "needs", None)
     user = None
     if request.url.path.startswith(API):
@@ -165,7 +182,8 @@ async def _of_a_program(request: Request, site: Site, needed: UserRole | str | N
 
 async def read_form(request: Request) -> FormData:
     """The form, if it is of a page of ours. Raises HTTPException."""
-    token = request.cookies.get(COOKIE, "")
+    site: Site = request.app.state.site
+    token = site.token_of(request)
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         raise HTTPException(403, "This was asked for by another site.")
     form = await form_of(request)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from dicom_node.console.app import create_app
-from dicom_node.console.web.access import ANYONE, Asked
+from dicom_node.console.web.access import ANYONE, Asked, Site
 from dicom_node.console.web.limits import HEADERS
 from dicom_node.model.roles import UserRole
 from dicom_node.services import tokens
@@ -176,4 +176,17 @@ def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(inbox:
     browser = Browser(app)
     browser.get("/sign-in")
     assert browser.headers["Strict-Transport-Security"].startswith("max-age=")
-    assert "; Secure" in browser.headers["set-cookie"]
+    cookie = browser.headers["set-cookie"]
+    assert "; Secure" in cookie
+    # What a browser asks of this prefix (RFC 6265bis 4.1.3.2), so that no neighbour sets it.
+    assert cookie.startswith("__Host-")
+    assert "; Path=/" in cookie
+    assert "Domain" not in cookie
+
+
+def test_two_nodes_of_a_machine_share_no_cookie(inbox: Inbox) -> None:
+    def on(port: int) -> str:
+        console = inbox.settings.console.model_copy(update={"port": port})
+        return Site(inbox.settings.model_copy(update={"console": console}), inbox.database).cookie
+
+    assert on(8080) != on(8081)

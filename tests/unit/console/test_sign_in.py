@@ -33,18 +33,18 @@ def test_a_user_signs_in_and_out(console: ConsoleLab) -> None:
 
 def test_the_token_of_a_session_that_was_ended_is_worth_nothing(console: ConsoleLab) -> None:
     browser = console.browser(UserRole.VIEWER)
-    token = browser.client.cookies["session"]
+    token = browser.client.cookies[console.cookie]
     browser.post("/sign-out")
-    browser.client.cookies.set("session", token)
+    browser.client.cookies.set(console.cookie, token)
     assert browser.get("/") == 303
 
 
 def test_signing_in_changes_the_token(console: ConsoleLab) -> None:
     browser = console.browser()
     browser.get("/sign-in")
-    before = browser.client.cookies["session"]
+    before = browser.client.cookies[console.cookie]
     browser.sign_in("viewer")
-    assert browser.client.cookies["session"] != before
+    assert browser.client.cookies[console.cookie] != before
 
 
 def test_the_cookie_is_kept_from_scripts_and_other_sites(console: ConsoleLab) -> None:
@@ -57,7 +57,7 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(console: ConsoleLab) ->
 
 def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) -> None:
     browser = console.browser(UserRole.VIEWER)
-    token = browser.client.cookies["session"]
+    token = browser.client.cookies[console.cookie]
     console.database.dispose()
     stored = b"".join(path.read_bytes() for path in console.settings.node.data_dir.glob("node.db*"))
     assert token.encode() not in stored
