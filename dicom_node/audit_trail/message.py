@@ -56,6 +56,8 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.TOKEN_ADDED: _alert(_USERS),
     _A.TOKEN_REMOVED: _alert(_USERS),
     _A.STUDY_SEEN: _used("R"),
+    _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
+    _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
     _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
     _A.STUDY_RERUN: _used("U"),
     _A.JOB_CHANGED: _used("U"),

@@ -113,6 +113,8 @@ class AuditAction(StrEnum):
     TOKEN_ADDED = "token_added"
     TOKEN_REMOVED = "token_removed"
     STUDY_SEEN = "study_seen"
+    LIST_SEEN = "list_seen"  # one with Patient IDs
+    EXPORTED = "exported"  # such a list, as a file
     STUDY_SEARCHED = "study_searched"  # by patient or accession number
     STUDY_RERUN = "study_rerun"
     JOB_CHANGED = "job_changed"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import AuditAction
@@ -43,17 +43,18 @@ def note(
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
     """Somebody sees a study: noted before it is shown, and again after some minutes."""
-    seen = exists().where(
-        AuditRow.study_id == study_id,
-        AuditRow.actor == by.name,
-        AuditRow.action == AuditAction.STUDY_SEEN,
-        AuditRow.at > utc_now() - _AGAIN,
-    )
-    with database.read() as session:
-        if session.scalar(select(seen)):
-            return
+    _note_once(database, by, AuditAction.STUDY_SEEN, AuditRow.study_id == study_id, study_id=study_id)
+
+
+def note_list(database: Database, by: Person, name: str) -> None:
+    """Somebody sees a list of studies or patients: noted as the sight of a study is, not page by page."""
+    _note_once(database, by, AuditAction.LIST_SEEN, AuditRow.fields["list"].as_string() == name, list=name)
+
+
+def note_export(database: Database, by: Person, name: str) -> None:
+    """Somebody takes a list with him, as a file: noted each time."""
     with database.write() as session:
-        note(session, by, AuditAction.STUDY_SEEN, study_id=study_id)
+        note(session, by, AuditAction.EXPORTED, list=name)
 
 
 def rows(session: Session, *, before: int | None = None, limit: int = 100) -> list[View]:
@@ -68,3 +69,16 @@ def rows(session: Session, *, before: int | None = None, limit: int = 100) -> li
         | {"fields": dict(row.fields)}
         for row, uid in found
     ]
+
+
+def _note_once(
+    database: Database, by: Person, action: AuditAction, same: ColumnElement[bool], **fields: Any
+) -> None:
+    noted = exists().where(
+        same, AuditRow.actor == by.name, AuditRow.action == action, AuditRow.at > utc_now() - _AGAIN
+    )
+    with database.read() as session:
+        if session.scalar(select(noted)):
+            return
+    with database.write() as session:
+        note(session, by, action, **fields)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Response
 from dicom_node import services
 from dicom_node.console.web.access import Asked, needs, see_other
 from dicom_node.model.roles import UserRole
+from dicom_node.services import audit
 from dicom_node.services.console import models
 from dicom_node.services.console.studies import feedback
 
@@ -51,6 +52,7 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
 @needs(UserRole.READER)
 def export(asked: Asked, identifier: str, version: str) -> Response:
     """What was said of its findings, as a file."""
+    audit.note_export(asked.site.database, asked.person, "feedback")
     with asked.site.database.read() as session:
         rows = feedback.rows(session, model=identifier, version=version)
     attached = {"Content-Disposition": 'attachment; filename="feedback.csv"'}

@@ -79,6 +79,7 @@ def _list(
     given: dict[str, str] | None = None,
 ) -> Response:
     site = asked.site
+    audit.note_list(site.database, asked.person, "patients")
     may_register = asked.user.role.includes(UserRole.OPERATOR)
     with site.database.read() as session:
         rows, more = patients.patients(session, about.get("patient", ""), after)

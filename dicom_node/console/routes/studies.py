@@ -47,6 +47,7 @@ def list_studies(
         states=(state,) if state else (),
         order=order,
     )
+    audit.note_list(asked.site.database, asked.person, "studies")
     with asked.site.database.read() as session:
         rows, more = listing.search(session, wanted, after)
     asked_for = {

@@ -203,6 +203,7 @@ def list_studies(
         modality=modality, since=since.replace("-", ""), until=until.replace("-", ""), states=state or (),
         order=order,
     )  # fmt: skip
+    audit.note_list(asked.site.database, asked.person, "studies")
     return _studies(asked, wanted, after)
 
 
