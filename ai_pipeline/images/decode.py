@@ -75,7 +75,11 @@ def open_picture(
 
     The UID is derived from the file's bytes (UUIDv5 under 2.25), so the same picture has the same UID.
     """
-    data = path.read_bytes()
+    return picture_of(path.read_bytes(), modality, limits, given)
+
+
+def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttributes) -> PictureImage:
+    """The same of the bytes of the file."""
     with (
         _pydicom_may_warn(),
         _as_pixel_error("the file is not a readable picture"),

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import io
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -20,7 +18,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from ai_pipeline.contract import PixelArray
-from ai_pipeline.images.decode import open_picture
+from ai_pipeline.images.decode import picture_of
+from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput
@@ -121,10 +120,7 @@ def build(file: BinaryIO, about: Described, upload: str, number: int, limits: Im
 
 def _samples(data: bytes, modality: str, limits: ImageLimits) -> PixelArray:
     """Decoded by a process that can do nothing else."""
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        return np.ascontiguousarray(open_picture(Path(file.name), modality, limits).samples)
+    return np.ascontiguousarray(picture_of(data, modality, limits, NONE_GIVEN).samples)
 
 
 def _set_pixels(made: Dataset, samples: PixelArray) -> None:

@@ -6,14 +6,17 @@ import asyncio
 import io
 import re
 import struct
+import tempfile
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
+from ai_pipeline.images import decode
 from dicom_node.console.routes import upload
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.roles import UserRole
@@ -182,6 +185,23 @@ def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, k
     assert (made.Rows, made.Columns, made.SamplesPerPixel) == (41, 60, 3 if mode == "RGB" else 1)
     assert made.get("LossyImageCompression", "00") == ("01" if kind == "JPEG" else "00")
     assert browser.get(f"/studies/images/{shown['images'][0]['id']}/1") == 200
+
+
+def test_a_picture_is_in_no_file_that_a_killed_console_would_leave(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    decoded, seen = decode._picture_samples, []
+
+    def look(*of: Any) -> Any:
+        seen.append(list(scratch.iterdir()))
+        return decoded(*of)
+
+    monkeypatch.setattr(decode, "_picture_samples", look)
+    browser.upload(("scan.png", picture()), **ABOUT)
+    assert (outcomes(browser), seen) == (["taken"], [[]])
 
 
 def test_a_picture_that_lies_about_its_size_is_refused(browser: Browser, inbox: Inbox) -> None:
