@@ -21,6 +21,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.drift import forget_old, report_drift
+from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
 from dicom_node.outbox.delivery_worker import DeliveryWorker
@@ -135,6 +136,7 @@ class Background:
         timers: list[tuple[Callable[[], object], float]] = [
             (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
             (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
+            (self._when_scheduler(lambda: forget_removed(self._database, self._settings)), 3600.0),
         ]
         if self._role.works:
             timers.append((self._watch_drift, 3600.0))

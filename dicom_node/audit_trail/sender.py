@@ -13,9 +13,9 @@ from dicom_node.audit_trail.message import AuditSource, audit_message
 from dicom_node.config.settings import Settings
 from dicom_node.events import AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.store import leases
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.database import Database
+from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import record
 
@@ -28,7 +28,7 @@ class AuditSender:
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
         self._settings = settings
-        self._owner = owner
+        self._lease = KeptLease(database, "audit", owner, 2 * settings.audit.seconds + 30.0)
         host = socket.gethostname()[:255]
         self._source = AuditSource(
             settings.node.ae_title, settings.node.station_name, host, settings.audit.site
@@ -40,10 +40,12 @@ class AuditSender:
         """Send what waits; returns how many records. After a failure it waits, longer each time."""
         if time.monotonic() < self._next_at:
             return 0
-        if not leases.acquire(self._database, "audit", self._owner, self._settings.audit.seconds + 30.0):
+        if not self._lease.holds():
             return 0
         sent = 0
-        while (number := self._send_some()) and not (stop is not None and stop.is_set()):
+        while (
+            self._lease.holds() and (number := self._send_some()) and not (stop is not None and stop.is_set())
+        ):
             sent += number
         return sent
 

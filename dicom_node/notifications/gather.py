@@ -33,7 +33,17 @@ from dicom_node.store.views import as_json
 _BEHIND_SECONDS = 120.0
 _AT_ONCE = 1000  # events of one notification; more come with the next
 _KEPT = timedelta(days=90)  # how long notifications that ended are shown
+_CURSOR = "notify "
 _UNREADABLE = "(the report cannot be read)"
+
+
+def forget_removed(database: Database, settings: Settings) -> None:
+    """Notifications that the settings do not have any more: should one come back, it begins anew."""
+    known = [_cursor_of(rule) for rule in settings.notifications]
+    with database.write() as session:
+        session.execute(
+            delete(Cursor).where(Cursor.name.startswith(_CURSOR, autoescape=True), Cursor.name.not_in(known))
+        )
 
 
 class Gatherer:
@@ -63,10 +73,10 @@ class Gatherer:
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
         with self._database.write() as session:
-            cursor = session.get(Cursor, f"notify {rule.name}")
+            cursor = session.get(Cursor, _cursor_of(rule))
             if cursor is None:  # what happened before there was the rule is not told
                 head = session.scalar(select(func.max(EventRow.id))) or 0
-                session.add(Cursor(name=f"notify {rule.name}", offset=head))
+                session.add(Cursor(name=_cursor_of(rule), offset=head))
                 return 0
             if not self._is_time(session, rule):
                 return 0
@@ -118,6 +128,10 @@ class Gatherer:
             content=dict(made.content), created_at=now, next_at=now,
         )  # fmt: skip
         session.add(row)
+
+
+def _cursor_of(rule: NotificationSettings) -> str:
+    return f"{_CURSOR}{rule.name}"
 
 
 def _new(session: Session, rule: NotificationSettings, after: int) -> list[EventRow]:

@@ -22,9 +22,8 @@ from dicom_node.notifications.mail import send_mail
 from dicom_node.notifications.message import Message
 from dicom_node.notifications.webhook import call_webhook
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.store import leases
 from dicom_node.store.database import Database
-from dicom_node.store.leases import has_come
+from dicom_node.store.leases import KeptLease, has_come
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import record, utc_now
 
@@ -37,26 +36,22 @@ class Notifier:
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
         self._settings = settings
-        self._owner = owner
         self._gatherer = Gatherer(database, settings)
-        # Longer than one notification may take: the lease is renewed before each.
-        self._lease_seconds = settings.mail.seconds + 30.0
+        # Half of it is longer than one notification may take: it is asked for before each.
+        self._lease = KeptLease(database, "notifications", owner, 2 * settings.mail.seconds + 30.0)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
         """Gather, and send what is due; returns how many were sent or tried."""
-        if not self._holds():
+        if not self._lease.holds():
             return 0
         self._gatherer.run_once()
         tried = 0
         for number in self._due():
-            if (stop is not None and stop.is_set()) or not self._holds():
+            if (stop is not None and stop.is_set()) or not self._lease.holds():
                 break
             self._send(number)
             tried += 1
         return tried
-
-    def _holds(self) -> bool:
-        return leases.acquire(self._database, "notifications", self._owner, self._lease_seconds)
 
     def _due(self) -> list[int]:
         now = utc_now()

@@ -6,6 +6,7 @@ put back since: to wait for it would hold a delivery, a job or a lease for as lo
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import Lease
 from dicom_node.store.transitions import utc_now
 
+_LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again
 LONGEST_WAIT = timedelta(hours=1)
 _LATEST = 2 * LONGEST_WAIT  # machines that share a database may disagree by some minutes
 
@@ -48,6 +50,23 @@ def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
     except IntegrityError:  # there is one, and somebody else holds it
         return False
     return True
+
+
+class KeptLease:
+    """A lease that a loop asks for again and again: renewed when half of it has passed, not each time."""
+
+    def __init__(self, database: Database, name: str, owner: str, seconds: float) -> None:
+        self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
+        self._held = False
+        self._ask_at = 0.0
+
+    def holds(self) -> bool:
+        """Whether it is ours for at least half of ``seconds`` from now on."""
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._held = acquire(self._database, self._name, self._owner, self._seconds)
+            self._ask_at = now + min(self._seconds / 2, _LEAST_PAUSE if not self._held else self._seconds)
+        return self._held
 
 
 def release(database: Database, name: str, owner: str) -> None:

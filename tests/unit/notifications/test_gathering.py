@@ -23,7 +23,7 @@ from dicom_node.events import (
 )
 from dicom_node.model.kinds import NotificationState, ResultKind
 from dicom_node.model.roles import Role
-from dicom_node.notifications.gather import Gatherer
+from dicom_node.notifications.gather import Gatherer, forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
 from dicom_node.services import notifications
@@ -281,9 +281,21 @@ def test_the_node_sends_by_itself(tmp_path: Path) -> None:
     assert server.mails[0]["Subject"] == "AINODE: job failed for good"
 
 
-def _cursor(database: Any) -> bool:
+def _cursor(database: Any, name: str = "admins") -> bool:
     with database.read() as session:
-        return session.get(Cursor, "notify admins") is not None
+        return session.get(Cursor, f"notify {name}") is not None
+
+
+def test_a_notification_that_was_taken_out_and_comes_back_begins_anew(tmp_path: Path, web: WebServer) -> None:
+    inbox = node(tmp_path, hook(web))
+    notifier(inbox)
+    without = inbox.settings.model_copy(update={"notifications": ()})
+    forget_removed(inbox.database, inbox.settings)
+    assert _cursor(inbox.database, "hook")
+    forget_removed(inbox.database, without)
+    happens(inbox, JOB_FAILED)
+    notifier(inbox).run_once()
+    assert web.calls == []
 
 
 def test_gathering_needs_no_server(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from dicom_node.model.lifecycle import (
 )
 from dicom_node.store import (
     accounts,  # noqa: F401  (its tables belong to Base.metadata)
+    leases,
     migrate,
 )
 from dicom_node.store.database import Database
@@ -210,3 +211,21 @@ def test_a_url_that_is_none_is_said_without_its_password(url: str) -> None:
     with pytest.raises(DatabaseNotReady, match="database_url") as raised:
         Database(url)
     assert "secret" not in str(raised.value)
+
+
+def test_a_kept_lease_is_renewed_in_its_second_half_only(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("dicom_node.store.leases.time.monotonic", lambda: now)
+    asked: list[str] = []
+    acquire = leases.acquire
+    monkeypatch.setattr(leases, "acquire", lambda *given: asked.append(given[2]) or acquire(*given))
+    ours, theirs = (leases.KeptLease(database, "work", owner, 60.0) for owner in ("us", "them"))
+    assert [ours.holds(), theirs.holds(), ours.holds(), theirs.holds()] == [True, False, True, False]
+    now += 29
+    assert ours.holds()
+    assert asked == ["us", "them"]
+    now += 2
+    assert (ours.holds(), theirs.holds()) == (True, False)
+    assert asked == ["us", "them", "us", "them"]
