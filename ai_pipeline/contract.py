@@ -122,10 +122,10 @@ class Heatmap:
 class Finding:
     """One thing that a model says about one image.
 
-    ``probability`` 0 to 1 or None where the model gives none; ``frame`` 1-based as in DICOM, None for a
-    single-frame image; ``tracking_uid`` is left empty by pipelines and set by ``results``; ``site`` is the
-    body site (PS3.16 CID 4031 or SNOMED CT); ``side`` is the patient's side on which its regions lie, empty
-    where that is not known or they lie on both; ``reliability`` says how many of such calls are right.
+    ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
+    ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
+    patient on which all regions lie; ``reliability``: how many of such calls are right. The node neither
+    sends nor shows what is ``research_only``.
     """
 
     label: str
@@ -142,6 +142,7 @@ class Finding:
     evidence: Heatmap | None = None
     tracking_uid: str = ""
     reliability: str = ""
+    research_only: bool = False
 
     def __post_init__(self) -> None:
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
@@ -353,8 +354,7 @@ class PipelineResult:
     """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
-    access-controlled record alone. ``drawn_on``: what pictures of the result show: the source, or only its
-    ``cleaned`` image, without which there is none.
+    access-controlled record alone. ``drawn_on``: what pictures show, source or only its ``cleaned`` image.
     """
 
     findings: tuple[Finding, ...] = ()

@@ -11,6 +11,7 @@ from ai_training.chest.commands import export, train_app
 from ai_training.detect import commands as detect
 from ai_training.evaluation.commands import calibrate_app, evaluate_app, split
 from ai_training.fetal import commands as fetal
+from ai_training.ovarian import commands as ovarian
 from ai_training.ultrasound import commands as ultrasound
 
 
@@ -20,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
     detect.add_to(train_app, evaluate_app)
     anatomy.add_to(train_app, evaluate_app)
     fetal.add_to(train_app, evaluate_app)
+    ovarian.add_to(train_app, evaluate_app)
     acceptance.add_to(models_app)
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from generate import table
 from pydicom.uid import UID
 
+from ai_pipeline.contract import Code
+from ai_pipeline.models.registry import cards
 from dicom_node.audit_trail.message import KINDS as AUDIT_KINDS
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import ListenerSettings
@@ -29,7 +31,7 @@ _KINDS = {
     ResultKind.SC: "picture with findings drawn on it",
     ResultKind.HEATMAP: "heat map of a finding with a colour bar",
     ResultKind.CLEANED: "source image without burned-in text, verified",
-    ResultKind.SEG: "mask of what was removed; heart and lungs",
+    ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",
     ResultKind.REJECTION: "note that results are withdrawn, to peers with `iocm = true`",
 }
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -297,10 +299,16 @@ def _security(_version: str) -> str:
 {audited}"""
 
 
+def _private_classes() -> list[Code]:
+    """The codes of model cards that are of our own scheme."""
+    return [label.code for card in cards() for label in card.labels if label.code.scheme == SCHEME]
+
+
 def _annexes(_version: str) -> str:
     codes = table(
         ("value", "scheme", "meaning"),
-        [(code.value, code.scheme_designator, code.meaning) for code in PRIVATE],
+        [(code.value, code.scheme_designator, code.meaning) for code in PRIVATE]
+        + [(code.value, code.scheme, code.meaning) for code in _private_classes()],
     )
     return f"""\
 ## 7 Annexes
@@ -321,10 +329,10 @@ start nothing.
 | --- | --- |
 | Comprehensive 3D SR | TID 1500, the conclusion (121077, DCM) in words first: per finding with a place a group by TID 1410 (SCOORD), else TID 1501; finding, presence (CID 240), probability; what a model measured as TID 1501 groups, of a fetal head with the LOINC codes of CID 12005 (no TID 5000); image library with view and target region; UNVERIFIED, COMPLETE. What was looked for and not found, and "AI did not run" with a reason of CID 9300 or 9303, are reports too |
 | Presentation state | graphic annotations with the tracking UIDs of the report; window and LUTs of the source; INVERSE for MONOCHROME1; colour presentation state for colour images |
-| Secondary capture | picture, RGB, with findings drawn on it, by `fetal_head` on the cleaned image only; Burned In Annotation YES |
+| Secondary capture | picture, RGB, with findings drawn on it, by `fetal_head` and `ovarian` on the cleaned image only; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement" |
 | Key Object Selection | the rejection note of IHE IOCM (RAD TF-3, 4.66): (113001, DCM, "Rejected for Quality Reasons") or (113037, DCM, "Rejected for Patient Safety Reasons") with the person's words as description (113012, DCM); made when a person withdraws results |
-| Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true`; the head of a fetus (pipeline `fetal_head`) |
+| Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true`; the head of a fetus (pipeline `fetal_head`); the lesion (52988006, SCT) or the normal ovary (15497006, SCT) of `ovarian` |
 
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,
 "{CERTAINTY.meaning}") as its Equivalent Code where the finding is not absent; any other number is called a score.

@@ -120,6 +120,7 @@ def _finding(finding: Finding) -> Record:
         "threshold": _rounded(finding.threshold),
         "decision": finding.decision.value,
         "reliability": finding.reliability,
+        "research_only": finding.research_only,
         "source_uid": finding.source_uid,
         "frame": finding.frame,
         "regions": [

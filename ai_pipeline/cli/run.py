@@ -31,7 +31,7 @@ def run(
     pipeline: Annotated[
         str,
         typer.Option(
-            help="ultrasound, chest_xray, fetal_head, another installed one, or auto (by modality)."
+            help="ultrasound, chest_xray, fetal_head, ovarian, another installed one, or auto (by modality)."
         ),
     ] = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("ai-pipeline-output"),

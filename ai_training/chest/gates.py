@@ -68,7 +68,7 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
         report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
     usual = np.concatenate(shown[UPRIGHT.name])
     plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
-    kinds, weights, biases = _linear({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
+    kinds, weights, biases = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
     checked = see(images.pictures(_adults(data, "val"), images.as_it_is, random))
     share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
     directions = replace(plain_directions, usual=share)
@@ -153,7 +153,7 @@ def _lessons(
     return [lesson for lesson in lessons if lesson[1]]
 
 
-def _linear(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Floats, Floats]:
+def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Floats, Floats]:
     """Multinomial logistic regression on the main components, written as one linear map of the features."""
     kinds = tuple(shown)
     features = np.concatenate(list(shown.values())).astype(np.float64)
@@ -165,9 +165,12 @@ def _linear(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Fl
     reduced = components.transform(standard)
     unit = reduced[:, 0].std()
     model = LogisticRegression(C=WEAKNESS, max_iter=300).fit(reduced / unit, truth)
-    weights = model.coef_ / unit @ components.components_ / spread
+    slopes, offsets = model.coef_, model.intercept_
+    if len(kinds) == 2:  # scikit-learn gives one row for two classes
+        slopes, offsets = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-offsets, offsets]) / 2
+    weights = slopes / unit @ components.components_ / spread
     middle = mean + spread * components.mean_
-    biases = model.intercept_ - weights @ middle
+    biases = offsets - weights @ middle
     return kinds, weights.astype(np.float32), biases.astype(np.float32)
 
 

@@ -77,7 +77,7 @@ class OutlineNetwork(nn.Module):
 
 
 class AnatomyGraph(nn.Module):
-    """What is exported: ``organs [N, 3, SIDE, SIDE]``, probabilities 0..1 of :data:`ORGANS`."""
+    """What is exported: probabilities 0..1 ``[N, outlines, rows, columns]``."""
 
     def __init__(self, network: OutlineNetwork) -> None:
         super().__init__()

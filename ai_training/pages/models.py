@@ -13,6 +13,7 @@ from ai_training.pages.anatomy import anatomy_lines
 from ai_training.pages.boxes import box_lines
 from ai_training.pages.fetal import head_lines
 from ai_training.pages.operating_points import operating_point_lines
+from ai_training.pages.ovarian import ovarian_lines
 from ai_training.pages.ultrasound import inpaint_lines, marks_lines
 from ai_training.text import interval
 from ai_training.ultrasound.inpaint.compared import cards_with_compared
@@ -58,6 +59,8 @@ def lines_of(card: Card) -> list[str]:
         "",
     ]
     metrics = card.details.get("metrics", {})
+    if "cross_validation" in metrics:
+        return lines + ovarian_lines(card)
     if card.labels and metrics:
         parts = (_findings(card), _figures(metrics), _calibration(card, metrics), _subgroups(metrics))
         boxes = box_lines(card.details["detection"]) if "detection" in card.details else []

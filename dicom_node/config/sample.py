@@ -94,6 +94,13 @@ when = { modality = ["CR", "DX"] }
 pipeline = "chest_xray"
 send_to = ["pacs"]
 """
+_OVARIAN_RULE = """\
+# [[rules]]
+# name = "ovary"
+# when = { modality = "US", body_part = ["PELVIS", "OVARY"] }
+# pipeline = "ovarian"
+# send_to = ["pacs"]
+"""
 _LISTED = (PeerSettings, NotificationSettings)
 # Keys that these set in the samples though they have a default.
 _SET = {"host", "port", "may", "results", "on", "url"}
@@ -130,7 +137,7 @@ def peers_toml() -> str:
 
 
 def rules_toml() -> str:
-    """Two rules: ultrasound with every key, chest X-ray with those it needs."""
+    """Two rules: ultrasound with every key, chest X-ray with those it needs; one that is commented out."""
     when = [line for name, field in Conditions.model_fields.items() for line in _condition(name, field)]
     return _lines(
         *_comment(
@@ -145,6 +152,8 @@ def rules_toml() -> str:
         "",
         *_comment("A rule needs no more than this."),
         _CHEST_RULE,
+        *_comment("For research: classes and outlines of ovarian cysts (docs/admin.md)."),
+        _OVARIAN_RULE,
     )
 
 

@@ -299,7 +299,7 @@ class RuleSettings(_Section):
     when: Conditions = Conditions()
     """Required: one or more conditions on single images; modality = "*": every image of a source class."""
     pipeline: str
-    """ultrasound, chest_xray, fetal_head, command, container, or one of a package (docs/pipelines.md)."""
+    """ultrasound, chest_xray, fetal_head, ovarian, command, container, or a package's (docs/pipelines.md)."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the pipeline, such as policy = "research"."""
     send_to: tuple[Name, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
 from ai_pipeline.errors import CleaningFailed, PixelError
@@ -120,6 +120,8 @@ class ImageAnalysis:
         report: Progress,
     ) -> PipelineResult:
         result = pipeline.run([source.image for source in sources], report, options)
+        shown = tuple(finding for finding in result.findings if not finding.research_only)
+        result = replace(result, findings=shown)
         return self.readings.take(pipeline, options, [source.image.uid for source in sources], result)
 
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from ai_pipeline.contract import DerivedImage, ModelRef
+from ai_pipeline.contract import Code, DerivedImage, ModelRef
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
@@ -67,7 +68,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
 def build_organs(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
     """Binary segmentation with one segment for each organ that the model outlined, in a series of its own.
 
-    Category and types are of CID 7150 and SNOMED CT. Raises ResultRefused for masks of another size.
+    Category and types are of CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
     """
     masks = np.asarray(image.frames, np.uint8) > 0
     if masks.shape != (len(image.organs), source.rows, source.columns):
@@ -76,7 +77,7 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
         SegmentDescription(
             segment_number=number,
             segment_label=f"AI {organ.meaning}",
-            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_category=_category(organ),
             segmented_property_type=coded(organ),
             algorithm_type="AUTOMATIC",
             algorithm_identification=_algorithm(context, image.models),
@@ -96,6 +97,12 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
     )
     outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
     return outlined
+
+
+def _category(organ: Code) -> DicomCode:
+    """PS3.16 CID 7150: a lesion is no anatomical structure."""
+    abnormal = organ.value == codes.SCT.Lesion.value
+    return codes.SCT.MorphologicallyAbnormalStructure if abnormal else codes.SCT.AnatomicalStructure
 
 
 def _segmentation(

@@ -60,3 +60,13 @@ def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
     outlines = DerivedImage(ImageKind.ORGANS, cr.image.uid, masks, "MONOCHROME2", "", organs=organs)
     with pytest.raises(ResultRefused, match="size of their image"):
         results.build(context(kinds=[ResultKind.SEG]), [cr], PipelineResult(images=(outlines,)))
+
+
+def test_a_lesion_is_no_anatomical_structure(cr: SourceObject) -> None:
+    masks = np.zeros((1, cr.image.header.rows, cr.image.header.columns), np.uint8)
+    masks[0, 30:60, 30:60] = 255
+    lesion = (Code("52988006", "SCT", "Lesion"),)
+    outline = DerivedImage(ImageKind.ORGANS, cr.image.uid, masks, "MONOCHROME2", "", organs=lesion)
+    (item,) = segmentation(cr, PipelineResult(images=(outline,))).SegmentSequence
+    assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert item.SegmentedPropertyTypeCodeSequence[0].CodeValue == "52988006"

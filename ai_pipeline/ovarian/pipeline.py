@@ -1,0 +1,253 @@
+"""The pipeline ``ovarian``: class of a cyst or tumour in ultrasound frames of the pelvis, and its outline.
+
+An image is cleaned first, and what is classified, outlined and drawn is the cleaned picture: one that cannot
+be cleaned gets no result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.devices.rules import device_rules
+from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.contract import (
+    Accept,
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    ModelRef,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    Reading,
+    Refusal,
+    Refuse,
+    RefusedBy,
+    Scores,
+    SourceImage,
+)
+from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.models.registry import Card, find
+from ai_pipeline.ovarian import intended_use
+from ai_pipeline.ovarian.classifier import OvarianAnalysis, OvarianClassifier, decisions
+from ai_pipeline.ovarian.intended_use import refused_by_header
+from ai_pipeline.ovarian.outline import LesionOutline, Outliner
+
+MODEL = "ovarian-efficientnet-lite0"
+NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
+UNSURE, UNSURE_NOTE = "unsure", "The model does not know which class this is: no class is called present."
+NOT_ASSESSED = (
+    "whether a lesion is malignant (research only), size, blood flow, the other ovary, uterus, free fluid, "
+    "and every kind of lesion that is none of the classes"
+)
+LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
+OVARY = Code("15497006", "SCT", "Ovary")  # PS3.16 CID 7151
+NORMAL = "Ovary_Normal"
+REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AnalysedFrame:
+    image: SourceImage
+    analysis: OvarianAnalysis
+
+
+class Ovarian:
+    """The pipeline ``ovarian`` (:class:`ai_pipeline.contract.Pipeline`).
+
+    Options: ``pelvis`` (default false) says that the images are of the female pelvis where their header says
+    nothing; ``malignancy`` (default false) reports the malignant class in results too, for research;
+    ``outlines`` (default true) returns the mask of the lesion.
+    """
+
+    name = "ovarian"
+    version = "1.0"
+    options: Mapping[str, type] = MappingProxyType({"pelvis": bool, "malignancy": bool, "outlines": bool})
+    modalities = intended_use.MODALITIES
+    """Modalities of the images that are accepted, and their View Positions: any."""
+    views = frozenset[str]()
+    per_image = True
+
+    def __init__(
+        self, *, models_dir: Path | None = None, device_rules: Path | None = None, card: Card | None = None
+    ) -> None:
+        """``card``: of another model than the shipped one."""
+        self._models_dir, self._device_rules, self._given = models_dir, device_rules, card
+        self._networks: tuple[OvarianClassifier, Outliner] | None = None
+        self._analysed: deque[_AnalysedFrame] = deque(maxlen=REMEMBERED)
+
+    def warm_up(self) -> None:
+        """Load the models. Raises CardError, DeviceRuleError."""
+        self._models()
+        device_rules(self._device_rules)
+        self._tools().reader.warm_up()
+
+    def models(self) -> tuple[ModelRef, ...]:
+        return self._card().ref, *self._tools().models
+
+    def accepts(
+        self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
+    ) -> Accept | Refuse:
+        """Choose the frames of a pelvis in which an ovary may be; decodes those whose header allows it."""
+        taken: list[str] = []
+        reasons: dict[str, None] = {}
+        refused: list[Refusal] = []
+        for image in images:
+            by_header = refused_by_header(image.header, rule_says_pelvis=bool(options.get("pelvis", False)))
+            if by_header is None and self._models()[0].in_domain(self._analyse(image)):
+                taken.append(image.uid)
+                continue
+            gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
+            refused.append(Refusal(image.uid, self._card().ref, gate))
+            reasons[by_header or NOT_LIKE] = None
+        if taken:
+            return Accept(tuple(taken), tuple(refused))
+        return Refuse("; ".join(reasons) or "there is no image", tuple(refused))
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        """Clean and analyse ``images`` (those that ``accepts`` named). One that cannot be cleaned is left
+        out, with a note. Raises CleaningFailed when none can be cleaned, PixelError."""
+        findings: list[Finding] = []
+        pictures: list[DerivedImage] = []
+        notes: list[QualityNote] = []
+        scores: list[Scores] = []
+        readings: list[Reading] = []
+        failures: list[CleaningFailed] = []
+        seconds: defaultdict[str, float] = defaultdict(float)
+        began = time.perf_counter()
+        for number, image in enumerate(images):
+            report(number / len(images), "ovary")
+            start = time.perf_counter()
+            try:
+                cleaned = clean(image, report, tools=self._tools())
+            except CleaningFailed as failure:
+                failures.append(failure)
+                notes.append(QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid))
+                continue
+            seen = time.perf_counter()
+            seconds["clean"] += seen - start
+            analysis, outline = self._of_cleaned(image, cleaned)
+            seconds["model"] += time.perf_counter() - seen
+            found = self._findings(image, analysis, outline, options)
+            findings += found
+            pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, outline, options)]
+            notes += [*cleaned.notes, *_notes(image, found, outline)]
+            readings += cleaned.readings
+            values = zip(self._card().labels, analysis.probabilities.tolist(), strict=True)
+            scores.append(Scores(image.uid, self._card().ref, {label.name: value for label, value in values}))
+        if failures and len(failures) == len(images):
+            raise failures[0]
+        notes.append(QualityNote("not assessed", f"{NOT_ASSESSED}."))
+        report(1.0, "ovary")
+        seconds["total"] = time.perf_counter() - began
+        return PipelineResult(
+            tuple(findings),
+            tuple(pictures),
+            tuple(notes),
+            dict(seconds),
+            self.models(),
+            scores=tuple(scores),
+            readings=tuple(readings),
+            drawn_on="cleaned",
+        )
+
+    def _card(self) -> Card:
+        return self._given or (self._networks[0].card if self._networks else find(MODEL, self._models_dir))
+
+    def _models(self) -> tuple[OvarianClassifier, Outliner]:
+        if self._networks is None:
+            card = self._card()
+            self._networks = OvarianClassifier(card), Outliner(card)
+        return self._networks
+
+    def _analyse(self, image: SourceImage) -> OvarianAnalysis:
+        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        for seen in self._analysed:
+            if seen.image is image:
+                return seen.analysis
+        analysis = self._models()[0].analyse(image.display())
+        self._analysed.append(_AnalysedFrame(image, analysis))
+        return analysis
+
+    def _tools(self) -> Tools:
+        return shared_tools(self._models_dir, self._device_rules)
+
+    def _of_cleaned(
+        self, image: SourceImage, cleaned: CleaningResult
+    ) -> tuple[OvarianAnalysis, LesionOutline]:
+        """What the networks say of the cleaned picture; where nothing was filled that is the picture."""
+        analysis = self._analyse(image)
+        if np.any(cleaned.mask.frames):
+            analysis = self._models()[0].analyse(image.show(cleaned.image.frames[0]))
+        return analysis, self._models()[1].outline(analysis)
+
+    def _findings(
+        self,
+        image: SourceImage,
+        analysis: OvarianAnalysis,
+        outline: LesionOutline,
+        options: Mapping[str, object],
+    ) -> list[Finding]:
+        """One for each class; the likeliest one that is shown bears the outline."""
+        card, hidden = self._card(), not options.get("malignancy", False)
+        decided = decisions(analysis.probabilities, card.labels, hidden=hidden)
+        found = [
+            Finding(
+                label=label.name,
+                code=label.code,
+                probability=min(float(value), 1.0),
+                threshold=label.threshold,
+                decision=decision,
+                source_uid=image.uid,
+                model=card.ref,
+                site=label.site,
+                research_only=hidden and not label.supported,
+            )
+            for label, value, decision in zip(card.labels, analysis.probabilities, decided, strict=True)
+        ]
+        shown = [index for index, finding in enumerate(found) if not finding.research_only]
+        best = max(shown, key=lambda index: found[index].probability or 0.0)
+        if outline.region is not None and found[best].decision is not Decision.ABSENT:
+            found[best] = replace(found[best], regions=(outline.region,))
+        return found
+
+    def _outlines(
+        self,
+        image: SourceImage,
+        found: Sequence[Finding],
+        outline: LesionOutline,
+        options: Mapping[str, object],
+    ) -> list[DerivedImage]:
+        if outline.mask is None or not options.get("outlines", True):
+            return []
+        normal = any(one.label == NORMAL and one.decision is Decision.PRESENT for one in found)
+        frames = np.where(outline.mask, np.uint8(255), np.uint8(0))[None]
+        what = "outlined by AI, not for diagnostic use"
+        models, structures = (self._card().ref,), (OVARY if normal else LESION,)
+        return [
+            DerivedImage(
+                ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=models, organs=structures
+            )
+        ]
+
+
+def _notes(image: SourceImage, found: Sequence[Finding], outline: LesionOutline) -> list[QualityNote]:
+    present = any(finding.decision is Decision.PRESENT for finding in found)
+    notes = (
+        (not present, UNSURE, UNSURE_NOTE, True),
+        (bool(outline.fault), "no_outline", f"{outline.fault}: none is drawn.", False),
+        (image.header.lossy, "lossy", "The image was compressed with loss.", False),
+    )
+    return [QualityNote(name, text, image.uid, faces) for applies, name, text, faces in notes if applies]

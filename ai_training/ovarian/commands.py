@@ -1,0 +1,90 @@
+"""``ai-pipeline train ovarian``, ``train ovarian-outline`` and ``evaluate ovarian``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ai_training.cards import changed_card
+from ai_training.console import errors, progress
+from ai_training.options import AsJson, ModelsDir, Out, PublicData, WriteCard, needs_models_dir, own_card
+
+Threads = Annotated[int, typer.Option(help="CPU threads of the network.")]
+
+
+def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
+    """Mount the commands."""
+    train_app.command("ovarian")(train_ovarian)
+    evaluate_app.command("ovarian")(evaluate_ovarian)
+
+
+def train_ovarian(
+    *,
+    data: PublicData,
+    out: Out,
+    seeds: Annotated[int, typer.Option(help="Runs of every fold, with seeds from 1 on.", min=1)] = 1,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training frames. Default: the shipped recipe's.")
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="efficientnet-lite0 (default), or a network of timm, trained from scratch."),
+    ] = None,
+    frozen: Annotated[
+        int | None, typer.Option(help="First blocks of EfficientNet-Lite0 that do not learn; 0: none.")
+    ] = None,
+    study: Annotated[
+        bool, typer.Option("--study", help="Also run the networks of the folds on cleaned frames.")
+    ] = False,
+    threads: Threads = 2,
+) -> None:
+    """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
+
+    What is whole in --out is left, so an interrupted run goes on.
+
+    Example: ai-pipeline train ovarian --data DIR --out runs/ovarian --seeds 3
+    """
+    with errors(), progress() as report:
+        import torch
+
+        from ai_training.ovarian import fit, outline_fit, ship
+        from ai_training.ovarian import study as cleaning
+
+        torch.set_num_threads(threads)
+        recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
+        for seed in range(1, seeds + 1):
+            runs = (*fit.FOLD_RUNS, fit.ALL) if seed == 1 else fit.FOLD_RUNS
+            fit.train(data, out, fit.with_seed(recipe, seed), runs, report)
+        outline = outline_fit.OutlineRecipe()
+        outline_fit.train(data, out / "outline", outline, report=report)
+        card = ship.ship(data, out, recipe, outline, range(1, seeds + 1), report)
+        if study:
+            cleaning.run(data, out, recipe, report)
+    typer.echo(str(card))
+
+
+def evaluate_ovarian(
+    *,
+    data: PublicData,
+    models_dir: ModelsDir = None,
+    as_json: AsJson = False,
+    write_card: WriteCard = False,
+) -> None:
+    """Print every figure of classifier, gate, outline and study; intervals by bootstrap over groups.
+
+    Example: ai-pipeline evaluate ovarian --data DIR
+    """
+    needs_models_dir(write_card, models_dir)
+    with errors(), progress() as report:
+        from ai_pipeline.models.registry import find
+        from ai_training.ovarian.evaluate import evaluate
+        from ai_training.ovarian.ship import ID
+        from ai_training.ovarian.text import as_text
+
+        result = evaluate(data, find(ID, models_dir), report)
+        if write_card:
+            with changed_card(own_card(ID, models_dir)) as card:
+                card["metrics"] = result
+    typer.echo(json.dumps(result) if as_json else as_text(result))

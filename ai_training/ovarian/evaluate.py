@@ -1,0 +1,61 @@
+"""``ai-pipeline evaluate ovarian``: classifier, gate, outline and study, from what is committed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ai_pipeline.models.card import Card
+from ai_pipeline.ovarian.classifier import OvarianClassifier
+from ai_pipeline.ovarian.outline import Outliner, dice
+from ai_training.metrics import mean_interval, patient_weights
+from ai_training.ovarian import figures, gate, predictions, study_figures
+from ai_training.ovarian.frames import OvarianFrame, ovarian_frames
+from ai_training.progress import Report, silent
+
+TARGET = 0.90
+"""The design's target of the macro AUC."""
+
+
+def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
+    """All figures. The outline is measured with the card's own network on the test split, all else is from
+    the committed predictions of the folds. Raises DataMissing, CardError."""
+    frames = ovarian_frames(data)
+    held_out = predictions.read(frames)
+    points = card.labels[0]
+    return {
+        "model": card.id,
+        "version": card.version,
+        "cross_validation": figures.classification(held_out),
+        "answers": figures.answered(held_out, points.threshold, points.absent_below),
+        "gate": gate.figures(predictions.FOLDER / predictions.GATE),
+        "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
+        "study": study_figures.figures(held_out),
+    }
+
+
+def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
+    """Dice of the outlines that are shown, against the masks; how many are withheld, and why."""
+    classifier, outliner = OvarianClassifier(card), Outliner(card)
+    found, groups, faults = [], [], Counter[str]()
+    for number, frame in enumerate(frames):
+        report(number / len(frames), "outlines")
+        outline = outliner.outline(classifier.analyse(frame.rgb()))
+        if outline.mask is None:
+            faults[outline.fault] += 1
+            continue
+        found.append(dice(outline.mask, frame.lesion()))
+        groups.append(frame.group)
+    values = np.array(found)
+    return {
+        "frames": len(frames),
+        "shown": len(found),
+        "dice": mean_interval(values, patient_weights(groups)).as_list(),
+        "median": round(float(np.median(values)), 4),
+        "below_half": int((values < 0.5).sum()),
+        "withheld": dict(faults),
+    }

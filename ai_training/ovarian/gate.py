@@ -1,0 +1,111 @@
+"""The gate of the ovarian model: fitted to what its trunk makes of training frames and of other pictures.
+
+Of each fold a gate is fitted with the fold's network and judged on the frames and pictures that neither has
+seen; what ships is fitted in the same way with the network that saw all frames.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.chest.domain_gate import FeatureGate, Head
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.images.orientation import UPRIGHT
+from ai_training.chest.gate_images import listed, some
+from ai_training.chest.gates import directions_of, linear_head
+from ai_training.metrics import Interval, exact_at_the_ends
+from ai_training.ovarian.frames import grey
+from ai_training.sets.files import read_rgb
+
+OTHERS = ("us_fetal_head", "us_fetal_planes", "us_breast", "cxr_nih")
+"""Sets of pictures that are no ovaries; each with splits of its own."""
+DICOM = "dicom"
+"""Ultrasound files of all kinds (echocardiograms, spectra, fetuses): judged, never learned from."""
+MOST, DIRECTIONS = 150, 48
+INSIDE = 0.995
+"""Share of the training frames that lies inside the limits of either part."""
+Floats = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+
+
+def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tuple[str, Grey]]]:
+    """At most :data:`MOST` named pictures of each of :data:`OTHERS`, and with ``test`` those of
+    :data:`DICOM`. Raises DataMissing where one cannot be read."""
+    random = np.random.default_rng(seed)
+    found = {
+        name: [(path.name, grey(read_rgb(path))) for path in some(listed(data / name, split), MOST, random)]
+        for name in OTHERS
+    }
+    if split == "test":
+        found[DICOM] = list(_ultrasound_files(data))
+    return {name: pictures for name, pictures in found.items() if pictures}
+
+
+def fit(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> FeatureGate:
+    """The gate from pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1."""
+    plain = directions_of(frames, min(DIRECTIONS, len(frames)))
+    kinds, weights, biases = linear_head({UPRIGHT.name: frames, **others}, seed)
+    head = Head(kinds, weights, biases, (1.0, 1.0))
+    limits = (
+        float(np.quantile(plain.residual(frames), INSIDE)) * SLACK,
+        max(float(np.quantile(head.distance(frames), INSIDE)), LEAST),
+    )
+    return replace(plain, head=replace(head, limits=limits))
+
+
+SLACK = 1.5
+"""Frames that a network was not trained on lie farther from its training frames than these do."""
+LEAST = 0.7
+"""-log of the probability of a frame, at least: .5, where any classifier would say yes."""
+
+
+def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
+    """Write what the gates of the folds said: set, file, fold, distance (inside up to 1)."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("set", "file", "fold", "distance"))
+        writer.writerows((name, picture, fold, f"{distance:.4f}") for name, picture, fold, distance in rows)
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """Share of the pictures of each set that passes, with its exact interval over pictures; a picture that
+    five gates saw counts as passed where most of them let it pass."""
+    seen: dict[str, dict[str, list[bool]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            seen.setdefault(row["set"], {}).setdefault(row["file"], []).append(float(row["distance"]) <= 1.0)
+    return {
+        name: {
+            "pictures": len(pictures),
+            "passed": _share(np.array([np.mean(votes) > 0.5 for votes in pictures.values()])).as_list(),
+        }
+        for name, pictures in seen.items()
+    }
+
+
+def _share(passed: npt.NDArray[np.bool_]) -> Interval:
+    from scipy.stats import binomtest
+
+    count, of = int(passed.sum()), len(passed)
+    if count in {0, of}:
+        return exact_at_the_ends(count / of, of)
+    found = binomtest(count, of).proportion_ci()
+    return Interval(count / of, float(found.low), float(found.high))
+
+
+def _ultrasound_files(data: Path) -> Iterable[tuple[str, Grey]]:
+    for path in sorted((data / DICOM / "files").glob("*.dcm")):
+        try:
+            image = open_dicom(path)
+            if image.header.modality == "US":
+                yield path.name, grey(image.display())
+        except PixelError:
+            continue

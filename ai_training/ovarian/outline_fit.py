@@ -1,0 +1,152 @@
+"""``ai-pipeline train ovarian-outline``: teach a U-Net on EfficientNet-Lite0 to outline the lesion.
+
+It learns from the train split of the manifest, which follows the groups of near-duplicates; the checkpoint is
+chosen on the val split, the test split is for ``ai-pipeline evaluate ovarian``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader, Dataset
+
+from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.ovarian.outline import SURE, dice
+from ai_training.networks.outlines import OutlineNetwork
+from ai_training.ovarian.fit import OvarianRecipe, exposed, motion
+from ai_training.ovarian.frames import CHAIN, MEAN, SCALE, OvarianFrame, grey, ovarian_frames
+from ai_training.progress import Report, silent
+from ai_training.runs import Plan, TrainingRun, Validation
+
+OUTLINES = 1
+Floats = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineRecipe:
+    """Everything that shapes a run; ``frozen``: first blocks that do not learn; ``copies``: how far copies of
+    frames differ."""
+
+    size: int = 192
+    frozen: int = 5
+    iterations: int = 160
+    batch: int = 16
+    seed: int = 1
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    warm_up: float = 0.1
+    ema: float = 0.98
+    validate_every: int = 80
+    copies: OvarianRecipe = field(default_factory=OvarianRecipe)
+
+
+def train(
+    data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
+) -> OutlineNetwork:
+    """Train and choose; ``out`` receives checkpoints and history. Raises DataMissing, ExperimentError."""
+    run = _OutlineRun(data, out, recipe)
+    network = OutlineNetwork(OUTLINES)
+    network.load_state_dict(run.finish(report, resume=resume))
+    return network.eval()
+
+
+def fitted(out: Path) -> OutlineNetwork:
+    """The network of the best checkpoint in ``out``, ready for inference."""
+    network = OutlineNetwork(OUTLINES)
+    network.load_state_dict(torch.load(out / "best.pt", map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
+    """Reduced frames and their masks (0, 255), ``[N, side, side]`` each."""
+    pictures, masks = [], []
+    for frame in frames:
+        picture, place = reduce(grey(frame.rgb()), CHAIN)
+        rows, columns = (round(place.e * frame.lesion().shape[0]), round(place.a * frame.lesion().shape[1]))
+        mask = np.zeros_like(picture)
+        top, left = round(place.f), round(place.c)
+        small = cv2.resize(
+            frame.lesion().astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA
+        )
+        mask[top : top + rows, left : left + columns] = small
+        pictures.append(picture)
+        masks.append(mask)
+    return np.stack(pictures), np.stack(masks)
+
+
+class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i of a run: images ``[B, 3, size, size]``, masks ``[B, 1, size, size]`` 0 to 1, drawn from
+    (seed, i) alone."""
+
+    def __init__(self, recipe: OutlineRecipe, pictures: Grey, masks: Grey) -> None:
+        self._recipe, self._pictures, self._masks = recipe, pictures, masks
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        how, size = self._recipe.copies, self._recipe.size
+        random = np.random.default_rng((self._recipe.seed, iteration))
+        images, masks = [], []
+        for row in random.choice(len(self._pictures), self._recipe.batch):
+            matrix = motion(self._pictures.shape[1], how, random)
+            moved = (
+                cv2.warpAffine(part[row], matrix, (size, size), flags=cv2.INTER_LINEAR)
+                for part in (self._pictures, self._masks)
+            )
+            picture, mask = (np.asarray(part, np.uint8) for part in moved)
+            images.append(exposed(picture, how, random))
+            masks.append(mask.astype(np.float32)[None] / 255)
+        return torch.from_numpy(normalise(np.stack(images), MEAN, SCALE)), torch.from_numpy(np.stack(masks))
+
+
+class _OutlineRun(TrainingRun):
+    CHOSEN_BY = "dice"
+
+    def __init__(self, data: Path, out: Path, recipe: OutlineRecipe) -> None:
+        torch.manual_seed(recipe.seed)
+        frames = ovarian_frames(data)
+        self.recipe = recipe
+        self.pairs = pairs_of([frame for frame in frames if frame.split == "train"])
+        self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
+        network = OutlineNetwork(OUTLINES)
+        network.load_imagenet()
+        for part in (network.stem, network.norm, *network.blocks[: recipe.frozen]):
+            part.requires_grad_(False)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        plan = Plan(
+            recipe.iterations, recipe.learning_rate, recipe.warm_up, recipe.validate_every, recipe.ema, 2.0
+        )
+        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+
+    def batches(self, iterations: range) -> DataLoader[tuple[Tensor, Tensor]]:
+        batches = OutlineBatches(self.recipe, *self.pairs)
+        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=0)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, masks = batch
+        logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        found = torch.sigmoid(logits)
+        common, total = (found * masks).sum((1, 2, 3)), (found + masks).sum((1, 2, 3))
+        return binary_cross_entropy_with_logits(logits, masks) + (1 - (2 * common + 1) / (total + 1)).mean()
+
+    def validate(self) -> Validation:
+        found = [self._dice(picture, mask) for picture, mask in zip(*self.checked, strict=True)]
+        mean = float(np.mean(found))
+        return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
+
+    def _dice(self, picture: Grey, mask: Grey) -> float:
+        size = self.recipe.size
+        values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
+        with torch.inference_mode():
+            logits = self.average.eval()(torch.from_numpy(values))[0, 0].numpy()
+        return dice(logits >= np.log(SURE / (1 - SURE)), enlarge(mask, size) > 127)

@@ -1,0 +1,79 @@
+"""What the networks of the folds said of frames that they had not seen: committed, so that every figure can
+be computed again without them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ai_training.errors import DataMissing
+from ai_training.ovarian.frames import LABELS, OvarianFrame
+
+FOLDER = Path(__file__).parent / "held_out"
+TABLE, STUDY, GATE = "out_of_fold.csv", "study.npz", "gate.csv"
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Of N frames: ``labels [N]``, ``groups``, ``folds [N]``, ``logits [seeds, N, labels]``."""
+
+    frames: tuple[OvarianFrame, ...]
+    folds: Ints
+    logits: Floats
+
+    @property
+    def labels(self) -> Ints:
+        return np.array([frame.label for frame in self.frames], np.intp)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(frame.group for frame in self.frames)
+
+    @property
+    def mean(self) -> Floats:
+        """The mean logits over the seeds, ``[N, labels]``."""
+        return np.asarray(self.logits.mean(0))
+
+
+def collected(out: Path, seeds: Sequence[int], frames: Sequence[OvarianFrame], folds: Ints) -> HeldOut:
+    """From the runs in ``out/seed-S/fold``. Raises OSError where one is missing."""
+    logits = np.full((len(seeds), len(frames), len(LABELS)), np.nan)
+    for number, seed in enumerate(seeds):
+        for fold in np.unique(folds):
+            with np.load(out / f"seed-{seed}" / str(fold) / "validation.npz", allow_pickle=False) as found:
+                logits[number, found["rows"]] = found["logits"]
+    return HeldOut(tuple(frames), folds, logits)
+
+
+def write(held_out: HeldOut, folder: Path = FOLDER) -> Path:
+    """Write the table: a row for each seed and frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TABLE
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("seed", "file", "fold", *LABELS))
+        for seed, logits in enumerate(held_out.logits, start=1):
+            for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True):
+                writer.writerow((seed, frame.name, fold, *(f"{value:.4f}" for value in row)))
+    return path
+
+
+def read(frames: Sequence[OvarianFrame], folder: Path = FOLDER) -> HeldOut:
+    """The table's predictions of ``frames``. Raises DataMissing where it lacks one."""
+    rows: dict[str, Mapping[str, dict[str, str]]] = {}
+    with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["seed"], {})[row["file"]] = row  # type: ignore[index]
+    try:
+        found = [[seed[frame.name] for frame in frames] for seed in rows.values()]
+    except KeyError as error:
+        raise DataMissing(f"{TABLE} has no prediction of {error}: another version of the set?") from error
+    logits = np.array([[[float(row[label]) for label in LABELS] for row in seed] for seed in found])
+    return HeldOut(tuple(frames), np.array([int(row["fold"]) for row in found[0]], np.intp), logits)

@@ -1,0 +1,229 @@
+"""From the runs of the folds and of all frames to what ships: networks, gate, calibration, card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ai_pipeline.contract import BURNED_IN
+from ai_training.cards import new_card, weights_row
+from ai_training.networks.outlines import AnatomyGraph
+from ai_training.networks.ovarian import CystClassifier, CystGraph
+from ai_training.onnx_file import export
+from ai_training.ovarian import gate, outline_fit, predictions
+from ai_training.ovarian.calibration import (
+    MISSED,
+    RIGHT,
+    absence_threshold,
+    answer_threshold,
+    cross_fitted,
+    scaled,
+)
+from ai_training.ovarian.fit import ALL, OvarianRecipe, fitted, lower_of, outputs_above
+from ai_training.ovarian.frames import (
+    CHAIN,
+    FOLDS,
+    LABELS,
+    MALIGNANT,
+    MEAN,
+    SCALE,
+    OvarianFrame,
+    folds,
+    ovarian_frames,
+    reduced,
+)
+from ai_training.ovarian.predictions import HeldOut
+from ai_training.progress import Report, silent
+
+ID = "ovarian-efficientnet-lite0"
+MEANINGS = {
+    "Chocolate_Cyst": "Endometriotic (chocolate) cyst of ovary",
+    "Serous_Cystadenoma": "Serous cystadenoma of ovary",
+    "Teratoma": "Teratoma of ovary",
+    "Theca_Cell_Tumor": "Theca cell tumour of ovary",
+    "Simple_Cyst": "Simple cyst of ovary",
+    "Ovary_Normal": "Ovary without lesion",
+    "Mucinous_Cystadenoma": "Mucinous cystadenoma of ovary",
+    "High-grade_Serous_Cystadenoma": "High-grade serous tumour of ovary",
+}
+"""Code Meanings of the classes, which are the manifest's; the values are of our own scheme."""
+SOURCE = "private: PS3.16 has no concept of it, and no SNOMED CT release to check one against was at hand"
+LIMITS = (
+    "Not for diagnostic use. Not cleared by any authority.",
+    "One hospital, and no patient identifiers: frames of one patient that look different may be on both "
+    "sides of a split, so the figures may flatter.",
+    "Trained and measured on frames in which somebody had chosen an ovary and often measured it; other "
+    "frames of an examination were not there.",
+    "36 frames of the malignant class in 32 groups: what it is worth is not known, and it is hidden.",
+    "Every lesion that is none of the classes gets one of them, or none.",
+    "The outline is of the lesion that fills most of the frame; a second one is left out.",
+)
+
+
+def ship(
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    outline: outline_fit.OutlineRecipe,
+    seeds: Sequence[int],
+    report: Report = silent,
+) -> Path:
+    """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
+    card. Raises DataMissing; OSError where a run is missing."""
+    frames = ovarian_frames(data)
+    held_out = predictions.collected(out, seeds, frames, folds(frames))
+    predictions.write(held_out, out / predictions.FOLDER.name)
+    _gates(data, out, recipe, frames, held_out, report)
+    export_classifier(fitted(out / f"seed-{recipe.seed}" / ALL, recipe), recipe.size, out / f"{ID}.onnx")
+    outliner = outline_fit.fitted(out / "outline")
+    example = (torch.zeros(2, 3, outline.size, outline.size),)
+    batch = {"images": {0: Dim("pictures", max=16)}}
+    export(AnatomyGraph(outliner).eval(), example, batch, ("lesion",), out / f"{ID}.outline.onnx")
+    return write_card(out, held_out, recipe, outline)
+
+
+def export_classifier(network: CystClassifier, size: int, path: Path) -> None:
+    """Write the network: input ``images [N, 3, size, size]``, outputs as :class:`CystGraph` has them."""
+    _fuse(network.trunk)
+    example = (torch.zeros(2, 3, size, size),)
+    names = ("logits", "features", "places")
+    batch = {"images": {0: Dim("batch")}}
+    export(CystGraph(network).eval(), example, batch, names, path, ID)
+
+
+def write_card(
+    folder: Path, held_out: HeldOut, recipe: OvarianRecipe, outline: outline_fit.OutlineRecipe
+) -> Path:
+    """The card beside the weights in ``folder``; figures come by ``ai-pipeline evaluate ovarian``."""
+    truth, logits = held_out.labels, held_out.mean
+    scaling = scaled(logits, truth)
+    judged = cross_fitted(logits, truth, held_out.folds)
+    point = answer_threshold(judged, truth), absence_threshold(judged, truth)
+    about = {
+        "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
+        "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
+        "licence": "AGPL-3.0-or-later; trunks from ImageNet weights (Apache-2.0)",
+        "intended_use": (
+            "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
+            "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
+        ),
+        "limits": list(LIMITS),
+    }
+    tables: dict[str, Mapping[str, Any]] = {
+        "input": {
+            "size": recipe.size, "channels": 3, "mean": MEAN, "scale": SCALE, "photometric": "MONOCHROME2",
+            "chain": asdict(CHAIN),
+        },
+        "outputs": {"place_kind": "activation"},
+        "gate": {"role": "gate", "threshold": 1.0, "true_positive_rate": gate.INSIDE},
+        "calibration": {
+            "calibrated": True,
+            "method": "softmax(slope · logit + intercept), fitted to out-of-fold predictions of all frames",
+            "thresholds": (
+                f"present: the likeliest class, from the probability on from which {RIGHT:.0%} of such "
+                f"answers are right; absent: {MISSED:.0%} of the frames have their own class below it; both "
+                "on probabilities that were fitted to other folds"
+            ),
+            "prevalence": {
+                label: round(float((truth == index).mean()), 4) for index, label in enumerate(LABELS)
+            },
+        },
+        "training": {
+            "data": [
+                "us_ovarian: MMOTU, subset OTU_2d (Q. Zhao et al., arXiv 2207.06799; doi "
+                "10.6084/m9.figshare.25058690, CC BY 4.0), classes and masks"
+            ],
+            "frames": len(truth),
+            "groups": len(set(held_out.groups)),
+            "seeds": len(held_out.logits),
+            "recipe": asdict(recipe),
+            "outline": json.loads(json.dumps(asdict(outline))),
+        },
+    }  # fmt: skip
+    made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
+    path = new_card(folder, ID, made_by, "classifier", about, tables)
+    card: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
+    for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
+        card["weights"].append(weights_row(role, folder / file))
+    card["labels"] = tomlkit.aot()
+    for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
+        card["labels"].append(tomlkit.item(_label(label, scaling.slope, intercept, *point)))
+    path.write_text(tomlkit.dumps(card), encoding="utf-8")
+    return path
+
+
+def _label(label: str, slope: float, intercept: float, present: float, absent: float) -> dict[str, Any]:
+    value = label.upper().replace("-", "_")[:16].strip("_")  # VR SH
+    code = {"value": value, "scheme": BURNED_IN.scheme, "meaning": MEANINGS[label], "source": SOURCE}
+    site = {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"}
+    return {
+        "name": label, "code": code, "site": site, "supported": label not in MALIGNANT,
+        "threshold": round(present, 4), "absent_below": round(absent, 4),
+        "slope": round(slope, 5), "intercept": round(intercept, 5),
+    }  # fmt: skip
+
+
+def _gates(
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    frames: Sequence[OvarianFrame],
+    held_out: HeldOut,
+    report: Report,
+) -> None:
+    """The gate of each fold, judged on what it has not seen, and the one that ships."""
+    pixels = reduced([frame.rgb() for frame in frames])
+    lessons, exam = gate.other_pictures(data, "train"), gate.other_pictures(data, "test")
+    # The frozen part is the same in all networks: what it makes of the pictures is made once.
+    below = fitted(out / f"seed-{recipe.seed}" / ALL, recipe)
+    seen = lower_of(below, pixels, recipe.size)
+    shown, asked = (
+        {
+            name: lower_of(below, reduced([one for _, one in named]), recipe.size)
+            for name, named in sets.items()
+        }
+        for sets in (lessons, exam)
+    )
+    rows: list[tuple[str, str, int, float]] = []
+    for name in (*map(str, range(FOLDS)), ALL):
+        report(0.0, f"gate, {name}\n")
+        network = fitted(out / f"seed-{recipe.seed}" / name, recipe)
+        features = outputs_above(network, seen)[1]
+        others = {key: outputs_above(network, lower)[1] for key, lower in shown.items()}
+        outside = held_out.folds == int(name) if name != ALL else np.zeros(len(frames), np.bool_)
+        made = gate.fit(features[~outside], others)
+        if name == ALL:
+            (out / f"{ID}.gate.npz").write_bytes(made.to_bytes())
+            break
+        distances = made.distance(features[outside])
+        names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
+        rows += [("us_ovarian", *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
+        for key, lower in asked.items():
+            found = made.distance(outputs_above(network, lower)[1])
+            rows += [
+                (key, file, int(name), value)
+                for (file, _), value in zip(exam[key], found.tolist(), strict=True)
+            ]
+    gate.write(rows, out / predictions.FOLDER.name / predictions.GATE)
+
+
+def _fuse(module: nn.Module) -> None:
+    """Fold each batch normalisation of EfficientNet-Lite into the convolution before it."""
+    pairs = (("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"),
+             ("_project_conv", "_bn2"), ("_conv_head", "_bn1"))  # fmt: skip
+    for part in module.modules():
+        for convolution, normalisation in pairs:
+            if hasattr(part, convolution) and isinstance(getattr(part, normalisation), nn.BatchNorm2d):
+                merged = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, normalisation))
+                setattr(part, convolution, merged)
+                setattr(part, normalisation, nn.Identity())

@@ -1,0 +1,68 @@
+"""The ovarian pipeline takes only single frames of which something says that they are of a female pelvis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ai_pipeline.contract import ImageHeader, UltrasoundRegion
+from ai_pipeline.ovarian.intended_use import refused_by_header
+
+PELVIS = ImageHeader(
+    modality="US",
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
+    rows=480,
+    columns=640,
+    frames=1,
+    photometric="RGB",
+    bits_stored=8,
+    body_part="PELVIS",
+)
+
+
+def said(**change: object) -> str:
+    return refused_by_header(replace(PELVIS, **change)) or ""  # type: ignore[arg-type]
+
+
+def test_a_single_frame_of_a_pelvis_is_taken() -> None:
+    assert refused_by_header(PELVIS) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"modality": "CT"}, "modality CT is not ultrasound"),
+        ({"frames": 40}, "40 frames"),
+        ({"body_part": "BREAST"}, "Body Part Examined is BREAST"),
+        ({"body_part": ""}, "nothing says that this is a pelvis"),
+        ({"body_part": "ABDOMEN", "attributes": {"StudyDescription": "Liver"}}, "neither pelvis nor ovary"),
+        ({"rows": 90}, "fewer than 128"),
+        ({"attributes": {"PatientSex": "M"}}, "male"),
+        ({"attributes": {"StudyDescription": "Fetal biometry"}}, "pregnancy"),
+        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 9, 9), None, 3, 3),)}, "a Doppler spectrum"),
+        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 9, 9), None, 2, 1),)}, "an M-mode trace"),
+    ],
+)
+def test_the_header_alone_refuses_with_a_reason(change: dict[str, object], reason: str) -> None:
+    assert reason in said(**change)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"AnatomicRegionSequence": "15497006 SCT Ovary"},
+        {"StudyDescription": "OB/GYN, US pelvis"},
+        {"ProtocolName": "Transvaginal"},
+    ],
+)
+@pytest.mark.parametrize("body_part", ["", "ABDOMEN"])
+def test_region_or_procedure_may_say_that_it_is_a_pelvis(body_part: str, attributes: dict[str, str]) -> None:
+    assert said(body_part=body_part, attributes=attributes) == ""
+
+
+def test_a_rule_may_say_it_but_not_that_a_pregnancy_is_none() -> None:
+    unknown = replace(PELVIS, body_part="")
+    assert refused_by_header(unknown, rule_says_pelvis=True) is None
+    fetus = replace(unknown, attributes={"SeriesDescription": "obstetric"})
+    assert "pregnancy" in str(refused_by_header(fetus, rule_says_pelvis=True))

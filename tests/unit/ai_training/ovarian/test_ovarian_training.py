@@ -1,0 +1,158 @@
+"""Training of the ovarian model on drawn frames: folds by group, one held-out score each, export, figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import torch
+
+from ai_training.errors import DataMissing
+from ai_training.networks.ovarian import CystGraph
+from ai_training.ovarian import calibration, figures, fit, gate, outline_fit, predictions
+from ai_training.ovarian.frames import FOLDS, LABELS, folds, ovarian_frames, reduced
+from ai_training.ovarian.predictions import HeldOut
+
+SMALL = fit.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six drawn frames of every class, two of a group, as the public set is laid out."""
+    folder = tmp_path_factory.mktemp("data")
+    own = folder / "us_ovarian"
+    for name in ("images", "masks"):
+        (own / name).mkdir(parents=True)
+    rows = ["file,mask,label,group,split,yellow_overlay_px"]
+    random = np.random.default_rng(0)
+    for number in range(6 * len(LABELS)):
+        label = number % len(LABELS)
+        picture = random.integers(0, 60, (96, 128, 3), np.uint8)
+        mask = np.zeros((96, 128), np.uint8)
+        cv2.ellipse(mask, (64, 48), (12 + 4 * label, 10 + 3 * label), 0, 0, 360, 255, -1)
+        picture[mask > 0] = 25 * label + 40
+        cv2.imwrite(str(own / f"images/{number}.jpg"), picture)
+        cv2.imwrite(str(own / f"masks/{number}.png"), mask)
+        split = ("train", "train", "val")[number // len(LABELS) % 3]
+        group = f"g{label}-{number // len(LABELS) // 2}"
+        row = (f"images/{number}.jpg", f"masks/{number}.png", LABELS[label], group, split, "0")
+        rows.append(",".join(row))
+    (own / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_a_group_lies_in_one_fold(data: Path) -> None:
+    frames = ovarian_frames(data)
+    by_group: dict[str, set[int]] = {}
+    for frame, fold in zip(frames, folds(frames), strict=True):
+        by_group.setdefault(frame.group, set()).add(int(fold))
+    assert all(len(found) == 1 for found in by_group.values())
+    assert set.union(*by_group.values()) == set(range(FOLDS))
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_path: Path) -> None:
+    fit.train(data, tmp_path, SMALL, ("0",))
+    frames = ovarian_frames(data)
+    with np.load(tmp_path / "seed-1" / "0" / "validation.npz") as found:
+        assert found["rows"].tolist() == np.flatnonzero(folds(frames) == 0).tolist()
+        logits = found["logits"]
+    network = fit.fitted(tmp_path / "seed-1" / "0", SMALL)
+    pixels = reduced([frame.rgb() for frame in frames])[folds(frames) == 0]
+    assert np.allclose(fit.outputs_of(network, pixels, SMALL.size)[0], logits, atol=1e-4)
+
+
+def test_the_exported_graph_says_where_each_logit_comes_from() -> None:
+    network = fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)).eval()
+    with torch.inference_mode():
+        logits, features, places = CystGraph(network)(torch.randn(2, 3, 64, 64))
+    assert features.shape == (2, 1280, 2, 2)
+    assert torch.allclose(places.mean((2, 3)) + network.head.bias, logits, atol=1e-4)
+
+
+def test_frozen_blocks_keep_their_weights_and_statistics() -> None:
+    network = fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)).train()
+    before = {name: value.clone() for name, value in network.trunk.network._blocks[:11].state_dict().items()}
+    logits, _ = network(torch.randn(2, 3, 64, 64))
+    logits.sum().backward()
+    after = network.trunk.network._blocks[:11].state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not any(part.requires_grad for part in network.trunk.network._blocks[:11].parameters())
+    assert network.trunk.network._blocks[12]._project_conv.weight.grad is not None
+
+
+def test_the_outline_network_sees_frame_and_mask_in_the_same_place(data: Path) -> None:
+    frames = [frame for frame in ovarian_frames(data) if frame.label == 7]
+    pictures, masks = outline_fit.pairs_of(frames)
+    batches = outline_fit.OutlineBatches(outline_fit.OutlineRecipe(batch=3), pictures, masks)
+    images, wanted = batches[5]
+    bright = images[:, 0] > images[:, 0].amax((1, 2), keepdim=True) * 0.6
+    assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item()
+    assert torch.equal(images, batches[5][0])
+
+
+def held_out(data: Path, logits: np.ndarray, fold: np.ndarray) -> HeldOut:
+    return HeldOut(ovarian_frames(data), fold, logits[None])
+
+
+def test_predictions_come_back_as_they_were_written(data: Path, tmp_path: Path) -> None:
+    frames = ovarian_frames(data)
+    logits = np.random.default_rng(1).normal(size=(len(frames), len(LABELS))).round(4)
+    made = held_out(data, logits, np.arange(len(frames)) % FOLDS)
+    predictions.write(made, tmp_path)
+    found = predictions.read(frames[::-1], tmp_path)
+    assert np.array_equal(found.logits[0], logits[::-1])
+    assert found.folds.tolist() == made.folds[::-1].tolist()
+    with pytest.raises(DataMissing, match="no prediction"):
+        predictions.read(
+            (*frames, ovarian_frames(data)[0].__class__("new", Path(), Path(), 0, "", "", 0)), tmp_path
+        )
+
+
+def test_calibration_undoes_a_wrong_scale_and_shift() -> None:
+    random = np.random.default_rng(2)
+    truth = random.integers(0, 3, 3000)
+    logits = np.eye(3)[truth] * 1.5 + random.gumbel(size=(3000, 3)) * 0.0
+    right = logits + random.normal(size=logits.shape)
+    wrong = 3.0 * right + np.array([2.0, 0.0, -2.0])
+    folds = np.arange(3000) % 5
+    found = calibration.cross_fitted(wrong, truth, folds)
+    sure, hits = found.max(1), found.argmax(1) == truth
+    assert abs(sure.mean() - hits.mean()) < 0.03
+    cut = calibration.answer_threshold(found, truth)
+    assert hits[sure >= cut].mean() >= calibration.RIGHT
+    assert (found[np.arange(3000), truth] < calibration.absence_threshold(found, truth)).mean() <= 0.02
+
+
+def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(data: Path) -> None:
+    truth = np.array([frame.label for frame in ovarian_frames(data)])
+    fold = np.arange(len(truth)) // len(LABELS) % 2
+    perfect = figures.classification(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold))
+    assert perfect["macro_auc"] == [1.0, 1.0, 1.0]
+    assert perfect["accuracy"][0] == 1.0
+    assert perfect["binary"]["malignant"]["recall"][0] == 1.0
+    assert np.array(perfect["confusion"]).trace() == len(truth)
+    nothing = figures.classification(held_out(data, np.zeros((len(truth), len(LABELS))), fold))
+    assert nothing["macro_auc"][0] == 0.5
+
+
+def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    inside, outside = (random.normal(shift, 1, (440, 64)).astype(np.float32) for shift in (0.0, 3.0))
+    made = gate.fit(inside[:400], {"others": outside[:400]})
+    assert (made.distance(inside[400:]) <= 1).mean() > 0.8
+    assert (made.distance(outside[400:]) <= 1).mean() == 0.0
+    rows = [("frames", str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())]
+    gate.write(
+        [*rows, ("others", "a", 0, 3.0), ("others", "a", 1, 0.5), ("others", "a", 2, 2.0)], tmp_path / "g.csv"
+    )
+    found = gate.figures(tmp_path / "g.csv")
+    assert found["frames"]["pictures"] == 40
+    assert found["others"]["passed"][0] == 0.0
