@@ -32,7 +32,9 @@ def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
         "version": card.version,
         "cross_validation": figures.classification(held_out),
         "answers": figures.answered(held_out, points.threshold, points.absent_below),
-        "gate": gate.figures(predictions.FOLDER / predictions.GATE),
+        "gate": gate.figures(
+            predictions.FOLDER / predictions.GATE, card.gate.threshold if card.gate else 1.0
+        ),
         "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
         "study": study_figures.figures(held_out),
     }

@@ -32,6 +32,9 @@ DICOM = "dicom"
 MOST, DIRECTIONS = 150, 48
 INSIDE = 0.995
 """Share of the training frames that lies inside the limits of either part."""
+TRUE_POSITIVE_RATE = 0.975
+"""Share of the frames that were held out that the gate lets through."""
+FRAMES = "us_ovarian"
 Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
 
@@ -75,20 +78,30 @@ def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
         writer.writerows((name, picture, fold, f"{distance:.4f}") for name, picture, fold, distance in rows)
 
 
-def figures(path: Path) -> dict[str, Any]:
+def threshold(path: Path) -> float:
+    """The distance up to which :data:`TRUE_POSITIVE_RATE` of the held-out frames lie."""
+    frames = [distance for (distance,) in _distances(path)[FRAMES].values()]
+    return float(np.quantile(frames, TRUE_POSITIVE_RATE))
+
+
+def figures(path: Path, limit: float) -> dict[str, Any]:
     """Share of the pictures of each set that passes, with its exact interval over pictures; a picture that
     five gates saw counts as passed where most of them let it pass."""
-    seen: dict[str, dict[str, list[bool]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            seen.setdefault(row["set"], {}).setdefault(row["file"], []).append(float(row["distance"]) <= 1.0)
     return {
         name: {
             "pictures": len(pictures),
-            "passed": _share(np.array([np.mean(votes) > 0.5 for votes in pictures.values()])).as_list(),
+            "passed": _share(np.array([np.median(found) <= limit for found in pictures.values()])).as_list(),
         }
-        for name, pictures in seen.items()
+        for name, pictures in _distances(path).items()
     }
+
+
+def _distances(path: Path) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["set"], {}).setdefault(row["file"], []).append(float(row["distance"]))
+    return found
 
 
 def _share(passed: npt.NDArray[np.bool_]) -> Interval:

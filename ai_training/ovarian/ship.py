@@ -105,6 +105,7 @@ def write_card(
     folder: Path, held_out: HeldOut, recipe: OvarianRecipe, outline: outline_fit.OutlineRecipe
 ) -> Path:
     """The card beside the weights in ``folder``; figures come by ``ai-pipeline evaluate ovarian``."""
+    limit = round(gate.threshold(folder / predictions.FOLDER.name / predictions.GATE), 4)
     truth, logits = held_out.labels, held_out.mean
     scaling = scaled(logits, truth)
     judged = cross_fitted(logits, truth, held_out.folds)
@@ -125,7 +126,7 @@ def write_card(
             "chain": asdict(CHAIN),
         },
         "outputs": {"place_kind": "activation"},
-        "gate": {"role": "gate", "threshold": 1.0, "true_positive_rate": gate.INSIDE},
+        "gate": {"role": "gate", "threshold": limit, "true_positive_rate": gate.TRUE_POSITIVE_RATE},
         "calibration": {
             "calibrated": True,
             "method": "softmax(slope · logit + intercept), fitted to out-of-fold predictions of all frames",
@@ -207,7 +208,7 @@ def _gates(
             break
         distances = made.distance(features[outside])
         names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
-        rows += [("us_ovarian", *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
+        rows += [(gate.FRAMES, *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
         for key, lower in asked.items():
             found = made.distance(outputs_above(network, lower)[1])
             rows += [

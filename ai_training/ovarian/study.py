@@ -59,15 +59,18 @@ class _ScoredPicture:
     in_marks: float
 
 
-def run(data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent) -> Path:
-    """Score all variants with the networks in ``out``; returns the file. Raises DataMissing, OSError."""
+def run(data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent, *, every: int = 1) -> Path:
+    """Score all variants of each ``every``-th frame with the networks in ``out``; returns the file.
+
+    Raises DataMissing, OSError.
+    """
     frames = ovarian_frames(data)
     fold = folds(frames)
     networks = [fitted(out / f"seed-{recipe.seed}" / str(number), recipe) for number in range(fold.max() + 1)]
     tools = shared_tools()
     logits = np.full((len(VARIANTS), len(frames), len(LABELS)), np.nan, np.float32)
     shares = np.full((len(VARIANTS), len(frames), 2), np.nan, np.float32)
-    for row, frame in enumerate(frames):
+    for row, frame in list(enumerate(frames))[::every]:
         report(row / len(frames), f"frame {row + 1} of {len(frames)}")
         lesion = frame.lesion()
         for name, (picture, marks) in variants(frame, row, tools).items():

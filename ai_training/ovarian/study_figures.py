@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,21 +35,21 @@ def figures(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, A
             str(name): (logits[order].astype(np.float64), shares[order].astype(np.float64))
             for name, logits, shares in zip(found["names"], found["logits"], found["shares"], strict=True)
         }
-    there = ~np.isnan(scored[CLEAN][0][:, 0])
-    few = replace(
-        held_out,
-        frames=tuple(frame for frame, marked in zip(held_out.frames, there, strict=True) if marked),
-        folds=held_out.folds[there],
-        logits=held_out.logits[:, there],
-    )
-    truth = {name: (scored[name][0][there], scored[name][1][there]) for name in TRUTH}
+    whole, some = _present(scored, held_out, (ORIGINAL, *CLEANED, *PROBES))
+    truth, few = _present(scored, held_out, TRUTH)
     return {
         "margin": MARGIN,
-        "all_frames": _table(
-            {name: scored[name] for name in (ORIGINAL, *CLEANED, *PROBES)}, held_out, ORIGINAL
-        ),
-        "without_yellow_marks": {"frames": int(there.sum()), "rows": _table(truth, few, CLEAN)},
+        "all_frames": {"frames": len(some.frames), "rows": _table(whole, some, ORIGINAL)},
+        "without_yellow_marks": {"frames": len(few.frames), "rows": _table(truth, few, CLEAN)},
     }
+
+
+def _present(scored: Scored, held_out: HeldOut, names: Sequence[str]) -> tuple[Scored, HeldOut]:
+    """The variants ``names`` of the frames that have them, and these frames."""
+    there = ~np.isnan(scored[names[0]][0][:, 0])
+    frames = tuple(frame for frame, kept in zip(held_out.frames, there, strict=True) if kept)
+    kept = replace(held_out, frames=frames, folds=held_out.folds[there], logits=held_out.logits[:, there])
+    return {name: (scored[name][0][there], scored[name][1][there]) for name in names}, kept
 
 
 def _table(scored: Scored, held_out: HeldOut, reference: str) -> dict[str, Any]:

@@ -54,13 +54,10 @@ def _others(result: Mapping[str, Any]) -> Iterator[str]:
     )
     if not (study := result["study"]):
         return
-    few = study["without_yellow_marks"]
-    tables = (
-        ("all frames", study["all_frames"]),
-        (f"{few['frames']} frames without yellow marks", few["rows"]),
-    )
-    for name, rows in tables:
-        yield f"study, {name} (margin {study['margin']}):"
+    for name, words in (("all_frames", "frames"), ("without_yellow_marks", "frames without yellow marks")):
+        table = study[name]
+        rows = table["rows"]
+        yield f"study, {table['frames']} {words} (margin {study['margin']}):"
         for variant, row in rows.items():
             yield (
                 f"  {variant:22} macro AUC {interval(row['macro_auc'])}, difference "

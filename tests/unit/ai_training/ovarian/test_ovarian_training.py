@@ -149,10 +149,13 @@ def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
     made = gate.fit(inside[:400], {"others": outside[:400]})
     assert (made.distance(inside[400:]) <= 1).mean() > 0.8
     assert (made.distance(outside[400:]) <= 1).mean() == 0.0
-    rows = [("frames", str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())]
+    rows = [
+        (gate.FRAMES, str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())
+    ]
     gate.write(
         [*rows, ("others", "a", 0, 3.0), ("others", "a", 1, 0.5), ("others", "a", 2, 2.0)], tmp_path / "g.csv"
     )
-    found = gate.figures(tmp_path / "g.csv")
-    assert found["frames"]["pictures"] == 40
+    found = gate.figures(tmp_path / "g.csv", 1.0)
+    assert gate.threshold(tmp_path / "g.csv") <= max(row[3] for row in rows)
+    assert found[gate.FRAMES]["pictures"] == 40
     assert found["others"]["passed"][0] == 0.0
