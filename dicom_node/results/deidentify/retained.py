@@ -12,7 +12,9 @@ from datetime import date, timedelta
 from functools import cache
 from typing import Final
 
+from pydicom.datadict import dictionary_VM
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 
 from dicom_node.model.deidentified import Retained
@@ -52,7 +54,9 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
     for keyword in (keyword for option in sorted(options) for keyword in KEYWORDS[option]):
         value = given.get(keyword)
         if keyword in _LARGEST:
-            value = value if value is not None and 0 < float(value) <= _LARGEST[keyword] else None
+            value = value if 0 < _number(value) <= _LARGEST[keyword] else None
+        elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
+            value = None  # which of them is meant is not known, and no such object may be built
         elif keyword in clean:
             value = clean[keyword](str(value or "").strip())
         if value:
@@ -88,6 +92,14 @@ def _earlier(text: str, days: int) -> str:
         return f"{date.fromisoformat(text) - timedelta(days):%Y%m%d}" if re.fullmatch(r"\d{8}", text) else ""
     except (ValueError, OverflowError):
         return ""
+
+
+def _number(value: object) -> float:
+    """A DS of one value; not a number for what is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _age(text: str) -> str:

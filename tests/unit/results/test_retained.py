@@ -100,6 +100,26 @@ def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("PatientSize", ["1.7", "1.8"]),
+        ("PatientWeight", ["60", "61"]),
+        ("PatientSize", "nan"),
+        ("DeviceSerialNumber", ["A", "B"]),
+        ("StationName", ["A", "B"]),
+    ],
+)
+def test_what_has_not_one_value_is_left_out(keyword: str, values: object) -> None:
+    given = Dataset()
+    given.PatientAge, given.SoftwareVersions = "085Y", ["5.1", "2"]
+    with quiet_pydicom():
+        setattr(given, keyword, values)
+    kept = retained(given, ALL, 0)
+    assert keyword not in kept
+    assert (kept.PatientAge, list(kept.SoftwareVersions)) == ("085Y", ["5.1", "2"])
+
+
 def test_what_a_machine_is_called_like_its_hospital_is_withheld(tmp_path: Path) -> None:
     path = _named(tmp_path, InstitutionName="Klinik am Park", StationName="KLINIK AM PARK")
     made = deidentified(path, options={Retained.DEVICE})
