@@ -108,6 +108,10 @@ class ChangedMeanwhile(RequestRefused):
     """Somebody else changed it after this person opened it: nothing is overwritten."""
 
 
+class TooManyAtOnce(RequestRefused):
+    """As many as may be are under way: it can be had when they are done."""
+
+
 class UnknownPeer(RequestRefused):
     """No peer of this name is configured."""
 

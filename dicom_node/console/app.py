@@ -29,7 +29,7 @@ from dicom_node.console.routes.programs import api, machines
 from dicom_node.console.web.access import API, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
 from dicom_node.console.web.pages import render
-from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError, UnknownPeer
+from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError, TooManyAtOnce, UnknownPeer
 from dicom_node.store import faults
 from dicom_node.store.database import Database
 
@@ -53,6 +53,7 @@ _PAGES = (
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,
     UnknownPeer: 404,
+    TooManyAtOnce: 503,
     RequestRefused: 409,
     StorageError: 503,
 }

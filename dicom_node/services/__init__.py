@@ -7,6 +7,7 @@ list must be quick.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import DatabaseNotReady, ModelRefused
+from dicom_node.errors import DatabaseNotReady, ModelRefused, TooManyAtOnce
 from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.model.roles import Role
 from dicom_node.services import audit
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 """What stands for all senders that are no configured peers."""
+
+_tests = threading.Semaphore(2)  # a peer that hangs holds its test for as long as it may
 
 
 @contextmanager
@@ -183,18 +186,23 @@ def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str,
 
 
 def test_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[dict[str, Any]]:
-    """Try what delivery to these peers needs; by default to all that may receive. Raises UnknownPeer.
+    """Try what delivery to these peers needs; by default to all that may receive.
 
-    ``by``: whom the audit names; the command line needs no database for it.
+    ``by``: whom the audit names; the command line needs no database. Raises UnknownPeer, TooManyAtOnce.
     """
     from dicom_node.scu import open_destination
 
     chosen = [settings.peer(name) for name in names] or [p for p in settings.peers if "receive" in p.may]
-    rows = [
-        {"peer": peer.name, "check": check.name, "ok": check.ok, "text": check.text}
-        for peer in chosen
-        for check in open_destination(peer, settings).test()
-    ]
+    if not _tests.acquire(blocking=False):
+        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
+    try:
+        rows = [
+            {"peer": peer.name, "check": check.name, "ok": check.ok, "text": check.text}
+            for peer in chosen
+            for check in open_destination(peer, settings).test()
+        ]
+    finally:
+        _tests.release()
     if by is not None:
         with writing(settings) as session:
             failed = sorted({str(row["check"]) for row in rows if not row["ok"]})
