@@ -41,6 +41,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _SYNTAXES = frozenset(syntax.uid for syntax in TRANSFER_SYNTAXES)
 _END_OF_DIRECTORY = struct.Struct("<4s4H2IH")  # APPNOTE.TXT 4.3.16
+_ZIP64_LOCATOR, _ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20  # 4.3.15: before the end of the directory
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 
@@ -237,13 +238,15 @@ def _may_be_object(entry: zipfile.ZipInfo) -> bool:
 def _check_directory(file: BinaryIO) -> None:
     """Raise FaultyInput for a directory that is too large to be read whole."""
     size = file.seek(0, 2)
-    tail_size = min(size, 65_536 + _END_OF_DIRECTORY.size)
+    tail_size = min(size, 65_536 + _END_OF_DIRECTORY.size + _ZIP64_LOCATOR_BYTES)
     file.seek(size - tail_size)
     tail = file.read(tail_size)
     at = tail.rfind(b"PK\x05\x06")
     file.seek(0)
     if at < 0 or len(tail) - at < _END_OF_DIRECTORY.size:
         raise FaultyInput("this ZIP cannot be read")
+    if tail[max(at - _ZIP64_LOCATOR_BYTES, 0) : at].startswith(_ZIP64_LOCATOR):
+        raise FaultyInput("this ZIP has the sizes of ZIP64: pack it in parts of less than 4 GiB")
     *_, entries, directory, _, _ = _END_OF_DIRECTORY.unpack_from(tail, at)
-    if entries > ENTRIES or directory > DIRECTORY_BYTES:  # 0xFFFF, 0xFFFFFFFF: it is in ZIP64
+    if entries > ENTRIES or directory > DIRECTORY_BYTES:
         raise FaultyInput(f"this ZIP has more than {ENTRIES} files, or names that are too long")

@@ -160,6 +160,21 @@ def test_a_zip_has_so_many_files(browser: Browser, monkeypatch: pytest.MonkeyPat
     assert outcomes(browser)[0].startswith("this ZIP has more than")
 
 
+def test_a_zip_that_says_other_numbers_in_zip64_is_refused(browser: Browser, inbox: Inbox) -> None:
+    """Python reads as much of the directory as ZIP64 says (APPNOTE.TXT 4.3.14): here 5 MB."""
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 0, 20, *[0] * 8, 1, *[0] * 6) + b"a"
+    directory, many = 30, 100_000
+    body = b"PK\x03\x04" + bytes(26) + entry * many
+    end = len(body)
+    length = len(entry) * many
+    body += struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, many, many, length, directory)
+    body += struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    body += struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(entry), directory, 0)
+    browser.upload(("a.zip", body))
+    assert "ZIP64" in outcomes(browser)[0]
+    assert inbox.spool.pending() == []
+
+
 def test_an_encrypted_zip_is_refused(browser: Browser) -> None:
     data = bytearray(zipped(("a", part_10(ultrasound("one")))))
     data[6] |= 1  # general purpose bit flag, local header
