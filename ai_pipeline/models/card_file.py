@@ -24,7 +24,7 @@ def load(path: Path) -> Card:
     data = path.read_bytes()
     try:
         values = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CardError(f"{path} is not TOML: {error}") from error
     try:
         # As JSON: only from that does pydantic take lists for tuples, but no text for a number.

@@ -56,7 +56,7 @@ def parsed(kind: Kind, text: str) -> dict[str, Any]:
         raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
         raise FaultyInput(f"this is no TOML: {error}") from None
     if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
         data = data[kind][0]

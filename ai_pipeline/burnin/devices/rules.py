@@ -195,7 +195,7 @@ def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
         read = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         faults.append(RuleFault(path, "", f"cannot be read: {error.strerror}"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         faults.append(RuleFault(path, "", f"is not valid TOML: {error}"))
     else:
         try:

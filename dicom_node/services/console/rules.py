@@ -62,7 +62,7 @@ def parsed(settings: Settings, text: str) -> Settings:
         raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
         raise FaultyInput(f"this is no TOML: {error}") from None
     if set(data) != {"rules"}:
         raise FaultyInput("write rules, each under a line [[rules]], and nothing else")

@@ -102,6 +102,7 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
         (GOOD.replace('"*"', "3"), "rule 1, when, modality"),
         ("#" * (rules.LONGEST + 1), "too long"),
         ("rules = 7", "rules"),
+        ("rules = " + "[" * 5000, "no TOML"),
     ],
 )
 def test_a_mistake_in_tried_rules_is_told_and_the_text_kept(console: ConsoleLab, text: str, why: str) -> None:

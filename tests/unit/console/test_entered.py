@@ -95,6 +95,7 @@ def test_those_of_the_files_are_locked(console: ConsoleLab) -> None:
         ({"port": "x"}, "must be a number"),
         ({"rest": "nonsense = 1"}, "nonsense"),
         ({"rest": "= 1"}, "no TOML"),
+        ({"rest": "x = " + "[" * 5000}, "no TOML"),
         ({"rest": "tls = 2020-01-01"}, "of a kind that no setting has"),
         ({"rest": "port = 1"}, "there is a field"),
         ({"rest": 'assume_charset = "LATIN"'}, "assume_charset"),

@@ -101,6 +101,14 @@ def test_thresholds_that_contradict_each_other_are_refused(models: Path) -> None
         registry.load(card)
 
 
+def test_a_card_of_brackets_is_refused(models: Path) -> None:
+    card = models / f"{CHEST}.toml"
+    card.write_text("a = " + "[" * 5000)
+
+    with pytest.raises(CardError, match="is not TOML"):
+        registry.load(card)
+
+
 @pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "@x", "A\nB", "Nowak^Anna", "A\u0000B", ""])
 @pytest.mark.parametrize("key", ["name", "meaning"])
 def test_a_label_whose_text_results_may_not_show_is_refused(models: Path, key: str, text: str) -> None:
