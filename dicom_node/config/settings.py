@@ -92,7 +92,7 @@ class ListenerSettings(_Section):
     network_timeout_seconds: float = Field(60, gt=0)
     """How long an association may stand idle; a message gets a second more for each 100 bytes that came."""
     unknown_callers: Literal["refuse", "accept"] = "refuse"
-    """What an AE title gets that is no peer: refused, or accepted with the rights of a sender."""
+    """What an AE title gets that is no peer and not the console: refused, or the rights of a sender."""
     echo_from: Literal["peers", "anyone"] = "anyone"
     """Who may C-ECHO: helps the service engineer who sets up a new machine."""
     check_called_ae: bool = True

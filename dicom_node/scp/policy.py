@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.logs import LogTarget
+from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.contexts import VERIFICATION
 from dicom_node.scp.entrance import numeric
@@ -137,7 +138,8 @@ class AEPolicy:
     def decide(self, proposal: Proposal) -> Permission | Rejection:
         """Whether this caller may associate, and what for. May ask the name service (``check_address``).
 
-        An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept".
+        An unknown caller may at most verify (``echo_from``), unless ``unknown_callers`` is "accept"; but none
+        sends under the title of the node's own console, or of a peer with another address: rules go by it.
         """
         known = proposal.called_ae in self.ae_titles
         if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
@@ -166,7 +168,8 @@ class AEPolicy:
     def _decide_unknown(self, proposal: Proposal) -> Permission | Rejection:
         if not is_ae_title(proposal.calling_ae):
             return statuses.CALLING_AE_NOT_RECOGNISED
-        if self.unknown_callers == "accept":
+        taken = {CONSOLE_AE_TITLE, *(peer.ae_title.strip() for peer in self.peers)}
+        if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
         only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
         if self.echo_from == "anyone" and only_verifies:

@@ -161,21 +161,25 @@ def rollback(pipeline: str, models_dir: Path) -> Card | None:
     Raises CardError when there is nothing to go back to.
     """
     with _locked(models_dir):
-        now = uses(models_dir)
-        use = now.get(pipeline, Use())
-        if not use.stack:
-            shipped = SHIPPED_MODELS.get(pipeline)
-            raise CardError(
-                f"nothing to roll back: {pipeline} runs {f'the shipped {shipped}' if shipped else 'none'}"
-            )
-        before = use.stack[:-1]
-        name = before[-1] if before else SHIPPED_MODELS.get(pipeline)
-        card = find(name, models_dir) if name else None
+        card = before(pipeline, models_dir)
         if card is not None:
             verify(card)
+        now = uses(models_dir)
+        use = now[pipeline]
         event = _event(card.name if card else "", "rollback")
-        _save(models_dir, now, pipeline, Use(stack=before, history=(*use.history, event)))
+        _save(models_dir, now, pipeline, Use(stack=use.stack[:-1], history=(*use.history, event)))
     return card
+
+
+def before(pipeline: str, models_dir: Path) -> Card | None:
+    """The card to which ``rollback`` goes back. Raises as that does."""
+    use = uses(models_dir).get(pipeline, Use())
+    shipped = SHIPPED_MODELS.get(pipeline)
+    if not use.stack:
+        runs = f"the shipped {shipped}" if shipped else "none"
+        raise CardError(f"nothing to roll back: {pipeline} runs {runs}")
+    name = use.stack[-2] if len(use.stack) > 1 else shipped
+    return find(name, models_dir) if name else None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -156,6 +156,7 @@ def remember(response: Response, site: Site, token: str) -> None:
 async def visit(request: Request) -> Visit:
     """The request, if it may be answered. Raises NotSignedIn and HTTPException."""
     site: Site = request.app.state.site
+    _check_texts(request.query_params.multi_items(), request.path_params.items())
     token = site.token_of(request)
     needed = getattr(request.scope["endpoint"], "needs", None)
     user = None
@@ -191,12 +192,23 @@ async def read_form(request: Request) -> FormData:
     if not (token and hmac.compare_digest(given.encode(), csrf_of(token).encode())):
         await form.close()
         raise HTTPException(403, "The page was too old: go back, load it again and repeat what you did.")
+    try:
+        _check_texts(form.multi_items())
+    except HTTPException:
+        await form.close()
+        raise
     return form
 
 
 async def form_of(request: Request) -> FormData:
     """The fields and files that are sent, within their numbers."""
     return await request.form(max_files=_FILES, max_fields=_FIELDS)
+
+
+def _check_texts(*given: Iterable[tuple[str, object]]) -> None:
+    """Raise HTTPException for a NUL, which no text of PostgreSQL may have."""
+    if any("\0" in text for items in given for pair in items for text in pair if isinstance(text, str)):
+        raise HTTPException(400, "This address or form cannot be read.")
 
 
 def _user(request: Request, site: Site, token: str) -> User | None:

@@ -108,22 +108,26 @@ def activate(settings: Settings, pipeline: str, name: str, by: Person) -> None:
     try:
         card = registry.find(name, models_dir)
         try_out(card, TRIAL_SECONDS)
-        folder.activate(pipeline, card, models_dir)
+        with writing(settings) as session:
+            audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=pipeline, model=card.name)
+            session.flush()  # no change that cannot be noted
+            folder.activate(pipeline, card, models_dir)
     except CardError as error:
         raise ModelRefused(str(error)) from None
-    with writing(settings) as session:
-        audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=pipeline, model=card.name)
 
 
 def roll_back(settings: Settings, pipeline: str, by: Person) -> None:
     """Let a pipeline use what it used before. Raises ModelRefused."""
+    models_dir = _models_dir(settings, pipeline)
     try:
-        card = folder.rollback(pipeline, _models_dir(settings, pipeline))
+        with writing(settings) as session:
+            card = folder.before(pipeline, models_dir)
+            name = card.name if card else ""
+            audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=pipeline, model=name)
+            session.flush()  # no change that cannot be noted
+            folder.rollback(pipeline, models_dir)
     except CardError as error:
         raise ModelRefused(str(error)) from None
-    with writing(settings) as session:
-        name = card.name if card else ""
-        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=pipeline, model=name)
 
 
 def drift(settings: Settings, identifier: str, version: str) -> list[View]:

@@ -167,6 +167,16 @@ def test_a_database_that_is_away_is_told_and_nothing_of_it(
     assert "node.db" not in browser.text or "Traceback" not in browser.text
 
 
+@pytest.mark.parametrize("path", ["/outbox?to=%00", "/peers/%00", "/models/%00/1", "/studies?%00=1"])
+def test_a_nul_that_postgresql_cannot_hold_is_no_address(console: ConsoleLab, path: str) -> None:
+    assert console.browser(UserRole.VIEWER).get(path) == 400
+
+
+def test_a_nul_that_postgresql_cannot_hold_is_no_form(console: ConsoleLab) -> None:
+    assert console.browser().post("/sign-in", name="a\0b", password="x") == 400
+    assert console.browser(UserRole.VIEWER).post("/patients/search", patient="a\0b") == 400
+
+
 def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(inbox: Inbox) -> None:
     tls = {"certificate": "c.pem", "private_key": "k.pem"}
     console = inbox.settings.console.model_copy(update={"tls": tls})

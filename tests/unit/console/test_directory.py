@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ai_pipeline.chest import trial
 from ai_pipeline.models.registry import SHIPPED
 from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.roles import UserRole
@@ -125,6 +126,10 @@ def test_models_say_what_they_are(console: ConsoleLab) -> None:
     assert browser.get("/models/chest-efficientnet-lite0/0") == 404
 
 
+def _refuse(*_of: object, **_fields: object) -> None:
+    raise RuntimeError("the audit takes nothing")
+
+
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
     admin = console.browser(UserRole.ADMIN)
     place = "/models/chest-efficientnet-lite0/9.9"
@@ -148,6 +153,13 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     assert models.active(console.settings)["chest_xray"] == "chest-efficientnet-lite0@9.9"
     admin.follow()
     assert "Roll back" in admin.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "note", _refuse)
+        patch.setattr(trial, "try_out", lambda *_: None)
+        for address in (f"{place}/activate", "/models/chest_xray/rollback"):
+            assert admin.post(address, pipeline="chest_xray_shadow") == 500
+    assert models.active(console.settings)["chest_xray"] == "chest-efficientnet-lite0@9.9"
+    assert models.shadow(console.settings) == "", "changed without a record"
     assert admin.post("/models/chest_xray/rollback") == 303
     assert models.active(console.settings)["chest_xray"] == f"chest-efficientnet-lite0@{version[1]}"
     assert admin.post("/models/chest_xray/rollback") == 409

@@ -54,6 +54,21 @@ def test_a_new_file_is_read_and_a_broken_one_is_not(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["policy.json"]
 
 
+def test_no_stranger_sends_under_the_title_of_the_console() -> None:
+    one = policy(unknown_callers="accept")
+    assert one.decide(proposal("STRANGER")) == Permission("", may_send=True)
+    for title in ("CONSOLE", " CONSOLE "):
+        assert one.decide(proposal(title)) == statuses.CALLING_AE_NOT_RECOGNISED
+        assert one.decide(proposal(title, classes=(VERIFICATION,))) == Permission("", may_send=False)
+
+
+def test_no_stranger_sends_under_the_title_of_a_peer_with_another_address() -> None:
+    us1 = {**US1, "host": "192.0.2.1", "check_address": True}
+    one = policy((us1,), unknown_callers="accept")
+    assert one.decide(proposal("US1", address="192.0.2.1")) == Permission("us1", may_send=True)
+    assert one.decide(proposal("US1", address="192.0.2.7")) == statuses.CALLING_AE_NOT_RECOGNISED
+
+
 def test_a_peer_may_send_only_if_configured_to() -> None:
     pacs = {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104, "may": ["receive"]}
     one = policy((US1, pacs))
