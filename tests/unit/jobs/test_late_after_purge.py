@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from dicom_node.model.kinds import ResultKind
 from dicom_node.services import retention
+from dicom_node.services.console.studies import viewer
 from dicom_node.store.tables import Result
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -64,3 +65,10 @@ def test_the_report_on_one_more_image_replaces_only_that_on_images_that_are_here
     _, second, third = reports(node)
     assert third.supersedes == second.sop_instance_uid
     assert "No longer here: image 1 of this study" in texts(dcmread(node.folder / third.path))
+
+
+def test_the_console_shows_both_reports(node: Inbox) -> None:
+    analysed(node, 2)
+    with node.database.read() as session:
+        shown = viewer.report_files(session, node.folder, STUDY)
+    assert shown == [node.folder / row.path for row in reports(node)]

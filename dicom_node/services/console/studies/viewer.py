@@ -69,13 +69,21 @@ def number_in(row: Instance, keyword: str) -> int:
 def report_files(session: Session, data_dir: Path, study: int) -> list[Path]:
     """The newest report of each rule that names the patient, as far as the file is there.
 
-    Where the newest was withdrawn there is none: one that it had replaced does not come back.
+    Where the newest was withdrawn there is none: one that it had replaced does not come back. Before it
+    come those that it did not replace, as their images were purged when it was made.
     """
-    chosen = select(Result, Job.rule).join(Job, Result.job_id == Job.id).order_by(Result.id)
+    chosen = select(Result, Job.rule, Job.source_uids).join(Job, Result.job_id == Job.id)
     chosen = chosen.where(Result.study_id == study, Result.kind == ResultKind.SR)
-    newest = {rule: row for row, rule in session.execute(chosen.where(Result.deidentified.is_(False)))}
-    gone = results.withdrawn(session, [row.id for row in newest.values()])
-    paths = (data_dir / row.path for row in newest.values() if row.id not in gone)
+    rows = session.execute(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc())).all()
+    replaced = {row.supersedes for row, _, _ in rows}
+    newest: list[Result] = []
+    told: dict[str, set[str]] = {}  # images of newer reports, by rule
+    for row, rule, images in rows:
+        if row.sop_instance_uid not in replaced and not told.setdefault(rule, set()).issuperset(images):
+            newest.insert(0, row)
+            told[rule].update(images)
+    gone = results.withdrawn(session, [row.id for row in newest])
+    paths = (data_dir / row.path for row in newest if row.id not in gone)
     return [path for path in paths if path.is_file()]
 
 
