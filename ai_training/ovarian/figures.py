@@ -23,7 +23,7 @@ from ai_training.metrics import (
     resampled_mean_auc,
 )
 from ai_training.ovarian.calibration import cross_fitted
-from ai_training.ovarian.frames import LABELS, MALIGNANT, NEOPLASMS
+from ai_training.ovarian.frames import LABELS, MALIGNANT, NEOPLASMS, NORMAL
 from ai_training.ovarian.predictions import HeldOut
 from ai_training.reliability import slope_and_intercept
 
@@ -93,12 +93,16 @@ def answered(held_out: HeldOut, threshold: float, absent_below: float) -> dict[s
     told = (found.max(1) >= threshold) & ~hidden
     right = told & (best == truth)
     own = found[np.arange(len(truth)), truth]
-    malignant = np.isin(truth, [LABELS.index(one) for one in MALIGNANT])
+    malignant, neoplasm = (
+        np.isin(truth, [LABELS.index(one) for one in names]) for names in (MALIGNANT, NEOPLASMS)
+    )
+    normal = told & (best == LABELS.index(NORMAL))
     return {
         "answered": mean_interval(told.astype(np.float64), weights).as_list(),
         "right": interval(float(right.sum() / told.sum()), (weights @ right) / (weights @ told)).as_list(),
         "own_class_called_absent": mean_interval((own < absent_below) * 1.0, weights).as_list(),
         "malignant_called_another_class": [int((told & malignant).sum()), int(malignant.sum())],
+        "neoplasms_called_normal": [int((normal & neoplasm).sum()), int(neoplasm.sum())],
     }
 
 

@@ -32,6 +32,7 @@ NEOPLASMS = (
     "Serous_Cystadenoma", "Teratoma", "Theca_Cell_Tumor", "Mucinous_Cystadenoma", *MALIGNANT,
 )  # fmt: skip
 """Tumours, in contrast to endometriotic and simple cysts and to normal ovaries."""
+NORMAL = "Ovary_Normal"
 FOLDS, FOLD_SEED = 5, 0
 CHAIN = Chain(side=208, blur=0.0, jpeg_quality=95, low=0.0, high=99.5)
 MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255

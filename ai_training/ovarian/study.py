@@ -7,6 +7,7 @@ pooling and one linear layer are Grad-CAM but for a factor (R. Selvaraju et al.,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ CLEAN, MARKED, MARKED_CLEANED = "clean", "marked", "marked, then cleaned"
 TRUTH = (CLEAN, MARKED, MARKED_CLEANED)
 """Of the frames without yellow marks: as they are, with synthetic marks, with those cleaned away by ours."""
 VARIANTS = (ORIGINAL, *CLEANED, *PROBES, *TRUTH)
+SAVED_EVERY = 20
+"""Frames between two savings."""
 ROOM = 0.1
 """What a crop shows beyond the box of the lesion, as a share of the box."""
 Picture = npt.NDArray[np.uint8]
@@ -59,10 +62,13 @@ class _ScoredPicture:
     in_marks: float
 
 
-def run(data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent, *, every: int = 1) -> Path:
-    """Score all variants of each ``every``-th frame with the networks in ``out``; returns the file.
+def run(
+    data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent, *, most: int | None = None
+) -> Path:
+    """Score all variants with the networks in ``out``; returns the file.
 
-    Raises DataMissing, OSError.
+    The frames are taken in a random order, ``most`` of them; what is scored is saved on the way, so an
+    interrupted run leaves a random part. Raises DataMissing, OSError.
     """
     frames = ovarian_frames(data)
     fold = folds(frames)
@@ -70,27 +76,33 @@ def run(data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent, *
     tools = shared_tools()
     logits = np.full((len(VARIANTS), len(frames), len(LABELS)), np.nan, np.float32)
     shares = np.full((len(VARIANTS), len(frames), 2), np.nan, np.float32)
-    for row, frame in list(enumerate(frames))[::every]:
-        report(row / len(frames), f"frame {row + 1} of {len(frames)}")
+    path = out / predictions.FOLDER.name / predictions.STUDY
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = np.random.default_rng(recipe.seed).permutation(len(frames))[:most]
+    for done, row in enumerate(order.tolist(), start=1):
+        frame, network = frames[row], networks[fold[row]]
+        report(done / len(order), f"frame {done} of {len(order)}")
         lesion = frame.lesion()
         for name, (picture, marks) in variants(frame, row, tools).items():
             number = VARIANTS.index(name)
-            same = picture.shape[:2] == lesion.shape
-            seen = _seen(
-                networks[fold[row]], recipe.size, picture, lesion if same else None, marks, frame.label
-            )
+            place = lesion if picture.shape[:2] == lesion.shape else None
+            seen = _seen(network, recipe.size, picture, place, marks, frame.label)
             logits[number, row], shares[number, row] = seen.logits, (seen.in_lesion, seen.in_marks)
-    path = out / predictions.FOLDER.name / predictions.STUDY
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = np.array([frame.name for frame in frames])
+        if done % SAVED_EVERY == 0 or done == len(order):
+            _save(path, frames, logits, shares)
+    return path
+
+
+def _save(path: Path, frames: Sequence[OvarianFrame], logits: Floats, shares: Floats) -> None:
+    partial = path.with_suffix(".partial.npz")
     np.savez_compressed(
-        path,
+        partial,
         names=np.array(VARIANTS),
-        files=files,
+        files=np.array([frame.name for frame in frames]),
         logits=logits.astype(np.float16),
         shares=shares.astype(np.float16),
     )
-    return path
+    partial.replace(path)
 
 
 def variants(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Picture, Mask]]:

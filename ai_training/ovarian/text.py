@@ -42,6 +42,8 @@ def _answers(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"at the card's thresholds: answers {interval(found['answered'])}, of them right {right}"
     yield f"  own class called absent {interval(found['own_class_called_absent'])}"
     yield f"  malignant frames called another class: {called} of {of}"
+    called, of = found["neoplasms_called_normal"]
+    yield f"  neoplasms called a normal ovary: {called} of {of}"
 
 
 def _others(result: Mapping[str, Any]) -> Iterator[str]:

@@ -76,6 +76,7 @@ def _answers(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     found, answers = metrics["cross_validation"], metrics["answers"]
     calibration = found["calibration"]
     called, of = answers["malignant_called_another_class"]
+    missed, neoplasms = answers["neoplasms_called_normal"]
     yield "### When it answers"
     yield ""
     table = card.details["calibration"]
@@ -83,7 +84,8 @@ def _answers(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"Probabilities: {table['method']}. Thresholds: {table['thresholds']}."
     yield (
         f"At these it answers for {told} of the frames, of which {right} are right; {absent} of the frames "
-        f"have their own class called absent. Of {of} malignant frames {called} are called another class. "
+        f"have their own class called absent. Of {of} malignant frames {called} are called another class, of "
+        f"{neoplasms} neoplasms {missed} a normal ovary. "
         f"Likeliest class: calibration error {calibration['ece']:.3f}, Brier {calibration['brier']:.3f}, "
         f"slope {interval(calibration['slope'])}, intercept {interval(calibration['intercept'])}."
     )

@@ -13,9 +13,19 @@ pytest.importorskip("onnx")
 
 import torch
 
+from ai_pipeline.burnin.tools import shared_tools
 from ai_training.errors import DataMissing
 from ai_training.networks.ovarian import CystGraph
-from ai_training.ovarian import calibration, figures, fit, gate, outline_fit, predictions
+from ai_training.ovarian import (
+    calibration,
+    figures,
+    fit,
+    gate,
+    outline_fit,
+    predictions,
+    study,
+    study_figures,
+)
 from ai_training.ovarian.frames import FOLDS, LABELS, folds, ovarian_frames, reduced
 from ai_training.ovarian.predictions import HeldOut
 
@@ -159,3 +169,34 @@ def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
     assert gate.threshold(tmp_path / "g.csv") <= max(row[3] for row in rows)
     assert found[gate.FRAMES]["pictures"] == 40
     assert found["others"]["passed"][0] == 0.0
+
+
+def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Path) -> None:
+    frames = ovarian_frames(data)
+    fold = np.arange(len(frames)) // len(LABELS) % 2
+    truth = np.array([frame.label for frame in frames])
+    logits = np.full((len(study.VARIANTS), len(frames), len(LABELS)), np.nan)
+    scored = np.arange(len(frames)) % 3 != 0  # an interrupted run leaves a part
+    logits[:, scored] = 4.0 * np.eye(len(LABELS))[truth[scored]]
+    logits[study.VARIANTS.index("marks only"), scored] = 0.0
+    names, files = np.array(study.VARIANTS), np.array([frame.name for frame in frames])
+    shares = np.full((*logits.shape[:2], 2), 0.25)
+    np.savez(tmp_path / predictions.STUDY, names=names, files=files, logits=logits, shares=shares)
+    found = study_figures.figures(held_out(data, np.zeros((len(frames), len(LABELS))), fold), tmp_path)
+    table = found["all_frames"]
+    assert table["frames"] == scored.sum()
+    assert table["rows"][study.OURS]["difference"] == [0.0, 0.0, 0.0]
+    assert table["rows"]["marks only"]["difference"][0] == -0.5
+    assert table["rows"][study.ORIGINAL]["activation_in_lesion"] == 0.25
+    assert study_figures.figures(held_out(data, logits[0], fold), data) == {}
+
+
+def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
+    tools = shared_tools()
+    made = study.variants(ovarian_frames(data)[2], 2, tools)
+    assert set(made) == set(study.VARIANTS)
+    original, marks = made[study.ORIGINAL]
+    lesion = ovarian_frames(data)[2].lesion()
+    assert (made["lesion blacked out"][0][lesion] == 0).all()
+    for name in study.CLEANED:
+        assert np.array_equal(made[name][0][~marks], original[~marks])
