@@ -50,7 +50,7 @@ def test_studies_are_listed_searched_and_shown(console: ConsoleLab, inbox: Inbox
     with console.database.read() as session:
         actions = [row["action"] for row in audit.rows(session) if row["actor"] == "viewer"]
         assert "SECRET" not in str(audit.rows(session))
-    assert sorted(actions) == ["study_searched", "study_seen"]
+    assert sorted(actions) == ["list_seen", "study_searched", "study_seen"]
 
 
 def test_what_an_operator_may_change(console: ConsoleLab, inbox: Inbox) -> None:
