@@ -58,6 +58,7 @@ class ImageKind(StrEnum):
 
     ANNOTATED = "annotated"
     CLEANED = "cleaned"
+    DESPECKLED = "despeckled"
     MASK = "mask"
     HEATMAP = "heatmap"
     ORGANS = "organs"
@@ -76,8 +77,8 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place in a source image. ``points``: of a box its two corners ``(left, top), (right, bottom)``; of a
-    polygon its vertices, not closed."""
+    """A place in a source image. ``points``: ``(left, top), (right, bottom)`` of a box; of a polygon its
+    vertices, not closed."""
 
     type: Literal["box", "polygon"]
     points: tuple[Point, ...]
@@ -182,13 +183,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A number with its unit, taken at a place in one image.
+    """A number with its unit, taken at a place in one image. ``name`` is a reader's; ``quantity``, ``unit``
+    (UCUM) and the body ``site`` are coded. ``frame`` as in :class:`Finding`.
 
-    ``name`` is what a reader calls it; ``quantity`` and ``unit`` (UCUM) are coded, ``site`` is the body site.
     ``lines``: polylines of two points or more on which it was taken, in the coordinates of :class:`Region`;
     open, or ``closed``: outlines whose last point is joined to the first. ``model``: the model that drew
-    them; None where the number was written in the picture and only read. ``frame`` as in :class:`Finding`.
-    """
+    them; None where the number was written in the picture and only read."""
 
     source_uid: str
     name: str

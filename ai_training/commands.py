@@ -8,6 +8,7 @@ from ai_pipeline.cli.models import models_app
 from ai_training.acceptance import commands as acceptance
 from ai_training.anatomy import commands as anatomy
 from ai_training.chest.commands import export, train_app
+from ai_training.despeckle import commands as despeckle
 from ai_training.detect import commands as detect
 from ai_training.evaluation.commands import calibrate_app, evaluate_app, split
 from ai_training.fetal import commands as fetal
@@ -22,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     anatomy.add_to(train_app, evaluate_app)
     fetal.add_to(train_app, evaluate_app)
     ovarian.add_to(train_app, evaluate_app)
+    despeckle.add_to(train_app, evaluate_app)
     acceptance.add_to(models_app)
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")

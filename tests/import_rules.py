@@ -131,7 +131,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.errors",
         "ai_pipeline.mistakes",
         "ai_pipeline.contract",
+        "ai_pipeline.despeckle.despeckler",
         "ai_pipeline.images.*",
+        "ai_pipeline.models.*",
+    ),
+    "ai_pipeline.despeckle": (
+        "ai_pipeline.errors",
+        "ai_pipeline.contract",
         "ai_pipeline.models.*",
     ),
     "ai_pipeline.chest": (

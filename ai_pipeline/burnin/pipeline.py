@@ -35,6 +35,7 @@ from ai_pipeline.contract import (
     Region,
     SourceImage,
 )
+from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.errors import CleaningFailed
 
 MOST_FINDINGS = 24
@@ -48,6 +49,7 @@ class Ultrasound:
     (all annotation is removed); ``clean`` (default true) returns the cleaned picture and its mask, else only
     the findings; ``measurements`` (default false) returns measurements that are written in the picture, for
     review; ``any_modality`` (default false) accepts other modalities too (text only, no graphics);
+    ``despeckle`` (default false) returns the cleaned picture once more, with less speckle;
     ``dates``, ``remove`` (default) or ``keep``: date of the examination, as the header has it, and times of
     day stay under ``clinical``; ``keep_words``: words of the site that stay there.
     """
@@ -62,6 +64,7 @@ class Ultrasound:
             "any_modality": bool,
             "dates": str,
             "keep_words": list,
+            "despeckle": bool,
         }
     )
     modalities = ULTRASOUND
@@ -125,6 +128,7 @@ class Ultrasound:
         began = time.perf_counter()
         policy = CleaningPolicy(str(options.get("policy", CleaningPolicy.CLINICAL)))
         tools = self._tools()
+        despeckler = Despeckler.active(self._models_dir) if options.get("despeckle", False) else None
         findings: list[Finding] = []
         readings: list[Reading] = []
         measurements: list[Measurement] = []
@@ -147,6 +151,11 @@ class Ultrasound:
                 measurements += measurements_of(result.readings, image.header)
             if bool(options.get("clean", True)):
                 pictures += [result.image, result.mask]
+                if despeckler is not None:
+                    try:
+                        pictures.append(despeckler.despeckle(result.image, image.header, share))
+                    except CleaningFailed as failure:
+                        notes.append(QualityNote("not_despeckled", f"{failure}.", image.uid))
             for stage, value in result.timings.items():
                 seconds[stage] += value
         if failures and len(failures) == len(images):
@@ -157,7 +166,7 @@ class Ultrasound:
             tuple(pictures),
             tuple(notes),
             dict(seconds),
-            tools.models,
+            (*tools.models, *([despeckler.ref] if despeckler else [])),
             readings=tuple(readings),
             measurements=tuple(measurements),
         )

@@ -52,6 +52,9 @@ def run(
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
     ] = None,
+    despeckle: Annotated[
+        bool, typer.Option("--despeckle", help="With less speckle too (ultrasound): --option despeckle=true.")
+    ] = False,
     models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
     device_rules: Annotated[Path | None, typer.Option(help="Folder of one's own device rules.")] = None,
 ) -> None:
@@ -71,7 +74,15 @@ def run(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
     given = GivenAttributes(view, body_part, pixel_mm)
-    runner = _Runner(pipeline, Folder(out), modality, given, _options(option or []), models_dir, device_rules)
+    runner = _Runner(
+        pipeline,
+        Folder(out),
+        modality,
+        given,
+        _options([*(option or []), *(["despeckle"] if despeckle else [])]),
+        models_dir,
+        device_rules,
+    )
     files, unreadable = _inputs(files), False
     try:
         with progress_bar(len(files)) as update:

@@ -11,6 +11,7 @@ from typing import Any
 from ai_pipeline.models.card import Card
 from ai_training.pages.anatomy import anatomy_lines
 from ai_training.pages.boxes import box_lines
+from ai_training.pages.despeckle import despeckle_lines
 from ai_training.pages.fetal import head_lines
 from ai_training.pages.operating_points import operating_point_lines
 from ai_training.pages.ovarian import ovarian_lines
@@ -69,6 +70,7 @@ def lines_of(card: Card) -> list[str]:
         lines += [*points, *boxes, *_training(card)]
     lines += anatomy_lines(card) if "anatomy" in card.details else []
     lines += head_lines(card) if "head" in card.details else []
+    lines += despeckle_lines(card) if "despeckler" in card.details else []
     if "detector" in card.details:
         lines += marks_lines(metrics)
     if "tile" in card.details:

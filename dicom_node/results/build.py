@@ -41,7 +41,12 @@ from dicom_node.results.sc.captures import (
     build_heatmap,
     with_evidence,
 )
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
+from dicom_node.results.sc.cleaned import (
+    DESPECKLED_SERIES,
+    build_cleaned,
+    cleaned_class,
+    modality_of,
+)
 from dicom_node.results.seg.segmentation import (
     ORGAN_SERIES,
     build_organs,
@@ -128,6 +133,10 @@ def _of_image(
         make = partial(build_cleaned, context, source, image, masks[0] if masks else None)
         series = (modality_of(source),)
         yield Planned(ResultKind.CLEANED, cleaned_class(source, image), [source], make, (), series)
+    for image in (image for image in images if image.kind is ImageKind.DESPECKLED):
+        make = partial(build_cleaned, context, source, image, masks[0] if masks else None)
+        name, own = (DESPECKLED_SERIES,), (modality_of(source), DESPECKLED_SERIES)
+        yield Planned(ResultKind.CLEANED, cleaned_class(source, image), [source], make, name, own)
     for mask in masks:
         if ResultKind.SEG in context.kinds and not is_empty(mask):
             make = partial(build_segmentation, context, source, mask)

@@ -54,6 +54,7 @@ ACQUISITION_EQUIPMENT: Final = DicomCode("109101", "DCM", "Acquisition Equipment
 DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")  # PS3.16 CID 7005
 # PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
 PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
+SMOOTHING: Final = DicomCode("113087", "DCM", "Smoothing")  # PS3.16 CID 7203
 SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")  # PS3.16 CID 7150
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
 IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")  # PS3.16 TID 1603

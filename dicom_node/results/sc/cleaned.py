@@ -18,10 +18,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ai_pipeline.contract import DerivedImage, PixelArray
+from ai_pipeline.contract import DerivedImage, ImageKind, PixelArray
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import PIXEL_MASK
+from dicom_node.results.common.concepts import PIXEL_MASK, SMOOTHING
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.derivation import (
     ORIENTATION_FOR_HIGHDICOM,
@@ -31,9 +31,16 @@ from dicom_node.results.common.derivation import (
     describe_derivation,
     set_orientation,
 )
-from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
+from dicom_node.results.common.envelope import (
+    complete,
+    disclaimer,
+    header_arguments,
+    series_description,
+)
 from dicom_node.results.common.source import Source
 
+DESPECKLED_SERIES: Final = "despeckled"
+"""What tells the series of cleaned images with less speckle from that of cleaned ones."""
 _FRAME_TIME: Final = 0x00181063
 _FRAME_TIME_VECTOR: Final = 0x00181065
 _PAGE_NUMBER_VECTOR: Final = 0x00182001
@@ -49,7 +56,9 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source. Raises ResultRefused unless it was verified.
+    """The cleaned picture of one source, or that with less speckle in a series of its own.
+
+    Raises ResultRefused unless it was verified.
 
     ``image`` has samples ``[frames,] rows, columns[, 3]`` as stored in the source, ``mask`` the same without
     colour, nonzero where a pixel was filled. Grey stays grey with the source's depth, sign, window and
@@ -58,25 +67,27 @@ def build_cleaned(
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
     frames = _checked(source, image)
-    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, modality_of(source))
+    despeckled = image.kind is ImageKind.DESPECKLED
+    series = (modality_of(source), *([DESPECKLED_SERIES] if despeckled else []))
+    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
     else:
         picture = CleanedCine(frames, image.photometric, source, arguments)
     # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
     picture.Modality = modality_of(source)
-    describe_derivation(
-        picture,
-        source,
-        _told(image, context),
-        PIXEL_MASK,
-    )
+    codes = (PIXEL_MASK, SMOOTHING) if despeckled else (PIXEL_MASK,)
+    describe_derivation(picture, source, _told(image, context), *codes)
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
     everywhere = np.ones((source.rows, source.columns), np.bool_)
     _calibrate(picture, source, filled(source, mask) if mask else everywhere)
-    return complete(picture, context, ResultKind.CLEANED, [source])
+    whole = complete(picture, context, ResultKind.CLEANED, [source])
+    if despeckled:
+        name = "AI cleaned, less speckle"
+        whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
+    return whole
 
 
 def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
@@ -118,6 +129,10 @@ def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
 
 def _told(image: DerivedImage, context: ResultContext) -> str:
     """Derivation Description (0028,2111), VR ST: 1,024 characters."""
+    if image.kind is ImageKind.DESPECKLED:
+        ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
+        what = f"AI: {image.description} by {ours}, not for measurement of texture"
+        return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
     return (
         f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "

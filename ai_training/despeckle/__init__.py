@@ -1,0 +1,1 @@
+"""Speckle in ultrasound: models of it, networks that reduce it, and what that does to what comes after."""

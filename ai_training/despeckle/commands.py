@@ -1,0 +1,85 @@
+"""``ai-pipeline train despeckle`` and ``ai-pipeline evaluate despeckle``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ai_training.cards import changed_card
+from ai_training.console import errors, progress
+from ai_training.options import (
+    AsJson,
+    ModelsDir,
+    Out,
+    PublicData,
+    Split,
+    WriteCard,
+    needs_models_dir,
+    own_card,
+)
+
+
+def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
+    """Mount the commands."""
+    train_app.command("despeckle")(train_despeckle)
+    evaluate_app.command("despeckle")(evaluate_despeckle)
+
+
+def train_despeckle(
+    *,
+    data: PublicData,
+    out: Out,
+    loss: Annotated[
+        Literal["l1-ms-ssim", "l1-perceptual", "l2-perceptual", "task"],
+        typer.Option(help="The losses of DiConvAE, or task: our residual network beside a segmenter."),
+    ] = "l1-ms-ssim",
+    segmenter: Annotated[
+        Path | None, typer.Option(help="best.pt of `ai-pipeline train fetal`, for --loss task.")
+    ] = None,
+    iterations: Annotated[
+        int, typer.Option(help="Steps of the optimiser; 6562 are the published 50 epochs.")
+    ] = 6562,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads of the network.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+) -> None:
+    """Train a network that reduces speckle.
+
+    Example: ai-pipeline train despeckle --data DIR --out runs/despeckle --loss l1-perceptual
+    """
+    with errors(), progress() as report:
+        from ai_training.despeckle import fit
+        from ai_training.despeckle.ship import train_and_ship
+
+        recipe = fit.recipe_of(loss, iterations=iterations, seed=seed, threads=threads, workers=workers)
+        card = train_and_ship(data, out, recipe, segmenter, resume=resume, report=report)
+    typer.echo(str(card))
+
+
+def evaluate_despeckle(
+    *,
+    data: PublicData,
+    split: Split = "test",
+    frames: Annotated[int, typer.Option(min=2, help="Frames that speckle is put on.")] = 20,
+    models_dir: ModelsDir = None,
+    as_json: AsJson = False,
+    write_card: WriteCard = False,
+) -> None:
+    """Compare filters and networks: noise, texture, seconds, and heads outlined on what they leave.
+
+    Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
+    """
+    needs_models_dir(write_card, models_dir)
+    with errors(), progress() as report:
+        from ai_pipeline.despeckle.despeckler import MODEL
+        from ai_training.despeckle.evaluate import as_text, evaluate
+
+        result = evaluate(data, split, frames, models_dir, report)
+        if write_card:
+            with changed_card(own_card(MODEL, models_dir)) as card:
+                card.setdefault("metrics", {})[split] = result
+    typer.echo(json.dumps(result) if as_json else as_text(result))

@@ -1,0 +1,75 @@
+"""Pairs of a speckled picture and the one below it, from the frames of ``us_fetal_head``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ai_pipeline.fetal_head.picture import fitted
+from ai_training.despeckle.speckle import SIGMAS, rayleigh, scattered
+from ai_training.fetal.data import head_images, read_grey
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SpeckleMix:
+    """What a batch is made of. ``side`` of a crop in pixels; ``physical``: the share with the physical model,
+    on frames reduced to a half, whose own speckle is averaged away; the rest is the published model."""
+
+    crops: int = 4
+    side: int = 256
+    physical: float = 0.0
+
+
+class SpeckleBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Batch i of a run: speckled crops and those below ``[B, 1, side, side]``, one whole frame speckled and
+    not ``[1, 1, rows, columns]`` as the network for fetal heads sees it. 0..1; drawn from (seed, i) alone."""
+
+    def __init__(self, data: Path, mix: SpeckleMix, seed: int) -> None:
+        self._frames = [read_grey(image.picture) for image in head_images(data, "train")]
+        self._mix, self._seed = mix, seed
+
+    def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        random = np.random.default_rng((self._seed, iteration))
+        pairs = [self._pair(random) for _ in range(self._mix.crops)]
+        speckled, below = (torch.from_numpy(np.stack(part))[:, None] for part in zip(*pairs, strict=True))
+        frame = _shares(fitted(self._frames[int(random.integers(len(self._frames)))])[0])
+        whole = frame if random.random() < 0.5 else _published(frame, random)
+        return speckled, below, torch.from_numpy(whole)[None, None], torch.from_numpy(frame)[None, None]
+
+    def _pair(self, random: np.random.Generator) -> tuple[Floats, Floats]:
+        frame = self._frames[int(random.integers(len(self._frames)))]
+        physical = random.random() < self._mix.physical
+        if physical:
+            size = frame.shape[1] // 2, frame.shape[0] // 2
+            frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+        crop = _crop(_shares(frame), self._mix.side, random)
+        if physical:
+            return scattered(crop, random, random.uniform(0.5, 1.2), random.uniform(0.8, 2.0)), crop
+        return _published(crop, random), crop
+
+
+def _published(picture: Floats, random: np.random.Generator) -> Floats:
+    return rayleigh(picture, random.uniform(SIGMAS[0] / 2, SIGMAS[-1]), random)
+
+
+def _shares(picture: npt.NDArray[np.uint8]) -> Floats:
+    return picture.astype(np.float32) / np.float32(255)
+
+
+def _crop(picture: Floats, side: int, random: np.random.Generator) -> Floats:
+    """A square, mirrored at random; black below and right of smaller pictures."""
+    rows, columns = picture.shape
+    top, left = (int(random.integers(max(length - side, 0) + 1)) for length in (rows, columns))
+    crop = np.zeros((side, side), np.float32)
+    part = picture[top : top + side, left : left + side]
+    crop[: part.shape[0], : part.shape[1]] = part
+    return np.ascontiguousarray(crop[:, ::-1] if random.random() < 0.5 else crop)

@@ -1,0 +1,159 @@
+"""``ai-pipeline train despeckle``: the published autoencoder with its losses, or our residual network.
+
+Ours is trained beside a frozen segmenter of fetal heads, which must say the same before and after (a task-
+consistent loss). Seeded and capped by iterations; the checkpoint is chosen on the validation split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader
+
+from ai_training.despeckle.data import SpeckleBatches, SpeckleMix
+from ai_training.despeckle.loss import Loss, loss_of
+from ai_training.despeckle.speckle import SIGMAS, rayleigh
+from ai_training.errors import ExperimentError
+from ai_training.fetal.data import head_images, read_grey
+from ai_training.networks.despeckle import NETWORKS, STEP
+from ai_training.networks.outlines import HeadNetwork
+from ai_training.networks.perception import Perception
+from ai_training.progress import Report, silent
+from ai_training.runs import Plan, TrainingRun, Validation
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+VALIDATED = 20
+"""Frames of the validation split that checkpoints are compared on."""
+
+
+@dataclass(frozen=True, slots=True)
+class DespeckleRecipe:
+    """Everything that shapes a run. The published one: ``diconvae``, 50 epochs (6,562 iterations of four
+    crops), learning rate 1e-3. ``task``: weight of the segmenter's agreement (residual only)."""
+
+    network: str = "diconvae"
+    loss: Loss = Loss.L1_MS_SSIM
+    iterations: int = 6562
+    seed: int = 1
+    mix: SpeckleMix = field(default_factory=SpeckleMix)
+    learning_rate: float = 1e-3
+    task: float = 0.05
+    ema: float = 0.99
+    validate_every: int = 200
+    half: bool = True
+    threads: int = 2
+    workers: int = 1
+
+
+def recipe_of(loss: str, iterations: int, seed: int, threads: int, workers: int) -> DespeckleRecipe:
+    """The published recipe with this loss; of ``task`` that of our residual network."""
+    published = DespeckleRecipe(
+        loss=Loss(loss), iterations=iterations, seed=seed, threads=threads, workers=workers
+    )
+    if published.loss is not Loss.TASK:
+        return published
+    mix = SpeckleMix(crops=8, side=128, physical=0.5)
+    return replace(published, network="residual", mix=mix, learning_rate=2e-3)
+
+
+def train(
+    data: Path,
+    out: Path,
+    recipe: DespeckleRecipe,
+    segmenter: Path | None = None,
+    *,
+    resume: bool = False,
+    report: Report = silent,
+) -> tuple[nn.Module, dict[str, float]]:
+    """Train and choose; returns the network and its entry in the history. ``out`` receives checkpoints.
+
+    ``segmenter``: ``best.pt`` of ``train fetal``, for :attr:`Loss.TASK`. Raises DataMissing, ExperimentError
+    where it is missing or ``resume`` meets another recipe.
+    """
+    torch.set_num_threads(recipe.threads)
+    run = _DespeckleRun(data, out, recipe, segmenter)
+    network = NETWORKS[recipe.network]()
+    network.load_state_dict(run.finish(report, resume=resume))
+    return network.eval(), run.best
+
+
+class _DespeckleRun(TrainingRun):
+    CHOSEN_BY = "psnr"
+
+    def __init__(self, data: Path, out: Path, recipe: DespeckleRecipe, segmenter: Path | None) -> None:
+        torch.manual_seed(recipe.seed)
+        self.data, self.recipe = data, recipe
+        self.segmenter = _frozen(segmenter) if recipe.loss is Loss.TASK else None
+        perceives = recipe.loss in {Loss.L1_PERCEPTUAL, Loss.L2_PERCEPTUAL}
+        self.perception = Perception() if perceives else None
+        images = head_images(data, "val")[:VALIDATED]
+        self.validation = [read_grey(image.picture).astype(np.float32) / 255 for image in images]
+        network = NETWORKS[recipe.network]()
+        optimiser = torch.optim.Adam(network.parameters(), recipe.learning_rate)
+        plan = Plan(recipe.iterations, recipe.learning_rate, 0.1, recipe.validate_every, recipe.ema, 1.0)
+        super().__init__(out, json.dumps(asdict(recipe)), plan, network, optimiser)
+
+    def batches(self, iterations: range) -> DataLoader[Batch]:
+        batches = SpeckleBatches(self.data, self.recipe.mix, self.recipe.seed)
+        return DataLoader(batches, batch_size=None, sampler=list(iterations), num_workers=self.recipe.workers)
+
+    def loss(self, batch: Batch) -> Tensor:
+        speckled, below, whole, frame = batch
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+            made = self.network(speckled)
+        loss = loss_of(made.float(), below, self.recipe.loss, self.perception)
+        if self.segmenter is None:
+            return loss
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
+            after = self.segmenter(_as_input(self.network(whole)))[0]
+            with torch.no_grad():
+                before = torch.sigmoid(self.segmenter(_as_input(frame))[0].float())
+        return loss + self.recipe.task * binary_cross_entropy_with_logits(after.float(), before)
+
+    def validate(self) -> Validation:
+        found = psnr_of(self.average.eval(), self.validation)
+        figures = {
+            "psnr": float(np.mean(found)),
+            **{f"sigma {s}": v for s, v in zip(SIGMAS, found, strict=True)},
+        }
+        text = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+        return Validation(figures, text, self.average.state_dict())
+
+
+def psnr_of(network: nn.Module, frames: Sequence[np.ndarray]) -> list[float]:
+    """Mean peak signal-to-noise ratio, dB, of frames 0..1 after the published speckle, for each sigma."""
+    found = []
+    for sigma in SIGMAS:
+        random = np.random.default_rng(11)
+        values = []
+        for frame in frames:
+            rows, columns = (length // STEP * STEP for length in frame.shape)
+            whole = frame[:rows, :columns]
+            speckled = torch.from_numpy(rayleigh(whole, sigma, random))[None, None]
+            with torch.inference_mode():
+                made = network(speckled).clamp(0, 1)[0, 0].numpy()
+            values.append(-10 * np.log10(np.mean((made - whole) ** 2)))
+        found.append(float(np.mean(values)))
+    return found
+
+
+def _frozen(checkpoint: Path | None) -> HeadNetwork:
+    if checkpoint is None:
+        raise ExperimentError(
+            "the loss 'task' needs --segmenter: best.pt of a run of `ai-pipeline train fetal`"
+        )
+    network = HeadNetwork()
+    network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    return network.requires_grad_(False).eval()
+
+
+def _as_input(pictures: Tensor) -> Tensor:
+    """Pictures 0..1 as the network for heads takes them."""
+    return ((pictures.clamp(0, 1) * 255 - 127) / 128).expand(-1, 3, -1, -1)

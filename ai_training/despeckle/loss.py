@@ -1,0 +1,71 @@
+"""What a despeckled picture is compared by: values, structure, features of ImageNet's EfficientNet-Lite0."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, l1_loss, mse_loss
+
+from ai_training.networks.perception import Perception
+
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weights of MS-SSIM, from the finest scale on (Z. Wang et al., Asilomar 2003)."""
+PERCEPTUAL = 0.02
+"""Of the features' mean difference beside that of the values."""
+
+
+class Loss(StrEnum):
+    """Of the published work, and the one of our own network."""
+
+    L1_MS_SSIM = "l1-ms-ssim"
+    L1_PERCEPTUAL = "l1-perceptual"
+    L2_PERCEPTUAL = "l2-perceptual"
+    TASK = "task"
+
+
+def loss_of(made: Tensor, truth: Tensor, loss: Loss, perception: Perception | None) -> Tensor:
+    """Of pictures ``[N, 1, rows, columns]``, 0..1; of :attr:`Loss.TASK` the part without the segmenter."""
+    if loss is Loss.L1_MS_SSIM:
+        return 0.16 * l1_loss(made, truth) + 0.84 * (1 - ms_ssim(made, truth))  # H. Zhao et al., 2017
+    if loss is Loss.TASK:
+        return l1_loss(made, truth) + 0.1 * (1 - ms_ssim(made, truth, SCALES[:3]))
+    assert perception is not None
+    values = l1_loss(made, truth) if loss is Loss.L1_PERCEPTUAL else mse_loss(made, truth)
+    with torch.no_grad():
+        wanted = perception.layers(_as_rgb(truth))
+    pairs = zip(perception.layers(_as_rgb(made)), wanted, strict=True)
+    return values + PERCEPTUAL * torch.stack([l1_loss(have, want) for have, want in pairs]).sum()
+
+
+def ms_ssim(made: Tensor, truth: Tensor, scales: tuple[float, ...] = SCALES) -> Tensor:
+    """Multi-scale structural similarity, up to 1; the coarsest scale must hold a window of 11 pixels."""
+    weights = torch.tensor(scales) / sum(scales)
+    product = made.new_ones(())
+    for level, weight in enumerate(weights):
+        whole, contrast = _ssim(made, truth)
+        product = product * (whole if level == len(scales) - 1 else contrast).clamp(min=1e-4) ** weight
+        made, truth = avg_pool2d(made, 2), avg_pool2d(truth, 2)
+    return product
+
+
+def _ssim(made: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Structural similarity, and its part without brightness, mean over pictures."""
+    offsets = torch.arange(11) - 5.0
+    line = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    window = (line / line.sum()).to(made.dtype)
+
+    def smooth(values: Tensor) -> Tensor:
+        return conv2d(conv2d(values, window[None, None, None]), window[None, None, :, None])
+
+    mean_a, mean_b = smooth(made), smooth(truth)
+    spread_a, spread_b = smooth(made * made) - mean_a**2, smooth(truth * truth) - mean_b**2
+    both = smooth(made * truth) - mean_a * mean_b
+    contrast = (2 * both + 0.03**2) / (spread_a + spread_b + 0.03**2)
+    bright = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+    return (bright * contrast).mean(), contrast.mean()
+
+
+def _as_rgb(pictures: Tensor) -> Tensor:
+    return (2 * pictures - 1).expand(-1, 3, -1, -1)
