@@ -153,7 +153,8 @@ class Ultrasound:
                 pictures += [result.image, result.mask]
                 if despeckler is not None:
                     try:
-                        pictures.append(despeckler.despeckle(result.image, image.header, share))
+                        kept = [mark.box for mark in result.marks if not mark.removed]
+                        pictures.append(despeckler.despeckle(result.image, image.header, share, kept))
                     except CleaningFailed as failure:
                         notes.append(QualityNote("not_despeckled", f"{failure}.", image.uid))
             for stage, value in result.timings.items():

@@ -6,7 +6,7 @@ Never made from an image that was not verified to hold no text that had to go: i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,8 @@ GREY = 12
 TWO_DIMENSIONAL = 1
 """Region Spatial Format (0018,6012)."""
 Floats = npt.NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, the last two exclusive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,12 @@ class Despeckler:
         made = self.engine(np.ascontiguousarray(padded, np.float32))["despeckled"][0, 0, :rows, :columns]
         return np.asarray(shares + np.float32(self.strength) * (made - shares), np.float32)
 
-    def despeckle(self, cleaned: DerivedImage, header: ImageHeader, report: Progress) -> DerivedImage:
+    def despeckle(
+        self, cleaned: DerivedImage, header: ImageHeader, report: Progress, annotation: Sequence[Box] = ()
+    ) -> DerivedImage:
         """All frames of ``cleaned``, which must be verified; of a cine in a temporary file.
 
+        Nothing changes inside the boxes of ``annotation``: thin letters and calipers would fade.
         Raises CleaningFailed for an image that was not verified, or whose samples have a sign.
         """
         if cleaned.kind is not ImageKind.CLEANED or not cleaned.verified:
@@ -72,7 +77,7 @@ class Despeckler:
         made = _like(frames)
         for number, frame in enumerate(frames):
             report(number / len(frames), "despeckling")
-            made[number] = self._frame(np.asarray(frame), header, white, cleaned.photometric)
+            made[number] = self._frame(np.asarray(frame), header, white, cleaned.photometric, annotation)
         return DerivedImage(
             kind=ImageKind.DESPECKLED,
             source_uid=cleaned.source_uid,
@@ -83,7 +88,14 @@ class Despeckler:
             models=(*cleaned.models, self.ref),
         )
 
-    def _frame(self, frame: PixelArray, header: ImageHeader, white: int, photometric: str) -> PixelArray:
+    def _frame(
+        self,
+        frame: PixelArray,
+        header: ImageHeader,
+        white: int,
+        photometric: str,
+        annotation: Sequence[Box],
+    ) -> PixelArray:
         samples = frame.astype(np.float32)
         plane = samples.mean(2) if samples.ndim == 3 else samples
         shares = np.clip(plane / np.float32(white), 0, 1)
@@ -95,6 +107,8 @@ class Despeckler:
             shown = 1 - shares[part] if inverted else shares[part]
             done = self.picture(shown)
             made[part], where[part] = 1 - done if inverted else done, True
+        for left, top, right, bottom in annotation:
+            where[max(top, 0) : bottom, max(left, 0) : right] = False
         if samples.ndim == 3:
             where &= np.ptp(frame, axis=2) <= GREY
         where &= plane != (white if inverted else 0)  # what is black is background
@@ -103,7 +117,7 @@ class Despeckler:
         return np.clip(np.rint(changed), 0, white).astype(frame.dtype)
 
 
-def _areas(header: ImageHeader) -> list[tuple[int, int, int, int]]:
+def _areas(header: ImageHeader) -> list[Box]:
     """Left, top, right, bottom of the two-dimensional regions of the header; without any, the whole image."""
     boxes = [one.box for one in header.ultrasound_regions if one.spatial_format == TWO_DIMENSIONAL]
     inside = [(x0, y0, min(x1, header.columns), min(y1, header.rows)) for x0, y0, x1, y1 in boxes]

@@ -64,7 +64,7 @@ def evaluate_despeckle(
     *,
     data: PublicData,
     split: Split = "test",
-    frames: Annotated[int, typer.Option(min=2, help="Frames that speckle is put on.")] = 20,
+    frames: Annotated[int, typer.Option(min=2, help="Frames that speckle is put on.")] = 8,
     models_dir: ModelsDir = None,
     as_json: AsJson = False,
     write_card: WriteCard = False,

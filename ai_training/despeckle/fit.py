@@ -36,7 +36,8 @@ VALIDATED = 20
 @dataclass(frozen=True, slots=True)
 class DespeckleRecipe:
     """Everything that shapes a run. The published one: ``diconvae``, 50 epochs (6,562 iterations of four
-    crops), learning rate 1e-3. ``task``: weight of the segmenter's agreement (residual only)."""
+    crops), learning rate 1e-3. ``task``: weight of the segmenter's agreement, in
+    every ``task_every``-th iteration (residual only)."""
 
     network: str = "diconvae"
     loss: Loss = Loss.L1_MS_SSIM
@@ -44,7 +45,8 @@ class DespeckleRecipe:
     seed: int = 1
     mix: SpeckleMix = field(default_factory=SpeckleMix)
     learning_rate: float = 1e-3
-    task: float = 0.05
+    task: float = 0.2
+    task_every: int = 4
     ema: float = 0.99
     validate_every: int = 200
     half: bool = True
@@ -59,8 +61,8 @@ def recipe_of(loss: str, iterations: int, seed: int, threads: int, workers: int)
     )
     if published.loss is not Loss.TASK:
         return published
-    mix = SpeckleMix(crops=8, side=128, physical=0.5)
-    return replace(published, network="residual", mix=mix, learning_rate=2e-3)
+    mix = SpeckleMix(crops=8, side=128, physical=0.3)
+    return replace(published, network="residual", mix=mix, learning_rate=4e-3)
 
 
 def train(
@@ -109,7 +111,7 @@ class _DespeckleRun(TrainingRun):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
             made = self.network(speckled)
         loss = loss_of(made.float(), below, self.recipe.loss, self.perception)
-        if self.segmenter is None:
+        if self.segmenter is None or self.done % self.recipe.task_every:
             return loss
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.half):
             after = self.segmenter(_as_input(self.network(whole)))[0]

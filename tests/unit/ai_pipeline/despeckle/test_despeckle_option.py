@@ -58,7 +58,9 @@ def test_the_command_line_gives_the_cleaned_picture_once_more(tmp_path: Path) ->
 
 
 def test_what_cannot_be_despeckled_is_still_cleaned_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(self: Despeckler, cleaned: DerivedImage, header: ImageHeader, report: Progress) -> None:
+    def refuses(
+        self: Despeckler, cleaned: DerivedImage, header: ImageHeader, report: Progress, kept: object
+    ) -> None:
         raise CleaningFailed("speckle is reduced on unsigned samples only")
 
     monkeypatch.setattr(pipeline.Despeckler, "despeckle", refuses)

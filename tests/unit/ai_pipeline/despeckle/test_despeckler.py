@@ -61,6 +61,15 @@ def test_outside_the_region_and_in_black_nothing_changes() -> None:
     assert not changed[0, 30, 40]  # type: ignore[index]
 
 
+def test_annotation_that_stays_does_not_fade() -> None:
+    frames = speckled(1).astype(np.uint8)
+
+    made = WHOLE.despeckle(cleaned(frames), HEADER, silent, [(-3, 5, 30, 20)]).frames
+
+    assert (made[0, 5:20, :30] == frames[0, 5:20, :30]).all()  # type: ignore[index]
+    assert (made[0, 20:, :] != frames[0, 20:, :]).mean() > 0.8  # type: ignore[index]
+
+
 def test_flow_keeps_its_colours() -> None:
     grey = speckled(1).astype(np.uint8)
     frames = np.repeat(grey[..., None], 3, axis=3)
