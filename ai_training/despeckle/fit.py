@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from ai_training.despeckle.data import SpeckleBatches, SpeckleMix
-from ai_training.despeckle.loss import Loss, loss_of
+from ai_training.despeckle.loss import DespeckleLoss, loss_of
 from ai_training.despeckle.speckle import SIGMAS, rayleigh
 from ai_training.errors import ExperimentError
 from ai_training.fetal.data import head_images, read_grey
@@ -40,7 +40,7 @@ class DespeckleRecipe:
     every ``task_every``-th iteration (residual only)."""
 
     network: str = "diconvae"
-    loss: Loss = Loss.L1_MS_SSIM
+    loss: DespeckleLoss = DespeckleLoss.L1_MS_SSIM
     iterations: int = 6562
     seed: int = 1
     mix: SpeckleMix = field(default_factory=SpeckleMix)
@@ -57,9 +57,9 @@ class DespeckleRecipe:
 def recipe_of(loss: str, iterations: int, seed: int, threads: int, workers: int) -> DespeckleRecipe:
     """The published recipe with this loss; of ``task`` that of our residual network."""
     published = DespeckleRecipe(
-        loss=Loss(loss), iterations=iterations, seed=seed, threads=threads, workers=workers
+        loss=DespeckleLoss(loss), iterations=iterations, seed=seed, threads=threads, workers=workers
     )
-    if published.loss is not Loss.TASK:
+    if published.loss is not DespeckleLoss.TASK:
         return published
     mix = SpeckleMix(crops=8, side=128, physical=0.3)
     return replace(published, network="residual", mix=mix, learning_rate=4e-3)
@@ -76,7 +76,7 @@ def train(
 ) -> tuple[nn.Module, dict[str, float]]:
     """Train and choose; returns the network and its entry in the history. ``out`` receives checkpoints.
 
-    ``segmenter``: ``best.pt`` of ``train fetal``, for :attr:`Loss.TASK`. Raises DataMissing, ExperimentError
+    ``segmenter``: ``best.pt`` of ``train fetal``, for :attr:`DespeckleLoss.TASK`. Raises DataMissing, ExperimentError
     where it is missing or ``resume`` meets another recipe.
     """
     torch.set_num_threads(recipe.threads)
@@ -92,8 +92,8 @@ class _DespeckleRun(TrainingRun):
     def __init__(self, data: Path, out: Path, recipe: DespeckleRecipe, segmenter: Path | None) -> None:
         torch.manual_seed(recipe.seed)
         self.data, self.recipe = data, recipe
-        self.segmenter = _frozen(segmenter) if recipe.loss is Loss.TASK else None
-        perceives = recipe.loss in {Loss.L1_PERCEPTUAL, Loss.L2_PERCEPTUAL}
+        self.segmenter = _frozen(segmenter) if recipe.loss is DespeckleLoss.TASK else None
+        perceives = recipe.loss in {DespeckleLoss.L1_PERCEPTUAL, DespeckleLoss.L2_PERCEPTUAL}
         self.perception = Perception() if perceives else None
         images = head_images(data, "val")[:VALIDATED]
         self.validation = [read_grey(image.picture).astype(np.float32) / 255 for image in images]

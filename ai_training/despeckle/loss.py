@@ -16,7 +16,7 @@ PERCEPTUAL = 0.02
 """Of the features' mean difference beside that of the values."""
 
 
-class Loss(StrEnum):
+class DespeckleLoss(StrEnum):
     """Of the published work, and the one of our own network."""
 
     L1_MS_SSIM = "l1-ms-ssim"
@@ -25,14 +25,14 @@ class Loss(StrEnum):
     TASK = "task"
 
 
-def loss_of(made: Tensor, truth: Tensor, loss: Loss, perception: Perception | None) -> Tensor:
-    """Of pictures ``[N, 1, rows, columns]``, 0..1; of :attr:`Loss.TASK` the part without the segmenter."""
-    if loss is Loss.L1_MS_SSIM:
+def loss_of(made: Tensor, truth: Tensor, loss: DespeckleLoss, perception: Perception | None) -> Tensor:
+    """Of pictures ``[N, 1, rows, columns]``, 0..1; of :attr:`DespeckleLoss.TASK` the part without the segmenter."""
+    if loss is DespeckleLoss.L1_MS_SSIM:
         return 0.16 * l1_loss(made, truth) + 0.84 * (1 - ms_ssim(made, truth))  # H. Zhao et al., 2017
-    if loss is Loss.TASK:
+    if loss is DespeckleLoss.TASK:
         return l1_loss(made, truth) + 0.1 * (1 - ms_ssim(made, truth, SCALES[:3]))
     assert perception is not None
-    values = l1_loss(made, truth) if loss is Loss.L1_PERCEPTUAL else mse_loss(made, truth)
+    values = l1_loss(made, truth) if loss is DespeckleLoss.L1_PERCEPTUAL else mse_loss(made, truth)
     with torch.no_grad():
         wanted = perception.layers(_as_rgb(truth))
     pairs = zip(perception.layers(_as_rgb(made)), wanted, strict=True)

@@ -15,7 +15,7 @@ from ai_pipeline.models import registry
 from ai_training.despeckle import fit
 from ai_training.despeckle.classical import filters, spread
 from ai_training.despeckle.export import export_despeckler, name_of, write_card
-from ai_training.despeckle.loss import Loss, loss_of, ms_ssim
+from ai_training.despeckle.loss import DespeckleLoss, loss_of, ms_ssim
 from ai_training.despeckle.regions import texture
 from ai_training.despeckle.speckle import amplitude, decibels, rayleigh, scattered
 from ai_training.errors import ExperimentError
@@ -79,8 +79,8 @@ def test_structure_is_one_for_equal_pictures_and_less_for_blurred_ones() -> None
     assert ms_ssim(torch.nn.functional.avg_pool2d(picture, 5, 1, 2), picture) < 0.9
 
 
-@pytest.mark.parametrize("loss", list(Loss))
-def test_every_loss_is_least_at_the_truth(loss: Loss) -> None:
+@pytest.mark.parametrize("loss", list(DespeckleLoss))
+def test_every_loss_is_least_at_the_truth(loss: DespeckleLoss) -> None:
     truth = torch.rand(1, 1, 192, 192)
     perception = Perception() if "perceptual" in loss else None
 
@@ -102,8 +102,10 @@ def test_a_blur_raises_the_looks_and_loses_edges() -> None:
     assert blur.edges < 0.8
 
 
-@pytest.mark.parametrize("loss", [Loss.L1_MS_SSIM, Loss.TASK])
-def test_a_run_trains_and_its_network_runs_in_the_node(data: Path, tmp_path: Path, loss: Loss) -> None:
+@pytest.mark.parametrize("loss", [DespeckleLoss.L1_MS_SSIM, DespeckleLoss.TASK])
+def test_a_run_trains_and_its_network_runs_in_the_node(
+    data: Path, tmp_path: Path, loss: DespeckleLoss
+) -> None:
     torch.save(HeadNetwork().state_dict(), tmp_path / "segmenter.pt")
     whole = fit.recipe_of(loss, iterations=1, seed=1, threads=1, workers=0)
     recipe = replace(whole, mix=fit.SpeckleMix(1, 192, whole.mix.physical), half=False)
@@ -121,7 +123,7 @@ def test_a_run_trains_and_its_network_runs_in_the_node(data: Path, tmp_path: Pat
 
 
 def test_the_task_needs_its_segmenter(data: Path, tmp_path: Path) -> None:
-    recipe = fit.recipe_of(Loss.TASK, iterations=1, seed=1, threads=1, workers=0)
+    recipe = fit.recipe_of(DespeckleLoss.TASK, iterations=1, seed=1, threads=1, workers=0)
 
     with pytest.raises(ExperimentError, match="segmenter"):
         fit.train(data, tmp_path, recipe)
