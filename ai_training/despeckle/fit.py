@@ -76,8 +76,8 @@ def train(
 ) -> tuple[nn.Module, dict[str, float]]:
     """Train and choose; returns the network and its entry in the history. ``out`` receives checkpoints.
 
-    ``segmenter``: ``best.pt`` of ``train fetal``, for :attr:`DespeckleLoss.TASK`. Raises DataMissing, ExperimentError
-    where it is missing or ``resume`` meets another recipe.
+    ``segmenter``: ``best.pt`` of ``train fetal``, for the loss ``task``. Raises DataMissing,
+    ExperimentError where it is missing or ``resume`` meets another recipe.
     """
     torch.set_num_threads(recipe.threads)
     run = _DespeckleRun(data, out, recipe, segmenter)

@@ -26,7 +26,7 @@ class DespeckleLoss(StrEnum):
 
 
 def loss_of(made: Tensor, truth: Tensor, loss: DespeckleLoss, perception: Perception | None) -> Tensor:
-    """Of pictures ``[N, 1, rows, columns]``, 0..1; of :attr:`DespeckleLoss.TASK` the part without the segmenter."""
+    """Of pictures ``[N, 1, rows, columns]``, 0..1; of ``task`` the part without the segmenter."""
     if loss is DespeckleLoss.L1_MS_SSIM:
         return 0.16 * l1_loss(made, truth) + 0.84 * (1 - ms_ssim(made, truth))  # H. Zhao et al., 2017
     if loss is DespeckleLoss.TASK:
