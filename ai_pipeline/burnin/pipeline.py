@@ -35,8 +35,10 @@ from ai_pipeline.contract import (
     Region,
     SourceImage,
 )
+from ai_pipeline.despeckle.despeckler import MODEL as DESPECKLER
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.models.registry import find
 
 MOST_FINDINGS = 24
 """Annotations that are reported as findings per image, the largest first; a note counts all of them."""
@@ -85,7 +87,8 @@ class Ultrasound:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return self._tools().models
+        """All that an option may ask for, the despeckler too; a result names those that were run."""
+        return (*self._tools().models, find(DESPECKLER, self._models_dir).ref)
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Refuse unknown policies: a misspelt one must not become the one that removes less."""
