@@ -31,7 +31,7 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
     assert result.images[0].verified
     assert {finding.decision for finding in result.findings} == {Decision.PRESENT}
     assert all(finding.frame is None and finding.regions for finding in result.findings)
-    assert result.models == pipeline.models()
+    assert result.models == pipeline.models()[:-1]  # the last one is run with the option despeckle only
 
 
 def test_nothing_found_is_said() -> None:
