@@ -65,9 +65,10 @@ def _send_stream(
 
 
 def _await_end(connection: ssl.SSLSocket) -> None:
-    """Say that no more comes (close_notify), and wait until the server has read that, or closes.
+    """Say that no more comes (close_notify), and wait for the server's own, which RFC 5425 4.4 asks of it.
 
-    Raises OSError where it went away with something unread, or refuses us after all.
+    Raises OSError where none comes: it went away with something unread, or refuses us after all. By TLS 1.3
+    a server that knows no certificate of ours may do so after the hand-shake, without a word.
     """
-    with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
+    with suppress(ssl.SSLZeroReturnError):
         connection.unwrap()

@@ -50,10 +50,13 @@ def regions(draw: st.DrawFn) -> Region:
 def measurements(draw: st.DrawFn) -> Measurement:
     hints = get_type_hints(Measurement)
     left, top = draw(COORDINATES), draw(COORDINATES)
-    line = ((left, top), *draw(st.lists(st.tuples(COORDINATES, COORDINATES), max_size=2)), (left + 1, top))
+    closed = draw(st.booleans())  # then a line has three points at least
+    between = draw(st.lists(st.tuples(COORDINATES, COORDINATES), min_size=int(closed), max_size=2))
+    line = ((left, top), *between, (left + 1, top))
     lines = draw(st.sampled_from([(line,), (line, line[::-1])]))
-    names = {field.name for field in fields(Measurement)} - {"lines"}
-    return Measurement(lines=lines, **{name: draw(values(hints[name])) for name in sorted(names)})
+    names = {field.name for field in fields(Measurement)} - {"lines", "closed"}
+    drawn = {name: draw(values(hints[name])) for name in sorted(names)}
+    return Measurement(lines=lines, closed=closed, **drawn)
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:

@@ -102,9 +102,9 @@ class Life:
             study = session.scalar(select(Study.id).where(held))
         if study is not None:
             choice = Choice(self.inbox.database, self.inbox.settings)
-            options = choice.options(study)
-            patient = options[0].number if options and not options[0].sop_instance_uid else None
-            first = {option.question: option.number for option in reversed(options)}
+            rows = choice.rows(study)
+            patient = rows[0]["number"] if rows and not rows[0]["sop_instance_uid"] else None
+            first = {(row["if_taken"], row["sop_instance_uid"]): row["number"] for row in reversed(rows)}
             asked = [
                 number for question, number in first.items() if question[0] == patient or not question[1]
             ]
