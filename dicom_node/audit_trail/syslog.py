@@ -56,19 +56,30 @@ def _send_stream(
         context.load_cert_chain(settings.certificate)
     with socket.create_connection(place, settings.seconds) as plain:
         connections.opened(plain)
-        wrapped = context.wrap_socket(plain, server_hostname=place[0], do_handshake_on_connect=False)
+        wrapped = context.wrap_socket(
+            plain, server_hostname=place[0], do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
         with wrapped:
             connections.opened(wrapped)
             wrapped.do_handshake()
             wrapped.sendall(b"".join(b"%d %s" % (len(one), one) for one in frames))
-            _await_end(wrapped)
+            _await_end(wrapped, settings.seconds)
 
 
-def _await_end(connection: ssl.SSLSocket) -> None:
+def _await_end(connection: ssl.SSLSocket, seconds: float) -> None:
     """Say that no more comes (close_notify), and wait for the server's own, which RFC 5425 4.4 asks of it.
 
-    Raises OSError where none comes: it went away with something unread, or refuses us after all. By TLS 1.3
-    a server that knows no certificate of ours may do so after the hand-shake, without a word.
+    Raises OSError where none comes: it went away with something unread, or refuses us after all, as by TLS
+    1.3 a server may after the handshake that knows no certificate of ours.
     """
-    with suppress(ssl.SSLZeroReturnError):
+    connection.settimeout(0)
+    try:
+        # Nobody can have answered yet: what is there already is a refusal, which unwrap takes for an end.
         connection.unwrap()
+    except ssl.SSLWantReadError:
+        connection.settimeout(seconds)
+    else:
+        raise ConnectionError("refused after the handshake")
+    with suppress(ssl.SSLZeroReturnError):
+        while connection.recv(4096):
+            pass
