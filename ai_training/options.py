@@ -28,6 +28,11 @@ Model = Annotated[
 ]
 ModelsDir = Annotated[Path | None, typer.Option(help="Folder with other cards and weights.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
+Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
+Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WriteCard = Annotated[

@@ -107,6 +107,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.store.faults",
         "dicom_node.store.views",
     ),
+    "ai_pipeline.accepting": ("ai_pipeline.contract",),
     "ai_pipeline.confinement": (),
     "ai_pipeline.contract": (),
     "ai_pipeline.errors": (),
@@ -141,6 +142,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.models.*",
     ),
     "ai_pipeline.chest": (
+        "ai_pipeline.accepting",
         "ai_pipeline.errors",
         "ai_pipeline.contract",
         "ai_pipeline.images.*",
@@ -148,6 +150,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.burnin.cleaning",
     ),
     "ai_pipeline.fetal_head": (
+        "ai_pipeline.accepting",
         "ai_pipeline.errors",
         "ai_pipeline.contract",
         "ai_pipeline.images.*",
@@ -156,6 +159,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.burnin.tools",
     ),
     "ai_pipeline.ovarian": (
+        "ai_pipeline.accepting",
         "ai_pipeline.errors",
         "ai_pipeline.contract",
         "ai_pipeline.images.*",

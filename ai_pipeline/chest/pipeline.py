@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.accepting import accept
 from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
@@ -35,9 +36,7 @@ from ai_pipeline.contract import (
     PipelineResult,
     Progress,
     QualityNote,
-    Refusal,
     Refuse,
-    RefusedBy,
     Region,
     Scores,
     SourceImage,
@@ -155,21 +154,12 @@ class ChestXray:
 
         Of one exposure sent both for processing and for presentation only the latter is taken.
         """
-        taken: list[str] = []
-        reasons: dict[str, None] = {}
-        refused: list[Refusal] = []
-        for image in images:
-            by_header = refused_by_header(image.header)
-            reason = by_header or self._refused_by_pixels(image)
-            if reason is None:
-                taken.append(image.uid)
-                continue
-            gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
-            refused.append(Refusal(image.uid, self._model().card.ref, gate))
-            reasons[reason] = None
-        if taken:
-            return Accept(tuple(taken), tuple(refused))
-        return Refuse("; ".join(reasons) or "there is no image", tuple(refused))
+        return accept(
+            images,
+            lambda image: refused_by_header(image.header),
+            self._refused_by_pixels,
+            lambda: self._model().card.ref,
+        )
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]

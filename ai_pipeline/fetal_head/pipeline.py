@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
@@ -27,9 +28,7 @@ from ai_pipeline.contract import (
     PipelineResult,
     Progress,
     QualityNote,
-    Refusal,
     Refuse,
-    RefusedBy,
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
@@ -89,21 +88,12 @@ class FetalHead:
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (there is none)
     ) -> Accept | Refuse:
         """Choose the images that show a fetal head to measure; decodes those whose header allows it."""
-        taken: list[str] = []
-        refused: list[Refusal] = []
-        reasons: dict[str, None] = {}
-        for image in images:
-            by_header = refused_by_header(image.header)
-            reason = by_header or self._analyse(image).reason
-            if not reason:
-                taken.append(image.uid)
-                continue
-            gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
-            refused.append(Refusal(image.uid, self._model().ref, gate))
-            reasons[reason] = None
-        if taken:
-            return Accept(tuple(taken), tuple(refused))
-        return Refuse("; ".join(reasons) or "there is no image", tuple(refused))
+        return accept(
+            images,
+            lambda image: refused_by_header(image.header),
+            lambda image: self._analyse(image).reason,
+            lambda: self._model().ref,
+        )
 
     def run(
         self,

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.tools import Tools, shared_tools
@@ -30,9 +31,7 @@ from ai_pipeline.contract import (
     Progress,
     QualityNote,
     Reading,
-    Refusal,
     Refuse,
-    RefusedBy,
     Scores,
     SourceImage,
 )
@@ -99,20 +98,13 @@ class Ovarian:
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
         """Choose the frames of a pelvis in which an ovary may be; decodes those whose header allows it."""
-        taken: list[str] = []
-        reasons: dict[str, None] = {}
-        refused: list[Refusal] = []
-        for image in images:
-            by_header = refused_by_header(image.header, rule_says_pelvis=bool(options.get("pelvis", False)))
-            if by_header is None and self._models()[0].in_domain(self._analyse(image)):
-                taken.append(image.uid)
-                continue
-            gate = RefusedBy.HEADER if by_header else RefusedBy.PIXELS
-            refused.append(Refusal(image.uid, self._card().ref, gate))
-            reasons[by_header or NOT_LIKE] = None
-        if taken:
-            return Accept(tuple(taken), tuple(refused))
-        return Refuse("; ".join(reasons) or "there is no image", tuple(refused))
+        pelvis = bool(options.get("pelvis", False))
+        return accept(
+            images,
+            lambda image: refused_by_header(image.header, rule_says_pelvis=pelvis),
+            lambda image: None if self._models()[0].in_domain(self._analyse(image)) else NOT_LIKE,
+            lambda: self._card().ref,
+        )
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]

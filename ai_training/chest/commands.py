@@ -84,7 +84,7 @@ def train_pretrain(
     data: options.ChestData,
     out: options.Out,
     epochs: Annotated[float, typer.Option(help="Passes over all training images.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 7,
+    seed: options.Seed = 7,
     threads: options.Threads = 0,
     cache: options.Cache = None,
 ) -> None:

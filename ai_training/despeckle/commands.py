@@ -13,9 +13,13 @@ from ai_training.console import errors, progress
 from ai_training.options import (
     AsJson,
     ModelsDir,
+    NetworkThreads,
     Out,
     PublicData,
+    Resume,
+    Seed,
     Split,
+    Workers,
     WriteCard,
     needs_models_dir,
     own_card,
@@ -42,10 +46,10 @@ def train_despeckle(
     iterations: Annotated[
         int, typer.Option(help="Steps of the optimiser; 6562 are the published 50 epochs.")
     ] = 6562,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads of the network.")] = 2,
-    workers: Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    seed: Seed = 1,
+    threads: NetworkThreads = 2,
+    workers: Workers = 1,
+    resume: Resume = False,
 ) -> None:
     """Train a network that reduces speckle.
 

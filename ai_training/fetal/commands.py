@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
@@ -11,10 +10,15 @@ from ai_training.cards import changed_card
 from ai_training.console import errors, progress
 from ai_training.options import (
     AsJson,
+    Iterations,
     ModelsDir,
+    NetworkThreads,
     Out,
     PublicData,
+    Resume,
+    Seed,
     Split,
+    Workers,
     WriteCard,
     needs_models_dir,
     own_card,
@@ -31,11 +35,11 @@ def train_fetal(
     *,
     data: PublicData,
     out: Out,
-    iterations: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 1,
-    threads: Annotated[int, typer.Option(help="CPU threads of the network.")] = 2,
-    workers: Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    iterations: Iterations = 2000,
+    seed: Seed = 1,
+    threads: NetworkThreads = 2,
+    workers: Workers = 1,
+    resume: Resume = False,
 ) -> None:
     """Train the network that outlines fetal heads, and fit its gate.
 

@@ -1,4 +1,4 @@
-"""``ai-pipeline train ovarian``, ``train ovarian-outline`` and ``evaluate ovarian``."""
+"""``ai-pipeline train ovarian`` and ``evaluate ovarian``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import typer
 
 from ai_training.cards import changed_card
 from ai_training.console import errors, progress
-from ai_training.options import AsJson, ModelsDir, Out, PublicData, WriteCard, needs_models_dir, own_card
-
-Threads = Annotated[int, typer.Option(help="CPU threads of the network.")]
+from ai_training.options import (
+    AsJson,
+    ModelsDir,
+    NetworkThreads,
+    Out,
+    PublicData,
+    WriteCard,
+    needs_models_dir,
+    own_card,
+)
 
 
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
@@ -38,7 +45,7 @@ def train_ovarian(
     study: Annotated[
         bool, typer.Option("--study", help="Also run the networks of the folds on cleaned frames.")
     ] = False,
-    threads: Threads = 2,
+    threads: NetworkThreads = 2,
 ) -> None:
     """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
 

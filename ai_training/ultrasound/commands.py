@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 FINDER = "ultrasound-marks-unet"
 
-Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
-Threads = Annotated[int, typer.Option(help="CPU threads of the network.")]
-Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Pictures = Annotated[int, typer.Option(help="Synthetic pictures to measure on; 0 for `marks`: none.")]
 PolicyName = Annotated[
     Literal["research", "clinical"], typer.Option(help="What has to go: all, or what names the patient.")
@@ -52,11 +47,11 @@ def train_marks(
     *,
     data: options.PublicData,
     out: options.Out,
-    iterations: Iterations = 6000,
-    seed: Seed = 1,
-    threads: Threads = 2,
-    workers: Workers = 1,
-    resume: Resume = False,
+    iterations: options.Iterations = 6000,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
+    resume: options.Resume = False,
 ) -> None:
     """Train the detector of burned-in annotation in ultrasound pictures."""
     with errors(), progress() as report:
@@ -72,12 +67,12 @@ def train_inpaint(
     data: options.PublicData,
     out: options.Out,
     arch: Annotated[Literal["oci-gan", "unet", "vae"], typer.Option(help="Which network.")] = "oci-gan",
-    iterations: Iterations = 6000,
-    seed: Seed = 1,
-    threads: Threads = 2,
-    workers: Workers = 1,
+    iterations: options.Iterations = 6000,
+    seed: options.Seed = 1,
+    threads: options.NetworkThreads = 2,
+    workers: options.Workers = 1,
     adversarial: Annotated[float, typer.Option(help="Weight of the adversary (oci-gan).")] = 0.01,
-    resume: Resume = False,
+    resume: options.Resume = False,
 ) -> None:
     """Train a network that fills the pixels of removed annotation."""
     with errors(), progress() as report:
@@ -192,7 +187,7 @@ def evaluate_inpaint(
     data: options.PublicData,
     split: options.Split = "test",
     pictures: Pictures = 200,
-    threads: Threads = 2,
+    threads: options.NetworkThreads = 2,
     policy: PolicyName = "research",
     models_dir: options.ModelsDir = None,
     report_to: ReportTo = None,

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND, DELIVERY_DISCARDED
+from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
 from dicom_node.store import deliveries, results
@@ -80,10 +80,7 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
         raise NotAllowedNow(
             f"delivery {delivery_id} is {delivery.state}: only what waits or was given up can be discarded"
         )
-    move_delivery(
-        session, delivery, _S.DISCARDED, DELIVERY_DISCARDED,
-        reason="", discarded_because=because, lease_owner="", lease_until=None,
-    )  # fmt: skip
+    deliveries.discard(session, delivery, because)
     settle_study(session, delivery.result.study_id)
 
 

@@ -68,14 +68,13 @@ class Ledger:
         """A conflict came while it waited: nothing of a quarantined study leaves."""
         deliveries.withdraw(self._session, delivery, "the study stands in quarantine")
 
-    def discard_withdrawn(self, deliveries: Iterable[Delivery]) -> None:
+    def discard_withdrawn(self, held: Iterable[Delivery]) -> None:
         """Of these nothing is sent, or waits for a person, whose result somebody withdrew meanwhile."""
-        waiting = [one for one in deliveries if one.state in (_S.PENDING, _S.DEAD)]
+        waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
         gone = results.withdrawn(self._session, {one.result_id for one in waiting})
         for delivery in waiting:
             if delivery.result_id in gone:
-                why = {"reason": "", "discarded_because": "withdrawn"}
-                self._move(delivery, _S.DISCARDED, events.DELIVERY_DISCARDED, **why, **_DONE)
+                deliveries.discard(self._session, delivery, deliveries.WITHDRAWN)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """What no retry can cure."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 OTHER = "other"
 """What stands for all senders that are no configured peers."""
 
-_tests = threading.Semaphore(2)  # a peer that hangs holds its test for as long as it may
+_tests = threading.Semaphore(2)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def release_study(
     take: Sequence[int] = (),
     by: Person = COMMAND_LINE,
     *,
-    as_of: str = "",
+    as_of: str | None = None,
 ) -> None:
     """Let a study out of quarantine with the options taken, one for each question of ``study_versions``.
 
@@ -185,6 +185,20 @@ def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str,
         return readings.show(database, settings, study_instance_uid)
 
 
+@contextmanager
+def place_for_test() -> Iterator[None]:
+    """One of the few places for tests of peers: one that hangs holds its own as long as it may.
+
+    Raises TooManyAtOnce.
+    """
+    if not _tests.acquire(blocking=False):
+        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
+    try:
+        yield
+    finally:
+        _tests.release()
+
+
 def test_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[dict[str, Any]]:
     """Try what delivery to these peers needs; by default to all that may receive.
 
@@ -193,16 +207,12 @@ def test_peers(settings: Settings, names: Sequence[str], by: Person | None = Non
     from dicom_node.scu import open_destination
 
     chosen = [settings.peer(name) for name in names] or [p for p in settings.peers if "receive" in p.may]
-    if not _tests.acquire(blocking=False):
-        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
-    try:
+    with place_for_test():
         rows = [
             {"peer": peer.name, "check": check.name, "ok": check.ok, "text": check.text}
             for peer in chosen
             for check in open_destination(peer, settings).test()
         ]
-    finally:
-        _tests.release()
     if by is not None:
         with writing(settings) as session:
             failed = sorted({str(row["check"]) for row in rows if not row["ok"]})

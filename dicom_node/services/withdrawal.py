@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,17 +12,21 @@ from sqlalchemy.orm import Session
 from dicom_node import outbox
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import DELIVERY_DISCARDED, RESULT_WITHDRAWN
+from dicom_node.events import RESULT_WITHDRAWN
 from dicom_node.model.kinds import AuditAction, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.work import said
+from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
-from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
+from dicom_node.store.transitions import FOR_UPDATE, record, settle_study, utc_now
 from dicom_node.store.views import View, columns, find_study
+
+if TYPE_CHECKING:
+    from dicom_node.results import BuiltObject, ResultFile
 
 _S = DeliveryState
 _ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
@@ -88,17 +93,7 @@ def withdraw(
         with written(notes, data_dir) as files:
             note = None
             for built in notes:
-                file = files[built.sop_instance_uid]
-                row = Result(
-                    study_id=study.id, job_id=told[0].job_id, kind=ResultKind.REJECTION,
-                    sop_instance_uid=built.sop_instance_uid, sop_class_uid=built.sop_class_uid,
-                    series_instance_uid=built.series_instance_uid,
-                    path=str(file.final.relative_to(data_dir)), sha256=file.sha256, bytes=file.size,
-                    created_at=now,
-                )  # fmt: skip
-                note = stored.add(session, row)
-                reached = set().union(*(_arrived(one) for one in told)) & _iocm(settings)
-                outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
+                note = _enter(session, settings, built, files[built.sop_instance_uid], told, now)
             for row in chosen:
                 _withdraw(session, row, Withdrawal(
                     result_id=row.id, at=now, actor=by.name, reason=reason, because=words,
@@ -157,30 +152,44 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
         raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
     # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.
     theirs = select(Delivery).where(Delivery.result_id.in_([row.id for row in chosen]))
-    deliveries = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
-    if any(delivery.state is _S.SENDING for delivery in deliveries.all()):
+    locked = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
+    if any(delivery.state is _S.SENDING for delivery in locked.all()):
         raise NotAllowedNow(_BEING_SENT)
     return chosen
+
+
+def _enter(
+    session: Session,
+    settings: Settings,
+    note: BuiltObject,
+    file: ResultFile,
+    told: Sequence[Result],
+    now: datetime,
+) -> Result:
+    """The note's row, and its deliveries to the peers that have some of the results ``told``."""
+    row = Result(
+        study_id=told[0].study_id, job_id=told[0].job_id, kind=ResultKind.REJECTION,
+        sop_instance_uid=note.sop_instance_uid, sop_class_uid=note.sop_class_uid,
+        series_instance_uid=note.series_instance_uid,
+        path=str(file.final.relative_to(settings.node.data_dir)), sha256=file.sha256, bytes=file.size,
+        created_at=now,
+    )  # fmt: skip
+    entered = stored.add(session, row)
+    reached = set().union(*(_arrived(one) for one in told)) & _iocm(settings)
+    outbox.enqueue(session, entered, [peer for peer in settings.peers if peer.name in reached])
+    return entered
 
 
 def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
     session.add(withdrawal)
     for delivery in row.deliveries:
-        if delivery.state in _WAITS:
-            _discard(session, delivery)
+        if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
+            raise NotAllowedNow(_BEING_SENT)
     session.flush()
     record(
         session, RESULT_WITHDRAWN, row.study_id,
         instance=row.sop_instance_uid, kind=row.kind.value, reason=withdrawal.reason.value,
     )  # fmt: skip
-
-
-def _discard(session: Session, delivery: Delivery) -> None:
-    discarded: dict[str, Any] = {"reason": "", "discarded_because": "withdrawn"}
-    if not move_delivery(
-        session, delivery, _S.DISCARDED, DELIVERY_DISCARDED, lease_owner="", lease_until=None, **discarded
-    ):
-        raise NotAllowedNow(_BEING_SENT)
 
 
 def _arrived(row: Result) -> set[str]:

@@ -8,11 +8,14 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
-from dicom_node.events import DELIVERY_WITHDRAWN
+from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WITHDRAWN
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.leases import has_come, has_ended
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import move_delivery, utc_now
+
+WITHDRAWN = "withdrawn"
+"""Why a delivery is discarded whose result a person withdrew."""
 
 _S = DeliveryState
 
@@ -41,6 +44,14 @@ def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     move_delivery(
         session, delivery, _S.CANCELLED, DELIVERY_WITHDRAWN,
         reason=f"withdrawn: {reason}", withdrawn=True, lease_owner="", lease_until=None,
+    )  # fmt: skip
+
+
+def discard(session: Session, delivery: Delivery, because: str) -> bool:
+    """Send it no more; False where a sender has taken it meanwhile."""
+    return move_delivery(
+        session, delivery, _S.DISCARDED, DELIVERY_DISCARDED,
+        reason="", discarded_because=because, lease_owner="", lease_until=None,
     )  # fmt: skip
 
 

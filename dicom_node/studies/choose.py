@@ -135,18 +135,18 @@ class Choice:
         study_id: int,
         take: Collection[int] = (),
         *,
-        as_of: str = "",
+        as_of: str | None = None,
         also: Callable[[Session], None] | None = None,
     ) -> None:
         """Let a study out of quarantine with the options ``take``, one for each question.
 
-        ``as_of``: what the rows said among which the person chose. Where something came since, a number may
-        stand for another patient. ``also`` writes in the same transaction.
+        ``as_of``: what the rows said among which the person chose, None where nobody can say. Where something
+        came since, a number may stand for another patient. ``also`` writes in the same transaction.
         Raises NotAllowedNow: it is not in quarantine, a choice is missing, there is no such option, or
         something came since.
         """
         read = self._read(study_id)
-        if as_of and as_of != read.shown_as_of:
+        if as_of is not None and as_of != read.shown_as_of:
             raise NotAllowedNow(_CAME_SINCE)
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)

@@ -143,7 +143,7 @@ def release(
         typer.Option(metavar="NUMBER", help="What `studies versions` shows under this number; repeatable."),
     ] = None,
     as_of: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="As `studies versions` says: refused if something came since, so that no number "
             "stands for another patient than you saw."

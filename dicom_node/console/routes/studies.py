@@ -166,7 +166,7 @@ def release(asked: Asked, number: Number) -> Response:
     """Let the study out of quarantine with what was chosen."""
     picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
     take = choices.applicable(picked)
-    as_of = asked.text("as_of") or ("nothing" if take else "")  # a choice says among what it was made
+    as_of = asked.text("as_of") if take else None  # a choice says among what it was made
     services.release_study(asked.site.settings, _uid(asked, number), take, asked.person, as_of=as_of)
     return see_other(f"/studies/{number}")
 

@@ -39,7 +39,7 @@ from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.kinds import AuditAction, ResultKind
 from dicom_node.results import BuiltObject, ResultContext, SourceObject
 from dicom_node.scu.destination import Outgoing, Presence, SendStatus
-from dicom_node.services import audit, entered, writing
+from dicom_node.services import audit, entered, place_for_test, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.console import captures
 from dicom_node.services.console.captures import Described
@@ -68,12 +68,12 @@ _ARRIVED = (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY)
 def send(settings: Settings, name: str, by: Person = COMMAND_LINE) -> list[View]:
     """Send it; of each object its kind, what is to be seen, ``ok`` (taken), ``found`` (by a query at once).
 
-    Raises UnknownPeer, NotAllowedNow (the peer gets no results, or none with a patient).
+    Raises UnknownPeer, TooManyAtOnce, NotAllowedNow (the peer gets no results, or none with a patient).
     """
     peer = settings.peer(name)
     if "receive" not in peer.may or peer.deidentify:
         raise NotAllowedNow(f"{name} gets no results that name a patient: there is nothing to try")
-    with tempfile.TemporaryDirectory(dir=settings.node.data_dir) as folder:
+    with place_for_test(), tempfile.TemporaryDirectory(dir=settings.node.data_dir) as folder:
         objects = _objects(settings, Path(folder))
         rows = _sent(settings, peer, objects)
     with writing(settings) as session:
