@@ -48,8 +48,9 @@ class Folder:
             drawn = annotate(below, here, measurements=result.measurements, notes=result.quality)
             written.append(self._png(f"{stem}.annotated", ImageKind.ANNOTATED, drawn))
         for finding in shown:
-            if finding.evidence is not None:
-                picture = heatmap_overlay(image.display((finding.frame or 1) - 1), finding)
+            below = _below(image, result, (finding.frame or 1) - 1)
+            if finding.evidence is not None and below is not None:
+                picture = heatmap_overlay(below, finding)
                 name = f"{stem}.heatmap-{_plain(finding.label)}"
                 written.append(self._png(name, ImageKind.HEATMAP, picture))
         return written

@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest.domain_gate import FeatureGate
-from ai_pipeline.contract import Decision
+from ai_pipeline.contract import Decision, Heatmap
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, read
 
+METHOD = "class activation, coarse"
+EVEN = 1e-6
+"""Activation up to which a map says nothing of a place: it is not stretched to 1."""
 Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
 
@@ -104,6 +107,15 @@ def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[
         else Decision.INDETERMINATE
         for index, (value, label) in enumerate(zip(found.tolist(), labels, strict=True))
     )
+
+
+def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
+    """What speaks for a label, at the source's size: its class activation above zero, the peak set to 1."""
+    activation = np.maximum(found.places[label], 0.0)
+    # To the input's size by a cubic: linear interpolation of six cells shows as diamonds.
+    fine = cv2.resize(activation, found.values.shape[:1:-1], interpolation=cv2.INTER_CUBIC)
+    fine = np.clip(fine / max(float(fine.max()), EVEN), 0.0, 1.0)
+    return Heatmap(in_source(fine, found.to_model, found.rows, found.columns), METHOD)
 
 
 def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Floats:

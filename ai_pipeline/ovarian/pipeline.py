@@ -38,7 +38,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian import intended_use
-from ai_pipeline.ovarian.classifier import OvarianAnalysis, OvarianClassifier, decisions
+from ai_pipeline.ovarian.classifier import OvarianAnalysis, OvarianClassifier, decisions, heatmap
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 
@@ -66,12 +66,15 @@ class Ovarian:
 
     Options: ``pelvis`` (default false) says that the images are of the female pelvis where their header says
     nothing; ``malignancy`` (default false) reports the malignant class in results too, for research;
-    ``outlines`` (default true) returns the mask of the lesion.
+    ``outlines`` (default true) returns the mask of the lesion; ``heatmaps`` (default false) the activation
+    of the class that is present.
     """
 
     name = "ovarian"
     version = "1.0"
-    options: Mapping[str, type] = MappingProxyType({"pelvis": bool, "malignancy": bool, "outlines": bool})
+    options: Mapping[str, type] = MappingProxyType(
+        {"pelvis": bool, "malignancy": bool, "outlines": bool, "heatmaps": bool}
+    )
     modalities = intended_use.MODALITIES
     """Modalities of the images that are accepted, and their View Positions: any."""
     views = frozenset[str]()
@@ -192,7 +195,7 @@ class Ovarian:
         outline: LesionOutline,
         options: Mapping[str, object],
     ) -> list[Finding]:
-        """One for each class; the likeliest one that is shown bears the outline."""
+        """One for each class; the likeliest one that is shown bears the outline and the heat map."""
         card, hidden = self._card(), not options.get("malignancy", False)
         decided = decisions(analysis.probabilities, card.labels, hidden=hidden)
         found = [
@@ -213,6 +216,8 @@ class Ovarian:
         best = max(shown, key=lambda index: found[index].probability or 0.0)
         if outline.region is not None and found[best].decision is not Decision.ABSENT:
             found[best] = replace(found[best], regions=(outline.region,))
+        if options.get("heatmaps", False) and found[best].decision is Decision.PRESENT:
+            found[best] = replace(found[best], evidence=heatmap(analysis, best))
         return found
 
     def _outlines(

@@ -122,12 +122,13 @@ def _of_image(
     cleaned = [image for image in images if image.kind is ImageKind.CLEANED]
     masks = [image for image in images if image.kind is ImageKind.MASK]
     below = next((image for image in cleaned if image.verified), None) if drawn_on == "cleaned" else None
+    allowed = below is not None or drawn_on == "source"
     worth_it = reported(context, findings) or not cleaned or ResultKind.CLEANED not in context.kinds
-    if (below or drawn_on == "source") and (worth_it or assesses((), measurements)):
+    if allowed and (worth_it or assesses((), measurements)):
         make = partial(build_annotated, context, source, findings, measurements, notes, below)
         yield Planned(ResultKind.SC, capture, [source], make, boxed)
-    for rank, finding in enumerate(with_evidence(findings) if drawn_on == "source" else [], start=1):
-        make = partial(build_heatmap, context, source, finding, rank)
+    for rank, finding in enumerate(with_evidence(findings) if allowed else [], start=1):
+        make = partial(build_heatmap, context, source, finding, rank, below)
         yield Planned(ResultKind.HEATMAP, capture, [source], make, (str(rank),))
     for image in cleaned:
         make = partial(build_cleaned, context, source, image, masks[0] if masks else None)

@@ -38,13 +38,15 @@ Picture = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Capture:
-    """A picture with its description; ``frame`` and ``number`` (Instance Number) count from 1."""
+    """A picture with its description; ``frame`` and ``number`` (Instance Number) count from 1; ``filled``:
+    it shows a cleaned image, of which some pixels were never measured."""
 
     kind: ResultKind
     pixels: Picture
     frame: int
     number: int
     what: str
+    filled: bool = False
 
 
 def build_annotated(
@@ -69,18 +71,15 @@ def build_annotated(
     words += said_everywhere(notes)
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
-    image = source.stored.image
     pixels = annotate(
-        image.show(cleaned.frames[frame - 1], frame - 1) if cleaned else image.display(frame - 1),
+        _shown(source, cleaned, frame),
         tracked(shown),
         legend=[*words, disclaimer(context)],
         measurements=[one for one in measurements if (one.frame or 1) == frame],
     )
     what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
-    picture = _picture(context, source, _Capture(ResultKind.SC, pixels, frame, source.number, what), uid)
-    if cleaned:
-        picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
-    return picture
+    drawn = _Capture(ResultKind.SC, pixels, frame, source.number, what, filled=cleaned is not None)
+    return _picture(context, source, drawn, uid)
 
 
 def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
@@ -88,14 +87,22 @@ def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
     return [f for f in ranked(findings) if f.evidence is not None and f.decision is not Decision.ABSENT]
 
 
-def build_heatmap(context: ResultContext, source: Source, finding: Finding, rank: int, uid: str) -> Dataset:
-    """The image under the heat map (0 to 1) of a finding, with a colour bar; ``rank`` 1 is the likeliest."""
+def build_heatmap(
+    context: ResultContext,
+    source: Source,
+    finding: Finding,
+    rank: int,
+    cleaned: DerivedImage | None,
+    uid: str,
+) -> Dataset:
+    """The image, or its ``cleaned`` one, under the heat map (0 to 1) of a finding, with a colour bar;
+    ``rank`` 1 is the likeliest."""
     assert finding.evidence is not None
     frame = finding.frame or 1
-    display = source.stored.image.display(frame - 1)
-    pixels = heatmap_overlay(display, finding, legend=[disclaimer(context)])
+    pixels = heatmap_overlay(_shown(source, cleaned, frame), finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
-    return _picture(context, source, _Capture(ResultKind.HEATMAP, pixels, frame, rank, what), uid)
+    drawn = _Capture(ResultKind.HEATMAP, pixels, frame, rank, what, filled=cleaned is not None)
+    return _picture(context, source, drawn, uid)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -108,6 +115,12 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     return _picture(
         context, source, _Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid
     )
+
+
+def _shown(source: Source, cleaned: DerivedImage | None, frame: int) -> Picture:
+    """A frame (from 1) as displayed: of the cleaned image where there is one, else of the source."""
+    image = source.stored.image
+    return image.show(cleaned.frames[frame - 1], frame - 1) if cleaned else image.display(frame - 1)
 
 
 def _picture(context: ResultContext, source: Source, drawn: _Capture, uid: str) -> Dataset:
@@ -125,4 +138,6 @@ def _picture(context: ResultContext, source: Source, drawn: _Capture, uid: str) 
     picture.BurnedInAnnotation = "YES"
     set_orientation(picture, source)
     copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
+    if drawn.filled:
+        picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     return complete(picture, context, drawn.kind, [source])

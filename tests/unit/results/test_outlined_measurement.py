@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,18 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
+from ai_pipeline.contract import DerivedImage, Heatmap, ImageKind, PipelineResult
 from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE, measurements
 from ai_pipeline.images.render import YELLOW
 from dicom_node import results
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import SourceObject
-from tests.result_images import UNCALIBRATED, US, context, source, write_image
+from tests.result_images import NODULE, UNCALIBRATED, US, context, finding, source, write_image
 from tests.unit.heads import HEAD, drawn_head
 
 CTX = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+WITH_MAPS = context(UNCALIBRATED, kinds=[ResultKind.HEATMAP])
 NAME = (slice(300, 330), slice(20, 120))
 """Where a bright name is burned into the drawn frame."""
 
@@ -128,6 +130,22 @@ def test_an_unverified_cleaned_image_is_not_drawn_on(frame: SourceObject) -> Non
         drawn_on="cleaned",
     )
     assert {one.kind for one in results.build(CTX, [frame], unverified)} == {ResultKind.SR, ResultKind.GSPS}
+
+
+def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
+    rows, columns = frame.image.display(0).shape[:2]
+    heat = Heatmap(np.zeros((rows, columns), np.float32), "class activation")
+    says = finding(NODULE, 0.9, frame.image.uid, model=UNCALIBRATED, evidence=heat)
+    for cleaned in (True, False):
+        result = replace(result_of(frame, cleaned=cleaned), findings=(says,))
+        maps = [one for one in results.build(WITH_MAPS, [frame], result) if one.kind is ResultKind.HEATMAP]
+        assert len(maps) == cleaned, "there is none where there is nothing that it may be drawn on"
+        for one in maps:
+            picture = pydicom.dcmread(io.BytesIO(one.data or b""))
+            assert picture.SyntheticData == "YES"
+            shown, bare = (picture.pixel_array[NAME], frame.image.display(0)[NAME])
+            assert (bare == 255).all()
+            assert (shown < 200).any(axis=-1).all()
 
 
 def test_the_codes_are_those_of_fetal_biometry() -> None:
