@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,18 +119,40 @@ class CystClassifier(nn.Module):
         return self.head(self.dropout(features.mean((2, 3)))), features
 
 
-class CystGraph(nn.Module):
-    """What is exported: logits, feature maps, and the class activation map of each label
-    (Zhou et al., CVPR 2016) ``places [N, labels, h, w]``, whose mean is the logit but for the bias."""
+class CystEnsemble(nn.Module):
+    """Networks with the same frozen part on pictures and their mirror images; all answers are means.
 
-    def __init__(self, network: CystClassifier) -> None:
+    Images ``[N, 3, size, size]`` → logits ``[N, labels]``; ``features [N, C, h, w]`` of the first network;
+    the class activation map of each label (Zhou et al., CVPR 2016) ``places [N, labels, h, w]``, whose mean
+    is the logit but for the bias. What is mirrored lies where it lies in the picture.
+    """
+
+    def __init__(self, networks: Sequence[CystClassifier]) -> None:
         super().__init__()
-        self.network = network
+        self.networks = tuple(networks)
+        self.parts = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, features = self.network(images)
-        places = nn.functional.conv2d(features, self.network.head.weight[:, :, None, None])
-        return logits, features, places
+        return self.upper(self.lower(images), self.lower(images.flip(3)))
+
+    def lower(self, images: Tensor) -> Tensor:
+        """What the frozen part makes of images."""
+        return self.networks[0].trunk.lower(images)
+
+    def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from what :meth:`lower` makes of images and of their mirror images."""
+        seen, count = torch.cat([upright, mirrored]), len(upright)
+        found = [network.upper(seen) for network in self.networks]
+        logits = torch.stack([one for one, _ in found]).mean(0)
+        places = torch.stack(
+            [
+                nn.functional.conv2d(maps, network.head.weight[:, :, None, None])
+                for network, (_, maps) in zip(self.networks, found, strict=True)
+            ]
+        ).mean(0)
+        of_both = (found[0][1], places)
+        features, places = ((one[:count] + one[count:].flip(3)) / 2 for one in of_both)
+        return (logits[:count] + logits[count:]) / 2, features, places
 
 
 def cyst_classifier(architecture: str, size: int, frozen: int, labels: int) -> CystClassifier:

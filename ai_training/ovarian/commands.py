@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,9 @@ from ai_training.options import (
     needs_models_dir,
     own_card,
 )
+
+SHOWN = 30
+"""Frames that ``evaluate ovarian --pictures`` writes."""
 
 
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
@@ -45,6 +49,9 @@ def train_ovarian(
     study: Annotated[
         bool, typer.Option("--study", help="Also run the networks of the folds on cleaned frames.")
     ] = False,
+    study_frames: Annotated[
+        int | None, typer.Option(help="Of --study: so many random frames, and all without yellow marks.")
+    ] = None,
     threads: NetworkThreads = 2,
 ) -> None:
     """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
@@ -58,17 +65,18 @@ def train_ovarian(
 
         from ai_training.ovarian import fit, outline_fit, ship
         from ai_training.ovarian import study as cleaning
+        from ai_training.runs import CHECKPOINT
 
         torch.set_num_threads(threads)
         recipe = fit.recipe(epochs=epochs, architecture=architecture, frozen=frozen)
-        for seed in range(1, seeds + 1):
-            runs = (*fit.FOLD_RUNS, fit.ALL) if seed == 1 else fit.FOLD_RUNS
-            fit.train(data, out, fit.with_seed(recipe, seed), runs, report)
+        numbers = range(1, seeds + 1)
+        fit.train(data, out, recipe, numbers, report=report)
         outline = outline_fit.OutlineRecipe()
-        outline_fit.train(data, out / "outline", outline, report=report)
-        card = ship.ship(data, out, recipe, outline, range(1, seeds + 1), report)
+        begun = (out / "outline" / CHECKPOINT).is_file()
+        outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
+        card = ship.ship(data, out, recipe, outline, numbers, report)
         if study:
-            cleaning.run(data, out, recipe, report)
+            cleaning.run(data, out, recipe, numbers, report, most=study_frames)
     typer.echo(str(card))
 
 
@@ -78,6 +86,10 @@ def evaluate_ovarian(
     models_dir: ModelsDir = None,
     as_json: AsJson = False,
     write_card: WriteCard = False,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Also write thirty frames with the activation, as they are and cleaned."),
+    ] = None,
 ) -> None:
     """Print every figure of classifier, gate, outline and study; intervals by bootstrap over groups.
 
@@ -91,6 +103,10 @@ def evaluate_ovarian(
         from ai_training.ovarian.text import as_text
 
         result = evaluate(data, find(ID, models_dir), report)
+        if pictures:
+            from ai_training.ovarian import study
+
+            study.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
         if write_card:
             with changed_card(own_card(ID, models_dir)) as card:
                 card["metrics"] = result

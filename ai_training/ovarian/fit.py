@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ai_pipeline.models.preprocess import enlarge, normalise
 from ai_pipeline.networks.efficientnet import NAME
-from ai_training.networks.ovarian import CystClassifier, cyst_classifier
+from ai_training.networks.ovarian import CystClassifier, CystEnsemble, cyst_classifier
 from ai_training.ovarian.frames import (
     FOLDS,
     LABELS,
@@ -35,7 +36,7 @@ from ai_training.ovarian.frames import (
     reduced,
 )
 from ai_training.progress import Report, silent
-from ai_training.runs import BEST, Plan, TrainingRun, Validation
+from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 
 ALL = "all"
 """Folder of the run that sees every frame."""
@@ -43,6 +44,8 @@ FOLD_RUNS = tuple(map(str, range(FOLDS)))
 Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.intp]
+Both = tuple[Tensor, Tensor]
+"""What the frozen part makes of pictures, and of their mirror images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +84,25 @@ def train(
     data: Path,
     out: Path,
     recipe: OvarianRecipe,
+    seeds: Sequence[int] = (1,),
     runs: Sequence[str] = (*FOLD_RUNS, ALL),
     report: Report = silent,
 ) -> None:
     """Train ``runs`` (numbers of folds, :data:`ALL`) into ``out/seed-S/``; what is whole there is left.
 
-    Each leaves ``best.pt``, and of a fold ``validation.npz`` with ``rows`` and ``logits`` of its frames.
-    Raises DataMissing, ExperimentError where a folder holds a run of another recipe.
+    All seeds learn from the same copies where some are kept. Each run leaves ``best.pt``, and of a fold
+    ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, ExperimentError where a
+    folder holds a run of another recipe.
     """
     frames = ovarian_frames(data)
     pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
     seen = _seen_copies(pixels, recipe, report) if recipe.copies else None
-    for name in runs:
+    for seed, name in product(seeds, runs):
         held_out = fold == int(name) if name != ALL else np.zeros(len(frames), np.bool_)
-        run = _OvarianRun(out / f"seed-{recipe.seed}" / name, recipe, pixels, frames, held_out, seen)
-        report(0.0, f"seed {recipe.seed}, {name}: {run.plan.iterations} steps\n")
-        run.finish(report, resume=(run.out / "checkpoint.pt").exists())
+        own = replace(recipe, seed=seed)
+        run = _OvarianRun(out / f"seed-{seed}" / name, own, pixels, frames, held_out, seen)
+        report(0.0, f"seed {seed}, {name}: {run.plan.iterations} steps\n")
+        run.finish(report, resume=(run.out / CHECKPOINT).exists())
 
 
 def recipe(
@@ -110,11 +116,6 @@ def recipe(
     return replace(made, architecture=architecture, frozen=kept, copies=copies, epochs=epochs or made.epochs)
 
 
-def with_seed(made: OvarianRecipe, seed: int) -> OvarianRecipe:
-    """The same recipe with another seed."""
-    return replace(made, seed=seed)
-
-
 def fitted(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     """The network of a run in ``folder``, ready for inference."""
     network = cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS))
@@ -122,28 +123,34 @@ def fitted(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     return network.eval()
 
 
-def outputs_of(network: CystClassifier, pixels: Grey, size: int, batch: int = 16) -> tuple[Floats, Floats]:
+def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
+    """The networks of all seeds of the run ``name``, ready for inference."""
+    return CystEnsemble([fitted(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
+
+
+def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Floats, Floats]:
     """Of reduced pictures ``[N, side, side]``: logits ``[N, labels]``, pooled features ``[N, C]``."""
     return outputs_above(network, lower_of(network, pixels, size, batch))
 
 
-def lower_of(network: CystClassifier, pixels: Grey, size: int, batch: int = 16) -> list[Tensor]:
+def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> list[Both]:
     """What the frozen part, the same in the networks of all folds, makes of reduced pictures, in batches."""
     found = []
     for start in range(0, len(pixels), batch):
         squares = np.stack([enlarge(one, size) for one in pixels[start : start + batch]])
         with torch.inference_mode():
             images = torch.from_numpy(normalise(squares, MEAN, SCALE))
-            found.append(network.trunk.lower(images.contiguous(memory_format=torch.channels_last)))
+            images = images.contiguous(memory_format=torch.channels_last)
+            found.append((network.lower(images), network.lower(images.flip(3))))
     return found
 
 
-def outputs_above(network: CystClassifier, lower: Sequence[Tensor]) -> tuple[Floats, Floats]:
+def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats, Floats]:
     """:func:`outputs_of` from what :func:`lower_of` gives."""
     logits, features = [np.zeros((0, len(LABELS)), np.float32)], []
-    for batch in lower:
+    for upright, mirrored in lower:
         with torch.inference_mode():
-            found, maps = network.upper(batch)
+            found, maps, _ = network.upper(upright, mirrored)
         logits.append(found.numpy())
         features.append(maps.mean((2, 3)).numpy())
     return np.concatenate(logits), np.concatenate(features) if features else np.zeros((0, 0), np.float32)
@@ -250,7 +257,7 @@ class _OvarianRun(TrainingRun):
         return cross_entropy(logits, labels, label_smoothing=self.recipe.smoothing)
 
     def validate(self) -> Validation:
-        network = cast(CystClassifier, self.average.eval())
+        network = CystEnsemble([cast(CystClassifier, self.average.eval())])
         logits, _ = outputs_of(network, self.pixels[self.held_out], self.recipe.size)
         right = (
             float((logits.argmax(1) == self.labels[self.held_out]).mean()) if len(logits) else float("nan")

@@ -42,16 +42,6 @@ class HeldOut:
         return np.asarray(self.logits.mean(0))
 
 
-def collected(out: Path, seeds: Sequence[int], frames: Sequence[OvarianFrame], folds: Ints) -> HeldOut:
-    """From the runs in ``out/seed-S/fold``. Raises OSError where one is missing."""
-    logits = np.full((len(seeds), len(frames), len(LABELS)), np.nan)
-    for number, seed in enumerate(seeds):
-        for fold in np.unique(folds):
-            with np.load(out / f"seed-{seed}" / str(fold) / "validation.npz", allow_pickle=False) as found:
-                logits[number, found["rows"]] = found["logits"]
-    return HeldOut(tuple(frames), folds, logits)
-
-
 def write(held_out: HeldOut, folder: Path = FOLDER) -> Path:
     """Write the table: a row for each seed and frame."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ai_pipeline.contract import BURNED_IN
 from ai_training.cards import new_card, weights_row
 from ai_training.networks.outlines import AnatomyGraph
-from ai_training.networks.ovarian import CystClassifier, CystGraph
+from ai_training.networks.ovarian import CystEnsemble
 from ai_training.onnx_file import export
 from ai_training.ovarian import gate, outline_fit, predictions
 from ai_training.ovarian.calibration import (
@@ -29,7 +29,7 @@ from ai_training.ovarian.calibration import (
     cross_fitted,
     scaled,
 )
-from ai_training.ovarian.fit import ALL, OvarianRecipe, fitted, lower_of, outputs_above
+from ai_training.ovarian.fit import ALL, OvarianRecipe, ensemble, lower_of, outputs_above
 from ai_training.ovarian.frames import (
     CHAIN,
     FOLDS,
@@ -81,10 +81,10 @@ def ship(
     """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
     card. Raises DataMissing; OSError where a run is missing."""
     frames = ovarian_frames(data)
-    held_out = predictions.collected(out, seeds, frames, folds(frames))
+    held_out = _held_out(out, recipe, seeds, frames, report)
     predictions.write(held_out, out / predictions.FOLDER.name)
-    _gates(data, out, recipe, frames, held_out, report)
-    export_classifier(fitted(out / f"seed-{recipe.seed}" / ALL, recipe), recipe.size, out / f"{ID}.onnx")
+    _gates(data, out, recipe, seeds, frames, held_out, report)
+    export_classifier(ensemble(out, recipe, seeds, ALL), recipe.size, out / f"{ID}.onnx")
     outliner = outline_fit.fitted(out / "outline")
     example = (torch.zeros(2, 3, outline.size, outline.size),)
     batch = {"images": {0: Dim("pictures", max=16)}}
@@ -92,13 +92,14 @@ def ship(
     return write_card(out, held_out, recipe, outline)
 
 
-def export_classifier(network: CystClassifier, size: int, path: Path) -> None:
-    """Write the network: input ``images [N, 3, size, size]``, outputs as :class:`CystGraph` has them."""
-    _fuse(network.trunk)
+def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
+    """Write the networks as one: input ``images [N, 3, size, size]``, outputs as those of
+    :class:`CystEnsemble`."""
+    _fuse(network)
     example = (torch.zeros(2, 3, size, size),)
     names = ("logits", "features", "places")
     batch = {"images": {0: Dim("batch")}}
-    export(CystGraph(network).eval(), example, batch, names, path, ID)
+    export(network.eval(), example, batch, names, path, ID)
 
 
 def write_card(
@@ -174,10 +175,27 @@ def _label(label: str, slope: float, intercept: float, present: float, absent: f
     }  # fmt: skip
 
 
+def _held_out(
+    out: Path, recipe: OvarianRecipe, seeds: Sequence[int], frames: Sequence[OvarianFrame], report: Report
+) -> HeldOut:
+    """What the networks of each fold and seed say of its frames, as what ships says it."""
+    pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
+    logits = np.full((len(seeds), len(frames), len(LABELS)), np.nan)
+    for number in range(FOLDS):
+        report(number / FOLDS, "held-out frames")
+        rows = np.flatnonzero(fold == number)
+        networks = [ensemble(out, recipe, [seed], str(number)) for seed in seeds]
+        seen = lower_of(networks[0], pixels[rows], recipe.size)
+        for place, network in enumerate(networks):
+            logits[place, rows] = outputs_above(network, seen)[0]
+    return HeldOut(tuple(frames), fold, logits)
+
+
 def _gates(
     data: Path,
     out: Path,
     recipe: OvarianRecipe,
+    seeds: Sequence[int],
     frames: Sequence[OvarianFrame],
     held_out: HeldOut,
     report: Report,
@@ -186,7 +204,7 @@ def _gates(
     pixels = reduced([frame.rgb() for frame in frames])
     lessons, exam = gate.other_pictures(data, "train"), gate.other_pictures(data, "test")
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
-    below = fitted(out / f"seed-{recipe.seed}" / ALL, recipe)
+    below = ensemble(out, recipe, seeds[:1], ALL)
     seen = lower_of(below, pixels, recipe.size)
     shown, asked = (
         {
@@ -198,7 +216,7 @@ def _gates(
     rows: list[tuple[str, str, int, float]] = []
     for name in (*map(str, range(FOLDS)), ALL):
         report(0.0, f"gate, {name}\n")
-        network = fitted(out / f"seed-{recipe.seed}" / name, recipe)
+        network = ensemble(out, recipe, seeds[:1], name)  # features are the first network's
         features = outputs_above(network, seen)[1]
         others = {key: outputs_above(network, lower)[1] for key, lower in shown.items()}
         outside = held_out.folds == int(name) if name != ALL else np.zeros(len(frames), np.bool_)

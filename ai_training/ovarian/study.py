@@ -18,10 +18,12 @@ import torch
 
 from ai_pipeline.burnin.fill.inpainters import Classical, Inpainter
 from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.models.card import Card
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
-from ai_training.networks.ovarian import CystClassifier
+from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
+from ai_training.networks.ovarian import CystEnsemble
 from ai_training.ovarian import predictions
-from ai_training.ovarian.fit import OvarianRecipe, fitted
+from ai_training.ovarian.fit import FOLD_RUNS, OvarianRecipe, ensemble
 from ai_training.ovarian.frames import (
     CHAIN,
     FEW_MARKS,
@@ -54,43 +56,114 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class _ScoredPicture:
-    """What a fold's network makes of a picture: logits, and shares of the activation in lesion and marks."""
+class _Square:
+    """A variant as the networks see it: ``picture [side, side]``; where lesion (None: not known) and marks
+    lie on the network's input ``[size, size]``."""
 
-    logits: Floats
-    in_lesion: float
-    in_marks: float
+    picture: Picture
+    lesion: Mask | None
+    marks: Mask
 
 
 def run(
-    data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent, *, most: int | None = None
+    data: Path,
+    out: Path,
+    recipe: OvarianRecipe,
+    seeds: Sequence[int],
+    report: Report = silent,
+    *,
+    most: int | None = None,
 ) -> Path:
     """Score all variants with the networks in ``out``; returns the file.
 
-    The frames are taken in a random order, ``most`` of them; what is scored is saved on the way, so an
-    interrupted run leaves a random part. Raises DataMissing, OSError.
+    ``most`` of the frames, in a random order, and besides all without yellow marks, these with synthetic
+    marks only; what is scored is saved on the way, so an interrupted run leaves a random part. Raises
+    DataMissing, OSError.
     """
-    frames = ovarian_frames(data)
+    frames, tools = ovarian_frames(data), shared_tools()
     fold = folds(frames)
-    networks = [fitted(out / f"seed-{recipe.seed}" / str(number), recipe) for number in range(fold.max() + 1)]
-    tools = shared_tools()
+    networks = [ensemble(out, recipe, seeds, name) for name in FOLD_RUNS]
     logits = np.full((len(VARIANTS), len(frames), len(LABELS)), np.nan, np.float32)
     shares = np.full((len(VARIANTS), len(frames), 2), np.nan, np.float32)
     path = out / predictions.FOLDER.name / predictions.STUDY
     path.parent.mkdir(parents=True, exist_ok=True)
-    order = np.random.default_rng(recipe.seed).permutation(len(frames))[:most]
-    for done, row in enumerate(order.tolist(), start=1):
-        frame, network = frames[row], networks[fold[row]]
-        report(done / len(order), f"frame {done} of {len(order)}")
-        lesion = frame.lesion()
-        for name, (picture, marks) in variants(frame, row, tools).items():
-            number = VARIANTS.index(name)
-            place = lesion if picture.shape[:2] == lesion.shape else None
-            seen = _seen(network, recipe.size, picture, place, marks, frame.label)
-            logits[number, row], shares[number, row] = seen.logits, (seen.in_lesion, seen.in_marks)
-        if done % SAVED_EVERY == 0 or done == len(order):
+    todo = work(frames, recipe.seed, most)
+    for done, (row, whole) in enumerate(todo, start=1):
+        report(done / len(todo), f"frame {done} of {len(todo)}")
+        frame = frames[row]
+        shown = squares(frame, row, tools, recipe.size, whole=whole)
+        numbers = [VARIANTS.index(name) for name in shown]
+        seen = _seen(networks[fold[row]], recipe.size, list(shown.values()), frame.label)
+        logits[numbers, row], shares[numbers, row] = seen
+        if done % SAVED_EVERY == 0 or done == len(todo):
             _save(path, frames, logits, shares)
     return path
+
+
+def work(frames: Sequence[OvarianFrame], seed: int, most: int | None) -> list[tuple[int, bool]]:
+    """Rows of the frames in the order in which they are scored; whether with all variants, or as those
+    without yellow marks only."""
+    order = np.random.default_rng(seed).permutation(len(frames)).tolist()
+    rest = order[most:] if most is not None else []
+    few = [row for row in rest if frames[row].yellow <= FEW_MARKS]
+    return [(row, True) for row in order[:most]] + [(row, False) for row in few]
+
+
+def squares(frame: OvarianFrame, row: int, tools: Tools, size: int, *, whole: bool) -> dict[str, _Square]:
+    """The variants of one frame as networks see them; not ``whole``: those with synthetic marks only."""
+    lesion = frame.lesion()
+    made = variants(frame, tools) if whole else {}
+    if frame.yellow <= FEW_MARKS:
+        made |= truths(frame, row, tools)
+    return {
+        name: _Square(
+            reduce(grey(picture), CHAIN)[0],
+            _on_square(lesion, size) if picture.shape[:2] == lesion.shape else None,
+            _on_square(marks, size),
+        )
+        for name, (picture, marks) in made.items()
+    }
+
+
+def pictures(data: Path, card: Card, out: Path, most: int, report: Report = silent) -> list[Path]:
+    """Write ``most`` random frames of the test split into ``out``: bare, and under the activation of its own
+    class as it is and cleaned by ours. The lesion is outlined in green, marks in white. Raises DataMissing.
+
+    The activation is that of what ships, which has learned from these frames: it shows where it looks, not
+    how well.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tools, classifier = shared_tools(), OvarianClassifier(card)
+    frames = [frame for frame in ovarian_frames(data) if frame.split == "test"]
+    chosen = np.random.default_rng(1).permutation(len(frames))[:most].tolist()
+    made = []
+    for done, frame in enumerate(frames[row] for row in chosen):
+        report(done / most, "pictures")
+        picture, lesion = frame.rgb(), frame.lesion()
+        marks = network_mask(picture, tools)
+        both = [picture, tools.filler.fill(picture, marks)]
+        sides = [_under_activation(one, classifier, frame.label, lesion, marks) for one in both]
+        path = out / f"{Path(frame.name).stem}.png"
+        cv2.imwrite(str(path), np.hstack([side[..., ::-1] for side in (both[0], *sides)]))
+        made.append(path)
+    return made
+
+
+def _under_activation(
+    picture: Picture, classifier: OvarianClassifier, label: int, lesion: Mask, marks: Mask
+) -> Picture:
+    """RGB, with the shares of the activation that lie in lesion and marks below."""
+    values = heatmap(classifier.analyse(picture), label).values
+    colours = cv2.applyColorMap((values * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    drawn = cv2.addWeighted(picture, 0.6, np.ascontiguousarray(colours), 0.4, 0)
+    for mask, colour in ((lesion, (0, 255, 0)), (marks, (255, 255, 255))):
+        lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, lines, -1, colour, 1)
+    total = max(float(values.sum()), 1e-6)
+    inside = (float(values[mask].sum()) / total for mask in (lesion, marks))
+    words = "lesion {:.0%}, marks {:.0%}".format(*inside)
+    cv2.putText(drawn, words, (6, drawn.shape[0] - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1)
+    return np.asarray(drawn, np.uint8)
 
 
 def _save(path: Path, frames: Sequence[OvarianFrame], logits: Floats, shares: Floats) -> None:
@@ -105,27 +178,26 @@ def _save(path: Path, frames: Sequence[OvarianFrame], logits: Floats, shares: Fl
     partial.replace(path)
 
 
-def variants(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Picture, Mask]]:
-    """The pictures of one frame by variant, each with the mask of its marks as the detector has it."""
+def variants(frame: OvarianFrame, tools: Tools) -> dict[str, tuple[Picture, Mask]]:
+    """The frame as it is, cleaned, and as probes see it, each with the mask of its marks as the detector has
+    it."""
     picture = frame.rgb()
     marks, lesion = network_mask(picture, tools), frame.lesion()
     made = {ORIGINAL: picture} | {name: way.fill(picture, marks) for name, way in _ways(tools).items()}
     made["marks only"] = np.where(marks[..., None], picture, np.uint8(0))
     made["lesion blacked out"] = np.where(lesion[..., None], np.uint8(0), picture)
-    found = {name: (one, marks) for name, one in made.items()}
     crop = _around(lesion)
-    found["lesion crop"] = picture[crop], marks[crop]
-    if frame.yellow <= FEW_MARKS:
-        burned = burn_in(picture, HELD_OUT, (row,))
-        drawn = burned.owners > 0
-        planned = network_mask(burned.image, tools)
-        cleaned = tools.filler.fill(burned.image, planned)
-        found |= {
-            CLEAN: (burned.clean, drawn),
-            MARKED: (burned.image, drawn),
-            MARKED_CLEANED: (cleaned, drawn),
-        }
-    return found
+    return {name: (one, marks) for name, one in made.items()} | {"lesion crop": (picture[crop], marks[crop])}
+
+
+def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Picture, Mask]]:
+    """A frame without yellow marks: as it is, with synthetic marks, and with those cleaned away by ours; each
+    with the mask of what was drawn."""
+    burned = burn_in(frame.rgb(), HELD_OUT, (row,))
+    drawn = burned.owners > 0
+    cleaned = tools.filler.fill(burned.image, network_mask(burned.image, tools))
+    shown = {CLEAN: burned.clean, MARKED: burned.image, MARKED_CLEANED: cleaned}
+    return {name: (picture, drawn) for name, picture in shown.items()}
 
 
 def _ways(tools: Tools) -> dict[str, Inpainter]:
@@ -144,26 +216,23 @@ def _around(lesion: Mask) -> tuple[slice, slice]:
     )
 
 
-def _seen(
-    network: CystClassifier, size: int, picture: Picture, lesion: Mask | None, marks: Mask, label: int
-) -> _ScoredPicture:
-    """``lesion`` None: its place in the picture is not known."""
-    reduced, _ = reduce(grey(picture), CHAIN)
+def _seen(network: CystEnsemble, size: int, shown: Sequence[_Square], label: int) -> tuple[Floats, Floats]:
+    """Logits ``[V, labels]``, and the shares ``[V, 2]`` of the label's activation in lesion and marks."""
+    inputs = normalise(np.stack([enlarge(one.picture, size) for one in shown]), MEAN, SCALE)
     with torch.inference_mode():
-        images = torch.from_numpy(normalise(enlarge(reduced, size)[None], MEAN, SCALE))
-        logits, features = network(images)
-        weights = network.head.weight[label][:, None, None]
-        activation = torch.relu((features[0] * weights).sum(0)).numpy()
-    fine = cv2.resize(activation, (size, size), interpolation=cv2.INTER_LINEAR)
-    total = max(float(fine.sum()), 1e-6)
-    inside = [
-        float("nan") if mask is None else float(fine[_square(mask, size)].sum()) / total
-        for mask in (lesion, marks)
-    ]
-    return _ScoredPicture(logits[0].numpy(), *inside)
+        logits, _, places = network(torch.from_numpy(inputs))
+        activation = torch.relu(places[:, label]).numpy()
+    shares = np.full((len(shown), 2), np.nan, np.float32)
+    for row, (one, layer) in enumerate(zip(shown, activation, strict=True)):
+        fine = cv2.resize(layer, (size, size), interpolation=cv2.INTER_LINEAR)
+        total = max(float(fine.sum()), 1e-6)
+        for column, mask in enumerate((one.lesion, one.marks)):
+            if mask is not None:
+                shares[row, column] = float(fine[mask].sum()) / total
+    return logits.numpy(), shares
 
 
-def _square(mask: Mask, size: int) -> Mask:
+def _on_square(mask: Mask, size: int) -> Mask:
     """A mask of a picture on the square that the network sees."""
     side = CHAIN.side
     scale = side / max(mask.shape)

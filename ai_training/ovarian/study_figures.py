@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ai_training.metrics import mean_auc_interval, mean_interval, patient_weights
+from ai_training.metrics import (
+    Floats,
+    auc,
+    interval,
+    mean_auc_interval,
+    mean_interval,
+    patient_weights,
+    resampled_auc,
+)
 from ai_training.ovarian import predictions
 from ai_training.ovarian.calibration import scaled
-from ai_training.ovarian.figures import MARGIN, difference
-from ai_training.ovarian.frames import LABELS
+from ai_training.ovarian.figures import MARGIN, binary, difference
+from ai_training.ovarian.frames import LABELS, NEOPLASMS
 from ai_training.ovarian.predictions import HeldOut
 from ai_training.ovarian.study import CLEAN, CLEANED, ORIGINAL, PROBES, TRUTH
 
-Floats = npt.NDArray[np.float64]
 Scored = Mapping[str, tuple[Floats, Floats]]
 """Variant → logits ``[N, labels]`` and shares ``[N, 2]`` of the activation in lesion and marks."""
 
@@ -68,6 +74,7 @@ def _table(scored: Scored, held_out: HeldOut, reference: str) -> dict[str, Any]:
             "macro_auc": mean_auc_interval(hot, found[name], known, weights).as_list(),
             "difference": difference(found[name], found[reference], hot, known, weights).as_list(),
             "accuracy": mean_interval(right, weights).as_list(),
+            **_neoplasm(found[name], found[reference], hot, held_out, weights),
             "same_class": round(float(same.mean()), 4),
             **{
                 f"activation_in_{place}": round(float(np.nanmean(shares[:, number])), 4)
@@ -76,6 +83,21 @@ def _table(scored: Scored, held_out: HeldOut, reference: str) -> dict[str, Any]:
             },
         }
     return rows
+
+
+def _neoplasm(
+    found: Floats, reference: Floats, hot: Floats, held_out: HeldOut, weights: Floats
+) -> dict[str, Any]:
+    """The published columns of "neoplasm or not" and the paired difference of its AUC to the reference."""
+    positive = [LABELS.index(one) for one in NEOPLASMS]
+    truth = hot[:, positive].sum(1)
+    scores = [one[:, positive].sum(1) for one in (found, reference)]
+    drawn = [resampled_auc(truth, score, weights) for score in scores]
+    value = auc(truth, scores[0]) - auc(truth, scores[1])
+    return {
+        "neoplasm": binary(found, hot, positive, held_out, weights),
+        "neoplasm_difference": interval(value, drawn[0] - drawn[1]).as_list(),
+    }
 
 
 def _calibrated(logits: Floats, reference: Floats, held_out: HeldOut) -> Floats:

@@ -64,5 +64,8 @@ def _others(result: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"  {variant:22} macro AUC {interval(row['macro_auc'])}, difference "
                 f"{interval(row['difference'])}, accuracy {interval(row['accuracy'])}, same class "
-                f"{row['same_class']:.0%}"
+                f"{row['same_class']:.0%}, neoplasm AUC {interval(row['neoplasm']['auc'])}, difference "
+                f"{interval(row['neoplasm_difference'])}, activation in lesion "
+                f"{row.get('activation_in_lesion', float('nan')):.2f}, in marks "
+                f"{row['activation_in_marks']:.3f}"
             )

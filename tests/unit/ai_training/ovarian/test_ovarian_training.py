@@ -15,7 +15,7 @@ import torch
 
 from ai_pipeline.burnin.tools import shared_tools
 from ai_training.errors import DataMissing
-from ai_training.networks.ovarian import CystGraph
+from ai_training.networks.ovarian import CystEnsemble
 from ai_training.ovarian import (
     calibration,
     figures,
@@ -69,22 +69,37 @@ def test_a_group_lies_in_one_fold(data: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
 def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_path: Path) -> None:
-    fit.train(data, tmp_path, SMALL, ("0",))
+    fit.train(data, tmp_path, SMALL, runs=("0",))
     frames = ovarian_frames(data)
     with np.load(tmp_path / "seed-1" / "0" / "validation.npz") as found:
         assert found["rows"].tolist() == np.flatnonzero(folds(frames) == 0).tolist()
         logits = found["logits"]
-    network = fit.fitted(tmp_path / "seed-1" / "0", SMALL)
+    network = fit.ensemble(tmp_path, SMALL, [1], "0")
     pixels = reduced([frame.rgb() for frame in frames])[folds(frames) == 0]
     assert np.allclose(fit.outputs_of(network, pixels, SMALL.size)[0], logits, atol=1e-4)
 
 
-def test_the_exported_graph_says_where_each_logit_comes_from() -> None:
-    network = fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)).eval()
+@pytest.fixture(scope="module")
+def pair() -> CystEnsemble:
+    """Two networks with heads of their own."""
+    return CystEnsemble([fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)) for _ in range(2)]).eval()
+
+
+def test_the_exported_graph_says_where_each_logit_comes_from(pair: CystEnsemble) -> None:
     with torch.inference_mode():
-        logits, features, places = CystGraph(network)(torch.randn(2, 3, 64, 64))
+        logits, features, places = pair(torch.randn(2, 3, 64, 64))
+    bias = torch.stack([network.head.bias for network in pair.networks]).mean(0)
     assert features.shape == (2, 1280, 2, 2)
-    assert torch.allclose(places.mean((2, 3)) + network.head.bias, logits, atol=1e-4)
+    assert torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
+
+
+def test_a_mirrored_picture_gets_the_same_answer_with_its_places_mirrored(pair: CystEnsemble) -> None:
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        logits, _, places = pair(images)
+        again, _, turned = pair(images.flip(3))
+    assert torch.allclose(logits, again, atol=1e-4)
+    assert torch.allclose(places, turned.flip(3), atol=1e-4)
 
 
 def test_frozen_blocks_keep_their_weights_and_statistics() -> None:
@@ -193,10 +208,12 @@ def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Pa
 
 def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
     tools = shared_tools()
-    made = study.variants(ovarian_frames(data)[2], 2, tools)
-    assert set(made) == set(study.VARIANTS)
+    frame = ovarian_frames(data)[2]
+    assert set(study.squares(frame, 2, tools, 64, whole=True)) == set(study.VARIANTS)
+    assert set(study.squares(frame, 2, tools, 64, whole=False)) == set(study.TRUTH)
+    made = study.variants(frame, tools)
     original, marks = made[study.ORIGINAL]
-    lesion = ovarian_frames(data)[2].lesion()
+    lesion = frame.lesion()
     assert (made["lesion blacked out"][0][lesion] == 0).all()
     for name in study.CLEANED:
         assert np.array_equal(made[name][0][~marks], original[~marks])
