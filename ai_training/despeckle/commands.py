@@ -29,6 +29,7 @@ from ai_training.options import (
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
     """Mount the commands."""
     train_app.command("despeckle")(train_despeckle)
+    train_app.command("label-colours")(train_label_colours)
     evaluate_app.command("despeckle")(evaluate_despeckle)
 
 
@@ -44,8 +45,9 @@ def train_despeckle(
         Path | None, typer.Option(help="best.pt of `ai-pipeline train fetal`, for --loss task.")
     ] = None,
     iterations: Annotated[
-        int, typer.Option(help="Steps of the optimiser; 6562 are the published 50 epochs.")
-    ] = 6562,
+        int | None,
+        typer.Option(help="Steps of the optimiser. Default: the published 50 epochs (6562); of task 1500."),
+    ] = None,
     seed: Seed = 1,
     threads: NetworkThreads = 2,
     workers: Workers = 1,
@@ -62,6 +64,18 @@ def train_despeckle(
         recipe = fit.recipe_of(loss, iterations=iterations, seed=seed, threads=threads, workers=workers)
         card = train_and_ship(data, out, recipe, segmenter, resume=resume, report=report)
     typer.echo(str(card))
+
+
+def train_label_colours(*, data: PublicData, as_json: AsJson = False) -> None:
+    """Train four small networks that show where colours between the classes come from; two minutes.
+
+    Example: ai-pipeline train label-colours --data DIR
+    """
+    with errors(), progress() as report:
+        from ai_training.despeckle.labels import LabelRecipe, as_text, compare
+
+        result = compare(data, LabelRecipe(), report)
+    typer.echo(json.dumps(result) if as_json else as_text(result))
 
 
 def evaluate_despeckle(

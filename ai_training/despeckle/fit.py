@@ -54,15 +54,15 @@ class DespeckleRecipe:
     workers: int = 1
 
 
-def recipe_of(loss: str, iterations: int, seed: int, threads: int, workers: int) -> DespeckleRecipe:
-    """The published recipe with this loss; of ``task`` that of our residual network."""
-    published = DespeckleRecipe(
-        loss=DespeckleLoss(loss), iterations=iterations, seed=seed, threads=threads, workers=workers
-    )
-    if published.loss is not DespeckleLoss.TASK:
-        return published
-    mix = SpeckleMix(crops=8, side=128, physical=0.3)
-    return replace(published, network="residual", mix=mix, learning_rate=4e-3)
+def recipe_of(loss: str, iterations: int | None, seed: int, threads: int, workers: int) -> DespeckleRecipe:
+    """The published recipe with this loss; of ``task`` that of our residual network, which ships."""
+    made = DespeckleRecipe(loss=DespeckleLoss(loss), seed=seed, threads=threads, workers=workers)
+    if made.loss is DespeckleLoss.TASK:
+        mix = SpeckleMix(crops=8, side=128, physical=0.3)
+        made = replace(
+            made, network="residual", mix=mix, learning_rate=4e-3, iterations=1500, validate_every=500
+        )
+    return made if iterations is None else replace(made, iterations=iterations)
 
 
 def train(
