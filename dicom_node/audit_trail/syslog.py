@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import TypeVar
 
 from dicom_node.config.sections import AuditSettings
 from dicom_node.scu.connections import Connections
 
+_T = TypeVar("_T")
 LARGEST_DATAGRAM = 65_000
 """Bytes; IPv4 takes 65,507."""
 _PRIORITY = 10 * 8 + 5  # facility security/authorization, severity notice
@@ -54,32 +56,54 @@ def _send_stream(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.certificate:
         context.load_cert_chain(settings.certificate)
-    with socket.create_connection(place, settings.seconds) as plain:
-        connections.opened(plain)
-        wrapped = context.wrap_socket(
-            plain, server_hostname=place[0], do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
-        with wrapped:
-            connections.opened(wrapped)
-            wrapped.do_handshake()
-            wrapped.sendall(b"".join(b"%d %s" % (len(one), one) for one in frames))
-            _await_end(wrapped, settings.seconds)
+    with socket.create_connection(place, settings.seconds) as connection:
+        connections.opened(connection)
+        tls = _Tls(context, connection, place[0])
+        tls.send(b"".join(b"%d %s" % (len(one), one) for one in frames))
+        tls.end()
 
 
-def _await_end(connection: ssl.SSLSocket, seconds: float) -> None:
-    """Say that no more comes (close_notify), and wait for the server's own, which RFC 5425 4.4 asks of it.
+class _Tls:
+    """TLS whose bytes we move ourselves: an ``SSLSocket`` that ends takes a refusal for the server's own end.
 
-    Raises OSError where none comes: it went away with something unread, or refuses us after all, as by TLS
-    1.3 a server may after the handshake that knows no certificate of ours.
+    Every method raises OSError.
     """
-    connection.settimeout(0)
-    try:
-        # Nobody can have answered yet: what is there already is a refusal, which unwrap takes for an end.
-        connection.unwrap()
-    except ssl.SSLWantReadError:
-        connection.settimeout(seconds)
-    else:
-        raise ConnectionError("refused after the handshake")
-    with suppress(ssl.SSLZeroReturnError):
-        while connection.recv(4096):
-            pass
+
+    def __init__(self, context: ssl.SSLContext, connection: socket.socket, host: str) -> None:
+        self._connection = connection
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._finish(self._tls.do_handshake)
+
+    def send(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._tls.write(rest) :]
+            self._connection.sendall(self._outgoing.read())
+
+    def end(self) -> None:
+        """Say that no more comes (close_notify), and wait for the server's own, which RFC 5425 4.4 asks of it.
+
+        Raises OSError where none comes: it went away with something unread, or refuses us after all, as by
+        TLS 1.3 a server may after the handshake that knows no certificate of ours.
+        """
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()  # nothing is read here: what the server says about the messages is read below
+        self._connection.sendall(self._outgoing.read())
+        with suppress(ssl.SSLZeroReturnError):
+            while self._finish(lambda: self._tls.read(4096)):
+                pass
+
+    def _finish(self, step: Callable[[], _T]) -> _T:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._connection.sendall(self._outgoing.read())
+                if data := self._connection.recv(16384):
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            else:
+                self._connection.sendall(self._outgoing.read())
+                return result

@@ -148,7 +148,7 @@ def release(
             help="As `studies versions` says: refused if something came since, so that no number "
             "stands for another patient than you saw."
         ),
-    ] = "",
+    ] = None,
 ) -> None:
     """Let a study out of quarantine: it is assembled again from what you take, the rest stays aside."""
     from dicom_node import services
