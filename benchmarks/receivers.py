@@ -24,7 +24,7 @@ from dicom_node.scp.policy import AEPolicy
 _DOCUMENTED = """
 import sys
 from pathlib import Path
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom import ALL_TRANSFER_SYNTAXES, AE, AllStoragePresentationContexts, _config, evt
 _config.LOG_HANDLER_LEVEL = "none"
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 def handle_store(event):
@@ -34,7 +34,8 @@ def handle_store(event):
     return 0x0000
 ae = AE(ae_title="AINODE")
 ae.maximum_associations = 100
-ae.supported_contexts = AllStoragePresentationContexts
+for context in AllStoragePresentationContexts:
+    ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
 ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, handle_store)])
 """
 
@@ -138,8 +139,12 @@ def _documented(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return _start(sys.executable, "-c", _DOCUMENTED, str(folder), str(port))
 
 
+def _sink(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    return _start(sys.executable, str(Path(__file__).with_name("sink.py")), str(folder), str(port))
+
+
 def _storescp(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    return _start(_path("storescp"), "--fork", "-od", str(folder), "--max-pdu", "131072", str(port))
+    return _start(_path("storescp"), "--fork", "+xa", "-od", str(folder), "--max-pdu", "131072", str(port))
 
 
 def _orthanc(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -174,4 +179,5 @@ NODE = Receiver("this node", "yes", _node)
 DOCUMENTED = Receiver("pynetdicom as documented", "no", _documented)
 STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
 ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
-RECEIVERS = (NODE, DOCUMENTED, STORESCP, ORTHANC)
+SINK = Receiver("bare sink", "yes", _sink)
+RECEIVERS = (NODE, SINK, DOCUMENTED, STORESCP, ORTHANC)

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ExitCode
 
+NICENESS = 5
+"""Of processes that compute: beside others that want the same core they get a quarter of it."""
+
 
 def given_settings() -> Settings:
     """The settings in the first line of standard input, read unbuffered: only its end follows."""
@@ -36,6 +39,11 @@ def watch_parent(stop: Callable[[], object]) -> None:
         stop()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def give_way() -> None:
+    """Receiving comes first: a sender waits for its answer, a study can wait for a model."""
+    os.nice(NICENESS)
 
 
 def limit_memory(mib: int) -> None:

@@ -82,7 +82,7 @@ class _Tls:
             self._connection.sendall(self._outgoing.read())
 
     def end(self) -> None:
-        """Say that no more comes (close_notify), and wait for the server's own, which RFC 5425 4.4 asks of it.
+        """Say that no more comes (close_notify), and await the server's own, which RFC 5425 4.4 asks of it.
 
         Raises OSError where none comes: it went away with something unread, or refuses us after all, as by
         TLS 1.3 a server may after the handshake that knows no certificate of ours.

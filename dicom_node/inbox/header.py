@@ -9,6 +9,7 @@ import json
 import os
 import struct
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,8 @@ ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
 
 _PREAMBLE = bytes(128) + b"DICM"
 _AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every header that is written here
+_TIME_OF_ARRIVAL = b'"received_at":"'
+_JSON = json.JSONEncoder(separators=(",", ":"))
 _BLOCK = 2**20
 
 
@@ -31,22 +34,40 @@ def encode_header(
     arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
 ) -> bytes:
     """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
-    elements = b"".join(
-        (
-            _element(0x0001, b"OB", b"\0\1"),
-            _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
-            _element(0x0003, b"UI", sop_instance_uid.encode("ascii")),
-            _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
-            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
-            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
-            _element(0x0016, b"AE", arrival.calling_ae.encode("ascii")),
-            _element(0x0017, b"AE", arrival.calling_ae.encode("ascii")),
-            _element(0x0018, b"AE", arrival.called_ae.encode("ascii")),
-            _element(0x0100, b"UI", ARRIVAL_CREATOR_UID.encode("ascii")),
-            _element(0x0102, b"OB", _encode_arrival(arrival)),
-        )
+    before, after = _around_the_instance(
+        sop_class_uid, transfer_syntax_uid, arrival.calling_ae, arrival.called_ae
     )
+    instance = _element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
+    elements = b"".join((before, instance, after, _element(0x0102, b"OB", _encode_arrival(arrival))))
     return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+def with_time_of_arrival(encoded: bytes, received_at: datetime) -> bytes:
+    """The header with another ``received_at``, of the same length."""
+    time = _encode_time(received_at)
+    start = encoded.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
+    return encoded[:start] + time + encoded[start + len(time) :]
+
+
+@lru_cache(maxsize=256)
+def _around_the_instance(
+    sop_class_uid: str, transfer_syntax_uid: str, calling_ae: str, called_ae: str
+) -> tuple[bytes, bytes]:
+    """The elements before and after (0002,0003), which many objects share."""
+    before = (
+        _element(0x0001, b"OB", b"\0\1"),
+        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+    )
+    after = (
+        _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
+        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+        _element(0x0016, b"AE", calling_ae.encode("ascii")),
+        _element(0x0017, b"AE", calling_ae.encode("ascii")),
+        _element(0x0018, b"AE", called_ae.encode("ascii")),
+        _element(0x0100, b"UI", ARRIVAL_CREATOR_UID.encode("ascii")),
+    )
+    return b"".join(before), b"".join(after)
 
 
 def read_arrival(path: Path) -> Arrival:
@@ -104,9 +125,13 @@ def _encode_arrival(arrival: Arrival) -> bytes:
         "called_ae": arrival.called_ae,
         "address": arrival.address,
         "priority": arrival.priority,
-        "received_at": arrival.received_at.isoformat(timespec="microseconds"),
+        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
     }
-    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+    return _JSON.encode(fields).encode("ascii")
+
+
+def _encode_time(moment: datetime) -> bytes:
+    return moment.isoformat(timespec="microseconds").encode("ascii")
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:

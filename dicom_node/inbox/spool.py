@@ -17,7 +17,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,7 +61,7 @@ class Spool:
         temporary = self._incoming / f".{self._token}-{next(self._numbers):08x}"
         return IncomingObject(
             temporary,
-            (arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
+            header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
             self._free_space,
             self._commits,
         )
@@ -124,19 +123,18 @@ class IncomingObject:
     def __init__(
         self,
         temporary: Path,
-        described: tuple[Arrival, str, str, str],
+        encoded_header: bytes,
         free_space: _FreeSpace,
         commits: _GroupCommit,
     ) -> None:
         self._temporary = temporary
-        self._described = described
+        self._header = encoded_header
         self._free_space = free_space
         self._commits = commits
         # The header says when the last byte came, so it is written last, into the room left for it.
-        self._header_length = len(header.encode_header(*described))
         try:
             self._file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            os.lseek(self._file, self._header_length, os.SEEK_SET)
+            os.lseek(self._file, len(encoded_header), os.SEEK_SET)
         except OSError as error:
             raise _spool_error(error) from None
 
@@ -152,12 +150,10 @@ class IncomingObject:
 
     def commit(self) -> str:
         """Make the object durable and visible; returns its spool name. Raises SpoolFull or SpoolError."""
-        arrival, *uids = self._described
         received_at = datetime.now(UTC)
         name = f"{received_at:%Y%m%dT%H%M%S%fZ}{self._temporary.name.replace('.', '-')}"
         path = self._temporary.with_name(f"{name}.dcm")
-        first = header.encode_header(replace(arrival, received_at=received_at), *uids)
-        assert len(first) == self._header_length
+        first = header.with_time_of_arrival(self._header, received_at)
         try:
             if os.pwrite(self._file, first, 0) != len(first):
                 raise OSError(errno.ENOSPC, "short write")

@@ -18,8 +18,9 @@ from dicom_node.scp import command
 from dicom_node.scp.command import EchoCommand
 from dicom_node.scp.contexts import refusals
 from dicom_node.scp.dimse import SpoolingProvider
+from dicom_node.scp.p_data import p_data_tf
 from dicom_node.scp.policy import Proposal
-from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue, p_data_tf
+from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue
 from dicom_node.scp.request import AeTitles
 from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, StoreRequest

@@ -24,9 +24,9 @@ from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.association import NodeAssociation
+from dicom_node.scp.connection import DeadlineSocket
 from dicom_node.scp.contexts import presentation_contexts
 from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of
-from dicom_node.scp.reactor import DeadlineSocket
 from dicom_node.scp.storage_service import StorageService
 
 _LOGGER = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         association = NodeAssociation(self.ae, self.server.service)
         association._server = self.server
         association.name = f"AcceptorThread@{self.client_address[0]}"
-        association.set_socket(DeadlineSocket(association, client_socket=self.request))
+        association.set_socket(DeadlineSocket(association, self.request))
         acceptor = association.acceptor
         acceptor.maximum_length = self.ae.maximum_pdu_size
         acceptor.ae_title = self.server.ae_title

@@ -14,25 +14,24 @@ import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.scp import limits
+from dicom_node.scp.connection import Deadline
+from dicom_node.scp.p_data import P_DATA_TF, PData
 from dicom_node.scp.request import check_request
 
 _LOGGER = logging.getLogger(__name__)
 
 LONGEST_WAIT = 1.0  # seconds; timers are looked at this often
 _CLOSING = 0.5  # seconds that a peer has to close after release or abort, before we do (Sta13)
-_A_ASSOCIATE_RQ, _P_DATA_TF = 0x01, 0x04
+_A_ASSOCIATE_RQ = 0x01
 _AWAITING_REQUEST, _ESTABLISHED, _CLOSED, _IDLE = "Sta2", "Sta6", "Sta13", "Sta1"  # PS3.8 9.2.2
 
 TOO_LATE = "no association request within the time allowed"
@@ -51,60 +50,6 @@ class SignallingQueue(queue.Queue[Any]):
         self._wake.set()
 
 
-class Deadline:
-    """When a peer must have sent what it began: after ``seconds``, and later with each byte that came.
-
-    ``bytes_per_second``: the slowest rate allowed. Nor may the peer be silent for longer than ``seconds``.
-    """
-
-    def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
-        self._longest = seconds
-        self._until = time.monotonic() + seconds
-        self._bytes_per_second = bytes_per_second
-
-    def extend(self, count: int) -> None:
-        """``count`` bytes came."""
-        self._until += count / self._bytes_per_second
-
-    @property
-    def seconds(self) -> float:
-        """How long to wait for the next byte; not positive when the time is over."""
-        return min(self._longest, self._until - time.monotonic())
-
-
-class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
-    """Reads a PDU with as few system calls as it takes, and not beyond its deadline."""
-
-    deadline: Deadline
-    send_seconds: float
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Exactly ``nr_bytes``, or fewer when the connection was closed. Raises OSError."""
-        data = bytearray(nr_bytes)
-        view, count = memoryview(data), 0
-        while count < nr_bytes:
-            seconds = self.deadline.seconds
-            if seconds <= 0:
-                raise TimeoutError
-            self.socket.settimeout(seconds)
-            received = self.socket.recv_into(view[count:])
-            if not received:
-                view.release()
-                del data[count:]
-                break
-            count += received
-            self.deadline.extend(received)
-        return data
-
-    def send(self, bytestream: bytes) -> None:
-        """All of it; a peer that does not read loses its connection (Evt17)."""
-        try:
-            self.socket.settimeout(self.send_seconds)
-            self.socket.sendall(bytestream)
-        except (OSError, AttributeError):
-            self.event_queue.put("Evt17")
-
-
 class Provider(DULServiceProvider):  # type: ignore[misc]
     """The thread that owns the socket of one association.
 
@@ -119,6 +64,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._busy = self._ending = False
         self._closes_at: float | None = None
         self._drops = limits.DROPPED
+        self._buffer = memoryview(b"")
         self.deadline = Deadline(request_seconds)
 
     def run_reactor(self) -> None:
@@ -227,8 +173,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         if self._readable:
             self._readable = False
             with contextlib.suppress(OSError):
-                self.socket.socket.settimeout(_CLOSING)
-                dropped = len(self.socket.socket.recv(limits.DROPPED))
+                dropped = self.socket.drop(limits.DROPPED, _CLOSING)
             self._drops -= dropped or self._drops
         if now >= self._closes_at or self._drops <= 0:
             self.socket.close()  # Evt17
@@ -258,31 +203,43 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         return LONGEST_WAIT
 
     def _read_pdu_data(self) -> None:
+        """One PDU, and the rest of its message, without going back to wait for each."""
+        self._read_pdu()
+        while self.assoc.dimse.within_message and self._awaits_only_the_peer():
+            self._read_pdu()
+
+    def _awaits_only_the_peer(self) -> bool:
+        return not self._kill_thread and self.event_queue.empty() and self.to_provider_queue.empty()
+
+    def _read_pdu(self) -> None:
         """As pynetdicom does it, but a PDU beyond its largest length is not read."""
         self._renew_deadline()
         try:
             head = self.socket.recv(6)
-            if len(head) < 6:
-                self.event_queue.put("Evt17")
-                return
-            length = int.from_bytes(head[2:6], "big")
-            if not 1 <= head[0] <= 7 or length > self._largest(head[0]):
+            length = int.from_bytes(head[2:], "big")
+            if len(head) == 6 and not (1 <= head[0] <= 7 and length <= self._largest(head[0])):
                 self.assoc.ends("no PDU, or one beyond its largest length")
                 self.event_queue.put("Evt19")
                 return
-            body = self.socket.recv(length)
+            body = self._read_body(length) if len(head) == 6 else memoryview(b"")
         except TimeoutError:
             self.assoc.ends(TOO_LATE if self._awaits_request else TOO_SLOW)
             self._abort_hard()
             self.kill_dul()
-            return
         except OSError:
             self.event_queue.put("Evt17")
-            return
-        if len(body) < length:
-            self.event_queue.put("Evt17")
-            return
-        self._take_pdu(head, body)
+        else:
+            if len(head) < 6 or len(body) < length:
+                self.event_queue.put("Evt17")
+            else:
+                self._take_pdu(head, body)
+
+    def _read_body(self, length: int) -> memoryview:
+        """In a buffer that the next PDU overwrites: new memory for each costs as much as reading it."""
+        if len(self._buffer) < length:
+            self._buffer = memoryview(bytearray(length))
+        view = self._buffer[:length]
+        return view[: self.socket.recv_into(view)]
 
     def _renew_deadline(self) -> None:
         """A new deadline for each message; an association request has what is left since the connection."""
@@ -294,10 +251,10 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
     def _awaits_request(self) -> bool:
         return bool(self.state_machine.current_state == _AWAITING_REQUEST)
 
-    def _take_pdu(self, head: bytearray, body: bytearray) -> None:
+    def _take_pdu(self, head: bytearray, body: memoryview) -> None:
         try:
-            if head[0] == _P_DATA_TF:
-                pdu, event = _PData(body), "Evt10"
+            if head[0] == P_DATA_TF:
+                pdu, event = PData(body), "Evt10"
                 if self.state_machine.current_state == _ESTABLISHED and self.event_queue.empty():
                     # What the state machine does here (DT-2) without its queues and hooks.
                     self.assoc.dimse.receive_primitive(pdu)
@@ -315,7 +272,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     def _largest(self, kind: int) -> int:
         """Bytes of a PDU of this kind that are read."""
-        if self.state_machine.current_state != _ESTABLISHED or kind != _P_DATA_TF:
+        if self.state_machine.current_state != _ESTABLISHED or kind != P_DATA_TF:
             return limits.LARGEST_REQUEST
         return max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
 
@@ -329,47 +286,6 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self.socket.close()
         self.assoc.is_aborted, self.assoc.is_established = True, False
         self.assoc._kill = True
-
-
-class _PData:
-    """A P-DATA-TF PDU whose fragments are views into what was read (PS3.8 9.3.5), made when they are taken.
-
-    A PDU may hold a hundred thousand of them. Stands for its own P-DATA primitive.
-    """
-
-    def __init__(self, body: bytearray) -> None:
-        """Raises ValueError when the items do not fill the PDU."""
-        self._view = memoryview(body)
-        for _ in self._places():
-            pass
-
-    def to_primitive(self) -> _PData:
-        """What the DIMSE provider takes."""
-        return self
-
-    @property
-    def presentation_data_value_list(self) -> Iterator[tuple[int, memoryview]]:
-        """Context identifier and value, from the message control header on."""
-        for context_id, start, end in self._places():
-            yield context_id, self._view[start:end]
-
-    def _places(self) -> Iterator[tuple[int, int, int]]:
-        offset, size = 0, len(self._view)
-        while offset < size:
-            if offset + 5 > size:
-                raise ValueError("PDV item cut off")
-            length, context_id = struct.unpack_from(">IB", self._view, offset)
-            end = offset + 4 + length
-            if length < 1 or end > size:
-                raise ValueError("PDV item longer than its PDU")
-            yield context_id, offset + 5, end
-            offset = end
-
-
-def p_data_tf(context_id: int, header: int, fragment: bytes) -> bytes:
-    """A P-DATA-TF PDU of one fragment; ``header`` is its message control header (PS3.8 9.3.5, E.2)."""
-    length = len(fragment) + 2
-    return struct.pack(">BxIIBB", _P_DATA_TF, length + 4, length, context_id, header) + fragment
 
 
 class _Alarm:

@@ -30,7 +30,7 @@ class AeTitles:
     called: str
 
 
-def check_request(body: bytearray) -> AeTitles:
+def check_request(body: bytearray | memoryview) -> AeTitles:
     """Check the limits of a request's body and take its titles.
 
     A title that pynetdicom would not read is replaced in ``body``. Raises MalformedRequest.
@@ -47,7 +47,7 @@ def is_ae_title(title: str) -> bool:
     return bool(title) and "\\" not in title
 
 
-def _title(body: bytearray, offset: int) -> str:
+def _title(body: bytearray | memoryview, offset: int) -> str:
     field = slice(offset, offset + 16)
     title = "".join(_character(byte) for byte in body[field]).strip()
     if not is_ae_title(title):
@@ -59,7 +59,7 @@ def _character(byte: int) -> str:
     return chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}"
 
 
-def _check_items(body: bytearray) -> None:
+def _check_items(body: bytearray | memoryview) -> None:
     contexts = syntaxes = 0
     alone: set[int] = set()
     for kind, start, end in _items(body, _ITEMS, len(body)):
@@ -81,7 +81,7 @@ def _check_items(body: bytearray) -> None:
             raise MalformedRequest("too many presentation contexts")
 
 
-def _items(body: bytearray, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _items(body: bytearray | memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Type, begin and end of each item's value."""
     while start < end:
         if start + 4 > end:

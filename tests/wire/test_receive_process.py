@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sender import Association, associate, load
+from benchmarks.sender import Association, associate, load, p_data, store_command
 from dicom_node.events import (
     ASSOCIATION_ABORTED,
     ASSOCIATION_ACCEPTED,
@@ -192,19 +193,42 @@ def test_each_end_of_an_association_is_journalled(tmp_path: Path) -> None:
     ]
 
 
-def test_many_senders_at_once_lose_nothing(tmp_path: Path) -> None:
-    with receiving(tmp_path) as receiver:
+def test_128_senders_at_once_lose_nothing(tmp_path: Path) -> None:
+    peers = [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 128}]
+    with receiving(tmp_path, maximum_associations=128, peers=peers) as receiver:
         statuses: list[int] = []
+        together = threading.Barrier(128)
 
         def send(first: int) -> None:
             association = associate(receiver.address, STORAGE)
-            statuses.extend(association.store(1, ultrasound(first + k)) for k in range(5))
+            together.wait(60)
+            statuses.extend(association.store(1, ultrasound(first + k)) for k in range(2))
             association.release()
 
-        threads = [threading.Thread(target=send, args=(10 * k,)) for k in range(32)]
+        threads = [threading.Thread(target=send, args=(10 * k,)) for k in range(128)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert statuses == [0x0000] * 160
-        assert len({load(path).sop_instance_uid for path in receiver.spool.pending()}) == 160
+        assert statuses == [0x0000] * 256
+        assert len({load(path).sop_instance_uid for path in receiver.spool.pending()}) == 256
+
+
+def test_an_object_of_any_size_takes_the_memory_of_one_pdu(tmp_path: Path) -> None:
+    fragment = bytes(100_000)
+    with receiving(tmp_path) as receiver:
+        association = associate(receiver.address, STORAGE)
+        assert association.store(1, ultrasound(1, pixels=200_000)) == 0x0000
+        before = most_memory(receiver)
+        association.sock.sendall(b"".join(p_data(1, store_command(US, "1.2.3", 2), True, 16384)))
+        for header in (*[0] * 1500, 2):
+            association.sock.sendall(struct.pack(">BxIIBB", 4, 100_006, 100_002, 1, header) + fragment)
+        assert association.read_status() == 0x0000
+        association.release()
+        assert most_memory(receiver) - before <= 2 * 2**20
+
+
+def most_memory(receiver: Receiver) -> int:
+    """Bytes of resident memory at its highest."""
+    status = Path(f"/proc/{receiver.process.pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ai_pipeline import extras
 from dicom_node import logs
-from dicom_node.child import given_settings, limit_memory, watch_parent
+from dicom_node.child import give_way, given_settings, limit_memory, watch_parent
 from dicom_node.config import loading
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.store.database import Database
@@ -34,6 +34,7 @@ def main() -> int:
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG
     logs.configure(loaded.node.log_level, f"worker {os.getpid()}", loaded.log_target)
+    give_way()
     _limit_threads(loaded.workers.threads)
     limit_memory(loaded.workers.memory_mib)
     # After the thread limit, which libraries read when imported.

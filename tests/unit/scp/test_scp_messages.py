@@ -24,7 +24,7 @@ from dicom_node.scp.command import (
     read_elements,
     read_store_command,
 )
-from dicom_node.scp.reactor import _PData
+from dicom_node.scp.p_data import PData
 
 COMMENTS = st.text(st.characters(exclude_categories=("C",)), max_size=80)  # ours have no control characters
 UIDS = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)
@@ -89,7 +89,7 @@ def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]
     encoded = P_DATA_TF(primitive).encode()
     stock = P_DATA_TF()
     stock.decode(encoded)
-    ours = _PData(bytearray(encoded[6:])).to_primitive().presentation_data_value_list
+    ours = PData(bytearray(encoded[6:])).to_primitive().presentation_data_value_list
     assert [(context, bytes(value)) for context, value in ours] == values
     assert stock.to_primitive().presentation_data_value_list == values
 
@@ -97,7 +97,7 @@ def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]
 @given(st.binary(max_size=60))
 def test_any_bytes_are_fragments_or_an_error(body: bytes) -> None:
     try:
-        values = _PData(bytearray(body)).to_primitive().presentation_data_value_list
+        values = PData(bytearray(body)).to_primitive().presentation_data_value_list
     except ValueError:
         return
     again = b"".join(struct.pack(">IB", len(value) + 1, context) + value for context, value in values)
