@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import ssl
 import threading
 from typing import Any
@@ -18,10 +19,9 @@ from dicom_node.scp import command
 from dicom_node.scp.command import EchoCommand
 from dicom_node.scp.contexts import refusals
 from dicom_node.scp.dimse import SpoolingProvider
-from dicom_node.scp.p_data import p_data_tf
+from dicom_node.scp.pdus import AeTitles, p_data_tf
 from dicom_node.scp.policy import Proposal
-from dicom_node.scp.reactor import LONGEST_WAIT, Provider, SignallingQueue
-from dicom_node.scp.request import AeTitles
+from dicom_node.scp.reactor import LONGEST_WAIT, Provider
 from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, StoreRequest
 
@@ -52,7 +52,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.acse = _PolicyNegotiation(self)
         self.dimse = SpoolingProvider(self)
         self.dul = Provider(self, ae.acse_timeout)
-        self.dul.to_user_queue = SignallingQueue(self._wake)
+        self.dul.to_user_queue = _SignallingQueue(self._wake)
         # Their setters pass the time-outs on to the DUL, which was replaced above.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
 
@@ -154,6 +154,18 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self.dul.kill_dul()
         with contextlib.suppress(OSError, AttributeError):
             self.dul.socket.socket.close()
+
+
+class _SignallingQueue(queue.Queue[Any]):
+    """A queue whose reader also waits for other things."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        super().__init__()
+        self._wake = wake
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._wake.set()
 
 
 class _PolicyNegotiation(ACSE):  # type: ignore[misc]

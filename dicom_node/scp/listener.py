@@ -24,9 +24,9 @@ from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.association import NodeAssociation
-from dicom_node.scp.connection import DeadlineSocket
 from dicom_node.scp.contexts import presentation_contexts
 from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of
+from dicom_node.scp.reactor import DeadlineSocket
 from dicom_node.scp.storage_service import StorageService
 
 _LOGGER = logging.getLogger(__name__)

@@ -2,7 +2,11 @@
 
 Stock pynetdicom sleeps 1 ms in two loops per association: 31 idle associations cost half a core, and each
 C-STORE waits for two or three of these sleeps. Here the DUL waits on socket and eventfd, the association on
-an event. The protocol machine itself (``fsm``) is pynetdicom's. Written against pynetdicom 3.0.
+an event. Each call into the system gives up the interpreter and has to get it back from the threads of all
+other associations, which costs more than the call: so without TLS the socket stays blocking, the system keeps
+the time (``SO_RCVTIMEO``) and comes back when all bytes are there (``MSG_WAITALL``), and a message is read to
+its end without waiting for each PDU. The protocol machine itself (``fsm``) is pynetdicom's. Written against
+pynetdicom 3.0.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import queue
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from typing import Any
@@ -21,11 +26,10 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.transport import AssociationSocket
 
 from dicom_node.scp import limits
-from dicom_node.scp.connection import Deadline
-from dicom_node.scp.p_data import P_DATA_TF, PData
-from dicom_node.scp.request import check_request
+from dicom_node.scp.pdus import P_DATA_TF, PData, check_request
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -38,16 +42,92 @@ TOO_LATE = "no association request within the time allowed"
 TOO_SLOW = "too slow: a message did not come within the time allowed"
 
 
-class SignallingQueue(queue.Queue[Any]):
-    """A queue whose reader also waits for other things."""
+class Deadline:
+    """When a peer must have sent what it began: after ``seconds``, and later with each byte that came.
 
-    def __init__(self, wake: threading.Event) -> None:
-        super().__init__()
-        self._wake = wake
+    ``bytes_per_second``: the slowest rate allowed. Nor may the peer be silent for longer than twice
+    ``seconds``.
+    """
 
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        super().put(item, block, timeout)
-        self._wake.set()
+    def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
+        self._longest = seconds
+        self._until = time.monotonic() + seconds
+        self._bytes_per_second = bytes_per_second
+
+    def extend(self, count: int) -> None:
+        """``count`` bytes came."""
+        self._until += count / self._bytes_per_second
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait for the next bytes; not positive when the time is over."""
+        return min(self._longest, self._until - time.monotonic())
+
+
+class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
+    """The socket of one association. ``deadline`` and ``send_seconds`` are set before it is used."""
+
+    deadline: Deadline
+    send_seconds: float
+
+    def __init__(self, association: Any, connection: socket.socket) -> None:
+        super().__init__(association, client_socket=connection)
+        self._limits: dict[int, float] = {}
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Exactly ``nr_bytes``, or fewer when the connection was closed. Raises OSError."""
+        data = bytearray(nr_bytes)
+        with memoryview(data) as view:
+            count = self.recv_into(view)
+        del data[count:]
+        return data
+
+    def recv_into(self, view: memoryview) -> int:
+        """Fill ``view``; returns how many bytes came: fewer when the connection was closed. OSError."""
+        count = 0
+        while count < len(view):
+            seconds = self.deadline.seconds
+            if seconds <= 0:
+                raise TimeoutError
+            received = self._receive(view[count:], seconds)
+            if not received:
+                break
+            count += received
+            self.deadline.extend(received)
+        return count
+
+    def send(self, bytestream: bytes) -> None:
+        """All of it; a peer that does not read loses its connection (Evt17)."""
+        try:
+            self._limit(socket.SO_SNDTIMEO, self.send_seconds)
+            self.socket.sendall(bytestream)
+        except (OSError, AttributeError):
+            self.event_queue.put("Evt17")
+
+    def drop(self, limit: int, seconds: float) -> int:
+        """Read and forget what is there, at most ``limit`` bytes; returns how many. Raises OSError."""
+        self._limit(socket.SO_RCVTIMEO, seconds)
+        return len(self.socket.recv(limit))
+
+    def _receive(self, view: memoryview, seconds: float) -> int:
+        self._limit(socket.SO_RCVTIMEO, seconds)
+        if isinstance(self.socket, ssl.SSLSocket):
+            return self.socket.recv_into(view)
+        try:
+            return int(self.socket.recv_into(view, len(view), socket.MSG_WAITALL))
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def _limit(self, option: int, seconds: float) -> None:
+        """How long the next call may wait. A deadline that has hardly moved is not set again."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            self.socket.settimeout(seconds)
+        elif not 0.98 * seconds <= self._limits.get(option, 0.0) <= seconds:
+            whole, part = divmod(0.99 * seconds, 1)
+            self.socket.setsockopt(
+                socket.SOL_SOCKET, option, struct.pack("ll", int(whole), int(1e6 * part) + 1)
+            )
+            self._limits[option] = 0.99 * seconds
 
 
 class Provider(DULServiceProvider):  # type: ignore[misc]

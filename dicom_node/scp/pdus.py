@@ -1,7 +1,7 @@
-"""An A-ASSOCIATE-RQ checked before any object is built of it (PS3.8 9.3.2).
+"""PDUs looked into before any object is built of them (PS3.8 9.3.2, 9.3.5).
 
-pynetdicom makes an object of each item, a kilobyte for four bytes, and drops from AE titles what is not
-ASCII, so that a stranger's title could become that of a peer.
+Of an A-ASSOCIATE-RQ pynetdicom makes an object for each item, a kilobyte for four bytes, and drops from AE
+titles what is not ASCII, so that a stranger's title could become that of a peer.
 """
 
 from __future__ import annotations
@@ -12,10 +12,52 @@ from dataclasses import dataclass
 
 from dicom_node.scp import limits
 
+P_DATA_TF = 0x04
 _TITLES, _ITEMS = 4, 68  # offsets after the PDU header
 _APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _CONTEXT_HEAD = 4  # identifier and reserved bytes before the syntaxes
+
+
+class PData:
+    """A P-DATA-TF PDU whose fragments are views into what was read (PS3.8 9.3.5), made when they are taken.
+
+    A PDU may hold a hundred thousand of them. Stands for its own P-DATA primitive.
+    """
+
+    def __init__(self, body: bytearray | memoryview) -> None:
+        """Raises ValueError when the items do not fill the PDU."""
+        self._view = memoryview(body)
+        for _ in self._places():
+            pass
+
+    def to_primitive(self) -> PData:
+        """What the DIMSE provider takes."""
+        return self
+
+    @property
+    def presentation_data_value_list(self) -> Iterator[tuple[int, memoryview]]:
+        """Context identifier and value, from the message control header on."""
+        for context_id, start, end in self._places():
+            yield context_id, self._view[start:end]
+
+    def _places(self) -> Iterator[tuple[int, int, int]]:
+        offset, size = 0, len(self._view)
+        while offset < size:
+            if offset + 5 > size:
+                raise ValueError("PDV item cut off")
+            length, context_id = struct.unpack_from(">IB", self._view, offset)
+            end = offset + 4 + length
+            if length < 1 or end > size:
+                raise ValueError("PDV item longer than its PDU")
+            yield context_id, offset + 5, end
+            offset = end
+
+
+def p_data_tf(context_id: int, header: int, fragment: bytes) -> bytes:
+    """A P-DATA-TF PDU of one fragment; ``header`` is its message control header (PS3.8 9.3.5, E.2)."""
+    length = len(fragment) + 2
+    return struct.pack(">BxIIBB", P_DATA_TF, length + 4, length, context_id, header) + fragment
 
 
 class MalformedRequest(ValueError):
