@@ -210,6 +210,10 @@ class FaultyObject(ObjectError):
     """A received object that cannot be indexed; the reason goes to the quarantine list."""
 
 
+class FaultyReport(ObjectError):
+    """A storage commitment report that cannot be read, or is beyond its limits."""
+
+
 class DecodedDifferently(ObjectError):
     """Text in the object cannot be decoded with the character set that it names."""
 

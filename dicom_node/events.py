@@ -51,6 +51,8 @@ ECHOED = EventType(1006, _INFO, "C-ECHO answered")
 TLS_FAILED = EventType(1007, _WARNING, "TLS handshake failed")
 LISTENER_STOPPED = EventType(1008, _INFO, "listener stopped")
 CONNECTIONS_FAILED = EventType(1009, _WARNING, "connections without an association, counted in one minute")
+COMMITMENT_REPORTED = EventType(1011, _INFO, "storage commitment report received")
+COMMITMENT_REPORT_REFUSED = EventType(1012, _WARNING, "storage commitment report refused")
 PEER_SILENT = EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours")
 
 OBJECT_INDEXED = EventType(2001, _INFO, "object indexed")
@@ -122,6 +124,9 @@ DELIVERY_WITHDRAWN = EventType(
 )
 DELIVERY_DISCARDED = EventType(5011, _WARNING, "a person discarded a delivery: it is not sent")
 DELIVERY_ADDED = EventType(5012, _WARNING, "a person asked for a result to be sent to a further peer")
+COMMITMENT_REQUESTED = EventType(5013, _INFO, "storage commitment asked for")
+COMMITMENT_MISSING = EventType(5014, _WARNING, "no storage commitment came from the destination")
+COMMITMENT_UNKNOWN = EventType(5015, _WARNING, "storage commitment report that fits no request: ignored")
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )

@@ -12,7 +12,8 @@ from ai_pipeline.contract import Code
 from ai_pipeline.models.registry import cards
 from dicom_node.audit_trail.message import KINDS as AUDIT_KINDS
 from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import ListenerSettings
+from dicom_node.config.settings import ListenerSettings, PeerSettings
+from dicom_node.dicom import commitment
 from dicom_node.dicom.own_objects import DEVICE_UID, MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -22,7 +23,7 @@ from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
 from dicom_node.scp import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
-from dicom_node.scp.statuses import REJECTIONS, STATUSES
+from dicom_node.scp.statuses import REJECTIONS, REPORT_STATUSES, STATUSES, Status
 from dicom_node.scu.kinds import SOP_CLASSES
 
 _KINDS = {
@@ -59,13 +60,14 @@ def _overview(_version: str) -> str:
         rows.append((item.name, "Yes" if item.uid in sent else "No", "Yes"))
     rows += [(UID(uid).name, "Yes", "No") for uid in sorted(sent - {item.uid for item in STORAGE_CLASSES})]
     rows += [("**Query/Retrieve**", "", ""), (UID(_FIND).name, "Yes", "No")]
+    rows += [("**Storage Commitment**", "", ""), (commitment.SOP_CLASS.name, "Yes", "No")]
     services = table(("SOP class", "user (SCU)", "provider (SCP)"), rows)
     return f"""\
 ## 1 Overview
 
 The node receives ultrasound and X-ray images by C-STORE, analyses them, and sends results (structured report,
 presentation state, secondary captures, segmentation) to configured destinations. It is no archive: it answers no
-query, and takes over no storage commitment.
+query, and takes over no storage commitment (it may ask its destinations for it).
 
 {services}
 Results may also be sent by DICOMweb (STOW-RS, confirmed by QIDO-RS, PS3.18) or by the REST API of Orthanc; see 3.5.
@@ -99,11 +101,13 @@ titles under which it receives.
 
 1. A modality or PACS opens an association and sends images. Each is answered when it is on stable storage.
 2. When no association holds the study and a quiet time has passed, its rules are applied.
-3. Results are sent on associations that the node opens; then the destination is queried until it shows them.
+3. Results are sent on associations that the node opens; then the destination is queried until it shows them, or
+   asked for storage commitment until it reports that it keeps them.
 
 Implementation Class UID: `{IMPLEMENTATION_CLASS_UID}`; Implementation Version Name: `{IMPLEMENTATION_VERSION_NAME}`.
 Maximum PDU size offered: {ListenerSettings().maximum_pdu_bytes} bytes (`listener.maximum_pdu_bytes`). No asynchronous
-operations window, no role selection, no extended negotiation, no user identity negotiation.
+operations window, no extended negotiation, no user identity negotiation; role selection for storage commitment reports
+only.
 """
 
 
@@ -119,10 +123,7 @@ def _storage_scp() -> str:
         ("preference", "transfer syntax", "UID", "kind"),
         [(number, item.name, item.uid, item.kind) for number, item in enumerate(TRANSFER_SYNTAXES, start=1)],
     )
-    statuses = table(
-        ("status", "category", "meaning", "when", "reference"),
-        [(f"{item.code:04X}", item.category, item.meaning, item.when, item.reference) for item in STATUSES],
-    )
+    statuses = _status_table(STATUSES)
     rejections = table(
         ("result", "source", "reason", "meaning"),
         [(item.result, item.source, item.reason, item.meaning) for item in REJECTIONS],
@@ -141,7 +142,8 @@ associations at the same time, and `maximum_associations` of each peer. An assoc
 Aborted without being read to the end: an association request of more than {limits.LARGEST_REQUEST} bytes,
 {limits.CONTEXTS} presentation contexts or {limits.USER_ITEMS} user items, another PDU of more than
 {limits.LARGEST_PDU} bytes (or the maximum offered, if that is more), a command set of more than
-{limits.LARGEST_COMMAND} bytes, and every command but C-STORE, C-ECHO and C-CANCEL. Requests that come before the
+{limits.LARGEST_COMMAND} bytes, and every command but C-STORE, C-ECHO, C-CANCEL and (3.3, storage commitment)
+N-EVENT-REPORT. Requests that come before the
 answer to the last one are answered in their order.
 
 Each storage class below is accepted with each transfer syntax below, in any number of presentation contexts. Of
@@ -166,6 +168,11 @@ UID again is acknowledged; nothing received is ever overwritten.
 
 {rejections}
 """
+
+
+def _status_table(statuses: Sequence[Status]) -> str:
+    rows = [(f"{item.code:04X}", item.category, item.meaning, item.when, item.reference) for item in statuses]
+    return table(("status", "category", "meaning", "when", "reference"), rows)
 
 
 def _use(uid: str) -> str:
@@ -200,20 +207,51 @@ After Success the destination is asked (Study Root, IMAGE level: Study, Series a
 requested) until it shows the object. What is not shown within {outbox.confirm_seconds / 60:g} minutes is sent again.
 Query AE, host and port may differ from those of storage; `confirm = "none"` takes Success as the end.
 
+{_commitment()}
 #### Verification SCU
 
 `dicom-node echo`, `dicom-node peers test` and `dicom-node check`.
+"""
 
-Storage commitment is neither requested nor provided: a proposed context of the Storage Commitment Push Model is
-rejected (abstract syntax not supported).
+
+def _commitment() -> str:
+    peer = PeerSettings(name="x", ae_title="X")
+    return f"""\
+#### Storage Commitment Push Model SCU (PS3.4 Annex J)
+
+For peers with `confirm = "commitment"`. After Success of their C-STORE up to 32 objects of one study are named in one
+N-ACTION (Action Type 1) on an association of its own, in Explicit or Implicit VR Little Endian, with a Transaction UID
+(2.25 and a random number) that is in the database before it is sent. AE title, host and port may differ from those of
+storage (`commitment_ae_title`, `commitment_host`, `commitment_port`). Storage media are not named.
+
+The report (N-EVENT-REPORT, Event Types 1 and 2) is taken
+
+* on the association of the request, which stays open for it for {peer.commitment_wait_seconds:g} s
+  (`commitment_wait_seconds`), and
+* on an association that the SCP opens to our listener under its AE title, proposing the SCP role by SCP/SCU Role
+  Selection. Without that, and from peers that are not asked, the presentation context is rejected: **the node takes
+  over no storage commitment**, as SCP it gives none.
+
+It is answered with Success when it is on stable storage, may come at any time and more than once, and counts only for
+objects of a request to that peer. Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects,
+{limits.REPORTS_OF_ONE_ASSOCIATION} reports on one association.
+
+{_status_table(REPORT_STATUSES)}
+| answer | what the node does |
+| --- | --- |
+| object in Referenced SOP Sequence | confirmed |
+| object in Failed SOP Sequence, whatever its Failure Reason | sent and asked for again, as often as refusals are; then a person must look |
+| N-ACTION 0110, 0210, 0213, abort, no answer, no association | asked again with a new Transaction UID |
+| other failures of the N-ACTION, context not accepted | as without report, at once |
+| no report for {peer.commitment_hours:g} h (`commitment_hours`) | `commitment_else`: confirmed by query, or given up as unconfirmed for a person; a late report still confirms |
 """
 
 
 def _answers(outbox: OutboxSettings) -> str:
     rows: Sequence[tuple[str, str]] = (
-        ("0000", "confirmed by query"),
-        ("B000, B006, B007 and other warnings", "stored; a warning event; confirmed by query"),
-        ("0111 (duplicate SOP instance)", "verified by query"),
+        ("0000", "confirmed by query or storage commitment"),
+        ("B000, B006, B007 and other warnings", "stored; a warning event; confirmed likewise"),
+        ("0111 (duplicate SOP instance)", "verified likewise"),
         (
             "A7xx, 0110, 0213, abort, no answer",
             f"tried again, after {outbox.retry_seconds:g} s at first, for ever",

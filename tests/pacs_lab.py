@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicom_node.config.settings import PeerSettings
@@ -44,6 +46,18 @@ class Pacs:
         """The settings with which the node knows it."""
         known: dict[str, object] = {"ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
         return PeerSettings.model_validate({"name": name, "may": ("receive",), **known, **settings})
+
+    def contexts(self) -> list[PresentationContext]:
+        """What it takes besides storage, query and verification."""
+        return []
+
+    def handlers(self) -> list[tuple[evt.EventType, Callable[[evt.Event], Any]]]:
+        """What it does with what comes."""
+        return [
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_C_FIND, self._on_find),
+            (evt.EVT_ACCEPTED, self._on_association),
+        ]
 
     def _on_store(self, event: evt.Event) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
@@ -98,12 +112,8 @@ def run_pacs(
     if finds:
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     ae.add_supported_context(Verification)
-    handlers = [
-        (evt.EVT_C_STORE, pacs._on_store),
-        (evt.EVT_C_FIND, pacs._on_find),
-        (evt.EVT_ACCEPTED, pacs._on_association),
-    ]
-    server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=handlers)
+    ae.supported_contexts = [*ae.supported_contexts, *pacs.contexts()]
+    server = ae.start_server(("127.0.0.1", pacs.port), block=False, evt_handlers=pacs.handlers())
     try:
         yield pacs
     finally:

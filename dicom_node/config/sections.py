@@ -81,6 +81,39 @@ class LogSettings(Section):
     """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
 
 
+class AssemblySettings(Section):
+    """``[assembly]``: when is a study complete."""
+
+    quiet_seconds: float = Field(5, ge=0)
+    """No object and no open association for this long, for CR and DX."""
+    quiet_seconds_us: float = Field(30, ge=0)
+    """The same for ultrasound, where the examination goes on between images."""
+
+
+class WorkerSettings(Section):
+    """``[workers]``: processes that run the models."""
+
+    processes: int = Field(1, ge=0, le=64)
+    """Worker processes of this node; 0: this machine runs none."""
+    threads: int = Field(2, ge=1, le=128)
+    """CPU threads of one worker's inference."""
+    models_dir: Path | None = None
+    """Folder with your own model cards and weights, besides those shipped."""
+    device_rules_dir: Path | None = None
+    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
+    memory_mib: int = Field(2304, ge=0)
+    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
+    by itself. Enough for ultrasound of 2560 × 1440 and X-rays of 40 megapixels; larger captures need more."""
+    time_limit_seconds: float = Field(600, gt=0)
+    """A job that takes longer is stopped and counts as failed once."""
+    lease_seconds: float = Field(15, gt=0, le=3600)
+    """A worker that shows no life for this long loses its job to another."""
+    attempts: int = Field(3, ge=1)
+    """How often a job is tried before it fails for good."""
+    retry_seconds: float = Field(5, ge=0, le=3600)
+    """Wait before the second attempt; doubles for each further one."""
+
+
 class OutboxSettings(Section):
     """``[outbox]``: delivery of results."""
 

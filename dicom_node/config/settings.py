@@ -24,6 +24,7 @@ from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.sections import (
     REVEALED,
+    AssemblySettings,
     AuditSettings,
     DriftSettings,
     ImageSettings,
@@ -32,6 +33,7 @@ from dicom_node.config.sections import (
     OutboxSettings,
     PrivacySettings,
     Secret,
+    WorkerSettings,
 )
 from dicom_node.config.sections import Section as _Section
 from dicom_node.errors import UnknownPeer
@@ -44,6 +46,7 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
+PeerService = Literal["storage", "query", "commitment"]
 
 
 class NodeSettings(_Section):
@@ -131,39 +134,6 @@ class SpoolSettings(_Section):
     """How long received objects stay after all results were confirmed."""
 
 
-class AssemblySettings(_Section):
-    """``[assembly]``: when is a study complete."""
-
-    quiet_seconds: float = Field(5, ge=0)
-    """No object and no open association for this long, for CR and DX."""
-    quiet_seconds_us: float = Field(30, ge=0)
-    """The same for ultrasound, where the examination goes on between images."""
-
-
-class WorkerSettings(_Section):
-    """``[workers]``: processes that run the models."""
-
-    processes: int = Field(1, ge=0, le=64)
-    """Worker processes of this node; 0: this machine runs none."""
-    threads: int = Field(2, ge=1, le=128)
-    """CPU threads of one worker's inference."""
-    models_dir: Path | None = None
-    """Folder with your own model cards and weights, besides those shipped."""
-    device_rules_dir: Path | None = None
-    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
-    memory_mib: int = Field(2304, ge=0)
-    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
-    by itself. Enough for ultrasound of 2560 × 1440 and X-rays of 40 megapixels; larger captures need more."""
-    time_limit_seconds: float = Field(600, gt=0)
-    """A job that takes longer is stopped and counts as failed once."""
-    lease_seconds: float = Field(15, gt=0, le=3600)
-    """A worker that shows no life for this long loses its job to another."""
-    attempts: int = Field(3, ge=1)
-    """How often a job is tried before it fails for good."""
-    retry_seconds: float = Field(5, ge=0, le=3600)
-    """Wait before the second attempt; doubles for each further one."""
-
-
 class PeerSettings(_Section):
     """``[[peers]]``: a modality, a PACS, an Orthanc."""
 
@@ -201,14 +171,27 @@ class PeerSettings(_Section):
     """What it can show: sr, gsps, sc, heatmap, cleaned, seg."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
-    confirm: Literal["query", "none"] = "query"
-    """"query": ask until it shows the object. "none": its Success is all we get."""
+    confirm: Literal["query", "commitment", "none"] = "query"
+    """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
+    Success is all we get."""
+    commitment_hours: float = Field(24, gt=0, le=168)
+    """With confirm = "commitment": how long its report may take."""
+    commitment_else: Literal["query", "give_up"] = "query"
+    """Where no report comes: "query": ask as without commitment. "give_up": a dead letter, for a person."""
+    commitment_wait_seconds: float = Field(1, ge=0, le=60)
+    """How long the association of a request stays open for the report; later ones come to our listener."""
     query_ae_title: AeTitle | None = None
     """Another AE title to query, where store and query are two AEs."""
     query_host: Host | None = None
     """Another host to query."""
     query_port: Port | None = None
     """Another port to query."""
+    commitment_ae_title: AeTitle | None = None
+    """Another AE title for storage commitment; reports may come from either."""
+    commitment_host: Host | None = None
+    """Another host for storage commitment."""
+    commitment_port: Port | None = None
+    """Another port for storage commitment."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
     charset: Literal["utf8", "source"] = "utf8"
@@ -258,6 +241,33 @@ class PeerSettings(_Section):
         if self.transport != "dimse" and not self.url:
             raise ValueError(f"transport {self.transport} needs url")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_asked_to_commit(self) -> Self:
+        if self.confirm == "commitment" and ("receive" not in self.may or self.transport != "dimse"):
+            raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
+        return self
+
+    def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
+        """Host ("" where it is missing), port and AE title for one of its services."""
+        host, port, ae_title = {
+            "storage": (None, None, None),
+            "query": (self.query_host, self.query_port, self.query_ae_title),
+            "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
+        }[service]
+        return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether it answers queries for objects that it has."""
+        by_query = self.confirm == "commitment" and self.commitment_else == "query"
+        return self.confirm == "query" or by_query
+
+    @property
+    def reporting_titles(self) -> tuple[str, ...]:
+        """AE titles under which it may report on storage commitment; none where it is not asked for any."""
+        titles = (self.ae_title, self.commitment_ae_title)
+        return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
 
     def missing_of_address(self) -> str:
         """``port is missing``: what a DICOM association to this peer lacks, "" where nothing."""

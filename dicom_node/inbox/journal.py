@@ -1,7 +1,8 @@
 """The journal: events by which the listener, which has no database, reports to the node.
 
 Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names
-sort by time. Lines are not synced: what a power failure takes, the listener's restart makes void anyway.
+sort by time. Only lines with storage commitment reports are synced: what a power failure takes of others, the
+listener's restart makes void anyway.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dicom_node.events import Event, by_number
+from dicom_node.inbox.spool import sync_folder
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
@@ -36,24 +38,33 @@ class JournalWriter:
 
     def append(self, event: Event) -> None:
         """Write one event. Raises OSError (disk full): then nothing of it counts."""
-        line = _encode(event)
         with self._lock:
-            if self._written > _FILE_BYTES:
-                full, self._file = self._file, self._next_file()
-                os.close(full)
-            if self._torn:  # the disk was full: end the half line, so that it spoils no other
-                line = b"\n" + line
-            self._torn = True
-            written = os.write(self._file, line)
-            self._written += written
-            if written != len(line):
-                raise OSError("journal line written in part")
-            self._torn = False
+            self._append(_encode(event))
+
+    def append_durably(self, event: Event) -> None:
+        """Write one event that must survive a power failure. Raises OSError; it may be there even so."""
+        with self._lock:
+            self._append(_encode(event))
+            os.fdatasync(self._file)
+        sync_folder(self._stem.parent)
 
     def close(self) -> None:
         """End the file."""
         with self._lock:
             os.close(self._file)
+
+    def _append(self, line: bytes) -> None:
+        if self._written > _FILE_BYTES:
+            full, self._file = self._file, self._next_file()
+            os.close(full)
+        if self._torn:  # the disk was full: end the half line, so that it spoils no other
+            line = b"\n" + line
+        self._torn = True
+        written = os.write(self._file, line)
+        self._written += written
+        if written != len(line):
+            raise OSError("journal line written in part")
+        self._torn = False
 
     def _next_file(self) -> int:
         path = f"{self._stem}-{self._number + 1:05d}.jsonl"

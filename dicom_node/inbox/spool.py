@@ -230,7 +230,7 @@ class _GroupCommit:
         self._changed.release()
         error = None
         try:
-            _sync(self._folder)
+            sync_folder(self._folder)
         except OSError as raised:
             error = raised
         finally:
@@ -241,8 +241,8 @@ class _GroupCommit:
         self._changed.notify_all()
 
 
-def _sync(folder: Path) -> None:
-    """Opened anew each time: it may have been deleted and made again."""
+def sync_folder(folder: Path) -> None:
+    """Names in it are durable. Opened anew each time: it may have been deleted and made again."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from dicom_node import events
-from dicom_node.config.settings import WorkerSettings
+from dicom_node.config.sections import WorkerSettings
 from dicom_node.errors import JobCancelled, LeaseLost
 from dicom_node.events import EventType
 from dicom_node.jobs import lease as owners

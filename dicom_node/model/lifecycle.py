@@ -41,7 +41,7 @@ class DeliveryState(StrEnum):
 
     PENDING = "pending"
     SENDING = "sending"
-    UNCONFIRMED = "unconfirmed"  # the peer said Success (or might have): to be confirmed by a query
+    UNCONFIRMED = "unconfirmed"  # the peer said Success (or might have): to be confirmed
     CONFIRMED = "confirmed"
     DEAD = "dead"  # a person must look; `outbox retry` sends it again
     CANCELLED = "cancelled"
@@ -83,7 +83,7 @@ DELIVERY: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     _D.SENDING: frozenset({_D.PENDING, _D.UNCONFIRMED, _D.CONFIRMED, _D.DEAD, _D.CANCELLED}),
     _D.UNCONFIRMED: frozenset({_D.CONFIRMED, _D.PENDING, _D.DEAD}),
     _D.CONFIRMED: frozenset(),
-    _D.DEAD: frozenset({_D.PENDING, _D.DISCARDED}),
+    _D.DEAD: frozenset({_D.PENDING, _D.DISCARDED, _D.CONFIRMED}),  # by a report that came too late
     _D.CANCELLED: frozenset({_D.PENDING}),
     _D.DISCARDED: frozenset({_D.PENDING}),
 }

@@ -39,7 +39,7 @@ def retry(session: Session, delivery_id: int) -> None:
     if results.withdrawn(session, [delivery.result_id]):
         raise NotAllowedNow(f"delivery {delivery_id}: its result was withdrawn, it is sent nowhere")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
-        delivery.next_at = now
+        delivery.next_at, delivery.transaction_uid = now, ""
         study = delivery.result.study_id
         record(session, DELIVERY_BY_HAND, study, delivery=delivery_id, destination=delivery.destination)
         return

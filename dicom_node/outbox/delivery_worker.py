@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_OVERDUE
+from dicom_node.outbox.commitments import enter_reports
 from dicom_node.outbox.route import OpenDestination, Route, give_up_all
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
@@ -65,6 +66,7 @@ class DeliveryWorker:
 
     def run_once(self) -> int:
         """Work on what is due now, one study per destination, in this thread; returns how many deliveries."""
+        enter_reports(self._database, self._settings)
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         return sum(self._work(destination) for destination in due)
@@ -96,6 +98,7 @@ class DeliveryWorker:
             deliveries.hand_back(session, self._owner)
 
     def _dispatch(self, stop: threading.Event) -> None:
+        enter_reports(self._database, self._settings)
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         for destination in due:

@@ -1,9 +1,11 @@
 """What an answer of a destination does to a delivery: every decision of the outbox, one transition each.
 
-Delivered means confirmed: the destination shows the object when it is queried. An unconfirmed delivery that
-was *acknowledged* has ``sent_at``; one that a killed process may or may not have sent has none, and is sent
-again as soon as the destination does not know it: the same UID and bytes twice are one object to a PACS. In
-every other state ``sent_at`` says when the object last left, if it may have arrived.
+Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps it
+(storage commitment). A delivery that was given up for want of that report has its ``transaction_uid`` still:
+a late report confirms it. An unconfirmed delivery that was *acknowledged* has ``sent_at``; one that a killed
+process may or may not have sent has none, and is sent again as soon as the destination does not know it: the
+same UID and bytes twice are one object to a PACS. In every other state ``sent_at`` says when the object last
+left, if it may have arrived.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
+from dicom_node.dicom.commitment import failure_text
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries, results
 from dicom_node.store.tables import Delivery
-from dicom_node.store.transitions import move_delivery
+from dicom_node.store.transitions import move_delivery, record
 
 NOT_ASKED = "not asked: the peer's profile says confirm = none"
+BY_QUERY = "found by query: the destination gave no storage commitment"
 _NEVER_SHOWN = "acknowledged, but not shown for confirm_seconds"
+_REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
-_DONE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
+_FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
+_DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
 
 _S = DeliveryState
 
@@ -83,7 +89,7 @@ class Ledger:
     def sender_lost(self, delivery: Delivery) -> None:
         """A process died while it sent: it is unknown whether the object arrived."""
         reason = "the sending process was lost"
-        if self._peer.confirm == "none":
+        if self._peer.confirm != "query":  # no question to be asked at once
             self._move(
                 delivery, _S.PENDING, events.DELIVERY_RETRIED,
                 reason=reason, next_at=self._now, sent_at=self._now, **_DONE,
@@ -102,7 +108,8 @@ class Ledger:
     def asked(self, delivery: Delivery, answer: Confirmation) -> None:
         """Enter the answer to a C-FIND, a look-up or a QIDO-RS."""
         if answer.presence is Presence.FOUND:
-            self._confirmed(delivery, reason="", queries=delivery.queries + 1)
+            reason = BY_QUERY if self._peer.confirm == "commitment" else ""
+            self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
         elif answer.presence is Presence.DIFFERENT:
             self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=answer.text, **_DONE)
         elif delivery.sent_at is None:
@@ -111,6 +118,45 @@ class Ledger:
             self._count_refusal(delivery, delivery.status, _NEVER_SHOWN)
         else:
             self._ask_again(delivery, answer)
+
+    def await_report(self, delivery: Delivery) -> None:
+        """A request for storage commitment is under way: look again at the end of its time, or on the way."""
+        assert delivery.sent_at is not None
+        delivery.reason = "waits for the storage commitment report"
+        delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
+        delivery.lease_owner, delivery.lease_until = "", None
+        self._session.flush()
+
+    def request_again(self, delivery: Delivery, reason: str) -> None:
+        """The request for storage commitment did not get through."""
+        self._ask_again(delivery, Confirmation(Presence.UNKNOWN, reason))
+
+    def commitment_is_overdue(self, delivery: Delivery) -> bool:
+        """Whether the peer has had its time to report."""
+        return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
+
+    def commitment_missing(self, delivery: Delivery, reason: str) -> None:
+        """No report came, or the peer takes no request: a person must look, or the peer is queried."""
+        instance = delivery.result.sop_instance_uid
+        fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
+        if delivery.transaction_uid or not delivery.queries:  # not with each question
+            record(self._session, events.COMMITMENT_MISSING, delivery.result.study_id, **fields)
+        if self._peer.may_be_asked:
+            delivery.transaction_uid = ""
+        else:
+            text = f"acknowledged, but unconfirmed: {reason}"
+            self._move(delivery, _S.DEAD, events.DELIVERY_DEAD, reason=text, **_FREE)
+
+    def committed(self, delivery: Delivery) -> None:
+        """The destination reports that it keeps the object; also after we have given that up."""
+        given_up = delivery.state is _S.DEAD and delivery.transaction_uid
+        if delivery.state is _S.UNCONFIRMED or given_up:
+            self._confirmed(delivery, reason="", queries=delivery.queries)
+
+    def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
+        """The destination reports that it does not keep the object: sent again, as often as refusals are."""
+        if delivery.transaction_uid == transaction_uid and delivery.state is _S.UNCONFIRMED:
+            self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
     def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
         event = {
@@ -127,6 +173,7 @@ class Ledger:
             sent_at=self._now,
             queries=0,
             next_at=self._now,
+            transaction_uid="",
         )
         if self._peer.confirm == "none":
             self._confirmed(delivery, reason=NOT_ASKED, queries=0)
@@ -182,6 +229,10 @@ class Ledger:
         delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
         delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
+
+    @property
+    def _report_time(self) -> timedelta:
+        return timedelta(hours=self._peer.commitment_hours)
 
     def _confirmation_is_overdue(self, delivery: Delivery) -> bool:
         if delivery.sent_at is None:

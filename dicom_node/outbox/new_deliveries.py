@@ -20,12 +20,12 @@ def enqueue(
     """Send a result to these peers, once each however often it is asked; what was held back is sent again.
 
     A result that a person withdrew goes nowhere.
-    ``in_doubt``: it may have been sent before, so a peer that can be asked for it is asked first.
+    ``in_doubt``: it may have been sent before, so a peer that is asked for what it has is asked first.
     """
     if results.withdrawn(session, [result.id]):
         return
     for peer in peers:
-        ask_first = in_doubt and peer.confirm != "none"
+        ask_first = in_doubt and peer.confirm == "query"
         delivery = deliveries.add(session, result, peer.name, ask_first=ask_first)
         if delivery.withdrawn:
             wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}

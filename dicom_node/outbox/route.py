@@ -23,6 +23,7 @@ from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.outbox import last_check
+from dicom_node.outbox.commitments import CommitmentRequests
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
@@ -72,6 +73,7 @@ class Route:
         self._lease = timedelta(seconds=lease_seconds)
         self._open = open_destination
         self._destination: Destination | None = None
+        self._requests = CommitmentRequests(database, settings, peer, owner)
         self._stopping = False
         self.overdue_at = float("inf")
         """When (monotonic seconds) the round under way must have ended."""
@@ -81,6 +83,7 @@ class Route:
         self._stopping = True
         if self._destination is not None:
             self._destination.close()
+        self._requests.hang_up()
 
     def run_once(self) -> int:
         """Send and confirm what is due of one study; returns how many deliveries were worked on."""
@@ -94,7 +97,7 @@ class Route:
             if self._stopping:
                 destination.close()
             acknowledged = self._send(destination, to_send)
-            self._ask(destination, [*acknowledged, *to_ask])
+            self._ask(destination, self._not_committed([*acknowledged, *to_ask]))
         self.overdue_at = float("inf")
         return len(held)
 
@@ -102,7 +105,8 @@ class Route:
         """How long sending and asking for these can take at most, seconds."""
         outbox = self._settings.outbox
         sending = sum(outbox.seconds_for(held.bytes) for held in batch)
-        return 2 * sending + len(batch) * (outbox.answer_seconds + _CALLS_SECONDS)
+        calls = len(batch) + (self.peer.confirm == "commitment")
+        return 2 * sending + calls * (outbox.answer_seconds + _CALLS_SECONDS)
 
     def _claim(self) -> tuple[list[_Held], list[_Held]]:
         """Lease what is due of one study: what is to be sent, and what is to be asked for."""
@@ -217,6 +221,13 @@ class Route:
             deliveries.postpone(session, self.peer.name, until)
         elif attempts > 1 and any(report.status in _STORED for report in reports.values()):
             deliveries.hurry(session, utc_now(), self.peer.name)
+
+    def _not_committed(self, batch: Sequence[_Held]) -> Sequence[_Held]:
+        """Those that are to be queried: all, but where the peer is asked for storage commitment."""
+        if self.peer.confirm != "commitment" or not batch or self._stopping:
+            return batch
+        to_query = self._requests.ask({held.delivery: held.object for held in batch})
+        return [held for held in batch if held.delivery in to_query]
 
     def _ask(self, destination: Destination, batch: Sequence[_Held]) -> None:
         if not batch:

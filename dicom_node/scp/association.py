@@ -15,10 +15,11 @@ from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ABORT
 
+from dicom_node.dicom import commitment
 from dicom_node.scp import command
-from dicom_node.scp.command import EchoCommand
-from dicom_node.scp.contexts import refusals
-from dicom_node.scp.dimse import SpoolingProvider
+from dicom_node.scp.commitment import ReportRequest
+from dicom_node.scp.contexts import commitment_context, refusals
+from dicom_node.scp.dimse import Request, SpoolingProvider
 from dicom_node.scp.pdus import AeTitles, p_data_tf
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.reactor import LONGEST_WAIT, Provider
@@ -83,6 +84,12 @@ class NodeAssociation(Association):  # type: ignore[misc]
         accepted, syntaxes = self._negotiated(request.context_id)
         self.service.open(accepted, request, syntaxes)
 
+    def open_report(self, request: ReportRequest) -> None:
+        """An N-EVENT-REPORT came. Raises MalformedCommand where its context is not for reports."""
+        _, (abstract_syntax, _) = self._negotiated(request.context_id)
+        if abstract_syntax != commitment.SOP_CLASS:
+            raise command.MalformedCommand(f"not served: {command.name_of(command.N_EVENT_REPORT_RQ)}")
+
     def kill(self) -> None:
         """End both threads."""
         self._kill = True
@@ -109,12 +116,15 @@ class NodeAssociation(Association):  # type: ignore[misc]
                 self.ends("idle too long")
                 self.abort()
 
-    def serve(self, request: StoreRequest | EchoCommand, context_id: int) -> None:
+    def serve(self, request: Request, context_id: int) -> None:
         """Answer a complete request. Raises MalformedCommand when its context was not accepted."""
-        accepted, (abstract_syntax, _) = self._negotiated(context_id)
+        accepted, (abstract_syntax, transfer_syntax) = self._negotiated(context_id)
         if isinstance(request, StoreRequest):
             status = self.service.finish(accepted, request)
             response = command.encode_store_response(request.command, status, request.comment)
+        elif isinstance(request, ReportRequest):
+            status = self.service.take_report(accepted, request, transfer_syntax)
+            response = command.encode_report_response(request.command, status)
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
         self._answer(context_id, response)
@@ -172,6 +182,9 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
     """Association negotiation (PS3.8 7.1) that asks the AE policy first."""
 
     def _negotiate_as_acceptor(self) -> None:
+        if self._proposes_to_report():
+            contexts = [*self.acceptor.supported_contexts, commitment_context()]
+            self.acceptor.supported_contexts = contexts
         verdict = self.assoc.service.enter(self._proposal())
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
@@ -181,6 +194,15 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
             return
         self.assoc.accepted = verdict
         super()._negotiate_as_acceptor()
+
+    def _proposes_to_report(self) -> bool:
+        """Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection alone.
+
+        Without it the peer would be the SCU, and ask us to keep objects, which we never take over.
+        """
+        role = self.requestor.role_selection.get(commitment.SOP_CLASS)
+        may = self.assoc.service.policy.current().may_report(self.assoc.titles.calling)
+        return may and role is not None and bool(role.scp_role)
 
     def _proposal(self) -> Proposal:
         contexts = [

@@ -15,6 +15,8 @@ from pydicom.uid import UID_dictionary
 from pynetdicom import build_context
 from pynetdicom.presentation import PresentationContext
 
+from dicom_node.dicom import commitment
+
 
 class ClassKind(StrEnum):
     """Why a storage class is accepted."""
@@ -160,6 +162,14 @@ def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationConte
         build_context(VERIFICATION, plain),
         *(build_context(uid, syntaxes) for uid in accepted_classes(further)),
     ]
+
+
+def commitment_context() -> PresentationContext:
+    """For a peer that reports on storage commitment: the SCP on an association that it opens (PS3.4 J.3)."""
+    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
+    context = build_context(commitment.SOP_CLASS, plain)
+    context.scu_role, context.scp_role = False, True
+    return context
 
 
 def refusals(

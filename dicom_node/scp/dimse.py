@@ -14,11 +14,14 @@ from pynetdicom.dimse import DIMSEServiceProvider
 
 from dicom_node.scp import command, limits
 from dicom_node.scp.command import EchoCommand, MalformedCommand
+from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.storage_service import StoreRequest
 
 _LOGGER = logging.getLogger(__name__)
 
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
+
+Request = StoreRequest | ReportRequest | EchoCommand
 
 
 class StoreAssociation(Protocol):
@@ -30,7 +33,10 @@ class StoreAssociation(Protocol):
     def open_object(self, request: StoreRequest) -> None:
         """A C-STORE command came. Raises MalformedCommand when its presentation context was not accepted."""
 
-    def serve(self, request: StoreRequest | EchoCommand, context_id: int) -> None:
+    def open_report(self, request: ReportRequest) -> None:
+        """An N-EVENT-REPORT came. Raises MalformedCommand where its context is not for reports."""
+
+    def serve(self, request: Request, context_id: int) -> None:
         """Answer a complete request. Raises MalformedCommand as ``open_object`` does."""
 
 
@@ -42,7 +48,7 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         self._association = association
         self._command = bytearray()
         self._command_context: int | None = None
-        self._request: StoreRequest | None = None
+        self._request: StoreRequest | ReportRequest | None = None
         self._empty_fragments = 0
 
     @property
@@ -99,16 +105,23 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         elements = command.read_elements(encoded)
         field = command.command_field(elements)
         if field == command.C_STORE_RQ:
-            request = StoreRequest(context_id, command.read_store_command(elements))
-            self._association.open_object(request)
-            if request.command.has_data_set:
-                self._request = request
-            else:
-                self._serve(context_id, request)
+            store = StoreRequest(context_id, command.read_store_command(elements))
+            self._association.open_object(store)
+            self._await_data(store)
+        elif field == command.N_EVENT_REPORT_RQ:
+            report = ReportRequest(context_id, command.read_report_command(elements))
+            self._association.open_report(report)
+            self._await_data(report)
         elif field == command.C_ECHO_RQ:
             self._serve(context_id, command.read_echo_command(elements))
         elif field != command.C_CANCEL_RQ:  # which has no answer, and nothing here to cancel
             raise MalformedCommand(f"not served: {command.name_of(field)}")
+
+    def _await_data(self, request: StoreRequest | ReportRequest) -> None:
+        if request.command.has_data_set:
+            self._request = request
+        else:
+            self._serve(request.context_id, request)
 
     def _take_data(self, context_id: int, value: memoryview) -> None:
         request = self._request
@@ -119,6 +132,6 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self._request = None
             self._serve(context_id, request)
 
-    def _serve(self, context_id: int, request: StoreRequest | EchoCommand) -> None:
+    def _serve(self, context_id: int, request: Request) -> None:
         self._empty_fragments = 0
         self._association.serve(request, context_id)

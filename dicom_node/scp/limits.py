@@ -48,6 +48,8 @@ LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
 LISTED_OF_ONE_ASSOCIATION = 10
 """Echoes, and objects of those that may not send, that get an event; refusals of a sender all do."""
+REPORTS_OF_ONE_ASSOCIATION = 100
+"""Storage commitment reports; further ones may come on another association."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000

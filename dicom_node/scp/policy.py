@@ -38,6 +38,10 @@ class PeerPolicy:
     may_send: bool
     check_address: bool
     maximum_associations: int
+    reports_as: tuple[str, ...] = ()
+    """AE titles under which it reports on storage commitment."""
+    reports_from: str = ""
+    """The host that does, "" where it is ``host``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Permission:
 
     peer: str
     may_send: bool
+    may_report: bool = False
+    """On storage commitment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,8 @@ class AEPolicy:
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
         fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
-        fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
+        peers = ({**peer, "reports_as": tuple(peer.get("reports_as", ()))} for peer in fields["peers"])
+        fields["peers"] = tuple(PeerPolicy(**peer) for peer in peers)
         for name in ("ae_titles", "further_storage_classes"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
@@ -144,10 +151,16 @@ class AEPolicy:
         known = proposal.called_ae in self.ae_titles
         if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
             return statuses.CALLED_AE_NOT_RECOGNISED
-        peer = self._peer_of(proposal)
-        if peer is None:
-            return self._decide_unknown(proposal)
-        return Permission(peer.name, peer.may_send)
+        peer, reporter = self._peer_of(proposal), self._reporter_of(proposal)
+        if peer is not None:
+            return Permission(peer.name, peer.may_send, may_report=reporter is not None)
+        if reporter is not None:
+            return Permission(reporter.name, may_send=False, may_report=True)
+        return self._decide_unknown(proposal)
+
+    def may_report(self, calling_ae: str) -> bool:
+        """Whether some peer reports on storage commitment under this title."""
+        return any(calling_ae.strip() in peer.reports_as for peer in self.peers)
 
     def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
         """Whether one more association is within the limits.
@@ -169,6 +182,7 @@ class AEPolicy:
         if not is_ae_title(proposal.calling_ae):
             return statuses.CALLING_AE_NOT_RECOGNISED
         taken = {CONSOLE_AE_TITLE, *(peer.ae_title.strip() for peer in self.peers)}
+        taken |= {title for peer in self.peers for title in peer.reports_as}
         if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
         only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
@@ -181,6 +195,15 @@ class AEPolicy:
         titled = [peer for peer in self.peers if peer.ae_title.strip() == proposal.calling_ae.strip()]
         for peer in sorted(titled, key=lambda peer: not peer.may_send):
             if not peer.check_address or _is_address_of(proposal.address, peer.host):
+                return peer
+        return None
+
+    def _reporter_of(self, proposal: Proposal) -> PeerPolicy | None:
+        """The peer that reports on storage commitment under this title, at an address of its own."""
+        for peer in self.peers:
+            if proposal.calling_ae.strip() in peer.reports_as and (
+                not peer.check_address or _is_address_of(proposal.address, peer.reports_from or peer.host)
+            ):
                 return peer
         return None
 
@@ -229,6 +252,8 @@ def _peer(peer: PeerSettings) -> PeerPolicy:
         may_send="send" in peer.may,
         check_address=peer.check_address,
         maximum_associations=peer.maximum_associations,
+        reports_as=tuple(title.strip() for title in peer.reporting_titles),
+        reports_from=peer.commitment_host or "",
     )
 
 

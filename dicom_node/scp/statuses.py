@@ -47,6 +47,22 @@ TOO_LARGE = Status(
     0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib"
 )
 
+REPORT_UNREADABLE = Status(
+    0x0115,
+    "Invalid argument value",
+    "the Event Information cannot be read, or is beyond its limits",
+    "PS3.7 10.1.1.1.8",
+)
+REPORT_NOT_KEPT = Status(
+    0x0213,
+    "Resource limitation",
+    "the report cannot be written to disk; report again later",
+    "PS3.7 10.1.1.1.8",
+)
+
+REPORT_STATUSES = (SUCCESS, NOT_AUTHORISED, REPORT_UNREADABLE, REPORT_NOT_KEPT)
+"""All that an N-EVENT-REPORT can get."""
+
 STATUSES = (
     SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORISED, CANNOT_UNDERSTAND, TOO_LARGE,
 )  # fmt: skip

@@ -13,14 +13,18 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydicom.uid import UID
+
 from dicom_node import events
-from dicom_node.errors import SpoolError, SpoolFull
+from dicom_node.dicom import commitment
+from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
 from dicom_node.events import Event, EventType, FieldValue, happened
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.command import MalformedCommand, StoreCommand
+from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
@@ -40,7 +44,9 @@ class AcceptedAssociation:
     stored: int = 0
     """Objects acknowledged with Success."""
     repeatable: int = 0
-    """Echoes answered and objects refused: events that a peer can repeat at will; few are journalled."""
+    """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    reports: int = 0
+    """Storage commitment reports taken."""
 
 
 @dataclass(slots=True)
@@ -206,6 +212,37 @@ class StorageService:
             ),
         )
         return request.refusal
+
+    def take_report(
+        self, accepted: AcceptedAssociation, request: ReportRequest, transfer_syntax: str
+    ) -> Status:
+        """A storage commitment report was received: make it durable, and only then answer Success."""
+        if not accepted.permission.may_report:
+            return self._refuse_report(accepted, statuses.NOT_AUTHORISED)
+        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
+            return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
+        try:
+            report = commitment.read_report(bytes(request.data), UID(transfer_syntax))
+        except FaultyReport:
+            return self._refuse_report(accepted, statuses.REPORT_UNREADABLE)
+        fields = {
+            "transaction": report.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "committed": list(report.committed),
+            "failed": [f"{uid} {reason:04X}" for uid, reason in report.failed],
+        }
+        try:
+            # Not logged here: it names up to a thousand objects. The index tells their number.
+            self._journal.append_durably(Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
+        except OSError:
+            return self._refuse_report(accepted, statuses.REPORT_NOT_KEPT)
+        accepted.reports += 1
+        return statuses.SUCCESS
+
+    def _refuse_report(self, accepted: AcceptedAssociation, status: Status) -> Status:
+        fields = {"status": f"{status.code:04X}", "reason": status.meaning}
+        self._journal_if_few(accepted, self._event(events.COMMITMENT_REPORT_REFUSED, accepted, **fields))
+        return status
 
     def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.destination import (
     Check,
+    CommitmentUser,
     Confirmation,
     Destination,
     Outgoing,
@@ -15,14 +16,23 @@ from dicom_node.scu.destination import (
 
 __all__ = [
     "Check",
+    "CommitmentUser",
     "Confirmation",
     "Destination",
     "Outgoing",
     "Presence",
     "SendReport",
     "SendStatus",
+    "open_commitment",
     "open_destination",
 ]
+
+
+def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
+    """The way to ask this peer for storage commitment. Opens no connection yet; for one thread."""
+    from dicom_node.scu.commitment import CommitmentRequestor
+
+    return CommitmentRequestor(peer, settings)
 
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from pydicom.uid import UID
+
+from dicom_node.dicom.commitment import CommitmentReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,38 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """End for good what is under way, from any thread: what waits for the peer comes back at once."""
+        ...
+
+
+KeepReport = Callable[[CommitmentReport], None]
+"""Makes a report durable, or raises: only then it is answered with Success."""
+
+
+class RequestStatus(StrEnum):
+    """What became of a request for storage commitment."""
+
+    ACCEPTED = "accepted"  # a report will follow, or has come already
+    RETRY = "retry"  # waiting may cure it
+    REFUSED = "refused"  # the destination does not do it
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswer:
+    """Answer to one request: ``text`` says why it was not accepted."""
+
+    status: RequestStatus
+    text: str = ""
+
+
+class CommitmentUser(Protocol):
+    """Asks one peer for storage commitment, as the SCU (PS3.4 Annex J). For one thread."""
+
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
+        """Ask it to take over these objects; a report that comes at once goes to ``keep``."""
+        ...
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread."""
         ...
 
 

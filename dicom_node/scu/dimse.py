@@ -7,11 +7,8 @@ transcoded. Query and store may be two AEs.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
@@ -23,9 +20,9 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.model.kinds import ResultKind
-from dicom_node.scu.connections import Connections
+from dicom_node.scu.association import DimseCaller, NoAssociation
+from dicom_node.scu.commitment import check_commitment
 from dicom_node.scu.destination import (
     CUT_OFF,
     NOT_TRIED,
@@ -40,43 +37,17 @@ from dicom_node.scu.destination import (
 )
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import store_report
-from dicom_node.scu.transport import CallingAE, client_tls
 
-# pynetdicom logs data sets and identifiers, which name patients.
-_config.LOG_HANDLER_LEVEL = "none"
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 # A path given to send_c_store is sent as it stands on disk, in pieces.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
-_LOGGER = logging.getLogger(__name__)
-_CONNECT_SECONDS = 10.0
-_NEGOTIATE_SECONDS = 30.0
-_ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
-_LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
 _MEDIUM_PRIORITY = 0
 _PENDING = (0xFF00, 0xFF01)
 _LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
-@dataclass(frozen=True, slots=True)
-class _NoAssociation:
-    """No association: why, and whether the peer would take none of the presentation contexts."""
-
-    text: str
-    takes_nothing: bool = False
-
-
-class DimseDestination:
+class DimseDestination(DimseCaller):
     """A PACS that speaks DIMSE."""
-
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._peer = peer
-        self._settings = settings
-        self._connections = Connections(settings.outbox.answer_seconds)
-
-    def close(self) -> None:
-        """End for good what is under way, from any thread."""
-        self._connections.close()
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Send all on one association; a peer that cuts it at one object is called again for the next."""
@@ -88,8 +59,8 @@ class DimseDestination:
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
-        with self._associate(_find_contexts(), query=True) as association:
-            if isinstance(association, _NoAssociation):
+        with self.associate(_find_contexts(), service="query") as association:
+            if isinstance(association, NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str] = {}
             unanswered: dict[str, Confirmation] = {}
@@ -105,12 +76,14 @@ class DimseDestination:
         if not checks[0].ok:
             return checks
         checks += self._check_classes()
-        if self._peer.confirm == "query":
-            with self._associate(_find_contexts(), query=True) as association:
-                ok = not isinstance(association, _NoAssociation)
+        if self._peer.confirm == "commitment":
+            checks.append(check_commitment(self))
+        if self._peer.may_be_asked:
+            with self.associate(_find_contexts(), service="query") as association:
+                ok = not isinstance(association, NoAssociation)
                 text = (
                     association.text
-                    if isinstance(association, _NoAssociation)
+                    if isinstance(association, NoAssociation)
                     else "Study Root C-FIND accepted"
                 )
                 checks.append(Check("query", ok, text))
@@ -119,10 +92,10 @@ class DimseDestination:
     def echo(self) -> Check:
         """C-ECHO (PS3.4 A)."""
         began = time.monotonic()
-        with self._associate([build_context(Verification)]) as association:
-            if isinstance(association, _NoAssociation):
+        with self.associate([build_context(Verification)]) as association:
+            if isinstance(association, NoAssociation):
                 return Check("echo", False, association.text)
-            with self._waiting(association, self._settings.outbox.answer_seconds):
+            with self.waiting(association, self._settings.outbox.answer_seconds):
                 status = association.send_c_echo().get("Status")
         took = f"{(time.monotonic() - began) * 1000:.0f} ms"
         if status is None:
@@ -130,8 +103,8 @@ class DimseDestination:
         return Check("echo", status == 0, f"status {status:04X}, {took}")
 
     def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        with self._associate(_store_contexts(objects)) as association:
-            if isinstance(association, _NoAssociation):
+        with self.associate(_store_contexts(objects)) as association:
+            if isinstance(association, NoAssociation):
                 status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
                 return [SendReport(status, "", association.text)] * len(objects)
             reports: list[SendReport] = []
@@ -147,10 +120,10 @@ class DimseDestination:
         contexts = [
             build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
         ]
-        with self._associate(contexts) as association:
-            if isinstance(association, _NoAssociation) and not association.takes_nothing:
+        with self.associate(contexts) as association:
+            if isinstance(association, NoAssociation) and not association.takes_nothing:
                 return [Check("results", False, association.text)]
-            accepted = () if isinstance(association, _NoAssociation) else association.accepted_contexts
+            accepted = () if isinstance(association, NoAssociation) else association.accepted_contexts
             taken = {context.abstract_syntax for context in accepted}
         return [
             Check(
@@ -159,61 +132,11 @@ class DimseDestination:
             for kind, uid in wanted
         ]
 
-    @contextmanager
-    def _associate(
-        self, contexts: list[PresentationContext], *, query: bool = False
-    ) -> Iterator[Association | _NoAssociation]:
-        peer = self._peer
-        host = (peer.query_host if query else None) or peer.host
-        port = (peer.query_port if query else None) or peer.port
-        called = (peer.query_ae_title if query else None) or peer.ae_title
-        if port is None or not host:
-            yield _NoAssociation(f"{peer.missing_of_address()}: add it to this peer's [[peers]]")
-            return
-        if self._connections.closed:
-            yield _NoAssociation("not tried: the node stops")
-            return
-        ae = CallingAE(self._settings.node.ae_title, self._connections)
-        ae.connection_timeout = _CONNECT_SECONDS
-        ae.acse_timeout = _NEGOTIATE_SECONDS
-        ae.network_timeout = None
-        try:
-            tls = (client_tls(self._settings), host) if peer.tls else None
-            with self._connections.within(_ASSOCIATE_SECONDS):
-                association = ae.associate(host, port, contexts, ae_title=called, tls_args=tls)
-        except OSError as error:  # unknown host name, unreadable certificate
-            yield _NoAssociation(
-                f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}"
-            )
-            return
-        if not association.is_established:
-            yield _refusal(association, self._connections, f"{called} at {host}:{port}")
-            return
-        self._debug("association", accepted=len(association.accepted_contexts), of=len(contexts))
-        try:
-            yield association
-        finally:
-            if association.is_established:
-                with self._connections.within(_ASSOCIATE_SECONDS):
-                    association.release()
-
-    def _debug(self, what: str, **fields: object) -> None:
-        """For ``peers.debug``: numbers and UIDs, as in events."""
-        shown = " ".join(f"{key}={value}" for key, value in fields.items())
-        _LOGGER.debug("%s with %s: %s", what, self._peer.name, shown, extra={"peer": self._peer.name})
-
-    @contextmanager
-    def _waiting(self, association: Association, seconds: float) -> Iterator[None]:
-        """One message and its answer, within ``seconds``."""
-        association.dimse_timeout = seconds + _LATER_SECONDS
-        with self._connections.within(seconds):
-            yield
-
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
             return content
-        with self._waiting(association, self._settings.outbox.seconds_for(item.path.stat().st_size)):
+        with self.waiting(association, self._settings.outbox.seconds_for(item.path.stat().st_size)):
             try:
                 status = association.send_c_store(content, priority=_MEDIUM_PRIORITY).get("Status")
             except RuntimeError:  # cut since the last object
@@ -222,7 +145,7 @@ class DimseDestination:
                 return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
             if status is None:
                 association.abort()  # pynetdicom notices a cut late, and would wait for the next answer
-        self._debug("C-STORE", instance=item.sop_instance_uid, status=status)
+        self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _find(
@@ -231,7 +154,7 @@ class DimseDestination:
         """Ask for the objects of one series; what is there goes to ``found``. Returns what went wrong."""
         question = _question(group)
         code = None
-        with self._waiting(association, self._settings.outbox.answer_seconds):
+        with self.waiting(association, self._settings.outbox.answer_seconds):
             try:
                 for status, answer in association.send_c_find(
                     question, StudyRootQueryRetrieveInformationModelFind
@@ -243,7 +166,7 @@ class DimseDestination:
                 code = None
             if code is None:
                 association.abort()
-        self._debug("C-FIND", objects=len(group), status=code)
+        self.debug("C-FIND", objects=len(group), status=code)
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
         if code is None:
@@ -302,13 +225,3 @@ def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation |
     if item.sop_instance_uid in found:
         return shown(item, found[item.sop_instance_uid])
     return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
-
-
-def _refusal(association: Association, connections: Connections, whom: str) -> _NoAssociation:
-    if association.is_rejected:
-        primitive = association.acceptor.primitive
-        return _NoAssociation(f"association rejected by {whom}: {primitive.reason_str}")
-    if association.rejected_contexts:
-        names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
-        return _NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
-    return _NoAssociation(connections.without_answer(whom))

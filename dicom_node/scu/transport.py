@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 from typing import Any
 
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.config.settings import Settings
@@ -53,6 +55,16 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
     """
 
     _received = 0
+
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        self.report_answered = threading.Event()
+        """Set when an N-EVENT-REPORT was answered; pynetdicom serves that in a thread of its own."""
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        super().send_msg(primitive, context_id)
+        if isinstance(primitive, N_EVENT_REPORT):
+            self.report_answered.set()
 
     def receive_primitive(self, primitive: Any) -> None:
         self._received += sum(len(value) for _, value in primitive.presentation_data_value_list)

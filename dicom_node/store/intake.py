@@ -20,6 +20,7 @@ from dicom_node.store.tables import (
     ReceivedObject,
     Result,
     Study,
+    WaitingReport,
 )
 
 _HAS_FILE = ReceivedObject.purged.is_(False)
@@ -160,6 +161,25 @@ def lose_associations(session: Session, listeners: Collection[str], at: datetime
         .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
         .values(closed_at=at, outcome=AssociationOutcome.LOST)
     )
+
+
+def keep_report(
+    session: Session,
+    transaction_uid: str,
+    calling_ae: str,
+    committed: Sequence[str],
+    failed: Sequence[str],
+    received_at: datetime,
+) -> None:
+    """Keep a report until the outbox enters it; ``failed``: "UID reason" each, in hexadecimal."""
+    report = WaitingReport(
+        transaction_uid=transaction_uid,
+        calling_ae=calling_ae,
+        committed=list(committed),
+        failed=list(failed),
+        received_at=received_at,
+    )
+    session.add(report)
 
 
 def cursors(session: Session) -> dict[str, int]:

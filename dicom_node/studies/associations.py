@@ -13,7 +13,7 @@ from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association
-from dicom_node.store.transitions import append, utc_now
+from dicom_node.store.transitions import append, record, utc_now
 
 _ENDS = {
     events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
@@ -76,6 +76,9 @@ class JournalIngest:
 
 
 def _ingest(session: Session, event: Event) -> None:
+    if event.type is events.COMMITMENT_REPORTED:
+        _keep_report(session, event)
+        return
     append(session, event)
     association = str(event.fields.get("association", ""))
     if event.type is events.ASSOCIATION_ACCEPTED:
@@ -92,6 +95,17 @@ def _ingest(session: Session, event: Event) -> None:
         )
     elif event.type is events.LISTENER_STOPPED:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
+
+
+def _keep_report(session: Session, event: Event) -> None:
+    """A storage commitment report goes to the outbox; the event has numbers instead of UIDs."""
+    transaction, calling = str(event.fields["transaction"]), str(event.fields["calling"])
+    committed, failed = event.fields["committed"], event.fields["failed"]
+    intake.keep_report(session, transaction, calling, committed, failed, event.at)
+    record(
+        session, events.COMMITMENT_REPORTED,
+        transaction=transaction, calling=calling, committed=len(committed), failed=len(failed),
+    )  # fmt: skip
 
 
 def _listener(path: Path) -> str:

@@ -106,7 +106,7 @@ def _sent(settings: Settings, peer: PeerSettings, objects: Sequence[tuple[str, O
     outgoing = [item for _, item in objects]
     try:
         reports = destination.send(outgoing)
-        found = destination.confirm(outgoing) if peer.confirm == "query" else [None] * len(outgoing)
+        found = destination.confirm(outgoing) if peer.may_be_asked else [None] * len(outgoing)
     finally:
         destination.close()
     rows: list[View] = []

@@ -8,6 +8,7 @@ from dicom_node.store.tables.analyses import (
     ShadowScore,
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
+from dicom_node.store.tables.commitments import Commitment, WaitingReport
 from dicom_node.store.tables.node import Cursor, EnteredTable, EventRow, Lease
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
 from dicom_node.store.tables.studies import (
@@ -24,6 +25,7 @@ __all__ = [
     "AnnotationReading",
     "Association",
     "Base",
+    "Commitment",
     "CountedImage",
     "Cursor",
     "Delivery",
@@ -42,4 +44,5 @@ __all__ = [
     "ShadowScore",
     "Study",
     "UtcDateTime",
+    "WaitingReport",
 ]

@@ -59,6 +59,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
+        list[int]: JSON,
         StudyState: _words(StudyState),
         JobState: _words(JobState),
         DeliveryState: _words(DeliveryState),

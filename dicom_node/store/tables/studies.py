@@ -201,6 +201,7 @@ class Delivery(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     refusals: Mapped[int] = mapped_column(default=0)  # refused for reasons that waiting does not cure
     queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
+    transaction_uid: Mapped[str] = mapped_column(String(64), default="")  # of the Commitment it waits for
     next_at: Mapped[datetime]
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None]

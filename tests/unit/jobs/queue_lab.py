@@ -6,7 +6,7 @@ import sys
 import time
 from datetime import timedelta
 
-from dicom_node.config.settings import WorkerSettings
+from dicom_node.config.sections import WorkerSettings
 from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import LeaseQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState

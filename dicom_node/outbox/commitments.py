@@ -1,0 +1,202 @@
+"""Confirmation by storage commitment (PS3.4 Annex J): a request for what was acknowledged, reports entered.
+
+A request is written down before it is sent, and a report before it is answered: a kill between them loses
+nothing, and a report may come first, hours late or twice. No transaction is open while the network is waited
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydicom.uid import generate_uid
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.dicom.commitment import CommitmentReport
+from dicom_node.events import COMMITMENT_REQUESTED, COMMITMENT_UNKNOWN
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.outbox.ledger import Ledger
+from dicom_node.scu import CommitmentUser, Outgoing, open_commitment
+from dicom_node.scu.destination import RequestAnswer, RequestStatus
+from dicom_node.store import deliveries, intake
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Commitment, Delivery, WaitingReport
+from dicom_node.store.transitions import record, settle_study, utc_now
+
+_BATCH: Final = 20
+_KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
+
+
+class CommitmentRequests:
+    """Asks one peer for storage commitment. One round at a time; other processes may ask the same peer."""
+
+    def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
+        self._database = database
+        self._settings = settings
+        self._peer = peer
+        self._owner = owner
+        self._requestor: CommitmentUser | None = None
+        self._stopping = False
+
+    def hang_up(self) -> None:
+        """The node stops: end the request under way, from any thread."""
+        self._stopping = True
+        if self._requestor is not None:
+            self._requestor.close()
+
+    def ask(self, objects: Mapping[int, Outgoing]) -> list[int]:
+        """Ask for those deliveries (by id, held by the owner) that no request is under way for.
+
+        Returns those that are to be queried instead: no report came, or the peer takes no request.
+        """
+        transaction, wanted, to_query = self._begin(objects)
+        if not wanted:
+            return to_query
+        requestor = self._requestor = open_commitment(self._peer, self._settings)
+        if self._stopping:
+            requestor.close()
+        answer = requestor.ask(transaction, [objects[number] for number in wanted], self._keep)
+        return [*to_query, *self._answered(transaction, wanted, answer)]
+
+    def _begin(self, objects: Mapping[int, Outgoing]) -> tuple[str, list[int], list[int]]:
+        """Write a request down; its Transaction UID, what it asks for, and what is to be queried."""
+        now, transaction = utc_now(), generate_uid()
+        wanted, to_query = [], []
+        with self._database.write() as session:
+            ledger = Ledger(session, self._peer, self._settings.outbox, now)
+            for row in self._held(session, objects):
+                if row.sent_at is None:
+                    to_query.append(row.id)
+                elif ledger.commitment_is_overdue(row):
+                    to_query += self._without(ledger, row, "no storage commitment report came")
+                elif _is_under_way(session, row):
+                    ledger.await_report(row)
+                else:
+                    wanted.append(row)
+            if wanted:
+                _write_down(session, transaction, wanted, now)
+            _settle(session, _rows(session, list(objects)))
+            return transaction, [row.id for row in wanted], to_query
+
+    def _answered(self, transaction: str, wanted: Sequence[int], answer: RequestAnswer) -> list[int]:
+        to_query: list[int] = []
+        with self._database.write() as session:
+            ledger = Ledger(session, self._peer, self._settings.outbox, utc_now())
+            if answer.status is RequestStatus.ACCEPTED:
+                commitment = _of_transaction(session, transaction)
+                assert commitment is not None
+                commitment.accepted_at = utc_now()
+                destination, number = self._peer.name, len(wanted)
+                record(
+                    session, COMMITMENT_REQUESTED,
+                    destination=destination, transaction=transaction, objects=number,
+                )  # fmt: skip
+            for row in self._held(session, wanted):
+                if answer.status is RequestStatus.ACCEPTED:
+                    ledger.await_report(row)
+                elif answer.status is RequestStatus.RETRY:
+                    ledger.request_again(row, answer.text)
+                else:
+                    row.transaction_uid = ""
+                    to_query += self._without(ledger, row, answer.text)
+            _settle(session, _rows(session, wanted))
+        return to_query
+
+    def _without(self, ledger: Ledger, row: Delivery, reason: str) -> list[int]:
+        """No commitment is to be had: the delivery is given up, or returned to be queried."""
+        ledger.commitment_missing(row, reason)
+        return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
+
+    def _held(self, session: Session, numbers: Mapping[int, Outgoing] | Sequence[int]) -> list[Delivery]:
+        """Those that are still held by the owner and unconfirmed: no report came meanwhile."""
+        rows = deliveries.held_by(session, self._owner, list(numbers))
+        return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
+
+    def _keep(self, report: CommitmentReport) -> None:
+        """Keep a report that came on the association of the request."""
+        failed = [f"{uid} {reason:04X}" for uid, reason in report.failed]
+        with self._database.write() as session:
+            intake.keep_report(
+                session, report.transaction_uid, self._peer.reporting_titles[-1], report.committed, failed,
+                utc_now(),
+            )  # fmt: skip
+
+
+def enter_reports(database: Database, settings: Settings) -> int:
+    """Enter the reports that wait; returns how many. Each is entered once, by the process that is first."""
+    with database.read() as session:
+        if session.scalar(select(WaitingReport.id).limit(1)) is None:
+            return 0
+    with database.write() as session:
+        oldest = select(WaitingReport).order_by(WaitingReport.id).limit(_BATCH)
+        reports = session.scalars(oldest.with_for_update(skip_locked=True)).all()
+        for report in reports:
+            _enter(session, settings, report)
+            session.delete(report)
+        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+    return len(reports)
+
+
+def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
+    commitment = _of_transaction(session, report.transaction_uid)
+    peer = _asked(settings, commitment, report.calling_ae)
+    if commitment is None or peer is None:
+        record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
+        return
+    ledger = Ledger(session, peer, settings.outbox, utc_now())
+    failed = dict(line.split(" ", 1) for line in report.failed)
+    rows = _rows(session, commitment.deliveries)
+    for row in rows:
+        uid = row.result.sop_instance_uid
+        if uid in failed:
+            ledger.not_committed(row, report.transaction_uid, int(failed[uid], 16))
+        elif uid in report.committed:
+            ledger.committed(row)
+    _settle(session, rows)
+
+
+def _asked(settings: Settings, commitment: Commitment | None, calling_ae: str) -> PeerSettings | None:
+    """The peer that was asked, if the report is from it."""
+    for peer in settings.peers:
+        if commitment is not None and peer.name == commitment.destination:
+            titles = {title.strip() for title in peer.reporting_titles}
+            return peer if calling_ae.strip() in titles else None
+    return None
+
+
+def _is_under_way(session: Session, row: Delivery) -> bool:
+    """Whether a request was accepted whose report has not come: not one that a kill may have stopped."""
+    commitment = _of_transaction(session, row.transaction_uid) if row.transaction_uid else None
+    return commitment is not None and commitment.accepted_at is not None
+
+
+def _write_down(session: Session, transaction: str, rows: Sequence[Delivery], now: datetime) -> None:
+    session.add(
+        Commitment(
+            transaction_uid=transaction,
+            destination=rows[0].destination,
+            deliveries=[row.id for row in rows],
+            asked_at=now,
+        )
+    )
+    for row in rows:
+        row.transaction_uid = transaction
+    session.flush()
+
+
+def _of_transaction(session: Session, transaction_uid: str) -> Commitment | None:
+    return session.scalar(select(Commitment).where(Commitment.transaction_uid == transaction_uid))
+
+
+def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
+    chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
+    return session.scalars(chosen.with_for_update(of=Delivery)).all()
+
+
+def _settle(session: Session, rows: Sequence[Delivery]) -> None:
+    for study in {row.result.study_id for row in rows}:
+        settle_study(session, study)

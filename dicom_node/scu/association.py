@@ -1,0 +1,117 @@
+"""Associations that we request of a peer's services, within deadlines; or why there is none (PS3.8 7.1)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.uid import UID
+from pynetdicom import _config
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node.config.settings import PeerService, PeerSettings, Settings
+from dicom_node.scu.connections import Connections
+from dicom_node.scu.transport import CallingAE, client_tls
+
+# pynetdicom logs data sets and identifiers, which name patients.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+
+_LOGGER = logging.getLogger(__name__)
+_CONNECT_SECONDS = 10.0
+_NEGOTIATE_SECONDS = 30.0
+_ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
+_LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
+
+
+@dataclass(frozen=True, slots=True)
+class NoAssociation:
+    """No association: why, and whether the peer would take none of the presentation contexts."""
+
+    text: str
+    takes_nothing: bool = False
+
+
+class DimseCaller:
+    """Requests associations from one peer. For one thread; ``close`` from any."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        self._peer = peer
+        self._settings = settings
+        self._connections = Connections(settings.outbox.answer_seconds)
+
+    def close(self) -> None:
+        """End for good what is under way, from any thread."""
+        self._connections.close()
+
+    @contextmanager
+    def associate(
+        self,
+        contexts: list[PresentationContext],
+        *,
+        service: PeerService = "storage",
+        handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+    ) -> Iterator[Association | NoAssociation]:
+        """An association with one service of the peer, released at the end of the scope.
+
+        ``handlers``: pynetdicom's events, for what the peer asks for on it.
+        """
+        peer = self._peer
+        host, port, called = peer.address_of(service)
+        if port is None or not host:
+            yield NoAssociation(f"{peer.missing_of_address()}: add it to this peer's [[peers]]")
+            return
+        if self._connections.closed:
+            yield NoAssociation("not tried: the node stops")
+            return
+        ae = CallingAE(self._settings.node.ae_title, self._connections)
+        ae.connection_timeout = _CONNECT_SECONDS
+        ae.acse_timeout = _NEGOTIATE_SECONDS
+        ae.network_timeout = None
+        try:
+            tls = (client_tls(self._settings), host) if peer.tls else None
+            with self._connections.within(_ASSOCIATE_SECONDS):
+                association = ae.associate(
+                    host, port, contexts, ae_title=called, tls_args=tls, evt_handlers=list(handlers)
+                )
+        except OSError as error:  # unknown host name, unreadable certificate
+            yield NoAssociation(
+                f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}"
+            )
+            return
+        if not association.is_established:
+            yield _refusal(association, self._connections, f"{called} at {host}:{port}")
+            return
+        self.debug("association", accepted=len(association.accepted_contexts), of=len(contexts))
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                with self._connections.within(_ASSOCIATE_SECONDS):
+                    association.release()
+
+    def debug(self, what: str, **fields: object) -> None:
+        """For ``peers.debug``: numbers and UIDs, as in events."""
+        shown = " ".join(f"{key}={value}" for key, value in fields.items())
+        _LOGGER.debug("%s with %s: %s", what, self._peer.name, shown, extra={"peer": self._peer.name})
+
+    @contextmanager
+    def waiting(self, association: Association, seconds: float) -> Iterator[None]:
+        """One message and its answer, within ``seconds``."""
+        association.dimse_timeout = seconds + _LATER_SECONDS
+        with self._connections.within(seconds):
+            yield
+
+
+def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
+    if association.is_rejected:
+        primitive = association.acceptor.primitive
+        return NoAssociation(f"association rejected by {whom}: {primitive.reason_str}")
+    if association.rejected_contexts:
+        names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
+        return NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
+    return NoAssociation(connections.without_answer(whom))

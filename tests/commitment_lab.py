@@ -1,0 +1,133 @@
+"""A PACS that is asked for storage commitment, and reports as a test wants (PS3.4 Annex J)."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
+from dicom_node.dicom.commitment import SOP_INSTANCE
+from tests.pacs_lab import Pacs
+
+NO_SUCH_OBJECT = 0x0112
+
+
+@dataclass
+class CommittingPacs(Pacs):
+    """``action``: from how often it was asked to the status of an N-ACTION.
+
+    ``at_once``: reports on the association of the request, from Transaction UID and SOP Instance UIDs.
+    """
+
+    action: Callable[[int], int] = lambda times: 0x0000
+    at_once: Callable[[str, Sequence[str]], Dataset | None] = lambda transaction, uids: None
+    requests: list[tuple[str, list[str]]] = field(default_factory=list)
+    report_statuses: list[int | None] = field(default_factory=list)
+
+    def contexts(self) -> list[PresentationContext]:
+        return [build_context(StorageCommitmentPushModel)]
+
+    def handlers(self) -> list[tuple[evt.EventType, Callable[[evt.Event], Any]]]:
+        return [*super().handlers(), (evt.EVT_N_ACTION, self._on_action)]
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        asked = event.action_information
+        uids = [str(item.ReferencedSOPInstanceUID) for item in asked.ReferencedSOPSequence]
+        self.requests.append((str(asked.TransactionUID), uids))
+        information = self.at_once(str(asked.TransactionUID), uids)
+        if information is not None:
+            threading.Timer(0.1, self._report, (event.assoc, information)).start()
+        return self.action(len(self.requests)), None
+
+    def _report(self, association: Association, information: Dataset) -> None:
+        status, _ = association.send_n_event_report(
+            information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE
+        )
+        self.report_statuses.append(status.get("Status"))
+
+
+def report(transaction: str, committed: Sequence[str] = (), failed: Sequence[str] = ()) -> Dataset:
+    """Event Information; ``failed``: no such object instance."""
+    information = Dataset()
+    information.TransactionUID = transaction
+    if committed:
+        information.ReferencedSOPSequence = [_item(uid) for uid in committed]
+    if failed:
+        information.FailedSOPSequence = [_item(uid, NO_SUCH_OBJECT) for uid in failed]
+    return information
+
+
+def event_type(information: Dataset) -> int:
+    """1: all is kept. 2: some is not."""
+    return 2 if "FailedSOPSequence" in information else 1
+
+
+def send_report(
+    port: int, information: Dataset, *, calling: str = "PACS", role: bool = True
+) -> int | str | None:
+    """Report on an association of its own, roles reversed; the status, or why there was none."""
+    association = associate(port, calling, role)
+    if association.is_rejected:
+        return "rejected"
+    if not association.is_established:
+        return "no context"
+    try:
+        status, _ = association.send_n_event_report(
+            information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE
+        )
+        code: int | None = status.get("Status")
+        return code
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def send_raw_report(port: int, encoded: bytes, calling: str = "PACS") -> int | None:
+    """Report these bytes as Event Information in Implicit VR Little Endian; None: the association was cut."""
+    association = associate(port, calling)
+    assert association.is_established
+    request = N_EVENT_REPORT()
+    request.MessageID, request.EventTypeID = 1, 1
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = StorageCommitmentPushModel, SOP_INSTANCE
+    request.EventInformation = BytesIO(encoded) if encoded else None
+    (context,) = association.accepted_contexts
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    association.abort()
+    return None if answer is None else answer.Status
+
+
+def empty_sequences(depth: int) -> bytes:
+    """Failed SOP Sequences of undefined length within each other (PS3.5 7.5)."""
+    opened = struct.pack("<HHI", 0x0008, 0x1198, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    return opened * depth
+
+
+def associate(port: int, calling: str = "PACS", role: bool = True) -> Association:
+    """To report on: as the SCP, where ``role``."""
+    ae = AE(ae_title=calling)
+    ae.dimse_timeout = 10
+    context = build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
+    roles = [build_role(StorageCommitmentPushModel, scp_role=True)] if role else []
+    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE", ext_neg=roles)
+
+
+def _item(uid: str, reason: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.7"), uid
+    if reason is not None:
+        item.FailureReason = reason
+    return item
