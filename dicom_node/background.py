@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import shutil
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,6 +36,7 @@ from dicom_node.studies.scan import Indexer
 
 _LOGGER = logging.getLogger(__name__)
 _INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
+_INDEX_LOCK_SECONDS = 0.5
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
@@ -112,7 +115,26 @@ class Background:
         self._run(name, loop)
 
     def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
-        """Index what the listener spooled and close studies that are quiet; once more at the end."""
+        """Index what the listeners spooled and close studies that are quiet; once more at the end.
+
+        One process of a site does: the next one takes over when the kernel drops the lock of one that died.
+        """
+        with (self._settings.node.data_dir / "index.lock").open("a") as lock:
+            if self._locked(lock):
+                self._index_until_stop(scanned)
+
+    def _locked(self, lock: TextIO) -> bool:
+        """Wait for the lock; False where the stop came first."""
+        while not self._stop.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._stop.wait(_INDEX_LOCK_SECONDS)
+            else:
+                return True
+        return False
+
+    def _index_until_stop(self, scanned: Callable[[int], object]) -> None:
         first = True
         while True:
             ending = self._stop.is_set()

@@ -38,7 +38,7 @@ from dicom_node.model.roles import Role
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child
-from dicom_node.scp.policy import AEPolicy
+from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import faults, migrate
@@ -48,7 +48,7 @@ from dicom_node.store.transitions import append
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
-_MAXIMUM_WORKER_NODES = 64  # on one data folder
+_MAXIMUM_NODES = 64  # of one role on one data folder
 _MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
@@ -93,6 +93,8 @@ class _MainProcess:
         self._cannot_listen = ""
         self._database_file = inode(database)
         command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
+        self._listener_place = "" if place in ("all", "listener-1") else place
+        command += ["--place", self._listener_place] if self._listener_place else []
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
         self._workers = self._make_workers(settings)
@@ -178,7 +180,8 @@ class _MainProcess:
         return checked.settings
 
     def _write_policy(self) -> None:
-        AEPolicy.from_settings(self._settings).write(self._settings.node.data_dir / "policy.json")
+        path = policy_path(self._settings.node.data_dir, self._listener_place)
+        AEPolicy.from_settings(self._settings).write(path)
 
     def _make_background(self, settings: Settings) -> Background:
         return Background(self._database, settings, self._role, self._place, self._say, self._database_file)
@@ -336,12 +339,12 @@ def _wants_reload(signals: int) -> bool:
 
 @contextmanager
 def _locked(settings: Settings, role: Role) -> Iterator[str]:
-    """One node per data folder and role, but any number of workers: each takes the first place that is free.
+    """One whole node per data folder; of listeners and workers each takes the first place that is free.
 
     The kernel drops the lock when the process dies, on NFS too. Raises AlreadyRunning.
     """
-    many = role is Role.WORKER
-    for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_WORKER_NODES + 1)] if many else [str(role)]:
+    many = role is not Role.ALL
+    for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
         with (settings.node.data_dir / f"{place}.lock").open("a", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -352,7 +355,7 @@ def _locked(settings: Settings, role: Role) -> Iterator[str]:
             file.flush()
             yield place
             return
-    whom = f"{_MAXIMUM_WORKER_NODES} worker nodes work" if many else "another node works"
+    whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
     raise AlreadyRunning(f"{whom} on {settings.node.data_dir}: stop one, or set another node.data_dir")
 
 

@@ -29,16 +29,28 @@ _config.LOG_HANDLER_LEVEL = "none"
 
 
 class Node:
-    """One ``dicom-node serve``, started and stopped at will on the same data folder."""
+    """One ``dicom-node serve``, started and stopped at will on the same data folder.
 
-    def __init__(self, folder: Path, config: str, port: int = 0, role: str = "all") -> None:
+    ``name``: of its configuration and log, where several nodes share a folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str,
+        port: int = 0,
+        role: str = "all",
+        name: str = "node",
+        database_url: str = "",
+    ) -> None:
         self.folder = folder
         self.role = role
         self.port = port or free_port()
-        self.config = folder / "node.toml"
-        self.log = folder / "node.log"
+        self.config = folder / f"{name}.toml"
+        self.log = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
-        head = f'[node]\ndata_dir = "{folder / "var"}"\n[listener]\nport = {self.port}\n'
+        node = f'[node]\ndata_dir = "{folder / "var"}"\ndatabase_url = "{database_url}"\n'
+        head = f"{node}[listener]\nport = {self.port}\n"
         self.config.write_text(head + config, encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 

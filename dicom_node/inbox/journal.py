@@ -24,6 +24,16 @@ _FILE_BYTES = 16 * 2**20
 _READ_BYTES = 2**20
 
 
+def journal_folder(data_dir: Path, place: str = "") -> Path:
+    """Where a listener writes: one folder for each place, as one listener at a time writes to a folder."""
+    return data_dir / (f"journal-{place}" if place else "journal")
+
+
+def journal_folders(data_dir: Path) -> list[Path]:
+    """Those of all listeners that work, or worked, on this data folder."""
+    return [journal_folder(data_dir), *sorted(data_dir.glob("journal-*"))]
+
+
 class JournalWriter:
     """Appends events; many threads may share one. Each line is one write, at once with the kernel."""
 

@@ -26,16 +26,18 @@ from dicom_node.model.spooled import Arrival
 
 _FREE_SPACE_SECONDS = 1.0  # statvfs is asked this often; at 600 MB/s the watermark is passed by 0.6 GB
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_A_PLACE = re.compile(r"\.listener-[0-9]+-")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 class Spool:
     """Folders ``incoming``, ``objects`` and ``quarantine`` under ``root``; many threads may use one.
 
-    ``minimum_free_bytes``: with less free space nothing further is taken (SpoolFull). Raises SpoolError.
+    ``minimum_free_bytes``: with less free space nothing further is taken (SpoolFull). ``place``: of a further
+    listener on the same spool, such as "listener-2". Raises SpoolError.
     """
 
-    def __init__(self, root: Path, minimum_free_bytes: int) -> None:
+    def __init__(self, root: Path, minimum_free_bytes: int, place: str = "") -> None:
         self._incoming, self._objects, self._quarantine = (
             root / "incoming",
             root / "objects",
@@ -50,7 +52,8 @@ class Spool:
         """The file in which the index notes which object it has open."""
         self._free_space = _FreeSpace(self._incoming, minimum_free_bytes)
         self._commits = _GroupCommit(self._incoming)
-        self._token = secrets.token_hex(4)
+        self._place = f".{place}-" if place else ""
+        self._token = f"{self._place or '.'}{secrets.token_hex(4)}"
         self._numbers = itertools.count()
 
     def open(
@@ -58,7 +61,7 @@ class Spool:
     ) -> IncomingObject:
         """Begin an object whose bytes come piece by piece. Raises SpoolFull or SpoolError."""
         self._free_space.check()
-        temporary = self._incoming / f".{self._token}-{next(self._numbers):08x}"
+        temporary = self._incoming / f"{self._token}-{next(self._numbers):08x}"
         return IncomingObject(
             temporary,
             header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
@@ -110,11 +113,14 @@ class Spool:
         return self._quarantine / path.name
 
     def remove_leftovers(self) -> int:
-        """Delete half-written files of a killed listener; called by a listener before it accepts anything."""
-        leftovers = list(self._incoming.glob(".*"))
+        """Delete half-written files of a killed listener of this place, before one accepts anything."""
+        leftovers = [path for path in self._incoming.glob(".*") if self._is_ours(path.name)]
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
+
+    def _is_ours(self, name: str) -> bool:
+        return name.startswith(self._place) if self._place else not _OF_A_PLACE.match(name)
 
 
 class IncomingObject:

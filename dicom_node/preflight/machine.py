@@ -24,6 +24,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
+from dicom_node.scp.policy import lock_path, policy_path
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.studies.comparison import compare
@@ -237,13 +238,19 @@ def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
 
 def _listens(settings: Settings) -> bool:
     """Whether a listener of this data folder has the port, or is just giving it up: it holds its lock."""
+    further = settings.node.data_dir.glob("policy-*.json")
+    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
+    return any(_listens_at(settings, place) for place in places)
+
+
+def _listens_at(settings: Settings, place: str) -> bool:
     folder = settings.node.data_dir
     try:
-        policy = json.loads((folder / "policy.json").read_bytes())
+        policy = json.loads(policy_path(folder, place).read_bytes())
         wanted = (settings.listener.host, settings.listener.port)
         if (policy.get("host"), policy.get("port")) != wanted:
             return False
-        with (folder / "scp.lock").open("rb") as lock:
+        with lock_path(folder, place).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -1,4 +1,4 @@
-"""``python -m dicom_node.scp --data-dir DIR``: the listener process.
+"""``python -m dicom_node.scp --data-dir DIR [--place listener-N]``: the listener process.
 
 Writes ``{"listening": [host, port]}`` to standard output when it accepts, else ``{"cannot_start": reason}``;
 ends when standard input closes (the node died) or on SIGTERM, after giving associations a few seconds. SIGHUP
@@ -25,7 +25,7 @@ from pathlib import Path
 from dicom_node import logs
 from dicom_node.errors import ExitCode, SpoolError
 from dicom_node.scp.listener import Listener
-from dicom_node.scp.policy import PolicyFile
+from dicom_node.scp.policy import PolicyFile, lock_path, policy_path
 from dicom_node.signals import signal_pipe
 
 _LOGGER = logging.getLogger(__name__)
@@ -38,23 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or the end of standard input; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dicom_node.scp", description="The node's listener.")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
-    data_dir: Path = parser.parse_args(arguments).data_dir
+    parser.add_argument("--place", default="", help="listener-2 and so on: a further one on this folder")
+    given = parser.parse_args(arguments)
+    data_dir: Path = given.data_dir
     try:
-        policy = PolicyFile(data_dir / "policy.json").current()
+        policy = PolicyFile(policy_path(data_dir, given.place)).current()
         logs.configure(policy.log_level, "listener", policy.log)
-        with _only_one(data_dir):
-            _serve(data_dir)
+        with _only_one(lock_path(data_dir, given.place)):
+            _serve(Listener(data_dir, given.place))
     except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
         print(json.dumps({"cannot_start": str(error)}), flush=True)
         return ExitCode.UNAVAILABLE
     return ExitCode.OK
 
 
-def _serve(data_dir: Path) -> None:
+def _serve(listener: Listener) -> None:
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
     _raise_file_limit()
-    listener = Listener(data_dir)
     gc.collect()
     gc.freeze()  # pynetdicom collects every 60 connections: not over all modules each time
     host, port = listener.start()
@@ -81,9 +82,9 @@ def _raise_file_limit() -> None:
 
 
 @contextlib.contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Two listeners would delete each other's half-written objects. Waits for one that is ending."""
-    with (data_dir / "scp.lock").open("w") as lock:
+def _only_one(path: Path) -> Iterator[None]:
+    """Two of one place would delete each other's half-written objects. Waits for one that is ending."""
+    with path.open("w") as lock:
         end = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -91,7 +92,7 @@ def _only_one(data_dir: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise OSError(f"another listener works on {data_dir}") from None
+                    raise OSError(f"another listener works on {path.parent}") from None
                 time.sleep(0.05)
         yield
 

@@ -21,11 +21,11 @@ from pynetdicom.transport import AssociationServer, RequestHandler
 
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
-from dicom_node.inbox.journal import JournalWriter
+from dicom_node.inbox.journal import JournalWriter, journal_folder
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.association import NodeAssociation
 from dicom_node.scp.contexts import presentation_contexts
-from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of
+from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of, policy_path
 from dicom_node.scp.reactor import DeadlineSocket
 from dicom_node.scp.storage_service import StorageService
 
@@ -41,17 +41,18 @@ _config.LOG_HANDLER_LEVEL = "none"
 class Listener:
     """The C-STORE and C-ECHO service of one data folder.
 
-    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``. Limits, peers, storage
-    classes and certificates follow the file while it runs; host and port are those of its start.
+    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``; a further one there has
+    files of its own, by its ``place`` such as "listener-2". Limits, peers, storage classes and certificates
+    follow the file while it runs; host and port are those of its start.
     """
 
-    def __init__(self, data_dir: Path) -> None:
-        self._policy_file = PolicyFile(data_dir / "policy.json")
+    def __init__(self, data_dir: Path, place: str = "") -> None:
+        self._policy_file = PolicyFile(policy_path(data_dir, place))
         policy = self._policy_file.current()
         self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        spool = Spool(data_dir / "spool", policy.minimum_free_bytes)
+        spool = Spool(data_dir / "spool", policy.minimum_free_bytes, place)
         self._leftovers = spool.remove_leftovers()
-        journal = JournalWriter(data_dir / "journal", self._listener_id)
+        journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
         self._service = StorageService(self._policy_file, spool, journal, self._listener_id)
         self._server = _make_server(policy, self._service)
         self._learn_addresses(policy)

@@ -23,6 +23,7 @@ from dicom_node.inbox.crash_record import CrashRecord
 from dicom_node.inbox.header import read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, unread
+from dicom_node.inbox.journal import journal_folders
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
 from dicom_node.store import intake
@@ -44,7 +45,7 @@ class _Placed:
 
 
 class Indexer:
-    """Brings the listener's journal and spool into the database. One thread at a time runs it."""
+    """Brings journals and spool into the database. One thread of a site at a time runs it."""
 
     def __init__(
         self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
@@ -53,18 +54,19 @@ class Indexer:
         self._spool = spool
         self._data_dir = settings.node.data_dir
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
-        self._journal = JournalIngest(database, settings.node.data_dir / "journal")
+        self._journals: dict[Path, JournalIngest] = {}
         self._inspector = inspector or Inspector(settings.inspection)
         self._crashes = CrashRecord(spool.crash_record)
         self._indexing = Indexing(spool, settings, self._inspector)
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
     def run_once(self) -> int:
-        """Read the journal, then index every pending file; returns the number of files.
+        """Read the journals, then index every pending file; returns the number of files.
 
         In this order: when an association is known to have ended, all its objects are pending or indexed.
         """
-        self._journal.run_once()
+        for folder in journal_folders(self._data_dir):
+            self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
         files = iter([path for path in self._spool.pending() if not self._waits(path)])
         done = 0
         while batch := list(islice(files, _BATCH)):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).resolve().parents[2] / "config" / "systemd" / "dicom-node.service"
+FOLDER = Path(__file__).resolve().parents[2] / "config" / "systemd"
+UNIT, TEMPLATE = FOLDER / "dicom-node.service", FOLDER / "dicom-node@.service"
 
 
 @pytest.mark.debian("systemd")
-def test_systemd_calls_its_exposure_two_at_most() -> None:
+@pytest.mark.parametrize("unit", [UNIT, TEMPLATE], ids=lambda unit: unit.name)
+def test_systemd_calls_its_exposure_two_at_most(unit: Path) -> None:
     """From 0 to 10, the threshold in tenths; it had 6.9 before."""
-    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", str(UNIT)]
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
 
@@ -29,3 +31,16 @@ def test_systemd_calls_its_exposure_two_at_most() -> None:
 )  # fmt: skip
 def test_what_the_threat_model_counts_on_stands_in_it(line: str) -> None:
     assert line in UNIT.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_part_of_a_site_differs_in_its_role_and_folder_only() -> None:
+    alone, part = (
+        {line for line in unit.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
+        for unit in (UNIT, TEMPLATE)
+    )
+    assert {line.partition("=")[0] for line in alone ^ part} == {
+        "Description", "RequiresMountsFor", "StateDirectory", "StateDirectoryMode", "ReadWritePaths",
+        "WorkingDirectory", "ExecStartPre", "ExecStart",
+    }  # fmt: skip
+    for verb in ("check", "serve"):
+        assert any(line.endswith(f"dicom-node {verb} --role %i") for line in part)

@@ -1,0 +1,96 @@
+"""A site of two listeners and two workers is killed in parts under load, and its ledger balances."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node import services
+from dicom_node.config import loading
+from dicom_node.model.kinds import Outcome
+from dicom_node.store.tables import Delivery, ReceivedObject, Result
+from tests.modality import ultrasound
+from tests.node_lab import in_background, store, wait_until
+from tests.site_lab import Site, running_site
+
+# A program instead of a model: what is tried is the site, and a model would take the time of the test.
+_WRITES = "sleep 0.2; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
+RULE = f"""
+[[rules]]
+name = "program"
+when = {{ modality = "US" }}
+max_study_age_days = 0
+pipeline = "command"
+send_to = ["pacs"]
+options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true }}
+"""
+STUDIES = 10
+ENDED = {Outcome.NEW, Outcome.DUPLICATE}
+
+
+def send_until_acknowledged(site: Site, images: list[Dataset], stop: threading.Event) -> Counter[int]:
+    """As a modality behind a balancer: now this listener, now that, again until it gets Success."""
+    acknowledged: Counter[int] = Counter()
+    for turn, image in enumerate(images):
+        attempt = turn
+        while not stop.is_set():
+            listener = site.listeners[attempt % 2]
+            attempt += 1
+            if store(listener.port, [image], "US1") == [0x0000]:
+                acknowledged[attempt % 2] += 1
+                break
+            time.sleep(0.1)
+    return acknowledged
+
+
+@pytest.mark.debian("orthanc", "postgresql")
+@pytest.mark.timeout(600)
+def test_a_killed_listener_and_a_killed_worker_lose_and_double_nothing(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """Every study is split over both listeners; every third object goes to both."""
+    images = [ultrasound(f"site{n}", number=k, size=(48, 40)) for n in range(STUDIES) for k in (1, 2)]
+    again = images[::3]
+    stop = threading.Event()
+    sent: list[Counter[int]] = []
+    with running_site(tmp_path, postgres_url, RULE, '["sr"]', quiet=0.5) as site:
+        parts = (images, [image for image in again for _ in (1, 2)])
+        senders = [
+            in_background(lambda part=part: sent.append(send_until_acknowledged(site, part, stop)))
+            for part in parts
+        ]
+        try:
+            wait_until(lambda: len(site.listeners[0].studies()) >= 2, what="objects arrive")
+            site.listeners[0].kill()  # it indexes, too: the other one goes on with both
+            site.workers[0].kill()
+            wait_until(
+                lambda: not any(sender.is_alive() for sender in senders),
+                what="every object acknowledged",
+                progress=lambda: len(site.listeners[1].studies()),
+            )
+        finally:
+            stop.set()
+        acknowledged = sum((count.total() for count in sent), 0)
+        site.listeners[0].start()  # what it had acknowledged is there, whoever indexed it
+        studies = site.listeners[1].wait_for(["delivered"], count=STUDIES)
+        assert set(studies) == {image.StudyInstanceUID for image in images}
+        assert {study["state"] for study in studies.values()} == {"delivered"}
+
+        settings = loading.load([site.listeners[1].config])
+        with services.reading(settings) as session:
+            received = Counter(session.scalars(select(ReceivedObject.outcome)))
+            deliveries = Counter(session.scalars(select(Delivery.state)))
+            results = session.scalars(select(Result.sop_instance_uid)).all()
+        # Acknowledged = indexed + duplicates; an object may be there whose answer the kill took.
+        assert set(received) <= ENDED
+        assert received[Outcome.NEW] == len(images)
+        assert acknowledged <= received.total() <= acknowledged + 2
+        assert not list((tmp_path / "var" / "spool" / "incoming").glob("*.dcm"))
+        assert set(deliveries) == {"confirmed"}
+        assert sorted(site.pacs.instances()) == sorted(results), "each result is in the PACS, once"

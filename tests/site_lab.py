@@ -1,0 +1,114 @@
+"""A site in small: two listeners, two workers, one PostgreSQL and an Orthanc, as processes of one machine.
+
+``make site`` (``python -m tests.site_lab``) starts it in a folder and keeps it until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.node_lab import Node
+from tests.postgres_lab import start_postgres
+from tests.wire.orthanc_lab import Orthanc, start_orthanc
+
+CONFIG = """
+[spool]
+minimum_free_mib = 100
+[assembly]
+quiet_seconds = {quiet}
+quiet_seconds_us = {quiet}
+[workers]
+processes = 1
+lease_seconds = 5
+retry_seconds = 0.2
+[outbox]
+retry_seconds = 0.2
+retry_limit_seconds = 2
+[[peers]]
+name = "us1"
+ae_title = "US1"
+[[peers]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {pacs}
+may = ["receive"]
+results = {results}
+"""
+ULTRASOUND = """
+[[rules]]
+name = "ultrasound"
+when = { modality = "US" }
+max_study_age_days = 0
+pipeline = "ultrasound"
+send_to = ["pacs"]
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Nodes that share a data folder and a database, each with a configuration file of its own."""
+
+    listeners: tuple[Node, ...]
+    workers: tuple[Node, ...]
+    pacs: Orthanc
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All, listeners first."""
+        return (*self.listeners, *self.workers)
+
+
+@contextmanager
+def running_site(
+    folder: Path,
+    database_url: str,
+    rules: str = ULTRASOUND,
+    results: str = '["sr", "gsps", "sc", "cleaned"]',
+    quiet: float = 1,
+) -> Iterator[Site]:
+    """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens."""
+    with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
+        config = CONFIG.format(pacs=pacs.dicom_port, results=results, quiet=quiet) + rules
+
+        def node(role: str, number: int) -> Node:
+            return Node(folder, config, role=role, name=f"{role}-{number}", database_url=database_url)
+
+        listeners, workers = (tuple(node(role, n) for n in (1, 2)) for role in ("listener", "worker"))
+        site = Site(listeners, workers, pacs)
+        upgraded = listeners[0].run("db", "upgrade")
+        assert upgraded.returncode == 0, upgraded.stderr
+        try:
+            for one in site.nodes:
+                one.start()
+            yield site
+        finally:
+            for one in site.nodes:
+                with contextlib.suppress(AssertionError):  # it was never started
+                    one.kill()
+
+
+def main() -> None:
+    """Start a site, print where what listens, keep it until SIGINT or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(sys.argv[1]) if sys.argv[1:] else Path(tempfile.mkdtemp(prefix="site-"))
+    with start_postgres() as postgres, running_site(folder.resolve(), postgres.new_database()) as site:
+        for node in site.nodes:
+            port = f", DICOM port {node.port}, called AINODE" if node in site.listeners else ""
+            print(f"{node.config.stem}: {node.config}, log {node.log}{port}")
+        print(f"PACS: {site.pacs.url}, DICOM port {site.pacs.dicom_port}, called {site.pacs.ae_title}")
+        print(f"Send: dicom-node send FILES --config {site.workers[0].config}  (as US1; docs/site.md)")
+        print("Ctrl-C ends it; the data stay in the folder, the database is thrown away.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()
