@@ -22,7 +22,9 @@ from dicom_node.events import DATABASE_REPLACED, DISK_LOW, SCHEDULER_TAKEN
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.roles import Role
+from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
+from dicom_node.monitoring.past import forget_past
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
@@ -158,6 +160,7 @@ class Background:
         timers: list[tuple[Callable[[], object], float]] = [
             (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
             (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
+            (self._when_scheduler(lambda: forget_past(self._database, self._settings)), 3600.0),
             (self._when_scheduler(lambda: forget_removed(self._database, self._settings)), 3600.0),
         ]
         if self._role.works:
@@ -167,6 +170,7 @@ class Background:
             timers.append((self._watch_disk, 30.0))
             timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
             timers.append((self._watch_database, 30.0))
+            timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
             silence = self._when_scheduler(lambda: report_silence(self._database, self._settings))
             timers.append((silence, 600.0))
             compare = self._when_scheduler(self._compare_spool)

@@ -60,6 +60,8 @@ class NodeSettings(_Section):
     """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much goes to the log (standard error). No level logs patient data."""
+    event_days: float = Field(400, ge=1)
+    """How long events, and associations that have ended, are kept."""
     station_name: str = "AINODE"
     """Station name in result objects (0008,1010)."""
 

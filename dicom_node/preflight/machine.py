@@ -22,6 +22,7 @@ from dicom_node.config.settings import Settings, TlsSettings
 from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
+from dicom_node.monitoring.disk import forecast
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.scp.policy import lock_path, policy_path
@@ -38,6 +39,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 """One answer of ``socket.getaddrinfo``."""
+_DAYS_TO_ACT = 7
 _HERE = (None, "", "localhost", "127.0.0.1", "::1")
 _ENCRYPTED = ("require", "verify-ca", "verify-full")  # of libpq, whose default takes what the server offers
 
@@ -176,6 +178,11 @@ def _probe_database(settings: Settings) -> Found:
         migrate.check(database)
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
         yield from _compare_spool(database, settings)
+        with database.read() as session:
+            future = forecast(session, settings)
+        if future is not None:
+            enough = future.days is None or future.days > _DAYS_TO_ACT
+            yield Tried("disk", enough, str(future))
     except DatabaseNotReady as error:
         outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
         if database.is_sqlite and outdated:

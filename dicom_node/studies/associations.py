@@ -48,6 +48,7 @@ class JournalIngest:
             started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
         if started:
             self._close_the_lost()
+        if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
             self._clear_away()
         return total
 

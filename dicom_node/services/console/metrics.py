@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.model.roles import Role
+from dicom_node.monitoring.disk import forecast
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
 from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study
@@ -44,6 +46,9 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     space = disk(settings)
     yield Gauge("disk_free_bytes", "Free where the data folder lies.", space["free"])
     yield Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"])
+    future = forecast(session, settings)
+    if future is not None and future.days is not None:
+        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", future.days)
     here = Association.closed_at.is_(None)
     open_ones = session.scalar(select(func.count()).where(here)) or 0
     yield Gauge("associations_open", "Associations that are open.", open_ones)
@@ -71,7 +76,7 @@ def not_ready(session: Session, settings: Settings) -> str:
     session.scalar(select(func.count()).where(Study.id == 0))
     if disk(settings)["low"]:
         return "free disk space is under spool.minimum_free_mib"
-    if not any(place in ("all", "listener") for place in running(settings.node.data_dir)):
+    if not any(Role(place.partition("-")[0]).receives for place in running(settings.node.data_dir)):
         return "no node that receives runs on this machine"
     return ""
 

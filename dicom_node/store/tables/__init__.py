@@ -9,7 +9,7 @@ from dicom_node.store.tables.analyses import (
 )
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
-from dicom_node.store.tables.node import Cursor, EnteredTable, EventRow, Lease
+from dicom_node.store.tables.node import Cursor, DiskSample, EnteredTable, EventRow, Lease
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
 from dicom_node.store.tables.studies import (
     Association,
@@ -29,6 +29,7 @@ __all__ = [
     "CountedImage",
     "Cursor",
     "Delivery",
+    "DiskSample",
     "EnteredTable",
     "EventRow",
     "Id",

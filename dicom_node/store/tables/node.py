@@ -36,6 +36,15 @@ class EnteredTable(Base):
     changed_by: Mapped[str] = mapped_column(String(64))
 
 
+class DiskSample(Base):
+    """How much space was free where the data folder lies."""
+
+    __tablename__ = "disk_sample"
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    free_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class Lease(Base):
     """A named right that one process at a time holds, such as ``scheduler``."""
 
