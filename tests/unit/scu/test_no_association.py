@@ -15,7 +15,7 @@ from dicom_node.scu.dimse import DimseDestination
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr("dicom_node.scu.dimse._NEGOTIATE_SECONDS", 1.0)
+    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
