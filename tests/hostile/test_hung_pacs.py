@@ -110,8 +110,8 @@ def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Val
 def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     tmp_path: Path, pacs: Pacs, valve: Valve, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.scu.dimse._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.scu.dimse._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
     valve.from_peer = passes
     outbox = outbox_to(tmp_path, pacs, valve)
     (uid,) = outbox.add_study(["pacs"], ONE)
