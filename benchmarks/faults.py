@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""A site of two listeners and two workers under load is killed in parts, at random: does its ledger balance?
+
+    benchmarks/faults.py [--kills 1000] [--seed 1] [--json FILE]
+
+Needs Debian's orthanc and postgresql. Modalities send studies of two objects, split over both listeners,
+every third object to both, each again until it is acknowledged. Meanwhile kill -9 takes a random process: a
+node as a whole (it is started again a moment later), or one of its children (the listener, the inspector, a
+worker: the node starts it again). At the end each study must stand delivered and the PACS hold each result
+once. Exit status 1 where anything is missing or doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dicom_node import services
+from dicom_node.config import loading
+from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study
+from tests.modality import ultrasound
+from tests.node_lab import Node, in_background, store
+from tests.postgres_lab import start_postgres
+from tests.site_lab import Site, running_site
+
+# A program instead of a model: what is tried is the site, and two cores are to be killed, not to compute.
+_WRITES = "sleep 0.1; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
+RULE = f"""
+[[rules]]
+name = "program"
+when = {{ modality = "US" }}
+max_study_age_days = 0
+pipeline = "command"
+send_to = ["pacs"]
+options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true }}
+"""
+SENDERS = 3
+SETTLED_SECONDS = 300  # without any change, after the last kill
+
+
+@dataclass
+class Load:
+    """What the modalities sent. ``sent``: SOP Instance UIDs that were acknowledged at least once."""
+
+    sent: set[str] = field(default_factory=set)
+    studies: set[str] = field(default_factory=set)
+    acknowledged: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, site: Site, sender: int) -> None:
+        """Send studies until it is told to stop; the last one is sent whole."""
+        for number in itertools.count():
+            if self.stop.is_set():
+                return
+            for part in (1, 2):
+                image = ultrasound(f"faults-{sender}-{number}", number=part, size=(48, 40))
+                for _ in range(2 if (2 * number + part) % 3 == 0 else 1):
+                    self._send(site, image, number + part)
+            time.sleep(0.3)
+
+    def _send(self, site: Site, image: Dataset, turn: int) -> None:
+        """As a modality behind a balancer: now this listener, now that, again until it gets Success."""
+        for attempt in itertools.count(turn):
+            if store(site.listeners[attempt % 2].port, [image], "US1") == [0x0000]:
+                break
+            time.sleep(0.1)
+        with self.lock:
+            self.acknowledged += 1
+            self.sent.add(str(image.SOPInstanceUID))
+            self.studies.add(str(image.StudyInstanceUID))
+
+
+def main() -> int:
+    """Kill, wait, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the ledger to this file")
+    arguments = parser.parse_args()
+    began, load = time.monotonic(), Load()
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as folder,
+        start_postgres() as postgres,
+        running_site(Path(folder), postgres.new_database(), RULE, '["sr"]', quiet=0.5) as site,
+    ):
+        senders = [in_background(lambda number=number: load.run(site, number)) for number in range(SENDERS)]
+        killed = kill(site, arguments.kills, random.Random(arguments.seed))
+        load.stop.set()
+        for sender in senders:
+            sender.join()
+        wait_until_settled(site, load)
+        ledger = {"minutes": round((time.monotonic() - began) / 60, 1), "killed": dict(killed)}
+        ledger |= count(site, load, Path(folder))
+    wrong = mistakes(ledger)
+    print(json.dumps(ledger, indent=1))
+    print("\n".join(wrong) or "The ledger balances.")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(ledger, indent=1), encoding="utf-8")
+    return 1 if wrong else 0
+
+
+def kill(site: Site, kills: int, chance: random.Random) -> Counter[str]:
+    """kill -9 of one random process at a time; how often of what kind."""
+    killed: Counter[str] = Counter()
+    while killed.total() < kills:
+        time.sleep(chance.uniform(0.1, 0.9))
+        node = chance.choice(site.nodes)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if chance.random() < 0.25:
+                node.kill()
+                killed["a node and all its processes"] += 1
+                in_background(node.start).join(chance.uniform(0, 6))
+            elif children := list(_children(node)):
+                kind, child = chance.choice(children)
+                child.kill()
+                killed[kind] += 1
+        if killed.total() % 50 == 0:
+            print(
+                f"{killed.total()} of {kills} killed, {len(site.pacs.instances())} results", file=sys.stderr
+            )
+    for node in site.nodes:
+        ensure(node)
+    return killed
+
+
+def ensure(node: Node) -> None:
+    """Wait until a node that is being started runs; start it where its start was killed."""
+    for _ in range(3):
+        if psutil.pid_exists(node.pid) and psutil.Process(node.pid).status() != psutil.STATUS_ZOMBIE:
+            return
+        node.start()
+
+
+def _children(node: Node) -> Iterator[tuple[str, psutil.Process]]:
+    for child in psutil.Process(node.pid).children():
+        words = child.cmdline()
+        for module, kind in (
+            ("dicom_node.scp", "a listener process"),
+            ("dicom_node.inbox", "an inspector"),
+            ("dicom_node.jobs.worker", "a worker process"),
+        ):
+            if module in words:
+                yield kind, child
+
+
+def wait_until_settled(site: Site, load: Load) -> None:
+    """Until every study is delivered, or nothing has changed for a while."""
+    seen, since = None, time.monotonic()
+    while time.monotonic() - since < SETTLED_SECONDS:
+        states = Counter(study["state"] for study in site.listeners[0].studies().values())
+        if states["delivered"] == len(load.studies) == states.total():
+            return
+        if states != seen:
+            seen, since = states, time.monotonic()
+        time.sleep(1)
+
+
+def count(site: Site, load: Load, folder: Path) -> dict[str, object]:
+    """The ledger: what was sent, what the database says of it, what the PACS holds."""
+    with services.reading(loading.load([site.listeners[0].config])) as session:
+        received = Counter(str(outcome) for outcome in session.scalars(select(ReceivedObject.outcome)))
+        studies = Counter(str(state) for state in session.scalars(select(Study.state)))
+        deliveries = Counter(str(state) for state in session.scalars(select(Delivery.state)))
+        results = session.scalars(select(Result.sop_instance_uid)).all()
+    held = site.pacs.instances()
+    return {
+        "objects sent": len(load.sent),
+        "acknowledgements": load.acknowledged,
+        "received": dict(received),
+        "left in incoming": len(list((folder / "var" / "spool" / "incoming").glob("*.dcm"))),
+        "studies sent": len(load.studies),
+        "studies": dict(studies),
+        "results": len(results),
+        "deliveries": dict(deliveries),
+        "in the PACS": len(held),
+        "results not in the PACS": len(set(results) - set(held)),
+        "in the PACS twice or unknown": len(held) - len(set(held) & set(results)),
+    }
+
+
+def mistakes(ledger: dict[str, object]) -> list[str]:
+    """What does not balance."""
+    received = Counter(ledger["received"])
+    asked = {
+        "each object indexed once": received["new"] == ledger["objects sent"],
+        "received = new + duplicates": received.total() == received["new"] + received["duplicate"],
+        "no acknowledgement without an object": received.total() >= ledger["acknowledgements"],
+        "nothing left in incoming": ledger["left in incoming"] == 0,
+        "each study delivered": ledger["studies"] == {"delivered": ledger["studies sent"]},
+        "each delivery confirmed": set(ledger["deliveries"]) == {"confirmed"},
+        "each result in the PACS": ledger["results not in the PACS"] == 0,
+        "nothing twice": ledger["in the PACS twice or unknown"] == 0,
+    }
+    return [f"NOT SO: {what}" for what, holds in asked.items() if not holds]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
