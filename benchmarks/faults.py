@@ -74,7 +74,7 @@ class Load:
                 image = ultrasound(f"faults-{sender}-{number}", number=part, size=(48, 40))
                 for _ in range(2 if (2 * number + part) % 3 == 0 else 1):
                     self._send(site, image, number + part)
-            time.sleep(0.3)
+            time.sleep(1)
 
     def _send(self, site: Site, image: Dataset, turn: int) -> None:
         """As a modality behind a balancer: now this listener, now that, again until it gets Success."""
@@ -127,7 +127,7 @@ def kill(site: Site, kills: int, chance: random.Random) -> Counter[str]:
             if chance.random() < 0.25:
                 node.kill()
                 killed["a node and all its processes"] += 1
-                in_background(node.start).join(chance.uniform(0, 6))
+                in_background(lambda node=node: start(node)).join(chance.uniform(0, 6))
             elif children := list(_children(node)):
                 kind, child = chance.choice(children)
                 child.kill()
@@ -137,15 +137,14 @@ def kill(site: Site, kills: int, chance: random.Random) -> Counter[str]:
                 f"{killed.total()} of {kills} killed, {len(site.pacs.instances())} results", file=sys.stderr
             )
     for node in site.nodes:
-        ensure(node)
+        node.kill()
+        start(node)
     return killed
 
 
-def ensure(node: Node) -> None:
-    """Wait until a node that is being started runs; start it where its start was killed."""
-    for _ in range(3):
-        if psutil.pid_exists(node.pid) and psutil.Process(node.pid).status() != psutil.STATUS_ZOMBIE:
-            return
+def start(node: Node) -> None:
+    """Start it, unless it is killed before it is ready."""
+    with contextlib.suppress(AssertionError):
         node.start()
 
 
