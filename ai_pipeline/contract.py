@@ -152,14 +152,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class QualityNote:
-    """Something that a reader should know about how far to trust the result. Never holds PHI.
-
-    ``on_faces``: must be read wherever the findings are: in presentation states and pictures too."""
+    """Something that a reader should know about how far to trust the result. Never holds PHI. ``on_faces``:
+    must be read wherever the findings are. ``places``: where, for the node alone; as UltrasoundRegion.box."""
 
     name: str
     text: str
     source_uid: str | None = None
     on_faces: bool = False
+    places: tuple[tuple[int, int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +296,9 @@ class UltrasoundRegion:
 class ImageHeader:
     """What a pipeline may know of an image besides its pixels: decoded header values, no identity.
 
-    ``age_years`` is None where the header gives no usable age. ``attributes`` holds further header values
-    by DICOM keyword, as text. ``overlay_groups``: groups 60xx whose overlay plane has pixels that are set;
-    ``embedded_overlay_bits``: bits of the pixel data, from 0 on, that hold an overlay plane.
-    """
+    ``age_years``: None where the header gives no usable age. ``attributes``: further values by keyword, as
+    text. ``overlay_groups``: groups 60xx whose overlay plane has pixels; ``embedded_overlay_bits``: bits of
+    the pixel data, from 0 on, that hold one. ``removed_by_hand``: boxes that a person wants gone."""
 
     modality: str
     sop_class_uid: str
@@ -320,6 +319,7 @@ class ImageHeader:
     ultrasound_regions: tuple[UltrasoundRegion, ...] = ()
     overlay_groups: tuple[int, ...] = ()
     embedded_overlay_bits: tuple[int, ...] = ()
+    removed_by_hand: tuple[tuple[int, int, int, int], ...] = ()
 
 
 class SourceImage(Protocol):

@@ -80,7 +80,14 @@ class ProgramStopped(ProgramFailed):
 
 
 class CleaningFailed(PipelineError):
-    """Legible text may be left in the picture: nothing may leave as "cleaned"."""
+    """Legible text may be left in the picture: nothing may leave as "cleaned".
+
+    ``places``: where, as far as it is known: left, top, right, bottom in pixels, the last two exclusive.
+    """
+
+    def __init__(self, text: str, places: Sequence[tuple[int, int, int, int]] = ()) -> None:
+        super().__init__(text)
+        self.places = tuple(places)
 
 
 @dataclass(frozen=True, slots=True)

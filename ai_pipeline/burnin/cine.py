@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, index_of
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, index_of
 from ai_pipeline.burnin.decide.writing import MeasuredPixels, candidates_of
 from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
@@ -54,6 +54,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     mask: Mask = plan.mask | plan.banner
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
+    refilled: list[Box] = []
     widened = blacked_out = 0
     for start in range(0, count, WINDOW):
         report(start / count, f"frame {start + 1} of {count}")
@@ -67,6 +68,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         same_mask = same_mask and bool((window.mask == plan.mask | plan.banner).all())
         mask = mask | window.mask
         marks += window.marks
+        refilled += window.refilled
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
     if not same_mask:  # results carry one mask for all frames, and the hash is of what lies outside of that
         outside = OutsideDigest()
@@ -74,7 +76,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
             outside.add(image.stored(index), frames[index], mask)
     masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
     return CleanedFrames(
-        frames, masks, tuple(marks), plan.readings, widened, blacked_out, outside.hexdigest()
+        frames, masks, tuple(marks), plan.readings, widened, blacked_out, outside.hexdigest(), tuple(refilled)
     )
 
 

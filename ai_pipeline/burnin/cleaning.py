@@ -36,6 +36,8 @@ DESCRIPTIONS = {
     CleaningPolicy.CLINICAL: "burned-in text that may name the patient",
     CleaningPolicy.RESEARCH: "burned-in annotation",
 }
+MOST_PLACES = 100
+"""Places of a note, at most."""
 TEXT_REACH, DRAWN_REACH = 0.015, 0.05
 """Annotations closer than this share of the longer side are reported as one: lines, a ruler's ticks."""
 
@@ -128,6 +130,7 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
     filled = bool(masks.any())
     over_lesion = _filled_share_of_lesion(marks, masks) if filled else 0.0
     share = float(np.count_nonzero(masks)) / masks.size
+    by_hand = len(image.header.removed_by_hand)
     notes = (
         (True, "burned_in", f"removed: {removed}" if filled else f"{outcome}; the pixels are unchanged"),
         (left, "kept", f"not about the patient's identity, left in place: {left}"),
@@ -135,12 +138,18 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (filled, "verified", "read again after filling: no legible text found that had to go"),
         (cleaned.widened, "widened", f"{cleaned.widened} places needed a wider mask"),
         (cleaned.blacked_out, "blacked_out", f"{cleaned.blacked_out} places had to be blacked out"),
+        (by_hand, "by_hand", f"blacked out as a person marked it: {by_hand}"),
         (over_lesion, "over_lesion",
          f"{over_lesion:.0%} of the area that the calipers measure was filled: do not judge a lesion by it"),
         (filled and image.header.modality in {"CR", "DX", "MG", "RF"}, "side_marker",
          "side markers may be among what was removed"),
     )  # fmt: skip
-    return [QualityNote(name, text, image.uid) for applies, name, text in notes if applies]
+    places = dict.fromkeys(("widened", "blacked_out"), cleaned.refilled[:MOST_PLACES])
+    return [
+        QualityNote(name, text, image.uid, places=places.get(name, ()))
+        for applies, name, text in notes
+        if applies
+    ]
 
 
 def _filled_share_of_lesion(marks: tuple[Annotation, ...], masks: PixelArray) -> float:

@@ -145,7 +145,8 @@ class Ultrasound:
                 result = clean(image, share, policy=policy, allowed=allowed, tools=tools)
             except CleaningFailed as failure:
                 failures.append(failure)
-                notes.append(QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid))
+                told = f"no cleaned picture: {failure}"
+                notes.append(QualityNote("cleaning_failed", told, image.uid, places=failure.places))
                 continue
             findings += _findings(image, result.marks, tools)
             notes += result.notes

@@ -15,7 +15,7 @@ import numpy as np
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Mask, Picture, clipped, index_of
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
+from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import (
     blocks,
     text_in_outline,
@@ -85,6 +85,8 @@ def plan_removal(
     banner, banners = find_banner(header, picture) if graphics else (np.zeros(shape, np.bool_), ())
     removed = {meaning for meaning in Meaning if policy.removes(meaning)}
     devices, device_marks = find_device_banner(header, picture, tools.device_rules, removed)
+    by_hand, hand_marks = find_by_hand(header, picture)
+    devices |= by_hand
     waves = _waves(picture, header) if graphics else no_waves(shape)
     banner &= ~waves.traces
     drawn = (
@@ -111,7 +113,7 @@ def plan_removal(
     banner = (banner & ~not_tissue) | devices
     marks = [
         replace(mark, removed=_is_inside(mark, banner | mask))
-        for mark in (*banners, *device_marks, *_drawn_marks(drawn, texts))
+        for mark in (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts))
     ]
     marks = [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
     for text in texts:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.burnin.fill.background import with_background
@@ -42,7 +42,7 @@ class CleanedFrames:
     """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
 
     ``frames`` of a cine are memory-mapped. ``widened`` and ``blacked_out`` count places where text was still
-    found after filling. ``timings`` in seconds by stage.
+    found after filling, ``refilled`` is where. ``timings`` in seconds by stage.
     """
 
     frames: PixelArray
@@ -52,6 +52,7 @@ class CleanedFrames:
     widened: int
     blacked_out: int
     outside_sha256: str
+    refilled: tuple[Box, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -153,6 +154,7 @@ class Window(ABC):
         self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
         self.mask: Mask = plan.mask | plan.banner
         self.marks: list[Annotation] = []
+        self.refilled: list[Box] = []
         self.added: Mask | None = None
         self.widened = self.blacked_out = 0
 
@@ -174,7 +176,8 @@ class Window(ABC):
             if not residue:
                 return
             if attempt == ROUNDS:
-                raise CleaningFailed("text is still found after filling, widening and blacking out")
+                left = [mark.box for mark in box_marks(residue, self.mask.shape)]
+                raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             more = paint(residue, self.mask.shape, WIDER * (attempt + 1))
             if attempt < ROUNDS - 1:
                 self.fill(more)
@@ -185,6 +188,7 @@ class Window(ABC):
                 self.blacked_out += len(residue)
             found = box_marks(residue, self.mask.shape)
             self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
+            self.refilled += [mark.box for mark in found]
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` when it becomes too much."""
@@ -235,6 +239,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         widened=still.widened,
         blacked_out=still.blacked_out,
         outside_sha256=outside.hexdigest(),
+        refilled=tuple(still.refilled),
         timings={
             "decode": decoded - began,
             "detect": planned - decoded,

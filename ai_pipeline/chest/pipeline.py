@@ -374,7 +374,8 @@ def _cleaned(
     try:
         result = clean(image, report)
     except CleaningFailed as failure:
-        return (), (QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid),)
+        told = f"no cleaned picture: {failure}"
+        return (), (QualityNote("cleaning_failed", told, image.uid, places=failure.places),)
     return (result.image, result.mask), result.notes
 
 

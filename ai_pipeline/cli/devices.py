@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +45,7 @@ def try_rules(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which device rules are for an image, which rectangles they name, and what a rule could ask for."""
-    from ai_pipeline.burnin.devices.known import device_boxes, matching_rules
+    from ai_pipeline.burnin.devices.known import conditions_of, device_boxes, matching_rules
     from ai_pipeline.errors import DeviceRuleError, PixelError
     from ai_pipeline.images.decode import open_dicom
 
@@ -65,22 +64,10 @@ def try_rules(
         raise typer.Exit(EXIT_DATA) from error
     if as_json:
         typer.echo(
-            json.dumps({"match": _conditions(image), "rules": rules, "rectangles": _rectangles(boxes)})
+            json.dumps({"match": conditions_of(header), "rules": rules, "rectangles": _rectangles(boxes)})
         )
     else:
-        _print(_conditions(image), rules, boxes)
-
-
-def _conditions(image: SourceImage) -> dict[str, str | int]:
-    """What a rule for this image could match, as the keys of a rule."""
-    header = image.header
-    texts = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
-    maker, model, software = (escape(header.attributes.get(text, "").split("\\")[0]) for text in texts)
-    conditions: dict[str, str | int] = {
-        "modality": header.modality, "manufacturer": maker, "model": model, "software": software,
-        "rows": header.rows, "columns": header.columns, "sop_class": header.sop_class_uid,
-    }  # fmt: skip
-    return {key: value for key, value in conditions.items() if value}
+        _print(conditions_of(header), rules, boxes)
 
 
 def _rectangles(boxes: Sequence[DeviceBox]) -> list[dict[str, object]]:

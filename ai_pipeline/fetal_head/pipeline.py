@@ -185,7 +185,7 @@ class FetalHead:
             result = clean(image, report, tools=self._tools())
         except CleaningFailed as failure:
             why = f"no picture with the outline, because it could not be cleaned: {failure}"
-            return (), (QualityNote("cleaning_failed", why, image.uid),)
+            return (), (QualityNote("cleaning_failed", why, image.uid, places=failure.places),)
         return (result.image, result.mask), result.notes
 
 

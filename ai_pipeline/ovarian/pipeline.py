@@ -129,7 +129,8 @@ class Ovarian:
                 cleaned = clean(image, report, tools=self._tools())
             except CleaningFailed as failure:
                 failures.append(failure)
-                notes.append(QualityNote("cleaning_failed", f"no cleaned picture: {failure}", image.uid))
+                told = f"no cleaned picture: {failure}"
+                notes.append(QualityNote("cleaning_failed", told, image.uid, places=failure.places))
                 continue
             seen = time.perf_counter()
             seconds["clean"] += seen - start

@@ -20,6 +20,8 @@ from ai_pipeline.images.limits import LIMITS, ImageLimits
 
 ENTERED_FILE: Final = "entered.toml"
 """Peers and rules that were entered by a person, in ``node.data_dir``: read besides the given files."""
+DEVICE_RULES_FOLDER: Final = "device_rules"
+"""Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
 REVEALED: Final = "secrets revealed"
 """The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
 

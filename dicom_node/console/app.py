@@ -19,13 +19,14 @@ from dicom_node.console.routes import (
     overview,
     patients,
     peers,
+    reviews,
     rules,
     session,
     studies,
     upload,
     work,
 )
-from dicom_node.console.routes.programs import api, machines
+from dicom_node.console.routes.programs import api, configuration, machines
 from dicom_node.console.web.access import API, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
 from dicom_node.console.web.pages import render
@@ -40,6 +41,7 @@ _PAGES = (
     studies,
     patients,
     work,
+    reviews,
     peers,
     rules,
     models,
@@ -49,6 +51,7 @@ _PAGES = (
     live,
     machines,
     api,
+    configuration,
 )
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,

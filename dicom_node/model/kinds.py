@@ -81,6 +81,22 @@ class ReaderVerdict(StrEnum):
     MISSING = "missing"  # the AI says nothing of it, and it is there
 
 
+class ReviewCause(StrEnum):
+    """Why a person should look at the cleaning of an image, the most urgent first."""
+
+    WITHHELD = "withheld"  # text may be left: no cleaned image
+    BLACKED_OUT = "blacked_out"  # in the second place, as filling left text
+    WIDENED = "widened"  # filled once more around what was still found
+
+
+class ReviewVerdict(StrEnum):
+    """What became of that."""
+
+    ACCEPTED = "accepted"  # by a person: it stays as it is
+    DRAWN = "drawn"  # a person drew boxes: cleaned again
+    REPLACED = "replaced"  # by a later analysis of the same image
+
+
 class Occasion(StrEnum):
     """What somebody may want to be notified of; the words of a notification's ``on`` setting."""
 
@@ -135,5 +151,6 @@ class AuditAction(StrEnum):
     NOTIFIER_TESTED = "notifier_tested"
     NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again
     FEEDBACK_GIVEN = "feedback_given"
+    CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"

@@ -123,7 +123,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
             f"all results that {peer.name} takes are in its outbox already: send those again there"
         )
     for row in new:
-        delivery = deliveries.add(session, row, peer.name)
+        delivery = deliveries.add(session, row, peer.name, by_hand=True)
         record(
             session, DELIVERY_ADDED, study_id,
             delivery=delivery.id, destination=peer.name, instance=row.sop_instance_uid,

@@ -15,18 +15,24 @@ from dicom_node.store.transitions import move_delivery, utc_now
 
 
 def enqueue(
-    session: Session, result: Result, peers: Iterable[PeerSettings], *, in_doubt: bool = False
+    session: Session,
+    result: Result,
+    peers: Iterable[PeerSettings],
+    *,
+    in_doubt: bool = False,
+    by_hand: bool = False,
 ) -> None:
     """Send a result to these peers, once each however often it is asked; what was held back is sent again.
 
     A result that a person withdrew goes nowhere.
     ``in_doubt``: it may have been sent before, so a peer that is asked for what it has is asked first.
+    ``by_hand``: a person wants it there, no rule.
     """
     if results.withdrawn(session, [result.id]):
         return
     for peer in peers:
         ask_first = in_doubt and peer.confirm == "query"
-        delivery = deliveries.add(session, result, peer.name, ask_first=ask_first)
+        delivery = deliveries.add(session, result, peer.name, ask_first=ask_first, by_hand=by_hand)
         if delivery.withdrawn:
             wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
             move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ai_pipeline import extras
-from ai_pipeline.burnin.devices.rules import from_environment, read_rules
+from ai_pipeline.burnin.devices.rules import read_rules, site_folder
 from ai_pipeline.contract import ChecksOptions
 from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError, first_line
 from ai_pipeline.images.decoder import Decoder
@@ -15,6 +15,7 @@ from ai_pipeline.models.store.folder import in_shadow
 from ai_pipeline.pipelines import PIPELINES, create, pipeline_class
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.patterns import matches
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.preflight.found import Found, Tried
 
@@ -153,7 +154,7 @@ def _check_cards(settings: Settings) -> Found:
 
 
 def _check_device_rules(settings: Settings) -> Found:
-    own = settings.workers.device_rules_dir or from_environment()
+    own = site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
     try:
         rules = read_rules(own)
     except DeviceRuleError as error:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WITHDRAWN
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.leases import has_come, has_ended
-from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.tables import Delivery, Job, Result, Study
 from dicom_node.store.transitions import move_delivery, utc_now
 
 WITHDRAWN = "withdrawn"
@@ -20,10 +20,13 @@ WITHDRAWN = "withdrawn"
 _S = DeliveryState
 
 
-def add(session: Session, result: Result, destination: str, *, ask_first: bool = False) -> Delivery:
+def add(
+    session: Session, result: Result, destination: str, *, ask_first: bool = False, by_hand: bool = False
+) -> Delivery:
     """Put a result into the outbox for a peer, due now; once only, however often it is asked.
 
     ``ask_first``: it may have been sent, so the peer is asked for it, and it is sent if it is not there.
+    ``by_hand``: a person wants it there, no rule.
     """
     found = session.scalar(
         select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
@@ -32,8 +35,9 @@ def add(session: Session, result: Result, destination: str, *, ask_first: bool =
         return found
     state = _S.UNCONFIRMED if ask_first else _S.PENDING
     delivery = Delivery(
-        result=result, destination=destination, state=state, next_at=utc_now(), reason="", status=""
-    )
+        result=result, destination=destination, state=state, next_at=utc_now(), reason="", status="",
+        by_hand=by_hand,
+    )  # fmt: skip
     session.add(delivery)
     session.flush()
     return delivery
@@ -45,6 +49,19 @@ def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
         session, delivery, _S.CANCELLED, DELIVERY_WITHDRAWN,
         reason=f"withdrawn: {reason}", withdrawn=True, lease_owner="", lease_until=None,
     )  # fmt: skip
+
+
+def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
+    """What a person added of the results of a rule, and was withdrawn before it was sent."""
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .join(Job, Job.id == Result.job_id)
+            .where(Job.study_id == study_id, Job.rule == rule, Delivery.withdrawn, Delivery.by_hand)
+            .options(contains_eager(Delivery.result))
+        )
+    )
 
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.events import SPOOL_PURGED
-from dicom_node.store import intake, readings
+from dicom_node.store import intake
+from dicom_node.store.burned_in import readings, reviews
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
@@ -69,6 +70,7 @@ def _mark(session: Session, studies: Sequence[int]) -> list[str]:
     paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
     for study_id in studies:
         readings.forget(session, study_id)
+        reviews.forget(session, study_id)
     return paths
 
 

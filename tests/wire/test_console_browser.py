@@ -21,11 +21,12 @@ pytestmark = pytest.mark.debian("chromium")
 
 PAGES = (
     *("/", "/studies", "/studies/1", "/studies/images/1", "/patients", "/patients/1", "/jobs", "/outbox"),
-    *("/peers", "/peers/pacs", "/rules", "/models", "/notifications", "/upload", "/audit"),
+    *("/peers", "/peers/pacs", "/peers/pacs/conformance", "/rules", "/models"),
+    *("/reviews", "/notifications", "/upload", "/audit"),
 )
 ALLOWED = {
-    UserRole.VIEWER: PAGES[:-3],
-    UserRole.READER: PAGES[:-3],
+    UserRole.VIEWER: PAGES[:-4],
+    UserRole.READER: PAGES[:-4],
     UserRole.OPERATOR: PAGES[:-1],
     UserRole.ADMIN: PAGES,
 }

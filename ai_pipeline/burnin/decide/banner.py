@@ -1,7 +1,7 @@
-"""Text in places that the header gives away.
+"""Text in places that are known before the pixels are looked at.
 
-Two sources, each with a mask of its own: what lies outside all ultrasound regions may be anything (names, but
-MI and TI too); device rules say what each of their rectangles holds.
+Three sources, each with a mask of its own: what lies outside all ultrasound regions may be anything (names,
+but MI and TI too); device rules say what each of their rectangles holds; a person has drawn boxes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     Mask,
     Picture,
     brightest,
+    clipped,
     component_boxes,
     components,
     contrast,
@@ -34,7 +35,8 @@ BLACK = 8
 LARGEST_SHARE = 0.3
 """Share of the picture that is drawn outside the regions, from which the regions are ignored."""
 LARGEST_DEVICE_SHARE = 0.5
-"""Share of the picture under device rules, from which they are for another layout of the device."""
+"""Share of the picture under device rules, from which they are for another layout of the device; the same of
+boxes that a person drew."""
 EVERY = frozenset(Meaning)
 
 
@@ -83,6 +85,21 @@ def find_device_banner(
     if share > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")
     return mask, tuple(marks)
+
+
+def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
+    """The mask of what a person wants gone (``removed_by_hand``), and an annotation for each box.
+
+    Masked whatever it holds. Raises :class:`ai_pipeline.errors.CleaningFailed` when it is too much of the
+    picture.
+    """
+    mask: Mask = np.zeros(picture.shape[:2], np.bool_)
+    boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]
+    for box in boxes:
+        mask[index_of(box)] = True
+    if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
+        raise CleaningFailed(f"boxes drawn by hand cover {share:.0%} of the picture")
+    return mask, tuple(Annotation(AnnotationKind.BANNER, box, 1.0) for box in boxes)
 
 
 def _written(grey: Picture, outside: Mask) -> Mask:

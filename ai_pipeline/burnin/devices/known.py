@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from ai_pipeline.burnin.annotation.pixels import Box
@@ -43,3 +44,15 @@ def device_note(
     names = ", ".join(rule.name for rule in matching_rules(header, folder))
     text = f"device rules for this image: {names}"
     return QualityNote("device_rules", text, source_uid) if names else None
+
+
+def conditions_of(header: ImageHeader) -> dict[str, str | int]:
+    """What a rule for this image could match, as the keys of a rule; those that the image does not have are
+    left out."""
+    texts = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
+    maker, model, software = (escape(header.attributes.get(text, "").split("\\")[0]) for text in texts)
+    conditions: dict[str, str | int] = {
+        "modality": header.modality, "manufacturer": maker, "model": model, "software": software,
+        "rows": header.rows, "columns": header.columns, "sop_class": header.sop_class_uid,
+    }  # fmt: skip
+    return {key: value for key, value in conditions.items() if value}

@@ -173,6 +173,11 @@ def from_environment() -> Path | None:
     return Path(value) if value else None
 
 
+def site_folder(named: Path | None, otherwise: Path) -> Path | None:
+    """The site's folder: the one that is ``named``, else the environment's, else this one if it is there."""
+    return named or from_environment() or (otherwise if otherwise.is_dir() else None)
+
+
 _read_once = cache(read_rules)
 
 

@@ -9,7 +9,16 @@ import typer
 
 from dicom_node.cli.common import entries
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
-from dicom_node.cli.common.output import Column, Row, fields, local, print_json, print_rows, say
+from dicom_node.cli.common.output import (
+    Column,
+    Row,
+    fields,
+    local,
+    print_document,
+    print_json,
+    print_rows,
+    say,
+)
 from dicom_node.cli.records import associations
 from dicom_node.errors import ExitCode
 
@@ -174,9 +183,32 @@ def test_study(
     as_json: Json = False,
 ) -> None:
     """Send a study of nobody with a known finding in each kind of result, to see what a viewer shows."""
-    from dicom_node.services.console import trial_study
+    from dicom_node.services.console.peers import trial_study
 
     rows = trial_study.send(load(config), name)
     print_rows(rows, _TRIAL, as_json=as_json, none="Nothing was sent.")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command(epilog="Example: dicom-node peers conformance pacs pacs-2026-11.md --config node.toml")
+def conformance(
+    name: Annotated[str, typer.Argument(metavar="PEER", help="A configured peer.")],
+    config: Config,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A new file, in Markdown; else it is printed."),
+    ] = None,
+    as_json: JsonObject = False,
+) -> None:
+    """Report how the last hundred objects to and from a peer kept to the standard."""
+    from dicom_node.services.console.peers import conformance as report
+
+    settings = load(config)
+    found = report.write(settings, name, file) if file else report.report(settings, name)
+    if as_json:
+        print_json(found)
+    elif file:
+        say(f"{file}: {len(found['sent'])} objects sent, {len(found['received'])} received")
+    else:
+        print_document(report.as_text(found))

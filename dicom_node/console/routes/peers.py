@@ -12,7 +12,7 @@ from dicom_node.console.web.access import Asked, Visit, needs
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import contacts, entered
-from dicom_node.services.console import peer_form, peers, trial_study
+from dicom_node.services.console.peers import conformance, directory, form, trial_study
 
 router = APIRouter(prefix="/peers")
 
@@ -24,10 +24,10 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 def list_peers(asked: Asked) -> Response:
     """All peers, and who called that is none."""
     with asked.site.database.read() as session:
-        rows = peers.peers(session, asked.site.settings)
-        strangers = peers.strangers(session, asked.site.settings)
+        rows = directory.peers(session, asked.site.settings)
+        strangers = directory.strangers(session, asked.site.settings)
         known = entered.listed(session, "peers")
-    return asked.page("peers.html", rows=rows, strangers=strangers, days=peers.DAYS, entered=known)
+    return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS, entered=known)
 
 
 @router.get("/why")
@@ -40,14 +40,14 @@ def why(asked: Asked, caller: Caller = "") -> Response:
             found = contacts.why(asked.site.settings, caller.strip(), _since())
         except NotFound as error:
             problem = str(error)
-    return asked.page("why.html", caller=caller.strip(), found=found, problem=problem, days=peers.DAYS)
+    return asked.page("why.html", caller=caller.strip(), found=found, problem=problem, days=directory.DAYS)
 
 
 @router.get("/new")
 @needs(UserRole.ADMIN)
 def new(asked: Asked) -> Response:
     """An empty form."""
-    return asked.page("peer_form.html", **peer_form.empty())
+    return asked.page("peer_form.html", **form.empty())
 
 
 @router.post("/new")
@@ -61,7 +61,7 @@ def add(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """A form with what it is now."""
-    return asked.page("peer_form.html", **peer_form.of(entered.of(asked.site.settings, "peers", name)))
+    return asked.page("peer_form.html", **form.of(entered.of(asked.site.settings, "peers", name)))
 
 
 @router.post("/{name}/change")
@@ -84,6 +84,25 @@ def remove(asked: Asked, name: str) -> Response:
 def show(asked: Asked, name: str) -> Response:
     """One peer."""
     return _page(asked, name)
+
+
+@router.get("/{name}/conformance")
+@needs(UserRole.VIEWER)
+def conformance_of(asked: Asked, name: str) -> Response:
+    """How the last objects kept to the standard, as far as the node has written it down."""
+    return asked.page("conformance.html", found=conformance.report(asked.site.settings, name, validate=False))
+
+
+@router.post("/{name}/conformance")
+@needs(UserRole.OPERATOR)
+def validate(asked: Asked, name: str) -> Response:
+    """The same with what a validator says of the files, as a page or as a file to keep."""
+    found = conformance.report(asked.site.settings, name)
+    if asked.text("act") != "file":
+        return asked.page("conformance.html", found=found)
+    conformance.note_export(asked.site.settings, name, asked.person)
+    kept = {"Content-Disposition": 'attachment; filename="conformance.md"'}
+    return Response(conformance.as_text(found), media_type="text/markdown; charset=utf-8", headers=kept)
 
 
 @router.post("/{name}/test")
@@ -117,22 +136,22 @@ def set_shows(asked: Asked, name: str) -> Response:
 
 def _save(asked: Visit, name: str) -> Response:
     try:
-        content = peer_form.content(asked.fields(), name)
+        content = form.content(asked.fields(), name)
         saved = entered.save(asked.site.settings, "peers", content, asked.number("version"), asked.person)
     except (FaultyInput, NotAllowedNow, ChangedMeanwhile) as error:
         status = 400 if isinstance(error, FaultyInput) else 409
-        given = peer_form.as_given(asked.fields(), name)
+        given = form.as_given(asked.fields(), name)
         return asked.page("peer_form.html", status, **given | {"problem": str(error)})
     return asked.in_force(f"{saved} is saved.", f"/peers/{saved}")
 
 
 def _page(asked: Visit, name: str, checks: list[dict[str, object]] | None = None) -> Response:
-    row = peers.peer(asked.site.settings, name)
+    row = directory.peer(asked.site.settings, name)
     with asked.site.database.read() as session:
         known = entered.listed(session, "peers").get(name)
     found = contacts.why(asked.site.settings, name, _since())
-    return asked.page("peer.html", peer=row, found=found, checks=checks, days=peers.DAYS, entered=known)
+    return asked.page("peer.html", peer=row, found=found, checks=checks, days=directory.DAYS, entered=known)
 
 
 def _since() -> datetime:
-    return datetime.now(UTC) - timedelta(days=peers.DAYS)
+    return datetime.now(UTC) - timedelta(days=directory.DAYS)

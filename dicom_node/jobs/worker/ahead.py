@@ -20,17 +20,19 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ai_pipeline.contract import Accept, Pipeline, Progress
-from ai_pipeline.images.decode import open_dicom
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.errors import JobStopped, TimeLimitReached, WorkerSpent
 from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import StudyFacts, decide
 from dicom_node.jobs.worker.at_work import AtWork
+from dicom_node.jobs.worker.images import device_rules_of, opened, shape_sha256
 from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.store import queue
+from dicom_node.store.burned_in import reviews
+from dicom_node.store.burned_in.reviews import Drawn
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Study
 from dicom_node.store.transitions import utc_now
@@ -53,6 +55,7 @@ class _Image:
     id: int
     path: str
     pixels_sha256: str
+    by_hand: Drawn | None
     rules: tuple[RuleSettings, ...]
 
 
@@ -112,19 +115,23 @@ class Ahead:
             facts = StudyFacts(study_date, utc_now().date())
             decisions = decide(self._settings.rules, facts, [image_facts(instance, self._settings)])
             rules = tuple(decision.rule for decision in decisions if not decision.held_reason)
-            return _Image(instance.id, instance.path, instance.pixels_sha256, rules)
+            by_hand = reviews.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
+            return _Image(instance.id, instance.path, instance.pixels_sha256, by_hand, rules)
 
     def _analyse(self, image: _Image, rule: RuleSettings) -> None:
         pipeline = self._pipelines(rule.pipeline)
         if not pipeline.per_image:
             return
         path = self._settings.node.data_dir / image.path
-        key = key_of(pipeline, rule.options, path.name, image.pixels_sha256)
-        if not path.is_file() or not self._analyses.claim(key):
+        if not path.is_file():
+            return
+        source = opened(path, self._settings, image.by_hand)
+        shape = shape_sha256(image.pixels_sha256, source.header, device_rules_of(self._settings))
+        key = key_of(pipeline, rule.options, path.name, shape)
+        if not self._analyses.claim(key):
             return
         try:
             self._check_for_job()
-            source = open_dicom(path, self._settings.images.limits)
             leave = partial(self._at_work.leave, path.name)
             with self._at_work.at(path.name), self.watched(leave) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):

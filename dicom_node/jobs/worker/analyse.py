@@ -10,7 +10,7 @@ from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import DicomImage
 from dicom_node.errors import WorkerSpent
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.cleaning_counts import WITHHELD
+from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.jobs.worker.kept_analyses import Analyses, key_of, merged
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.results import SourceObject
@@ -79,6 +79,7 @@ class ImageAnalysis:
         results: list[PipelineResult] = []
         done: dict[str, PipelineResult] = {}
         faults: dict[str, str] = {}
+        withheld: list[QualityNote] = []
         failures: list[CleaningFailed] = []
         for number, source in enumerate(sources):
             report(number / len(sources), f"image {number + 1} of {len(sources)}")
@@ -98,11 +99,15 @@ class ImageAnalysis:
                 faults[source.image.uid] = str(fault)
             except CleaningFailed as failure:
                 failures.append(failure)
-                note = QualityNote(WITHHELD, f"no cleaned picture: {failure}", source.image.uid)
+                told = f"no cleaned picture: {failure}"
+                note = QualityNote(WITHHELD, told, source.image.uid, places=failure.places)
+                withheld.append(note)
                 results.append(PipelineResult(quality=(note,), models=pipeline.models()))
             _forget_pixels(source, sources)
         if len(failures) + len(faults) == len(sources):
-            raise failures[0] if failures else PixelError("; ".join(dict.fromkeys(faults.values())))
+            if failures:
+                raise NothingCleaned(str(failures[0]), withheld)
+            raise PixelError("; ".join(dict.fromkeys(faults.values())))
         return Analysed(merged(results), faults)
 
     def forget(

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from sqlalchemy import select
 
+from ai_pipeline.burnin.devices.known import matching_rules
+from ai_pipeline.burnin.devices.rules import site_folder
+from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import PixelError
-from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.images.decode import DicomImage, open_dicom
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.results import SourceObject
 from dicom_node.store import results as stored
+from dicom_node.store.burned_in import reviews
+from dicom_node.store.burned_in.reviews import Drawn
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance
 
@@ -61,6 +70,8 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
             ).where(Instance.sop_instance_uid.in_(job.source_uids))
         ).all()
         purged = stored.purged_images(session, job.study_id, job.rule)
+        drawn = reviews.drawn(session, job.source_uids)
+    rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}
     sources: list[SourceObject] = []
     faults: dict[str, str] = {}
@@ -72,9 +83,11 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
-            image = open_dicom(path, settings.images.limits)
+            by_hand = drawn.get(row.sop_instance_uid)
+            image = opened(path, settings, by_hand)
+            shape = shape_sha256(row.pixels_sha256, image.header, rules)
             sources.append(
-                SourceObject(image, path, row.pixels_sha256, row.identity_sha256, row.assumed_charset)
+                SourceObject(image, path, shape, row.identity_sha256, row.assumed_charset, _told(by_hand))
             )
         except PixelError as error:
             faults[row.sop_instance_uid] = str(error)
@@ -84,3 +97,37 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         if uid not in known
     )
     return JobImages(tuple(sources), faults, earlier)
+
+
+def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
+    """An image with what a person drew in it. Raises PixelError."""
+    image = open_dicom(path, settings.images.limits)
+    if by_hand is not None:
+        image.header = replace(image.header, removed_by_hand=by_hand.boxes)
+    return image
+
+
+def shape_sha256(pixels_sha256: str, header: ImageHeader, device_rules: Path | None) -> str:
+    """Of the pixels, together with what a person drew and which device rules are for the image.
+
+    Where there is neither it is that of the pixels. Raises ``ai_pipeline.errors.DeviceRuleError``.
+    """
+    rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
+    if not rules and not header.removed_by_hand:
+        return pixels_sha256
+    shaped_by = json.dumps([pixels_sha256, header.removed_by_hand, rules], sort_keys=True)
+    return hashlib.sha256(shaped_by.encode()).hexdigest()
+
+
+def device_rules_of(settings: Settings) -> Path | None:
+    """The site's folder of device rules: the configured one, else the one that the console writes to."""
+    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
+
+
+def _told(by_hand: Drawn | None) -> str:
+    """What the cleaned image says of it: no names of staff."""
+    if by_hand is None:
+        return ""
+    count = len(by_hand.boxes)
+    places = "1 place was" if count == 1 else f"{count} places were"
+    return f"{places} marked by a person ({by_hand.role}) on {by_hand.at:%Y-%m-%d}"

@@ -16,7 +16,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
 from dicom_node.events import RESULT_WITHHELD, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
-from dicom_node.jobs.worker.cleaning_counts import NOTHING_CLEANED, CleaningCounts
+from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.model.lifecycle import JobState
 from dicom_node.monitoring.tally import Tallies, Tally
@@ -31,6 +31,7 @@ from dicom_node.results import (
     written,
 )
 from dicom_node.sitekey import load_or_create
+from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Result
@@ -79,7 +80,7 @@ class ResultWriter:
             built += self._deidentified(job, contexts, images, result)
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
-        cleaning = CleaningCounts.of(result)
+        cleaning = Cleaning.of(result, pipeline, job, images.readable)
         self._end(job, JobState.SUCCEEDED, "", built, analysed_at, tally, cleaning)
 
     def write_failure(
@@ -120,7 +121,7 @@ class ResultWriter:
         built: Sequence[BuiltObject],
         analysed_at: datetime | None,
         tally: Tally,
-        cleaning: CleaningCounts = NOTHING_CLEANED,
+        cleaning: Cleaning = NOTHING_CLEANED,
     ) -> None:
         with written(built, self._settings.node.data_dir) as files:
             for _ in range(_ROUNDS):
@@ -151,7 +152,22 @@ class ResultWriter:
                     new.append(files[uid])
             peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
             outbox.enqueue(session, rows[uid], peers, in_doubt=uid in files and files[uid].was_there)
+        self._carry_over(session, job, [(item, rows[item.sop_instance_uid]) for item in built])
         return new
+
+    def _carry_over(
+        self, session: Session, job: ClaimedJob, built: Sequence[tuple[BuiltObject, Result]]
+    ) -> None:
+        """Peers to which a person sent results that these replace before they left get these instead."""
+        left = deliveries.left_by_hand(session, job.study_id, job.rule)
+        names = {delivery.destination for delivery in left} - set(job.destinations)
+        for peer in (peer for peer in self._settings.peers if peer.name in names):
+            rows = [row for item, row in built if peer.deidentify is item.deidentified and _gets(peer, item)]
+            for row in rows:
+                outbox.enqueue(session, row, [peer], by_hand=True)
+            replaced = [one for one in left if one.destination == peer.name and one.result not in rows]
+            for delivery in replaced if rows else ():
+                delivery.withdrawn = False
 
     def _row(self, job: ClaimedJob, item: BuiltObject, file: ResultFile) -> Result:
         return Result(

@@ -33,6 +33,7 @@ from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.worker.ahead import Ahead
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
+from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.run import JobRunner
 from dicom_node.jobs.worker.shadow import Shadow
@@ -162,7 +163,7 @@ class Worker:
             try:
                 workers = self._settings.workers
                 pipeline = pipelines.create(
-                    name, models_dir=workers.models_dir, device_rules=workers.device_rules_dir
+                    name, models_dir=workers.models_dir, device_rules=device_rules_of(self._settings)
                 )
             except (KeyError, PluginError) as error:
                 raise NoSuchPipeline(str(error.args[0])) from None

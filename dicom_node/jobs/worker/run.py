@@ -26,7 +26,7 @@ from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
 from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
 from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.cleaning_counts import CleaningCounts
+from dicom_node.jobs.worker.cleaning import Cleaning
 from dicom_node.jobs.worker.images import JobImages, open_images
 from dicom_node.jobs.worker.kept_analyses import Analyses
 from dicom_node.jobs.worker.persist import ResultWriter
@@ -115,7 +115,7 @@ class JobRunner:
             self._queue.hand_back(job)
         except _FINAL as failure:
             if isinstance(failure, CleaningFailed):
-                withheld = CleaningCounts(withheld=len(attempt.images.readable))
+                withheld = Cleaning.failed(failure, attempt.pipeline, job, attempt.images.readable)
                 with self._database.write() as session:
                     withheld.record(session, job)
             self._fail(attempt, _sentence(failure), _cause(failure))

@@ -73,7 +73,9 @@ class ResultContext:
 class SourceObject:
     """One image that was analysed, with the file it came in (Part 10).
 
-    ``pixels_sha256`` and ``identity_sha256`` (of patient and study attributes) become part of every UID.
+    ``pixels_sha256`` (of the pixels, with what a person and the site's device rules say of them) and
+    ``identity_sha256`` (of patient and study attributes) become part of every UID. ``by_hand``: a sentence
+    on what a person marked, "" for nothing.
     ``assume_charset`` is the Specific Character Set to take where the file names none or a wrong one.
     """
 
@@ -82,6 +84,7 @@ class SourceObject:
     pixels_sha256: str
     identity_sha256: str
     assume_charset: str = ""
+    by_hand: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
         # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
         identity_sha256=pseudonyms.digest(header.PatientID),
+        by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
     )
     return source_of(keyed, header)
 

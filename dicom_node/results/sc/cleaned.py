@@ -77,7 +77,7 @@ def build_cleaned(
     # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
     picture.Modality = modality_of(source)
     codes = (PIXEL_MASK, SMOOTHING) if despeckled else (PIXEL_MASK,)
-    describe_derivation(picture, source, _told(image, context), *codes)
+    describe_derivation(picture, source, _told(image, context, source.stored.by_hand), *codes)
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
@@ -127,16 +127,17 @@ def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
     return bool(lies_inside and not changed[top : bottom + 1, left : right + 1].any())
 
 
-def _told(image: DerivedImage, context: ResultContext) -> str:
+def _told(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
     """Derivation Description (0028,2111), VR ST: 1,024 characters."""
     if image.kind is ImageKind.DESPECKLED:
         ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
         what = f"AI: {image.description} by {ours}, not for measurement of texture"
         return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
+    marked = f" {by_hand}." if by_hand else ""
     return (
         f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "
-        f"to go.{proof} {disclaimer(context)}"
+        f"to go.{marked}{proof} {disclaimer(context)}"
     )[:1024]
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
+from dicom_node.services.console.studies import reviews
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, list_events
@@ -61,6 +62,7 @@ def overview(session: Session, settings: Settings) -> View:
             state.value: _count(session, Study.state == state)
             for state in (StudyState.QUARANTINED, StudyState.FAILED)
         },
+        "cleaning": reviews.numbers(session),
         "models": _models(settings.workers.models_dir),
         "disk": disk(settings),
         "problems": list_events(session, numbers=_BAD, limit=_PROBLEMS)[::-1],

@@ -2,7 +2,9 @@
 
 from dicom_node.store.tables.analyses import (
     AnnotationReading,
+    CleaningReview,
     CountedImage,
+    DrawnByHand,
     ImageCount,
     ScoreCount,
     ShadowScore,
@@ -25,11 +27,13 @@ __all__ = [
     "AnnotationReading",
     "Association",
     "Base",
+    "CleaningReview",
     "Commitment",
     "CountedImage",
     "Cursor",
     "Delivery",
     "DiskSample",
+    "DrawnByHand",
     "EnteredTable",
     "EventRow",
     "Id",

@@ -1,13 +1,14 @@
-"""What is kept of analyses besides their results: counts of scores, readings of burned-in annotation."""
+"""What is kept of analyses besides their results: counts, readings of annotation, reviews of cleaning."""
 
 from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import ForeignKey, LargeBinary, String
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.model.kinds import Counted
+from dicom_node.model.kinds import Counted, ReviewCause, ReviewVerdict
+from dicom_node.model.roles import UserRole
 from dicom_node.store.tables.base import Base, Id
 
 
@@ -89,3 +90,47 @@ class AnnotationReading(Base):
     removed: Mapped[bool]
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
     read_at: Mapped[datetime]
+
+
+class CleaningReview(Base):
+    """An image whose cleaning a person should look at; ``verdict`` is NULL while it waits.
+
+    Asked once for an analysis (``analysis_sha256``: of pipeline, options, and all that shapes the image).
+    ``places``: left, top, right, bottom in pixels, the last two exclusive. Nothing that was read.
+    """
+
+    __tablename__ = "cleaning_review"
+    __table_args__ = (
+        UniqueConstraint("instance_id", "rule", "analysis_sha256", name="uq_cleaning_review_once"),
+        Index("ix_cleaning_review_waiting", "verdict", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    rule: Mapped[str] = mapped_column(String(64))
+    analysis_sha256: Mapped[str] = mapped_column(String(64))
+    cause: Mapped[ReviewCause]
+    note: Mapped[str] = mapped_column(Text)
+    places: Mapped[list[list[int]]]
+    created_at: Mapped[datetime]
+    verdict: Mapped[ReviewVerdict | None]
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str] = mapped_column(String(64), default="")
+
+
+class DrawnByHand(Base):
+    """What a person wants gone from an image, besides what is found: boxes as in :class:`CleaningReview`.
+
+    Of these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
+    """
+
+    __tablename__ = "drawn_by_hand"
+
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
+    pixels_sha256: Mapped[str] = mapped_column(String(64))
+    boxes: Mapped[list[list[int]]]
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    role: Mapped[UserRole]

@@ -19,6 +19,8 @@ from dicom_node.model.kinds import (
     ReaderVerdict,
     RejectionReason,
     ResultKind,
+    ReviewCause,
+    ReviewVerdict,
 )
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
@@ -60,6 +62,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON,
         list[str]: JSON,
         list[int]: JSON,
+        list[list[int]]: JSON,
         StudyState: _words(StudyState),
         JobState: _words(JobState),
         DeliveryState: _words(DeliveryState),
@@ -72,6 +75,8 @@ class Base(DeclarativeBase):
         AuditAction: _words(AuditAction),
         RejectionReason: _words(RejectionReason),
         ReaderVerdict: _words(ReaderVerdict),
+        ReviewCause: _words(ReviewCause),
+        ReviewVerdict: _words(ReviewVerdict),
         NotificationState: _words(NotificationState),
         str: String(255),
     }

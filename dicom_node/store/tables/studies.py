@@ -196,6 +196,7 @@ class Delivery(Base):
     state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
     reason: Mapped[str] = mapped_column(Text, default="")
     withdrawn: Mapped[bool] = mapped_column(default=False)  # cancelled only until a job wants it again
+    by_hand: Mapped[bool] = mapped_column(default=False)  # a person added it: no rule wants it there
     discarded_because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
     status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
     attempts: Mapped[int] = mapped_column(default=0)

@@ -36,6 +36,7 @@ class ArrayImage:
     uid: str = "1.2.3"
     series_uid: str = "1.2"
     view_position: str = ""
+    by_hand: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
     def header(self) -> ImageHeader:
@@ -44,6 +45,7 @@ class ArrayImage:
             modality=self.modality, sop_class_uid="", rows=rows, columns=columns, frames=frames,
             photometric=self.photometric, bits_stored=self.bits_stored, attributes=self.attributes,
             ultrasound_regions=self.regions, view_position=self.view_position,
+            removed_by_hand=self.by_hand,
         )  # fmt: skip
 
     def stored(self, frame: int = 0) -> PixelArray:

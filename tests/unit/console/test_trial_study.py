@@ -17,7 +17,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
-from dicom_node.services.console import trial_study
+from dicom_node.services.console.peers import trial_study
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import CONFIG, Inbox
 from tests.pacs_lab import Pacs, run_pacs

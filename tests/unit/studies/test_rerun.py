@@ -15,6 +15,7 @@ from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.services import work as work_
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Result
 from dicom_node.store.transitions import settle_study, utc_now
@@ -100,6 +101,35 @@ def test_what_waits_for_another_destination_is_withdrawn_when_the_rule_names_a_n
     assert states == [("pacs", "pending"), ("second", "cancelled")], "what is wanted again is sent again"
     with node.database.read() as session:
         assert len(session.scalars(select(Result)).all()) == 2, "results were built once"
+
+
+def test_what_a_person_sent_to_a_further_peer_goes_there_as_the_rerun_makes_it(node: Inbox) -> None:
+    uid = analysed(node, "further")
+    delivered(node, uid)
+    settings = with_rule(node)
+    work_.send_study(settings, uid, "second")
+    changed_rule = with_rule(node, options={"do": "find", "log": "", "note": "other"})
+    before = sent(node)
+    services.rerun_studies(changed_rule, [uid])
+    assert {state for _, peer, state in sent(node) if peer == "second"} == {"cancelled"}
+    work(node, changed_rule)
+    there = {result: state for result, peer, state in sent(node) if peer == "second"}
+    new = {result for result, peer, _ in sent(node) if peer == "pacs"} - {result for result, *_ in before}
+    assert len(new) == 2 and {result for result, state in there.items() if state == "pending"} == new
+    delivered(node, uid)
+    services.rerun_studies(settings, [uid])
+    work(node, settings)
+    assert {state for _, peer, state in sent(node) if peer == "second"} == {"cancelled", "confirmed"}
+
+
+def test_unchanged_results_wait_for_the_further_peer_as_before(node: Inbox) -> None:
+    uid = analysed(node, "unchanged")
+    settings = with_rule(node)
+    work_.send_study(settings, uid, "second")
+    before = sent(node)
+    services.rerun_studies(settings, [uid])
+    work(node, settings)
+    assert sent(node) == before and len(before) == 4
 
 
 def test_a_study_that_failed_or_that_no_rule_took_is_taken_up(tmp_path: Path) -> None:

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, HTTPException, Path, Query
+from fastapi import APIRouter, Body, HTTPException, Query
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from dicom_node import __version__, services
 from dicom_node.console.routes import upload
+from dicom_node.console.routes.programs import configuration
+from dicom_node.console.routes.programs.answers import STATUSES, VERSION, Asking, Name, Printable, Row
 from dicom_node.console.routes.studies import Date, Modality
-from dicom_node.console.web.access import API, Asked, Number, Since, form_of, needs
+from dicom_node.console.web.access import Asked, Number, Since, form_of, needs
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction, NotificationState
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, notifications, work
-from dicom_node.services.console import peers as directory
+from dicom_node.services import audit, entered, notifications, work
+from dicom_node.services.console.peers import directory
 from dicom_node.services.console.studies import listing
 from dicom_node.services.console.studies.listing import Order, Search
 from dicom_node.store import views
 
-VERSION = f"{API}v1"
 UPLOAD = f"{VERSION}/upload"
 _PAGE = 100
-
-
-class ErrorText(BaseModel):
-    """Why it was not done."""
-
-    error: str
-
-
-class Row(BaseModel):
-    """The keys of ``dicom-node … list --json`` (docs/admin.md), and further ones."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class StudyRow(Row):
@@ -67,10 +56,11 @@ class DeliveryRow(Row):
 
 
 class PeerRow(Row):
-    """A configured peer."""
+    """A configured peer; ``version`` is null where it stands in the configuration files."""
 
     name: str
     ae_title: str
+    version: int | None
 
 
 class PeerCheck(BaseModel):
@@ -131,44 +121,26 @@ class Done(BaseModel):
     objects: int
 
 
-Printable = r"^[^\x00-\x1f\x7f]*$"
-
-
-class Wanted(BaseModel):
+class Wanted(Asking):
     """Whole values, or their beginning and an asterisk. They never stand in an address."""
-
-    model_config = ConfigDict(extra="forbid")
 
     patient: str = Field("", max_length=64, pattern=Printable)
     accession: str = Field("", max_length=16, pattern=Printable)
 
 
-class To(BaseModel):
+class To(Asking):
     """The name of a configured peer."""
-
-    model_config = ConfigDict(extra="forbid")
 
     peer: str = Field(max_length=64, pattern=Printable)
 
 
-class Because(BaseModel):
+class Because(Asking):
     """Why, without names."""
-
-    model_config = ConfigDict(extra="forbid")
 
     because: str = Field(min_length=work.SHORTEST, max_length=work.LONGEST, pattern=Printable)
 
 
-_STATUSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorText, "description": "The address or the body cannot be read"},
-    401: {"model": ErrorText, "description": "No token, or one that is not valid"},
-    403: {"model": ErrorText, "description": "The user of this token may not do this"},
-    404: {"model": ErrorText, "description": "There is no such thing"},
-    409: {"model": ErrorText, "description": "Its state does not allow this now"},
-    503: {"model": ErrorText, "description": "Database away, or too much at once: try again"},
-}
-router = APIRouter(prefix=VERSION, responses=_STATUSES)
-PeerName = Annotated[str, Path(max_length=64, pattern=Printable)]
+router = APIRouter(prefix=VERSION, responses=STATUSES)
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -176,7 +148,7 @@ PeerName = Annotated[str, Path(max_length=64, pattern=Printable)]
 def schema() -> dict[str, Any]:
     """This interface in the words of OpenAPI."""
     found = get_openapi(
-        title="DICOM AI node", version=__version__, routes=router.routes,
+        title="DICOM AI node", version=__version__, routes=[*router.routes, *configuration.router.routes],
         description="Not for diagnostic use. Each token has a user, and may what that user may.",
     )  # fmt: skip
     bearer = {"type": "http", "scheme": "bearer"}
@@ -319,12 +291,14 @@ def tell_again(asked: Asked, number: Number) -> None:
 def peers(asked: Asked) -> list[PeerRow]:
     """The configured peers, each with its last association."""
     with asked.site.database.read() as session:
-        return [PeerRow(**row) for row in directory.peers(session, asked.site.settings)]
+        known = entered.listed(session, "peers")
+        found = directory.peers(session, asked.site.settings)
+    return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
 @router.post("/peers/{name}/test")
 @needs(UserRole.OPERATOR)
-def test_peer(asked: Asked, name: PeerName) -> list[PeerCheck]:
+def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
     """Try what delivery to it needs; nothing is stored."""
     asked.site.settings.peer(name)
     return [PeerCheck(**row) for row in services.test_peers(asked.site.settings, [name], asked.person)]

@@ -1,0 +1,73 @@
+"""A pipeline that cleans as far as a person helps: an image with "NAME" as its series waits for a box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import (
+    DerivedImage,
+    ImageKind,
+    PipelineResult,
+    Progress,
+    QualityNote,
+    SourceImage,
+)
+from ai_pipeline.errors import CleaningFailed
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration
+
+PLACE = (8, 4, 120, 20)
+"""Where the name stands."""
+DEVICE = {"Manufacturer": "Maker [X]", "ManufacturerModelName": "Scan 7", "SoftwareVersions": "2.1"}
+
+
+class Scrubbed(Obedient):
+    """What a series is called says what becomes of it: NAME withheld until a box covers it, WIDE widened."""
+
+    name = "scrubbed"
+    options: Mapping[str, type] = {}
+
+    def run(
+        self, images: Sequence[SourceImage], _report: Progress, _options: Mapping[str, object]
+    ) -> PipelineResult:
+        [image] = images
+        series = image.header.attributes.get("SeriesDescription", "")
+        drawn = image.header.removed_by_hand
+        if series == "NAME" and not any(_covers(box) for box in drawn):
+            raise CleaningFailed("text is still found", [PLACE])
+        frames = np.stack([image.stored()])
+        for left, top, right, bottom in (*drawn, PLACE):
+            frames[:, top:bottom, left:right] = 0
+        notes = [QualityNote("widened", "1 places needed a wider mask", image.uid, places=(PLACE,))]
+        cleaned = DerivedImage(
+            ImageKind.CLEANED, image.uid, frames, "RGB", "cleaned in a test", verified=True
+        )
+        return PipelineResult((), (cleaned,), tuple(notes if series == "WIDE" else ()), models=(MODEL,))
+
+
+def _covers(box: tuple[int, int, int, int]) -> bool:
+    return box[0] <= PLACE[0] and box[1] <= PLACE[1] and box[2] >= PLACE[2] and box[3] >= PLACE[3]
+
+
+def scrubbing() -> dict[str, Any]:
+    """The configuration of a node whose only rule cleans."""
+    pipelines.PIPELINES["scrubbed"] = EntryPoint(
+        "scrubbed", "tests.unit.console.scrubbed:Scrubbed", pipelines.GROUP
+    )
+    made = configuration()
+    made["rules"][0] |= {"pipeline": "scrubbed", "options": {}}
+    made["peers"][1]["results"] = ["cleaned"]
+    return made
+
+
+def image(series: str, number: int = 1, **attributes: str) -> Dataset:
+    """One of a study, from the device."""
+    made = ultrasound("one", number=number)
+    return changed(made, **{"SeriesDescription": series, **DEVICE, **attributes})
