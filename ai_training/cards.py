@@ -27,8 +27,9 @@ def new_card(
     role: str,
     about: Mapping[str, Any],
     tables: Mapping[str, Mapping[str, Any]],
+    version: str = "1",
 ) -> Path:
-    """Write ``card_id.toml`` of version 1 beside the weights ``card_id.onnx`` of ``role``; returns its path.
+    """Write ``card_id.toml`` beside the weights ``card_id.onnx`` of ``role``; returns its path.
 
     ``made_by``: the comment on top. ``about``: what stands before the weights, ``tables``: behind them.
     """
@@ -36,7 +37,7 @@ def new_card(
     card.add(tomlkit.comment(made_by))
     weights = tomlkit.aot()
     weights.append(weights_row(role, folder / f"{card_id}.onnx"))
-    for key, value in {"id": card_id, "version": "1", **about, "weights": weights, **tables}.items():
+    for key, value in {"id": card_id, "version": version, **about, "weights": weights, **tables}.items():
         card[key] = value
     path = folder / f"{card_id}.toml"
     path.write_text(tomlkit.dumps(card), encoding="utf-8")

@@ -141,7 +141,7 @@ class CystEnsemble(nn.Module):
 
     def upper(self, upright: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same from what :meth:`lower` makes of images and of their mirror images."""
-        seen, count = torch.cat([upright, mirrored]), len(upright)
+        seen, count = torch.cat([upright, mirrored]), upright.shape[0]  # not len(): it may be symbolic
         found = [network.upper(seen) for network in self.networks]
         logits = torch.stack([one for one, _ in found]).mean(0)
         places = torch.stack(

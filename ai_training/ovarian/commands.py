@@ -76,7 +76,7 @@ def train_ovarian(
         outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
         card = ship.ship(data, out, recipe, outline, numbers, report)
         if study:
-            cleaning.run(data, out, recipe, numbers, report, most=study_frames)
+            cleaning.run(data, out, recipe, report, most=study_frames)
     typer.echo(str(card))
 
 

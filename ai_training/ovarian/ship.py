@@ -46,6 +46,8 @@ from ai_training.ovarian.predictions import HeldOut
 from ai_training.progress import Report, silent
 
 ID = "ovarian-efficientnet-lite0"
+VERSION, LOOKS = "2", 2
+"""Of the card; how often its held-out frames have been scored by now: once for each version."""
 MEANINGS = {
     "Chocolate_Cyst": "Endometriotic (chocolate) cyst of ovary",
     "Serous_Cystadenoma": "Serous cystadenoma of ovary",
@@ -148,12 +150,14 @@ def write_card(
             "frames": len(truth),
             "groups": len(set(held_out.groups)),
             "seeds": len(held_out.logits),
+            "views": "picture and mirror image, the mean of their logits",
+            "held_out_looks": LOOKS,
             "recipe": asdict(recipe),
             "outline": json.loads(json.dumps(asdict(outline))),
         },
     }  # fmt: skip
     made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
-    path = new_card(folder, ID, made_by, "classifier", about, tables)
+    path = new_card(folder, ID, made_by, "classifier", about, tables, VERSION)
     card: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
     for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
         card["weights"].append(weights_row(role, folder / file))

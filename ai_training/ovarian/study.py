@@ -21,9 +21,9 @@ from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
-from ai_training.networks.ovarian import CystEnsemble
+from ai_training.networks.ovarian import CystClassifier
 from ai_training.ovarian import predictions
-from ai_training.ovarian.fit import FOLD_RUNS, OvarianRecipe, ensemble
+from ai_training.ovarian.fit import FOLD_RUNS, OvarianRecipe, fitted
 from ai_training.ovarian.frames import (
     CHAIN,
     FEW_MARKS,
@@ -69,25 +69,28 @@ def run(
     data: Path,
     out: Path,
     recipe: OvarianRecipe,
-    seeds: Sequence[int],
     report: Report = silent,
     *,
     most: int | None = None,
 ) -> Path:
-    """Score all variants with the networks in ``out``; returns the file.
+    """Score all variants with the networks of the recipe's seed in ``out``; returns the file.
 
     ``most`` of the frames, in a random order, and besides all without yellow marks, these with synthetic
-    marks only; what is scored is saved on the way, so an interrupted run leaves a random part. Raises
+    marks only. What is scored is saved on the way, and what the file has is left, so an interrupted run
+    leaves a random part and goes on. Each picture is seen as it is, without its mirror image. Raises
     DataMissing, OSError.
     """
     frames, tools = ovarian_frames(data), shared_tools()
     fold = folds(frames)
-    networks = [ensemble(out, recipe, seeds, name) for name in FOLD_RUNS]
-    logits = np.full((len(VARIANTS), len(frames), len(LABELS)), np.nan, np.float32)
-    shares = np.full((len(VARIANTS), len(frames), 2), np.nan, np.float32)
+    networks = [fitted(out / f"seed-{recipe.seed}" / name, recipe) for name in FOLD_RUNS]
     path = out / predictions.FOLDER.name / predictions.STUDY
     path.parent.mkdir(parents=True, exist_ok=True)
-    todo = work(frames, recipe.seed, most)
+    logits, shares = _scored(path, frames)
+    todo = [
+        (row, whole)
+        for row, whole in work(frames, recipe.seed, most)
+        if np.isnan(logits[VARIANTS.index(ORIGINAL if whole else CLEAN), row]).any()
+    ]
     for done, (row, whole) in enumerate(todo, start=1):
         report(done / len(todo), f"frame {done} of {len(todo)}")
         frame = frames[row]
@@ -98,6 +101,17 @@ def run(
         if done % SAVED_EVERY == 0 or done == len(todo):
             _save(path, frames, logits, shares)
     return path
+
+
+def _scored(path: Path, frames: Sequence[OvarianFrame]) -> tuple[Floats, Floats]:
+    """Logits ``[V, N, labels]`` and shares ``[V, N, 2]`` of the file; NaN where nothing is scored."""
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as found:
+            same = found["files"].tolist() == [frame.name for frame in frames]
+            if same and found["names"].tolist() == list(VARIANTS):
+                return found["logits"].astype(np.float32), found["shares"].astype(np.float32)
+    shape = (len(VARIANTS), len(frames))
+    return np.full((*shape, len(LABELS)), np.nan, np.float32), np.full((*shape, 2), np.nan, np.float32)
 
 
 def work(frames: Sequence[OvarianFrame], seed: int, most: int | None) -> list[tuple[int, bool]]:
@@ -216,12 +230,13 @@ def _around(lesion: Mask) -> tuple[slice, slice]:
     )
 
 
-def _seen(network: CystEnsemble, size: int, shown: Sequence[_Square], label: int) -> tuple[Floats, Floats]:
+def _seen(network: CystClassifier, size: int, shown: Sequence[_Square], label: int) -> tuple[Floats, Floats]:
     """Logits ``[V, labels]``, and the shares ``[V, 2]`` of the label's activation in lesion and marks."""
     inputs = normalise(np.stack([enlarge(one.picture, size) for one in shown]), MEAN, SCALE)
     with torch.inference_mode():
-        logits, _, places = network(torch.from_numpy(inputs))
-        activation = torch.relu(places[:, label]).numpy()
+        logits, features = network(torch.from_numpy(inputs))
+        weights = network.head.weight[label][:, None, None]
+        activation = torch.relu((features * weights).sum(1)).numpy()
     shares = np.full((len(shown), 2), np.nan, np.float32)
     for row, (one, layer) in enumerate(zip(shown, activation, strict=True)):
         fine = cv2.resize(layer, (size, size), interpolation=cv2.INTER_LINEAR)

@@ -41,13 +41,15 @@ def ovarian_lines(card: Card) -> list[str]:
 def _classes(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     found = metrics["cross_validation"]
     seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
+    looks = card.details.get("training", {}).get("held_out_looks", 1)
     yield "### Cross-validation"
     yield ""
     yield (
         f"{found['frames']} frames in {found['groups']} groups of near-duplicates, five folds by group, "
         f"{seeds}; every frame is scored by the network that has not seen its group. There are no patient "
         "identifiers: leakage cannot be excluded. Intervals are 95 %, by bootstrap over groups "
-        "(`ai-pipeline evaluate ovarian`). What ships was trained on all frames by the same recipe; these "
+        f"(`ai-pipeline evaluate ovarian`). The held-out frames were scored {looks} times, once for each "
+        "version. What ships was trained on all frames by the same recipe; these "
         "figures are taken for its own."
     )
     yield ""
