@@ -124,15 +124,34 @@ def _start(*command: str) -> subprocess.Popen[bytes]:
     )
 
 
+# Two listeners of one folder on one port; they end with their standard input, as this does.
+_TWO = """
+import subprocess, sys
+from pathlib import Path
+command = [sys.executable, "-m", "dicom_node.scp", "--data-dir", sys.argv[1]]
+[child.wait() for child in [subprocess.Popen(command), subprocess.Popen([*command, "--place", "listener-2"])]]
+"""
+
+
 def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    _write_policy(folder / "policy.json", port, share_port=False)
+    return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
+
+
+def _two_listeners(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    for name in ("policy.json", "policy-listener-2.json"):
+        _write_policy(folder / name, port, share_port=True)
+    return _start(sys.executable, "-c", _TWO, str(folder))
+
+
+def _write_policy(path: Path, port: int, *, share_port: bool) -> None:
     tables = {
-        "listener": {"port": port},
+        "listener": {"port": port, "share_port": share_port},
         "spool": {"minimum_free_mib": 1},
         "peers": [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 100}],
     }
     policy = AEPolicy.from_settings(Settings.model_validate(tables))
-    replace(policy, log_level="error").write(folder / "policy.json")
-    return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
+    replace(policy, log_level="error").write(path)
 
 
 def _documented(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -180,4 +199,5 @@ DOCUMENTED = Receiver("pynetdicom as documented", "no", _documented)
 STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
 ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
 SINK = Receiver("bare sink", "yes", _sink)
-RECEIVERS = (NODE, SINK, DOCUMENTED, STORESCP, ORTHANC)
+TWO_LISTENERS = Receiver("this node, two listeners", "yes", _two_listeners)
+RECEIVERS = (NODE, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, ORTHANC)

@@ -328,6 +328,7 @@ def fixed(settings: Settings) -> dict[str, object]:
         "node.database_url": settings.node.database_url,
         "listener.host": settings.listener.host,
         "listener.port": settings.listener.port,
+        "listener.share_port": settings.listener.share_port,
         "spool.minimum_free_mib": settings.spool.minimum_free_mib,
     }
 

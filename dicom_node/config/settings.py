@@ -84,6 +84,8 @@ class ListenerSettings(_Section):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Port = 11112
     """TCP port."""
+    share_port: bool = False
+    """Further listeners of this folder may have the same port; the system deals connections among them."""
     tls: TlsSettings | None = None
     """Certificates; absent: plain DICOM."""
     maximum_associations: int = Field(100, ge=1, le=1000)

@@ -116,8 +116,9 @@ class _Server(AssociationServer):  # type: ignore[misc]
 
     request_queue_size = 128
 
-    def __init__(self, *args: Any, service: StorageService, **options: Any) -> None:
+    def __init__(self, *args: Any, service: StorageService, share_port: bool, **options: Any) -> None:
         self.service = service
+        self._share_port = share_port
         self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
         super().__init__(*args, **options)
 
@@ -128,6 +129,12 @@ class _Server(AssociationServer):  # type: ignore[misc]
     def add(self, association: NodeAssociation) -> None:
         """Remember one that is about to start."""
         self._running.add(association)
+
+    def server_bind(self) -> None:
+        """Bind; with others that share the port."""
+        if self._share_port:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; with TLS the handshake is left to the association's thread."""
@@ -187,6 +194,7 @@ def _make_server(policy: AEPolicy, service: StorageService) -> _Server:
             server_class=_Server,
             request_handler=_Handler,
             service=service,
+            share_port=policy.share_port,
         )
     except OSError as error:
         why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror

@@ -80,6 +80,7 @@ class AEPolicy:
 
     host: str
     port: int
+    share_port: bool
     ae_titles: tuple[str, ...]
     check_called_ae: bool
     unknown_callers: str
@@ -103,6 +104,7 @@ class AEPolicy:
         return cls(
             host=listener.host,
             port=listener.port,
+            share_port=listener.share_port,
             ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
             check_called_ae=listener.check_called_ae,
             unknown_callers=listener.unknown_callers,

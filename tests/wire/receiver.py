@@ -23,7 +23,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.events import Event, EventType
 from dicom_node.inbox.journal import JournalReader
 from dicom_node.inbox.spool import Spool
-from dicom_node.scp.policy import AEPolicy
+from dicom_node.scp.policy import AEPolicy, policy_path
 from tests.waiting import wait_until
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
@@ -38,10 +38,11 @@ PEERS = [
 
 
 class Receiver:
-    """``python -m dicom_node.scp`` on a free port."""
+    """``python -m dicom_node.scp``, on a free port where none is given."""
 
-    def __init__(self, data_dir: Path, **listener: Any) -> None:
+    def __init__(self, data_dir: Path, place: str = "", **listener: Any) -> None:
         self.data_dir = data_dir
+        self._place = place
         self.port = 0
         self.policy = self._write(listener)
         self.spool = Spool(data_dir / "spool", 0)
@@ -51,9 +52,10 @@ class Receiver:
         peers = listener.pop("peers", PEERS)
         free_mib = listener.pop("minimum_free_mib", 1)
         tables = {"listener": listener, "peers": peers, "spool": {"minimum_free_mib": free_mib}}
-        policy = replace(AEPolicy.from_settings(Settings.model_validate(tables)), port=0, log_level="error")
+        policy = AEPolicy.from_settings(Settings.model_validate(tables))
+        policy = replace(policy, port=listener.get("port", 0), log_level="error")
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        policy.write(self.data_dir / "policy.json")
+        policy.write(policy_path(self.data_dir, self._place))
         return policy
 
     def change(self, **listener: Any) -> None:
@@ -63,7 +65,10 @@ class Receiver:
     def start(self) -> None:
         """Start it and wait until it listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_node.scp", "--data-dir", str(self.data_dir)],
+            [
+                *(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(self.data_dir)),
+                *(["--place", self._place] if self._place else []),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

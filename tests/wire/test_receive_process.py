@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from dicom_node.events import (
     LISTENER_STOPPED,
 )
 from dicom_node.inbox.header import read_arrival
+from tests.ports import free_port
 from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving, ultrasound, wait_until
 
 STORAGE = [(US, [EXPLICIT])]
@@ -232,3 +234,22 @@ def most_memory(receiver: Receiver) -> int:
     """Bytes of resident memory at its highest."""
     status = Path(f"/proc/{receiver.process.pid}/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def test_two_listeners_share_a_port_and_one_goes_on_alone(tmp_path: Path) -> None:
+    shared = {"port": free_port(), "share_port": True}
+    with receiving(tmp_path, **shared) as first, receiving(tmp_path, place="listener-2", **shared) as second:
+        store_each(first, range(40))
+        listeners = {read_arrival(path).association.rpartition("-")[0] for path in first.spool.pending()}
+        assert len(listeners) == 2, "the system deals connections among them"
+        second.kill()
+        store_each(first, range(40, 60))
+        assert len({load(path).sop_instance_uid for path in first.spool.pending()}) == 60
+
+
+def store_each(receiver: Receiver, numbers: Iterable[int]) -> None:
+    """Each on an association of its own."""
+    for number in numbers:
+        association = associate(receiver.address, STORAGE)
+        assert association.store(1, ultrasound(number, pixels=50)) == 0x0000
+        association.release()
