@@ -9,6 +9,7 @@ import contextlib
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,10 +105,12 @@ def main() -> None:
             port = f", DICOM port {node.port}, called AINODE" if node in site.listeners else ""
             print(f"{node.config.stem}: {node.config}, log {node.log}{port}")
         print(f"PACS: {site.pacs.url}, DICOM port {site.pacs.dicom_port}, called {site.pacs.ae_title}")
-        print(f"Send: dicom-node send FILES --config {site.workers[0].config}  (as US1; docs/site.md)")
+        print(f"Send: storescu -aet US1 -aec AINODE 127.0.0.1 {site.listeners[0].port} FILES (DCMTK)")
         print("Ctrl-C ends it; the data stay in the folder, the database is thrown away.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # from now on a second one must not stop the ending
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
 
 
 if __name__ == "__main__":
