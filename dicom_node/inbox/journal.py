@@ -7,6 +7,7 @@ listener's restart makes void anyway.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -27,6 +28,22 @@ _READ_BYTES = 2**20
 def journal_folder(data_dir: Path, place: str = "") -> Path:
     """Where a listener writes: one folder for each place, as one listener at a time writes to a folder."""
     return data_dir / (f"journal-{place}" if place else "journal")
+
+
+def listener_lock(data_dir: Path, place: str = "") -> Path:
+    """What the listener of this place holds locked while it runs."""
+    return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
+
+
+def has_no_writer(folder: Path) -> bool:
+    """Whether the listener that writes to this folder has ended: nothing holds its lock. False: not known."""
+    place = folder.name.removeprefix("journal").removeprefix("-")
+    try:
+        with listener_lock(folder.parent, place).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or there was never one
+        return False
+    return True
 
 
 def journal_folders(data_dir: Path) -> list[Path]:

@@ -20,12 +20,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings, TlsSettings
 from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated
+from dicom_node.inbox.journal import listener_lock
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
-from dicom_node.scp.policy import lock_path, policy_path
+from dicom_node.scp.policy import policy_path
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.studies.comparison import compare
@@ -257,7 +258,7 @@ def _listens_at(settings: Settings, place: str) -> bool:
         wanted = (settings.listener.host, settings.listener.port)
         if (policy.get("host"), policy.get("port")) != wanted:
             return False
-        with lock_path(folder, place).open("rb") as lock:
+        with listener_lock(folder, place).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -24,8 +24,9 @@ from pathlib import Path
 
 from dicom_node import logs
 from dicom_node.errors import ExitCode, SpoolError
+from dicom_node.inbox.journal import listener_lock
 from dicom_node.scp.listener import Listener
-from dicom_node.scp.policy import PolicyFile, lock_path, policy_path
+from dicom_node.scp.policy import PolicyFile, policy_path
 from dicom_node.signals import signal_pipe
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         policy = PolicyFile(policy_path(data_dir, given.place)).current()
         logs.configure(policy.log_level, "listener", policy.log)
-        with _only_one(lock_path(data_dir, given.place)):
+        with _only_one(listener_lock(data_dir, given.place)):
             _serve(Listener(data_dir, given.place))
     except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
         print(json.dumps({"cannot_start": str(error)}), flush=True)

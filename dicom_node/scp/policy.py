@@ -215,11 +215,6 @@ def policy_path(data_dir: Path, place: str = "") -> Path:
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
 
 
-def lock_path(data_dir: Path, place: str = "") -> Path:
-    """What the listener of this place holds locked while it runs."""
-    return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
-
-
 def addresses_of(peers: Iterable[PeerPolicy]) -> Iterator[str]:
     """Numeric addresses of the peers whose host is known. Asks the name service, which may take seconds."""
     for host in {peer.host for peer in peers if peer.host}:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.events import Event
-from dicom_node.inbox.journal import JournalReader
+from dicom_node.inbox.journal import JournalReader, has_no_writer
 from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association
 from dicom_node.store.transitions import append, record, utc_now
 
+_LOOK_SECONDS = 2.0
 _ENDS = {
     events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
     events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
@@ -29,12 +32,15 @@ class JournalIngest:
         self._folder = folder
         self._reader = JournalReader(folder)
         self._cursor: dict[str, int] | None = None
+        self._look_at = 0.0
+        self._gone: list[str] = []
 
     def run_once(self) -> int:
         """Ingest what was appended since; returns the number of lines."""
         if self._cursor is None:
             self._cursor = self._read_cursor()
             self._close_the_lost()
+        gone = self._ended_listeners()  # before their last lines are read
         total, started = 0, False
         while lines := self._reader.read(self._cursor):
             moved = {line.file: line.offset for line in lines}
@@ -48,6 +54,7 @@ class JournalIngest:
             started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
         if started:
             self._close_the_lost()
+        self._close(gone)
         if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
             self._clear_away()
         return total
@@ -60,11 +67,28 @@ class JournalIngest:
 
     def _close_the_lost(self) -> None:
         """Close the associations of former listeners: one at a time writes here, the newest."""
-        listeners = [_listener(path) for path in sorted(self._folder.glob("*.jsonl"))]
-        former = set(listeners) - set(listeners[-1:])
-        if former:
+        listeners = self._listeners()
+        self._close([one for one in listeners if one != listeners[-1]])
+
+    def _close(self, listeners: Sequence[str]) -> None:
+        if listeners:
             with self._database.write() as session:
-                intake.lose_associations(session, former, utc_now())
+                intake.lose_associations(session, set(listeners), utc_now())
+
+    def _listeners(self) -> list[str]:
+        return [_listener(path) for path in sorted(self._folder.glob("*.jsonl"))]
+
+    def _ended_listeners(self) -> list[str]:
+        """Looked at now and then, told once: one that does not come back must not hold its studies open."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return []
+        self._look_at = now + _LOOK_SECONDS
+        listeners = self._listeners()  # first: one that starts now holds the lock before its file is there
+        if listeners == self._gone or not has_no_writer(self._folder):
+            return []
+        self._gone = listeners
+        return listeners
 
     def _clear_away(self) -> None:
         assert self._cursor is not None

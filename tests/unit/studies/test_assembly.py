@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from datetime import UTC, datetime, timedelta, tzinfo
 
 import numpy as np
@@ -123,6 +124,18 @@ def test_an_association_whose_end_was_never_told_holds_a_study_for_an_hour(inbox
     inbox.index()
     assert inbox.assemble(3000) == 0
     assert inbox.assemble(3700) == 1
+
+
+def test_a_listener_that_does_not_come_back_holds_its_studies_no_longer(inbox: Inbox) -> None:
+    with (inbox.folder / "scp.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        inbox.opened("a1")
+        inbox.receive(ultrasound("gone"), association="a1")
+        inbox.index()
+        assert inbox.assemble(3000) == 0
+    inbox.reopen()  # else it is looked at two seconds later
+    inbox.index()
+    assert inbox.assemble(3000) == 1
 
 
 def test_a_journal_line_is_ingested_once_over_restarts(inbox: Inbox) -> None:
