@@ -90,7 +90,8 @@ def show(asked: Asked, name: str) -> Response:
 @needs(UserRole.VIEWER)
 def conformance_of(asked: Asked, name: str) -> Response:
     """How the last objects kept to the standard, as far as the node has written it down."""
-    return asked.page("conformance.html", found=conformance.report(asked.site.settings, name, validate=False))
+    found = conformance.report(asked.site.settings, name, validate=False)
+    return asked.page("conformance.html", found=found, newer="")
 
 
 @router.post("/{name}/conformance")
@@ -99,7 +100,7 @@ def validate(asked: Asked, name: str) -> Response:
     """The same with what a validator says of the files, as a page or as a file to keep."""
     found = conformance.report(asked.site.settings, name)
     if asked.text("act") != "file":
-        return asked.page("conformance.html", found=found)
+        return asked.page("conformance.html", found=found, newer=conformance.NEWER)
     conformance.note_export(asked.site.settings, name, asked.person)
     kept = {"Content-Disposition": 'attachment; filename="conformance.md"'}
     return Response(conformance.as_text(found), media_type="text/markdown; charset=utf-8", headers=kept)

@@ -81,6 +81,8 @@ def test_dciodvfy_looks_at_the_files_and_no_value_comes_along(console: ConsoleLa
         if any("Modality" in line or "0008,0060" in line for line in row["faults"])
     ]
     assert bad["sop_instance_uid"] == spoilt.SOPInstanceUID
+    assert all(number <= len(found["sent"]) for number in found["totals"]["warnings"].values())
+    assert not any("/" in line for line in found["totals"]["warnings"]), "no way through numbered items"
     assert "owak" not in str(found) and "NOWAK" not in conformance.as_text(found)
 
 

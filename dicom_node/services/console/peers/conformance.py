@@ -33,10 +33,12 @@ MOST: Final = 100
 """Objects of each direction, the newest."""
 _EVENTS: Final = 1000  # that are looked through for each kind
 _DCIODVFY: Final = "dciodvfy"
+NEWER: Final = "Attributes younger than the installed dciodvfy, such as (0008,001C), are errors to it."
 _ONE_SECONDS, _ALL_SECONDS = 20.0, 90.0
 _LARGEST: Final = 64 * 2**20  # bytes of a file that is validated
 _LINES: Final = 200  # of one file
 _VALUE = re.compile(r"<(?!/)[^>]*>")  # a path of tags begins with a slash; anything else may be a value
+_WAY = re.compile(r"</(?:[^>]*/)?([^>/]+?)(?:\[\d+\])?>")  # to the attribute, by way of numbered items
 _COUNTED: Final = {"faults": "not kept to", "warnings": "warned of"}
 
 
@@ -177,15 +179,21 @@ def _said(program: str, path: Path) -> list[tuple[str, str]] | None:
 
 
 def _totals(found: View) -> View:
-    """How often each state, outcome and message stands in it."""
+    """Of how many objects each state, outcome and message is."""
     sent, received = found["sent"], found["received"]
     return {
         "states": dict(Counter(row["state"] for row in sent)),
         "statuses": dict(Counter(row["status"] for row in sent if row["status"])),
         "outcomes": dict(Counter(row["outcome"] for row in received)),
         "repaired": dict(Counter(word for row in received for word in (*row["repaired"], *row["left_out"]))),
-        **{key: dict(Counter(line for row in sent for line in row[key]).most_common()) for key in _COUNTED},
+        **{key: dict(Counter(_messages(sent, key)).most_common()) for key in _COUNTED},
     }
+
+
+def _messages(sent: Sequence[View], key: str) -> Iterator[str]:
+    """Each message once for an object, without its way through numbered items."""
+    for row in sent:
+        yield from sorted({_WAY.sub(r"\1", line) for line in row[key]})
 
 
 def _lines(found: View) -> Iterator[str]:
@@ -216,8 +224,7 @@ def _lines(found: View) -> Iterator[str]:
         yield f"## Validation by {validator['program']} of {validator['files']} files"
         for key, heading in _COUNTED.items():
             yield from _counts(heading.capitalize(), totals[key])
-        if not totals["faults"]:
-            yield "No errors."
+        yield NEWER if totals["faults"] else "No errors."
     yield ""
     yield f"## Received from there: {len(found['received'])}"
     yield from _counts("Outcome", totals["outcomes"])
