@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
 from ai_pipeline.errors import CleaningFailed, PixelError
@@ -11,7 +11,7 @@ from ai_pipeline.images.decode import DicomImage
 from dicom_node.errors import WorkerSpent
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
-from dicom_node.jobs.worker.kept_analyses import Analyses, key_of, merged
+from dicom_node.jobs.worker.kept_analyses import Analyses, for_the_site, key_of, merged
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.results import SourceObject
 
@@ -125,9 +125,8 @@ class ImageAnalysis:
         report: Progress,
     ) -> PipelineResult:
         result = pipeline.run([source.image for source in sources], report, options)
-        shown = tuple(finding for finding in result.findings if not finding.research_only)
-        result = replace(result, findings=shown)
-        return self.readings.take(pipeline, options, [source.image.uid for source in sources], result)
+        uids = [source.image.uid for source in sources]
+        return self.readings.take(pipeline, options, uids, for_the_site(result))
 
 
 def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:

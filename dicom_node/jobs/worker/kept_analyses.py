@@ -25,7 +25,7 @@ from ai_pipeline.contract import Pipeline, PipelineResult
 from dicom_node.jobs.worker.contract_json import from_json, to_json
 
 _RESULT = "result.json"
-_VERSION = 2  # of the meaning of what is written; other fields are found without it
+_VERSION = 3  # of the meaning of what is written; other fields are found without it
 KEEP_SECONDS = 86_400.0
 """After this time an analysis that no job has used is deleted: no rule wants its study any more."""
 
@@ -35,6 +35,12 @@ def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, p
     models = [asdict(model) for model in pipeline.models()]
     shaped_by = [pipeline.name, pipeline.version, models, dict(options), spool_name, pixels_sha256]
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def for_the_site(result: PipelineResult) -> PipelineResult:
+    """The result without findings that are for research only: they neither leave the worker nor are kept."""
+    shown = tuple(finding for finding in result.findings if not finding.research_only)
+    return replace(result, findings=shown)
 
 
 def merged(results: Sequence[PipelineResult]) -> PipelineResult:

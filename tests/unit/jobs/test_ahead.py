@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,18 @@ def test_an_image_is_analysed_before_its_study_is_complete_and_the_job_uses_it(n
     assert node.jobs()[0].state is JobState.SUCCEEDED
     assert runs(node) == 2
     assert list(kept(node).folder.iterdir()) == []
+
+
+def test_what_is_for_research_only_is_not_kept(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Obedient._finding
+    hidden = partial(replace, research_only=True)
+    monkeypatch.setattr(Obedient, "_finding", lambda self, image: hidden(found(self, image)))
+    node.receive(ultrasound("one"))
+    node.index()
+    assert ahead_of(node).run_once()
+    [analysis] = [one for one in kept(node).folder.iterdir() if one.is_dir()]
+    result = kept(node).get(analysis.name)
+    assert result is not None and result.findings == ()
 
 
 def test_two_workers_do_not_analyse_the_same_image(node: Inbox) -> None:
