@@ -92,7 +92,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
             monkeypatch.setattr(planning, name, witness)
         tools = cast(Tools, SimpleNamespace(reader=None, finder=None, threshold=0.5, device_rules=None))
         picture: Picture = np.zeros((ROWS, COLUMNS), np.uint8)
-        header = cast(ImageHeader, SimpleNamespace(ultrasound_regions=()))
+        header = ImageHeader("US", "", ROWS, COLUMNS, frames=1, photometric="MONOCHROME2", bits_stored=8)
         if views:
             return planning.plan_views([picture] * views, header, tools, policy, graphics=graphics)
         return planning.plan_removal(picture, header, tools, policy, graphics=graphics)
