@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -18,7 +19,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.settings import Settings
-from dicom_node.events import DATABASE_REPLACED, DISK_LOW, SCHEDULER_TAKEN
+from dicom_node.events import (
+    DATABASE_REPLACED,
+    DISK_LOW,
+    INDEXING_FAILED,
+    SCHEDULER_TAKEN,
+    THREAD_FAILED,
+)
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import LeaseQueue
 from dicom_node.model.roles import Role
@@ -42,6 +49,11 @@ _INDEX_LOCK_SECONDS = 0.5
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
+_FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
+_LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
+
+_RECEIVING, _WORKING = "scheduler", "job scheduler"
+"""Leases of the timers that act on shared state: for what receiving roles do, and what working ones do."""
 
 
 class Background:
@@ -66,7 +78,9 @@ class Background:
         self._delivery_worker = DeliveryWorker(database, settings)
         self._queue = LeaseQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
-        self._is_scheduler = False
+        self._leases = [_RECEIVING] * role.receives + [_WORKING] * role.works
+        self._held: set[str] = set()
+        self._indexes = True  # the last round was not a failure
         self._database_file = database_file
         spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._spool = spool
@@ -93,14 +107,27 @@ class Background:
             thread.join(_GRACE_SECONDS)
 
     def give_up_scheduler(self) -> None:
-        """Give the scheduler lease back, so that another machine runs the timers at once."""
-        if self._is_scheduler:
-            leases.release(self._database, "scheduler", self._owner)
+        """Give the scheduler leases back, so that another machine runs the timers at once."""
+        for name in self._held:
+            leases.release(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
-        thread = threading.Thread(target=loop, name=name, daemon=True)
+        thread = threading.Thread(target=self._until_stop, args=(name, loop), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def _until_stop(self, name: str, loop: Callable[[], None]) -> None:
+        """Run the loop; one that fails is told and begins anew: nobody looks at a thread that ended."""
+        pause = _AWAY_SECONDS
+        while True:
+            try:
+                return loop()
+            except Exception as error:  # noqa: BLE001  (whatever it was, the node is to go on working)
+                # Without the error's text: a database error quotes what it was to write.
+                self._say(THREAD_FAILED, thread=name, reason=type(error).__name__)
+            if self._stop.wait(pause):
+                return None
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
         """Work once a second until the stop, in a thread; what is under way then is ended first."""
@@ -120,13 +147,21 @@ class Background:
         """Index what the listeners spooled and close studies that are quiet; once more at the end.
 
         One process of a site does: the next one takes over when the kernel drops the lock of one that died.
+        One whose round failed lets go of the lock: another that has its database and its disk may go on.
         """
-        with (self._settings.node.data_dir / "index.lock").open("a") as lock:
-            if self._locked(lock):
-                self._index_until_stop(scanned)
+        waits_for_first = [scanned]
+        while not self._stop.is_set():
+            try:
+                with (self._settings.node.data_dir / "index.lock").open("a") as lock:
+                    if self._locked(lock):
+                        self._indexer.forget_cursors()
+                        self._index_until_stop(waits_for_first)
+            except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
+                self._indexing_failed(error)
+            self._stop.wait(_FAILED_SECONDS)
 
     def _locked(self, lock: TextIO) -> bool:
-        """Wait for the lock; False where the stop came first."""
+        """Wait for the lock; False where the stop came first. Raises OSError (no answer of the disk)."""
         while not self._stop.is_set():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,60 +171,67 @@ class Background:
                 return True
         return False
 
-    def _index_until_stop(self, scanned: Callable[[int], object]) -> None:
-        first = True
+    def _index_until_stop(self, waits_for_first: list[Callable[[int], object]]) -> None:
         while True:
             ending = self._stop.is_set()
-            try:
-                busy = self._indexer.run_once()
-                if first:
-                    scanned(busy)
-                    first = False
-                busy += self._assembler.run_once()
-            except Exception as error:  # noqa: BLE001  (the loop must outlive a database that is away)
-                # Without the error's text: a database error quotes what it was to write.
-                _LOGGER.error("indexing failed, tried again: %s", type(error).__name__)
-                busy = 0
-                self._stop.wait(1.0)
+            busy = self._indexer.run_once()
+            while waits_for_first:
+                waits_for_first.pop()(busy)
+            busy += self._assembler.run_once()
+            self._indexes = True
             if ending:
                 return
             if not busy:
                 self._stop.wait(_INDEX_POLL_SECONDS)
 
+    def _indexing_failed(self, error: Exception) -> None:
+        """Logged each time, an event for the first of a row; without the text, which may quote data."""
+        number = error.errno if isinstance(error, OSError) else None
+        reason = errno.errorcode.get(number or 0, type(error).__name__)
+        _LOGGER.error("indexing failed, tried again: %s", reason)
+        if self._indexes:
+            self._say(INDEXING_FAILED, reason=reason)
+        self._indexes = False
+
     def _start_timers(self) -> None:
-        timers: list[tuple[Callable[[], object], float]] = [
-            (self._hold_scheduler, _SCHEDULER_SECONDS / 3),
-            (self._when_scheduler(lambda: forget_old(self._database, self._settings)), 3600.0),
-            (self._when_scheduler(lambda: forget_past(self._database, self._settings)), 3600.0),
-            (self._when_scheduler(lambda: forget_removed(self._database, self._settings)), 3600.0),
-        ]
+        timers: list[tuple[Callable[[], object], float]] = [(self._hold_leases, _SCHEDULER_SECONDS / 3)]
         if self._role.works:
             timers.append((self._watch_drift, 3600.0))
-            timers.append((self._when_scheduler(self._queue.reap), self._settings.workers.lease_seconds / 3))
+            timers.append(
+                (self._when_held(_WORKING, self._queue.reap), self._settings.workers.lease_seconds / 3)
+            )
         if self._role.receives:
             timers.append((self._watch_disk, 30.0))
-            timers.append((self._when_scheduler(lambda: purge(self._database, self._settings)), 3600.0))
             timers.append((self._watch_database, 30.0))
             timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
-            silence = self._when_scheduler(lambda: report_silence(self._database, self._settings))
-            timers.append((silence, 600.0))
-            compare = self._when_scheduler(self._compare_spool)
+            timers.append((self._once_a_site(report_silence), 600.0))
+            hourly = (purge, forget_old, forget_past, forget_removed)
+            timers += [(self._once_a_site(function), 3600.0) for function in hourly]
+            compare = self._when_held(_RECEIVING, self._compare_spool)
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
         for function, seconds in timers:
             self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
-        self._hold_scheduler()
+        self._hold_leases()
         self._scheduler.start()
 
-    def _hold_scheduler(self) -> None:
-        """Take or renew the lease: only one process of a site runs the timers that act on shared state."""
-        held = leases.acquire(self._database, "scheduler", self._owner, _SCHEDULER_SECONDS)
-        if held and not self._is_scheduler:
-            self._say(SCHEDULER_TAKEN, owner=self._owner)
-        self._is_scheduler = held
+    def _hold_leases(self) -> None:
+        """Take or renew them: of those that can do the same duties, one process of a site does them."""
+        for name in self._leases:
+            held = False
+            try:
+                held = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
+            finally:  # not known to be ours: another process may have it by now
+                is_new = held and name not in self._held
+                (self._held.add if held else self._held.discard)(name)
+            if is_new:
+                self._say(SCHEDULER_TAKEN, owner=self._owner, lease=name)
 
-    def _when_scheduler(self, function: Callable[[], object]) -> Callable[[], None]:
+    def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
+        return self._when_held(_RECEIVING, lambda: function(self._database, self._settings))
+
+    def _when_held(self, lease: str, function: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:
-            if self._is_scheduler:
+            if lease in self._held:
                 function()
 
         return run

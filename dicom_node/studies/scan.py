@@ -73,6 +73,10 @@ class Indexer:
             done += self._index(batch)
         return done
 
+    def forget_cursors(self) -> None:
+        """Read from the database how far the journals were read: another process may have read on."""
+        self._journals.clear()
+
     def _index(self, batch: Sequence[Path]) -> int:
         arrived = list(self._read(batch))
         self._indexing.compare_ahead(self._database, arrived)
