@@ -84,13 +84,14 @@ class _Tls:
     def end(self) -> None:
         """Say that no more comes (close_notify), and await the server's own, which RFC 5425 4.4 asks of it.
 
-        Raises OSError where none comes: it went away with something unread, or refuses us after all, as by
-        TLS 1.3 a server may after the handshake that knows no certificate of ours.
+        One that ends the connection without it (rsyslog does) has read to the end, too. Raises OSError where
+        it went away with something unread, or refuses us after all, as by TLS 1.3 a server may after the
+        handshake that knows no certificate of ours.
         """
         with suppress(ssl.SSLWantReadError):
             self._tls.unwrap()  # nothing is read here: what the server says about the messages is read below
         self._connection.sendall(self._outgoing.read())
-        with suppress(ssl.SSLZeroReturnError):
+        with suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):
             while self._finish(lambda: self._tls.read(4096)):
                 pass
 

@@ -26,10 +26,10 @@ class PData:
     """
 
     def __init__(self, body: bytearray | memoryview) -> None:
-        """Raises ValueError when the items do not fill the PDU."""
+        """Raises ValueError when there are no items, or they do not fill the PDU."""
         self._view = memoryview(body)
-        for _ in self._places():
-            pass
+        if not sum(1 for _ in self._places()):
+            raise ValueError("no PDV item")
 
     def to_primitive(self) -> PData:
         """What the DIMSE provider takes."""

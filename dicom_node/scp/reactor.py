@@ -104,6 +104,12 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
         except (OSError, AttributeError):
             self.event_queue.put("Evt17")
 
+    def interrupt(self) -> None:
+        """Wake the thread that reads or sends: the connection is lost to it."""
+        with contextlib.suppress(OSError, TypeError):
+            # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
     def drop(self, limit: int, seconds: float) -> int:
         """Read and forget what is there, at most ``limit`` bytes; returns how many. Raises OSError."""
         self._limit(socket.SO_RCVTIMEO, seconds)
@@ -123,11 +129,9 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
         if isinstance(self.socket, ssl.SSLSocket):
             self.socket.settimeout(seconds)
         elif not 0.98 * seconds <= self._limits.get(option, 0.0) <= seconds:
-            whole, part = divmod(0.99 * seconds, 1)
-            self.socket.setsockopt(
-                socket.SOL_SOCKET, option, struct.pack("ll", int(whole), int(1e6 * part) + 1)
-            )
-            self._limits[option] = 0.99 * seconds
+            microseconds = max(1, int(990_000 * seconds))
+            self.socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *divmod(microseconds, 10**6)))
+            self._limits[option] = microseconds / 1e6
 
 
 class Provider(DULServiceProvider):  # type: ignore[misc]
@@ -197,8 +201,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._alarm.ring()
         self.join(LONGEST_WAIT + _CLOSING)
         if self.is_alive():
-            with contextlib.suppress(OSError, AttributeError):
-                self.socket.socket.shutdown(socket.SHUT_RDWR)  # wakes it from reading or sending
+            self.socket.interrupt()
             self.kill_dul()
             self.join(LONGEST_WAIT + _CLOSING)
 
@@ -309,7 +312,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         except OSError:
             self.event_queue.put("Evt17")
         else:
-            if len(head) < 6 or len(body) < length:
+            if len(head) < 6 or len(body) < length or self._ending:
                 self.event_queue.put("Evt17")
             else:
                 self._take_pdu(head, body)

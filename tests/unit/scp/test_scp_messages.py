@@ -102,3 +102,8 @@ def test_any_bytes_are_fragments_or_an_error(body: bytes) -> None:
         return
     again = b"".join(struct.pack(">IB", len(value) + 1, context) + value for context, value in values)
     assert again == body
+
+
+def test_a_p_data_pdu_without_fragments_is_none() -> None:
+    with pytest.raises(ValueError, match="no PDV"):
+        PData(bytearray())
