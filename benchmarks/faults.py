@@ -7,7 +7,8 @@ Needs Debian's orthanc and postgresql. Modalities send studies of two objects, s
 every third object to both, each again until it is acknowledged. Meanwhile kill -9 takes a random process: a
 node as a whole (it is started again a moment later), or one of its children (the listener, the inspector, a
 worker: the node starts it again). At the end each study must stand delivered and the PACS hold each result
-once. Exit status 1 where anything is missing or doubled.
+once. An object whose reader was killed again and again is set aside for a person (quarantined): the node
+cannot know that it was not the object's fault. Exit status 1 where anything is missing or doubled.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def wait_until_settled(site: Site, load: Load) -> None:
     seen, since = None, time.monotonic()
     while time.monotonic() - since < SETTLED_SECONDS:
         states = Counter(study["state"] for study in site.listeners[0].studies().values())
-        if states["delivered"] == len(load.studies) == states.total():
+        if states["delivered"] >= len(load.studies) and set(states) <= {"delivered", "quarantined"}:
             return
         if states != seen:
             seen, since = states, time.monotonic()
@@ -198,12 +199,13 @@ def count(site: Site, load: Load, folder: Path) -> dict[str, object]:
 def mistakes(ledger: dict[str, object]) -> list[str]:
     """What does not balance."""
     received = Counter(ledger["received"])
+    found = received["new"] + received["quarantined"]
     asked = {
-        "each object indexed once": received["new"] == ledger["objects sent"],
-        "received = new + duplicates": received.total() == received["new"] + received["duplicate"],
+        "each object indexed, or aside for a person": found == ledger["objects sent"],
+        "received = new + duplicates + quarantined": received.total() == found + received["duplicate"],
         "no acknowledgement without an object": received.total() >= ledger["acknowledgements"],
         "nothing left in incoming": ledger["left in incoming"] == 0,
-        "each study delivered": ledger["studies"] == {"delivered": ledger["studies sent"]},
+        "each study delivered": ledger["studies"]["delivered"] == ledger["studies sent"],
         "each delivery confirmed": set(ledger["deliveries"]) == {"confirmed"},
         "each result in the PACS": ledger["results not in the PACS"] == 0,
         "nothing twice": ledger["in the PACS twice or unknown"] == 0,
