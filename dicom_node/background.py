@@ -35,6 +35,7 @@ from dicom_node.monitoring.past import forget_past
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
+from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store import leases
 from dicom_node.store.database import Database
@@ -205,7 +206,7 @@ class Background:
             timers.append((self._watch_database, 30.0))
             timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
             timers.append((self._once_a_site(report_silence), 600.0))
-            hourly = (purge, forget_old, forget_past, forget_removed)
+            hourly = (purge, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in hourly]
             compare = self._when_held(_RECEIVING, self._compare_spool)
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))

@@ -127,6 +127,9 @@ DELIVERY_ADDED = EventType(5012, _WARNING, "a person asked for a result to be se
 COMMITMENT_REQUESTED = EventType(5013, _INFO, "storage commitment asked for")
 COMMITMENT_MISSING = EventType(5014, _WARNING, "no storage commitment came from the destination")
 COMMITMENT_UNKNOWN = EventType(5015, _WARNING, "storage commitment report that fits no request: ignored")
+COMMITMENT_SET_ASIDE = EventType(
+    5016, _ERROR, "storage commitment report cannot be entered: set aside, as if it had not come"
+)
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )

@@ -21,6 +21,8 @@ from dicom_node.dicom.commitment import SOP_INSTANCE
 from tests.pacs_lab import Pacs
 
 NO_SUCH_OBJECT = 0x0112
+SOP_CLASS = UID("1.2.840.10008.5.1.4.1.1.7")
+"""Secondary Capture Image Storage, the class of what is reported on."""
 
 
 @dataclass
@@ -127,7 +129,7 @@ def associate(port: int, calling: str = "PACS", role: bool = True) -> Associatio
 
 def _item(uid: str, reason: int | None = None) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID("1.2.840.10008.5.1.4.1.1.7"), uid
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = SOP_CLASS, uid
     if reason is not None:
         item.FailureReason = reason
     return item

@@ -36,11 +36,22 @@ _UID = re.compile(r"[0-9.]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class CommitmentReport:
-    """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1): SOP Instance UIDs, and Failure Reasons."""
+    """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1).
+
+    ``committed``: SOP Instance and SOP Class UIDs. ``failed``: SOP Instance UIDs and Failure Reasons (US).
+    """
 
     transaction_uid: str
-    committed: tuple[str, ...]
+    committed: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, int], ...]
+
+    def committed_lines(self) -> list[str]:
+        """As journal and database keep them: "instance class"."""
+        return [f"{instance} {sop_class}" for instance, sop_class in self.committed]
+
+    def failed_lines(self) -> list[str]:
+        """As journal and database keep them: "instance reason", in four hexadecimal digits."""
+        return [f"{instance} {reason:04X}" for instance, reason in self.failed]
 
 
 def failure_text(reason: int) -> str:
@@ -64,9 +75,12 @@ def read_report(encoded: bytes, transfer_syntax: UID) -> CommitmentReport:
         information = read_dataset(io.BytesIO(encoded), transfer_syntax.is_implicit_VR, is_little_endian=True)
         return CommitmentReport(
             _uid(information.get("TransactionUID")),
-            tuple(_uid(item.get("ReferencedSOPInstanceUID")) for item in _items(information, "Referenced")),
             tuple(
-                (_uid(item.get("ReferencedSOPInstanceUID")), int(item.get("FailureReason") or 0))
+                (_uid(item.get("ReferencedSOPInstanceUID")), _uid(item.get("ReferencedSOPClassUID")))
+                for item in _items(information, "Referenced")
+            ),
+            tuple(
+                (_uid(item.get("ReferencedSOPInstanceUID")), _reason(item))
                 for item in _items(information, "Failed")
             ),
         )
@@ -84,6 +98,16 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
 
 def _items(information: Dataset, which: str) -> Iterator[Dataset]:
     yield from information.get(f"{which}SOPSequence") or ()
+
+
+def _reason(item: Dataset) -> int:
+    """A Failure Reason, 0 where there is none. In Explicit VR the sender chooses the VR: only US is taken."""
+    element = item.get("FailureReason") and item["FailureReason"]
+    if not element:
+        return 0
+    if element.VR != "US" or not isinstance(element.value, int):
+        raise FaultyReport("storage commitment report with a Failure Reason that is no number of 16 bits")
+    return element.value
 
 
 def _uid(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, func, select
 
 from dicom_node.config.settings import Settings
 from dicom_node.store.database import Database
@@ -22,14 +22,16 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget_events(database: Database, before: datetime) -> int:
-    """Those that a notification names stay with it."""
+    """Those that a notification names stay with it, and the newest: SQLite numbers on from it."""
     named = exists().where(NotifiedEvent.event_id == EventRow.id)
-    old = select(EventRow.id).where(EventRow.at < before, ~named).order_by(EventRow.id).limit(_BATCH)
+    old = select(EventRow.id).where(EventRow.at < before, ~named).order_by(EventRow.at).limit(_BATCH)
     total = 0
     while True:
+        with database.read() as session:  # others may write while it looks
+            newest = session.scalar(select(func.max(EventRow.id)))
+            rows = session.scalars(old.where(EventRow.id != newest)).all()
         with database.write() as session:
-            rows = session.scalars(old).all()
-            session.execute(delete(EventRow).where(EventRow.id.in_(rows)))
+            session.execute(delete(EventRow).where(EventRow.id.in_(rows), ~named))
         total += len(rows)
         if len(rows) < _BATCH:
             return total
@@ -39,8 +41,9 @@ def _forget_associations(database: Database, before: datetime) -> int:
     old = select(Association.id).where(Association.closed_at < before).limit(_BATCH)
     total = 0
     while True:
-        with database.write() as session:
+        with database.read() as session:
             rows = session.scalars(old).all()
+        with database.write() as session:
             session.execute(delete(Association).where(Association.id.in_(rows)))
         total += len(rows)
         if len(rows) < _BATCH:

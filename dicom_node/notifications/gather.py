@@ -78,6 +78,8 @@ class Gatherer:
                 head = session.scalar(select(func.max(EventRow.id))) or 0
                 session.add(Cursor(name=_cursor_of(rule), offset=head))
                 return 0
+            if cursor.offset > (head := session.scalar(select(func.max(EventRow.id))) or 0):
+                cursor.offset = head  # the newest events are gone, and their numbers are given again
             if not self._is_time(session, rule):
                 return 0
             rows = _new(session, rule, cursor.offset)

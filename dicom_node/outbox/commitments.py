@@ -13,11 +13,12 @@ from typing import Final
 
 from pydicom.uid import generate_uid
 from sqlalchemy import delete, select
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.commitment import CommitmentReport
-from dicom_node.events import COMMITMENT_REQUESTED, COMMITMENT_UNKNOWN
+from dicom_node.events import COMMITMENT_REQUESTED, COMMITMENT_SET_ASIDE, COMMITMENT_UNKNOWN
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.ledger import Ledger
 from dicom_node.scu import CommitmentUser, Outgoing, open_commitment
@@ -118,53 +119,75 @@ class CommitmentRequests:
 
     def _keep(self, report: CommitmentReport) -> None:
         """Keep a report that came on the association of the request."""
-        failed = [f"{uid} {reason:04X}" for uid, reason in report.failed]
         with self._database.write() as session:
             intake.keep_report(
-                session, report.transaction_uid, self._peer.reporting_titles[-1], report.committed, failed,
-                utc_now(),
+                session, report.transaction_uid, self._peer.reporting_titles[-1],
+                report.committed_lines(), report.failed_lines(), utc_now(),
             )  # fmt: skip
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
     """Enter the reports that wait; returns how many. Each is entered once, by the process that is first."""
     with database.read() as session:
-        if session.scalar(select(WaitingReport.id).limit(1)) is None:
-            return 0
+        waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_BATCH)).all()
+    return sum(_enter_one(database, settings, number) for number in waiting)
+
+
+def forget_requests(database: Database, _: Settings) -> None:
+    """Delete requests that no report is waited for any more, of whatever peer."""
     with database.write() as session:
-        oldest = select(WaitingReport).order_by(WaitingReport.id).limit(_BATCH)
-        reports = session.scalars(oldest.with_for_update(skip_locked=True)).all()
-        for report in reports:
+        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+
+
+def _enter_one(database: Database, settings: Settings, number: int) -> bool:
+    """In a transaction of its own: what one report does wrong, or waits for, is no other's matter."""
+    chosen = select(WaitingReport).where(WaitingReport.id == number)
+    try:
+        with database.write() as session:
+            report = session.scalar(chosen.with_for_update(skip_locked=True))
+            if report is None:
+                return False
             _enter(session, settings, report)
             session.delete(report)
-        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
-    return len(reports)
+    except (OperationalError, InterfaceError):  # the database is away, or two waited for each other: later
+        raise
+    except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
+        reason = type(error).__name__  # without its text, which quotes what was to be written
+        with database.write() as session:
+            report = session.scalar(chosen)
+            if report is None:
+                return False
+            fields = {"transaction": report.transaction_uid, "calling": report.calling_ae, "reason": reason}
+            record(session, COMMITMENT_SET_ASIDE, **fields)
+            session.delete(report)
+    return True
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     commitment = _of_transaction(session, report.transaction_uid)
-    peer = _asked(settings, commitment, report.calling_ae)
+    peer = _asked(settings, commitment, report)
     if commitment is None or peer is None:
         record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
         return
     ledger = Ledger(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
+    committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
     rows = _rows(session, commitment.deliveries)
     for row in rows:
-        uid = row.result.sop_instance_uid
+        uid, sop_class = row.result.sop_instance_uid, row.result.sop_class_uid
         if uid in failed:
             ledger.not_committed(row, report.transaction_uid, int(failed[uid], 16))
-        elif uid in report.committed:
+        elif committed.get(uid) in (sop_class, ""):  # "": kept by an earlier version
             ledger.committed(row)
     _settle(session, rows)
 
 
-def _asked(settings: Settings, commitment: Commitment | None, calling_ae: str) -> PeerSettings | None:
+def _asked(settings: Settings, commitment: Commitment | None, report: WaitingReport) -> PeerSettings | None:
     """The peer that was asked, if the report is from it."""
     for peer in settings.peers:
         if commitment is not None and peer.name == commitment.destination:
             titles = {title.strip() for title in peer.reporting_titles}
-            return peer if calling_ae.strip() in titles else None
+            return peer if report.calling_ae.strip() in titles else None
     return None
 
 
@@ -198,5 +221,5 @@ def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
 
 
 def _settle(session: Session, rows: Sequence[Delivery]) -> None:
-    for study in {row.result.study_id for row in rows}:
+    for study in sorted({row.result.study_id for row in rows}):  # in one order: others lock them too
         settle_study(session, study)

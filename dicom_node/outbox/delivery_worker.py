@@ -98,7 +98,8 @@ class DeliveryWorker:
             deliveries.hand_back(session, self._owner)
 
     def _dispatch(self, stop: threading.Event) -> None:
-        enter_reports(self._database, self._settings)
+        with _logged("storage commitment reports wait"):
+            enter_reports(self._database, self._settings)
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         for destination in due:

@@ -228,8 +228,8 @@ class StorageService:
         fields = {
             "transaction": report.transaction_uid,
             "calling": accepted.proposal.calling_ae,
-            "committed": list(report.committed),
-            "failed": [f"{uid} {reason:04X}" for uid, reason in report.failed],
+            "committed": report.committed_lines(),
+            "failed": report.failed_lines(),
         }
         try:
             # Not logged here: it names up to a thousand objects. The index tells their number.

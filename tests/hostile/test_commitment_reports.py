@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import StorageCommitmentPushModel
@@ -18,7 +18,7 @@ from dicom_node.dicom import commitment
 from dicom_node.dicom.commitment import SOP_INSTANCE, read_report
 from dicom_node.errors import FaultyReport
 from dicom_node.scp import limits
-from tests.commitment_lab import associate, empty_sequences, report, send_raw_report, send_report
+from tests.commitment_lab import SOP_CLASS, associate, empty_sequences, report, send_raw_report, send_report
 from tests.wire.receiver import Receiver, receiving
 
 PACS: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_the_peer_that_is_asked_may_report_under_its_titles(listener: Receiver, 
     transaction = {"PACS": "2.25.1", "KEEPER": "2.25.2"}[calling]
     assert send_report(listener.port, report(transaction, ["1.2"], ["1.3"]), calling=calling) == 0x0000
     (event,) = [e for e in listener.events(events.COMMITMENT_REPORTED) if transaction in e.fields.values()]
-    assert (event.fields["committed"], event.fields["failed"]) == (["1.2"], ["1.3 0112"])
+    assert (event.fields["committed"], event.fields["failed"]) == ([f"1.2 {SOP_CLASS}"], ["1.3 0112"])
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,24 @@ def test_as_many_objects_as_a_report_may_name_are_read(tmp_path: Path) -> None:
     assert len(found.committed) == commitment.MAXIMUM_OBJECTS
     with pytest.raises(FaultyReport, match="limits"):
         read_report(_many(commitment.MAXIMUM_OBJECTS + 1), UID(ImplicitVRLittleEndian))
+
+
+def _explicit(vr: str, value: object) -> bytes:
+    """A report in Explicit VR Little Endian whose Failure Reason has this VR and value."""
+    information = report("2.25.9", failed=["1.2"])
+    item = information.FailedSOPSequence[0]
+    del item.FailureReason
+    item.add_new(0x00081197, vr, value)
+    encoded = encode(information, False, True)
+    assert encoded is not None
+    return encoded
+
+
+@pytest.mark.parametrize(
+    ("vr", "value"),
+    [("DS", "1e99"), ("IS", "-1"), ("UL", 0x10000), ("SS", -1), ("US", [1, 2]), ("LO", "Mustermann^Max")],
+)
+def test_a_failure_reason_is_one_number_of_16_bits(vr: str, value: object) -> None:
+    with pytest.raises(FaultyReport):
+        read_report(_explicit(vr, value), ExplicitVRLittleEndian)
+    assert read_report(_explicit("US", 0xFFFF), ExplicitVRLittleEndian).failed == (("1.2", 0xFFFF),)

@@ -23,10 +23,12 @@ from dicom_node.store import intake
 from dicom_node.store.tables import Commitment, Delivery
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.associations import JournalIngest
+from tests.commitment_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.commitment_lab import CommittingPacs, report, send_report
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
+from tests.postgres_lab import Postgres
 from tests.wire.orthanc_lab import start_orthanc
 from tests.wire.receiver import receiving
 
@@ -266,3 +268,39 @@ def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_
     rows = outbox.rows()
     assert [(row["queries"], row["reason"]) for row in rows] == [(0, "")] * 3  # not by a query
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
+
+
+@pytest.mark.debian("postgresql")
+def test_a_report_that_cannot_be_entered_keeps_no_other_from_its_turn(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    outbox = Outbox(tmp_path, [committing(Pacs(1))], database_url=postgres.new_database())
+    (first,), (second,) = (outbox.add_study(["pacs"], ONE) for _ in range(2))
+    with outbox.database.write() as session:
+        for number, row in enumerate(session.scalars(select(Delivery).order_by(Delivery.id)).all()):
+            row.state, row.transaction_uid, row.sent_at = "unconfirmed", f"2.25.{number}", utc_now()
+            session.add(
+                Commitment(
+                    transaction_uid=f"2.25.{number}",
+                    destination="pacs",
+                    deliveries=[row.id],
+                    asked_at=utc_now(),
+                )
+            )
+        session.flush()
+        faulty = [f"{first} {int(1e99):X}"]  # as a node of before may have kept it
+        intake.keep_report(session, "2.25.0", "PACS", [], faulty, utc_now())
+        intake.keep_report(session, "2.25.1", "PACS", [f"{second} {SECONDARY_CAPTURE}"], [], utc_now())
+    assert commitments.enter_reports(outbox.database, outbox.settings) == 2
+    assert outbox.states() == {"unconfirmed": 1, "confirmed": 1}
+    assert outbox.numbers()[events.COMMITMENT_SET_ASIDE.number] == 1
+    outbox.database.dispose()
+
+
+def test_a_report_of_another_class_confirms_nothing(tmp_path: Path, pacs: CommittingPacs) -> None:
+    outbox = sent(tmp_path, pacs)
+    (transaction, (uid,)) = pacs.requests[0]
+    reported(outbox, transaction, [f"{uid} 1.2.840.10008.5.1.4.1.1.2"], [])
+    assert outbox.states() == {"unconfirmed": 1}
+    reported(outbox, transaction, [f"{uid} {SECONDARY_CAPTURE}"], [])
+    assert outbox.states() == {"confirmed": 1}

@@ -31,6 +31,6 @@ class WaitingReport(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     transaction_uid: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
-    committed: Mapped[list[str]]  # SOP Instance UIDs
+    committed: Mapped[list[str]]  # "instance class": UIDs; of an earlier version without the class
     failed: Mapped[list[str]]  # "UID reason", the Failure Reason (0008,1197) in hexadecimal
     received_at: Mapped[datetime]

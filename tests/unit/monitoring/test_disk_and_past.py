@@ -88,3 +88,14 @@ def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -
     with inbox.database.read() as session:
         assert [row.at for row in session.scalars(select(EventRow).order_by(EventRow.id))] == [old, new]
         assert session.scalars(select(Association.id).order_by(Association.id)).all() == ["b", "c"]
+
+
+def test_the_newest_event_stays_so_that_no_number_is_given_twice(inbox: Inbox) -> None:
+    with inbox.database.write() as session:
+        for _ in range(3):
+            append(session, Event(DELIVERY_DEAD, NOW - 500 * DAY))
+    forget_past(inbox.database, inbox.settings, NOW)
+    with inbox.database.write() as session:
+        append(session, Event(DELIVERY_DEAD, NOW))
+    with inbox.database.read() as session:
+        assert session.scalars(select(EventRow.id).order_by(EventRow.id)).all() == [3, 4]
