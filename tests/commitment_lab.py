@@ -49,6 +49,10 @@ class CommittingPacs(Pacs):
         self.requests.append((str(asked.TransactionUID), uids))
         information = self.at_once(str(asked.TransactionUID), uids)
         if information is not None:
+            asked_for = asked.ReferencedSOPSequence
+            classes = {item.ReferencedSOPInstanceUID: item.ReferencedSOPClassUID for item in asked_for}
+            for item in information.get("ReferencedSOPSequence", ()):
+                item.ReferencedSOPClassUID = classes[item.ReferencedSOPInstanceUID]
             threading.Timer(0.1, self._report, (event.assoc, information)).start()
         return self.action(len(self.requests)), None
 

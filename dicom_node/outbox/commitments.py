@@ -157,8 +157,10 @@ def _enter_one(database: Database, settings: Settings, number: int) -> bool:
             report = session.scalar(chosen)
             if report is None:
                 return False
-            fields = {"transaction": report.transaction_uid, "calling": report.calling_ae, "reason": reason}
-            record(session, COMMITMENT_SET_ASIDE, **fields)
+            record(
+                session, COMMITMENT_SET_ASIDE,
+                transaction=report.transaction_uid, calling=report.calling_ae, reason=reason,
+            )  # fmt: skip
             session.delete(report)
     return True
 
