@@ -76,8 +76,9 @@ class Running:
         return float(total)
 
     def memory_bytes(self) -> int:
-        """Resident memory of the process."""
-        return int(self.process.memory_info().rss)
+        """Resident memory of the process and its children."""
+        every = [self.process, *self.process.children(recursive=True)]
+        return sum(int(one.memory_info().rss) for one in every)
 
     def settle(self) -> None:
         """Let forked children end and be counted: storescp reaps them when the next connection comes."""
