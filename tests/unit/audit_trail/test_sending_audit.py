@@ -42,7 +42,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Repository:
-    """An audit record repository. ``reset``: it goes away with something unread."""
+    """An audit record repository.
+
+    ``reset``: it goes away with something unread; ``abrupt``: it reads all, and ends without close_notify.
+    """
 
     def __init__(self, folder: Path, *, port: int = 0, wants: Path | None = None) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -50,7 +53,7 @@ class Repository:
         if wants:
             self.context.load_verify_locations(wants)
             self.context.verify_mode = ssl.CERT_REQUIRED
-        self.reset = self.silent = False
+        self.reset = self.silent = self.abrupt = False
         self.data = b""
         self.listening = socket.create_server(("127.0.0.1", port))
         self.port = self.listening.getsockname()[1]
@@ -76,7 +79,8 @@ class Repository:
                     continue
                 while piece := connection.recv(65536):
                     self.data += piece
-                connection.unwrap()
+                if not self.abrupt:
+                    connection.unwrap()
 
     def messages(self) -> list[bytes]:
         """By their octet counts (RFC 5425 4.3.1)."""
@@ -101,6 +105,18 @@ def note(inbox: Inbox, action: AuditAction, study: int | None = None) -> None:
 def actions(messages: list[bytes]) -> list[str | None]:
     roots = [fromstring(message.partition(HEAD)[2]) for message in messages]
     return [root[0].findtext("EventOutcomeDescription") for root in roots]
+
+
+def test_a_repository_may_end_without_close_notify_once_it_has_read_all(
+    tmp_path: Path, certificate: Path
+) -> None:
+    """As rsyslog does."""
+    with Repository(certificate).running() as repository:
+        repository.abrupt = True
+        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        note(inbox, AuditAction.SIGNED_IN)
+        assert AuditSender(inbox.database, inbox.settings, "a test").run_once() == 1
+        assert len(repository.messages()) == 1
 
 
 def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path, certificate: Path) -> None:
