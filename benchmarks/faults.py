@@ -39,19 +39,8 @@ from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study
 from tests.modality import ultrasound
 from tests.node_lab import Node, in_background, store
 from tests.postgres_lab import start_postgres
-from tests.site_lab import Site, running_site
+from tests.site_lab import PROGRAM, Site, running_site
 
-# A program instead of a model: what is tried is the site, and two cores are to be killed, not to compute.
-_WRITES = "sleep 0.1; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
-RULE = f"""
-[[rules]]
-name = "program"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "command"
-send_to = ["pacs"]
-options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true }}
-"""
 SENDERS = 3
 SETTLED_SECONDS = 300  # without any change, after the last kill
 
@@ -100,7 +89,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="faults-") as folder,
         start_postgres() as postgres,
-        running_site(Path(folder), postgres.new_database(), RULE, '["sr"]', quiet=0.5) as site,
+        running_site(Path(folder), postgres.new_database(), PROGRAM, '["sr"]', quiet=0.5) as site,
     ):
         senders = [in_background(lambda number=number: load.run(site, number)) for number in range(SENDERS)]
         killed = kill(site, arguments.kills, random.Random(arguments.seed))

@@ -52,6 +52,18 @@ pipeline = "ultrasound"
 send_to = ["pacs"]
 """
 
+# A program instead of a model: what is tried is the site, and a model would take the time of the test.
+_WRITES = "sleep 0.2; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
+PROGRAM = f"""
+[[rules]]
+name = "program"
+when = {{ modality = "US" }}
+max_study_age_days = 0
+pipeline = "command"
+send_to = ["pacs"]
+options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true }}
+"""
+
 
 @dataclass(frozen=True)
 class Site:

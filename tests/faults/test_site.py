@@ -17,19 +17,8 @@ from dicom_node.model.kinds import Outcome
 from dicom_node.store.tables import Delivery, ReceivedObject, Result
 from tests.modality import ultrasound
 from tests.node_lab import in_background, store, wait_until
-from tests.site_lab import Site, running_site
+from tests.site_lab import PROGRAM, Site, running_site
 
-# A program instead of a model: what is tried is the site, and a model would take the time of the test.
-_WRITES = "sleep 0.2; echo '{\\\"findings\\\": []}' > $MERCURE_OUT_DIR/findings.json"
-RULE = f"""
-[[rules]]
-name = "program"
-when = {{ modality = "US" }}
-max_study_age_days = 0
-pipeline = "command"
-send_to = ["pacs"]
-options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version = "1", network = true }}
-"""
 STUDIES = 10
 ENDED = {Outcome.NEW, Outcome.DUPLICATE}
 
@@ -59,7 +48,7 @@ def test_a_killed_listener_and_a_killed_worker_lose_and_double_nothing(
     again = images[::3]
     stop = threading.Event()
     sent: list[Counter[int]] = []
-    with running_site(tmp_path, postgres_url, RULE, '["sr"]', quiet=0.5) as site:
+    with running_site(tmp_path, postgres_url, PROGRAM, '["sr"]', quiet=0.5) as site:
         parts = (images, [image for image in again for _ in (1, 2)])
         senders = [
             in_background(lambda part=part: sent.append(send_until_acknowledged(site, part, stop)))

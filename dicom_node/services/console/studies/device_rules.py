@@ -72,6 +72,9 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: P
         instance, header = _opened(session, settings, number)
         rule, text = _rule(settings, instance, header, name, boxes)
         folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
+        # Before the file: no rule is there that the audit does not know.
+        audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
+        session.flush()
         try:
             folder.mkdir(exist_ok=True)
             _write(folder / f"{rule.name}.toml", text)
@@ -84,7 +87,6 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: P
                 f"device rules cannot be written here ({error.strerror}): put these lines into a file of "
                 f"workers.device_rules_dir\n{text}"
             ) from None
-        audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
 
 
 def made_here(settings: Settings) -> list[View]:
@@ -111,11 +113,12 @@ def remove(settings: Settings, name: str, by: Person) -> None:
     if folder is None or name not in {row["name"] for row in made_here(settings)}:
         raise NotFound(f"no device rule that was drawn here is called {name!r}")
     with writing(settings) as session:
+        audit.note(session, by, AuditAction.RULE_REMOVED, name=name, of="device")
+        session.flush()
         try:
             (folder / f"{name}.toml").unlink()
         except OSError as error:
             raise NotAllowedNow(f"the file of {name} cannot be removed: {error.strerror}") from None
-        audit.note(session, by, AuditAction.RULE_REMOVED, name=name, of="device")
 
 
 def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
