@@ -9,6 +9,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -47,26 +48,32 @@ MODULES = modules()
 
 
 def imports(module: str, source: str) -> Iterator[Import]:
-    tree = ast.parse(source)
-    inside = {
-        id(node)
-        for outer in ast.walk(tree)
-        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(outer)
-        for node in ast.walk(outer)
-    }
-    for node in ast.walk(tree):
+    for node, lazy in statements(ast.parse(source), lazy=False):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{module}:{node.lineno}: imports are absolute here"
             base = node.module or ""
             targets = [
                 f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names
             ]
-        else:
-            continue
         for target in targets:
-            yield Import(module, target, id(node) in inside, node.lineno)
+            yield Import(module, target, lazy, node.lineno)
+
+
+def statements(outer: ast.AST, lazy: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import statement below ``outer``, and whether it runs later than the module's own body."""
+    for node in ast.iter_child_nodes(outer):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, lazy
+        elif not isinstance(node, ast.expr):
+            later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_type_checking(node)
+            yield from statements(node, lazy or later)
+
+
+@cache
+def imports_of(module: str) -> list[Import]:
+    return list(imports(module, MODULES[module].read_text(encoding="utf-8")))
 
 
 def _is_type_checking(node: ast.AST) -> bool:
@@ -107,8 +114,7 @@ def _under(module: str, packages: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_room_imports_only_what_it_may_know(module: str) -> None:
-    source = MODULES[module].read_text(encoding="utf-8")
-    assert [why for found in imports(module, source) if (why := forbidden(found))] == []
+    assert [why for found in imports_of(module) if (why := forbidden(found))] == []
 
 
 @pytest.mark.parametrize(
@@ -181,8 +187,8 @@ def circles(edges: Mapping[str, set[str]]) -> list[str]:
 def arrows() -> dict[str, dict[str, set[str]]]:
     """Per folder: which of its files and folders import which others of the same folder."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for module, path in MODULES.items():
-        for line in imports(module, path.read_text(encoding="utf-8")):
+    for module in MODULES:
+        for line in imports_of(module):
             names, targets = module.split("."), line.target.split(".")
             same = next(
                 (n for n, pair in enumerate(zip(names, targets, strict=False)) if len(set(pair)) > 1), None
@@ -206,8 +212,8 @@ def folder_of(module: str) -> str:
 def test_folders_form_no_circle() -> None:
     """What folders import lies beside them in a folder of its own, never above them."""
     edges: dict[str, set[str]] = defaultdict(set)
-    for module, path in MODULES.items():
-        for line in imports(module, path.read_text(encoding="utf-8")):
+    for module in MODULES:
+        for line in imports_of(module):
             if line.target in MODULES and folder_of(line.target) != folder_of(module):
                 edges[folder_of(module)].add(folder_of(line.target))
     assert circles(edges) == []
