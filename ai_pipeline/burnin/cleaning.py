@@ -136,8 +136,8 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (left, "kept", f"not about the patient's identity, left in place: {left}"),
         (filled, "filled_share", f"{share:.1%} of the pixels were filled"),
         (filled, "verified", "read again after filling: no legible text found that had to go"),
-        (cleaned.widened, "widened", f"{cleaned.widened} places needed a wider mask"),
-        (cleaned.blacked_out, "blacked_out", f"{cleaned.blacked_out} places had to be blacked out"),
+        (cleaned.widened, "widened", f"{_places(cleaned.widened)} needed a wider mask"),
+        (cleaned.blacked_out, "blacked_out", f"{_places(cleaned.blacked_out)} had to be blacked out"),
         (by_hand, "by_hand", f"blacked out as a person marked it: {by_hand}"),
         (over_lesion, "over_lesion",
          f"{over_lesion:.0%} of the area that the calipers measure was filled: do not judge a lesion by it"),
@@ -155,6 +155,10 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
 def _filled_share_of_lesion(marks: tuple[Annotation, ...], masks: PixelArray) -> float:
     area = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
     return float((masks[0] > 0)[area].mean()) if area.any() else 0.0
+
+
+def _places(number: int) -> str:
+    return "1 place" if number == 1 else f"{number} places"
 
 
 def _counted(marks: list[Annotation]) -> str:

@@ -1,8 +1,8 @@
 """Backup of a node while it runs, and its way back.
 
-A backup is a folder: the database, the site key, the configuration files, and ``manifest.json`` with the
-SHA-256 of each. Received objects and built results are large and come along when asked for: the PACS and the
-modalities have the images, and a result that was delivered is in the PACS.
+A backup is a folder: the database, the site key, the configuration files, the site's device rules, and
+``manifest.json`` with the SHA-256 of each. Received objects and built results are large and come along when
+asked for: the PACS and the modalities have the images, and a result that was delivered is in the PACS.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__, sitekey
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
@@ -27,6 +28,7 @@ from dicom_node.store.database import sqlite_file
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
+_DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
@@ -49,6 +51,7 @@ def backup(
         (part / _CONFIG).mkdir(mode=0o700)
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
+        _copy_device_rules(settings, part / _DEVICE_RULES)
         for folder in _OBJECTS if objects else ():
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
@@ -73,10 +76,11 @@ def verify(source: Path) -> dict[str, Any]:
 
 
 def restore(settings: Settings, source: Path) -> list[Path]:
-    """Put database, site key and objects of a verified backup in their places; the node must be stopped.
+    """Put database, site key, device rules and objects of a verified backup in their places.
 
-    What lies there is kept beside it, with the time in its name. Returns the saved configuration files, which
-    are not put anywhere. Raises FaultyInput, NotAllowedNow.
+    The node must be stopped. What lies there is kept beside it, with the time in its name; device rules that
+    the backup does not have stay: without one a name might be seen. Returns the saved configuration files,
+    which are not put anywhere. Raises FaultyInput, NotAllowedNow.
     """
     verify(source)
     data_dir = settings.node.data_dir
@@ -87,6 +91,8 @@ def restore(settings: Settings, source: Path) -> list[Path]:
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
             _put(source / saved, place, stamp)
+    for rules in sorted((source / _DEVICE_RULES).glob("*.toml")):
+        _put(rules, _device_rules(settings) / rules.name, stamp)
     for folder in _OBJECTS:
         if (source / folder).is_dir():
             _copy_tree(source / folder, data_dir / folder)
@@ -115,6 +121,20 @@ def _copy_key(settings: Settings, target: Path) -> None:
     if key.exists():
         shutil.copyfile(key, target)
         target.chmod(0o600)
+
+
+def _copy_device_rules(settings: Settings, target: Path) -> None:
+    files = sorted(_device_rules(settings).glob("*.toml"))
+    for file in files:
+        target.mkdir(mode=0o700, exist_ok=True)
+        shutil.copyfile(file, target / file.name)
+
+
+def _device_rules(settings: Settings) -> Path:
+    """Where the site's device rules lie, or would lie."""
+    from dicom_node.jobs.worker.images import device_rules_of  # heavy
+
+    return device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
 
 
 def _check_database(path: Path) -> None:

@@ -66,14 +66,23 @@ def boxes(asked: Asked, number: Number) -> Response:
                 found = device_rules.tried(session, settings, number, name, drawn)
             return asked.page("device_rule.html", number=number, found=found)
         if act == "save":
-            device_rules.save(settings, number, name, drawn, asked.person)
+            why_not = device_rules.save_and_clean(
+                settings, number, name, drawn, asked.person, asked.user.role
+            )
+            return _saved(asked, number, name, why_not)
         reviews.draw(settings, number, drawn, asked.person, asked.user.role)
     except (FaultyInput, NotAllowedNow) as error:
         status = 400 if isinstance(error, FaultyInput) else 409
         return _page(asked, number, fields=fields, name=name, problem=str(error), status=status)
-    if act == "save":
-        return asked.in_force(f"The device rule {name} is saved; the image is cleaned again.", "/reviews")
     return see_other("/reviews")
+
+
+def _saved(asked: Visit, number: int, name: str, why_not: str) -> Response:
+    """The rule is saved; ``why_not``: why this image was not cleaned again, "" where it is."""
+    if not why_not:
+        return asked.in_force(f"The device rule {name} is saved; the image is cleaned again.", "/reviews")
+    besides = f"This image was not cleaned again with it, and waits as before: {why_not}."
+    return asked.in_force(f"The device rule {name} is saved.", f"/reviews/{number}", besides)
 
 
 def _page(

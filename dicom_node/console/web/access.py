@@ -109,9 +109,12 @@ class Visit:
         value = self.text(name)
         return int(value) if value.isdecimal() and len(value) < 10 else 0
 
-    def in_force(self, what: str, address: str) -> Response:
-        """After a change of the configuration: the node takes it over once this page is sent."""
-        response = self.page("in_force.html", what=what, address=address)
+    def in_force(self, what: str, address: str, besides: str = "") -> Response:
+        """After a change of the configuration: the node takes it over once this page is sent.
+
+        ``besides``: what was not done; the page stays then until it was read.
+        """
+        response = self.page("in_force.html", what=what, address=address, besides=besides)
         response.background = BackgroundTask(entered.apply, self.site.settings)
         return response
 

@@ -54,6 +54,25 @@ def test_a_backup_without_the_key_is_whole_and_leaves_the_present_key(
     assert (filled.parent / "var" / "keys" / "site.key").read_text() == "ab" * 32
 
 
+def test_device_rules_come_back_and_those_made_since_stay(run: Run, filled: Path, tmp_path: Path) -> None:
+    drawn, own = filled.parent / "var" / "device_rules", tmp_path / "own"
+    for folder in (drawn, own):
+        folder.mkdir()
+        (folder / "room3.toml").write_text("first", encoding="utf-8")
+    assert run("backup", tmp_path / "saved", "--config", filled).status == 0
+    (drawn / "room3.toml").write_text("second", encoding="utf-8")
+    (drawn / "since.toml").write_text("new", encoding="utf-8")
+    assert run("restore", tmp_path / "saved", "--config", filled).status == 0
+    assert (drawn / "room3.toml").read_text() == "first"
+    assert [kept.read_text() for kept in drawn.glob("room3.toml.before-*")] == ["second"]
+    assert sorted(path.name for path in drawn.glob("*.toml")) == ["room3.toml", "since.toml"]
+    filled.write_text(filled.read_text() + f'[workers]\ndevice_rules_dir = "{own}"\n', encoding="utf-8")
+    assert run("backup", tmp_path / "other", "--config", filled).status == 0
+    (own / "room3.toml").unlink()
+    assert run("restore", tmp_path / "other", "--config", filled).status == 0
+    assert (own / "room3.toml").read_text() == "first"
+
+
 def test_only_its_owner_reads_a_backup(saved: Path) -> None:
     assert saved.stat().st_mode & 0o077 == 0
 

@@ -45,7 +45,7 @@ class Scrubbed(Obedient):
         frames = np.stack([image.stored()])
         for left, top, right, bottom in (*drawn, PLACE):
             frames[:, top:bottom, left:right] = 0
-        notes = [QualityNote("widened", "1 places needed a wider mask", image.uid, places=(PLACE,))]
+        notes = [QualityNote("widened", "1 place needed a wider mask", image.uid, places=(PLACE,))]
         cleaned = DerivedImage(
             ImageKind.CLEANED, image.uid, frames, "RGB", "cleaned in a test", verified=True
         )

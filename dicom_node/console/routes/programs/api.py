@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dicom_node import __version__, services
 from dicom_node.console.routes import upload
-from dicom_node.console.routes.programs import configuration
+from dicom_node.console.routes.programs import configuration, reviews
 from dicom_node.console.routes.programs.answers import STATUSES, VERSION, Asking, Name, Printable, Row
 from dicom_node.console.routes.studies import Date, Modality
 from dicom_node.console.web.access import Asked, Number, Since, form_of, needs
@@ -147,8 +147,9 @@ router = APIRouter(prefix=VERSION, responses=STATUSES)
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
     """This interface in the words of OpenAPI."""
+    routes = [route for one in (router, configuration.router, reviews.router) for route in one.routes]
     found = get_openapi(
-        title="DICOM AI node", version=__version__, routes=[*router.routes, *configuration.router.routes],
+        title="DICOM AI node", version=__version__, routes=routes,
         description="Not for diagnostic use. Each token has a user, and may what that user may.",
     )  # fmt: skip
     bearer = {"type": "http", "scheme": "bearer"}

@@ -23,6 +23,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.model.kinds import AuditAction, ObjectRole
+from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.console.studies import reviews
@@ -87,6 +88,21 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: P
                 f"device rules cannot be written here ({error.strerror}): put these lines into a file of "
                 f"workers.device_rules_dir\n{text}"
             ) from None
+
+
+def save_and_clean(
+    settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person, role: UserRole
+) -> str:
+    """Save the rule and have the image cleaned again; returns why the latter cannot be, "" where it is.
+
+    Raises as :func:`save`: the rule is not saved then.
+    """
+    save(settings, number, name, boxes, by)
+    try:
+        reviews.draw(settings, number, boxes, by, role)
+    except (FaultyInput, NotAllowedNow) as error:
+        return str(error)
+    return ""
 
 
 def made_here(settings: Settings) -> list[View]:
