@@ -15,7 +15,7 @@ LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/
 WORKERS ?= 3
 PYTEST := MALLOC_MMAP_THRESHOLD_=4194304 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo site test tests lint hostile bench lock sbom audit clean
+.PHONY: demo site test tests studies-smoke lint hostile bench lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -30,6 +30,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+studies-smoke: $(VENV)/.test  ## every study of chest X-rays at toy length, on drawn chests
+	$(BIN)/python -m pytest -n0 tests/unit/ai_training/studies/test_smoke.py $(PYTEST_ARGS)
 
 site: $(VENV)/.test  ## a site of two listeners, two workers, PostgreSQL and Orthanc as processes, until Ctrl-C
 	$(BIN)/python -m tests.site_lab

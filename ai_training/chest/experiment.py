@@ -118,7 +118,7 @@ class Experiment(_Part):
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
         """This experiment with ``change`` (nested tables, as in TOML) laid over it."""
-        return _validated({**_laid_over(self.model_dump(), change), "name": name}, name)
+        return _validated({**laid_over(self.model_dump(), change), "name": name}, name)
 
 
 class Variant(_Part):
@@ -181,11 +181,12 @@ def _validated(table: Mapping[str, Any], where: str) -> Experiment:
         raise ExperimentError(faults) from error
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested table ``below`` with the keys of ``above`` in the place of its own."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
         result[key] = (
-            _laid_over(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+            laid_over(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
         )
     return result

@@ -1,0 +1,107 @@
+"""The networks of the chest studies, by name: torchvision's and timm's, and EfficientNet-Lite0.
+
+Each takes float32 ``[N, 3, size, size]``, grey levels as (value − 127) / 128 three times, and returns logits
+``[N, labels]``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.networks.foreign import timm_network, torchvision_network
+from ai_training.errors import DataMissing, ExperimentError
+from ai_training.networks.backbone import pretrained_on_imagenet, set_drop_connect
+
+LITE0 = "efficientnet-lite0"
+TIMM = "timm/"
+
+
+class Logits(nn.Module):
+    """EfficientNet-Lite0 as this project has it, without its other outputs."""
+
+    def __init__(self, network: PlacedClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features, _ = self.network.maps(images)
+        logits: Tensor = self.network.head(self.network.dropout(features.mean((2, 3))))
+        return logits
+
+
+def study_network(architecture: str, initial: str, labels: int, size: int, data: Path) -> nn.Module:
+    """The network named ``architecture``: ``efficientnet-lite0``, ``timm/NAME``, else torchvision's.
+
+    ``initial``: ``random``, ``imagenet`` or a safetensors file below ``data``. Raises ExperimentError for
+    what is not known, DataMissing for weights that are not there.
+    """
+    try:
+        network = _built(architecture, initial, labels, size)
+    except CannotAdapt as error:
+        raise ExperimentError(str(error)) from error
+    if initial.endswith(".safetensors"):
+        _fill(network, data / initial)
+    elif initial not in ("random", "imagenet"):
+        raise ExperimentError(f"initial = {initial!r}: random, imagenet or a .safetensors file")
+    return network
+
+
+def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
+    if architecture == LITE0:
+        made = pretrained_on_imagenet if initial == "imagenet" else PlacedClassifier
+        network = made(labels, size, 0.2)
+        set_drop_connect(network, 0.0)
+        return Logits(network)
+    if initial == "imagenet":
+        raise ExperimentError(f"{architecture}: no ImageNet weights come with a package: name a file")
+    if architecture.startswith(TIMM):
+        found: nn.Module = timm_network(architecture.removeprefix(TIMM), labels, 3)
+        return found
+    return torchvision_network(architecture, labels)
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise DataMissing(f"{path} is missing: the study starts from it")
+    state = {name: value.float() for name, value in load_file(path).items()}
+    own = network.state_dict()
+    matching = {name: value for name, value in state.items() if name in own}
+    if not matching:
+        raise ExperimentError(f"{path} holds no parameter of this network")
+    network.load_state_dict(matching, strict=False)
+
+
+def restore_normalisation(network: nn.Module, images: Tensor) -> None:
+    """Give folded batch normalisations statistics of ``images`` without changing what the network computes.
+
+    A normalisation that was folded into its convolution is the identity but for its bias. Training would
+    normalise by the batch, and lose the scale of each channel that lies in the convolution's weights. So its
+    mean and variance become those of ``images [N, 3, size, size]``, its weight and bias what undoes them.
+    """
+    seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
+
+    def keep(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        seen[norm] = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
+    network.eval()
+    with torch.inference_mode():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        for norm, (mean, variance) in seen.items():
+            assert norm.running_mean is not None and norm.running_var is not None
+            slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+            norm.bias.copy_(norm.bias + slope * (mean - norm.running_mean))
+            norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)

@@ -1,0 +1,166 @@
+"""A study as one typed TOML file: ``[base]``, and arms that each differ from another one by what they say.
+
+The folder ``experiments`` holds those whose reports are under ``docs/studies``. A key that is left out has
+the default below; a key that is not known is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ai_pipeline.mistakes import mistakes
+from ai_training.chest.experiment import Augmentation, NotNegative, Share, laid_over
+from ai_training.errors import ExperimentError
+from ai_training.sets.images import LABELS
+
+SHIPPED = Path(__file__).parent / "experiments"
+TOY_IMAGES, TOY_SIZE = 24, 32
+
+
+class Settings(BaseModel):
+    """A part of a study file: frozen, and no key that is not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudyNetwork(Settings):
+    """``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), or a ``.safetensors`` file below
+    ``--data``. ``precision`` of the forward pass in training; float32 in measuring.
+    """
+
+    architecture: str = "efficientnet-lite0"
+    initial: str = "random"
+    size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Split(Settings):
+    """Which images are learned from and which are measured on.
+
+    ``by``: ``given`` takes the manifest's splits. The others deal out anew the images of all splits, ``test``
+    to measure on: ``patient`` whole patients, ``image`` half of the images of twice as many patients. The
+    other half comes first in training with ``shared_patients``, and is left out without. ``train``: share of
+    the patients to learn from, of whom none is measured on. ``per_patient``: training images of one patient
+    at most, ``most``: training images at most; 0: all.
+    """
+
+    by: Literal["given", "image", "patient"] = "given"
+    held_out: tuple[Literal["val", "test"], ...] = ("test",)
+    train: Share = 0.6
+    test: Share = 0.2
+    shared_patients: bool = True
+    per_patient: Annotated[int, Field(ge=0)] = 0
+    most: Annotated[int, Field(ge=0)] = 0
+
+
+class Task(Settings):
+    """The labels that are learned. ``against_normal``: only images with one of ``labels`` or none at all.
+
+    ``normals``: images without any finding to learn from at most, ``positives``: with it; 0: all.
+    """
+
+    labels: tuple[str, ...] = LABELS
+    against_normal: bool = False
+    normals: Annotated[int, Field(ge=0)] = 0
+    positives: Annotated[int, Field(ge=0)] = 0
+
+
+class Alteration(Augmentation):
+    """What is done to a training image, each at random up to its value; by default nothing.
+
+    ``blur``: largest sigma of a Gaussian, ``noise``: largest standard deviation, in grey levels of 255;
+    ``flip_sides``, ``flip_upside_down``: whether half of the images are mirrored so.
+    """
+
+    rotation: Annotated[float, Field(ge=0, le=45)] = 0.0
+    shift: Share = 0.0
+    scale: Share = 0.0
+    stretch: Share = 0.0
+    contrast: Share = 0.0
+    blur: NotNegative = 0.0
+    noise: NotNegative = 0.0
+    flip_sides: bool = False
+    flip_upside_down: bool = False
+
+
+class Lesson(Settings):
+    """How an arm trains: AdamW with one cycle over ``iterations``.
+
+    ``copies``: how often each positive is drawn for once of a normal; the first time as it is where
+    ``altered`` is ``copies``, while ``all`` alters every image.
+    """
+
+    iterations: Annotated[int, Field(gt=0)] = 180
+    batch: Annotated[int, Field(gt=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: NotNegative = 0.02
+    warm_up: Share = 0.2
+    copies: Annotated[float, Field(ge=1.0)] = 1.0
+    altered: Literal["all", "copies"] = "all"
+
+
+class Arm(Settings):
+    """One arm of a study; ``against`` names the one that it is compared with, image by image."""
+
+    name: str = "base"
+    block: str = ""
+    against: str = ""
+    network: StudyNetwork = Field(default_factory=StudyNetwork)
+    split: Split = Field(default_factory=Split)
+    task: Task = Field(default_factory=Task)
+    alter: Alteration = Field(default_factory=Alteration)
+    lesson: Lesson = Field(default_factory=Lesson)
+
+
+class Study(Settings):
+    """Arms and the seeds that each is trained with. ``images``: how many of each split are read, 0: all."""
+
+    name: str
+    seeds: tuple[int, ...] = (1, 2, 3)
+    arms: tuple[Arm, ...]
+    images: int = 0
+
+    def toy(self) -> Study:
+        """The same arms on a few small images for one step: whether it runs, not what it finds."""
+        small = {"network": {"size": TOY_SIZE}, "lesson": {"iterations": 1, "batch": 4}}
+        arms = tuple(Arm.model_validate(laid_over(arm.model_dump(), small)) for arm in self.arms)
+        return Study(name=self.name, seeds=self.seeds[:1], arms=arms, images=TOY_IMAGES)
+
+
+def load(path: Path) -> Study:
+    """Read a study file. Raises ExperimentError naming every wrong key, OSError when there is no file."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{path} is not TOML: {error}") from error
+    if unknown := set(table) - {"seeds", "base", "arms"}:
+        raise ExperimentError(f"{path}: {', '.join(sorted(unknown))}: only seeds, [base] and [arms.NAME]")
+    arms = tuple(
+        _arm({**laid_over(table.get("base", {}), change), "name": name}, f"{path}: arms.{name}")
+        for name, change in table.get("arms", {}).items()
+    )
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if arm.against and arm.against not in names:
+            raise ExperimentError(f"{path}: arms.{arm.name}: against {arm.against!r}, which is no arm")
+    seeds = {"seeds": tuple(table["seeds"])} if "seeds" in table else {}
+    return Study(name=path.stem, arms=arms, **seeds)
+
+
+def shipped(name: str) -> Path:
+    """The study file of this name that comes with the package."""
+    return SHIPPED / f"{name}.toml"
+
+
+def _arm(table: Mapping[str, Any], where: str) -> Arm:
+    try:
+        return Arm.model_validate(table)
+    except ValidationError as error:
+        raise ExperimentError(
+            "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))
+        ) from error

@@ -1,0 +1,169 @@
+"""One arm of a study with one seed: trained for its iterations, then asked once for the images held out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from ai_pipeline.models.preprocess import normalise
+from ai_training.chest.batches import MEAN, SCALE
+from ai_training.networks.studies import restore_normalisation, study_network
+from ai_training.progress import Report, silent
+from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.studies.alter import altered
+from ai_training.studies.experiment import Arm
+from ai_training.studies.material import Rows, StudyMaterial
+
+PREDICTIONS = "predictions.npz"
+CLIP, TIMED, AT_ONCE = 2.0, 10, 64
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What a trained arm said of the images held out: ``rows`` of the material, ``logits [N, labels]``.
+
+    ``milliseconds`` for one image, batch 1, on the processor and with the threads that it trained with.
+    ``learned``: how many images it learned from.
+    """
+
+    rows: Rows
+    logits: Floats
+    milliseconds: float
+    learned: int
+
+
+class ArmRun(TrainingRun):
+    """The training of one arm with one seed. Nothing is chosen: the last weights are the result."""
+
+    CHOSEN_BY = "iteration"
+    KIND = "arm"
+
+    def __init__(self, arm: Arm, seed: int, material: StudyMaterial, data: Path, out: Path) -> None:
+        torch.manual_seed(seed)
+        self.arm, self.seed = arm, seed
+        self.pixels, self.truth = material.sized(arm.network.size), material.labels(arm.task)
+        self.learned, self.held = material.rows(arm)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = started(arm, data, self.pixels[self.learned[: 2 * AT_ONCE]]).to(self.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lesson = arm.lesson
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lesson.learning_rate, weight_decay=lesson.weight_decay
+        )
+        plan = Plan(lesson.iterations, lesson.learning_rate, lesson.warm_up, lesson.iterations, 0.0, CLIP)
+        super().__init__(out, f"{seed}: {arm.model_dump_json()}", plan, network, optimiser)
+
+    def batches(self, iterations: range) -> Iterator[tuple[Tensor, Tensor]]:
+        copies = self.arm.lesson.copies
+        positive = self.truth[self.learned].max(1) > 0
+        odds = np.where(positive, copies, 1.0)
+        for iteration in iterations:
+            random = np.random.default_rng((self.seed, iteration))
+            picked = random.choice(len(self.learned), self.arm.lesson.batch, p=odds / odds.sum())
+            images = [self._image(int(k), bool(positive[k]), random) for k in picked]
+            yield tensor(np.stack(images)), torch.from_numpy(self.truth[self.learned[picked]])
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, truth = (part.to(self.device) for part in batch)
+        torch.manual_seed(hash((self.seed, self.done)) % 2**31)  # dropout
+        short = self.arm.network.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=short):
+            logits = self.network(images)
+        return binary_cross_entropy_with_logits(logits.float(), truth)
+
+    def validate(self) -> Validation:
+        """Save the last weights; they are measured once, by :meth:`held_out`."""
+        return Validation({"iteration": self.done}, "done", self.network.state_dict())
+
+    def save(self) -> None:
+        """No checkpoint: an arm takes minutes, and one that was interrupted begins anew."""
+
+    def held_out(self) -> Held:
+        """Ask the network as it is for the images held out."""
+        logits = asked(self.network, self.pixels[self.held])
+        return Held(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
+
+    def _image(self, picked: int, positive: bool, random: np.random.Generator) -> Bytes:
+        image, lesson = np.asarray(self.pixels[self.learned[picked]]), self.arm.lesson
+        if lesson.altered == "copies" and not (positive and random.random() < 1 - 1 / lesson.copies):
+            return image
+        return altered(image, self.arm.alter, random)
+
+
+def run_arm(
+    arm: Arm, seed: int, material: StudyMaterial, data: Path, out: Path, report: Report = silent
+) -> Held:
+    """Train ``arm`` with ``seed`` into ``out``, unless it was done there, and return what it said.
+
+    Raises ExperimentError where ``out`` holds another arm, DataMissing.
+    """
+    stored, done = out / PREDICTIONS, out / "done.json"
+    text = f"{seed}: {arm.model_dump_json()}"
+    if stored.is_file() and done.is_file() and done.read_text() == text:
+        return read(stored)
+    run = ArmRun(arm, seed, material, data, out)
+    run.train(report)
+    held = run.held_out()
+    np.savez(
+        stored, allow_pickle=False, rows=held.rows, logits=held.logits, milliseconds=held.milliseconds,
+        learned=held.learned,
+    )  # fmt: skip
+    done.write_text(text)
+    return held
+
+
+def read(path: Path) -> Held:
+    """What :func:`run_arm` wrote."""
+    with np.load(path, allow_pickle=False) as found:
+        return Held(found["rows"], found["logits"], float(found["milliseconds"]), int(found["learned"]))
+
+
+def started(arm: Arm, data: Path, images: Bytes) -> nn.Module:
+    """The network of ``arm`` before its first step; ``images [N, size, size]`` restore folded norms."""
+    wanted = arm.network
+    labels = len(arm.task.labels)
+    network = study_network(wanted.architecture, wanted.initial, labels, wanted.size, data)
+    if wanted.initial.endswith(".safetensors"):
+        restore_normalisation(network, tensor(images))
+    return network
+
+
+def asked(network: nn.Module, pixels: Bytes) -> Floats:
+    """Logits ``[N, labels]`` of ``pixels [N, size, size]``."""
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        parts = [
+            network(tensor(pixels[start : start + AT_ONCE]).to(device)).cpu().numpy()
+            for start in range(0, len(pixels), AT_ONCE)
+        ]
+    return np.concatenate(parts)
+
+
+def timed(network: nn.Module, pixels: Bytes) -> float:
+    """Median milliseconds of ``network`` for one image, batch 1."""
+    network.eval()
+    image = tensor(pixels[:1]).to(next(network.parameters()).device)
+    taken: list[float] = []
+    with torch.inference_mode():
+        for _ in range(TIMED):
+            begun = time.perf_counter()
+            network(image).cpu()
+            taken.append(time.perf_counter() - begun)
+    return float(np.median(taken)) * 1000
+
+
+def tensor(images: npt.NDArray[Any]) -> Tensor:
+    """``images [N, size, size]`` uint8 as the networks take them."""
+    return torch.from_numpy(normalise(images, MEAN, SCALE)).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,47 @@
+"""A study from its file to its figures: every arm with every seed, then the comparison."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ai_training.progress import Report, silent
+from ai_training.studies.experiment import Study
+from ai_training.studies.fit import Held, run_arm
+from ai_training.studies.material import StudyMaterial
+
+Answers = Mapping[str, tuple[Held, ...]]
+"""Of each arm's name what it said with each seed."""
+
+
+def run_study(
+    data: Path,
+    out: Path,
+    study: Study,
+    *,
+    threads: int = 0,
+    cache: Path | None = None,
+    report: Report = silent,
+) -> tuple[StudyMaterial, Answers]:
+    """Train every arm with every seed into folders of ``out``; a finished one is not trained again.
+
+    Raises DataMissing, ExperimentError.
+    """
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    material = StudyMaterial.gather(data, study, cache or out / "cache", report)
+    runs = [(seed, arm) for seed in study.seeds for arm in study.arms]
+    answers: dict[str, list[Held]] = {arm.name: [] for arm in study.arms}
+    for number, (seed, arm) in enumerate(runs):
+        part = _part(report, number / len(runs), 1 / len(runs), f"{arm.name}, seed {seed}")
+        answers[arm.name].append(run_arm(arm, seed, material, data, out / f"{arm.name}-{seed}", part))
+    return material, {name: tuple(found) for name, found in answers.items()}
+
+
+def _part(report: Report, start: float, share: float, name: str) -> Report:
+    def part(done: float, what: str) -> None:
+        report(start + done * share, f"{name}: {what}")
+
+    return part
