@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ai_training.errors import ExperimentError
 from ai_training.metrics import SEED, Cell, Interval, auc, cells, interval, patient_weights, resampled_auc
 from ai_training.sets.chest import LABELS
-from ai_training.studies.experiment import Arm, Study
-from ai_training.studies.fit import Held
+from ai_training.studies.experiment import Arm, ChestStudy
+from ai_training.studies.fit import HeldAnswers
 from ai_training.studies.material import StudyMaterial
 from ai_training.studies.run import Answers
 
@@ -66,7 +66,7 @@ class ArmRow:
         return f"worse than {self.against}" if self.difference.high < 0 else f"tie with {self.against}"
 
 
-def compare(study: Study, material: StudyMaterial, answers: Answers) -> tuple[ArmRow, ...]:
+def compare(study: ChestStudy, material: StudyMaterial, answers: Answers) -> tuple[ArmRow, ...]:
     """The rows of a study. Raises ExperimentError where arms that are compared were asked other images."""
     arms = {arm.name: _Resampled(arm, material, answers[arm.name]) for arm in study.arms}
     return tuple(_row(arm, arms, material) for arm in study.arms)
@@ -75,7 +75,7 @@ def compare(study: Study, material: StudyMaterial, answers: Answers) -> tuple[Ar
 class _Resampled:
     """An arm's AUC of every cell with every seed, as it is and in every resample of patients."""
 
-    def __init__(self, arm: Arm, material: StudyMaterial, held: Sequence[Held]) -> None:
+    def __init__(self, arm: Arm, material: StudyMaterial, held: Sequence[HeldAnswers]) -> None:
         self.arm, self.held, self.rows = arm, held, held[0].rows
         self.columns = [LABELS.index(label) for label in arm.task.labels]
         self.truth = material.truth[self.rows]
@@ -94,15 +94,15 @@ class _Resampled:
             return np.full(len(self.held), np.nan), np.full((len(self.held), RESAMPLES), np.nan)
         return self.plain[:, chosen].mean(1), self.drawn[:, chosen].mean(1)
 
-    def _auc(self, held: Held, cell: Cell) -> float:
+    def _auc(self, held: HeldAnswers, cell: Cell) -> float:
         return auc(self.truth[cell.rows, cell.label], self._scores(held, cell))
 
-    def _drawn(self, held: Held, cell: Cell, weights: Floats) -> Floats:
+    def _drawn(self, held: HeldAnswers, cell: Cell, weights: Floats) -> Floats:
         return resampled_auc(
             self.truth[cell.rows, cell.label], self._scores(held, cell), weights[:, cell.rows]
         )
 
-    def _scores(self, held: Held, cell: Cell) -> Floats:
+    def _scores(self, held: HeldAnswers, cell: Cell) -> Floats:
         return np.asarray(held.logits[cell.rows, self.columns.index(cell.label)])
 
 

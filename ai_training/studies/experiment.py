@@ -22,13 +22,13 @@ SHIPPED = Path(__file__).parent / "experiments"
 TOY_IMAGES, TOY_SIZE = 24, 32
 
 
-class Settings(BaseModel):
+class StudyPart(BaseModel):
     """A part of a study file: frozen, and no key that is not known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StudyNetwork(Settings):
+class StudyNetwork(StudyPart):
     """``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), or a ``.safetensors`` file below
     ``--data``. ``precision`` of the forward pass in training; float32 in measuring.
     """
@@ -39,7 +39,7 @@ class StudyNetwork(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class Split(Settings):
+class Split(StudyPart):
     """Which images are learned from and which are measured on.
 
     ``by``: ``given`` takes the manifest's splits. The others deal out anew the images of all splits, ``test``
@@ -58,7 +58,7 @@ class Split(Settings):
     most: Annotated[int, Field(ge=0)] = 0
 
 
-class Task(Settings):
+class Task(StudyPart):
     """The labels that are learned. ``against_normal``: only images with one of ``labels`` or none at all.
 
     ``normals``: images without any finding to learn from at most, ``positives``: with it; 0: all.
@@ -88,7 +88,7 @@ class Alteration(Augmentation):
     flip_upside_down: bool = False
 
 
-class Lesson(Settings):
+class Lesson(StudyPart):
     """How an arm trains: AdamW with one cycle over ``iterations``.
 
     ``copies``: how often each positive is drawn for once of a normal; the first time as it is where
@@ -104,7 +104,7 @@ class Lesson(Settings):
     altered: Literal["all", "copies"] = "all"
 
 
-class Arm(Settings):
+class Arm(StudyPart):
     """One arm of a study; ``against`` names the one that it is compared with, image by image."""
 
     name: str = "base"
@@ -117,7 +117,7 @@ class Arm(Settings):
     lesson: Lesson = Field(default_factory=Lesson)
 
 
-class Study(Settings):
+class ChestStudy(StudyPart):
     """Arms and the seeds that each is trained with. ``images``: how many of each split are read, 0: all."""
 
     name: str
@@ -125,14 +125,14 @@ class Study(Settings):
     arms: tuple[Arm, ...]
     images: int = 0
 
-    def toy(self) -> Study:
+    def toy(self) -> ChestStudy:
         """The same arms on a few small images for one step: whether it runs, not what it finds."""
         small = {"network": {"size": TOY_SIZE}, "lesson": {"iterations": 1, "batch": 4}}
         arms = tuple(Arm.model_validate(laid_over(arm.model_dump(), small)) for arm in self.arms)
-        return Study(name=self.name, seeds=self.seeds[:1], arms=arms, images=TOY_IMAGES)
+        return ChestStudy(name=self.name, seeds=self.seeds[:1], arms=arms, images=TOY_IMAGES)
 
 
-def load(path: Path) -> Study:
+def load(path: Path) -> ChestStudy:
     """Read a study file. Raises ExperimentError naming every wrong key, OSError when there is no file."""
     try:
         table = tomllib.loads(path.read_text())
@@ -149,7 +149,7 @@ def load(path: Path) -> Study:
         if arm.against and arm.against not in names:
             raise ExperimentError(f"{path}: arms.{arm.name}: against {arm.against!r}, which is no arm")
     seeds = {"seeds": tuple(table["seeds"])} if "seeds" in table else {}
-    return Study(name=path.stem, arms=arms, **seeds)
+    return ChestStudy(name=path.stem, arms=arms, **seeds)
 
 
 def shipped(name: str) -> Path:

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class HeldAnswers:
     """What a trained arm said of the images held out: ``rows`` of the material, ``logits [N, labels]``.
 
     ``milliseconds`` for one image, batch 1, on the processor and with the threads that it trained with.
@@ -89,10 +89,10 @@ class ArmRun(TrainingRun):
     def save(self) -> None:
         """No checkpoint: an arm takes minutes, and one that was interrupted begins anew."""
 
-    def held_out(self) -> Held:
+    def held_out(self) -> HeldAnswers:
         """Ask the network as it is for the images held out."""
         logits = asked(self.network, self.pixels[self.held])
-        return Held(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
+        return HeldAnswers(self.held, logits, timed(self.network, self.pixels[self.held]), len(self.learned))
 
     def _image(self, picked: int, positive: bool, random: np.random.Generator) -> Bytes:
         image, lesson = np.asarray(self.pixels[self.learned[picked]]), self.arm.lesson
@@ -103,7 +103,7 @@ class ArmRun(TrainingRun):
 
 def run_arm(
     arm: Arm, seed: int, material: StudyMaterial, data: Path, out: Path, report: Report = silent
-) -> Held:
+) -> HeldAnswers:
     """Train ``arm`` with ``seed`` into ``out``, unless it was done there, and return what it said.
 
     Raises ExperimentError where ``out`` holds another arm, DataMissing.
@@ -123,10 +123,12 @@ def run_arm(
     return held
 
 
-def read(path: Path) -> Held:
+def read(path: Path) -> HeldAnswers:
     """What :func:`run_arm` wrote."""
     with np.load(path, allow_pickle=False) as found:
-        return Held(found["rows"], found["logits"], float(found["milliseconds"]), int(found["learned"]))
+        return HeldAnswers(
+            found["rows"], found["logits"], float(found["milliseconds"]), int(found["learned"])
+        )
 
 
 def started(arm: Arm, data: Path, images: Bytes) -> nn.Module:

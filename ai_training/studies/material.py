@@ -14,7 +14,7 @@ from ai_pipeline.models.registry import Chain
 from ai_training.errors import DataMissing
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import LABELS, ChestImage, chest_images, chest_set, label_matrix, reduced_images
-from ai_training.studies.experiment import Arm, Split, Study, Task
+from ai_training.studies.experiment import Arm, ChestStudy, Split, Task
 
 Rows = npt.NDArray[np.intp]
 DEALT = 20240601  # one fixed deal of images and patients: arms and seeds are measured on the same ones
@@ -33,7 +33,7 @@ class StudyMaterial:
     left_out: frozenset[tuple[str, int]] = frozenset()
 
     @staticmethod
-    def gather(data: Path, study: Study, cache: Path, report: Report = silent) -> StudyMaterial:
+    def gather(data: Path, study: ChestStudy, cache: Path, report: Report = silent) -> StudyMaterial:
         """Read ``data`` once, at the largest size that an arm wants. Raises DataMissing."""
         cv2.setNumThreads(1)
         images = tuple(image for image in chest_images(data) if image.adult)

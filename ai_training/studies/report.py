@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from ai_training.evaluation.plots import BLUE, DPI, GREY, ORANGE
 from ai_training.metrics import Interval
 from ai_training.studies.compare import ArmRow
-from ai_training.studies.experiment import Study
+from ai_training.studies.experiment import ChestStudy
 from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table
 
 MINUS = "−"
 
 
-def write_report(out: Path, study: Study, rows: Sequence[ArmRow]) -> Path:
+def write_report(out: Path, study: ChestStudy, rows: Sequence[ArmRow]) -> Path:
     """Write ``figures.json``, ``report.md`` and ``arms.png`` into ``out``; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
     found = {"study": study.model_dump(mode="json"), "machine": machine(), "arms": [asdict(r) for r in rows]}

@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 
 from ai_training.progress import Report, silent
-from ai_training.studies.experiment import Study
-from ai_training.studies.fit import Held, run_arm
+from ai_training.studies.experiment import ChestStudy
+from ai_training.studies.fit import HeldAnswers, run_arm
 from ai_training.studies.material import StudyMaterial
 
-Answers = Mapping[str, tuple[Held, ...]]
+Answers = Mapping[str, tuple[HeldAnswers, ...]]
 """Of each arm's name what it said with each seed."""
 
 
 def run_study(
     data: Path,
     out: Path,
-    study: Study,
+    study: ChestStudy,
     *,
     threads: int = 0,
     cache: Path | None = None,
@@ -33,7 +33,7 @@ def run_study(
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = StudyMaterial.gather(data, study, cache or out / "cache", report)
     runs = [(seed, arm) for seed in study.seeds for arm in study.arms]
-    answers: dict[str, list[Held]] = {arm.name: [] for arm in study.arms}
+    answers: dict[str, list[HeldAnswers]] = {arm.name: [] for arm in study.arms}
     for number, (seed, arm) in enumerate(runs):
         part = _part(report, number / len(runs), 1 / len(runs), f"{arm.name}, seed {seed}")
         answers[arm.name].append(run_arm(arm, seed, material, data, out / f"{arm.name}-{seed}", part))

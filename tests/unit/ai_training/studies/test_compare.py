@@ -17,12 +17,12 @@ from ai_training.networks.studies import restore_normalisation
 from ai_training.sets.chest import ChestImage, label_matrix
 from ai_training.sets.images import LABELS
 from ai_training.studies.compare import compare
-from ai_training.studies.experiment import Arm, Study, Task
-from ai_training.studies.fit import Held
+from ai_training.studies.experiment import Arm, ChestStudy, Task
+from ai_training.studies.fit import HeldAnswers
 from ai_training.studies.material import StudyMaterial
 
 EDEMA = Task(labels=("Edema",))
-STUDY = Study(
+STUDY = ChestStudy(
     name="drawn",
     seeds=(1, 2),
     arms=(Arm(name="one", task=EDEMA), Arm(name="other", task=EDEMA, against="one")),
@@ -39,11 +39,11 @@ MATERIAL = StudyMaterial(IMAGES, np.zeros((1, 1, 1), np.uint8), label_matrix(IMA
 TRUTH = MATERIAL.labels(EDEMA)[:, 0]
 
 
-def said(strength: float, seed: int, rows: int = 240) -> Held:
+def said(strength: float, seed: int, rows: int = 240) -> HeldAnswers:
     """Logits that know the truth by so many standard deviations of their noise."""
     noise = np.random.default_rng(seed).normal(size=rows)
     logits = (strength * TRUTH[:rows] + noise)[:, None].astype(np.float32)
-    return Held(np.arange(rows), logits, 1.0, 10)
+    return HeldAnswers(np.arange(rows), logits, 1.0, 10)
 
 
 def test_a_better_arm_is_called_better_and_an_equal_one_a_tie() -> None:

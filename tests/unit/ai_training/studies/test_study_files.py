@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from ai_training.errors import DataMissing, ExperimentError
 from ai_training.studies import experiment
 from ai_training.studies.alter import altered
-from ai_training.studies.experiment import Alteration, Arm, Split, Study, Task
+from ai_training.studies.experiment import Alteration, Arm, ChestStudy, Split, Task
 from ai_training.studies.material import StudyMaterial
 from tests.unit.ai_training.drawn_chests import drawn_chest_set
 
@@ -23,7 +23,7 @@ SHIPPED = sorted(experiment.SHIPPED.glob("*.toml"))
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> StudyMaterial:
     folder = tmp_path_factory.mktemp("drawn")
-    study = Study(name="x", arms=(Arm(network=experiment.StudyNetwork(size=32)),))
+    study = ChestStudy(name="x", arms=(Arm(network=experiment.StudyNetwork(size=32)),))
     return StudyMaterial.gather(drawn_chest_set(folder), study, folder / "cache")
 
 
