@@ -105,7 +105,7 @@ class ChestXray:
     """
 
     name = "chest_xray"
-    version = "1.2"
+    version = "1.3"
     options: Mapping[str, type] = MappingProxyType(
         {
             "heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict, ratio.OPTION: str,
@@ -246,8 +246,19 @@ class ChestXray:
         wanted = ratio.Projections(str(options.get(ratio.OPTION, ratio.Projections.PA)))
         if analysed.anatomy is None:
             return ratio.Ratio()
-        pose = analysed.analysis.pose
-        return ratio.measure(analysed.image, analysed.anatomy, pose, self._anatomy_model(), wanted)
+        pose, effusion = analysed.analysis.pose, self._effusion_is_possible(analysed.analysis)
+        return ratio.measure(
+            analysed.image, analysed.anatomy, pose, self._anatomy_model(), wanted, effusion=effusion
+        )
+
+    def _effusion_is_possible(self, analysis: Analysis) -> bool:
+        """By the card's own threshold, whatever a rule makes of findings."""
+        labels = enumerate(self._model().card.labels)
+        return any(
+            self._model().probability(analysis, index) >= label.threshold
+            for index, label in labels
+            if label.name == ratio.EFFUSION
+        )
 
     def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
         """Masks of heart and lungs, where they can be those of a chest."""

@@ -26,6 +26,12 @@ from ai_pipeline.images.orientation import Pose
 MODEL: Final = "chest-anatomy-unet"
 OPTION: Final = "ratio"
 NOTE: Final = "cardiothoracic ratio"
+EFFUSION: Final = "Effusion"
+"""What hides the heart's border: on films of another hospital its fluid was outlined as heart."""
+EFFUSION_NOTE: Final = (
+    "may be too large: a pleural effusion is possible, and fluid beside the heart is taken for heart. Check "
+    "the ends of the heart's line."
+)
 
 RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 WIDTH: Final = Code("103355008", "SCT", "Width")
@@ -58,12 +64,18 @@ def fault(wanted: object) -> str | None:
 
 
 def measure(
-    image: SourceImage, anatomy: Anatomy, pose: Pose, model: AnatomyModel, wanted: Projections
+    image: SourceImage,
+    anatomy: Anatomy,
+    pose: Pose,
+    model: AnatomyModel,
+    wanted: Projections,
+    *,
+    effusion: bool = False,
 ) -> Ratio:
     """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
-    ``pose``: how it is shown. Widths are in millimetres where the header says how far apart pixels are, else
-    in pixels.
+    ``pose``: how it is shown. ``effusion``: one is possible, which the reader is told. Widths are in
+    millimetres where the header says how far apart pixels are, else in pixels.
     """
     projection = projection_of(image.header)
     if wanted is Projections.OFF:
@@ -73,7 +85,10 @@ def measure(
     if anatomy.measured is None:
         return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
     measurements = _measurements(image, anatomy.measured, pose, model.ref)
-    return Ratio(measurements, (_note(image, _caution(image.header, projection, model.agreement)),))
+    notes = [_note(image, _caution(image.header, projection, model.agreement))]
+    if effusion:
+        notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid, on_faces=True))
+    return Ratio(measurements, tuple(notes))
 
 
 def _measurements(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ai_pipeline.chest import ratio
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.chest.places import NO_PLACE
 from ai_pipeline.contract import Accept, Decision, ImageHeader, Origin, PixelArray, Refuse
@@ -290,8 +291,22 @@ def _needs_a_gate_that_knows_poses(chest: ChestXray) -> None:
         pytest.skip("the gate of this model was fitted before gates knew poses")
 
 
-def _nih(data: Path) -> npt.NDArray[np.uint8]:
-    """An image with cardiomegaly in both label and box."""
-    picture = cv2.imread(str(data / "cxr_nih" / "images" / "00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "warned"), [("00020000_000.jpg", True), ("00026402_000.jpg", False)])
+def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
+    chest: ChestXray, data: Path, name: str, warned: bool
+) -> None:
+    image = Shown(_nih(data, name), replace(CHEST, view_position="PA"))
+    assert chest.accepts([image]) == Accept((image.uid,))
+
+    result = chest.run([image], quiet, {})
+
+    assert result.measurements
+    assert any(note.text == ratio.EFFUSION_NOTE and note.on_faces for note in result.quality) is warned
+
+
+def _nih(data: Path, name: str = "00000032_037.jpg") -> npt.NDArray[np.uint8]:
+    """An image of ``cxr_nih``; by default with cardiomegaly in both label and box."""
+    picture = cv2.imread(str(data / "cxr_nih" / "images" / name), cv2.IMREAD_GRAYSCALE)
     assert picture is not None
     return np.asarray(picture, np.uint8)

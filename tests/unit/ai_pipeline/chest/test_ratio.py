@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, AnatomyModel
-from ai_pipeline.chest.ratio import Projections, Ratio, fault, measure
+from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, fault, measure
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.models.card import Chain, Input
@@ -97,6 +97,16 @@ def test_widths_are_in_millimetres_only_where_the_header_can_be_trusted(
     picture, _ = drawn_chest(480)
     [in_pixels, in_unit] = [ratio_of(picture, attributes=given).measurements[1] for given in ({}, attributes)]
     assert (in_unit.unit.value, in_unit.value) == (unit, pytest.approx(in_pixels.value * spacing, abs=0.1))
+
+
+def test_a_reader_is_told_where_fluid_may_have_been_taken_for_heart() -> None:
+    picture, _ = drawn_chest(480)
+    image = ArrayImage(picture[None], modality="DX", view_position="PA")
+    anatomy = MODEL.outline(picture, UPRIGHT)
+    for effusion in (False, True):
+        found = measure(image, anatomy, UPRIGHT, MODEL, Projections.PA, effusion=effusion)
+        assert found.measurements
+        assert [note.text for note in found.notes if note.on_faces] == [EFFUSION_NOTE] * effusion
 
 
 def test_a_magnified_width_says_so() -> None:
