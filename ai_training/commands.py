@@ -13,12 +13,14 @@ from ai_training.detect import commands as detect
 from ai_training.evaluation.commands import calibrate_app, evaluate_app, split
 from ai_training.fetal import commands as fetal
 from ai_training.ovarian import commands as ovarian
-from ai_training.studies.commands import study
+from ai_training.studies.commands import finetune, study
 from ai_training.ultrasound import commands as ultrasound
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add ``train``, ``evaluate``, ``calibrate``, ``split``, ``export``, ``study`` and ``models accept``."""
+    """Add ``train``, ``evaluate``, ``calibrate``, ``split``, ``export``, ``study``, ``finetune`` and the verb
+    ``models accept``.
+    """
     ultrasound.add_to(train_app, evaluate_app)
     detect.add_to(train_app, evaluate_app)
     anatomy.add_to(train_app, evaluate_app)
@@ -39,3 +41,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("study", epilog="Example:  ai-pipeline study backbones --data DIR --out runs/backbones")(
         study
     )
+    app.command(
+        "finetune", epilog="Example:  ai-pipeline finetune --labels local.csv --target Cardiomegaly --out new"
+    )(finetune)

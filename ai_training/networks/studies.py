@@ -20,6 +20,8 @@ from ai_training.networks.backbone import pretrained_on_imagenet, set_drop_conne
 
 LITE0 = "efficientnet-lite0"
 TIMM = "timm/"
+STARTS = ("random", "imagenet")
+WRAPPED = "network."  # before the parameters' names of :class:`Logits`
 
 
 class Logits(nn.Module):
@@ -35,21 +37,15 @@ class Logits(nn.Module):
         return logits
 
 
-def study_network(architecture: str, initial: str, labels: int, size: int, data: Path) -> nn.Module:
+def study_network(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
     """The network named ``architecture``: ``efficientnet-lite0``, ``timm/NAME``, else torchvision's.
 
-    ``initial``: ``random``, ``imagenet`` or a safetensors file below ``data``. Raises ExperimentError for
-    what is not known, DataMissing for weights that are not there.
+    ``initial``: one of ``STARTS``. Raises ExperimentError for what is not known.
     """
     try:
-        network = _built(architecture, initial, labels, size)
+        return _built(architecture, initial, labels, size)
     except CannotAdapt as error:
         raise ExperimentError(str(error)) from error
-    if initial.endswith(".safetensors"):
-        _fill(network, data / initial)
-    elif initial not in ("random", "imagenet"):
-        raise ExperimentError(f"initial = {initial!r}: random, imagenet or a .safetensors file")
-    return network
 
 
 def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
@@ -66,15 +62,34 @@ def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module
     return torchvision_network(architecture, labels)
 
 
-def _fill(network: nn.Module, path: Path) -> None:
+def fill(network: nn.Module, path: Path) -> None:
+    """Take over from ``path`` (``.safetensors``, or a ``.pt`` of numbers only) all parameters that fit.
+
+    Those of a head for other labels do not. Raises DataMissing without the file, ExperimentError when less
+    than half of the network is in it.
+    """
     if not path.is_file():
-        raise DataMissing(f"{path} is missing: the study starts from it")
-    state = {name: value.float() for name, value in load_file(path).items()}
-    own = network.state_dict()
-    matching = {name: value for name, value in state.items() if name in own}
-    if not matching:
-        raise ExperimentError(f"{path} holds no parameter of this network")
-    network.load_state_dict(matching, strict=False)
+        raise DataMissing(f"{path} is missing: the training starts from it")
+    safe = path.suffix == ".safetensors"
+    state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    found = {name.removeprefix(WRAPPED): value.float() for name, value in state.items()}
+    own = {name: value for name, value in network.state_dict().items() if value.dtype.is_floating_point}
+    fitting = {
+        name: found[bare]
+        for name, value in own.items()
+        if (bare := name.removeprefix(WRAPPED)) in found and found[bare].shape == value.shape
+    }
+    parameters = [name for name, _ in network.named_parameters()]
+    if 2 * sum(name in fitting for name in parameters) < len(parameters):
+        raise ExperimentError(f"{path} does not hold the parameters of this network")
+    network.load_state_dict(fitting, strict=False)
+
+
+def folded(network: nn.Module) -> bool:
+    """Whether its batch normalisations have no statistics: they lie in the convolutions."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    variances = [norm.running_var for norm in norms if norm.running_var is not None]
+    return bool(variances) and all(bool((variance == 1).all()) for variance in variances)
 
 
 def restore_normalisation(network: nn.Module, images: Tensor) -> None:

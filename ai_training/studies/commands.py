@@ -37,3 +37,41 @@ def study(
         material, answers = run_study(data, out, wanted, threads=threads, cache=cache, report=report)
         page = write_report(out, wanted, compare(wanted, material, answers))
     typer.echo(str(page))
+
+
+def finetune(
+    *,
+    labels: Annotated[Path, typer.Option(help="CSV file: file, patient_id, the target (0, 1) or labels.")],
+    target: Annotated[str, typer.Option(help="The finding, against the rest: Cardiomegaly.")],
+    out: options.Out,
+    weights: Annotated[
+        str, typer.Option(help="random, imagenet, or the best.pt or .safetensors of an earlier training.")
+    ] = "imagenet",
+    architecture: Annotated[
+        str, typer.Option(help="efficientnet-lite0, a network of torchvision, or timm/NAME.")
+    ] = "efficientnet-lite0",
+    size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32, max=1024)] = 128,
+    iterations: options.Iterations = 400,
+    seed: options.Seed = 1,
+    external: Annotated[
+        Path | None, typer.Option("--test", help="CSV file of another hospital, to measure on.")
+    ] = None,
+    threads: options.Threads = 0,
+) -> None:
+    """Fine-tune a chest network on images of one's own: one finding against the rest.
+
+    Measures on patients that were held out, and on another hospital's images. Not for diagnostic use.
+    """
+    with errors(), progress() as report:
+        from ai_training.studies import finetune as training
+
+        found = training.finetune(
+            labels, target, out, weights=weights, architecture=architecture, size=size,
+            iterations=iterations, seed=seed, external=external, threads=threads, report=report,
+        )  # fmt: skip
+    typer.echo(f"learned from {found.learned} images, {found.positives} with {target}: {found.weights}")
+    for name, one in (("held out", found.held_out), ("other hospital", found.external)):
+        if one is not None:
+            value = f"{one.auc.value:.3f} [{one.auc.low:.3f}, {one.auc.high:.3f}]"
+            among = f"{one.images} images of {one.patients} patients, {one.positives} positive"
+            typer.echo(f"{name:15}AUC {value}, {among}")

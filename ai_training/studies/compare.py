@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from ai_training.errors import ExperimentError
 from ai_training.metrics import SEED, Cell, Interval, auc, cells, interval, patient_weights, resampled_auc
-from ai_training.sets.chest import LABELS
 from ai_training.studies.experiment import Arm, ChestStudy
 from ai_training.studies.fit import HeldAnswers
 from ai_training.studies.material import StudyMaterial
@@ -77,7 +76,7 @@ class _Resampled:
 
     def __init__(self, arm: Arm, material: StudyMaterial, held: Sequence[HeldAnswers]) -> None:
         self.arm, self.held, self.rows = arm, held, held[0].rows
-        self.columns = [LABELS.index(label) for label in arm.task.labels]
+        self.columns = [material.names.index(label) for label in arm.task.labels]
         self.truth = material.truth[self.rows]
         sources = np.array([material.images[row].source for row in self.rows])
         self.patients = [material.images[row].patient for row in self.rows]
@@ -125,7 +124,7 @@ def _row(arm: Arm, arms: dict[str, _Resampled], material: StudyMaterial) -> ArmR
         always_no=float(1 - truth.mean()),
         milliseconds=float(np.median([held.milliseconds for held in one.held])),
         labels=tuple(
-            LabelRow(LABELS[k], int(one.truth[:, k].sum()), _interval(one, [k])) for k in one.columns
+            LabelRow(material.names[k], int(one.truth[:, k].sum()), _interval(one, [k])) for k in one.columns
         ),
     )
 

@@ -19,7 +19,8 @@ from ai_training.errors import ExperimentError
 from ai_training.sets.images import LABELS
 
 SHIPPED = Path(__file__).parent / "experiments"
-TOY_IMAGES, TOY_SIZE = 24, 32
+ARM = "arm:"
+TOY_IMAGES, TOY_SIZE, TOY_ARMS = 24, 32, 2
 
 
 class StudyPart(BaseModel):
@@ -29,8 +30,10 @@ class StudyPart(BaseModel):
 
 
 class StudyNetwork(StudyPart):
-    """``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), or a ``.safetensors`` file below
-    ``--data``. ``precision`` of the forward pass in training; float32 in measuring.
+    """``initial``: ``random``, ``imagenet`` (EfficientNet-Lite0 only), ``arm:NAME`` (the weights that an arm
+    before this one left with the same seed), or a ``.safetensors`` or ``.pt`` file below ``--data``.
+
+    ``precision`` of the forward pass in training; float32 in measuring.
     """
 
     architecture: str = "efficientnet-lite0"
@@ -38,18 +41,24 @@ class StudyNetwork(StudyPart):
     size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
     precision: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def from_arm(self) -> str:
+        """The arm that it starts from, or nothing."""
+        return self.initial.removeprefix(ARM) if self.initial.startswith(ARM) else ""
+
 
 class Split(StudyPart):
     """Which images are learned from and which are measured on.
 
-    ``by``: ``given`` takes the manifest's splits. The others deal out anew the images of all splits, ``test``
-    to measure on: ``patient`` whole patients, ``image`` half of the images of twice as many patients. The
-    other half comes first in training with ``shared_patients``, and is left out without. ``train``: share of
-    the patients to learn from, of whom none is measured on. ``per_patient``: training images of one patient
-    at most, ``most``: training images at most; 0: all.
+    ``by``: ``given`` takes the manifest's splits, ``learned`` and ``held_out``. The others deal out anew the
+    images of all splits, ``test`` to measure on: ``patient`` whole patients, ``image`` half of the images of
+    twice as many patients. The other half comes first in training with ``shared_patients``, and is left out
+    without. ``train``: share of the patients to learn from, of whom none is measured on. ``per_patient``:
+    training images of one patient at most, ``most``: training images at most; 0: all.
     """
 
     by: Literal["given", "image", "patient"] = "given"
+    learned: tuple[Literal["train", "val"], ...] = ("train",)
     held_out: tuple[Literal["val", "test"], ...] = ("test",)
     train: Share = 0.6
     test: Share = 0.2
@@ -126,10 +135,15 @@ class ChestStudy(StudyPart):
     images: int = 0
 
     def toy(self) -> ChestStudy:
-        """The same arms on a few small images for one step: whether it runs, not what it finds."""
+        """Two arms of each network on a few small images for one step: whether it runs, not what it finds."""
         small = {"network": {"size": TOY_SIZE}, "lesson": {"iterations": 1, "batch": 4}}
-        arms = tuple(Arm.model_validate(laid_over(arm.model_dump(), small)) for arm in self.arms)
-        return ChestStudy(name=self.name, seeds=self.seeds[:1], arms=arms, images=TOY_IMAGES)
+        networks: dict[StudyNetwork, int] = {}
+        arms: list[Arm] = []
+        for arm in self.arms:
+            networks[arm.network] = networks.get(arm.network, 0) + 1
+            if networks[arm.network] <= TOY_ARMS:
+                arms.append(Arm.model_validate(laid_over(arm.model_dump(), small)))
+        return ChestStudy(name=self.name, seeds=self.seeds[:1], arms=tuple(arms), images=TOY_IMAGES)
 
 
 def load(path: Path) -> ChestStudy:
@@ -145,9 +159,12 @@ def load(path: Path) -> ChestStudy:
         for name, change in table.get("arms", {}).items()
     )
     names = [arm.name for arm in arms]
-    for arm in arms:
+    for number, arm in enumerate(arms):
         if arm.against and arm.against not in names:
             raise ExperimentError(f"{path}: arms.{arm.name}: against {arm.against!r}, which is no arm")
+        if arm.network.from_arm and arm.network.from_arm not in names[:number]:
+            start = arm.network.from_arm
+            raise ExperimentError(f"{path}: arms.{arm.name}: {start!r} does not stand before it")
     seeds = {"seeds": tuple(table["seeds"])} if "seeds" in table else {}
     return ChestStudy(name=path.stem, arms=arms, **seeds)
 

@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ai_pipeline.models.preprocess import normalise
 from ai_training.chest.batches import MEAN, SCALE
-from ai_training.networks.studies import restore_normalisation, study_network
+from ai_training.networks.studies import STARTS, fill, folded, restore_normalisation, study_network
 from ai_training.progress import Report, silent
 from ai_training.runs import Plan, TrainingRun, Validation
 from ai_training.studies.alter import altered
@@ -49,13 +49,13 @@ class ArmRun(TrainingRun):
     CHOSEN_BY = "iteration"
     KIND = "arm"
 
-    def __init__(self, arm: Arm, seed: int, material: StudyMaterial, data: Path, out: Path) -> None:
+    def __init__(self, arm: Arm, seed: int, material: StudyMaterial, weights: Path, out: Path) -> None:
         torch.manual_seed(seed)
         self.arm, self.seed = arm, seed
         self.pixels, self.truth = material.sized(arm.network.size), material.labels(arm.task)
         self.learned, self.held = material.rows(arm)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = started(arm, data, self.pixels[self.learned[: 2 * AT_ONCE]]).to(self.device)
+        network = started(arm, weights, self.pixels[self.learned[: 2 * AT_ONCE]]).to(self.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         lesson = arm.lesson
         optimiser = torch.optim.AdamW(
@@ -102,9 +102,11 @@ class ArmRun(TrainingRun):
 
 
 def run_arm(
-    arm: Arm, seed: int, material: StudyMaterial, data: Path, out: Path, report: Report = silent
+    arm: Arm, seed: int, material: StudyMaterial, weights: Path, out: Path, report: Report = silent
 ) -> HeldAnswers:
     """Train ``arm`` with ``seed`` into ``out``, unless it was done there, and return what it said.
+
+    ``weights``: the file or folder that ``initial`` of its network is in.
 
     Raises ExperimentError where ``out`` holds another arm, DataMissing.
     """
@@ -112,7 +114,7 @@ def run_arm(
     text = f"{seed}: {arm.model_dump_json()}"
     if stored.is_file() and done.is_file() and done.read_text() == text:
         return read(stored)
-    run = ArmRun(arm, seed, material, data, out)
+    run = ArmRun(arm, seed, material, weights, out)
     run.train(report)
     held = run.held_out()
     np.savez(
@@ -131,12 +133,17 @@ def read(path: Path) -> HeldAnswers:
         )
 
 
-def started(arm: Arm, data: Path, images: Bytes) -> nn.Module:
-    """The network of ``arm`` before its first step; ``images [N, size, size]`` restore folded norms."""
+def started(arm: Arm, weights: Path, images: Bytes) -> nn.Module:
+    """The network of ``arm`` before its first step; ``images [N, size, size]`` restore folded norms.
+
+    ``weights``: the file that it starts from, or the folder that ``initial`` names one in.
+    """
     wanted = arm.network
-    labels = len(arm.task.labels)
-    network = study_network(wanted.architecture, wanted.initial, labels, wanted.size, data)
-    if wanted.initial.endswith(".safetensors"):
+    if wanted.initial in STARTS:
+        return study_network(wanted.architecture, wanted.initial, len(arm.task.labels), wanted.size)
+    network = study_network(wanted.architecture, "random", len(arm.task.labels), wanted.size)
+    fill(network, weights / wanted.initial if weights.is_dir() else weights)
+    if folded(network):
         restore_normalisation(network, tensor(images))
     return network
 

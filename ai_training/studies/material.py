@@ -22,15 +22,16 @@ DEALT = 20240601  # one fixed deal of images and patients: arms and seeds are me
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StudyMaterial:
-    """``images``: the adults' of all splits; ``pixels [N, side, side]`` uint8; ``truth [N, 14]``.
+    """``images``: the adults' of all splits; ``pixels [N, side, side]`` uint8; ``truth [N, names]``.
 
-    ``left_out``: pairs of source and label number that are no result, as the set says.
+    ``left_out``: pairs of source and label number that are no result, as the set says. ``names``: the labels.
     """
 
     images: tuple[ChestImage, ...]
     pixels: npt.NDArray[np.uint8]
     truth: npt.NDArray[np.float32]
     left_out: frozenset[tuple[str, int]] = frozenset()
+    names: tuple[str, ...] = LABELS
 
     @staticmethod
     def gather(data: Path, study: ChestStudy, cache: Path, report: Report = silent) -> StudyMaterial:
@@ -64,7 +65,7 @@ class StudyMaterial:
 
     def labels(self, task: Task) -> npt.NDArray[np.float32]:
         """``[N, labels]`` of 0 and 1."""
-        return self.truth[:, [LABELS.index(label) for label in task.labels]]
+        return self.truth[:, [self.names.index(label) for label in task.labels]]
 
     def _of_task(self, rows: Rows, task: Task) -> Rows:
         if not task.against_normal:
@@ -91,7 +92,7 @@ def _few(images: Sequence[ChestImage], each: int) -> tuple[ChestImage, ...]:
 def _dealt(images: Sequence[ChestImage], split: Split) -> tuple[Rows, Rows]:
     if split.by == "given":
         given = np.array([image.split for image in images])
-        return np.flatnonzero(given == "train"), np.flatnonzero(np.isin(given, split.held_out))
+        return np.flatnonzero(np.isin(given, split.learned)), np.flatnonzero(np.isin(given, split.held_out))
     names, owner = np.unique([image.patient for image in images], return_inverse=True)
     random = np.random.default_rng(DEALT)
     place = random.permutation(len(names))[owner] / len(names)

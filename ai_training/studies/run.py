@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ai_training.progress import Report, silent
+from ai_training.runs import BEST
 from ai_training.studies.experiment import ChestStudy
 from ai_training.studies.fit import HeldAnswers, run_arm
 from ai_training.studies.material import StudyMaterial
@@ -36,7 +37,8 @@ def run_study(
     answers: dict[str, list[HeldAnswers]] = {arm.name: [] for arm in study.arms}
     for number, (seed, arm) in enumerate(runs):
         part = _part(report, number / len(runs), 1 / len(runs), f"{arm.name}, seed {seed}")
-        answers[arm.name].append(run_arm(arm, seed, material, data, out / f"{arm.name}-{seed}", part))
+        weights = out / f"{arm.network.from_arm}-{seed}" / BEST if arm.network.from_arm else data
+        answers[arm.name].append(run_arm(arm, seed, material, weights, out / f"{arm.name}-{seed}", part))
     return material, {name: tuple(found) for name, found in answers.items()}
 
 

@@ -42,7 +42,7 @@ def test_every_study_runs_from_its_file_to_its_report(name: str, data: Path, tmp
     command = [name, "--data", str(data), "--out", str(tmp_path), "--toy", "--threads", "1"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    arms = [arm.name for arm in experiment.load(experiment.shipped(name)).arms]
+    arms = [arm.name for arm in experiment.load(experiment.shipped(name)).toy().arms]
     found = json.loads((tmp_path / "figures.json").read_text())
     assert [arm["name"] for arm in found["arms"]] == arms
     page = (tmp_path / "report.md").read_text()

@@ -1,0 +1,156 @@
+"""``ai-pipeline finetune``: one finding against the rest, learned from the images of a site.
+
+The table is a CSV file with ``file`` (relative to it), ``patient_id`` and either a column of 0 and 1 named
+as the target or a column ``labels`` (``Mass|Nodule``); optional ``split``. Without splits patients are dealt
+out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from ai_pipeline.models.preprocess import reduce
+from ai_pipeline.models.registry import Chain
+from ai_training.errors import DataMissing
+from ai_training.metrics import Interval, auc, interval, patient_weights, resampled_auc
+from ai_training.progress import Report, silent
+from ai_training.sets.chest import ChestImage, label_matrix, read_grey
+from ai_training.sets.files import rows
+from ai_training.sets.splits import SHARES, split_by_patient
+from ai_training.studies.experiment import Alteration, Arm, Lesson, Split, StudyNetwork, Task
+from ai_training.studies.fit import ArmRun, asked
+from ai_training.studies.material import StudyMaterial
+
+FEWEST = 5  # positives and negatives to learn from: fewer teach nothing
+ALTER = Alteration(rotation=5.0, shift=0.05, scale=0.1, contrast=0.15)
+LIMIT = 200_000  # rows of a table
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One set of images that were not learned from: AUC with its interval by patient."""
+
+    images: int
+    patients: int
+    positives: int
+    auc: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """The weights, how many images they learned from, and figures on held-out patients and another set."""
+
+    weights: Path
+    learned: int
+    positives: int
+    held_out: Measured
+    external: Measured | None
+
+
+def finetune(
+    labels: Path,
+    target: str,
+    out: Path,
+    *,
+    weights: str = "imagenet",
+    architecture: str = "efficientnet-lite0",
+    size: int = 128,
+    iterations: int = 400,
+    seed: int = 1,
+    external: Path | None = None,
+    threads: int = 0,
+    report: Report = silent,
+) -> Finetuned:
+    """Fine-tune on the table ``labels``; leaves ``best.pt`` and ``figures.json`` in ``out``.
+
+    ``weights``: ``random``, ``imagenet``, or a file that an earlier training left. Nothing is chosen on the
+    validation split, so it is measured on with the test split. ``external``: the table of another hospital;
+    the images of its test split are measured on, or all where it has none.
+
+    Raises DataMissing, ExperimentError.
+    """
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    cv2.setNumThreads(1)
+    made = Arm(
+        name=target,
+        network=StudyNetwork(architecture=architecture, initial=weights, size=size),
+        split=Split(held_out=("val", "test")),
+        task=Task(labels=(target,)),
+        alter=ALTER,
+    )
+    material = read_local(labels, target, size)
+    learned, _ = material.rows(made)
+    positives = int(material.truth[learned].sum())
+    if min(positives, len(learned) - positives) < FEWEST:
+        raise DataMissing(f"{labels}: {positives} of {len(learned)} training images have {target}: too few")
+    copies = max(1.0, (len(learned) - positives) / positives / 2)
+    arm = made.model_copy(update={"lesson": Lesson(iterations=iterations, copies=copies)})
+    run = ArmRun(arm, seed, material, Path(weights), out)
+    run.train(report)
+    held = run.held_out()
+    found = Finetuned(
+        out / "best.pt", len(learned), positives,
+        measured(material, held.rows, held.logits[:, 0]),
+        _external(external, target, size, run) if external else None,
+    )  # fmt: skip
+    (out / "figures.json").write_text(json.dumps(asdict(found), indent=1, default=str))
+    return found
+
+
+def read_local(table: Path, target: str, size: int) -> StudyMaterial:
+    """The images of ``table`` at ``size`` pixels a side, with one label. Raises DataMissing."""
+    listed = rows(table)
+    if not listed or len(listed) > LIMIT:
+        raise DataMissing(f"{table} lists {len(listed)} images: 1 to {LIMIT} are taken")
+    needed = {"file", "patient_id"} - set(listed[0])
+    if needed or not {target, "labels"} & set(listed[0]):
+        wanted = ", ".join(sorted(needed)) or f"{target} and no column labels"
+        raise DataMissing(f"{table} has no column {wanted}")
+    images = tuple(_image(table, row, target) for row in listed)
+    truth = label_matrix(images)
+    if not any(image.split for image in images):
+        dealt = split_by_patient([image.patient for image in images], truth, SHARES, seed=1)
+        images = tuple(_with_split(image, split) for image, split in zip(images, dealt, strict=True))
+    pixels = np.stack([reduce(read_grey(image.path), Chain(side=size))[0] for image in images])
+    return StudyMaterial(images, pixels, truth, names=(target,))
+
+
+def measured(material: StudyMaterial, found: np.ndarray, scores: np.ndarray) -> Measured:
+    """The AUC of ``scores [n]`` for the images ``found``, by bootstrap over patients."""
+    truth = material.truth[found, 0]
+    patients = [material.images[row].patient for row in found]
+    resampled = resampled_auc(truth, scores, patient_weights(patients))
+    value = interval(auc(truth, scores), resampled)
+    return Measured(len(found), len(set(patients)), int(truth.sum()), value)
+
+
+def _external(table: Path, target: str, size: int, run: ArmRun) -> Measured:
+    material = read_local(table, target, size)
+    tested = np.flatnonzero([image.split in ("test", "") for image in material.images])
+    return measured(material, tested, asked(run.network, material.pixels[tested])[:, 0])
+
+
+def _image(table: Path, row: Mapping[str, str], target: str) -> ChestImage:
+    named = {part.strip() for part in re.split(r"[|,]", row.get("labels") or "")}
+    mark = row.get(target) or str(int(target in named))
+    if mark not in ("0", "1"):
+        raise DataMissing(f"{table}: the column {target} holds 0 and 1 only")
+    return ChestImage(
+        table.parent / row["file"], (int(mark),), None, row["patient_id"], row.get("split") or "",
+        table.stem, "", float("nan"), "", "",
+    )  # fmt: skip
+
+
+def _with_split(image: ChestImage, split: str) -> ChestImage:
+    return ChestImage(
+        image.path, image.labels, None, image.patient, split, image.source, "", image.age, "", ""
+    )
