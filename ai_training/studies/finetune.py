@@ -36,7 +36,7 @@ LIMIT = 200_000  # rows of a table
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class AucOfSet:
     """One set of images that were not learned from: AUC with its interval by patient."""
 
     images: int
@@ -52,8 +52,8 @@ class Finetuned:
     weights: Path
     learned: int
     positives: int
-    held_out: Measured
-    external: Measured | None
+    held_out: AucOfSet
+    external: AucOfSet | None
 
 
 def finetune(
@@ -124,16 +124,16 @@ def read_local(table: Path, target: str, size: int) -> StudyMaterial:
     return StudyMaterial(images, pixels, truth, names=(target,))
 
 
-def measured(material: StudyMaterial, found: np.ndarray, scores: np.ndarray) -> Measured:
+def measured(material: StudyMaterial, found: np.ndarray, scores: np.ndarray) -> AucOfSet:
     """The AUC of ``scores [n]`` for the images ``found``, by bootstrap over patients."""
     truth = material.truth[found, 0]
     patients = [material.images[row].patient for row in found]
     resampled = resampled_auc(truth, scores, patient_weights(patients))
     value = interval(auc(truth, scores), resampled)
-    return Measured(len(found), len(set(patients)), int(truth.sum()), value)
+    return AucOfSet(len(found), len(set(patients)), int(truth.sum()), value)
 
 
-def _external(table: Path, target: str, size: int, run: ArmRun) -> Measured:
+def _external(table: Path, target: str, size: int, run: ArmRun) -> AucOfSet:
     material = read_local(table, target, size)
     tested = np.flatnonzero([image.split in ("test", "") for image in material.images])
     return measured(material, tested, asked(run.network, material.pixels[tested])[:, 0])
