@@ -57,6 +57,8 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "options"): {"policy": "research"},
     ("AuditSettings", "syslog"): "audit.example.org:6514",
     ("AuditSettings", "authorities"): "tls/house-ca.pem",
+    ("WorkerSettings", "pipelines"): ["ultrasound"],
+    ("WorkerSettings", "at_once"): {"ultrasound": 2},
     ("AuditSettings", "certificate"): "tls/node-with-key.pem",
     ("AuditSettings", "site"): "hospital",
     ("MailSettings", "host"): "mail.example.org",

@@ -114,6 +114,14 @@ class WorkerSettings(Section):
     """How often a job is tried before it fails for good."""
     retry_seconds: float = Field(5, ge=0, le=3600)
     """Wait before the second attempt; doubles for each further one."""
+    pipelines: tuple[str, ...] = ()
+    """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
+    at_once: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Most jobs of a pipeline that run at the same time, on the whole site: the same on all its nodes."""
+
+    def takes(self, pipeline: str) -> bool:
+        """Whether workers of this node run this pipeline."""
+        return not self.pipelines or pipeline in self.pipelines
 
 
 class OutboxSettings(Section):

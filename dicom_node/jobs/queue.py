@@ -88,6 +88,7 @@ class LeaseQueue:
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
         self._database = database
+        self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
         self._attempts = workers.attempts
         self._retry_seconds = workers.retry_seconds
@@ -99,13 +100,15 @@ class LeaseQueue:
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
-            work = table.work(session, now)
+            work = table.work(session, now, self._workers)
             if not work.free and not (work.running and self._lost(session, now)):
                 return None
         with self._database.write() as session:
+            if self._workers.at_once:
+                table.count_claims_one_by_one(session)
             self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
-            job = table.next_free(session, now, short)
+            job = table.next_free(session, now, self._workers, short)
             if job is None:
                 return None
             before = job.tries

@@ -31,7 +31,7 @@ from dicom_node.preflight.audit import check_audit
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
-from dicom_node.preflight.models import check_models, check_rule
+from dicom_node.preflight.models import check_models, check_rule, check_shares
 from dicom_node.preflight.notifications import check_notifications
 from dicom_node.scu import open_destination
 
@@ -93,6 +93,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_console(settings, role)
     yield from _check_secrets(settings, read)
     runs_models = role.works and settings.workers.processes > 0
+    yield from check_shares(settings)
     for rule in settings.rules:
         yield from check_rule(rule, settings, runs_models=runs_models)
     if runs_models:

@@ -52,6 +52,16 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
         yield from _check_values(rule, known, settings)
 
 
+def check_shares(settings: Settings) -> Found:
+    """Whether the pipelines that ``[workers]`` names are there."""
+    workers = settings.workers
+    for key, names in (("pipelines", workers.pipelines), ("at_once", tuple(workers.at_once))):
+        for name in names:
+            if name not in PIPELINES:
+                remedy = f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}"
+                yield f"workers.{key}", repr(name), remedy
+
+
 _WANTED = {
     dict: "a table", bool: "true or false", int: "a whole number", float: "a number",
     list: 'a list, such as ["a", "b"]',
@@ -143,6 +153,8 @@ def _check_cards(settings: Settings) -> Found:
                 "chest_xray_shadow", True, f"{second.name} is compared with the active model, never sent"
             )
     for name in sorted({rule.pipeline for rule in settings.rules} & PIPELINES.keys()):
+        if not settings.workers.takes(name):
+            continue
         try:
             create(name, models_dir=settings.workers.models_dir).models()
         except CardError as error:  # the one that was activated is gone: no other is taken

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.leases import has_come
 from dicom_node.store.tables import Instance, Job
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 _LAST_JOBS = 20
+_CLAIMS = 0x0D1C0A1  # the number of PostgreSQL's advisory lock for claims that are counted
 
 
 def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
@@ -34,12 +36,14 @@ def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) ->
     return dict(Counter((rule, sender) for _, rule, sender in session.execute(made)))
 
 
-def next_free(session: Session, now: datetime, passing: tuple[int, float] | None = None) -> Job | None:
+def next_free(
+    session: Session, now: datetime, workers: WorkerSettings, passing: tuple[int, float] | None = None
+) -> Job | None:
     """The job that a worker should take, locked: STAT first, then whose turn is earliest; None without any.
 
     ``passing`` a job with this priority: only what is more urgent, or as urgent and at most so much work.
     """
-    chosen = select(Job).where(_is_free(now)).order_by(*_IN_TURN).limit(1)
+    chosen = select(Job).where(_is_free(now), _is_taken(session, workers)).order_by(*_IN_TURN).limit(1)
     if passing is not None:
         priority, seconds = passing
         short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
@@ -76,11 +80,33 @@ class Work(NamedTuple):
     running: bool
 
 
-def work(session: Session, now: datetime) -> Work:
-    """What there is to do: one look, 20 times a second and worker."""
+def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
+    """What there is to do for these workers: one look, 20 times a second and worker."""
     runs = exists().where(Job.state == JobState.RUNNING)
-    free, running = session.execute(select(exists().where(_is_free(now)), runs)).one()
-    return Work(bool(free), bool(running))
+    free = exists().where(_is_free(now), _is_taken(session, workers))
+    row = session.execute(select(free, runs)).one()
+    return Work(bool(row[0]), bool(row[1]))
+
+
+def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[str]:
+    """Those of which as many jobs run as may run ``at_once``."""
+    if not at_once:
+        return frozenset()
+    counted = session.execute(
+        select(Job.pipeline, func.count())
+        .where(Job.state == JobState.RUNNING, Job.pipeline.in_(at_once))
+        .group_by(Job.pipeline)
+    )
+    return frozenset(pipeline for pipeline, running in counted if running >= at_once[pipeline])
+
+
+def count_claims_one_by_one(session: Session) -> None:
+    """Let no other claim pass until this transaction ends: two at once would count without each other.
+
+    SQLite has one writing transaction at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_CLAIMS)))
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
@@ -127,3 +153,11 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
         other.study_id == Job.study_id, other.rule == Job.rule, other.state == JobState.RUNNING
     )
     return (Job.state == JobState.QUEUED) & has_come(Job.run_at, now) & ~same_work_runs
+
+
+def _is_taken(session: Session, workers: WorkerSettings) -> ColumnElement[bool]:
+    """Of a pipeline that these workers run and of which not as many jobs run as may."""
+    conditions = [Job.pipeline.in_(workers.pipelines)] if workers.pipelines else []
+    if full := full_pipelines(session, workers.at_once):
+        conditions.append(Job.pipeline.not_in(full))
+    return and_(True, *conditions)

@@ -114,7 +114,8 @@ class Ahead:
             instance, study_date = row
             facts = StudyFacts(study_date, utc_now().date())
             decisions = decide(self._settings.rules, facts, [image_facts(instance, self._settings)])
-            rules = tuple(decision.rule for decision in decisions if not decision.held_reason)
+            takes = self._settings.workers.takes
+            rules = tuple(one.rule for one in decisions if not one.held_reason and takes(one.rule.pipeline))
             by_hand = reviews.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
             return _Image(instance.id, instance.path, instance.pixels_sha256, by_hand, rules)
 
@@ -182,7 +183,7 @@ class Ahead:
     def _is_job_free(self) -> bool:
         try:
             with self._database.read() as session:
-                return queue.work(session, utc_now()).free
+                return queue.work(session, utc_now(), self._settings.workers).free
         except SQLAlchemyError:
             return False
 

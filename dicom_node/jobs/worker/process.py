@@ -149,9 +149,11 @@ class Worker:
         )
 
     def warm_up(self) -> None:
-        """Load every pipeline that a rule names; one that cannot be loaded fails only its own jobs."""
+        """Load what rules name and this node takes; a pipeline that cannot be loaded fails only its jobs."""
         started = time.monotonic()
         for name in dict.fromkeys(rule.pipeline for rule in self._settings.rules):
+            if not self._settings.workers.takes(name):
+                continue
             try:
                 self._pipeline(name)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)

@@ -72,7 +72,8 @@ class Shadow:
         self._done: set[int] = set()  # by this worker, whatever came of it
         self._second: ChestXray | None = None
         try:
-            self._card = in_shadow(settings.workers.models_dir)
+            takes = settings.workers.takes(ChestXray.name)
+            self._card = in_shadow(settings.workers.models_dir) if takes else None
         except CardError as error:
             _LOGGER.error("no model runs in shadow: %s", error)
             self._card = None

@@ -32,6 +32,7 @@ def add_job(
     study_id: int,
     rule: str = "rule",
     *,
+    pipeline: str = "ultrasound",
     priority: int = 0,
     late: float = 0.0,
     state: JobState = JobState.QUEUED,
@@ -40,7 +41,7 @@ def add_job(
     """Enqueue a job that is due ``late`` seconds from now."""
     now = utc_now()
     job = Job(
-        study_id=study_id, study_revision=revision, rule=rule, pipeline="ultrasound", destinations=["pacs"],
+        study_id=study_id, study_revision=revision, rule=rule, pipeline=pipeline, destinations=["pacs"],
         source_uids=["1.2.3"], priority=priority, state=state, run_at=now + timedelta(seconds=late),
         created_at=now,
     )  # fmt: skip
