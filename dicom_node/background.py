@@ -27,7 +27,7 @@ from dicom_node.events import (
     THREAD_FAILED,
 )
 from dicom_node.inbox.spool import Spool
-from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
@@ -77,7 +77,7 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
-        self._queue = LeaseQueue(database, settings.workers)
+        self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._leases = [_RECEIVING] * role.receives + [_WORKING] * role.works
         self._held: set[str] = set()

@@ -213,6 +213,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "dicom_node.background",
     ),
     "alembic": ("dicom_node.store",),
+    "procrastinate": ("dicom_node.store.tickets", "dicom_node.store.migrations"),
     "argon2": ("dicom_node.services.users", "dicom_node.services.console.sign_in"),
     "fastapi": ("dicom_node.console",),
     "starlette": ("dicom_node.console",),

@@ -10,7 +10,14 @@ from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store.tables import Job, Study
-from dicom_node.store.transitions import FOR_UPDATE, move_job, record, settle_study, utc_now
+from dicom_node.store.transitions import (
+    FOR_UPDATE,
+    move_job,
+    record,
+    settle_study,
+    turn_changed,
+    utc_now,
+)
 
 
 def retry(session: Session, job_id: int) -> None:
@@ -54,6 +61,7 @@ def put_first(session: Session, job_id: int) -> None:
     now = utc_now()
     job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
     session.flush()
+    turn_changed(session, job)
     record(session, JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
 
 

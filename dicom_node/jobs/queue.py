@@ -1,15 +1,15 @@
-"""The queue: a lease table in the node's own database.
+"""The queue of jobs, with one of two engines: the lease table (SQLite), procrastinate (PostgreSQL).
 
-Delivery is at least once: a worker that dies loses its lease and another takes the job over. So a job's
+Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's
 effects are idempotent (derived UIDs) and its end is fenced by the number of its attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
@@ -22,9 +22,9 @@ from dicom_node.jobs.fairness import PASSES, turn_of
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store import queue as table
 from dicom_node.store.database import Database
-from dicom_node.store.leases import LONGEST_WAIT, has_ended
 from dicom_node.store.tables import Job
-from dicom_node.store.transitions import move_job, record, settle_study, utc_now
+from dicom_node.store.tables.times import LONGEST_WAIT, has_ended
+from dicom_node.store.transitions import move_job, record, settle_study, turn_changed, utc_now
 
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
 _ENDS: Mapping[JobState, EventType] = {
@@ -78,16 +78,57 @@ def enqueue(session: Session, job: Job) -> None:
         images=len(job.source_uids),
         reason=job.reason,
     )
+    turn_changed(session, job)
 
 
-class LeaseQueue:
-    """The queue in the node's database: state, lease and fence are columns of the job table.
+class Engine(Protocol):
+    """Whose turn it is, and whose worker is gone. With a ``session``: in the caller's transaction."""
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
+        """The job that a worker should take, locked: STAT first, then whose turn is earliest.
+
+        ``passing`` a job with this priority: only what is more urgent, or as urgent and at most so much
+        work (s).
+        """
+
+    def beat(self, session: Session, job_id: int) -> None:
+        """Whoever works on this job lives."""
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
+        """Those of the running jobs whose worker has shown no life for ``workers.lease_seconds``."""
+
+    def repair(self, database: Database) -> int:
+        """Put in what waits and is missing in the engine, in a transaction of its own; returns how many."""
+
+
+class LeaseTable:
+    """The embedded engine: turn and lease are columns of the job table."""
+
+    def __init__(self, workers: WorkerSettings) -> None:
+        self._workers = workers
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
+        return table.next_free(session, now, self._workers, passing)
+
+    def beat(self, session: Session, job_id: int) -> None:
+        """The lease is renewed with the job's row."""
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:  # noqa: ARG002
+        return [job for job in running if has_ended(job.lease_until, now)]
+
+    def repair(self, database: Database) -> int:  # noqa: ARG002
+        return 0
+
+
+class JobQueue:
+    """Gives jobs to workers and ends them. A job's state, its fence and what it does are columns of its row.
 
     Functions with a ``session`` act in the caller's transaction, the others in one of their own.
     """
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
         self._database = database
+        self._engine = _engine_for(database, workers)
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
         self._attempts = workers.attempts
@@ -108,7 +149,7 @@ class LeaseQueue:
                 table.count_claims_one_by_one(session)
             self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
-            job = table.next_free(session, now, self._workers, short)
+            job = self._engine.next_free(session, now, short)
             if job is None:
                 return None
             before = job.tries
@@ -135,6 +176,8 @@ class LeaseQueue:
             cancelled = table.beat(
                 session, job.id, job.owner, job.attempt, until=until, share=share, doing=doing
             )
+            if cancelled is not None:
+                self._engine.beat(session, job.id)
         if cancelled is None:
             raise _lost(job)
         if cancelled:
@@ -179,6 +222,7 @@ class LeaseQueue:
     def reap(self) -> int:
         """Take back the jobs of workers that are gone; returns how many."""
         now = utc_now()
+        self._engine.repair(self._database)
         with self._database.read() as session:
             if not self._lost(session, now):
                 return 0
@@ -209,12 +253,10 @@ class LeaseQueue:
         return row
 
     def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
-        """Running jobs whose lease has ended, or whose worker on this machine is dead."""
-        return [
-            job
-            for job in table.running(session, lock=lock)
-            if has_ended(job.lease_until, now) or owners.is_dead(job.lease_owner)
-        ]
+        """Running jobs whose worker shows no life, or is dead on this machine."""
+        running = table.running(session, lock=lock)
+        silent = {job.id for job in self._engine.lost(session, now, running)} if running else ()
+        return [job for job in running if job.id in silent or owners.is_dead(job.lease_owner)]
 
     def _take_back(self, session: Session, now: datetime) -> int:
         lost = self._lost(session, now, lock=True)
@@ -239,6 +281,14 @@ class LeaseQueue:
         """
         blameless = owners.is_dead_with_its_node(job.lease_owner)
         return job.tries - 1 if blameless and job.attempts < _LOSSES * self._attempts else job.tries
+
+
+def _engine_for(database: Database, workers: WorkerSettings) -> Engine:
+    if database.is_sqlite:
+        return LeaseTable(workers)
+    from dicom_node.jobs.procrastinate_engine import ProcrastinateEngine  # only there it is installed
+
+    return ProcrastinateEngine(workers)
 
 
 def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:

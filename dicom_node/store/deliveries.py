@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WITHDRAWN
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store.leases import has_come, has_ended
 from dicom_node.store.tables import Delivery, Job, Result, Study
+from dicom_node.store.tables.times import has_come, has_ended
 from dicom_node.store.transitions import move_delivery, utc_now
 
 WITHDRAWN = "withdrawn"

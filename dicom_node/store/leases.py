@@ -1,35 +1,19 @@
-"""Named leases that one process at a time holds, and times against a clock that somebody may set a day back.
-
-No wait and no lease of ours is longer than an hour. A time further ahead was written by a clock that has been
-put back since: to wait for it would hold a delivery, a job or a lease for as long as the clock was ahead.
-"""
+"""Named leases that one process at a time holds."""
 
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, insert, or_, update
+from sqlalchemy import delete, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Lease
+from dicom_node.store.tables.times import has_come
 from dicom_node.store.transitions import utc_now
 
 _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again
-LONGEST_WAIT = timedelta(hours=1)
-_LATEST = 2 * LONGEST_WAIT  # machines that share a database may disagree by some minutes
-
-
-def has_come(column: Any, now: datetime) -> ColumnElement[bool]:
-    """SQL: the column's time has come, or can never have been meant."""
-    return or_(column <= now, column > now + _LATEST)
-
-
-def has_ended(until: datetime | None, now: datetime) -> bool:
-    """The same of a lease that was read; one that is None has ended."""
-    return until is None or not now <= until <= now + _LATEST
 
 
 def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:

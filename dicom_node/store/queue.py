@@ -1,4 +1,4 @@
-"""The lease table of the queue, in SQL: what is free, what is lost, what a study has."""
+"""Jobs in SQL: what is free, what runs, what a study has; the turns of the lease table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
-from dicom_node.store.leases import has_come
 from dicom_node.store.tables import Instance, Job
+from dicom_node.store.tables.times import has_come
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 _LAST_JOBS = 20

@@ -64,7 +64,16 @@ def move_job(session: Session, job: Job, to: JobState, event: EventType, **value
     if not _move(session, job, JOB[job.state], to, here, values):
         return False
     record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
+    turn_changed(session, job)
     return True
+
+
+def turn_changed(session: Session, job: Job) -> None:
+    """Tell the distributed engine, where there is one, of a job that was made, moved, or put first."""
+    if session.get_bind().dialect.name == "postgresql":
+        from dicom_node.store import tickets
+
+        tickets.follow(session, job)
 
 
 def move_delivery(

@@ -13,7 +13,7 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import HandedBack, JobCancelled, JobStopped, LeaseLost, TimeLimitReached
-from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class JobHeartbeat:
 
     def __init__(
         self,
-        queue: LeaseQueue,
+        queue: JobQueue,
         job: ClaimedJob,
         *,
         interval: float,

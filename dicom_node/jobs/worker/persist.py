@@ -15,7 +15,7 @@ from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
 from dicom_node.events import RESULT_WITHHELD, SOURCE_REPAIRED
-from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
 from dicom_node.model.lifecycle import JobState
@@ -43,7 +43,7 @@ _ROUNDS = 5  # another worker may write the same object at the same moment; once
 class ResultWriter:
     """Builds the result objects of a job, and writes files, rows and deliveries, all or none."""
 
-    def __init__(self, database: Database, settings: Settings, queue: LeaseQueue) -> None:
+    def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
         self._database = database
         self._settings = settings
         self._queue = queue

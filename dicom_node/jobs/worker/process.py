@@ -29,7 +29,7 @@ from dicom_node.errors import (
 )
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.lease import new_owner
-from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.ahead import Ahead
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.heartbeat import JobHeartbeat
@@ -76,7 +76,7 @@ class Worker:
         self._settings = settings
         self._database = database
         self._owner = new_owner()
-        self._queue = LeaseQueue(database, settings.workers)
+        self._queue = JobQueue(database, settings.workers)
         self._pipelines: dict[str, Pipeline] = {}
         self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this worker is gone."""

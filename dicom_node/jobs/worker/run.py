@@ -23,7 +23,7 @@ from dicom_node.errors import (
     UnknownPeer,
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
-from dicom_node.jobs.queue import ClaimedJob, LeaseQueue
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import Cleaning
@@ -74,7 +74,7 @@ class JobRunner:
         self,
         database: Database,
         settings: Settings,
-        queue: LeaseQueue,
+        queue: JobQueue,
         pipelines: Callable[[str], Pipeline],
         analyses: Analyses,
         at_work: AtWork,

@@ -119,7 +119,7 @@ def _when_due(context: DefaultExecutionContext) -> Any:
 
 
 class Job(Base):
-    """One rule's pipeline on one revision of a study: the lease table of the queue."""
+    """One rule's pipeline on one revision of a study."""
 
     __tablename__ = "job"
     __table_args__ = (
@@ -143,6 +143,7 @@ class Job(Base):
     run_at: Mapped[datetime]  # not before, after a failed try
     turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/fairness.py)
     cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
+    ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
     lease_owner: Mapped[str] = mapped_column(String(64), default="")
     lease_until: Mapped[datetime | None] = mapped_column(index=True)
     cancel_requested: Mapped[bool] = mapped_column(default=False)

@@ -6,9 +6,11 @@ import sys
 import time
 from datetime import timedelta
 
+from sqlalchemy import text
+
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.jobs.lease import new_owner
-from dicom_node.jobs.queue import LeaseQueue, enqueue
+from dicom_node.jobs.queue import JobQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
@@ -34,20 +36,38 @@ def add_job(
     *,
     pipeline: str = "ultrasound",
     priority: int = 0,
+    seconds: float = 1.0,
     late: float = 0.0,
     state: JobState = JobState.QUEUED,
     revision: int = 1,
 ) -> int:
-    """Enqueue a job that is due ``late`` seconds from now."""
+    """Enqueue a job of so many ``seconds`` of work that is due ``late`` seconds from now."""
     now = utc_now()
     job = Job(
         study_id=study_id, study_revision=revision, rule=rule, pipeline=pipeline, destinations=["pacs"],
-        source_uids=["1.2.3"], priority=priority, state=state, run_at=now + timedelta(seconds=late),
-        created_at=now,
+        source_uids=["1.2.3"], priority=priority, cost_seconds=seconds, state=state,
+        run_at=now + timedelta(seconds=late), created_at=now,
     )  # fmt: skip
     with database.write() as session:
         enqueue(session, job)
         return job.id
+
+
+def lose(database: Database, job_id: int, *, shown_ahead: bool = False) -> None:
+    """Whoever holds the job has shown no life for an hour; ``shown_ahead``: by a clock a day ahead."""
+    now = utc_now()
+    with database.write() as session:
+        job = session.get_one(Job, job_id)
+        job.lease_until = now + timedelta(days=1) if shown_ahead else now - timedelta(hours=1)
+        if job.ticket is not None:
+            moved = "+ interval '1 day'" if shown_ahead else "- interval '1 hour'"
+            session.execute(
+                text(
+                    f"UPDATE procrastinate_workers SET last_heartbeat = now() {moved}"
+                    " WHERE id = (SELECT worker_id FROM procrastinate_jobs WHERE id = :ticket)"
+                ),
+                {"ticket": job.ticket},
+            )
 
 
 def job_row(database: Database, job_id: int) -> Job:
@@ -67,11 +87,10 @@ def event_numbers(database: Database) -> list[int]:
         return [row.number for row in session.query(EventRow).order_by(EventRow.id)]
 
 
-def work(url: str, seconds: float) -> None:
+def work(url: str, seconds: float, owner: str) -> None:
     """Claim, sleep, complete, for ever; prints the number of each job that it completes."""
     database = Database(url)
-    queue = LeaseQueue(database, WORKERS)
-    owner = new_owner()
+    queue = JobQueue(database, WORKERS)
     print("ready", flush=True)
     while True:
         job = queue.claim(owner)
@@ -79,7 +98,10 @@ def work(url: str, seconds: float) -> None:
             time.sleep(0.02)
             continue
         print(f"claimed {job.id}", flush=True)
-        time.sleep(seconds)
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.5))
+            queue.heartbeat(job, 0.0, "sleeping")
         with database.write() as session:
             queue.complete_if_owner(session, job, JobState.SUCCEEDED)
             settle_study(session, job.study_id)
@@ -87,4 +109,4 @@ def work(url: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], float(sys.argv[2]))
+    work(sys.argv[1], float(sys.argv[2]), sys.argv[3] if sys.argv[3:] else new_owner())

@@ -10,8 +10,8 @@ from sqlalchemy import update
 
 from dicom_node import jobs
 from dicom_node.errors import NotAllowedNow
-from dicom_node.jobs.fairness import OVERTAKING, estimated_seconds
-from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.jobs.fairness import estimated_seconds
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker import process as worker_module
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import JobState
@@ -30,15 +30,12 @@ CINE, FILM = 120.0, 4.0  # seconds of estimated work
 
 def queued(database: Database, seconds: float, came: float, priority: int = 0) -> int:
     """A job of so much work that came so many seconds ago."""
-    number = add_job(database, add_study(database, f"{seconds}.{came}"), late=-came, priority=priority)
-    with database.write() as session:
-        row = session.get_one(Job, number)
-        row.cost_seconds, row.turn_at = seconds, row.run_at + timedelta(seconds=OVERTAKING * seconds)
-    return number
+    study = add_study(database, f"{seconds}.{came}")
+    return add_job(database, study, late=-came, priority=priority, seconds=seconds)
 
 
 def order(database: Database) -> list[int]:
-    queue, taken = LeaseQueue(database, WORKERS), []
+    queue, taken = JobQueue(database, WORKERS), []
     while (job := queue.claim("me")) is not None:
         taken.append(job.id)
     return taken

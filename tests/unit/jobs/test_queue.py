@@ -17,24 +17,32 @@ import pytest
 from dicom_node import jobs
 from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.jobs.lease import is_dead, new_owner
-from dicom_node.jobs.queue import ClaimedJob, LeaseQueue, enqueue
+from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store import leases
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job
 from dicom_node.store.transitions import settle_study, utc_now
-from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row, study_state
+from tests.unit.jobs.queue_lab import (
+    WORKERS,
+    add_job,
+    add_study,
+    event_numbers,
+    job_row,
+    lose,
+    study_state,
+)
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def queue(database: Database) -> LeaseQueue:
-    return LeaseQueue(database, WORKERS)
+def queue(database: Database) -> JobQueue:
+    return JobQueue(database, WORKERS)
 
 
-def complete(database: Database, queue: LeaseQueue, job: ClaimedJob) -> None:
+def complete(database: Database, queue: JobQueue, job: ClaimedJob) -> None:
     with database.write() as session:
         queue.complete_if_owner(session, job, JobState.SUCCEEDED)
         settle_study(session, job.study_id)
@@ -45,22 +53,17 @@ def _cancel(database: Database, number: int) -> None:
         jobs.cancel(session, number)
 
 
-def claimed(queue: LeaseQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
+def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
     job = queue.claim(owner)
     assert job is not None
     return job
 
 
-def let_lease_end(database: Database, job_id: int) -> None:
-    with database.write() as session:
-        session.get_one(Job, job_id).lease_until = utc_now() - timedelta(seconds=1)
-
-
-def test_an_empty_queue_gives_nothing(queue: LeaseQueue) -> None:
+def test_an_empty_queue_gives_nothing(queue: JobQueue) -> None:
     assert queue.claim("me") is None
 
 
-def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: LeaseQueue) -> None:
+def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     job = claimed(queue)
@@ -74,9 +77,7 @@ def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: Lea
         complete(database, queue, job)
 
 
-def test_a_job_exists_only_when_the_callers_transaction_commits(
-    database: Database, queue: LeaseQueue
-) -> None:
+def test_a_job_exists_only_when_the_callers_transaction_commits(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     with pytest.raises(ZeroDivisionError), database.write() as session:
         now = utc_now()
@@ -91,7 +92,7 @@ def test_a_job_exists_only_when_the_callers_transaction_commits(
     assert queue.claim("me") is None
 
 
-def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: LeaseQueue) -> None:
+def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     low = add_job(database, study, "low", priority=-1, late=-60)
     first = add_job(database, study, "first", late=-30)
@@ -100,12 +101,12 @@ def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: Le
     assert [claimed(queue).id for _ in range(4)] == [stat, first, second, low]
 
 
-def test_a_job_waits_until_its_time(database: Database, queue: LeaseQueue) -> None:
+def test_a_job_waits_until_its_time(database: Database, queue: JobQueue) -> None:
     add_job(database, add_study(database), late=60)
     assert queue.claim("me") is None
 
 
-def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: LeaseQueue) -> None:
+def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     add_job(database, study, revision=1)
     running = claimed(queue)
@@ -115,7 +116,7 @@ def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, que
     assert claimed(queue).id == newer
 
 
-def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: LeaseQueue) -> None:
+def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     job = claimed(queue)
     before = job_row(database, number).lease_until
@@ -127,11 +128,11 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
 
 
 def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_no_more(
-    database: Database, queue: LeaseQueue
+    database: Database, queue: JobQueue
 ) -> None:
     number = add_job(database, add_study(database))
     lost = claimed(queue, "elsewhere/1/1/a")
-    let_lease_end(database, number)
+    lose(database, number)
     taken = claimed(queue, "elsewhere/2/1/b")
     assert (taken.id, taken.attempt) == (number, 2)
     for call in (
@@ -146,12 +147,11 @@ def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_n
     assert 3009 in event_numbers(database)
 
 
-def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, queue: LeaseQueue) -> None:
+def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, queue: JobQueue) -> None:
     a_day_ahead = utc_now() + timedelta(days=1)
     number = add_job(database, add_study(database))
     claimed(queue, "elsewhere/1/1/a")
-    with database.write() as session:
-        session.get_one(Job, number).lease_until = a_day_ahead
+    lose(database, number, shown_ahead=True)
     taken = claimed(queue, "elsewhere/2/1/b")
     queue.retry_at(taken, a_day_ahead, "the disk was full")
     assert claimed(queue, "elsewhere/3/1/c").id == number
@@ -159,17 +159,17 @@ def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, qu
     assert leases.acquire(database, "scheduler", "the living", seconds=15)
 
 
-def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: LeaseQueue) -> None:
+def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     lost = claimed(queue)
-    let_lease_end(database, number)
+    lose(database, number)
     claimed(queue)
     with pytest.raises(LeaseLost):
         complete(database, queue, lost)
 
 
 def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
-    database: Database, queue: LeaseQueue
+    database: Database, queue: JobQueue
 ) -> None:
     add_job(database, add_study(database))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -184,7 +184,7 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     assert (job.attempt, job.tries) == (2, 2)
 
 
-def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: LeaseQueue) -> None:
+def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Database, queue: JobQueue) -> None:
     add_job(database, add_study(database))
     processes = [subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)]
     for process in processes:
@@ -202,7 +202,7 @@ def test_a_process_of_another_machine_is_never_taken_for_dead() -> None:
     assert len(new_owner()) <= 64
 
 
-def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, queue: LeaseQueue) -> None:
+def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "the disk was full")
@@ -213,12 +213,12 @@ def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, que
 
 
 def test_waits_between_attempts_double() -> None:
-    queue = LeaseQueue.__new__(LeaseQueue)
+    queue = JobQueue.__new__(JobQueue)
     queue._retry_seconds = 5
     assert [queue.retry_delay(tries).total_seconds() for tries in (1, 2, 3, 30)] == [5, 10, 20, 3600]
 
 
-def test_a_job_handed_back_is_not_counted(database: Database, queue: LeaseQueue) -> None:
+def test_a_job_handed_back_is_not_counted(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     queue.hand_back(claimed(queue))
     job = claimed(queue)
@@ -226,24 +226,24 @@ def test_a_job_handed_back_is_not_counted(database: Database, queue: LeaseQueue)
 
 
 def test_after_the_last_try_one_attempt_only_tells_and_then_the_job_has_failed(
-    database: Database, queue: LeaseQueue
+    database: Database, queue: JobQueue
 ) -> None:
     study = add_study(database)
     number = add_job(database, study)
     for tries in (1, 2, 3):
         job = claimed(queue)
         assert (job.tries, job.gives_up) == (tries, False)
-        let_lease_end(database, number)
+        lose(database, number)
     last = claimed(queue)
     assert last.gives_up
-    let_lease_end(database, number)
+    lose(database, number)
     assert queue.claim("me") is None
     row = job_row(database, number)
     assert row.state is JobState.FAILED and "lost" in row.reason
     assert study_state(database, study) is StudyState.FAILED
 
 
-def test_what_waits_is_cancelled_at_once(database: Database, queue: LeaseQueue) -> None:
+def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     _cancel(database, number)
@@ -256,7 +256,7 @@ def test_what_waits_is_cancelled_at_once(database: Database, queue: LeaseQueue) 
         _cancel(database, number + 1000)
 
 
-def test_what_was_held_can_be_cancelled_too(database: Database, queue: LeaseQueue) -> None:
+def test_what_was_held_can_be_cancelled_too(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study, state=JobState.HELD)
     with database.write() as session:
@@ -266,9 +266,7 @@ def test_what_was_held_can_be_cancelled_too(database: Database, queue: LeaseQueu
     assert study_state(database, study) is StudyState.CANCELLED
 
 
-def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(
-    database: Database, queue: LeaseQueue
-) -> None:
+def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     job = claimed(queue)
     _cancel(database, number)
@@ -282,16 +280,16 @@ def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(
     assert (row.state, row.reason) == (JobState.CANCELLED, "cancelled by a person")
 
 
-def test_a_cancelled_job_of_a_dead_worker_is_not_tried_again(database: Database, queue: LeaseQueue) -> None:
+def test_a_cancelled_job_of_a_dead_worker_is_not_tried_again(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     claimed(queue)
     _cancel(database, number)
-    let_lease_end(database, number)
+    lose(database, number)
     assert queue.reap() == 1
     assert job_row(database, number).state is JobState.CANCELLED
 
 
-def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, queue: LeaseQueue) -> None:
+def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     for _ in range(3):
@@ -306,7 +304,7 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
         jobs.retry(session, number)
 
 
-def test_a_held_job_runs_by_hand(database: Database, queue: LeaseQueue) -> None:
+def test_a_held_job_runs_by_hand(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database), state=JobState.HELD)
     assert queue.claim("me") is None
     with database.write() as session:
@@ -315,7 +313,7 @@ def test_a_held_job_runs_by_hand(database: Database, queue: LeaseQueue) -> None:
 
 
 def test_many_claimers_at_once_get_each_job_once(database: Database) -> None:
-    queue = LeaseQueue(database, WORKERS.model_copy(update={"lease_seconds": 600}))  # none ends meanwhile
+    queue = JobQueue(database, WORKERS.model_copy(update={"lease_seconds": 600}))  # none ends meanwhile
     study = add_study(database)
     numbers = [add_job(database, study, f"rule{n}") for n in range(24)]
     got: list[int] = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store import queue as table
 from dicom_node.store.database import Database
@@ -16,12 +16,12 @@ from dicom_node.store.transitions import utc_now
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study
 
 
-def taking(database: Database, *pipelines: str, at_once: Mapping[str, int] | None = None) -> LeaseQueue:
+def taking(database: Database, *pipelines: str, at_once: Mapping[str, int] | None = None) -> JobQueue:
     given = {"pipelines": pipelines, "at_once": at_once or {}, "lease_seconds": 600.0}
-    return LeaseQueue(database, WORKERS.model_copy(update=given))
+    return JobQueue(database, WORKERS.model_copy(update=given))
 
 
-def claimed(queue: LeaseQueue) -> str:
+def claimed(queue: JobQueue) -> str:
     job = queue.claim("elsewhere/1/1/x")
     return job.pipeline if job else ""
 

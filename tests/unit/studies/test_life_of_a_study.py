@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.events import DELIVERY_CONFIRMED
-from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import (
     END_STATES,
@@ -63,7 +63,7 @@ class Life:
 
     def __init__(self, inbox: Inbox, name: str) -> None:
         self.inbox, self.name = inbox, name
-        self.queue = LeaseQueue(inbox.database, inbox.settings.workers)
+        self.queue = JobQueue(inbox.database, inbox.settings.workers)
         self.uid = str(ultrasound(name, size=(16, 12)).StudyInstanceUID)
 
     def send(self, number: int, variant: str) -> None:

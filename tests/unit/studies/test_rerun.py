@@ -13,7 +13,7 @@ from dicom_node import services
 from dicom_node.config.settings import Settings
 from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
-from dicom_node.jobs.queue import LeaseQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.services import work as work_
 from dicom_node.store import intake
@@ -157,7 +157,7 @@ def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) ->
     image = ultrasound("running")
     node.receive(image)
     node.settle()
-    queue = LeaseQueue(node.database, node.settings.workers)
+    queue = JobQueue(node.database, node.settings.workers)
     running = queue.claim("elsewhere/1/1/x")
     assert running is not None
     services.rerun_studies(node.settings, [str(image.StudyInstanceUID)])
