@@ -18,7 +18,7 @@ from procrastinate import jobs, types
 from procrastinate.connector import BaseConnector
 from procrastinate.manager import JobManager
 from psycopg.types.json import Jsonb
-from sqlalchemy import column, func, or_, select, table
+from sqlalchemy import column, func, or_, select, table, text
 from sqlalchemy.orm import Session
 
 from dicom_node.config.sections import WorkerSettings
@@ -173,7 +173,9 @@ def _open_queues(
     full = full_pipelines(session, workers.at_once)
     if not full and not workers.pipelines and passing is None:
         return None
-    names = session.scalars(select(_TICKETS.c.queue_name).where(_TICKETS.c.status == "todo").distinct())
+    names = session.scalars(
+        select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
+    )
     return [name for name in names if _is_open(name, workers, full, passing)]
 
 

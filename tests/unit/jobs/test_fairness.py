@@ -50,6 +50,19 @@ def test_films_overtake_cines_and_no_cine_waits_for_ever(database: Database) -> 
     assert order(database) == [stat, starving, *films, *reversed(cines)]
 
 
+def test_what_is_urgent_or_much_shorter_passes_a_job_that_runs(database: Database) -> None:
+    queue = JobQueue(database, WORKERS)
+    queued(database, CINE, came=10)
+    running = queue.claim("me")
+    queued(database, CINE, came=9)
+    half = queued(database, CINE / 2, came=8)
+    film, low = queued(database, FILM, came=7), queued(database, FILM, came=6, priority=-1)
+    stat = queued(database, CINE, came=5, priority=1)
+    passed = [queue.claim("me", passing=running) for _ in range(3)]
+    assert [job and job.id for job in passed] == [stat, film, None]
+    assert {half, low} < set(order(database))
+
+
 def test_a_person_puts_a_job_first_that_waits(database: Database) -> None:
     films = [queued(database, FILM, came=10), queued(database, FILM, came=9, priority=1)]
     cine = queued(database, CINE, came=0)
