@@ -81,7 +81,7 @@ def enqueue(session: Session, job: Job) -> None:
     turn_changed(session, job)
 
 
-class Engine(Protocol):
+class QueueEngine(Protocol):
     """Whose turn it is, and whose worker is gone. With a ``session``: in the caller's transaction."""
 
     def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
@@ -283,7 +283,7 @@ class JobQueue:
         return job.tries - 1 if blameless and job.attempts < _LOSSES * self._attempts else job.tries
 
 
-def _engine_for(database: Database, workers: WorkerSettings) -> Engine:
+def _engine_for(database: Database, workers: WorkerSettings) -> QueueEngine:
     if database.is_sqlite:
         return LeaseTable(workers)
     from dicom_node.jobs.procrastinate_engine import ProcrastinateEngine  # only there it is installed
