@@ -34,10 +34,15 @@ class Postgres:
         return f"postgresql+psycopg://node@127.0.0.1:{self._port}/{name}"
 
 
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs, of the newest version that is installed."""
+    folder = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    return str(folder / name)
+
+
 @contextmanager
 def start_postgres() -> Iterator[Postgres]:
     """initdb, start, and stop at the end; as user ``postgres`` when we are root (the server refuses root)."""
-    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     folder = Path(tempfile.mkdtemp(prefix="node-postgres-"))
     as_user: list[str] = []
     if os.geteuid() == 0:
@@ -45,9 +50,9 @@ def start_postgres() -> Iterator[Postgres]:
         as_user = ["runuser", "-u", "postgres", "--"]
     port = free_port()
 
-    def run(program: str, *words: str) -> None:
+    def run(name: str, *words: str) -> None:
         done = subprocess.run(
-            [*as_user, str(programs / program), "-D", str(folder / "data"), *words],
+            [*as_user, program(name), "-D", str(folder / "data"), *words],
             capture_output=True, text=True, timeout=120, check=False, cwd=folder,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
