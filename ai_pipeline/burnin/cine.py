@@ -18,7 +18,7 @@ import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, index_of
-from ai_pipeline.burnin.decide.writing import MeasuredPixels, candidates_of
+from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
 from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
@@ -72,8 +72,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
     if not same_mask:  # results carry one mask for all frames, and the hash is of what lies outside of that
         outside = OutsideDigest()
-        for index in range(count):
-            outside.add(image.stored(index), frames[index], mask)
+        for frame in frames:  # outside of it the sources have been proven to be the same
+            outside.add(frame, frame, mask)
     masks = np.broadcast_to(mask.astype(np.uint8) * 255, (count, *mask.shape))
     return CleanedFrames(
         frames, masks, tuple(marks), plan.readings, widened, blacked_out, outside.hexdigest(), tuple(refilled)
@@ -134,6 +134,7 @@ class _CineWindow(Window):
         fresh = found & ~self.mask
         if fresh.any():
             self.fill(fresh)
+            self.added = None  # nothing was read yet
             self.marks += [
                 replace(mark, frame=self._indices[middle] + 1)
                 for mark in drawn.marks
@@ -141,7 +142,10 @@ class _CineWindow(Window):
             ]
 
     def residue(self) -> list[TextBox]:
-        """The text in projections and outlying frames, in every view of them."""
+        """The text in projections and outlying frames, in every view of them.
+
+        Once they are read whole, from then on the projections around the pixels that were filled last.
+        """
         shown = [self.tables.views(result) for result in self.results]
         self._pictures = [views[0] for views in shown]
         return [box for view in zip(*shown, strict=True) for box in self._residue_of(list(view))]
@@ -154,13 +158,18 @@ class _CineWindow(Window):
             return self.verifier.residue(pictures[0], self.mask, self._kept, self._waves_in(pictures[0]))
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
-        views = [(light, 1.0), (dark, 1.0), (faint, 0.6)]
         measured = MeasuredPixels.of(light, self._waves_in(light))
-        views += [(pictures[index], 1.0) for index in _outlying_frames(pictures, self.mask)]
+        views: list[tuple[Picture, float, Sequence[Box | None]]] = [
+            (view, scale, [None] if self.added is None else surroundings(self.added, scale))
+            for view, scale in ((light, FINEST), (dark, FINEST), (faint, FAINT))
+        ]
+        # Which frames are outlying depends on what is filled: they are read whole.
+        views += [(pictures[index], FINEST, [None]) for index in _outlying_frames(pictures, self.mask)]
         return [
             one.box
-            for view, scale in views
-            for one in candidates_of(view, self.verifier.tools.reader, scale, measured)
+            for view, scale, boxes in views
+            for box in boxes
+            for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box)
             if self.verifier.is_residue(one, self.mask, self._kept)
         ]
 

@@ -57,7 +57,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.4"
+    version = "2.5"
     options: Mapping[str, type] = MappingProxyType(
         {
             "policy": str,

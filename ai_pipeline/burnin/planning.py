@@ -34,7 +34,8 @@ from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
-from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, paint
+from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning, Reading

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ai_pipeline.burnin.decide.meaning import is_setting
 from ai_pipeline.burnin.fill.inpainters import Inpainter, Learned, on_onnx
 from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.find.read_lines import LineMemory
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.models import registry
@@ -47,7 +49,7 @@ def shared_tools(models_dir: Path | None = None, device_rules: Path | None = Non
     network = OnnxRuntime(registry.read(marks.file("mark-finder")), usable_cores())
     generator = on_onnx(registry.read(fill.file("inpainter")), usable_cores())
     return Tools(
-        reader=shared_reader(),
+        reader=shared_reader().remembering(LineMemory(is_setting)),
         finder=MarkFinder(network),
         threshold=float(marks.details["detector"]["threshold"]),
         filler=Learned(fill.id, generator),

@@ -88,12 +88,11 @@ def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], pi
     while True:
         fates = [(text.box.box, goes(text.meaning)) for text in found]
         found = [_with_own_rows(text, fates, goes(text.meaning), picture) for text in found]
-        removed = [text for text in found if goes(text.meaning)]
+        removed = [inner(text.box).box for text in found if goes(text.meaning)]
         cut = {
             index
             for index, text in enumerate(found)
-            if not goes(text.meaning)
-            and any(overlap(inner(text.box).box, inner(one.box).box) > CUT for one in removed)
+            if not goes(text.meaning) and any(overlap(inner(text.box).box, one) > CUT for one in removed)
         }
         if not cut:
             return found
@@ -162,7 +161,7 @@ def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
     upper, lower = sorted((box, other), key=lambda one: centre_of(one)[1])
     first, last = round(centre_of(upper)[1]), round(centre_of(lower)[1])
     rows, columns = index_of((max(box[0], other[0]), first, min(box[2], other[2]), max(last, first + 1)))
-    grey = np.ascontiguousarray(brightest(picture)[rows, columns])
+    grey = np.ascontiguousarray(brightest(picture[rows, columns]))
     square = np.ones((LETTER, LETTER), np.uint8)
     ink = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, square).sum(axis=1, dtype=np.int64)
     if not ink.size or ink.min() >= GAP * ink.mean():

@@ -24,7 +24,8 @@ from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
-from ai_pipeline.burnin.find.text import Line, TextBox, TextReader, high_contrast, looks_like_text
+from ai_pipeline.burnin.find.read_lines import Line, is_wide
+from ai_pipeline.burnin.find.text import TextBox, TextReader, high_contrast, looks_like_text
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.contract import Meaning
 
@@ -32,8 +33,6 @@ FILLED = 0.95
 """Share of a box that is filled pixels, from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
-WIDEST_CHARACTER = 1.3
-"""Mean width of a character, at most (heights of the line): wider ones show that some were not read."""
 FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 WORD_SPACE = 1.5
@@ -48,7 +47,9 @@ MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
 CONTEXT = 64
-"""Margin around changed pixels that is read again with them (pixels)."""
+"""Margin around changed pixels that is read again with them (pixels, of the view's scale)."""
+FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
+"""Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
 LARGE_PICTURE = 1200
 """Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
@@ -73,7 +74,7 @@ class Candidate:
     def read(self, reader: TextReader) -> Line:
         """What is written there. Among what is measured nothing but text that is read whole and surely."""
         line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
-        unsure = line.confidence < SURE or _is_wide(self.box, line)
+        unsure = line.confidence < SURE or is_wide(self.box.length, self.box.height, line)
         return replace(line, legible=False) if self.flow > FILLS and unsure else line
 
 
@@ -110,14 +111,9 @@ def find_texts(
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
     """What a text is for; identity unless all of it was read."""
-    if not line.legible or _is_wide(box, line):
+    if not line.legible or is_wide(box.length, box.height, line):
         return Meaning.IDENTITY
     return meaning_of(line.text, line.confidence, allowed)
-
-
-def _is_wide(box: TextBox, line: Line) -> bool:
-    """Whether a box is too wide for the characters that were read in it."""
-    return box.length > WIDEST_CHARACTER * (len(line.text) + 1) * max(1.0, box.height)
 
 
 def candidates(
@@ -125,21 +121,22 @@ def candidates(
 ) -> list[Candidate]:
     """What may be text in a picture as it is, with enhanced contrast and, if it is large, reduced.
 
-    ``changed``: the picture was read before but for these pixels. Then it is read at its finest only around
-    them, where letters may have been left or made; the other views are read whole all the same.
+    ``changed``: the picture was read before but for these pixels. Then it is read only around them, where
+    letters may have been left or made; reduced as far as the largest letters are, it is read whole.
     """
     measured = MeasuredPixels.of(picture, waves)
-    boxes = [None] if changed is None else _surroundings(changed)
-    found = [one for box in boxes for one in candidates_of(picture, reader, 1.0, measured, box)]
-    found += candidates_of(high_contrast(picture), reader, 0.6, measured)
+    found = []
+    for view, scale in ((picture, FINEST), (high_contrast(picture), FAINT)):
+        boxes = [None] if changed is None else surroundings(changed, scale)
+        found += [one for box in boxes for one in candidates_of(view, reader, scale, measured, box)]
     if min(picture.shape[:2]) >= LARGE_PICTURE:
-        found += candidates_of(picture, reader, 0.35, measured)
+        found += candidates_of(picture, reader, LARGEST, measured)
     return found
 
 
-def _surroundings(mask: Mask) -> Sequence[Box]:
+def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
     """The boxes of the parts of a mask, each with what is around it; parts near to each other share one."""
-    _, stats = components(dilated(mask, 2 * CONTEXT + 1))
+    _, stats = components(dilated(mask, 2 * round(CONTEXT / scale) + 1))
     return component_boxes(stats)
 
 

@@ -49,11 +49,12 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     ``regions`` of the header bound the area where the tissue lies in them.
     """
     grey = brightest(picture)
-    background = _background(picture, grey, drawn)
+    range_around = _range_around(grey)
+    background = _background(picture, grey, (range_around <= NOISE) & ~drawn)
     if background is None:
         return np.ones(grey.shape, np.bool_)
-    uneven = _range_around(grey) > EVEN  # a panel has one colour, tissue has none
-    differs = brightest(cv2.absdiff(picture, np.broadcast_to(background, picture.shape))) > DARKEST
+    uneven = range_around > EVEN  # a panel has one colour, tissue has none
+    differs = brightest(cv2.absdiff(picture, tuple(map(float, np.append(background, 0))))) > DARKEST
     tissue = _tissue(differs & uneven, ~drawn)
     labels, stats = components(tissue)
     area: Mask = np.zeros_like(tissue)
@@ -75,9 +76,8 @@ def thin(grey: Picture) -> Mask:
     return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)
 
 
-def _background(picture: Picture, grey: Picture, drawn: Mask) -> Picture | None:
-    """The colour of the background: the commonest one, if there is enough of it that is flat."""
-    plain = (_range_around(grey) <= NOISE) & ~drawn
+def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
+    """The colour of the background: the commonest of what is ``plain``, if there is enough of it."""
     counts = np.bincount(grey[plain], minlength=256)
     level = int(counts.argmax())
     if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < FEWEST * grey.size:
@@ -105,6 +105,8 @@ def _tissue(bright: Mask, shown: Mask) -> Mask:
         enough = open_ & (among >= SHOWN)
         dense |= enough & (count >= (DENSE if side == WINDOWS[0] else SURE) * among)
         open_ &= ~enough
+        if not open_.any():
+            break
     return np.asarray(
         cv2.morphologyEx(dense.astype(np.uint8), cv2.MORPH_OPEN, np.ones((THIN, THIN), np.uint8)), np.bool_
     )
@@ -113,10 +115,10 @@ def _tissue(bright: Mask, shown: Mask) -> Mask:
 def _between(tissue: Mask) -> Mask:
     """The tissue, and what lies between it both in its row and in its column."""
     filled: Mask = np.ones_like(tissue)
-    for axis in (0, 1):
-        before = np.maximum.accumulate(tissue, axis=axis)
-        after = np.flip(np.maximum.accumulate(np.flip(tissue, axis), axis=axis), axis)
-        filled &= before & after
+    for axis, place in enumerate(np.ogrid[: tissue.shape[0], : tissue.shape[1]]):
+        first = np.expand_dims(tissue.argmax(axis=axis), axis)
+        last = tissue.shape[axis] - 1 - np.expand_dims(np.flip(tissue, axis).argmax(axis=axis), axis)
+        filled &= (first <= place) & (place <= last) & tissue.any(axis=axis, keepdims=True)
     return filled
 
 

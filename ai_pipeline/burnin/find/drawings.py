@@ -39,12 +39,14 @@ SMALLEST = 2
 class Drawings:
     """The drawn pixels by kind, with their soft edges, and one annotation for each connected drawing.
 
-    ``source``: the picture, the detector's maps of it, and the pixels that count as drawn.
+    ``source``: the picture, the detector's maps of it, and the pixels that count as drawn; ``classes``: the
+    class of each of these, if masks and marks follow from it alone.
     """
 
     masks: dict[AnnotationKind, Mask]
     marks: tuple[Annotation, ...]
     source: tuple[Picture, MarkMaps, Mask] | None = None
+    classes: npt.NDArray[np.uint8] | None = None
 
     def without(self, bars: Mask) -> Drawings:
         """The same with no text on ``bars``."""
@@ -53,15 +55,18 @@ class Drawings:
             return self
         picture, maps, drawn = self.source
         masks = {**self.masks, AnnotationKind.TEXT: self.masks[AnnotationKind.TEXT] & ~text}
-        return replace(self, masks=masks, source=(picture, maps, drawn & ~text))
+        return replace(self, masks=masks, source=(picture, maps, drawn & ~text), classes=None)
 
     def classified_apart(self, text: Mask) -> Drawings:
         """The same with ``text`` classified apart from what it touches, as a unit from its colour bar."""
         if self.source is None or not text.any():
             return self
         picture, maps, drawn = self.source
-        classes = np.where(text, _majority_classes(drawn, maps), _majority_classes(drawn & ~text, maps))
-        return _drawings(picture, maps, drawn, _without_bars(classes, picture))
+        apart = np.where(text, _majority_classes(drawn, maps), _majority_classes(drawn & ~text, maps))
+        classes = _without_bars(apart, picture)
+        if self.classes is not None and np.array_equal(classes, self.classes):
+            return self
+        return _drawings(picture, maps, drawn, classes)
 
 
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measured: Mask) -> Drawings:
@@ -105,7 +110,7 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
     ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
     masks[AnnotationKind.SCALE] = extended_bars(picture, masks[AnnotationKind.SCALE])
     masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
-    return Drawings(masks, tuple(marks), (picture, maps, drawn))
+    return Drawings(masks, tuple(marks), (picture, maps, drawn), classes)
 
 
 def grown(mask: Mask) -> Mask:
@@ -119,18 +124,17 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     Text takes precedence (:data:`MAY_BE_TEXT`): the policy clinical removes nothing else.
     """
     labels, stats = components(grown(drawn))  # with soft edges, so that the dots of a line are connected
-    votes = np.stack(
-        [
-            np.bincount(labels[drawn & (maps.classes == number)], minlength=len(stats))
-            for number in range(1, len(KINDS) + 1)
-        ]
-    )
+    own = labels[drawn]
+    places = own * (len(KINDS) + 1) + maps.classes[drawn]
+    votes = np.bincount(places, minlength=len(stats) * (len(KINDS) + 1)).reshape(len(stats), -1).T[1:]
     area = votes.sum(axis=0)
     chosen = votes.argmax(axis=0) + 1
     chosen[votes[0] >= MAY_BE_TEXT * area] = 1
     chosen[area < SMALLEST] = 0
     chosen[0] = 0
-    return np.where(drawn, chosen[labels], 0).astype(np.uint8)
+    classes = np.zeros(drawn.shape, np.uint8)
+    classes[drawn] = chosen[own]
+    return classes
 
 
 def _marks(kind: AnnotationKind, own: Mask, maps: MarkMaps) -> list[Annotation]:

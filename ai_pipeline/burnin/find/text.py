@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from math import ceil, floor
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
+from ai_pipeline.burnin.find.read_lines import Line, LineMemory
 
 CERTAIN_TEXT = 0.5
 """Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
@@ -43,18 +46,6 @@ TILE, OVERLAP = 1536, 160
 """Larger pictures are read in overlapping tiles of this side, so that memory is bounded (pixels)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The text that is read at a place, with the recogniser's mean ``confidence`` (0 to 1).
-
-    The text may be a name: the repr leaves it out.
-    """
-
-    text: str = field(repr=False)
-    confidence: float
-    legible: bool
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TextBox:
     """A place that looks like text.
@@ -67,9 +58,8 @@ class TextBox:
 
     @property
     def box(self) -> Box:
-        left, top = np.floor(self.corners.min(axis=0)).astype(int)
-        right, bottom = np.ceil(self.corners.max(axis=0)).astype(int)
-        return int(left), int(top), int(right), int(bottom)
+        columns, rows = zip(*self.corners.tolist(), strict=True)  # on four corners slower in NumPy
+        return floor(min(columns)), floor(min(rows)), ceil(max(columns)), ceil(max(rows))
 
     @property
     def height(self) -> float:
@@ -90,8 +80,11 @@ class TextBox:
 class TextReader:
     """Finds text and reads it. Constructed once per process; not for several threads at a time.
 
-    ``threads``: cores for one inference; by default all that this process may use, at most 4.
+    ``threads``: cores for one inference; by default all that this process may use, at most 4. ``memory``:
+    lines that are not read again; without it every line is.
     """
+
+    memory: LineMemory | None = None
 
     def __init__(self, threads: int | None = None) -> None:
         from rapidocr import RapidOCR
@@ -159,6 +152,17 @@ class TextReader:
             return Line("", 0.0, legible=False)
         tall = box.height > max(32.0, TALL_SHARE * min(picture.shape[:2]))
         least = 3 if tall else least
+        if self.memory is None:
+            return self._either_way_up(crop, least)
+        return self.memory.line(crop, least, self._either_way_up)
+
+    def remembering(self, memory: LineMemory) -> TextReader:
+        """A reader that runs the same networks, with a memory of its own."""
+        reader = copy(self)
+        reader.memory = memory
+        return reader
+
+    def _either_way_up(self, crop: Picture, least: int) -> Line:
         upright = self._recognise(crop, least)
         if upright.legible:
             return upright

@@ -17,7 +17,8 @@ from ai_pipeline.burnin.decide.whole_lines import (
     without_cut_lines,
 )
 from ai_pipeline.burnin.decide.writing import Text
-from ai_pipeline.burnin.find.text import Line, TextBox, TextReader
+from ai_pipeline.burnin.find.read_lines import Line
+from ai_pipeline.burnin.find.text import TextBox, TextReader
 from ai_pipeline.contract import Meaning
 
 SHAPE = (200, 300)
