@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
+from dicom_node.inbox.spool import Spool
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
@@ -54,6 +57,10 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield Gauge("associations_open", "Associations that are open.", open_ones)
     received = session.scalar(select(func.max(ReceivedObject.id))) or 0
     yield Gauge("objects_received", "Objects received since the database was made.", received)
+    last = session.scalar(select(ReceivedObject.received_at).order_by(ReceivedObject.id.desc()).limit(1))
+    if last is not None:
+        yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
+    yield from _handed_over(settings)
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     waiting = (*OPEN_JOBS, JobState.HELD)
@@ -69,6 +76,16 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     sending = session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
     age = (now - sending).total_seconds() if sending else 0.0
     yield Gauge("deliveries_oldest_seconds", "Age of the oldest result that is on its way.", age)
+
+
+def _handed_over(settings: Settings) -> Iterator[Gauge]:
+    """What listeners acknowledged and nobody has indexed: durable in the folder, not yet in the database."""
+    waiting = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20).pending()
+    yield Gauge("objects_waiting", "Acknowledged objects that are not indexed.", len(waiting))
+    age = 0.0
+    with suppress(FileNotFoundError):  # indexed at this moment
+        age = max(time.time() - waiting[0].stat().st_mtime, 0.0) if waiting else 0.0
+    yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", age)
 
 
 def not_ready(session: Session, settings: Settings) -> str:

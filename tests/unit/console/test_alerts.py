@@ -1,0 +1,131 @@
+"""The alert rules for Prometheus ask for numbers that there are, and are raised by what they are for."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.config.settings import Settings
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.monitoring.disk import DiskForecast
+from dicom_node.services.console import metrics
+from dicom_node.store.tables import Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.store.transitions import utc_now
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+
+FILE = Path(__file__).resolve().parents[3] / "config" / "alerts.yaml"
+_NUMBER = r"dicom_node_(\w+)(?:\{(\w+)=\"(\w+)\"\})?"
+_EXPRESSION = re.compile(rf"{_NUMBER} ([<>]) (?:(\d+)|{_NUMBER})")
+_COMPARED: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, ">": operator.gt}
+
+
+@pytest.fixture(scope="module")
+def rules() -> dict[str, str]:
+    """The expression of each alert that asks for numbers of ours."""
+    yaml = pytest.importorskip("yaml")
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    [group] = content["groups"]
+    for rule in group["rules"]:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
+        assert rule["labels"]["severity"] in ("warning", "critical")
+    found = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert found.pop("NobodyAnswers") == 'up{job="dicom-node"} == 0'
+    return found
+
+
+@pytest.fixture
+def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """A node that has received a study and delivered its result, with a disk that lasts."""
+    monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 400.0))
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    with inbox.database.write() as session:
+        [job] = inbox.jobs()
+        result = Result(
+            study_id=job.study_id, job_id=job.id, kind="sr", sop_instance_uid="1.2.3", sop_class_uid="1.2",
+            series_instance_uid="1.2.8", path="results/x", sha256="", bytes=1, created_at=utc_now(),
+        )  # fmt: skip
+        session.add(result)
+        session.flush()
+        session.add(
+            Delivery(
+                result_id=result.id, destination="pacs", state=DeliveryState.CONFIRMED, next_at=utc_now()
+            )
+        )
+    yield inbox
+
+
+def raised(inbox: Inbox, rules: dict[str, str], settings: Settings | None = None) -> set[str]:
+    """The alerts whose expression holds now. Fails where one asks for what there is not."""
+    with inbox.database.read() as session:
+        numbers = {
+            (one.name, *(one.labels[0] if one.labels else (None, None))): one.value
+            for one in metrics.gauges(session, settings or inbox.settings)
+        }
+    found = set()
+    for alert, expression in rules.items():
+        asked = _EXPRESSION.fullmatch(expression)
+        assert asked, expression
+        limit = float(asked[5]) if asked[5] else numbers[asked[6], asked[7], asked[8]]
+        if _COMPARED[asked[4]](numbers[asked[1], asked[2], asked[3]], limit):
+            found.add(alert)
+    return found
+
+
+def test_a_node_in_order_raises_none(filled: Inbox, rules: dict[str, str]) -> None:
+    assert len(rules) >= 9
+    assert raised(filled, rules) == set()
+
+
+def test_each_alert_is_raised_by_what_it_is_for(
+    filled: Inbox, rules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_day_ago = utc_now() - timedelta(days=1)
+
+    def change(table: type[Any], **values: Any) -> None:
+        with filled.database.write() as session:
+            for row in session.query(table):
+                for name, value in values.items():
+                    setattr(row, name, value)
+
+    change(ReceivedObject, received_at=a_day_ago)
+    assert raised(filled, rules) == {"NothingIsReceived"}
+    change(ReceivedObject, received_at=utc_now())
+    change(Job, created_at=a_day_ago)
+    assert raised(filled, rules) == {"JobsWaitLong"}
+    change(Job, created_at=utc_now())
+    change(Delivery, state=DeliveryState.PENDING)
+    change(Result, created_at=a_day_ago)
+    assert raised(filled, rules) == {"ResultsWaitLong"}
+    change(Delivery, state=DeliveryState.DEAD)
+    assert raised(filled, rules) == {"DeadLetters"}
+    change(Delivery, state=DeliveryState.CONFIRMED)
+    for state, alert in (
+        (StudyState.FAILED, "StudiesFailed"),
+        (StudyState.QUARANTINED, "StudiesInQuarantine"),
+    ):
+        change(Study, state=state)
+        assert raised(filled, rules) == {alert}
+    change(Study, state=StudyState.DELIVERED)
+    filled.receive(ultrasound("two"))
+    assert raised(filled, rules) == set()
+    [waiting] = filled.spool.pending()
+    os.utime(waiting, (time.time() - 600, time.time() - 600))
+    assert raised(filled, rules) == {"ObjectsAreNotIndexed"}
+    filled.index()
+    monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 3.0))
+    full = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
+    assert raised(filled, rules, filled.settings.model_copy(update={"spool": full})) == {
+        "DiskFillsUp",
+        "DiskIsFull",
+    }
