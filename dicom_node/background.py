@@ -41,7 +41,7 @@ from dicom_node.store import leases
 from dicom_node.store.database import Database
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.comparison import reconcile
-from dicom_node.studies.purge import purge
+from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
 
 _LOGGER = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class Background:
             timers.append((self._watch_database, 30.0))
             timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
             timers.append((self._once_a_site(report_silence), 600.0))
-            hourly = (purge, forget_old, forget_past, forget_removed, forget_requests)
+            hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in hourly]
             compare = self._when_held(_RECEIVING, self._compare_spool)
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))

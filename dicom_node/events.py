@@ -72,6 +72,7 @@ STUDY_RELEASED = EventType(2014, _WARNING, "a person released the study from qua
 STUDY_MOVED = EventType(2015, _INFO, "study changed its state")
 RECOVERY_SCANNED = EventType(2020, _INFO, "spool scanned after start")
 SPOOL_PURGED = EventType(2021, _INFO, "spool purged of confirmed studies")
+RESULTS_PURGED = EventType(2022, _INFO, "files of results deleted after spool.result_days")
 SPOOL_DIFFERS = EventType(2030, _ERROR, "spool and index differ: database or disk lost objects")
 OBJECTS_REINDEXED = EventType(2031, _WARNING, "a person put objects back that the database did not know")
 DATABASE_REPLACED = EventType(

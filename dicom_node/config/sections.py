@@ -92,6 +92,17 @@ class AssemblySettings(Section):
     """The same for ultrasound, where the examination goes on between images."""
 
 
+class SpoolSettings(Section):
+    """``[spool]``: received objects and built results on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+    result_days: float = Field(400, ge=1)
+    """How long files of results stay after all of them were confirmed, and until the images are gone."""
+
+
 class WorkerSettings(Section):
     """``[workers]``: processes that run the models."""
 

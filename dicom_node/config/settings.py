@@ -33,6 +33,7 @@ from dicom_node.config.sections import (
     OutboxSettings,
     PrivacySettings,
     Secret,
+    SpoolSettings,
     WorkerSettings,
 )
 from dicom_node.config.sections import Section as _Section
@@ -127,15 +128,6 @@ class ConsoleSettings(_Section):
     """Largest upload (MiB), and what a ZIP in it may be when unpacked."""
     metrics_token: Secret = Field("", validate_default=True)
     """Bearer token for /metrics, by ${VAR}; empty: only this machine may read them."""
-
-
-class SpoolSettings(_Section):
-    """``[spool]``: received objects on disk."""
-
-    minimum_free_mib: int = Field(1024, ge=0)
-    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
-    keep_days: float = Field(14, ge=0)
-    """How long received objects stay after all results were confirmed."""
 
 
 class PeerSettings(_Section):

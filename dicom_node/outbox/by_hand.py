@@ -38,6 +38,9 @@ def retry(session: Session, delivery_id: int) -> None:
         raise NotAllowedNow(f"delivery {delivery_id}: its study stands in quarantine, release that first")
     if results.withdrawn(session, [delivery.result_id]):
         raise NotAllowedNow(f"delivery {delivery_id}: its result was withdrawn, it is sent nowhere")
+    session.refresh(delivery.result, with_for_update={"read": True})  # its file may be going at this moment
+    if delivery.result.purged:
+        raise NotAllowedNow(f"delivery {delivery_id}: the file was deleted after spool.result_days")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
         study = delivery.result.study_id
@@ -133,11 +136,13 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
 
 
 def _newest(session: Session, study_id: int) -> list[Result]:
-    """Results that no other one replaces."""
+    """Results that no other one replaces, and whose files are here."""
     rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
     replaced = {row.supersedes for row in rows}
     gone = results.withdrawn(session, [row.id for row in rows])
-    return [row for row in rows if row.sop_instance_uid not in replaced and row.id not in gone]
+    return [
+        row for row in rows if row.sop_instance_uid not in replaced and row.id not in gone and not row.purged
+    ]
 
 
 def _fits(row: Result, peer: PeerSettings, others: Collection[str]) -> bool:

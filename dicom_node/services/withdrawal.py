@@ -85,7 +85,9 @@ def withdraw(
         study = find_study(session, study_instance_uid)
         session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
         chosen = _chosen(session, study.id, results)
-        told = [row for row in chosen if not row.deidentified and _arrived(row) & _iocm(settings)]
+        # A note names what the files say: where they are gone, a person removes the results from the PACS.
+        named = [row for row in chosen if not row.deidentified and not row.purged]
+        told = [row for row in named if _arrived(row) & _iocm(settings)]
         notes = []
         if told:
             paths = [data_dir / row.path for row in told]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
-from sqlalchemy import exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, exists, select
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.events import RESULT_BUILT, RESULT_EXISTS
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Instance, Job, Result
+from dicom_node.store.tables import Delivery, Instance, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import record
 
 
@@ -80,3 +81,34 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
     chosen = select(Instance.sop_instance_uid, Instance.attributes).order_by(Instance.id)
     purged = session.execute(chosen.where(Instance.study_id == study_id, Instance.purged))
     return {uid: attributes.get("InstanceNumber", "") for uid, attributes in purged if uid in had}
+
+
+def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
+    """Results whose files may go, their studies locked: all of the study have reached who gets them before.
+
+    Not while an object of the study is here: a job on it may want its results to go to a further destination.
+    """
+    chosen = _outdated(before)
+    found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
+    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
+    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    return list(session.scalars(chosen.where(Result.study_id.in_(locked)).order_by(Result.id)))
+
+
+def _outdated(before: datetime) -> Select[Result]:
+    other = aliased(Result)
+    sent = exists().where(other.study_id == Study.id, Delivery.result_id == other.id)
+    finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+    return (
+        select(Result)
+        .join(Result.study)
+        .where(
+            Result.purged.is_(False),
+            Study.state.in_(END_STATES - {StudyState.QUARANTINED}),
+            ~exists().where(other.study_id == Study.id, other.created_at >= before),
+            ~sent.where(Delivery.state.not_in(finished)),
+            ~sent.where(Delivery.confirmed_at >= before),
+            ~exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.purged.is_(False)),
+        )
+    )

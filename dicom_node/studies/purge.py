@@ -1,6 +1,6 @@
 """No archive: received objects are deleted when all results of their study are confirmed, never before.
 
-The readings of their burned-in annotation are deleted with them.
+The readings of their burned-in annotation are deleted with them, the files of results later.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.events import SPOOL_PURGED
-from dicom_node.store import intake
+from dicom_node.events import RESULTS_PURGED, SPOOL_PURGED
+from dicom_node.store import intake, results
 from dicom_node.store.burned_in import readings, reviews
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
@@ -43,6 +43,26 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
         with database.write() as session:
             record(session, SPOOL_PURGED, objects=total)
     return total
+
+
+def purge_results(database: Database, settings: Settings, now: datetime | None = None) -> int:
+    """Delete files of results that are older than ``spool.result_days``; returns how many. Their rows stay.
+
+    A file goes before its row says so: one that a crash left without file is found again the next time.
+    """
+    before = (now or utc_now()) - timedelta(days=settings.spool.result_days)
+    total = 0
+    while True:
+        with database.write() as session:
+            rows = results.lock_outdated(session, before, _BATCH)
+            for row in rows:
+                _delete(settings.node.data_dir / row.path)
+                row.purged = True
+            if rows:
+                record(session, RESULTS_PURGED, results=len(rows))
+        if not rows:
+            return total
+        total += len(rows)
 
 
 def purge_now(

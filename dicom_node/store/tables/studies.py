@@ -173,6 +173,7 @@ class Result(Base):
     path: Mapped[str] = mapped_column(Text)
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
+    purged: Mapped[bool] = mapped_column(default=False)  # its file was deleted after spool.result_days
     supersedes: Mapped[str] = mapped_column(String(64), default="")
     deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
     pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only

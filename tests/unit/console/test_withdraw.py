@@ -107,6 +107,17 @@ def test_the_note_names_what_is_withdrawn_and_why(
         assert [(row.destination, row.state) for row in sent] == [("pacs", S.PENDING)]
 
 
+def test_what_has_no_file_any_more_is_named_for_removal_by_hand(console: ConsoleLab) -> None:
+    with console.database.write() as session:
+        for row in session.scalars(select(Result)):
+            (console.settings.node.data_dir / row.path).unlink()
+            row.purged = True
+    before = [row.sop_instance_uid for row in results(console)]
+    by_hand = withdraw(console)
+    assert set(by_hand["pacs"]) == set(before)
+    assert ResultKind.REJECTION not in {row.kind for row in results(console)}
+
+
 @pytest.mark.debian("dicom3tools")
 def test_the_note_is_valid(console: ConsoleLab) -> None:
     withdraw(console)

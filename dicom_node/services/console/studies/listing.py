@@ -200,8 +200,9 @@ def _results(session: Session, number: int) -> list[View]:
     return [
         {
             **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
+            "purged": row.purged,
             "withdrawn": row.id in gone,
-            "has_pixels": row.id not in gone and row.kind in _PICTURES,
+            "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
             "deliveries": deliveries.get(row.id, []),
         }
         for row in rows

@@ -65,7 +65,8 @@ def _image(session: Session, number: int) -> Shown | None:
 
 def _result(session: Session, number: int) -> Shown | None:
     row = session.get(Result, number)
-    return None if row is None else Shown(Path(row.path), row.study_id, row.kind.value)
+    gone = row is None or row.purged
+    return None if row is None or gone else Shown(Path(row.path), row.study_id, row.kind.value)
 
 
 def _received(session: Session, number: int) -> Shown | None:
