@@ -21,7 +21,7 @@ from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.registry import find, read
 
 MODEL: Final = "ultrasound-despeckle-residual"
-STEP = 4
+STEP = 8
 """Rows and columns of the network's input are multiples of this."""
 GREY = 12
 """Range of a pixel's three channels up to which it is grey (of 255): flow and coloured marks stay."""

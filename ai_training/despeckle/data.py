@@ -22,11 +22,13 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True, slots=True)
 class SpeckleMix:
     """What a batch is made of. ``side`` of a crop in pixels; ``physical``: the share with the physical model,
-    on frames reduced to a half, whose own speckle is averaged away; the rest is the published model."""
+    on frames reduced to a half, whose own speckle is averaged away; the rest is the published model, on
+    frames reduced by a factor from ``smallest`` to 1."""
 
     crops: int = 4
     side: int = 256
     physical: float = 0.0
+    smallest: float = 1.0
 
 
 class SpeckleBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -48,8 +50,9 @@ class SpeckleBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def _pair(self, random: np.random.Generator) -> tuple[Floats, Floats]:
         frame = self._frames[int(random.integers(len(self._frames)))]
         physical = random.random() < self._mix.physical
-        if physical:
-            size = frame.shape[1] // 2, frame.shape[0] // 2
+        scale = 0.5 if physical else random.uniform(self._mix.smallest, 1)
+        if scale < 1:
+            size = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
             frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
         crop = _crop(_shares(frame), self._mix.side, random)
         if physical:

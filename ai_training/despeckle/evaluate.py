@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from skimage.metrics import structural_similarity
@@ -17,11 +16,11 @@ from skimage.metrics import structural_similarity
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.registry import find
+from ai_training.despeckle.afterwards.heads import head_scores
 from ai_training.despeckle.classical import filters
 from ai_training.despeckle.compared import compared_cards
-from ai_training.despeckle.heads import head_scores
 from ai_training.despeckle.regions import Texture, texture
-from ai_training.despeckle.speckle import SIGMAS, rayleigh, scattered
+from ai_training.despeckle.speckle import SIGMAS, rayleigh, reduced, scattered
 from ai_training.errors import DataMissing
 from ai_training.fetal.data import head_images
 from ai_training.fetal.export import ID as HEADS
@@ -33,8 +32,6 @@ Floats = npt.NDArray[np.float32]
 Filter = Callable[[Floats], Floats]
 SLOW = ("BM3D",)
 """Filters that outline no heads here: ten seconds a frame."""
-WIDE = 256
-"""Pixels across of frames that speckle is put on: the published size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +78,14 @@ def _networks(models_dir: Path | None) -> dict[str, Filter]:
 
 
 def _noise(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:
-    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`WIDE` pixels wide."""
+    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`speckle.WIDE` pixels wide."""
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):
         random = np.random.default_rng(5)
         psnr, ssim, seconds = [], [], []
         for number, frame in enumerate(frames):
             report(number / len(frames), f"speckle {name}")
-            below = _reduced(frame.picture)
+            below = reduced(frame.picture)
             noisy = scattered(below, random) if name == "physical" else rayleigh(below, float(name), random)
             began = time.perf_counter()
             cleaned = np.clip(made(noisy), 0, 1)
@@ -98,12 +95,6 @@ def _noise(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, 
         found[name] = {"psnr": _mean(psnr, frames), "ssim": _mean(ssim, frames)}
         found["seconds"] = round(float(np.median(seconds)), 4)
     return found
-
-
-def _reduced(picture: Floats) -> Floats:
-    rows, columns = picture.shape
-    size = (WIDE, round(rows * WIDE / columns))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _texture(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from ai_training.despeckle.data import SpeckleBatches, SpeckleMix
 from ai_training.despeckle.loss import DespeckleLoss, loss_of
-from ai_training.despeckle.speckle import SIGMAS, rayleigh
+from ai_training.despeckle.speckle import SIGMAS, rayleigh, reduced
 from ai_training.errors import ExperimentError
 from ai_training.fetal.data import head_images, read_grey
 from ai_training.networks.despeckle import NETWORKS, STEP
@@ -58,10 +58,11 @@ def recipe_of(loss: str, iterations: int | None, seed: int, threads: int, worker
     """The published recipe with this loss; of ``task`` that of our residual network, which ships."""
     made = DespeckleRecipe(loss=DespeckleLoss(loss), seed=seed, threads=threads, workers=workers)
     if made.loss is DespeckleLoss.TASK:
-        mix = SpeckleMix(crops=8, side=128, physical=0.3)
+        mix = SpeckleMix(crops=8, side=96, physical=0.2, smallest=0.4)
         made = replace(
-            made, network="residual", mix=mix, learning_rate=4e-3, iterations=1500, validate_every=500
+            made, network="residual", mix=mix, learning_rate=1.5e-3, iterations=7000, task_every=8, ema=0.998
         )
+        made = replace(made, validate_every=500)
     return made if iterations is None else replace(made, iterations=iterations)
 
 
@@ -96,7 +97,9 @@ class _DespeckleRun(TrainingRun):
         perceives = recipe.loss in {DespeckleLoss.L1_PERCEPTUAL, DespeckleLoss.L2_PERCEPTUAL}
         self.perception = Perception() if perceives else None
         images = head_images(data, "val")[:VALIDATED]
-        self.validation = [read_grey(image.picture).astype(np.float32) / 255 for image in images]
+        self.validation = [
+            reduced(read_grey(image.picture).astype(np.float32) / np.float32(255)) for image in images
+        ]
         network = NETWORKS[recipe.network]()
         optimiser = torch.optim.Adam(network.parameters(), recipe.learning_rate)
         plan = Plan(recipe.iterations, recipe.learning_rate, 0.1, recipe.validate_every, recipe.ema, 1.0)

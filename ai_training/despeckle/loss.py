@@ -12,6 +12,8 @@ from ai_training.networks.perception import Perception
 
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of MS-SSIM, from the finest scale on (Z. Wang et al., Asilomar 2003)."""
+NEGLIGIBLE = 1e-5
+"""Mean square error, 50 dB below white, under which less is no longer worth much."""
 PERCEPTUAL = 0.02
 """Of the features' mean difference beside that of the values."""
 
@@ -30,13 +32,19 @@ def loss_of(made: Tensor, truth: Tensor, loss: DespeckleLoss, perception: Percep
     if loss is DespeckleLoss.L1_MS_SSIM:
         return 0.16 * l1_loss(made, truth) + 0.84 * (1 - ms_ssim(made, truth))  # H. Zhao et al., 2017
     if loss is DespeckleLoss.TASK:
-        return l1_loss(made, truth) + 0.1 * (1 - ms_ssim(made, truth, SCALES[:3]))
+        return 0.1 * decibels(made, truth) + 0.1 * (1 - ms_ssim(made, truth, SCALES[:3]))
     assert perception is not None
     values = l1_loss(made, truth) if loss is DespeckleLoss.L1_PERCEPTUAL else mse_loss(made, truth)
     with torch.no_grad():
         wanted = perception.layers(_as_rgb(truth))
     pairs = zip(perception.layers(_as_rgb(made)), wanted, strict=True)
     return values + PERCEPTUAL * torch.stack([l1_loss(have, want) for have, want in pairs]).sum()
+
+
+def decibels(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean square error of each picture in dB above :data:`NEGLIGIBLE`, mean over pictures: so little noise
+    counts as much as strong."""
+    return 10 * torch.log10(1 + (made - truth).square().mean((1, 2, 3)) / NEGLIGIBLE).mean()
 
 
 def ms_ssim(made: Tensor, truth: Tensor, scales: tuple[float, ...] = SCALES) -> Tensor:

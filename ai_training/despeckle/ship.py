@@ -13,9 +13,9 @@ from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find
+from ai_training.despeckle.afterwards.heads import head_scores
 from ai_training.despeckle.export import export_despeckler, name_of, write_card
 from ai_training.despeckle.fit import DespeckleRecipe, train
-from ai_training.despeckle.heads import head_scores
 from ai_training.fetal.export import ID as HEADS
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.progress import Report, silent

@@ -12,8 +12,17 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 SIGMAS = (0.10, 0.25, 0.50, 0.75)
 """Scales of the Rayleigh factor in the published work."""
+WIDE = 256
+"""Pixels across of the published pictures."""
 RANGE_DB = 60.0
 """Dynamic range between black and white."""
+
+
+def reduced(picture: Floats) -> Floats:
+    """The picture :data:`WIDE` pixels across."""
+    rows, columns = picture.shape
+    size = (WIDE, round(rows * WIDE / columns))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def rayleigh(picture: Floats, sigma: float, random: np.random.Generator) -> Floats:
