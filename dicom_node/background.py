@@ -35,6 +35,7 @@ from dicom_node.monitoring.past import forget_past
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
+from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store import leases
@@ -206,6 +207,7 @@ class Background:
             timers.append((self._watch_database, 30.0))
             timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
             timers.append((self._once_a_site(report_silence), 600.0))
+            timers.append((self._once_a_site(report_overdue), 300.0))
             hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in hourly]
             compare = self._when_held(_RECEIVING, self._compare_spool)

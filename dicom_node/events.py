@@ -111,6 +111,10 @@ RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it mig
 
 RESULT_WITHDRAWN = EventType(4030, _WARNING, "a person withdrew a result")
 
+RESULTS_HELD = EventType(4040, _INFO, "results wait until a person has accepted them")
+ASSESSMENT_OVERDUE = EventType(4041, _ERROR, "results wait for a person for longer than outbox.assess_hours")
+RESULTS_ASSESSED = EventType(4042, _INFO, "a person accepted or rejected results that waited for it")
+
 DELIVERY_SENT = EventType(5001, _INFO, "object sent")
 DELIVERY_CONFIRMED = EventType(5002, _INFO, "object confirmed in the destination")
 DELIVERY_RETRIED = EventType(5003, _WARNING, "delivery failed, will be tried again")
@@ -131,6 +135,8 @@ COMMITMENT_UNKNOWN = EventType(5015, _WARNING, "storage commitment report that f
 COMMITMENT_SET_ASIDE = EventType(
     5016, _ERROR, "storage commitment report cannot be entered: set aside, as if it had not come"
 )
+DELIVERY_HELD = EventType(5017, _INFO, "delivery waits again until a person has accepted the result")
+DELIVERY_FREED = EventType(5018, _INFO, "a person accepted the result: it is delivered")
 DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )

@@ -135,6 +135,15 @@ class WorkerSettings(Section):
         return not self.pipelines or pipeline in self.pipelines
 
 
+class SpoolSettings(Section):
+    """``[spool]``: received objects on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+
+
 class OutboxSettings(Section):
     """``[outbox]``: delivery of results."""
 
@@ -152,6 +161,9 @@ class OutboxSettings(Section):
     """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
     stop_seconds: float = Field(20, ge=0, le=25)
     """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
+
+    assess_hours: float = Field(24, ge=0)
+    """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
 
     def seconds_for(self, size: int) -> float:
         """How long the sending of ``size`` bytes and the answer to it may take."""

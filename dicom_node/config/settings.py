@@ -320,6 +320,8 @@ class RuleSettings(_Section):
     """Peers whose secondary captures count as images (a frame grabber; "console": what is uploaded)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
+    assess_first: bool = False
+    """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
 
 
 class Settings(_Section):

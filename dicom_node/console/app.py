@@ -26,7 +26,7 @@ from dicom_node.console.routes import (
     upload,
     work,
 )
-from dicom_node.console.routes.programs import api, configuration, machines
+from dicom_node.console.routes.programs import api, assessments, configuration, machines
 from dicom_node.console.routes.programs import reviews as review_programs
 from dicom_node.console.web.access import API, NotSignedIn, Site, csrf_of, see_other, visit
 from dicom_node.console.web.limits import Guarded
@@ -53,6 +53,7 @@ _PAGES = (
     machines,
     api,
     configuration,
+    assessments,
     review_programs,
 )
 _STATUSES: Mapping[type[NodeError], int] = {

@@ -88,6 +88,7 @@ def _add(session: Session, study: Study, decision: RuleDecision, seconds: float)
         destinations=list(rule.send_to),
         source_uids=list(decision.source_uids),
         priority=_priority(study, rule),
+        assess_first=rule.assess_first,
         cost_seconds=seconds,
         state=JobState.HELD if decision.held_reason else JobState.QUEUED,
         reason=decision.held_reason,

@@ -60,6 +60,7 @@ class ClaimedJob:
     analysed_at: datetime | None = None
     priority: int = 0
     cost_seconds: float = 1.0
+    assess_first: bool = False
 
 
 def enqueue(session: Session, job: Job) -> None:
@@ -293,7 +294,7 @@ def _engine_for(database: Database, workers: WorkerSettings) -> QueueEngine:
 
 def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:
     same = ("id", "tries", "study_id", "study_revision", "rule", "pipeline", "accepted", "reason")
-    more = ("analysed_at", "priority", "cost_seconds")
+    more = ("analysed_at", "priority", "cost_seconds", "assess_first")
     return ClaimedJob(
         **{name: getattr(job, name) for name in (*same, *more)},
         owner=job.lease_owner,

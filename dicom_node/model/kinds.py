@@ -74,11 +74,19 @@ class Counted(StrEnum):
 
 
 class ReaderVerdict(StrEnum):
-    """What a person says of a finding, whether the AI called it present or absent."""
+    """A person's assessment of a finding, whether the AI called it present or absent (IHE AIRA's words)."""
 
-    RIGHT = "right"
-    WRONG = "wrong"
+    ACCEPTED = "accepted"
+    MODIFIED = "modified"  # it is there, but its place, extent or number is another
+    REJECTED = "rejected"
     MISSING = "missing"  # the AI says nothing of it, and it is there
+
+
+class HoldVerdict(StrEnum):
+    """What a person decided of a result that was held until then."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"  # it goes nowhere
 
 
 class ReviewCause(StrEnum):
@@ -107,6 +115,7 @@ class Occasion(StrEnum):
     DISK = "disk"
     SILENCE = "silence"  # a peer with ``silent_hours``
     DRIFT = "drift"
+    ASSESSMENT = "assessment"  # results that wait for a person for longer than outbox.assess_hours
 
 
 class NotificationState(StrEnum):
@@ -151,6 +160,7 @@ class AuditAction(StrEnum):
     NOTIFIER_TESTED = "notifier_tested"
     NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again
     FEEDBACK_GIVEN = "feedback_given"
+    RESULTS_ASSESSED = "results_assessed"  # held ones: accepted or rejected
     CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"

@@ -16,6 +16,7 @@ class StudyState(StrEnum):
     COMPLETE = "complete"
     QUEUED = "queued"
     RUNNING = "running"
+    UNASSESSED = "unassessed"  # results wait until a person has accepted them
     DELIVERING = "delivering"
     DELIVERED = "delivered"
     NOT_APPLICABLE = "not_applicable"
@@ -39,6 +40,7 @@ class JobState(StrEnum):
 class DeliveryState(StrEnum):
     """One result object on its way to one destination."""
 
+    UNASSESSED = "unassessed"  # leaves once a person has accepted the result
     PENDING = "pending"
     SENDING = "sending"
     UNCONFIRMED = "unconfirmed"  # the peer said Success (or might have): to be confirmed
@@ -53,14 +55,18 @@ _S, _J, _D = StudyState, JobState, DeliveryState
 # A late object may reopen a study from every state but quarantine; a conflict may quarantine it from every
 # state; only a person releases it from there.
 _LATE: frozenset[StudyState] = frozenset({_S.RECEIVING, _S.QUARANTINED})
-_BY_HAND: frozenset[StudyState] = _LATE | {_S.QUEUED, _S.RUNNING, _S.DELIVERING, _S.DELIVERED, _S.FAILED}
+_BY_HAND: frozenset[StudyState] = _LATE | {
+    _S.QUEUED, _S.RUNNING, _S.UNASSESSED, _S.DELIVERING, _S.DELIVERED, _S.FAILED,
+}  # fmt: skip
+_ENDS: frozenset[StudyState] = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED, _S.CANCELLED})
 
 STUDY: Mapping[StudyState, frozenset[StudyState]] = {
     _S.RECEIVING: frozenset({_S.COMPLETE, _S.QUARANTINED}),
     _S.COMPLETE: _LATE | {_S.QUEUED, _S.NOT_APPLICABLE},
-    _S.QUEUED: _LATE | {_S.RUNNING, _S.DELIVERING, _S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED, _S.CANCELLED},
-    _S.RUNNING: _LATE | {_S.QUEUED, _S.DELIVERING, _S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED, _S.CANCELLED},
-    _S.DELIVERING: _LATE | {_S.QUEUED, _S.RUNNING, _S.DELIVERED, _S.NOT_APPLICABLE, _S.FAILED, _S.CANCELLED},
+    _S.QUEUED: _LATE | _ENDS | {_S.RUNNING, _S.UNASSESSED, _S.DELIVERING},
+    _S.RUNNING: _LATE | _ENDS | {_S.QUEUED, _S.UNASSESSED, _S.DELIVERING},
+    _S.UNASSESSED: _LATE | _ENDS | {_S.QUEUED, _S.RUNNING, _S.DELIVERING},
+    _S.DELIVERING: _LATE | _ENDS | {_S.QUEUED, _S.RUNNING, _S.UNASSESSED},
     _S.DELIVERED: _BY_HAND - {_S.DELIVERED},
     _S.NOT_APPLICABLE: _BY_HAND | {_S.CANCELLED},
     _S.FAILED: _BY_HAND - {_S.FAILED} | {_S.CANCELLED, _S.NOT_APPLICABLE},
@@ -79,12 +85,13 @@ JOB: Mapping[JobState, frozenset[JobState]] = {
 }
 
 DELIVERY: Mapping[DeliveryState, frozenset[DeliveryState]] = {
+    _D.UNASSESSED: frozenset({_D.PENDING, _D.CANCELLED, _D.DISCARDED}),
     _D.PENDING: frozenset({_D.SENDING, _D.CANCELLED, _D.DEAD, _D.DISCARDED}),
     _D.SENDING: frozenset({_D.PENDING, _D.UNCONFIRMED, _D.CONFIRMED, _D.DEAD, _D.CANCELLED}),
     _D.UNCONFIRMED: frozenset({_D.CONFIRMED, _D.PENDING, _D.DEAD}),
     _D.CONFIRMED: frozenset(),
     _D.DEAD: frozenset({_D.PENDING, _D.DISCARDED, _D.CONFIRMED}),  # by a report that came too late
-    _D.CANCELLED: frozenset({_D.PENDING}),
+    _D.CANCELLED: frozenset({_D.PENDING, _D.UNASSESSED}),
     _D.DISCARDED: frozenset({_D.PENDING}),
 }
 
@@ -96,14 +103,16 @@ END_STATES = frozenset({_S.DELIVERED, _S.NOT_APPLICABLE, _S.QUARANTINED, _S.FAIL
 def study_state(jobs: Iterable[JobState], deliveries: Iterable[DeliveryState]) -> StudyState:
     """Where a study stands, read from its jobs (of the newest revision) and its deliveries.
 
-    The first that holds: something runs, something waits, something is on its way, something failed,
-    all was cancelled, or discarded before anything arrived; nothing applied; else it is delivered.
+    The first that holds: something runs, something waits, something is on its way, something waits for a
+    person's assessment, something failed, all was cancelled, or discarded before anything arrived; nothing
+    applied; else it is delivered.
     """
     job_states, delivery_states = set(jobs), set(deliveries)
     for state, holds in (
         (_S.RUNNING, _J.RUNNING in job_states),
         (_S.QUEUED, _J.QUEUED in job_states),
         (_S.DELIVERING, bool(delivery_states & OPEN_DELIVERIES)),
+        (_S.UNASSESSED, _D.UNASSESSED in delivery_states),
         (_S.FAILED, _J.FAILED in job_states or _D.DEAD in delivery_states),
         (_S.CANCELLED, bool(job_states) and job_states <= {_J.CANCELLED}),
         (_S.CANCELLED, _D.DISCARDED in delivery_states and _D.CONFIRMED not in delivery_states),

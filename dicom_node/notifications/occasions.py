@@ -34,6 +34,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
     Occasion.DISK: (events.DISK_LOW,),
     Occasion.SILENCE: (events.PEER_SILENT,),
     Occasion.DRIFT: (events.SCORES_DRIFTED,),
+    Occasion.ASSESSMENT: (events.ASSESSMENT_OVERDUE,),
 }
 
 

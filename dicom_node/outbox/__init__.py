@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from dicom_node.outbox.assessed import accept, in_question, mark, reject
 from dicom_node.outbox.by_hand import discard, discard_all, retry, retry_all, send_to
 from dicom_node.outbox.new_deliveries import enqueue
 
-__all__ = ["discard", "discard_all", "enqueue", "retry", "retry_all", "send_to"]
+__all__ = [
+    "accept",
+    "discard",
+    "discard_all",
+    "enqueue",
+    "in_question",
+    "mark",
+    "reject",
+    "retry",
+    "retry_all",
+    "send_to",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -10,14 +10,18 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.kinds import HoldVerdict, ResultKind
 from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
-from dicom_node.store import deliveries, results
+from dicom_node.store import deliveries, held, results
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
 _S = DeliveryState
+_KEPT: Mapping[HoldVerdict | None, str] = {
+    None: "its result waits until a person has accepted it (studies accept)",
+    HoldVerdict.REJECTED: "a person rejected its result, it is sent nowhere",
+}
 
 
 def retry(session: Session, delivery_id: int) -> None:
@@ -41,6 +45,8 @@ def retry(session: Session, delivery_id: int) -> None:
     session.refresh(delivery.result, with_for_update={"read": True})  # its file may be going at this moment
     if delivery.result.purged:
         raise NotAllowedNow(f"delivery {delivery_id}: the file was deleted after spool.result_days")
+    if kept := held.kept(session, [delivery.result_id]):
+        raise NotAllowedNow(f"delivery {delivery_id}: {_KEPT[kept[delivery.result_id]]}")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
         study = delivery.result.study_id
@@ -120,7 +126,10 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         for delivery in row.deliveries
         if delivery.destination == peer.name
     }
-    new = [row for row in fitting if row.id not in known]
+    kept = held.kept(session, [row.id for row in fitting])
+    if None in kept.values():
+        raise NotAllowedNow("the results wait until a person has accepted them (studies accept)")
+    new = [row for row in fitting if row.id not in known and row.id not in kept]
     if not new:
         raise NotAllowedNow(
             f"all results that {peer.name} takes are in its outbox already: send those again there"

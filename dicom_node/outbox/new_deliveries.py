@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings
-from dicom_node.events import DELIVERY_RETRIED
+from dicom_node.events import DELIVERY_HELD, DELIVERY_RETRIED
+from dicom_node.model.kinds import HoldVerdict
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store import deliveries, results
+from dicom_node.store import deliveries, held, results
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import move_delivery, utc_now
+
+_S = DeliveryState
 
 
 def enqueue(
@@ -21,18 +24,27 @@ def enqueue(
     *,
     in_doubt: bool = False,
     by_hand: bool = False,
-) -> None:
+    assess_first: bool = False,
+) -> int:
     """Send a result to these peers, once each however often it is asked; what was held back is sent again.
 
-    A result that a person withdrew goes nowhere.
+    A result that a person withdrew or rejected goes nowhere. Returns how many wait for an assessment.
     ``in_doubt``: it may have been sent before, so a peer that is asked for what it has is asked first.
-    ``by_hand``: a person wants it there, no rule.
+    ``by_hand``: a person wants it there, no rule. ``assess_first``: its rule wants it accepted by a person.
     """
     if results.withdrawn(session, [result.id]):
-        return
+        return 0
+    hold = held.stand(session, result, assess_first)
+    if hold is not None and hold.verdict is HoldVerdict.REJECTED:
+        return 0
+    waits = hold is not None and hold.verdict is None
     for peer in peers:
         ask_first = in_doubt and peer.confirm == "query"
-        delivery = deliveries.add(session, result, peer.name, ask_first=ask_first, by_hand=by_hand)
+        delivery = deliveries.add(
+            session, result, peer.name, ask_first=ask_first, by_hand=by_hand, unassessed=waits
+        )
         if delivery.withdrawn:
+            state, event = (_S.UNASSESSED, DELIVERY_HELD) if waits else (_S.PENDING, DELIVERY_RETRIED)
             wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-            move_delivery(session, delivery, DeliveryState.PENDING, DELIVERY_RETRIED, **wanted)
+            move_delivery(session, delivery, state, event, **wanted)
+    return int(waits)

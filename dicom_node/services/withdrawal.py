@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _S = DeliveryState
 _ARRIVED = (_S.CONFIRMED, _S.UNCONFIRMED)  # or may have
-_WAITS = (_S.PENDING, _S.DEAD)
+_WAITS = (_S.UNASSESSED, _S.PENDING, _S.DEAD)
 _TOLD = OPEN_DELIVERIES | {_S.CONFIRMED}
 
 _BEING_SENT = "a result is being sent right now: try again in a moment"

@@ -114,5 +114,7 @@ class Feedback(Base):
     tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
     decision: Mapped[str] = mapped_column(String(16), default="")  # what the AI said, "" if nothing
     verdict: Mapped[ReaderVerdict]
+    because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
+    report_uid: Mapped[str] = mapped_column(String(64), default="")  # the report that was assessed
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
@@ -21,19 +21,25 @@ _S = DeliveryState
 
 
 def add(
-    session: Session, result: Result, destination: str, *, ask_first: bool = False, by_hand: bool = False
+    session: Session,
+    result: Result,
+    destination: str,
+    *,
+    ask_first: bool = False,
+    by_hand: bool = False,
+    unassessed: bool = False,
 ) -> Delivery:
     """Put a result into the outbox for a peer, due now; once only, however often it is asked.
 
     ``ask_first``: it may have been sent, so the peer is asked for it, and it is sent if it is not there.
-    ``by_hand``: a person wants it there, no rule.
+    ``by_hand``: a person wants it there, no rule. ``unassessed``: it waits until a person has accepted it.
     """
     found = session.scalar(
         select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
     )
     if found is not None:
         return found
-    state = _S.UNCONFIRMED if ask_first else _S.PENDING
+    state = _S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING
     delivery = Delivery(
         result=result, destination=destination, state=state, next_at=utc_now(), reason="", status="",
         by_hand=by_hand,
@@ -49,6 +55,14 @@ def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
         session, delivery, _S.CANCELLED, DELIVERY_WITHDRAWN,
         reason=f"withdrawn: {reason}", withdrawn=True, lease_owner="", lease_until=None,
     )  # fmt: skip
+
+
+def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
+    """What waits for a person of a rule's former results is withdrawn: a newer job made those of ``by``."""
+    former = select(Delivery).join(Delivery.result).join(Job, Job.id == Result.job_id)
+    of_rule = (Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED)
+    for delivery in session.scalars(former.where(*of_rule, Result.id.not_in(by))).all():
+        withdraw(session, delivery, "newer results replace it")
 
 
 def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:

@@ -111,7 +111,8 @@ def pending_deliveries(session: Session, study_id: int) -> Sequence[Delivery]:
     """Results of the study that were not sent yet; notes that take results back are none."""
     chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
     chosen = chosen.where(Result.kind != ResultKind.REJECTION)
-    return session.scalars(chosen.where(Delivery.state == DeliveryState.PENDING)).all()
+    unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
+    return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
 
 
 def next_due(session: Session, now: datetime, silent_since: datetime) -> Study | None:

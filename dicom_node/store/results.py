@@ -15,6 +15,8 @@ from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Instance, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import record
 
+_NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+
 
 def is_result(session: Session, sop_instance_uid: str) -> bool:
     """Whether this node built an object of that UID."""
@@ -57,7 +59,7 @@ def newest_report(
     sent = exists().where(
         Delivery.result_id == Result.id,
         Delivery.destination.in_(destinations),
-        Delivery.state.not_in((DeliveryState.CANCELLED, DeliveryState.DISCARDED)),
+        Delivery.state.not_in(_NEVER_LEFT),
     )
     chosen = (
         select(Result.sop_instance_uid, Result.series_instance_uid, Job.source_uids)

@@ -121,7 +121,7 @@ def feedback(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What readers said of findings at the console: right, wrong or missing, with the model's version."""
+    """How readers assessed findings: accepted, modified, rejected or missing, why, of which version."""
     from dicom_node.services.console.studies import feedback as given
 
     with reading(config) as (session, _):

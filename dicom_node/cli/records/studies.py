@@ -210,6 +210,28 @@ def withdraw(
             say(f"  {one}")
 
 
+@app.command(epilog="Example: dicom-node studies accept 1.2.840.113619.2.1 --config node.toml")
+def accept(uid: StudyArgument, config: Config) -> None:
+    """Accept results that wait for it (assess_first of a rule), or were rejected: they are sent."""
+    from dicom_node.services.console.studies import assessment
+
+    number = assessment.accept(load(config), uid)
+    say(f"Accepted: {number} result{'s' if number != 1 else ''} will be sent.")
+
+
+@app.command(epilog='Example: dicom-node studies reject 1.2.3 --because "wrong side" --config node.toml')
+def reject(
+    uid: StudyArgument,
+    config: Config,
+    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names.")],
+) -> None:
+    """Reject results that wait for an assessment: none of them leaves."""
+    from dicom_node.services.console.studies import assessment
+
+    number = assessment.reject(load(config), uid, because=because)
+    say(f"Rejected: {number} result{'s' if number != 1 else ''} will not be sent.")
+
+
 _DELETED: list[Column] = [
     ("study", lambda row: short(row["study_instance_uid"])),
     ("deleted", lambda row: "yes" if row["deleted"] else "no"),

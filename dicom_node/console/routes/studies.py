@@ -14,7 +14,15 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, withdrawal, work
 from dicom_node.services.console import sign_in
-from dicom_node.services.console.studies import choices, contents, feedback, listing, pictures, viewer
+from dicom_node.services.console.studies import (
+    assessment,
+    choices,
+    contents,
+    feedback,
+    listing,
+    pictures,
+    viewer,
+)
 from dicom_node.services.console.studies.listing import Order, Search
 from dicom_node.services.console.studies.pictures import PictureKind, Shown
 
@@ -81,7 +89,9 @@ def show(asked: Asked, number: Number) -> Response:
     audit.note_sight(site.database, asked.person, number)
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
     further = [one.name for one in site.settings.peers if "receive" in one.may and one.name not in had]
-    return asked.page("study.html", study=study, further=further)
+    return asked.page(
+        "study.html", study=study, further=further, shortest=work.SHORTEST, longest=work.LONGEST
+    )
 
 
 @router.post("/{number}/rerun")
@@ -103,16 +113,38 @@ def send(asked: Asked, number: Number) -> Response:
 @router.post("/{number}/feedback")
 @needs(UserRole.READER)
 def judge(asked: Asked, number: Number) -> Response:
-    """Say whether a finding is right, wrong, or missing."""
+    """Assess a finding: accepted, modified, rejected, or missing."""
     try:
         verdict = ReaderVerdict(asked.text("verdict"))
     except ValueError:
-        raise HTTPException(400, "Say right, wrong or missing.") from None
+        raise HTTPException(400, "Say accepted, modified, rejected or missing.") from None
     about = {key: asked.text(key)[:200] for key in ("finding", "tracking_uid", "model")}
     if verdict is ReaderVerdict.MISSING:
         about["finding"], _, about["model"] = about["finding"].partition(" | ")
-    feedback.give(asked.site.settings, number, about, verdict, asked.person)
+    feedback.give(asked.site.settings, number, about, verdict, asked.person, asked.text("because"))
     return see_other(f"/studies/{number}#findings")
+
+
+@router.post("/{number}/accept")
+@needs(UserRole.READER)
+def accept_results(asked: Asked, number: Number) -> Response:
+    """Let the results leave that wait for it."""
+    assessment.accept(asked.site.settings, _uid(asked, number), asked.person, as_of=asked.text("as_of"))
+    return see_other(f"/studies/{number}")
+
+
+@router.post("/{number}/reject")
+@needs(UserRole.READER)
+def reject_results(asked: Asked, number: Number) -> Response:
+    """Let none of them leave."""
+    assessment.reject(
+        asked.site.settings,
+        _uid(asked, number),
+        asked.person,
+        because=asked.text("because"),
+        as_of=asked.text("as_of"),
+    )
+    return see_other(f"/studies/{number}")
 
 
 @router.get("/{number}/withdraw")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -14,7 +15,7 @@ from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
-from dicom_node.events import RESULT_WITHHELD, SOURCE_REPAIRED
+from dicom_node.events import RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
@@ -38,6 +39,15 @@ from dicom_node.store.tables import Result
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a job ends, and whether its results wait for a person."""
+
+    state: JobState
+    reason: str
+    assess_first: bool
 
 
 class ResultWriter:
@@ -81,7 +91,8 @@ class ResultWriter:
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = Cleaning.of(result, pipeline, job, images.readable)
-        self._end(job, JobState.SUCCEEDED, "", built, analysed_at, tally, cleaning)
+        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job))
+        self._end(job, end, built, analysed_at, tally, cleaning)
 
     def write_failure(
         self,
@@ -95,13 +106,15 @@ class ResultWriter:
     ) -> None:
         """Write a short report that the AI did not run, why, and what kind of cause. Raises as ``write``.
 
-        It is for those who wait for the study: a de-identified destination has no study to wait for.
+        It is for those who wait for the study: a de-identified destination has no study to wait for. It waits
+        for no assessment: it says nothing of the patient.
         """
         known = self._peers(job, deidentified=False)
         context = self._context(job, pipeline, pipeline.models(), utc_now(), known)
         built = results.build_failure(context, images.all, reason, cause)
         self._tell_repairs(job, images.all)
-        self._end(job, state, reason, built, None, self._tallies.of((), refused))
+        end = _Ending(state, reason, assess_first=False)
+        self._end(job, end, built, None, self._tallies.of((), refused))
 
     def end(
         self, job: ClaimedJob, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()
@@ -116,8 +129,7 @@ class ResultWriter:
     def _end(
         self,
         job: ClaimedJob,
-        state: JobState,
-        reason: str,
+        end: _Ending,
         built: Sequence[BuiltObject],
         analysed_at: datetime | None,
         tally: Tally,
@@ -126,9 +138,9 @@ class ResultWriter:
         with written(built, self._settings.node.data_dir) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
-                    row = self._queue.complete_if_owner(session, job, state, reason)
+                    row = self._queue.complete_if_owner(session, job, end.state, end.reason)
                     row.analysed_at = row.analysed_at or analysed_at
-                    new = self._enter(session, job, built, files)
+                    new = self._enter(session, job, end, built, files)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
@@ -138,10 +150,21 @@ class ResultWriter:
                     return
         raise RuntimeError("another worker writes the results of this job again and again")
 
+    def _is_assessed_first(self, job: ClaimedJob) -> bool:
+        """Whether its rule wanted that when it took the study, or wants it now."""
+        rule = self._settings.rule(job.rule)
+        return job.assess_first or (rule is not None and rule.assess_first)
+
     def _enter(
-        self, session: Session, job: ClaimedJob, built: Sequence[BuiltObject], files: Mapping[str, ResultFile]
+        self,
+        session: Session,
+        job: ClaimedJob,
+        end: _Ending,
+        built: Sequence[BuiltObject],
+        files: Mapping[str, ResultFile],
     ) -> list[ResultFile]:
         """Rows and deliveries of these objects; returns the files that are to be put in place."""
+        waiting = 0
         rows = stored.existing(session, [item.sop_instance_uid for item in built])
         new: list[ResultFile] = []
         for item in built:
@@ -151,7 +174,14 @@ class ResultWriter:
                 if not files[uid].was_there:
                     new.append(files[uid])
             peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
-            outbox.enqueue(session, rows[uid], peers, in_doubt=uid in files and files[uid].was_there)
+            in_doubt = uid in files and files[uid].was_there
+            waiting += outbox.enqueue(
+                session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
+            )
+        if end.state is JobState.SUCCEEDED:
+            deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
+        if waiting:
+            record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
         self._carry_over(session, job, [(item, rows[item.sop_instance_uid]) for item in built])
         return new
 
@@ -164,7 +194,7 @@ class ResultWriter:
         for peer in (peer for peer in self._settings.peers if peer.name in names):
             rows = [row for item, row in built if peer.deidentify is item.deidentified and _gets(peer, item)]
             for row in rows:
-                outbox.enqueue(session, row, [peer], by_hand=True)
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=self._is_assessed_first(job))
             replaced = [one for one in left if one.destination == peer.name and one.result not in rows]
             for delivery in replaced if rows else ():
                 delivery.withdrawn = False

@@ -19,6 +19,7 @@ from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
+from dicom_node.store import held
 from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import utc_now
 
@@ -27,6 +28,7 @@ _OPEN_STUDIES = (
     StudyState.COMPLETE,
     StudyState.QUEUED,
     StudyState.RUNNING,
+    StudyState.UNASSESSED,
     StudyState.DELIVERING,
     StudyState.QUARANTINED,
     StudyState.FAILED,
@@ -64,7 +66,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     waiting = (*OPEN_JOBS, JobState.HELD)
-    waits = (*OPEN_DELIVERIES, DeliveryState.DEAD)
+    waits = (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD)
     studies = _by_state(session, Study.state, _OPEN_STUDIES)
     yield from _states("studies", "Studies in states that are no good end.", studies)
     yield from _states("jobs", "Jobs that are not done.", _by_state(session, Job.state, waiting))
@@ -76,6 +78,9 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     sending = session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
     age = (now - sending).total_seconds() if sending else 0.0
     yield Gauge("deliveries_oldest_seconds", "Age of the oldest result that is on its way.", age)
+    unassessed = held.oldest(session)
+    age = (now - unassessed).total_seconds() if unassessed else 0.0
+    yield Gauge("unassessed_oldest_seconds", "How long results have waited for a person, at most.", age)
 
 
 def _handed_over(settings: Settings) -> Iterator[Gauge]:

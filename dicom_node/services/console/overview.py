@@ -16,6 +16,7 @@ from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
 from dicom_node.services.console.studies import reviews
+from dicom_node.store import held
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, list_events
@@ -62,6 +63,7 @@ def overview(session: Session, settings: Settings) -> View:
             state.value: _count(session, Study.state == state)
             for state in (StudyState.QUARANTINED, StudyState.FAILED)
         },
+        "unassessed": _unassessed(session, settings),
         "cleaning": reviews.numbers(session),
         "models": _models(settings.workers.models_dir),
         "disk": disk(settings),
@@ -74,6 +76,13 @@ def disk(settings: Settings) -> View:
     usage = shutil.disk_usage(settings.node.data_dir)
     minimum = settings.spool.minimum_free_mib * 2**20
     return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
+
+
+def _unassessed(session: Session, settings: Settings) -> View:
+    """Studies whose results wait for a person; ``late``: one for longer than it may."""
+    found, hours = held.numbers(session), settings.outbox.assess_hours
+    late = hours and found["oldest"] and found["oldest"] < as_json(utc_now() - timedelta(hours=hours))
+    return {**found, "late": bool(late)}
 
 
 def _count(session: Session, which: ColumnElement[bool]) -> int:

@@ -9,6 +9,7 @@ from dicom_node.store.tables.analyses import (
     ScoreCount,
     ShadowScore,
 )
+from dicom_node.store.tables.assessments import HeldResult
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
 from dicom_node.store.tables.node import Cursor, DiskSample, EnteredTable, EventRow, Lease
@@ -36,6 +37,7 @@ __all__ = [
     "DrawnByHand",
     "EnteredTable",
     "EventRow",
+    "HeldResult",
     "Id",
     "ImageCount",
     "Instance",

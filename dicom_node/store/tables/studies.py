@@ -136,6 +136,7 @@ class Job(Base):
     destinations: Mapped[list[str]]
     source_uids: Mapped[list[str]]  # SOP Instance UIDs that the rule matched, ordered
     priority: Mapped[int] = mapped_column(default=0)
+    assess_first: Mapped[bool] = mapped_column(default=False)  # of its rule: results wait for a person
     state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
     reason: Mapped[str] = mapped_column(Text, default="")
     attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it

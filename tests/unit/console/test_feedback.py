@@ -1,4 +1,4 @@
-"""What readers say of findings."""
+"""How readers assess findings."""
 
 from __future__ import annotations
 
@@ -35,30 +35,39 @@ def forms(browser: Browser) -> list[dict[str, str]]:
     """The fields of the forms about findings on the page of the study."""
     browser.get("/studies/1")
     found = re.findall(r'action="/studies/1/feedback">(.*?)</form>', browser.text, re.DOTALL)
-    names = r'name="(verdict|finding|tracking_uid|model)" value="([^"]*)"'
-    return [dict(re.findall(names, form)) for form in found]
+    names = r'name="(finding|tracking_uid|model)" value="([^"]*)"'
+    return [
+        {
+            **dict(re.findall(names, form)),
+            "verdict": verdict,
+            **({"because": "a rib"} if "because" in form else {}),
+        }
+        for form in found
+        for verdict in re.findall(r'name="verdict" value="(\w+)"', form)
+    ]
 
 
 def test_a_reader_judges_each_finding_and_may_think_again(console: ConsoleLab) -> None:
     browser = console.browser(UserRole.READER)
-    right, wrong, other, *_ = forms(browser)
-    assert (right["finding"], right["verdict"], wrong["verdict"]) == ("Mark", "right", "wrong")
+    right, modified, wrong, other, *_ = forms(browser)
+    verdicts = [one["verdict"] for one in (right, modified, wrong)]
+    assert (right["finding"], verdicts) == ("Mark", ["accepted", "modified", "rejected"])
     assert right["tracking_uid"] == wrong["tracking_uid"] != other["tracking_uid"]
     for given in (right, other, wrong):
         assert browser.post("/studies/1/feedback", **given) == 303
     browser.get("/studies/1")
-    assert re.findall(r'class="state \w+">(right|wrong)</span> <small>reader', browser.text) == [
-        "wrong",
-        "right",
+    assert re.findall(r'class="state \w+">(\w+)</span> <small>(reader[^<]*)<', browser.text) == [
+        ("rejected", "reader: a rib"),
+        ("accepted", "reader"),
     ]
     admin = console.browser(UserRole.ADMIN)
     assert admin.post("/studies/1/feedback", **right) == 303
     with console.database.read() as session:
         [row] = feedback.counts(session, "obedient", "1")
-        assert (row["present_right"], row["present_wrong"]) == (2, 1)
+        assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
         noted = [row for row in audit.rows(session) if row["action"] == "feedback_given"]
     assert len(noted) == 4
-    assert noted[0]["fields"] == {"verdict": "right", "model": "obedient 1"}
+    assert noted[0]["fields"] == {"verdict": "accepted", "model": "obedient 1"}
 
 
 def test_a_viewer_sees_verdicts_and_gives_none(console: ConsoleLab) -> None:
@@ -99,8 +108,9 @@ def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
     ("fields", "status"),
     [
         ({"verdict": "perhaps"}, 400),
-        ({"verdict": "right", "finding": "Mark", "model": "obedient 2"}, 404),
-        ({"verdict": "right", "finding": "<script>", "model": "obedient 1"}, 404),
+        ({"verdict": "rejected", "finding": "Mark", "model": "obedient 1"}, 409),
+        ({"verdict": "accepted", "finding": "Mark", "model": "obedient 2"}, 404),
+        ({"verdict": "accepted", "finding": "<script>", "model": "obedient 1"}, 404),
         ({"verdict": "missing", "finding": "Nowak^Anna | obedient 1"}, 404),
         ({"verdict": "missing", "finding": "Mark | obedient 1"}, 404),
     ],
@@ -125,7 +135,7 @@ def test_the_model_counts_it_and_gives_it_as_csv(console: ConsoleLab) -> None:
     assert (row["finding"], row["decision"], row["verdict"], row["version"]) == (
         "Mark",
         "present",
-        "right",
+        "accepted",
         "1",
     )
     assert console.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403

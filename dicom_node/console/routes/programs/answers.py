@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node.console.web.access import API
+from dicom_node.services import work
 
 VERSION = f"{API}v1"
 Printable = r"^[^\x00-\x1f\x7f]*$"
@@ -31,6 +32,18 @@ class Asking(BaseModel):
     """What a program sends: a key that is unknown is a mistake."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Because(Asking):
+    """Why, without names."""
+
+    because: str = Field(min_length=work.SHORTEST, max_length=work.LONGEST, pattern=Printable)
+
+
+class Done(BaseModel):
+    """How many objects it concerns."""
+
+    objects: int
 
 
 STATUSES: dict[int | str, dict[str, Any]] = {

@@ -11,8 +11,17 @@ from starlette.concurrency import run_in_threadpool
 
 from dicom_node import __version__, services
 from dicom_node.console.routes import upload
-from dicom_node.console.routes.programs import configuration, reviews
-from dicom_node.console.routes.programs.answers import STATUSES, VERSION, Asking, Name, Printable, Row
+from dicom_node.console.routes.programs import assessments, configuration, reviews
+from dicom_node.console.routes.programs.answers import (
+    STATUSES,
+    VERSION,
+    Asking,
+    Because,
+    Done,
+    Name,
+    Printable,
+    Row,
+)
 from dicom_node.console.routes.studies import Date, Modality
 from dicom_node.console.web.access import Asked, Number, Since, form_of, needs
 from dicom_node.errors import FaultyInput
@@ -115,12 +124,6 @@ class UploadedRow(BaseModel):
     refusal: str
 
 
-class Done(BaseModel):
-    """How many objects it concerns."""
-
-    objects: int
-
-
 class Wanted(Asking):
     """Whole values, or their beginning and an asterisk. They never stand in an address."""
 
@@ -134,12 +137,6 @@ class To(Asking):
     peer: str = Field(max_length=64, pattern=Printable)
 
 
-class Because(Asking):
-    """Why, without names."""
-
-    because: str = Field(min_length=work.SHORTEST, max_length=work.LONGEST, pattern=Printable)
-
-
 router = APIRouter(prefix=VERSION, responses=STATUSES)
 
 
@@ -147,7 +144,8 @@ router = APIRouter(prefix=VERSION, responses=STATUSES)
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
     """This interface in the words of OpenAPI."""
-    routes = [route for one in (router, configuration.router, reviews.router) for route in one.routes]
+    routers = (router, assessments.router, configuration.router, reviews.router)
+    routes = [route for one in routers for route in one.routes]
     found = get_openapi(
         title="DICOM AI node", version=__version__, routes=routes,
         description="Not for diagnostic use. Each token has a user, and may what that user may.",

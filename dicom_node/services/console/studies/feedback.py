@@ -1,4 +1,4 @@
-"""What persons say of findings: right, wrong, or missing; counted by model and version."""
+"""Findings that persons accepted, modified, rejected, or miss; counted by model and version."""
 
 from __future__ import annotations
 
@@ -23,58 +23,94 @@ from dicom_node.results.sr import reading as report
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.console.studies.viewer import report_files
+from dicom_node.services.work import said
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 COLUMNS = (
-    "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "model", "version",
+    "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
+    "report_uid", "model", "version",
 )  # fmt: skip
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+_NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 _Z = 1.96  # of a 95 % interval
 
 
 def give(
-    settings: Settings, study: int, about: Mapping[str, str], verdict: ReaderVerdict, by: Person
+    settings: Settings,
+    study: int,
+    about: Mapping[str, str],
+    verdict: ReaderVerdict,
+    by: Person,
+    because: str = "",
 ) -> None:
-    """Keep what a person says of a finding of the study's newest report, or of one that is missing.
+    """Keep a person's assessment of a finding of the study's newest report, or of one that is missing.
 
     ``about`` says which: finding, tracking UID, model. What is missing has no place, so no tracking UID.
-    Raises NotFound where the report has no such finding (any more).
+    ``because``: in the person's words, needed of what is modified or rejected. Raises NotFound where the
+    report has no such finding (any more), FaultyInput.
     """
+    words = said(because) if because or verdict.value in _NOT_ACCEPTED else ""
     is_missing = verdict is ReaderVerdict.MISSING
     tracking_uid = "" if is_missing else about.get("tracking_uid", "")
     wanted = (about.get("finding", ""), tracking_uid, about.get("model", ""))
     with writing(settings) as session:
         findings = _findings(session, settings, study)
-        if is_missing:
-            decision = ""
-            if (wanted[0], wanted[2]) not in _may_be_missing(settings, findings):
-                raise NotFound("this model knows no such finding, or its report says something of it")
-        else:
-            said = [row["decision"] for row in findings if _key(row) == wanted]
-            if not said:
-                raise NotFound("the newest report says nothing of this: load the page again")
-            decision = said[0]
-        model, _, version = wanted[2].rpartition(" ")
-        same = {"study_id": study, "actor": by.name, "finding": wanted[0], "tracking_uid": wanted[1]}
-        row = session.scalar(select(Feedback).filter_by(**same, model=model, version=version))
+        row = (
+            _of_model(wanted) if is_missing else next((one for one in findings if _key(one) == wanted), None)
+        )
+        if is_missing and (wanted[0], wanted[2]) not in _may_be_missing(settings, findings):
+            raise NotFound("this model knows no such finding, or its report says something of it")
         if row is None:
-            row = Feedback(**same, model=model, version=version)
-            session.add(row)
-        row.at, row.decision, row.verdict = utc_now(), decision, verdict
+            raise NotFound("the newest report says nothing of this: load the page again")
+        _keep(session, study, row, verdict, by, words)
         audit.note(
             session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, verdict=verdict.value, model=wanted[2]
         )
 
 
+def contested(session: Session, settings: Settings, study: int) -> list[str]:
+    """Findings of the newest reports that the last person who assessed them did not accept, by name."""
+    return sorted(
+        {
+            row["finding"]
+            for row in judged(session, study, _findings(session, settings, study))
+            if row["verdicts"] and row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED
+        }
+    )
+
+
+def accept_rest(session: Session, settings: Settings, study: int, by: Person) -> None:
+    """Whoever accepts the results accepts what they call present and nobody has assessed yet."""
+    for row in judged(session, study, _findings(session, settings, study)):
+        if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]:
+            _keep(session, study, row, ReaderVerdict.ACCEPTED, by, "")
+
+
+def _keep(
+    session: Session, study: int, finding: Mapping[str, Any], verdict: ReaderVerdict, by: Person, because: str
+) -> None:
+    """One assessment a person and finding: a later one replaces it."""
+    model, _, version = finding["model"].rpartition(" ")
+    named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
+    same = {"study_id": study, "actor": by.name, **named, "model": model, "version": version}
+    row = session.scalar(select(Feedback).filter_by(**same))
+    if row is None:
+        row = Feedback(**same)
+        session.add(row)
+    row.at, row.decision, row.verdict, row.because = utc_now(), finding["decision"], verdict, because
+    row.report_uid = finding["report_uid"]
+
+
 def judged(session: Session, study: int, findings: Sequence[View]) -> list[View]:
-    """The findings with ``verdicts``: who said what of each."""
+    """The findings with ``verdicts``: who said what of each and why, the last one last."""
     given: dict[tuple[str, ...], list[View]] = {}
-    for row in session.scalars(select(Feedback).where(Feedback.study_id == study).order_by(Feedback.id)):
+    chosen = select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
+    for row in session.scalars(chosen):
         key = (row.finding, row.tracking_uid, f"{row.model} {row.version}")
-        given.setdefault(key, []).append({"actor": row.actor, "verdict": row.verdict.value})
+        given.setdefault(key, []).append(columns(row, "actor", "verdict", "because"))
     return [row | {"verdicts": given.get(_key(row), [])} for row in findings]
 
 
@@ -89,9 +125,10 @@ def missing(session: Session, settings: Settings, study: int, findings: Sequence
 
 
 def counts(session: Session, model: str, version: str) -> list[View]:
-    """By finding: how many verdicts of each sort, and the share of "present" that is right so far.
+    """By finding: how many verdicts of each sort, and the share of "present" that is there so far.
 
-    ``ppv`` is that share with its 95 % interval (Wilson), None where nothing was said.
+    A modified finding is there, so it counts for that. ``ppv`` is the share with its 95 % interval (Wilson),
+    None where nothing was said.
     """
     chosen = select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
     chosen = chosen.where(Feedback.model == model, Feedback.version == version)
@@ -103,11 +140,12 @@ def counts(session: Session, model: str, version: str) -> list[View]:
     return [
         {
             "finding": finding,
-            "present_right": (right := number[f"{present} right"]),
-            "present_wrong": (wrong := number[f"{present} wrong"]),
-            "absent_right": number[f"{absent} right"],
-            "missed": number[f"{absent} wrong"] + number["missing"],
-            "ppv": wilson(right, right + wrong),
+            "present_accepted": (accepted := number[f"{present} accepted"]),
+            "present_modified": (modified := number[f"{present} modified"]),
+            "present_rejected": (rejected := number[f"{present} rejected"]),
+            "absent_accepted": number[f"{absent} accepted"],
+            "missed": number[f"{absent} rejected"] + number[f"{absent} modified"] + number["missing"],
+            "ppv": wilson(accepted + modified, accepted + modified + rejected),
         }
         for finding, number in sorted(found.items())
     ]
@@ -157,8 +195,16 @@ def _no_formula(value: Any) -> Any:
 
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
+    """Those of the newest reports, each with the report's UID, by which its file is called."""
     files = report_files(session, settings.node.data_dir, study)
-    return [row for path in files for row in report.findings(path)]
+    return [row | {"report_uid": path.stem} for path in files for row in report.findings(path)]
+
+
+def _of_model(wanted: tuple[str, str, str]) -> dict[str, Any]:
+    """Of what no report says."""
+    finding, tracking_uid, model = wanted
+    about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
+    return about | {"decision": "", "report_uid": ""}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:

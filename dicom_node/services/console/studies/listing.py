@@ -19,7 +19,7 @@ from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.results.sr import reading as report
-from dicom_node.services.console.studies import feedback, viewer
+from dicom_node.services.console.studies import assessment, feedback, viewer
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
 from dicom_node.store.results import withdrawn
@@ -104,6 +104,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
         "results": results,
+        "held": assessment.show(session, number),
         **told,
         "timeline": timeline(session, number),
         "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.events import STUDY_COMPLETE
 from dicom_node.model.lifecycle import JobState
+from dicom_node.store import held
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result
 from dicom_node.store.views import View, as_json
 
@@ -21,7 +23,7 @@ _Step = tuple[datetime, str, str]
 
 def timeline(session: Session, study: int) -> list[View]:
     """The steps in the order of time, each with the seconds since the one before it."""
-    sources = (_received, _completed, _jobs, _deliveries)
+    sources = (_received, _completed, _jobs, _assessed, _deliveries)
     steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
     before: datetime | None = None
     found: list[View] = []
@@ -72,6 +74,14 @@ def _jobs(session: Session, study: int) -> Iterator[_Step]:
             number = built.get(row.id, 0)
             more = f"{number} results built" if number else row.reason
             yield row.finished_at, f"job {row.id} {row.state.value.replace('_', ' ')}", more
+
+
+def _assessed(session: Session, study: int) -> Iterator[_Step]:
+    """What a person decided of results that waited for it."""
+    decided = Counter((row.decided_at, row.verdict, row.decided_by) for row in held.decided(session, study))
+    for (at, verdict, by), number in decided.items():
+        if at is not None and verdict is not None:
+            yield at, f"{number} result{'s' if number > 1 else ''} {verdict.value} by {by}", ""
 
 
 def _deliveries(session: Session, study: int) -> Iterator[_Step]:

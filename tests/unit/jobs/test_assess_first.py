@@ -1,0 +1,263 @@
+"""Results that wait until a person has accepted them: nothing leaves before, nothing rejected ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from dicom_node import services
+from dicom_node.config.settings import Settings
+from dicom_node.errors import FaultyInput, NotAllowedNow
+from dicom_node.events import ASSESSMENT_OVERDUE, RESULTS_ASSESSED, RESULTS_HELD
+from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.outbox import assessed
+from dicom_node.outbox.assessed import report_overdue
+from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.services import audit, withdrawal
+from dicom_node.services import work as by_hand
+from dicom_node.services.audit import Person
+from dicom_node.services.console.studies import assessment, feedback
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, HeldResult, Result
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import configuration, register, work
+
+ANNA = Person("anna", "10.0.0.1")
+D = DeliveryState
+
+
+def settings(node: Inbox, *, assess_first: bool = True, do: str = "find", **peer: Any) -> Settings:
+    made = configuration(do)
+    made["rules"][0]["assess_first"] = assess_first
+    made["peers"][1] |= peer
+    made["outbox"] = {"retry_seconds": 0.1, "assess_hours": 4}
+    return Settings.model_validate({**made, "node": {"data_dir": node.folder}})
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Inbox]:
+    register()
+    node = Inbox(tmp_path / "var", configuration())
+    node.settings = settings(node)
+    node.reopen()
+    yield node
+    node.close()
+
+
+def analysed(node: Inbox, number: int = 1) -> str:
+    """One more image of the study, and its jobs; returns the study's UID."""
+    image = changed(ultrasound("one", number=number), StudyInstanceUID="1.2.840.1")
+    node.receive(image)
+    node.settle()
+    work(node)
+    return str(image.StudyInstanceUID)
+
+
+def states(node: Inbox) -> list[DeliveryState]:
+    with node.database.read() as session:
+        return list(session.scalars(select(Delivery.state).order_by(Delivery.id)))
+
+
+def holds(node: Inbox) -> list[HeldResult]:
+    with node.database.read() as session:
+        rows = list(session.scalars(select(HeldResult).order_by(HeldResult.result_id)))
+        session.expunge_all()
+        return rows
+
+
+def mark(node: Inbox, uid: str) -> str:
+    with node.database.read() as session:
+        return str(assessment.show(session, node.study(uid).id)["as_of"])
+
+
+def finding(node: Inbox, uid: str) -> dict[str, Any]:
+    with node.database.read() as session:
+        return feedback._findings(session, node.settings, node.study(uid).id)[0]
+
+
+def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        peer = pacs.peer()
+        node.settings = settings(node, host=peer.host, port=peer.port, ae_title=peer.ae_title)
+        uid = analysed(node)
+        assert states(node) == [D.UNASSESSED] * 2
+        assert node.study(uid).state is StudyState.UNASSESSED
+        # As after a kill of everything: another database object, another sender.
+        other = Database(node.settings.database_url)
+        sender = DeliveryWorker(other, node.settings)
+        for _ in range(3):
+            assert sender.run_once() == 0
+        assert pacs.received == []
+        assert assessment.accept(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assert node.study(uid).state is StudyState.DELIVERING
+        for _ in range(50):
+            if set(states(node)) == {D.CONFIRMED}:
+                break
+            sender.run_once()
+        other.dispose()
+        assert len(pacs.received) == 2 and node.study(uid).state is StudyState.DELIVERED
+    with node.database.read() as session:
+        [row] = [row for row in audit.rows(session) if row["action"] == AuditAction.RESULTS_ASSESSED]
+        [said] = feedback.rows(session)
+    assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
+    assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
+    numbers = [event.number for event in node.events()]
+    assert RESULTS_HELD.number in numbers and RESULTS_ASSESSED.number in numbers
+
+
+def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
+    uid = analysed(node)
+    with pytest.raises(FaultyInput):
+        assessment.reject(node.settings, uid, ANNA, because=" ")
+    assert assessment.reject(node.settings, uid, ANNA, because="wrong side") == 2
+    assert node.study(uid).state is StudyState.CANCELLED
+    services.rerun_studies(node.settings, [uid])
+    work(node)
+    assert states(node) == [D.DISCARDED] * 2, "the same results stay rejected"
+    with pytest.raises(NotAllowedNow, match="rejected"):
+        by_hand.retry_deliveries(node.settings, [1])
+    with pytest.raises(NotAllowedNow):
+        by_hand.send_study(node.settings, uid, "pacs")
+    with pytest.raises(NotAllowedNow, match="rejected already"):
+        assessment.reject(node.settings, uid, ANNA, because="again")
+    assert assessment.accept(node.settings, uid, ANNA) == 2
+    assert states(node) == [D.PENDING] * 2
+    with pytest.raises(NotAllowedNow, match="waits for"):
+        assessment.accept(node.settings, uid, ANNA)
+
+
+def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
+    uid = analysed(node)
+    with pytest.raises(NotAllowedNow, match="studies accept"):
+        by_hand.retry_deliveries(node.settings, [1])
+    made = node.settings.peers[1].model_copy(update={"name": "second"})
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers, made)})
+    with pytest.raises(NotAllowedNow, match="studies accept"):
+        by_hand.send_study(node.settings, uid, "second")
+    assert by_hand.retry_deliveries(node.settings) == 0
+    assert states(node) == [D.UNASSESSED] * 2
+
+
+def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
+    uid = analysed(node)
+    seen = mark(node, uid)
+    node.receive(changed(ultrasound("one", number=2), StudyInstanceUID=uid))
+    node.index()
+    with pytest.raises(NotAllowedNow, match="receiving"):
+        assessment.accept(node.settings, uid, ANNA, as_of=seen)
+    node.settle()
+    work(node)
+    assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
+    with pytest.raises(NotAllowedNow, match="not those that you saw"):
+        assessment.accept(node.settings, uid, ANNA, as_of=seen)
+    assert assessment.accept(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
+    assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
+    with node.database.read() as session:
+        assert {row.supersedes for row in session.scalars(select(Result))} == {""}, "the first never left"
+
+
+def test_what_was_accepted_is_not_asked_again_and_what_waits_waits_on(node: Inbox) -> None:
+    uid = analysed(node)
+    since = [row.since for row in holds(node)]
+    services.rerun_studies(node.settings, [uid])
+    assert states(node) == [D.CANCELLED] * 2
+    work(node)
+    assert states(node) == [D.UNASSESSED] * 2 and [row.since for row in holds(node)] == since
+    assessment.accept(node.settings, uid, ANNA)
+    services.rerun_studies(node.settings, [uid])
+    work(node)
+    assert states(node) == [D.PENDING] * 2
+
+
+def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbox) -> None:
+    uid = analysed(node)
+    node.settings = settings(node, assess_first=False)
+    assert states(node) == [D.UNASSESSED] * 2, "not by the change alone"
+    services.rerun_studies(node.settings, [uid])
+    work(node)
+    assert states(node) == [D.PENDING] * 2 and holds(node) == []
+
+
+def test_a_job_keeps_to_the_rule_that_made_it(node: Inbox) -> None:
+    node.receive(ultrasound("one"))
+    node.settle()
+    work(node, settings(node, assess_first=False))
+    assert states(node) == [D.UNASSESSED] * 2
+
+
+def test_a_failure_is_told_at_once(node: Inbox) -> None:
+    node.settings = settings(node, do="stumble")
+    node.reopen()
+    uid = analysed(node)
+    assert set(states(node)) == {D.PENDING} and holds(node) == []
+    assert node.study(uid).state is StudyState.DELIVERING
+
+
+def test_withdrawn_results_wait_no_more(node: Inbox) -> None:
+    uid = analysed(node)
+    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
+    assert states(node) == [D.DISCARDED] * 2
+    with pytest.raises(NotAllowedNow, match="waits for"):
+        assessment.accept(node.settings, uid, ANNA)
+
+
+def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> None:
+    uid = analysed(node)
+    about, study = finding(node, uid), node.study(uid).id
+    for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
+        with pytest.raises(FaultyInput):
+            feedback.give(node.settings, study, about, verdict, ANNA)
+        feedback.give(node.settings, study, about, verdict, ANNA, "a rib")
+        with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
+            assessment.accept(node.settings, uid, ANNA)
+        assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
+    feedback.give(node.settings, study, about, ReaderVerdict.ACCEPTED, Person("eva"))
+    assert assessment.accept(node.settings, uid, ANNA) == 2
+    with node.database.read() as session:
+        rows = feedback.rows(session)
+    assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
+    assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
+
+
+def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = analysed(node)
+
+    def cut(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(assessed, "settle_study", cut)
+    with pytest.raises(RuntimeError, match="killed"):
+        assessment.accept(node.settings, uid, ANNA)
+    assert states(node) == [D.UNASSESSED] * 2
+    assert [row.verdict for row in holds(node)] == [None, None]
+
+
+def test_a_quarantined_study_cannot_be_accepted(node: Inbox) -> None:
+    uid = analysed(node)
+    node.receive(changed(ultrasound("one", number=2), StudyInstanceUID=uid, PatientID="ANOTHER"))
+    node.settle()
+    assert node.study(uid).state is StudyState.QUARANTINED
+    assert states(node) == [D.CANCELLED] * 2
+    with pytest.raises(NotAllowedNow, match="quarantined"):
+        assessment.accept(node.settings, uid, ANNA)
+
+
+def test_waiting_too_long_is_told_once(node: Inbox) -> None:
+    uid = analysed(node)
+    assert report_overdue(node.database, node.settings) == 0
+    with node.database.write() as session:
+        for row in session.scalars(select(HeldResult)):
+            row.since -= timedelta(hours=5)
+    assert [report_overdue(node.database, node.settings) for _ in range(2)] == [1, 0]
+    [event] = [event for event in node.events() if event.number == ASSESSMENT_OVERDUE.number]
+    assert event.fields["results"] == 2 and event.study_id == node.study(uid).id
