@@ -34,6 +34,7 @@ _KINDS = {
     ResultKind.CLEANED: "source image without burned-in text, verified",
     ResultKind.SEG: "mask of what was removed; heart and lungs; ovarian lesion",
     ResultKind.REJECTION: "note that results are withdrawn, to peers with `iocm = true`",
+    ResultKind.ASSESSMENT: "what a person says of the findings of a report (TID 1500), with `assessments = true`",
 }
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
@@ -370,6 +371,7 @@ start nothing.
 | Secondary capture | picture, RGB, with findings or a heat map drawn on it, by `fetal_head` and `ovarian` on the cleaned image only; Burned In Annotation YES |
 | Cleaned image | the source's samples without burned-in text, as secondary capture (multi-frame where the source is), DERIVED\\SECONDARY; Burned In Annotation NO after verification only; "inpainted, not for measurement"; with `despeckle = true` once more with less speckle, in a series of its own, Derivation Code (113087, DCM, "Smoothing") besides |
 | Key Object Selection | the rejection note of IHE IOCM (RAD TF-3, 4.66): (113001, DCM, "Rejected for Quality Reasons") or (113037, DCM, "Rejected for Patient Safety Reasons") with the person's words as description (113012, DCM); made when a person withdraws results |
+| Assessment | Comprehensive 3D SR, TID 1500: the assessed report as a COMPOSITE item (ASSESSEDREPORT), for each finding a TID 1501 group with its own tracking UID, the model, ASSESSMENT = ACCEPTED, MODIFIED, REJECTED or MISSING (private codes) and the reason as (121106, DCM, "Comment"); person and device observer; UNVERIFIED, PRELIMINARY; a later one names its predecessor |
 | Segmentation | BINARY: mask of what was removed; heart, right lung and left lung, a segment each, where a rule has `outlines = true`; the head of a fetus (pipeline `fetal_head`); the lesion (52988006, SCT) or the normal ovary (15497006, SCT) of `ovarian` |
 
 Finding's probability: in % from calibrated models only, a private code of the finding with (111012, DCM,

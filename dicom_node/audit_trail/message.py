@@ -78,6 +78,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction),
     _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction),
     _A.FEEDBACK_GIVEN: _used("U"),
+    _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.RESULTS_ASSESSED: _used("U"),
     _A.CLEANING_JUDGED: _used("U"),
     _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration),

@@ -135,15 +135,6 @@ class WorkerSettings(Section):
         return not self.pipelines or pipeline in self.pipelines
 
 
-class SpoolSettings(Section):
-    """``[spool]``: received objects on disk."""
-
-    minimum_free_mib: int = Field(1024, ge=0)
-    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
-    keep_days: float = Field(14, ge=0)
-    """How long received objects stay after all results were confirmed."""
-
-
 class OutboxSettings(Section):
     """``[outbox]``: delivery of results."""
 

@@ -190,6 +190,8 @@ class PeerSettings(_Section):
     """Another port for storage commitment."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them."""
+    assessments: bool = False
+    """Gets what persons say of the findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or that of the source for an old PACS."""
     debug: bool = False
@@ -211,6 +213,8 @@ class PeerSettings(_Section):
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
         if ResultKind.REJECTION in results:
             raise ValueError("rejection notes go to peers with iocm = true")
+        if ResultKind.ASSESSMENT in results:
+            raise ValueError("assessments go to peers with assessments = true")
         return results
 
     @field_validator("deidentify")
@@ -224,6 +228,8 @@ class PeerSettings(_Section):
             raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
         if deidentify and info.data.get("burned_in_boxes"):
             raise ValueError("what was burned in is not there to box: leave out burned_in_boxes")
+        if deidentify and info.data.get("assessments"):
+            raise ValueError("an assessment names the patient: leave out assessments")
         if deidentify and info.data.get("charset") == "source":
             raise ValueError("de-identified results are in UTF-8 always: leave out charset")
         return deidentify

@@ -21,8 +21,11 @@ class ResultKind(StrEnum):
     CLEANED = "cleaned"
     SEG = "seg"  # mask of what was inpainted; outlined organs
     REJECTION = "rejection"  # IOCM: a note that other results are withdrawn; not of a peer's ``results``
+    ASSESSMENT = "assessment"  # what a person says of the findings of a report; neither of them
 
 
+NOT_CHOSEN = frozenset({ResultKind.REJECTION, ResultKind.ASSESSMENT})
+"""Kinds that a peer gets by a key of their own, and that no job builds."""
 DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})
 """What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
 
@@ -160,6 +163,7 @@ class AuditAction(StrEnum):
     NOTIFIER_TESTED = "notifier_tested"
     NOTIFIED_AGAIN = "notified_again"  # one that was given up is sent again
     FEEDBACK_GIVEN = "feedback_given"
+    ASSESSMENT_SENT = "assessment_sent"  # as an object, to peers that take it
     RESULTS_ASSESSED = "results_assessed"  # held ones: accepted or rejected
     CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
     MODEL_ACTIVATED = "model_activated"

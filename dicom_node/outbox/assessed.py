@@ -14,7 +14,7 @@ from dicom_node.errors import NotAllowedNow
 from dicom_node.events import ASSESSMENT_OVERDUE, DELIVERY_DISCARDED, DELIVERY_FREED, RESULTS_ASSESSED
 from dicom_node.model.kinds import HoldVerdict
 from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.store import held
+from dicom_node.outbox import held
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, HeldResult, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
@@ -42,6 +42,8 @@ def accept(session: Session, study_id: int, by: str, as_of: str | None) -> int:
     for row in rows:
         waits = _S.UNASSESSED if row.verdict is None else _S.DISCARDED
         for delivery in _deliveries(session, row, waits):
+            if delivery.result.purged:
+                raise NotAllowedNow("the files of these results were deleted after spool.result_days")
             move_delivery(
                 session, delivery, _S.PENDING, DELIVERY_FREED,
                 reason="", discarded_because="", next_at=utc_now(),

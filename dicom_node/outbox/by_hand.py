@@ -12,7 +12,8 @@ from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND
 from dicom_node.model.kinds import HoldVerdict, ResultKind
 from dicom_node.model.lifecycle import DELIVERY, DeliveryState, StudyState
-from dicom_node.store import deliveries, held, results
+from dicom_node.outbox import held
+from dicom_node.store import deliveries, results
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now

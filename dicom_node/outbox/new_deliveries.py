@@ -10,7 +10,8 @@ from dicom_node.config.settings import PeerSettings
 from dicom_node.events import DELIVERY_HELD, DELIVERY_RETRIED
 from dicom_node.model.kinds import HoldVerdict
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store import deliveries, held, results
+from dicom_node.outbox import held
+from dicom_node.store import deliveries, results
 from dicom_node.store.tables import Result
 from dicom_node.store.transitions import move_delivery, utc_now
 

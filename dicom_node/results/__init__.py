@@ -2,6 +2,7 @@
 
 from dicom_node.dicom.own_objects import DEVICE_UID, is_own_result
 from dicom_node.results.build import build, build_failure
+from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.common.context import NOT_HERE, BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.source import repairs_of
@@ -15,11 +16,13 @@ __all__ = [
     "BuiltObject",
     "Cause",
     "Deidentified",
+    "FindingAssessment",
     "Pseudonyms",
     "ResultContext",
     "ResultFile",
     "SourceObject",
     "build",
+    "build_assessment",
     "build_deidentified",
     "build_failure",
     "build_rejection",

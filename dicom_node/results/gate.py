@@ -44,12 +44,14 @@ _TYPE_1: Final = (
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "ContributingEquipmentSequence",
     "SpecificCharacterSet", "SeriesDescription",
 )  # fmt: skip
+_TYPE_1_OF_REPORTS: Final = (
+    "CompletionFlag", "VerificationFlag", "PreliminaryFlag", "ContentDate", "ContentTime", "ValueType",
+    "ConceptNameCodeSequence", "ContentTemplateSequence", "ContentSequence",
+    "CurrentRequestedProcedureEvidenceSequence",
+)  # fmt: skip
 _TYPE_1_OF_KIND: Final = {
-    ResultKind.SR: (
-        "CompletionFlag", "VerificationFlag", "PreliminaryFlag", "ContentDate", "ContentTime", "ValueType",
-        "ConceptNameCodeSequence", "ContentTemplateSequence", "ContentSequence",
-        "CurrentRequestedProcedureEvidenceSequence",
-    ),
+    ResultKind.SR: _TYPE_1_OF_REPORTS,
+    ResultKind.ASSESSMENT: _TYPE_1_OF_REPORTS,
     ResultKind.GSPS: (
         "ContentLabel", "PresentationCreationDate", "PresentationCreationTime", "ReferencedSeriesSequence",
         "DisplayedAreaSelectionSequence", "GraphicAnnotationSequence", "GraphicLayerSequence",
@@ -104,6 +106,28 @@ def check_deidentified(
             *_problems(read, pixel_bytes, built, context, kind, sources),
             *profile.faults(read, options),
             *identity.found_in(read, header, ours, scanner),
+        ]
+    _refuse(kind, problems)
+
+
+def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
+    """The same for what a person says of a report of ours, as the report's header has the patient.
+
+    Raises ResultRefused.
+    """
+    kind = ResultKind.ASSESSMENT
+    with quiet_pydicom():
+        read, _, _ = _read(data)
+        problems = [
+            *_same_as_built(read, built),
+            *_complete(read, kind),
+            *_series(read, ()),
+            *_marked_as_ours(read, kind),
+            *(
+                f"{keyword} is not that of the report"
+                for keyword in COPIED
+                if not _equal(read.get(keyword) or "", report.get(keyword) or "")
+            ),
         ]
     _refuse(kind, problems)
 
@@ -213,7 +237,7 @@ def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
     if not is_own_result(read):
         yield "Contributing Equipment does not bear our Device UID"
-    if kind is ResultKind.SR:
+    if kind in (ResultKind.SR, ResultKind.ASSESSMENT):
         if read.get("VerificationFlag") != "UNVERIFIED":
             yield "an AI report must be UNVERIFIED"
         if read.get("PreliminaryFlag") != "PRELIMINARY":

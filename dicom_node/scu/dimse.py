@@ -115,8 +115,9 @@ class DimseDestination(DimseCaller):
         return reports
 
     def _check_classes(self) -> list[Check]:
-        notes = (ResultKind.REJECTION,) if self._peer.iocm else ()
-        wanted = [(kind, uid) for kind in (*self._peer.results, *notes) for uid in SOP_CLASSES[kind]]
+        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
+        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
+        wanted = [(kind, uid) for kind in kinds for uid in SOP_CLASSES[kind]]
         contexts = [
             build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
         ]

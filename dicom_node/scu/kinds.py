@@ -31,5 +31,6 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
         MultiFrameTrueColorSecondaryCaptureImageStorage,
     ),
     ResultKind.SEG: (SegmentationStorage,),
+    ResultKind.ASSESSMENT: (Comprehensive3DSRStorage,),
     ResultKind.REJECTION: (KeyObjectSelectionDocumentStorage,),
 }

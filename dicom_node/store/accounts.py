@@ -116,5 +116,8 @@ class Feedback(Base):
     verdict: Mapped[ReaderVerdict]
     because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
     report_uid: Mapped[str] = mapped_column(String(64), default="")  # the report that was assessed
+    sent_in: Mapped[str] = mapped_column(
+        String(64), default=""
+    )  # SOP Instance UID of the last object with it
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))

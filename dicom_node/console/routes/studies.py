@@ -147,6 +147,14 @@ def reject_results(asked: Asked, number: Number) -> Response:
     return see_other(f"/studies/{number}")
 
 
+@router.post("/{number}/assessment")
+@needs(UserRole.READER)
+def send_assessment(asked: Asked, number: Number) -> Response:
+    """Send what this person said of the findings to peers that take it."""
+    assessment.send(asked.site.settings, _uid(asked, number), asked.person)
+    return see_other(f"/studies/{number}")
+
+
 @router.get("/{number}/withdraw")
 @needs(UserRole.OPERATOR)
 def ask_to_withdraw(asked: Asked, number: Number) -> Response:

@@ -26,6 +26,7 @@ _KINDS: Mapping[str, str] = {
     ResultKind.CLEANED: "cleaned image",
     ResultKind.SEG: "segmentation",
     ResultKind.REJECTION: "rejection note",
+    ResultKind.ASSESSMENT: "assessment (SR)",
 }
 _HERE = Path(__file__).parents[1]
 

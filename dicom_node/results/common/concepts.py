@@ -16,6 +16,7 @@ from ai_pipeline import contract
 from ai_pipeline.contract import Code, Decision, Finding
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
+from dicom_node.model.kinds import ReaderVerdict
 from dicom_node.results.common.context import Cause
 
 # Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
@@ -123,9 +124,21 @@ CARDIOTHORACIC_RATIO: Final = DicomCode(
 BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
 AI_MEASUREMENT: Final = DicomCode("AIMEASUREMENT", SCHEME, "Measurement by AI, to be checked")
 READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
+# As IHE's AI Result Assessment has them; its text names no codes that are in PS3.16 yet.
+ASSESSMENT: Final = DicomCode("ASSESSMENT", SCHEME, "Assessment of AI finding by a person")
+ASSESSED_REPORT: Final = DicomCode("ASSESSEDREPORT", SCHEME, "AI report that was assessed")
+ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
+    {
+        ReaderVerdict.ACCEPTED: DicomCode("ACCEPTED", SCHEME, "Accepted"),
+        ReaderVerdict.MODIFIED: DicomCode("MODIFIED", SCHEME, "There, but otherwise than AI says"),
+        ReaderVerdict.REJECTED: DicomCode("REJECTED", SCHEME, "Rejected"),
+        ReaderVerdict.MISSING: DicomCode("MISSING", SCHEME, "There, and not reported by AI"),
+    }
+)
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE, BURNED_IN,
     BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
+    ASSESSMENT, ASSESSED_REPORT, *ASSESSMENTS.values(),
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISION
 
 
 def findings(report: Path) -> list[dict[str, Any]]:
-    """The findings of a TID 1500 report, in its order: name, decision, numbers, region, model, UID."""
+    """The findings of a TID 1500 report, in its order: name, code, decision, numbers, region, model, UID."""
     document = dcmread(report)
     found: list[dict[str, Any]] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
@@ -80,10 +80,10 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
     numbers = _numbers(items)
     region = next((item for item in items if item.ValueType == "SCOORD"), None)
     coded = [item for item in items if _is_coded(item)]
-    subject = next((_value(item) for item in coded if _name(item).CodeValue == _FINDING), "")
+    subject = next((item.ConceptCodeSequence[0] for item in coded if _name(item).CodeValue == _FINDING), None)
     decided = [
         (
-            subject if _name(item).CodeValue == concepts.PRESENCE.value else str(_name(item).CodeMeaning),
+            subject if subject is not None and _is_presence(item) else _name(item),
             _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
         )
         for item in coded
@@ -91,7 +91,8 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
     ]
     return [
         {
-            "finding": name,
+            "finding": str(name.CodeMeaning),
+            "code": _code(name),
             "decision": decision,
             "numbers": _numbers_of(place, len(decided), numbers),
             "region": _points(region) if region is not None else [],
@@ -107,12 +108,23 @@ def _of_evaluation(item: Dataset) -> dict[str, Any]:
     items = list(item.get("ContentSequence", ()))
     return {
         "finding": str(_name(item).CodeMeaning),
+        "code": _code(_name(item)),
         "decision": _DECISIONS[item.ConceptCodeSequence[0].CodeValue],
         "numbers": _numbers(items),
         "region": [],
         "model": _model(items),
         "tracking_uid": _tracking_uid(items),
     }
+
+
+def _is_presence(item: Dataset) -> bool:
+    return bool(_name(item).CodeValue == concepts.PRESENCE.value)
+
+
+def _code(concept: Dataset) -> list[str]:
+    """Value and scheme."""
+    value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
+    return [str(value or ""), str(concept.get("CodingSchemeDesignator") or "")]
 
 
 def _numbers(items: list[Dataset]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
+from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
-from dicom_node.store import held
 from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import utc_now
 

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
+from dicom_node.outbox import held
 from dicom_node.services.console.studies import reviews
-from dicom_node.store import held
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, list_events

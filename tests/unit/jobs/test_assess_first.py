@@ -77,7 +77,7 @@ def holds(node: Inbox) -> list[HeldResult]:
 
 def mark(node: Inbox, uid: str) -> str:
     with node.database.read() as session:
-        return str(assessment.show(session, node.study(uid).id)["as_of"])
+        return str(assessment.show(session, node.settings, node.study(uid).id)["as_of"])
 
 
 def finding(node: Inbox, uid: str) -> dict[str, Any]:

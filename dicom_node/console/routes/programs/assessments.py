@@ -74,7 +74,7 @@ def held(asked: Asked, number: Number) -> StudyAssessment:
     """Whether results of a study wait until a person has accepted them, and what was decided."""
     _uid(asked, number)
     with asked.site.database.read() as session:
-        found = assessment.show(session, number)
+        found = assessment.show(session, asked.site.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
     return StudyAssessment(**found)
 
@@ -108,6 +108,13 @@ def reject(asked: Asked, number: Number, said: Annotated[RejectResults, Body()])
     except FaultyInput as error:
         raise HTTPException(400, str(error)) from None
     return Done(objects=number)
+
+
+@router.post("/studies/{number}/assessment/send")
+@needs(UserRole.READER)
+def send(asked: Asked, number: Number) -> list[str]:
+    """Send what you said of the findings to the peers that take it; returns their names."""
+    return assessment.send(asked.site.settings, _uid(asked, number), asked.person)
 
 
 @router.get("/assessments")

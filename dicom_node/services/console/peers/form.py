@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dicom_node.errors import FaultyInput
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
 from dicom_node.services import entered
 from dicom_node.store.views import View
 
-KINDS = [kind.value for kind in ResultKind if kind is not ResultKind.REJECTION]
+KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
 _FIELDS = (*_TEXTS, "port", "may", "results")
 

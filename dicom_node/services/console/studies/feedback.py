@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -28,6 +28,9 @@ from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
+
+if TYPE_CHECKING:
+    from dicom_node.results import FindingAssessment
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
@@ -58,10 +61,9 @@ def give(
     wanted = (about.get("finding", ""), tracking_uid, about.get("model", ""))
     with writing(settings) as session:
         findings = _findings(session, settings, study)
-        row = (
-            _of_model(wanted) if is_missing else next((one for one in findings if _key(one) == wanted), None)
-        )
-        if is_missing and (wanted[0], wanted[2]) not in _may_be_missing(settings, findings):
+        known = _may_be_missing(settings, findings) if is_missing else findings
+        row = next((one for one in known if _key(one) == wanted), None)
+        if row is None and is_missing:
             raise NotFound("this model knows no such finding, or its report says something of it")
         if row is None:
             raise NotFound("the newest report says nothing of this: load the page again")
@@ -87,6 +89,32 @@ def accept_rest(session: Session, settings: Settings, study: int, by: Person) ->
     for row in judged(session, study, _findings(session, settings, study)):
         if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]:
             _keep(session, study, row, ReaderVerdict.ACCEPTED, by, "")
+
+
+def of_report(
+    session: Session, settings: Settings, study: int, report_uid: str, by: Person
+) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
+    """What a person said of one of the newest reports: the rows, and the same for an object."""
+    from dicom_node.results import FindingAssessment
+
+    findings = _findings(session, settings, study)
+    known = {_key(row): row for row in (*_may_be_missing(settings, findings), *findings)}
+    same = {"study_id": study, "actor": by.name, "report_uid": report_uid}
+    rows = [
+        row
+        for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
+        if (row.finding, row.tracking_uid, f"{row.model} {row.version}") in known
+    ]
+    said = []
+    for row in rows:
+        value, scheme = known[row.finding, row.tracking_uid, f"{row.model} {row.version}"]["code"]
+        said.append(
+            FindingAssessment(
+                finding=row.finding, code=(value, scheme), tracking_uid=row.tracking_uid, model=row.model,
+                version=row.version, verdict=row.verdict, because=row.because, at=row.at,
+            )
+        )  # fmt: skip
+    return rows, said
 
 
 def _keep(
@@ -120,7 +148,8 @@ def missing(session: Session, settings: Settings, study: int, findings: Sequence
     said = [
         columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
     ]
-    choices = [{"finding": name, "model": model} for name, model in _may_be_missing(settings, findings)]
+    known = _may_be_missing(settings, findings)
+    choices = [{"finding": row["finding"], "model": row["model"]} for row in known]
     return {"said": said, "choices": choices}
 
 
@@ -200,28 +229,25 @@ def _findings(session: Session, settings: Settings, study: int) -> list[dict[str
     return [row | {"report_uid": path.stem} for path in files for row in report.findings(path)]
 
 
-def _of_model(wanted: tuple[str, str, str]) -> dict[str, Any]:
-    """Of what no report says."""
-    finding, tracking_uid, model = wanted
-    about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
-    return about | {"decision": "", "report_uid": ""}
-
-
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return row["finding"], row["tracking_uid"], row["model"]
 
 
-def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What the models of these findings know and said nothing of, with the model."""
+def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the models of these findings know and said nothing of, like a finding without a place."""
     said = {(row["finding"], row["model"]) for row in findings}
+    reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []
-    for model in dict.fromkeys(row["model"] for row in findings if row["model"]):
+    for model, report_uid in reversed(reports.items()):
         identifier, _, version = model.rpartition(" ")
         try:
             card = registry.find(f"{identifier}@{version}", settings.workers.models_dir)
         except CardError:
             continue  # of a pipeline of the site's own, or no longer here
+        about = {"tracking_uid": "", "model": model, "decision": "", "report_uid": report_uid}
         found += [
-            (label.code.meaning, model) for label in card.labels if (label.code.meaning, model) not in said
+            {"finding": label.code.meaning, "code": [label.code.value, label.code.scheme], **about}
+            for label in card.labels
+            if (label.code.meaning, model) not in said
         ]
     return found

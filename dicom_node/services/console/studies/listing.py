@@ -104,7 +104,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
         "results": results,
-        "held": assessment.show(session, number),
+        "held": assessment.show(session, settings, number),
         **told,
         "timeline": timeline(session, number),
         "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.events import STUDY_COMPLETE
 from dicom_node.model.lifecycle import JobState
-from dicom_node.store import held
+from dicom_node.outbox import held
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result
 from dicom_node.store.views import View, as_json
 

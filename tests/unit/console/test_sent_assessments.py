@@ -1,0 +1,155 @@
+"""What persons say of findings, as an object: what it refers to, whose it is, and that others can read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node.config.settings import PeerSettings
+from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.errors import NotAllowedNow
+from dicom_node.model.kinds import ReaderVerdict, ResultKind
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.results.sr import reading
+from dicom_node.services import rerun_studies
+from dicom_node.services.audit import Person
+from dicom_node.services.console.studies import assessment, feedback
+from dicom_node.store.tables import Delivery, Result
+from tests.inbox_lab import Inbox
+from tests.unit.jobs.worker_lab import work
+from tests.validators import dciodvfy_errors
+
+ANNA, EVA = Person("anna"), Person("eva")
+
+
+@pytest.fixture
+def site(node: Inbox) -> Inbox:
+    """A study whose results are on their way to two peers; one of them takes assessments."""
+    pacs = node.settings.peers[-1]
+    taking = pacs.model_copy(update={"assessments": True})
+    other = pacs.model_copy(update={"name": "archive"})
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:-1], taking, other)})
+    return node
+
+
+def say(node: Inbox, verdict: ReaderVerdict, by: Person = ANNA, place: int = 0, why: str = "") -> None:
+    with node.database.read() as session:
+        about = feedback._findings(session, node.settings, 1)[place]
+    feedback.give(node.settings, 1, about, verdict, by, why)
+
+
+def send(node: Inbox, by: Person = ANNA) -> list[str]:
+    return assessment.send(node.settings, study_of(node), by)
+
+
+def study_of(node: Inbox) -> str:
+    return str(dcmread(objects(node, ResultKind.SR)[0]).StudyInstanceUID)
+
+
+def objects(node: Inbox, kind: ResultKind) -> list[Path]:
+    with node.database.read() as session:
+        paths = session.scalars(select(Result.path).where(Result.kind == kind).order_by(Result.id))
+        return [node.settings.node.data_dir / path for path in paths]
+
+
+def deliveries(node: Inbox) -> list[tuple[str, str]]:
+    with node.database.read() as session:
+        chosen = select(Delivery).join(Result).where(Result.kind == ResultKind.ASSESSMENT)
+        return [(row.destination, row.state.value) for row in session.scalars(chosen.order_by(Delivery.id))]
+
+
+def groups(document: Dataset) -> list[Dataset]:
+    return reading._containers(document, "125007")
+
+
+def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    say(site, ReaderVerdict.REJECTED, place=1, why="a rib")
+    assert send(site) == ["pacs"]
+    [report], [made] = objects(site, ResultKind.SR), objects(site, ResultKind.ASSESSMENT)
+    about, document = dcmread(report), dcmread(made)
+    [assessed] = [item for item in document.ContentSequence if item.ValueType == "COMPOSITE"]
+    assert assessed.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == about.SOPInstanceUID
+    evidence = {
+        item.ReferencedSOPInstanceUID
+        for series in document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert about.SOPInstanceUID in evidence and len(evidence) == 3, "and the images"
+    found = reading.findings(report)
+    assert [reading._tracking_uid(group.ContentSequence) for group in groups(document)] == [
+        row["tracking_uid"] for row in found
+    ]
+    said = [
+        item.ConceptCodeSequence[0].CodeValue
+        for group in groups(document)
+        for item in group.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "ASSESSMENT"
+    ]
+    assert said == ["ACCEPTED", "REJECTED"]
+    texts = [
+        item.TextValue for group in groups(document) for item in group.ContentSequence if "TextValue" in item
+    ]
+    assert "a rib" in texts and "obedient" in texts
+    names = [str(item.PersonName) for item in document.ContentSequence if "PersonName" in item]
+    assert names == ["anna^"]
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
+        assert document[keyword].value == about[keyword].value
+    assert is_own_result(document) and document.VerificationFlag == "UNVERIFIED"
+    assert deliveries(site) == [("pacs", "pending")]
+
+
+def test_a_later_word_replaces_the_former_object_and_the_same_is_not_sent_twice(site: Inbox) -> None:
+    with pytest.raises(NotAllowedNow, match="nothing new"):
+        send(site)
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with pytest.raises(NotAllowedNow, match="nothing new"):
+        send(site)
+    say(site, ReaderVerdict.MODIFIED, why="further to the left")
+    send(site)
+    first, second = (dcmread(path) for path in objects(site, ResultKind.ASSESSMENT))
+    [former] = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert former.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID == former.SeriesInstanceUID
+    say(site, ReaderVerdict.ACCEPTED, EVA)
+    send(site, EVA)
+    third = dcmread(objects(site, ResultKind.ASSESSMENT)[-1])
+    assert "PredecessorDocumentsSequence" not in third, "of another person"
+
+
+def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    rerun_studies(site.settings, [study_of(site)])
+    assert deliveries(site) == [("pacs", "pending")]
+    work(site)
+    with site.database.write() as session:
+        for row in session.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.SR)):
+            row.state = DeliveryState.DISCARDED
+    say(site, ReaderVerdict.REJECTED, why="a rib")
+    with pytest.raises(NotAllowedNow, match="nothing new"):
+        send(site)
+
+
+def test_an_assessment_is_of_no_peers_results_and_of_no_deidentified_peer() -> None:
+    about = {"name": "p", "ae_title": "P", "host": "h", "port": 1, "may": ["receive"]}
+    with pytest.raises(ValueError, match="assessments = true"):
+        PeerSettings.model_validate({**about, "results": ["sr", "assessment"]})
+    with pytest.raises(ValueError, match="names the patient"):
+        PeerSettings.model_validate(
+            {**about, "results": ["cleaned"], "assessments": True, "deidentify": True}
+        )
+
+
+@pytest.mark.debian("dicom3tools")
+def test_it_is_valid(site: Inbox, tmp_path: Path) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    say(site, ReaderVerdict.MODIFIED, place=1, why="further to the left")
+    send(site)
+    [made] = objects(site, ResultKind.ASSESSMENT)
+    assert dciodvfy_errors(made) == []
