@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,7 +17,9 @@ from ai_pipeline.mistakes import mistakes
 from ai_training.chest.experiment import Augmentation, NotNegative, Share, laid_over
 from ai_training.errors import ExperimentError
 from ai_training.sets.images import LABELS
+from ai_training.studies.synthetic.recipe import Synthesis
 
+Part = TypeVar("Part", bound=BaseModel)
 SHIPPED = Path(__file__).parent / "experiments"
 ARM = "arm:"
 TOY_IMAGES, TOY_SIZE, TOY_ARMS = 24, 32, 2
@@ -50,15 +52,16 @@ class StudyNetwork(StudyPart):
 class Split(StudyPart):
     """Which images are learned from and which are measured on.
 
-    ``by``: ``given`` takes the manifest's splits, ``learned`` and ``held_out``. The others deal out anew the
-    images of all splits, ``test`` to measure on: ``patient`` whole patients, ``image`` half of the images of
-    twice as many patients. The other half comes first in training with ``shared_patients``, and is left out
-    without. ``train``: share of the patients to learn from, of whom none is measured on. ``per_patient``:
-    training images of one patient at most, ``most``: training images at most; 0: all.
+    ``by``: ``given`` takes the manifest's splits, ``learned`` and ``held_out``; synthetic images are in the
+    splits ``dcgan`` and ``pggan``. The others deal out anew the images of all splits, ``test`` to measure on:
+    ``patient`` whole patients, ``image`` half of the images of twice as many patients. The other half comes
+    first in training with ``shared_patients``, and is left out without. ``train``: share of the patients to
+    learn from, of whom none is measured on. ``per_patient``: training images of one patient at most,
+    ``most``: training images at most; 0: all.
     """
 
     by: Literal["given", "image", "patient"] = "given"
-    learned: tuple[Literal["train", "val"], ...] = ("train",)
+    learned: tuple[Literal["train", "val", "dcgan", "pggan"], ...] = ("train",)
     held_out: tuple[Literal["val", "test"], ...] = ("test",)
     train: Share = 0.6
     test: Share = 0.2
@@ -127,12 +130,16 @@ class Arm(StudyPart):
 
 
 class ChestStudy(StudyPart):
-    """Arms and the seeds that each is trained with. ``images``: how many of each split are read, 0: all."""
+    """Arms and the seeds that each is trained with. ``images``: how many of each split are read, 0: all.
+
+    ``synthesis``: synthetic images that arms may learn from.
+    """
 
     name: str
     seeds: tuple[int, ...] = (1, 2, 3)
     arms: tuple[Arm, ...]
     images: int = 0
+    synthesis: Synthesis | None = None
 
     def toy(self) -> ChestStudy:
         """Two arms of each network on a few small images for one step: whether it runs, not what it finds."""
@@ -143,7 +150,9 @@ class ChestStudy(StudyPart):
             networks[arm.network] = networks.get(arm.network, 0) + 1
             if networks[arm.network] <= TOY_ARMS:
                 arms.append(Arm.model_validate(laid_over(arm.model_dump(), small)))
-        return ChestStudy(name=self.name, seeds=self.seeds[:1], arms=tuple(arms), images=TOY_IMAGES)
+        synthesis = self.synthesis.toy() if self.synthesis else None
+        change = {"seeds": self.seeds[:1], "arms": tuple(arms), "images": TOY_IMAGES, "synthesis": synthesis}
+        return self.model_copy(update=change)
 
 
 def load(path: Path) -> ChestStudy:
@@ -152,10 +161,11 @@ def load(path: Path) -> ChestStudy:
         table = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{path} is not TOML: {error}") from error
-    if unknown := set(table) - {"seeds", "base", "arms"}:
-        raise ExperimentError(f"{path}: {', '.join(sorted(unknown))}: only seeds, [base] and [arms.NAME]")
+    known = ("seeds", "base", "arms", "synthesis")
+    if unknown := sorted(set(table) - set(known)):
+        raise ExperimentError(f"{path}: {', '.join(unknown)}: only {', '.join(known)}")
     arms = tuple(
-        _arm({**laid_over(table.get("base", {}), change), "name": name}, f"{path}: arms.{name}")
+        _part(Arm, {**laid_over(table.get("base", {}), change), "name": name}, f"{path}: arms.{name}")
         for name, change in table.get("arms", {}).items()
     )
     names = [arm.name for arm in arms]
@@ -166,7 +176,8 @@ def load(path: Path) -> ChestStudy:
             start = arm.network.from_arm
             raise ExperimentError(f"{path}: arms.{arm.name}: {start!r} does not stand before it")
     seeds = {"seeds": tuple(table["seeds"])} if "seeds" in table else {}
-    return ChestStudy(name=path.stem, arms=arms, **seeds)
+    synthesis = _part(Synthesis, table["synthesis"], f"{path}: synthesis") if "synthesis" in table else None
+    return ChestStudy(name=path.stem, arms=arms, synthesis=synthesis, **seeds)
 
 
 def shipped(name: str) -> Path:
@@ -174,9 +185,9 @@ def shipped(name: str) -> Path:
     return SHIPPED / f"{name}.toml"
 
 
-def _arm(table: Mapping[str, Any], where: str) -> Arm:
+def _part(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
     try:
-        return Arm.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as error:
         raise ExperimentError(
             "; ".join(f"{where}: {one.key}: {one.remedy}" for one in mistakes(error))

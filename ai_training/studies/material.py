@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -46,6 +46,22 @@ class StudyMaterial:
         pixels = reduced_images(images, Chain(side=side), cache, report)
         left_out = {(source, LABELS.index(label)) for source, label in chest_set(data).left_out}
         return StudyMaterial(images, pixels, label_matrix(images), frozenset(left_out))
+
+    def with_synthetic(self, kind: str, label: str, made: npt.NDArray[np.uint8]) -> StudyMaterial:
+        """Also the synthetic images ``made [n, any, any]``, all with ``label``, in a split named ``kind``."""
+        side = self.pixels.shape[1]
+        marks = tuple(int(name == label) for name in self.names)
+        added = tuple(
+            ChestImage(Path(), marks, None, f"{kind}-{k}", kind, kind, "", float("nan"), "", "")
+            for k in range(len(made))
+        )
+        sized = [cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in made]
+        return replace(
+            self,
+            images=self.images + added,
+            pixels=np.concatenate([self.pixels, np.stack(sized).astype(np.uint8)]),
+            truth=np.concatenate([self.truth, label_matrix(added)]),
+        )
 
     def sized(self, size: int) -> npt.NDArray[np.uint8]:
         """All images at ``size`` pixels a side."""

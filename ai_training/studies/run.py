@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ai_training.progress import Report, silent
@@ -13,6 +14,8 @@ from ai_training.runs import BEST
 from ai_training.studies.experiment import ChestStudy
 from ai_training.studies.fit import HeldAnswers, run_arm
 from ai_training.studies.material import StudyMaterial
+from ai_training.studies.synthetic.recipe import Synthesis
+from ai_training.studies.synthetic.synthesis import Source, synthesise
 
 Answers = Mapping[str, tuple[HeldAnswers, ...]]
 """Of each arm's name what it said with each seed."""
@@ -33,6 +36,8 @@ def run_study(
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = StudyMaterial.gather(data, study, cache or out / "cache", report)
+    if study.synthesis:
+        material = _with_synthetic(material, study.synthesis, out, report)
     runs = [(seed, arm) for seed in study.seeds for arm in study.arms]
     answers: dict[str, list[HeldAnswers]] = {arm.name: [] for arm in study.arms}
     for number, (seed, arm) in enumerate(runs):
@@ -40,6 +45,16 @@ def run_study(
         weights = out / f"{arm.network.from_arm}-{seed}" / BEST if arm.network.from_arm else data
         answers[arm.name].append(run_arm(arm, seed, material, weights, out / f"{arm.name}-{seed}", part))
     return material, {name: tuple(found) for name, found in answers.items()}
+
+
+def _with_synthetic(material: StudyMaterial, how: Synthesis, out: Path, report: Report) -> StudyMaterial:
+    splits = np.array([image.split for image in material.images])
+    labelled = material.truth[:, material.names.index(how.label)] > 0
+    source = Source(material.pixels, splits == "train", np.isin(splits, ("val", "test")), labelled)
+    images = synthesise(how, source, out, report)
+    for kind, made in images.items():
+        material = material.with_synthetic(kind, how.label, made)
+    return material
 
 
 def _part(report: Report, start: float, share: float, name: str) -> Report:
