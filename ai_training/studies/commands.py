@@ -24,18 +24,21 @@ def study(
 ) -> None:
     """Train the arms of a study alike with every seed, and compare them image by image.
 
-    Interrupted, it goes on where it was. Leaves figures.json, report.md and a plot in --out.
+    Interrupted, it goes on where it was. Leaves figures.json, report.md and plots in --out.
     """
     with errors(), progress() as report:
         from ai_training.studies import experiment
         from ai_training.studies.compare import compare
+        from ai_training.studies.pictures import write_pictures
         from ai_training.studies.report import write_report
         from ai_training.studies.run import run_study
 
         wanted = experiment.load(Path(name) if name.endswith(".toml") else experiment.shipped(name))
         wanted = wanted.toy() if toy else wanted
         material, answers = run_study(data, out, wanted, threads=threads, cache=cache, report=report)
-        page = write_report(out, wanted, compare(wanted, material, answers))
+        rows = compare(wanted, material, answers)
+        page = write_report(out, wanted, rows)
+        write_pictures(out, wanted, material, answers, rows)
     typer.echo(str(page))
 
 

@@ -15,7 +15,7 @@ from ai_training.studies.experiment import ChestStudy
 from ai_training.studies.fit import HeldAnswers, run_arm
 from ai_training.studies.material import StudyMaterial
 from ai_training.studies.synthetic.recipe import Synthesis
-from ai_training.studies.synthetic.synthesis import Source, synthesise
+from ai_training.studies.synthetic.synthesis import RealImages, synthesise
 
 Answers = Mapping[str, tuple[HeldAnswers, ...]]
 """Of each arm's name what it said with each seed."""
@@ -50,7 +50,7 @@ def run_study(
 def _with_synthetic(material: StudyMaterial, how: Synthesis, out: Path, report: Report) -> StudyMaterial:
     splits = np.array([image.split for image in material.images])
     labelled = material.truth[:, material.names.index(how.label)] > 0
-    source = Source(material.pixels, splits == "train", np.isin(splits, ("val", "test")), labelled)
+    source = RealImages(material.pixels, splits == "train", np.isin(splits, ("val", "test")), labelled)
     images = synthesise(how, source, out, report)
     for kind, made in images.items():
         material = material.with_synthetic(kind, how.label, made)

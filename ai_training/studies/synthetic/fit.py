@@ -41,14 +41,14 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Made:
+class MadeImages:
     """Synthetic images ``[images, side, side]`` after the first phase (any finding) and with the label."""
 
     of_all: Bytes
     of_label: Bytes
 
 
-def make_images(how: Synthesis, kind: str, pixels: Bytes, rare: Bytes, report: Report = silent) -> Made:
+def make_images(how: Synthesis, kind: str, pixels: Bytes, rare: Bytes, report: Report = silent) -> MadeImages:
     """Train a generator of ``kind`` and draw from it.
 
     ``pixels [N, side, side]``: the train split; ``rare [n, side, side]``: those of it with the label.
@@ -62,7 +62,7 @@ def make_images(how: Synthesis, kind: str, pixels: Bytes, rare: Bytes, report: R
             end = "\n" if (step + 1) % MILESTONE == 0 or step + 1 == steps else ""
             report((number + (step + 1) / steps) / 2, f"{kind}, step {step + 1}, loss {loss:.3f}{end}")
         drawn.append(_drawn(maker, how, number))
-    return Made(*drawn)
+    return MadeImages(*drawn)
 
 
 class DcganMaker:

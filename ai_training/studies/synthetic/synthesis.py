@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_training.progress import Report, silent
-from ai_training.studies.synthetic.fit import Made, make_images
+from ai_training.studies.synthetic.fit import MadeImages, make_images
 from ai_training.studies.synthetic.judge import Judged, judge
 from ai_training.studies.synthetic.recipe import Synthesis
 
@@ -22,7 +22,7 @@ ROW, ROWS = 10, 3  # pictures of a sheet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class RealImages:
     """Real images ``pixels [N, side, side]``: which are learned from, which are held out, which have the
     label, each ``[N]``."""
 
@@ -32,7 +32,7 @@ class Source:
     labelled: Called
 
 
-def synthesise(how: Synthesis, source: Source, out: Path, report: Report = silent) -> Mapping[str, Bytes]:
+def synthesise(how: Synthesis, source: RealImages, out: Path, report: Report = silent) -> Mapping[str, Bytes]:
     """Of each kind the images with the label, ``[images, side, side]``.
 
     Writes ``synthetic-KIND.npz`` (not made again by the same recipe), ``synthetic-KIND.png`` (a random sheet:
@@ -59,12 +59,14 @@ def synthesise(how: Synthesis, source: Source, out: Path, report: Report = silen
     return images
 
 
-def _made(how: Synthesis, kind: str, real: Bytes, source: Source, out: Path, report: Report) -> Made:
+def _made(
+    how: Synthesis, kind: str, real: Bytes, source: RealImages, out: Path, report: Report
+) -> MadeImages:
     stored, recipe = out / f"synthetic-{kind}.npz", how.model_dump_json()
     if stored.is_file():
         with np.load(stored, allow_pickle=False) as found:
             if str(found["recipe"]) == recipe:
-                return Made(found["of_all"], found["of_label"])
+                return MadeImages(found["of_all"], found["of_label"])
     made = make_images(how, kind, real[source.learned], real[source.learned & source.labelled], report)
     out.mkdir(parents=True, exist_ok=True)
     np.savez(stored, allow_pickle=False, recipe=recipe, of_all=made.of_all, of_label=made.of_label)

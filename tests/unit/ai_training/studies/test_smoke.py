@@ -49,3 +49,6 @@ def test_every_study_runs_from_its_file_to_its_report(name: str, data: Path, tmp
     assert "Not for diagnostic use" in page
     assert all(f"| {name} |" in page for name in arms)
     assert (tmp_path / "arms.png").stat().st_size > 1000
+    one_label = [arm for arm in found["study"]["arms"] if len(arm["task"]["labels"]) == 1]
+    for drawn in ("roc.png", "maps.png"):
+        assert (tmp_path / drawn).is_file() is (len(one_label) > 1)
