@@ -78,7 +78,7 @@ def _arm(row: ArmRow) -> list[str]:
         row.name,
         str(row.learned),
         text(row.auc),
-        " ".join(f"{value:.3f}" for value in row.seeds),
+        " ".join("–" if np.isnan(value) else f"{value:.3f}" for value in row.seeds),
         text(row.difference) if row.difference else "–",
         row.verdict,
         f"{row.accuracy:.3f}",
