@@ -30,7 +30,7 @@ GRANT USAGE ON SCHEMA public TO dicom_node_any;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
     alembic_version, annotation_reading, association, audit, cleaning_review, commitment, counted_image, cursor,
-    delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, image_count, instance, job, lease,
+    delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, held_result, image_count, instance, job, lease,
     notification, notified_event, received_object, result, score_count, shadow_score, study, waiting_report,
     withdrawal
 TO dicom_node_any;
@@ -49,12 +49,13 @@ GRANT dicom_node_any TO dicom_node_receives;
 GRANT INSERT ON study TO dicom_node_receives;
 GRANT INSERT, UPDATE ON instance, received_object TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, disk_sample TO dicom_node_receives;
-GRANT UPDATE ON cleaning_review TO dicom_node_receives;
+GRANT UPDATE ON cleaning_review, held_result TO dicom_node_receives;
 GRANT DELETE ON annotation_reading, counted_image, event, image_count, score_count, shadow_score TO dicom_node_receives;
 
 -- What models made of images.
 GRANT dicom_node_any TO dicom_node_works;
 GRANT INSERT ON counted_image TO dicom_node_works;
+GRANT INSERT, DELETE ON held_result TO dicom_node_works;
 GRANT INSERT, UPDATE ON cleaning_review, image_count, score_count TO dicom_node_works;
 GRANT INSERT, UPDATE, DELETE ON annotation_reading, shadow_score TO dicom_node_works;
 

@@ -19,9 +19,11 @@ from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.past import forget_past
 from dicom_node.notifications.gather import forget_removed
+from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.services import users, work
+from dicom_node.services.console.studies import assessment
 from dicom_node.store import leases, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Base, Delivery, Study
@@ -125,6 +127,23 @@ def test_a_study_goes_its_way_under_these_rights(
     forget_old(listener.database, listener.settings, later)
     forget_removed(listener.database, listener.settings)
     forget_requests(listener.database, listener.settings)
+    for node in (listener, worker, console):
+        node.close()
+
+
+def test_results_wait_for_a_person_under_these_rights(tmp_path: Path, urls: dict[str, str]) -> None:
+    register()
+    config = configuration()
+    config["rules"][0]["assess_first"] = True
+    config["outbox"] = {"assess_hours": 1e-9}
+    listener, worker, console = (Inbox(tmp_path / "var", config, url=urls[role]) for role in ROLES)
+    image = ultrasound("held", size=(48, 40))
+    listener.receive(image)
+    listener.settle()
+    assert Worker(worker.settings, worker.database).run_once()
+    assert listener.study(image.StudyInstanceUID).state is StudyState.UNASSESSED
+    assert report_overdue(listener.database, listener.settings) == 1
+    assert assessment.accept(console.settings, str(image.StudyInstanceUID)) == 2
     for node in (listener, worker, console):
         node.close()
 
