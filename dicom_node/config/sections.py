@@ -99,8 +99,9 @@ class SpoolSettings(Section):
     """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
     keep_days: float = Field(14, ge=0)
     """How long received objects stay after all results were confirmed."""
-    result_days: float = Field(400, ge=1)
-    """How long files of results stay after all of them were confirmed, and until the images are gone."""
+    result_days: float = Field(0, ge=0)
+    """How long files of results stay after all of them were confirmed, and until the images are gone. 0: for
+    good."""
 
 
 class WorkerSettings(Section):

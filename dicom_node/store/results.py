@@ -86,16 +86,18 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
 
 
 def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
-    """Results whose files may go, their studies locked: all of the study have reached who gets them before.
+    """Results whose files may go, locked with their studies: all of a study were sent before.
 
     Not while an object of the study is here: a job on it may want its results to go to a further destination.
+    Nor one that somebody holds to send it again: that transaction may wait for the study.
     """
     chosen = _outdated(before)
     found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
     free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
     locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
     # Again: what was committed between the first look and the lock is seen by a new statement only.
-    return list(session.scalars(chosen.where(Result.study_id.in_(locked)).order_by(Result.id)))
+    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
+    return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
 
 
 def _outdated(before: datetime) -> Select[Result]:

@@ -46,10 +46,13 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
 
 
 def purge_results(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete files of results that are older than ``spool.result_days``; returns how many. Their rows stay.
+    """Delete files of results that are older than ``spool.result_days`` (0: none); returns how many.
 
-    A file goes before its row says so: one that a crash left without file is found again the next time.
+    Their rows stay, locked while their files go: nobody sends one again meanwhile. A file goes before its row
+    says so: one that a crash left without file is found again the next time.
     """
+    if not settings.spool.result_days:
+        return 0
     before = (now or utc_now()) - timedelta(days=settings.spool.result_days)
     total = 0
     while True:

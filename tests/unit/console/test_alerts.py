@@ -17,7 +17,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.monitoring.disk import DiskForecast
 from dicom_node.services.console import metrics
-from dicom_node.store.tables import Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import Delivery, HeldResult, Job, ReceivedObject, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -107,6 +107,11 @@ def test_each_alert_is_raised_by_what_it_is_for(
     change(Delivery, state=DeliveryState.PENDING)
     change(Result, created_at=a_day_ago)
     assert raised(filled, rules) == {"ResultsWaitLong"}
+    with filled.database.write() as session:
+        result = session.query(Result).one()
+        session.add(HeldResult(result_id=result.id, study_id=result.study_id, since=utc_now() - timedelta(2)))
+    change(Delivery, state=DeliveryState.UNASSESSED)
+    assert raised(filled, rules) == {"ResultsWaitForAPerson"}
     change(Delivery, state=DeliveryState.DEAD)
     assert raised(filled, rules) == {"DeadLetters"}
     change(Delivery, state=DeliveryState.CONFIRMED)

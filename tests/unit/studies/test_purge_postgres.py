@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.outbox import by_hand
 from dicom_node.services import retention
 from dicom_node.store import intake
-from dicom_node.store.tables import Instance
+from dicom_node.store.tables import Delivery, Instance
+from dicom_node.store.transitions import utc_now
+from dicom_node.studies.purge import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.console.illustrated import illustrated
@@ -71,4 +76,37 @@ def test_an_image_that_comes_while_its_study_is_purged_is_kept(
     retention.delete_received(node.settings, [STUDY])
     late.join()
     assert purged(node) == left
+    node.close()
+
+
+@pytest.mark.debian("postgresql")
+def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_file(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Inbox(tmp_path / "var", illustrated(), postgres_url)
+    delivered(node)
+    retention.delete_received(node.settings, [STUDY])
+    with node.database.write() as session:
+        sent = session.scalars(select(Delivery).order_by(Delivery.id)).first()
+        assert sent is not None
+        sent.state = DeliveryState.DISCARDED
+        number, file = sent.id, node.folder / sent.result.path
+    spool = node.settings.spool.model_copy(update={"result_days": 1})
+    settings, settle = node.settings.model_copy(update={"spool": spool}), by_hand.settle_study
+    late = utc_now() + timedelta(days=2)
+    other = threading.Thread(target=lambda: purge_results(node.database, settings, late))
+
+    def meanwhile(*of: Any) -> None:
+        other.start()
+        other.join(timeout=2)
+        assert not other.is_alive() and file.is_file()
+        settle(*of)
+
+    monkeypatch.setattr(by_hand, "settle_study", meanwhile)
+    with node.database.write() as session:
+        by_hand.retry(session, number)
+    other.join()
+    with node.database.read() as session:
+        again = session.get_one(Delivery, number)
+        assert (again.state, again.result.purged, file.is_file()) == (DeliveryState.PENDING, False, True)
     node.close()

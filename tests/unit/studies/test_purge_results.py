@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.outbox import by_hand
@@ -31,6 +32,11 @@ def with_file(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryStat
     return number, file
 
 
+def keeping(inbox: Inbox, days: float = 400) -> Settings:
+    spool = inbox.settings.spool.model_copy(update={"result_days": days})
+    return inbox.settings.model_copy(update={"spool": spool})
+
+
 def rows(inbox: Inbox) -> list[bool]:
     with inbox.database.read() as session:
         return list(session.scalars(select(Result.purged).order_by(Result.id)))
@@ -38,14 +44,21 @@ def rows(inbox: Inbox) -> list[bool]:
 
 def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images(inbox: Inbox) -> None:
     _, file = with_file(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    assert purge_results(inbox.database, inbox.settings, utc_now() + LATER) == 0  # its images are here
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0  # its images are here
     purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, inbox.settings, utc_now() + 399 * DAYS) == 0
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + 399 * DAYS) == 0
     assert file.is_file()
-    assert purge_results(inbox.database, inbox.settings, utc_now() + LATER) == 1
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
     assert (file.exists(), rows(inbox)) == (False, [True])
     assert inbox.events()[-1].number == 2022
-    assert purge_results(inbox.database, inbox.settings, utc_now() + LATER) == 0
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
+
+
+def test_files_of_results_stay_for_good_where_no_days_are_given(inbox: Inbox) -> None:
+    _, file = with_file(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
+    purge(inbox.database, inbox.settings, utc_now() + LATER)
+    assert purge_results(inbox.database, inbox.settings, utc_now() + 100 * LATER) == 0
+    assert (file.is_file(), rows(inbox)) == (True, [False])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +78,7 @@ def test_what_is_not_confirmed_or_stands_in_quarantine_stays(
             row.purged = True
         job.state = JobState.SUCCEEDED
     purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, inbox.settings, utc_now() + LATER) == 0
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
     assert (file.is_file(), rows(inbox)) == (True, [False])
 
 
@@ -81,13 +94,13 @@ def test_a_younger_result_of_the_study_keeps_the_older_ones(inbox: Inbox) -> Non
                 created_at=utc_now() + 100 * DAYS,
             )
         )  # fmt: skip
-    assert purge_results(inbox.database, inbox.settings, utc_now() + LATER) == 0
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
     assert file.is_file()
 
 
 def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:
     number, _ = with_file(inbox, "gone", StudyState.CANCELLED, DeliveryState.CANCELLED)
     purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, inbox.settings, utc_now() + LATER) == 1
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
     with inbox.database.write() as session, pytest.raises(NotAllowedNow, match="result_days"):
         by_hand.retry(session, number)
