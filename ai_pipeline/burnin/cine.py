@@ -159,8 +159,9 @@ class _CineWindow(Window):
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         measured = MeasuredPixels.of(light, self._waves_in(light))
+        added = None if self.tables.stretched else self.added
         views: list[tuple[Picture, float, Sequence[Box | None]]] = [
-            (view, scale, [None] if self.added is None else surroundings(self.added, scale))
+            (view, scale, [None] if added is None else surroundings(added, scale))
             for view, scale in ((light, FINEST), (dark, FINEST), (faint, FAINT))
         ]
         # Which frames are outlying depends on what is filled: they are read whole.

@@ -98,13 +98,15 @@ class DisplayTables:
 
     ``table``: from a stored value less ``low`` to the grey level that a viewer shows; None for colour.
     ``black``: the stored value that is shown darkest. ``equalised``: the same as ``table`` where the display
-    window clips levels that hold structure; a viewer with a wider window would show it.
+    window clips levels that hold structure; a viewer with a wider window would show it. ``stretched``: each
+    picture is shown between its own darkest and brightest samples, so that filling a few changes all of it.
     """
 
     low: int
     table: Picture | None
     black: float
     equalised: Picture | None = None
+    stretched: bool = False
 
     @staticmethod
     def of(stored: PixelArray, display: Picture) -> DisplayTables:
@@ -113,7 +115,7 @@ class DisplayTables:
             return DisplayTables(0, None, 0.0)
         darkest = stored.reshape(display.shape[0] * display.shape[1], -1)[int(np.argmin(brightest(display)))]
         if stored.ndim == 3 or stored.dtype.kind not in "iu":
-            return DisplayTables(0, None, float(cast(Any, darkest.min())))
+            return DisplayTables(0, None, float(cast(Any, darkest.min())), stretched=True)
         values, first, counts = np.unique(stored, return_index=True, return_counts=True)
         numbers = values.astype(np.int64)
         every = np.arange(int(numbers[0]), int(numbers[-1]) + 1)
@@ -133,9 +135,7 @@ class DisplayTables:
         """Samples within the source's range as the viewer shows them."""
         if self.table is not None:
             return self.table[self._places(samples)]
-        if samples.dtype == np.uint8:
-            return np.asarray(samples, np.uint8)
-        return _stretched(samples)
+        return _stretched(samples) if self.stretched else np.asarray(samples, np.uint8)
 
     def _places(self, samples: PixelArray) -> npt.NDArray[np.int64]:
         last = 0 if self.table is None else len(self.table) - 1
@@ -206,7 +206,7 @@ class _Still(Window):
     """The one frame of a still."""
 
     def residue(self) -> list[TextBox]:
-        changed = self.mask if self.added is None else self.added
+        changed = None if self.tables.stretched else self.mask if self.added is None else self.added
         return [
             box
             for view in self.tables.views(self.results[0])

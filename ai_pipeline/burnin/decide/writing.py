@@ -25,7 +25,7 @@ from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.read_lines import Line, is_wide
-from ai_pipeline.burnin.find.text import TextBox, TextReader, high_contrast, looks_like_text
+from ai_pipeline.burnin.find.text import TILES, TextBox, TextReader, high_contrast, looks_like_text
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.contract import Meaning
 
@@ -135,8 +135,12 @@ def candidates(
 
 
 def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
-    """The boxes of the parts of a mask, each with what is around it; parts near to each other share one."""
-    _, stats = components(dilated(mask, 2 * round(CONTEXT / scale) + 1))
+    """The boxes of the parts of a mask, each with what is around it; parts near to each other share one.
+
+    With enhanced contrast (:data:`FAINT`) all that looks otherwise since these pixels were changed.
+    """
+    looks_otherwise = 1.5 * max(mask.shape) / TILES if scale == FAINT else 0.0
+    _, stats = components(dilated(mask, 2 * round(max(CONTEXT / scale, looks_otherwise)) + 1))
     return component_boxes(stats)
 
 

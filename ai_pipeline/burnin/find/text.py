@@ -213,10 +213,14 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
     return mask.astype(np.bool_)
 
 
+TILES = 8
+"""Of each side of a picture whose contrast is enhanced; a pixel changes what is shown up to 1.5 tiles away."""
+
+
 def high_contrast(picture: Picture) -> Picture:
     """A grey copy in which faint text stands out: brightest channel, local equalisation (CLAHE)."""
     grey = brightest(picture)
-    clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8))
+    clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(TILES, TILES))
     return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
 
 
