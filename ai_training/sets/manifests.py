@@ -53,7 +53,7 @@ def listed_set(manifest: Path) -> ChestSet:
         raise DataMissing(f"{manifest} has no column {', '.join(wanted)}")
     name = manifest.stem
     images = tuple(_listed_image(manifest, name, row) for row in listed)
-    _check_splits(manifest, images)
+    check_splits(manifest, images)
     sources = [image.source for image in images]
     return ChestSet(name, images, (), main=max(sorted(set(sources)), key=sources.count), labels=known)
 
@@ -84,7 +84,8 @@ def years(text: str) -> float:
     return age if 0 <= age <= OLDEST else float("nan")
 
 
-def _check_splits(manifest: Path, images: Sequence[ChestImage]) -> None:
+def check_splits(manifest: Path, images: Sequence[ChestImage]) -> None:
+    """Raises DataMissing where a patient is in more than one split."""
     splits: dict[str, set[str]] = {}
     for image in images:
         splits.setdefault(image.patient, set()).add(image.split)

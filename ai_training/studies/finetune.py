@@ -25,6 +25,7 @@ from ai_training.metrics import Interval, auc, interval, patient_weights, resamp
 from ai_training.progress import Report, silent
 from ai_training.sets.chest import ChestImage, label_matrix, read_grey
 from ai_training.sets.files import rows
+from ai_training.sets.manifests import check_splits
 from ai_training.sets.splits import SHARES, split_by_patient
 from ai_training.studies.experiment import Alteration, Arm, Lesson, Split, StudyNetwork, Task
 from ai_training.studies.fit import ArmRun, asked
@@ -74,7 +75,8 @@ def finetune(
 
     ``weights``: ``random``, ``imagenet``, or a file that an earlier training left. Nothing is chosen on the
     validation split, so it is measured on with the test split. ``external``: the table of another hospital;
-    the images of its test split are measured on, or all where it has none.
+    the images of its test split are measured on, or all where it has none. What is measured holds only if
+    neither ``weights`` nor this training has seen these patients: of ``weights`` nobody here can know.
 
     Raises DataMissing, ExperimentError.
     """
@@ -120,6 +122,7 @@ def read_local(table: Path, target: str, size: int) -> StudyMaterial:
     if not any(image.split for image in images):
         dealt = split_by_patient([image.patient for image in images], truth, SHARES, seed=1)
         images = tuple(_with_split(image, split) for image, split in zip(images, dealt, strict=True))
+    check_splits(table, images)
     pixels = np.stack([reduce(read_grey(image.path), Chain(side=size))[0] for image in images])
     return StudyMaterial(images, pixels, truth, names=(target,))
 

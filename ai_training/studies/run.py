@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ai_training.errors import ExperimentError
 from ai_training.progress import Report, silent
 from ai_training.runs import BEST
 from ai_training.studies.experiment import ChestStudy
@@ -32,10 +34,11 @@ def run_study(
 ) -> tuple[StudyMaterial, Answers]:
     """Train every arm with every seed into folders of ``out``; a finished one is not trained again.
 
-    Raises DataMissing, ExperimentError.
+    Raises DataMissing, ExperimentError: also where ``out`` holds another study, or one on other images.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = StudyMaterial.gather(data, study, cache or out / "cache", report)
+    _claim(out, study, material)
     if study.synthesis:
         material = _with_synthetic(material, study.synthesis, out, report)
     runs = [(seed, arm) for seed in study.seeds for arm in study.arms]
@@ -45,6 +48,18 @@ def run_study(
         weights = out / f"{arm.network.from_arm}-{seed}" / BEST if arm.network.from_arm else data
         answers[arm.name].append(run_arm(arm, seed, material, weights, out / f"{arm.name}-{seed}", part))
     return material, {name: tuple(found) for name, found in answers.items()}
+
+
+def _claim(out: Path, study: ChestStudy, material: StudyMaterial) -> None:
+    """Name the study and the images that ``out`` is of, or compare them: runs must not be mixed."""
+    of = hashlib.sha256(study.model_dump_json().encode())
+    for image in material.images:
+        of.update(f"{image.path.name}|{image.patient}|{image.split}\n".encode())
+    named = out / "study.sha256"
+    if named.is_file() and named.read_text() != of.hexdigest():
+        raise ExperimentError(f"{out} holds another study, or one on other images: take another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    named.write_text(of.hexdigest())
 
 
 def _with_synthetic(material: StudyMaterial, how: Synthesis, out: Path, report: Report) -> StudyMaterial:

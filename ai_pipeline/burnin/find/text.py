@@ -214,7 +214,7 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
 
 
 TILES = 8
-"""Of each side of a picture whose contrast is enhanced; a pixel changes what is shown up to 1.5 tiles away."""
+"""Of each side of a picture whose contrast is enhanced; a pixel changes what is shown 1.5 tiles away."""
 
 
 def high_contrast(picture: Picture) -> Picture:

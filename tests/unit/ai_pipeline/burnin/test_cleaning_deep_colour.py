@@ -1,4 +1,4 @@
-"""Colour of more than 8 bits: what is bright decides how dark the rest is shown, so filling it shows the rest."""
+"""Colour of more than 8 bits: the brightest decides how dark the rest is shown; filling it shows the rest."""
 
 from __future__ import annotations
 

@@ -58,6 +58,12 @@ def test_the_verb_measures_on_held_out_patients_and_on_another_set(table: Path, 
     assert again.external is None
 
 
+def test_a_patient_in_two_splits_is_refused(table: Path) -> None:
+    torn = changed(table, "torn.csv", {"patient_id": "P0"})
+    with pytest.raises(DataMissing, match="1 patients are in more than one split"):
+        read_local(torn, "Cardiomegaly", 32)
+
+
 def test_labels_may_be_words_and_patients_are_dealt_out_where_there_are_no_splits(table: Path) -> None:
     words = changed(table, "words.csv", {"Edema": None, "split": None, "labels": "Edema, mild|Mass"})
     material = read_local(words, "Edema", 32)

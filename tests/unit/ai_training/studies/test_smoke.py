@@ -15,8 +15,10 @@ pytest.importorskip("torch")
 from safetensors.torch import save_file
 
 from ai_pipeline.networks.foreign import torchvision_network
+from ai_training.errors import ExperimentError
 from ai_training.studies import experiment
 from ai_training.studies.commands import study
+from ai_training.studies.run import run_study
 from tests.unit.ai_training.drawn_chests import drawn_chest_set
 
 pytestmark = pytest.mark.skipif(not (find_spec("timm") and find_spec("torchvision")), reason="needs timm")
@@ -52,3 +54,11 @@ def test_every_study_runs_from_its_file_to_its_report(name: str, data: Path, tmp
     one_label = [arm for arm in found["study"]["arms"] if len(arm["task"]["labels"]) == 1]
     for drawn in ("roc.png", "maps.png"):
         assert (tmp_path / drawn).is_file() is (len(one_label) > 1)
+
+
+def test_a_folder_of_another_study_is_refused(data: Path, tmp_path: Path) -> None:
+    leak, other = (experiment.load(experiment.shipped(name)).toy() for name in ("leak", "backbones"))
+    (tmp_path / "study.sha256").write_text("another")
+    for wanted in (leak, other):
+        with pytest.raises(ExperimentError, match="another study"):
+            run_study(data, tmp_path, wanted, threads=1)
