@@ -20,6 +20,11 @@ from dicom_node.store.tables import Delivery, HeldResult, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
 _S = DeliveryState
+_OTHERS = {
+    True: "no result of this study waits for an assessment; to send what was rejected, say so "
+    "(studies accept --rejected)",
+    False: "newer results wait for an assessment: decide on those first",
+}
 
 
 def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
@@ -33,12 +38,19 @@ def mark(rows: Sequence[HeldResult]) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def accept(session: Session, study_id: int, by: str, as_of: str | None) -> int:
-    """Let these results leave, also ones that were rejected before; returns how many.
+def accept(
+    session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
+) -> int:
+    """Let these results leave; returns how many.
 
-    ``as_of``: the mark of what the person saw. Raises NotAllowedNow.
+    ``as_of``: the mark of what the person saw. ``rejected``: whether that was rejected before; None: as the
+    mark says, and without one it was not, so that a request that comes twice frees nothing. Raises
+    NotAllowedNow.
     """
     rows = _locked(session, study_id, as_of)
+    were_rejected = rows[0].verdict is not None
+    if were_rejected is not (rejected if rejected is not None else were_rejected and as_of is not None):
+        raise NotAllowedNow(_OTHERS[were_rejected])
     for row in rows:
         waits = _S.UNASSESSED if row.verdict is None else _S.DISCARDED
         for delivery in _deliveries(session, row, waits):
@@ -95,7 +107,11 @@ def _locked(session: Session, study_id: int, as_of: str | None) -> Sequence[Held
 
 
 def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequence[Delivery]:
-    chosen = select(Delivery).where(Delivery.result_id == row.result_id, Delivery.state == state)
+    chosen = select(Delivery).where(
+        Delivery.result_id == row.result_id,
+        Delivery.state == state,
+        Delivery.discarded_because == row.because,  # not what was discarded for another reason
+    )
     return session.scalars(chosen.with_for_update()).all()
 
 

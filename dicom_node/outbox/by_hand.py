@@ -46,8 +46,9 @@ def retry(session: Session, delivery_id: int) -> None:
     session.refresh(delivery.result, with_for_update={"read": True})  # its file may be going at this moment
     if delivery.result.purged:
         raise NotAllowedNow(f"delivery {delivery_id}: the file was deleted after spool.result_days")
-    if kept := held.kept(session, [delivery.result_id]):
-        raise NotAllowedNow(f"delivery {delivery_id}: {_KEPT[kept[delivery.result_id]]}")
+    kept = held.kept(session, [delivery.result_id])
+    if kept or delivery.state is _S.UNASSESSED:
+        raise NotAllowedNow(f"delivery {delivery_id}: {_KEPT[kept.get(delivery.result_id)]}")
     if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
         study = delivery.result.study_id
@@ -71,10 +72,13 @@ def retry(session: Session, delivery_id: int) -> None:
 
 
 def retry_all(session: Session, destination: str | None = None) -> int:
-    """Send again what was given up (to one peer, or to all), but of quarantined studies; returns how many."""
+    """Send again what was given up (to one peer, or to all); returns how many.
+
+    Left out is what stands in quarantine, was withdrawn, or no person has accepted.
+    """
     dead = _dead(destination).join(Delivery.result).join(Result.study)
     sound = (Study.state != StudyState.QUARANTINED, Delivery.result_id.not_in(select(Withdrawal.result_id)))
-    chosen = list(session.scalars(dead.where(*sound).order_by(Delivery.id)))
+    chosen = list(session.scalars(dead.where(*sound, ~held.may_not_leave()).order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
     return len(chosen)

@@ -35,7 +35,8 @@ def enqueue(
     """
     if results.withdrawn(session, [result.id]):
         return 0
-    hold = held.stand(session, result, assess_first)
+    peers = list(peers)
+    hold = held.stand(session, result, [peer.name for peer in peers], assess_first)
     if hold is not None and hold.verdict is HoldVerdict.REJECTED:
         return 0
     waits = hold is not None and hold.verdict is None
@@ -44,7 +45,7 @@ def enqueue(
         delivery = deliveries.add(
             session, result, peer.name, ask_first=ask_first, by_hand=by_hand, unassessed=waits
         )
-        if delivery.withdrawn:
+        if delivery.withdrawn or (delivery.state is _S.UNASSESSED and not waits):
             state, event = (_S.UNASSESSED, DELIVERY_HELD) if waits else (_S.PENDING, DELIVERY_RETRIED)
             wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
             move_delivery(session, delivery, state, event, **wanted)

@@ -211,11 +211,15 @@ def withdraw(
 
 
 @app.command(epilog="Example: dicom-node studies accept 1.2.840.113619.2.1 --config node.toml")
-def accept(uid: StudyArgument, config: Config) -> None:
-    """Accept results that wait for it (assess_first of a rule), or were rejected: they are sent."""
+def accept(
+    uid: StudyArgument,
+    config: Config,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Those that were rejected.")] = False,
+) -> None:
+    """Accept results that wait for it (assess_first of a rule): they are sent."""
     from dicom_node.services.console.studies import assessment
 
-    number = assessment.accept(load(config), uid)
+    number = assessment.accept(load(config), uid, rejected=rejected)
     say(f"Accepted: {number} result{'s' if number != 1 else ''} will be sent.")
 
 

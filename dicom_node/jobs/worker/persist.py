@@ -182,11 +182,15 @@ class ResultWriter:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
             record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
-        self._carry_over(session, job, [(item, rows[item.sop_instance_uid]) for item in built])
+        self._carry_over(session, job, end, [(item, rows[item.sop_instance_uid]) for item in built])
         return new
 
     def _carry_over(
-        self, session: Session, job: ClaimedJob, built: Sequence[tuple[BuiltObject, Result]]
+        self,
+        session: Session,
+        job: ClaimedJob,
+        end: _Ending,
+        built: Sequence[tuple[BuiltObject, Result]],
     ) -> None:
         """Peers to which a person sent results that these replace before they left get these instead."""
         left = deliveries.left_by_hand(session, job.study_id, job.rule)
@@ -194,7 +198,7 @@ class ResultWriter:
         for peer in (peer for peer in self._settings.peers if peer.name in names):
             rows = [row for item, row in built if peer.deidentify is item.deidentified and _gets(peer, item)]
             for row in rows:
-                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=self._is_assessed_first(job))
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=end.assess_first)
             replaced = [one for one in left if one.destination == peer.name and one.result not in rows]
             for delivery in replaced if rows else ():
                 delivery.withdrawn = False

@@ -158,7 +158,7 @@ def test_the_command_line_accepts_and_rejects(node: Inbox, capsys: pytest.Captur
     uid = str(ultrasound("one").StudyInstanceUID)
     for words, said in (
         (["reject", uid, "--because", "wrong side"], "Rejected"),
-        (["accept", uid], "Accepted"),
+        (["accept", uid, "--rejected"], "Accepted"),
     ):
         with pytest.raises(SystemExit) as end:
             cli.main(["studies", *words, "--config", str(file)])

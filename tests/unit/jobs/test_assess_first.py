@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from dicom_node import services
 from dicom_node.config.settings import Settings
@@ -25,6 +25,7 @@ from dicom_node.services.audit import Person
 from dicom_node.services.console.studies import assessment, feedback
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, HeldResult, Result
+from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs, run_pacs
@@ -130,10 +131,80 @@ def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: In
         by_hand.send_study(node.settings, uid, "pacs")
     with pytest.raises(NotAllowedNow, match="rejected already"):
         assessment.reject(node.settings, uid, ANNA, because="again")
-    assert assessment.accept(node.settings, uid, ANNA) == 2
+    with pytest.raises(NotAllowedNow, match="--rejected"):
+        assessment.accept(node.settings, uid, ANNA)
+    assert assessment.accept(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
     assert states(node) == [D.PENDING] * 2
     with pytest.raises(NotAllowedNow, match="waits for"):
         assessment.accept(node.settings, uid, ANNA)
+
+
+def test_a_second_acceptance_frees_nothing_that_was_rejected(node: Inbox) -> None:
+    uid = analysed(node)
+    assessment.reject(node.settings, uid, ANNA, because="wrong side")
+    analysed(node, 2)
+    with pytest.raises(NotAllowedNow, match="newer results wait"):
+        assessment.accept(node.settings, uid, ANNA, rejected=True)
+    seen = mark(node, uid)
+    assert assessment.accept(node.settings, uid, ANNA, as_of=seen) == 2
+    for asked in ({}, {"as_of": seen}, {"rejected": True}):
+        with pytest.raises(NotAllowedNow):
+            assessment.accept(node.settings, uid, ANNA, **asked)  # type: ignore[arg-type]
+    assert sorted(states(node)) == [D.DISCARDED] * 2 + [D.PENDING] * 2
+
+
+def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
+    uid = analysed(node)
+    by_hand.discard_deliveries(node.settings, [1], because="wrong destination")
+    assessment.reject(node.settings, uid, ANNA, because="wrong side")
+    assessment.accept(node.settings, uid, ANNA, rejected=True)
+    assert states(node) == [D.DISCARDED, D.PENDING]
+    other = analysed(node, 2)
+    assessment.reject(node.settings, other, ANNA, because="wrong side")
+    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
+    with pytest.raises(NotAllowedNow, match="waits for"):
+        assessment.accept(node.settings, uid, ANNA, rejected=True)
+
+
+def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) -> None:
+    second = node.settings.peers[1].model_copy(update={"name": "second"})
+    held_rule = node.settings.rules[0]
+    free = held_rule.model_copy(update={"name": "other", "send_to": ("second",), "assess_first": False})
+    peers = (*node.settings.peers, second)
+    node.settings = node.settings.model_copy(update={"peers": peers, "rules": (held_rule, free)})
+    node.reopen()
+    uid = analysed(node)
+    assert sorted(states(node)) == [D.PENDING] * 2 + [D.UNASSESSED] * 2 and len(holds(node)) == 2
+    with node.database.write() as session:
+        session.execute(delete(HeldResult))  # as an earlier version left it
+    with pytest.raises(NotAllowedNow, match="studies accept"):
+        by_hand.retry_deliveries(node.settings, [1])
+    services.rerun_studies(node.settings, [uid])
+    work(node)
+    assert assessment.accept(node.settings, uid, ANNA) == 2
+    assert states(node) == [D.PENDING] * 4
+
+
+def test_what_was_given_up_before_is_not_held_and_blocks_nothing(node: Inbox) -> None:
+    wanted = node.settings
+    node.settings = settings(node, assess_first=False)
+    node.reopen()
+    uid = analysed(node)
+    with node.database.write() as session:
+        for row in session.scalars(select(Delivery)):
+            row.state = D.DEAD
+    node.settings = wanted
+    node.reopen()
+    services.rerun_studies(node.settings, [uid])
+    work(node)
+    assert holds(node) == [] and by_hand.retry_deliveries(node.settings) == 2
+    with node.database.write() as session:
+        rows = session.scalars(select(Delivery)).all()
+        for row in rows:
+            row.state = D.DEAD
+        held_one = HeldResult(result_id=rows[0].result_id, study_id=1, since=utc_now())
+        session.add(held_one)
+    assert by_hand.retry_deliveries(node.settings) == 1
 
 
 def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
@@ -186,6 +257,14 @@ def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbo
     services.rerun_studies(node.settings, [uid])
     work(node)
     assert states(node) == [D.PENDING] * 2 and holds(node) == []
+
+
+def test_unchanged_results_go_too_when_the_rule_wants_no_assessment_any_more(node: Inbox) -> None:
+    analysed(node)
+    node.settings = settings(node, assess_first=False)
+    node.reopen()
+    analysed(node, 2)
+    assert sorted(states(node)) == [D.CANCELLED] + [D.PENDING] * 3
 
 
 def test_a_job_keeps_to_the_rule_that_made_it(node: Inbox) -> None:

@@ -57,7 +57,7 @@ class FindingAssessed(Asking):
 
 
 class AcceptResults(Asking):
-    """``as_of``: of the results that were looked at; others are refused (409)."""
+    """``as_of``: of the results that were looked at; needed for rejected ones. Others are refused (409)."""
 
     as_of: AsOf = None
 

@@ -53,10 +53,16 @@ def show(session: Session, settings: Settings, study: int) -> View:
 
 
 def accept(
-    settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE, *, as_of: str | None = None
+    settings: Settings,
+    study_instance_uid: str,
+    by: Person = COMMAND_LINE,
+    *,
+    as_of: str | None = None,
+    rejected: bool | None = None,
 ) -> int:
-    """Let the results of a study leave that wait, or were rejected; returns how many.
+    """Let the results of a study leave that wait, or those that were rejected; returns how many.
 
+    ``as_of`` is of what the person saw. Without it those that wait are meant, with ``rejected`` the others.
     What they call present and nobody has assessed counts as accepted by this person. Peers that take it get
     this person's assessment with them. Raises NotFound, or
     NotAllowedNow where nothing waits, other results wait than those of ``as_of``, or a finding in them was
@@ -64,12 +70,13 @@ def accept(
     """
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
+        session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
         if others := feedback.contested(session, settings, study):
             raise NotAllowedNow(
                 f"{', '.join(others)}: not accepted as it stands in the results, and they cannot be changed. "
                 "Reject the results, or assess the finding anew"
             )
-        number = outbox.accept(session, study, by.name, as_of)
+        number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
         feedback.accept_rest(session, settings, study, by)
         _send(session, settings, study, by)
         _note(session, by, study, HoldVerdict.ACCEPTED, number)

@@ -26,7 +26,7 @@ from dicom_node.services.console.studies.viewer import report_files
 from dicom_node.services.work import said
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Study
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.transitions import FOR_UPDATE, utc_now
 from dicom_node.store.views import View, columns
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def give(
     tracking_uid = "" if is_missing else about.get("tracking_uid", "")
     wanted = (about.get("finding", ""), tracking_uid, about.get("model", ""))
     with writing(settings) as session:
+        session.get(Study, study, with_for_update=FOR_UPDATE)  # its results are not accepted meanwhile
         findings = _findings(session, settings, study)
         known = _may_be_missing(settings, findings) if is_missing else findings
         row = next((one for one in known if _key(one) == wanted), None)
