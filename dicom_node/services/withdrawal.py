@@ -148,6 +148,10 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     rows = _results(session, study)
     if wanted is not None and (wrong := set(wanted) - {row.id for row in rows}):
         raise NotFound(f"result {min(wrong)} is none of this study")
+    if wanted is not None:  # what persons said of a report goes with it
+        reports = {row.job_id for row in rows if row.id in wanted and row.kind is ResultKind.SR}
+        told = [row.id for row in rows if row.kind is ResultKind.ASSESSMENT and row.job_id in reports]
+        wanted = [*wanted, *told]
     gone = _withdrawn(session, rows)
     chosen = [row for row in rows if row.id not in gone and (wanted is None or row.id in wanted)]
     if not chosen:

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WITHDRAWN
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.tables import Delivery, Job, Result, Study
 from dicom_node.store.tables.times import has_come, has_ended
@@ -76,6 +77,12 @@ def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
             .options(contains_eager(Delivery.result))
         )
     )
+
+
+def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[Delivery]:
+    """What was withdrawn before it was sent of persons' assessments of these jobs' reports."""
+    of_jobs = (Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
+    return session.scalars(select(Delivery).join(Delivery.result).where(*of_jobs)).all()
 
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.identity import Patient
-from dicom_node.model.kinds import NOT_CHOSEN, AssociationOutcome, ObjectRole
+from dicom_node.model.kinds import AssociationOutcome, ObjectRole, ResultKind
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import (
     Association,
@@ -107,10 +107,10 @@ def last_associations(session: Session, study_id: int, number: int) -> list[str]
     return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
 
 
-def pending_deliveries(session: Session, study_id: int) -> Sequence[Delivery]:
-    """Results of the study that jobs built and that were not sent yet."""
+def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
+    """Results of the study that were not sent yet, but for kinds that stay true whatever becomes of it."""
     chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
-    chosen = chosen.where(Result.kind.not_in(NOT_CHOSEN))
+    chosen = chosen.where(Result.kind.not_in(but))
     unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
     return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
 

@@ -48,7 +48,7 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
         raise NotAllowedNow(reason)
     study.revision += 1
     session.flush()
-    stop_study(session, study, f"superseded by revision {study.revision}")
+    stop_study(session, study, f"superseded by revision {study.revision}", same_data=True)
     move_study(session, study, StudyState.RECEIVING, event=STUDY_RERUN)
     move_study(session, study, StudyState.COMPLETE, event=STUDY_COMPLETE)
     decisions = enqueue_study(session, study, settings)

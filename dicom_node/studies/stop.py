@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from dicom_node.events import JOB_CANCELLED
+from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store import deliveries, intake, queue
 from dicom_node.store.tables import Study
@@ -17,12 +18,16 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
         move_job(session, job, JobState.CANCELLED, JOB_CANCELLED, reason=reason, finished_at=utc_now())
 
 
-def stop_study(session: Session, study: Study, reason: str) -> None:
-    """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop."""
+def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
+    """Let nothing more leave: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+
+    ``same_data``: what persons said of the findings leaves all the same, no job would want it again.
+    """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
         job.cancel_requested = True
         job.reason = reason
-    for delivery in intake.pending_deliveries(session, study.id):
+    but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
+    for delivery in intake.pending_deliveries(session, study.id, but):
         deliveries.withdraw(session, delivery, reason)
     session.flush()

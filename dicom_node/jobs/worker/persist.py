@@ -19,6 +19,7 @@ from dicom_node.events import RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.monitoring.tally import Tallies, Tally
 from dicom_node.results import (
@@ -183,6 +184,7 @@ class ResultWriter:
         if waiting:
             record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
         self._carry_over(session, job, end, [(item, rows[item.sop_instance_uid]) for item in built])
+        self._restore_assessments(session, rows.values())
         return new
 
     def _carry_over(
@@ -202,6 +204,14 @@ class ResultWriter:
             replaced = [one for one in left if one.destination == peer.name and one.result not in rows]
             for delivery in replaced if rows else ():
                 delivery.withdrawn = False
+
+    def _restore_assessments(self, session: Session, rows: Collection[Result]) -> None:
+        """What persons said of reports that are as they were leaves after all, if it was withdrawn."""
+        jobs = {row.job_id for row in rows if row.kind is ResultKind.SR and not row.deidentified}
+        for delivery in deliveries.withdrawn_assessments(session, jobs):
+            takers = [peer for peer in self._settings.peers if peer.assessments]
+            peers = [peer for peer in takers if peer.name == delivery.destination]
+            outbox.enqueue(session, delivery.result, peers)
 
     def _row(self, job: ClaimedJob, item: BuiltObject, file: ResultFile) -> Result:
         return Result(

@@ -12,13 +12,14 @@ from sqlalchemy import select
 from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.errors import NotAllowedNow
-from dicom_node.model.kinds import ReaderVerdict, ResultKind
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.sr import reading
-from dicom_node.services import rerun_studies
+from dicom_node.services import rerun_studies, withdrawal
 from dicom_node.services.audit import Person
 from dicom_node.services.console.studies import assessment, feedback
-from dicom_node.store.tables import Delivery, Result
+from dicom_node.store.tables import Delivery, Instance, Result, Study
+from dicom_node.studies.stop import stop_study
 from tests.inbox_lab import Inbox
 from tests.unit.jobs.worker_lab import work
 from tests.validators import dciodvfy_errors
@@ -134,6 +135,43 @@ def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inb
     say(site, ReaderVerdict.REJECTED, why="a rib")
     with pytest.raises(NotAllowedNow, match="nothing new"):
         send(site)
+
+
+def test_nothing_that_was_said_leaves_with_a_former_name(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with site.database.read() as session:
+        images = [
+            dcmread(site.settings.node.data_dir / path) for path in session.scalars(select(Instance.path))
+        ]
+    for image in images:
+        image.PatientName = "NEW^NAME"
+    site.receive(*images)
+    site.settle()
+    assert deliveries(site) == [("pacs", "cancelled")]
+    work(site)
+    assert deliveries(site) == [("pacs", "cancelled")], "it is of the former report"
+
+
+def test_what_was_said_of_a_report_that_comes_again_as_it_was_is_sent(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with site.database.write() as session:
+        stop_study(session, session.get_one(Study, 1), "the study stands in quarantine")
+    assert deliveries(site) == [("pacs", "cancelled")]
+    rerun_studies(site.settings, [study_of(site)])
+    work(site)
+    assert deliveries(site) == [("pacs", "pending")]
+
+
+def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with site.database.read() as session:
+        [report] = session.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
+    reason = RejectionReason.QUALITY
+    withdrawal.withdraw(site.settings, study_of(site), [report], reason=reason, because="other patient")
+    assert deliveries(site) == [("pacs", "discarded")]
 
 
 def test_an_assessment_is_of_no_peers_results_and_of_no_deidentified_peer() -> None:
