@@ -243,6 +243,9 @@ class JobQueue:
             row = self._held(session, job)
             if row.cancel_requested:
                 self.complete_if_owner(session, job, JobState.CANCELLED)
+            elif row.study.revision > row.study_revision:  # as what waited when the study changed
+                reason = f"superseded by revision {row.study.revision}"
+                self.complete_if_owner(session, job, JobState.CANCELLED, reason)
             elif not move_job(session, row, JobState.QUEUED, event, lease_until=None, **values):
                 raise _lost(job)
             settle_study(session, job.study_id)

@@ -21,7 +21,7 @@ from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store import leases
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Job
+from dicom_node.store.tables import Job, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from tests.unit.jobs.queue_lab import (
     WORKERS,
@@ -113,6 +113,21 @@ def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, que
     newer = add_job(database, study, revision=2)
     assert queue.claim("me") is None
     complete(database, queue, running)
+    assert claimed(queue).id == newer
+
+
+def test_a_job_of_a_study_that_has_a_newer_revision_is_not_put_back(
+    database: Database, queue: JobQueue
+) -> None:
+    study = add_study(database)
+    older = add_job(database, study)
+    job = claimed(queue)
+    with database.write() as session:
+        session.get_one(Study, study).revision = 2
+    newer = add_job(database, study, revision=2)
+    queue.retry_at(job, utc_now() + timedelta(minutes=30), "the disk was full")
+    ended = job_row(database, older)
+    assert (ended.state, ended.reason) == (JobState.CANCELLED, "superseded by revision 2")
     assert claimed(queue).id == newer
 
 
