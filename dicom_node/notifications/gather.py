@@ -10,23 +10,24 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.patterns import matches
 from dicom_node.config.settings import Settings
 from dicom_node.events import JOB_SUCCEEDED
-from dicom_node.model.kinds import NotificationState, ResultKind
+from dicom_node.model.kinds import HoldVerdict, NotificationState, ResultKind
 from dicom_node.notifications import message
-from dicom_node.notifications.occasions import numbers_of, wants_all
+from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_of, wants_all
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Cursor, EventRow, Notification, NotifiedEvent, Result, Study
+from dicom_node.store.tables import Cursor, EventRow, HeldResult, Notification, NotifiedEvent, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import as_json
 
@@ -103,7 +104,7 @@ class Gatherer:
     def _told(self, session: Session, rule: NotificationSettings, row: EventRow) -> message.Told | None:
         """The event as it is told, None where the rule does not ask for it."""
         found: list[str] = []
-        if rule.findings and row.number == JOB_SUCCEEDED.number:
+        if rule.findings and row.number in WITH_FINDINGS:
             found = self._findings(session, rule, row)
         is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
         if is_own or not (found or wants_all(rule, row.number)):
@@ -112,9 +113,9 @@ class Gatherer:
         return message.Told(row.number, as_json(row.at), row.fields, found, patient)
 
     def _findings(self, session: Session, rule: NotificationSettings, row: EventRow) -> list[str]:
-        """Those of the job's report that are called present and that the rule asks for."""
-        of_job = (Result.job_id == row.fields.get("job"), Result.kind == ResultKind.SR)
-        paths = session.scalars(select(Result.path).where(*of_job, Result.deidentified.is_(False)))
+        """Those that its reports call present and that the rule asks for."""
+        reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
+        paths = session.scalars(select(Result.path).where(*reports))
         present = [name for path in paths for name in _present(self._settings.node.data_dir / path)]
         asked = [
             name
@@ -130,6 +131,15 @@ class Gatherer:
             content=dict(made.content), created_at=now, next_at=now,
         )  # fmt: skip
         session.add(row)
+
+
+def _leave_by(row: EventRow) -> Sequence[ColumnElement[bool]]:
+    """Results that leave by what this event tells of: of a job those that no person must accept first."""
+    if row.number == JOB_SUCCEEDED.number:
+        held = select(HeldResult.result_id)
+        return Result.job_id == row.fields.get("job"), Result.id.not_in(held)
+    accepted = row.fields.get("verdict") == HoldVerdict.ACCEPTED.value
+    return (Result.id.in_(row.fields.get("numbers", []) if accepted else []),)
 
 
 def _cursor_of(rule: NotificationSettings) -> str:

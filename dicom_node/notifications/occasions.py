@@ -37,11 +37,14 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
     Occasion.ASSESSMENT: (events.ASSESSMENT_OVERDUE,),
 }
 
+WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ASSESSED.number})
+
 
 def numbers_of(rule: NotificationSettings) -> set[int]:
-    """The events that are looked at for it: those of a finished job, too, where it asks for findings."""
+    """The events that are looked at for it: those of finished jobs and accepted results, too, where it asks
+    for findings."""
     wanted = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
-    return wanted | ({events.JOB_SUCCEEDED.number} if rule.findings else set())
+    return wanted | (WITH_FINDINGS if rule.findings else frozenset())
 
 
 def wants_all(rule: NotificationSettings, number: int) -> bool:

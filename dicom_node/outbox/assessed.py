@@ -122,5 +122,6 @@ def _decide(
     for row in rows:
         row.verdict, row.decided_at, row.decided_by, row.because = verdict, now, by, because
     session.flush()
-    record(session, RESULTS_ASSESSED, study_id, results=len(rows), verdict=verdict.value)
+    numbers = [row.result_id for row in rows]
+    record(session, RESULTS_ASSESSED, study_id, results=len(rows), verdict=verdict.value, numbers=numbers)
     settle_study(session, study_id)

@@ -1,7 +1,8 @@
-"""Withdrawing while a sender of another process looks for work, on the database that lets both write."""
+"""Withdrawing and accepting while another process works, on the database that lets both write."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dicom_node.model.kinds import RejectionReason
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import Confirmation, Outgoing, SendReport
 from dicom_node.services import withdrawal
+from dicom_node.services.audit import Person
+from dicom_node.services.console.studies import assessment, feedback
 from dicom_node.store.tables import Delivery, Study
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -63,4 +66,35 @@ def test_a_sender_that_comes_in_between_gets_nothing(
     withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.SAFETY, because="of another")
     with node.database.read() as session:
         assert set(session.scalars(select(Delivery.state))) == {DeliveryState.DISCARDED}
+    node.close()
+
+
+@pytest.mark.debian("postgresql")
+def test_a_finding_is_not_rejected_while_its_results_are_accepted(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = illustrated()
+    settings["rules"][0]["assess_first"] = True
+    node = Inbox(tmp_path / "var", settings, postgres_url)
+    node.receive(ultrasound("one"))
+    node.settle()
+    work(node)  # type: ignore[arg-type]
+    with node.database.read() as session:
+        uid = session.get_one(Study, 1).study_instance_uid or ""
+        about = feedback._findings(session, node.settings, 1)[0]
+    said = (node.settings, 1, about, ReaderVerdict.REJECTED, Person("eva"), "a rib")
+    other = threading.Thread(target=feedback.give, args=said)
+    original, waited = feedback.contested, []
+
+    def contested(*arguments: Any) -> Any:
+        found = original(*arguments)
+        other.start()
+        other.join(0.5)
+        waited.append(other.is_alive())
+        return found
+
+    monkeypatch.setattr(feedback, "contested", contested)
+    assessment.accept(node.settings, uid, Person("anna"))
+    other.join(20)
+    assert waited == [True] and not other.is_alive()
     node.close()

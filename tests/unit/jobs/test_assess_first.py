@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import delete, select
 
 from dicom_node import services
+from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.events import ASSESSMENT_OVERDUE, RESULTS_ASSESSED, RESULTS_HELD
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import assessed
 from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.delivery_worker import DeliveryWorker
@@ -24,7 +26,7 @@ from dicom_node.services import work as by_hand
 from dicom_node.services.audit import Person
 from dicom_node.services.console.studies import assessment, feedback
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, HeldResult, Result
+from dicom_node.store.tables import Delivery, HeldResult, Notification, Result
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -329,6 +331,25 @@ def test_a_quarantined_study_cannot_be_accepted(node: Inbox) -> None:
     assert states(node) == [D.CANCELLED] * 2
     with pytest.raises(NotAllowedNow, match="quarantined"):
         assessment.accept(node.settings, uid, ANNA)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_findings_are_told_once_they_were_accepted(node: Inbox, accepted: bool) -> None:
+    rule = {"name": "ward", "findings": ["*"], "url": "http://localhost/", "every_minutes": 0}
+    made = NotificationSettings.model_validate(rule)
+    node.settings = node.settings.model_copy(update={"notifications": (made,)})
+    gatherer = Gatherer(node.database, node.settings)
+    gatherer.run_once()
+    uid = analysed(node)
+    assert gatherer.run_once() == 0
+    if accepted:
+        assessment.accept(node.settings, uid, ANNA)
+    else:
+        assessment.reject(node.settings, uid, ANNA, because="wrong side")
+    assert gatherer.run_once() == int(accepted)
+    with node.database.read() as session:
+        told = [row.content["groups"][0]["events"][0] for row in session.scalars(select(Notification))]
+    assert [row["findings"] for row in told] == [["Mark"]] * accepted
 
 
 def test_waiting_too_long_is_told_once(node: Inbox) -> None:
