@@ -101,6 +101,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     else:
         yield Tried("models", True, "this machine runs none")
     yield from _check_senders(settings)
+    yield from _check_assessed_first(settings)
     yield from check_notifications(settings)
     yield from check_audit(settings)
     for peer in settings.peers:
@@ -153,6 +154,16 @@ def _check_senders(settings: Settings) -> Found:
         yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
     if not settings.rules:
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
+
+
+def _check_assessed_first(settings: Settings) -> Found:
+    """Results of one pipeline are the same objects, whichever rule makes them."""
+    for holding in (rule for rule in settings.rules if rule.assess_first):
+        for rule in settings.rules:
+            peers = sorted(set(rule.send_to) & set(holding.send_to))
+            if peers and rule.pipeline == holding.pipeline and not rule.assess_first:
+                text = f"{', '.join(peers)} gets by it at once what {holding.name} holds of the same study"
+                yield Tried(f"rule {rule.name}", False, f"{text}: give it assess_first = true")
 
 
 def _check_peer(peer: PeerSettings) -> Found:

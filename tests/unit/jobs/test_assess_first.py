@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select
 
-from dicom_node import services
+from dicom_node import preflight, services
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow
@@ -187,6 +187,20 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) ->
     assert states(node) == [D.PENDING] * 4
 
 
+@pytest.mark.parametrize(("peer", "warnings"), [("pacs", 1), ("second", 0)])
+def test_a_rule_that_sends_at_once_what_another_holds_is_warned_of(
+    tmp_path: Path, peer: str, warnings: int
+) -> None:
+    made = configuration() | {"node": {"data_dir": str(tmp_path)}}
+    made["peers"].append({**made["peers"][1], "name": "second"})
+    made["rules"][0]["assess_first"] = True
+    made["rules"].append({**made["rules"][0], "name": "other", "send_to": [peer], "assess_first": False})
+    tried = preflight.check_data(made).tried
+    assert [one.ok for one in tried if one.subject == "rule other" and "holds" in one.text] == [
+        False
+    ] * warnings
+
+
 def test_what_was_given_up_before_is_not_held_and_blocks_nothing(node: Inbox) -> None:
     wanted = node.settings
     node.settings = settings(node, assess_first=False)
@@ -282,6 +296,21 @@ def test_a_failure_is_told_at_once(node: Inbox) -> None:
     uid = analysed(node)
     assert set(states(node)) == {D.PENDING} and holds(node) == []
     assert node.study(uid).state is StudyState.DELIVERING
+
+
+def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
+    uid = analysed(node)
+    assessment.accept(node.settings, uid, ANNA)
+    second = node.settings.peers[1].model_copy(update={"name": "second"})
+    failing = settings(node, do="stumble")
+    for one in (node.settings, failing):
+        node.settings = one.model_copy(update={"peers": (*one.peers, second)})
+        if one is not failing:
+            assert by_hand.send_study(node.settings, uid, "second") == 2
+    node.reopen()
+    services.rerun_studies(node.settings, [uid])
+    work(node)
+    assert sorted(states(node)) == [D.CANCELLED] * 4 + [D.PENDING] * 4
 
 
 def test_withdrawn_results_wait_no_more(node: Inbox) -> None:
