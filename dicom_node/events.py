@@ -103,6 +103,10 @@ STUDY_RERUN = EventType(3033, _WARNING, "a person had the rules applied to a stu
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
 RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
+RESULT_RESTORED = EventType(4005, _INFO, "file of a result made again after it had been deleted")
+RESULT_LOST = EventType(
+    4006, _ERROR, "a result whose file was deleted cannot be made again as it was: a destination misses it"
+)
 SOURCE_REPAIRED = EventType(
     4020, _WARNING, "faulty attributes of a source image: put right or left out in its results"
 )

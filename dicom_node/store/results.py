@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Select, exists, select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.events import RESULT_BUILT, RESULT_EXISTS
+from dicom_node.events import RESULT_BUILT, RESULT_EXISTS, RESULT_RESTORED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
 from dicom_node.store.accounts import Withdrawal
@@ -35,6 +35,35 @@ def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, 
     for row in known.values():
         record(session, RESULT_EXISTS, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
     return known
+
+
+def purged(
+    session: Session, sop_instance_uids: Collection[str]
+) -> dict[tuple[datetime, str, str], frozenset[str]]:
+    """Those of these results whose files were deleted, by what their bytes depend on besides the images.
+
+    That is when their job analysed the images, and SOP and Series Instance UID of the report that they
+    replace ("" for none).
+    """
+    former = aliased(Result)
+    chosen = (
+        select(Result.sop_instance_uid, Job.analysed_at, Result.supersedes, former.series_instance_uid)
+        .join(Job, Job.id == Result.job_id)
+        .outerjoin(former, former.sop_instance_uid == Result.supersedes)
+        .where(Result.sop_instance_uid.in_(sop_instance_uids), Result.purged)
+    )
+    found: dict[tuple[datetime, str, str], frozenset[str]] = {}
+    for uid, analysed_at, supersedes, series in session.execute(chosen):
+        if analysed_at is not None:  # None: a report that the AI did not run, its time was not kept
+            key = (analysed_at, supersedes, series or "")
+            found[key] = found.get(key, frozenset()) | {uid}
+    return found
+
+
+def restore(session: Session, row: Result) -> None:
+    """Its file is here again, byte for byte."""
+    row.purged = False
+    record(session, RESULT_RESTORED, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
 
 
 def add(session: Session, row: Result) -> Result:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
@@ -16,6 +17,7 @@ from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
 from dicom_node.events import RESULT_WITHHELD, RESULTS_HELD, SOURCE_REPAIRED
+from dicom_node.jobs.purged import give_up
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
 from dicom_node.jobs.worker.images import JobImages
@@ -82,7 +84,8 @@ class ResultWriter:
         built: list[BuiltObject] = []
         for peers in _by_boxes(self._peers(job, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
-            built += results.build(context, images.readable, result)
+            build = partial(results.build, sources=images.readable, result=result)
+            built += _with_purged(self._database, context, build(context), build)
         contexts = {
             domain: self._context(job, pipeline, models, analysed_at, peers, domain=domain)
             for domain, peers in _by_domain(self._peers(job, deidentified=True)).items()
@@ -172,10 +175,15 @@ class ResultWriter:
             uid = item.sop_instance_uid
             if uid not in rows:
                 rows[uid] = stored.add(session, self._row(job, item, files[uid]))
-                if not files[uid].was_there:
-                    new.append(files[uid])
+                new.append(files[uid])
+            elif rows[uid].purged and uid in files and files[uid].sha256 == rows[uid].sha256:
+                stored.restore(session, rows[uid])
+                new.append(files[uid])
             peers = [peer for peer in self._peers(job, deidentified=item.deidentified) if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
+            if rows[uid].purged:
+                give_up(session, rows[uid], peers)
+                continue
             waiting += outbox.enqueue(
                 session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
             )
@@ -183,9 +191,10 @@ class ResultWriter:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
             record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
-        self._carry_over(session, job, end, [(item, rows[item.sop_instance_uid]) for item in built])
+        here = [(item, rows[item.sop_instance_uid]) for item in built]
+        self._carry_over(session, job, end, [(item, row) for item, row in here if not row.purged])
         self._restore_assessments(session, rows.values())
-        return new
+        return [file for file in new if not file.was_there]
 
     def _carry_over(
         self,
@@ -257,14 +266,17 @@ class ResultWriter:
         """
         key = load_or_create(self._settings.node.data_dir)
         retain = {peer.pseudonym_domain or "": peer.retain for peer in self._peers(job, deidentified=True)}
-        made = [
-            results.build_deidentified(
-                context, images.readable, result, Pseudonyms.of(key, domain), frozenset(retain[domain])
-            )
-            for domain, context in contexts.items()
-        ]
-        objects = [item for one in made for item in one.objects]
-        withheld = list(dict.fromkeys(reason for one in made for reason in one.withheld))
+        objects: list[BuiltObject] = []
+        reasons: list[str] = []
+        for domain, context in contexts.items():
+            build = partial(
+                results.build_deidentified, sources=images.readable, result=result,
+                pseudonyms=Pseudonyms.of(key, domain), options=frozenset(retain[domain]),
+            )  # fmt: skip
+            made = build(context)
+            objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
+            reasons += made.withheld
+        withheld = list(dict.fromkeys(reasons))
         if withheld:
             with self._database.write() as session:
                 for reason in withheld:
@@ -327,6 +339,35 @@ class ResultWriter:
             with contextlib.suppress(UnknownPeer):  # reported by check_destinations at the start
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
+
+
+def _with_purged(
+    database: Database,
+    context: ResultContext,
+    built: Sequence[BuiltObject],
+    build: Callable[[ResultContext], Sequence[BuiltObject]],
+) -> list[BuiltObject]:
+    """These, and with their bytes those that were made before and whose files were deleted since.
+
+    ``built`` is what ``build`` made in this context. A result is made once: again it must be what it was, so
+    it bears the time of its own job and replaces what it replaced. Raises as ``build``.
+    """
+    objects = {item.sop_instance_uid: item for item in built}
+    with database.read() as session:
+        purged = stored.purged(session, [uid for uid, item in objects.items() if item.data is None])
+    for (analysed_at, supersedes, series), uids in purged.items():
+        as_it_was = replace(
+            context, analysed_at=analysed_at, supersedes=supersedes, supersedes_series=series,
+            exists=(objects.keys() - uids).__contains__,
+        )  # fmt: skip
+        objects |= {item.sop_instance_uid: item for item in build(as_it_was) if item.data is not None}
+    return list(objects.values())
+
+
+def _objects(
+    build: Callable[[ResultContext], results.Deidentified], context: ResultContext
+) -> Sequence[BuiltObject]:
+    return build(context).objects
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
