@@ -68,6 +68,7 @@ def test_a_study_goes_its_way_under_these_rights(
         config = configuration()
         config["peers"][1]["port"] = pacs.port
         config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
+        config["spool"] = {**config.get("spool", {}), "result_days": 30}
         listener = Inbox(tmp_path / "var", config, url=urls["receives"])
         worker = Inbox(tmp_path / "var", config, url=urls["works"])
         console = Inbox(tmp_path / "var", config, url=urls["console"])
