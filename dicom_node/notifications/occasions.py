@@ -13,6 +13,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
     Occasion.FAILURE: (
         events.JOB_FAILED,
         events.RESULT_REFUSED,
+        events.RESULT_LOST,
         events.DELIVERY_OVERDUE,
         events.SPOOL_DIFFERS,
         events.DATABASE_REPLACED,
