@@ -196,6 +196,7 @@ def _inverted(ds: Dataset, samples: np.ndarray) -> None:
 
 
 def _encodings() -> Iterator[Encoding]:
+    """Every transfer syntax, every photometric interpretation and every depth, in stills or in cines."""
     jpeg_2000 = partial(_compressed, syntax=JPEG2000Lossless, photometric="YBR_RCT")
     lossy = partial(_compressed, syntax=JPEG2000, photometric="YBR_ICT", j2k_psnr=[46])
     jpeg_ls, rle = partial(_compressed, syntax=JPEGLSLossless), partial(_compressed, syntax=RLELossless)
@@ -204,22 +205,15 @@ def _encodings() -> Iterator[Encoding]:
     yield Encoding("still-jpeg-rgb", 1, True, partial(_jpeg, keep_rgb=True))
     yield Encoding("still-jpeg-lossless", 1, True, _native, _same, _lossless_jpeg)
     yield Encoding("still-jpeg-ls", 1, True, jpeg_ls, _same)
-    yield Encoding("still-jpeg-2000-rct", 1, True, jpeg_2000, _same)
     yield Encoding("still-jpeg-2000-ict", 1, True, lossy)
-    yield Encoding("still-rle-rgb", 1, True, rle, _same)
     yield Encoding("still-rle-ybr-full", 1, True, partial(_ybr_full, syntax=RLELossless))
-    yield Encoding("still-rle-palette", 1, False, partial(_palette, syntax=RLELossless), _looked_up)
-    yield Encoding("still-palette-8", 1, False, _palette, _looked_up)
     yield Encoding("still-palette-16", 1, False, partial(_palette, bits=16), _looked_up)
-    yield Encoding("still-ybr-full", 1, True, _ybr_full)
-    yield Encoding("still-ybr-full-422", 1, True, _ybr_full_422)
-    yield Encoding("still-grey", 1, False, _native, _same)
     yield Encoding("still-inverted", 1, False, _inverted, lambda samples: 255 - samples)
     yield Encoding("still-16-bit", 1, False, partial(_native, dtype="<u2", bits=16), _deep)
     yield Encoding("cine-jpeg-ybr-full-422", FRAMES, True, jpeg_422)
-    yield Encoding("cine-jpeg-2000", FRAMES, True, jpeg_2000, _same)
+    yield Encoding("cine-jpeg-2000-rct", FRAMES, True, jpeg_2000, _same)
     yield Encoding("cine-rle-rgb", FRAMES, True, rle, _same)
-    yield Encoding("cine-palette", FRAMES, False, _palette, _looked_up)
+    yield Encoding("cine-rle-palette", FRAMES, False, partial(_palette, syntax=RLELossless), _looked_up)
     yield Encoding("cine-ybr-full-422", FRAMES, True, _ybr_full_422)
     yield Encoding("cine-grey", FRAMES, False, _native, _same)
 

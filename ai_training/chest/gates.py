@@ -6,7 +6,9 @@ The gate is fitted again for every network, in a minute or two: it reads the net
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,28 +200,26 @@ def _exam(data: Path, split: str, random: images.Random) -> list[tuple[str, Call
         ("1 to 5, other hospital", changed(images.other_chests(data, "pediatric", split))),
         ("adults, other hospital", changed(images.other_chests(data, "hannover", split))),
         *((name, changed(images.ultrasound(data, name, split))) for name in images.ULTRASOUND),
-        *((f"DICOM {modality}", _dicom(data, modality)) for modality in ("CT", "MR", "US", "other")),
+        *((f"DICOM {modality}", pictures) for modality, pictures in _dicom(data).items()),
     ]
 
 
-def _dicom(data: Path, modality: str) -> Callable[[], list[Grey]]:
-    """First frames of the DICOM files of ``modality`` (``other``: of none that is named here)."""
-    named = {"CT", "MR", "US", "CR", "DX"}
+def _dicom(data: Path) -> dict[str, Callable[[], list[Grey]]]:
+    """First frames of the DICOM files by modality: ``CT``, ``MR``, ``US``, and ``other`` but for X-rays."""
+    files: dict[str, list[Path]] = {"CT": [], "MR": [], "US": [], "other": [], "CR": [], "DX": []}
+    for path in sorted((data / "dicom" / "files").glob("*.dcm")):
+        with suppress(PixelError):
+            files.get(open_dicom(path).header.modality, files["other"]).append(path)
+    return {modality: partial(_first_frames, files[modality]) for modality in ("CT", "MR", "US", "other")}
 
-    def pictures() -> list[Grey]:
-        found: list[Grey] = []
-        for path in sorted((data / "dicom" / "files").glob("*.dcm")):
-            try:
-                image = open_dicom(path)
-                if modality != (image.header.modality if image.header.modality in named else "other"):
-                    continue
-                display = image.display()
-            except PixelError:
-                continue
+
+def _first_frames(files: Sequence[Path]) -> list[Grey]:
+    found: list[Grey] = []
+    for path in files:
+        with suppress(PixelError):
+            display = open_dicom(path).display()
             found.append(display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8))
-        return found
-
-    return pictures
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -179,7 +179,7 @@ def test_nothing_that_the_pipeline_says_repeats_a_name(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    still, _ = write(ENCODINGS["still-rle-rgb"], tmp_path)
+    still, _ = write(ENCODINGS["still-jpeg-rgb"], tmp_path)
     moving, _ = write(ENCODINGS["cine-grey"], tmp_path)
     result = create("ultrasound").run(
         [open_dicom(still), open_dicom(moving)], silent, {"policy": policy.value}

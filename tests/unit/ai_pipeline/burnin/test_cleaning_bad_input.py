@@ -16,7 +16,7 @@ from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
-from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, decoded, told, words, write
+from tests.ultrasound_lab import BORN, NAME, NUMBER, told, words
 from tests.unit.ai_pipeline import phantoms
 from tests.unit.ai_pipeline.phantoms import ArrayImage, Picture, burn, echo, flow, silent, write_dicom
 
@@ -156,21 +156,6 @@ def test_the_spectrum_itself_stays() -> None:
     result = cleaned_or_nothing(ArrayImage(made[None], photometric="RGB"), CleaningPolicy.RESEARCH)
     assert result is not None
     assert (result.mask.frames[0] > 0)[300:, 30:420].mean() <= 0.02
-
-
-@pytest.mark.parametrize("name", ["still-palette-8", "still-palette-16", "still-16-bit", "still-inverted"])
-def test_palettes_and_deep_and_inverted_grey_lose_the_name_and_nothing_else(
-    name: str, tmp_path: Path, reader: Reader
-) -> None:
-    path, _ = write(ENCODINGS[name], tmp_path)
-    image = open_dicom(path)
-    result = cleaned_or_nothing(image)
-    assert result is not None
-    mask = result.mask.frames[0] > 0
-    assert np.array_equal(result.image.frames[0][~mask], decoded(path)[0][~mask])
-    samples = np.asarray(result.image.frames[0])
-    eight = (samples >> 8).astype(np.uint8) if samples.dtype == np.uint16 else samples
-    assert reader.secrets(255 - eight if "inverted" in name else eight) == []
 
 
 def turned(before: Picture, way: int) -> Picture:
