@@ -71,8 +71,8 @@ def reports_in(pacs: Orthanc) -> Counter[str]:
 @pytest.mark.debian("orthanc")
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
 def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, rounds: int) -> None:
-    """Ten kills and 70 objects here, thirty and 210 by ``make hostile``."""
-    kills = min(30, max(10, rounds // 1000))
+    """Six kills and 42 objects here, thirty and 210 by ``make hostile``."""
+    kills = min(30, max(6, rounds // 1000))
     # Every seventh is analysed: for the others no rule applies, and all that is asked is that none gets lost.
     pixels = np.zeros((120, 100), np.uint16)
     images = [
