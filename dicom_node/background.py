@@ -9,7 +9,7 @@ import logging
 import shutil
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -32,12 +32,14 @@ from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.past import forget_past
+from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
 from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.processes import running
 from dicom_node.store import leases
 from dicom_node.store.database import Database
 from dicom_node.studies.assemble import Assembler
@@ -69,12 +71,14 @@ class Background:
         place: str,
         say: Callable[..., None],
         database_file: int,
+        signs: Callable[[], Sequence[Sign]] = tuple,
     ) -> None:
         self._database = database
         self._settings = settings
         self._role = role
         self._say = say
         self._owner = _owner(settings, place)
+        self._life, self._signs = SignsOfLife(database, place, self._owner), signs
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
@@ -107,6 +111,10 @@ class Background:
         self._stop.set()
         for thread in self._threads:
             thread.join(_GRACE_SECONDS)
+
+    def say_goodbye(self) -> None:
+        """The node is about to end: its processes are not to be missed."""
+        self._life.leave()
 
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
@@ -196,7 +204,10 @@ class Background:
         self._indexes = False
 
     def _start_timers(self) -> None:
-        timers: list[tuple[Callable[[], object], float]] = [(self._hold_leases, _SCHEDULER_SECONDS / 3)]
+        timers: list[tuple[Callable[[], object], float]] = [
+            (self._hold_leases, _SCHEDULER_SECONDS / 3),
+            (self._show_life, SIGN_SECONDS),
+        ]
         if self._role.works:
             timers.append((self._watch_drift, 3600.0))
             timers.append(
@@ -209,12 +220,13 @@ class Background:
             timers.append((self._once_a_site(report_silence), 600.0))
             timers.append((self._once_a_site(report_overdue), 300.0))
             hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
-            timers += [(self._once_a_site(function), 3600.0) for function in hourly]
+            timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
             compare = self._when_held(_RECEIVING, self._compare_spool)
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
         for function, seconds in timers:
             self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
         self._hold_leases()
+        self._show_life()
         self._scheduler.start()
 
     def _hold_leases(self) -> None:
@@ -228,6 +240,9 @@ class Background:
                 (self._held.add if held else self._held.discard)(name)
             if is_new:
                 self._say(SCHEDULER_TAKEN, owner=self._owner, lease=name)
+
+    def _show_life(self) -> None:
+        self._life.report(self._signs(), running(self._settings.node.data_dir))
 
     def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
         return self._when_held(_RECEIVING, lambda: function(self._database, self._settings))

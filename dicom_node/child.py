@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import stat
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ExitCode
+from dicom_node.signals import ALIVE_SECONDS, show_life
 
 NICENESS = 5
 """Of processes that compute: beside others that want the same core they get a quarter of it."""
@@ -28,14 +30,18 @@ def given_settings() -> Settings:
 
 
 def watch_parent(stop: Callable[[], object]) -> None:
-    """Stop when standard input closes: it is a pipe from the node, which closes however the node dies."""
-    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+    """Stop when standard input closes: it is a pipe from the node, which closes however the node dies.
+
+    Meanwhile the node is told that this process lives.
+    """
+    stdin = sys.stdin.fileno()
+    if not stat.S_ISFIFO(os.fstat(stdin).st_mode):
         return
 
     def watch() -> None:
-        # Not sys.stdin: its lock would trouble the interpreter's end.
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
+        # Not sys.stdin itself: its lock would trouble the interpreter's end.
+        while not select.select([stdin], [], [], ALIVE_SECONDS)[0] or os.read(stdin, 4096):
+            show_life()
         stop()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -35,6 +35,7 @@ from dicom_node.errors import (
 )
 from dicom_node.events import EventType, happened
 from dicom_node.model.roles import Role
+from dicom_node.monitoring.processes import Sign
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child
@@ -154,6 +155,7 @@ class _MainProcess:
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
         self._say(events.NODE_STOPPING)
+        self._background.say_goodbye()
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
         children = [*self._workers, *([self._console] if self._console else [])]
@@ -184,7 +186,13 @@ class _MainProcess:
         AEPolicy.from_settings(self._settings).write(path)
 
     def _make_background(self, settings: Settings) -> Background:
-        return Background(self._database, settings, self._role, self._place, self._say, self._database_file)
+        known = self._database_file, self._signs_of_life
+        return Background(self._database, settings, self._role, self._place, self._say, *known)
+
+    def _signs_of_life(self) -> list[Sign]:
+        children = [*self._children(), *([self._console] if self._console else [])]
+        ours = Sign("main", os.getpid())
+        return [ours, *(Sign(child.name, child.pid, child.silent_seconds) for child in children)]
 
     def _make_workers(self, settings: Settings) -> list[Child]:
         count = settings.workers.processes if self._role.works else 0

@@ -1,7 +1,7 @@
 """Child processes of the node: started, watched, restarted, stopped.
 
-A child says one JSON line on its standard output when it is ready, and ends when its standard input
-closes: so it never outlives a node that was killed.
+A child says one JSON line on its standard output when it is ready, further ones to show that it lives, and
+ends when its standard input closes: so it never outlives a node that was killed.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Child:
         self._given = given
         self._environment = environment
         self._renewed = False
+        self._heard_at = time.monotonic()
         self._lock = threading.Lock()  # on starting a process and on renewing it
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
@@ -60,6 +61,11 @@ class Child:
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the running process was started or told something last."""
+        return time.monotonic() - self._heard_at
 
     def hang_up(self) -> None:
         """SIGHUP, if it runs."""
@@ -116,6 +122,7 @@ class Child:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
                 env=self._environment,
             )  # fmt: skip
+            self._heard_at = time.monotonic()
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
@@ -125,8 +132,9 @@ class Child:
                 with suppress(BrokenPipeError):  # it died at once
                     process.stdin.write(given + "\n")
             for line in process.stdout:
-                if line.startswith("{"):
-                    self._on_ready(json.loads(line))
+                self._heard_at = time.monotonic()
+                if line.startswith("{") and "alive" not in (said := json.loads(line)):
+                    self._on_ready(said)
             return process.wait()
 
 

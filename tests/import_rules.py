@@ -97,7 +97,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.scu.connections",
         "dicom_node.scu.http",
     ),
-    "dicom_node.child": CELLAR,
+    "dicom_node.child": (*CELLAR, "dicom_node.signals"),
     "dicom_node.console": (
         *CELLAR,
         *LOGS,

@@ -83,6 +83,7 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.CLEANING_JUDGED: _used("U"),
     _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration),
     _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration),
+    _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration),
 }
 
 

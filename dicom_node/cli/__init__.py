@@ -12,7 +12,17 @@ from dicom_node import logs
 from dicom_node.cli.admin import backup, check, config, db, demo, reload, serve, support, tokens, users
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.cli.network import echo, peers, rules, send
-from dicom_node.cli.records import associations, events, jobs, models, notifications, outbox, spool, studies
+from dicom_node.cli.records import (
+    associations,
+    events,
+    jobs,
+    models,
+    notifications,
+    outbox,
+    processes,
+    spool,
+    studies,
+)
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -37,6 +47,7 @@ for name, group in (
     ("notifications", notifications.app),
     ("events", events.app),
     ("associations", associations.app),
+    ("processes", processes.app),
     ("models", models.app),
     ("config", config.app),
     ("db", db.app),

@@ -168,3 +168,4 @@ class AuditAction(StrEnum):
     CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"
+    MACHINE_REMOVED = "machine_removed"  # of the site, after it was lost

@@ -18,6 +18,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.SPOOL_DIFFERS,
         events.DATABASE_REPLACED,
         events.CHILD_DIED,
+        events.PROCESS_LOST,
         events.INDEXING_FAILED,
         events.THREAD_FAILED,
         events.COMMITMENT_SET_ASIDE,

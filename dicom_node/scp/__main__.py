@@ -27,7 +27,7 @@ from dicom_node.errors import ExitCode, SpoolError
 from dicom_node.inbox.journal import listener_lock
 from dicom_node.scp.listener import Listener
 from dicom_node.scp.policy import PolicyFile, policy_path
-from dicom_node.signals import signal_pipe
+from dicom_node.signals import ALIVE_SECONDS, show_life, signal_pipe
 
 _LOGGER = logging.getLogger(__name__)
 _UPKEEP_SECONDS = 1.0
@@ -61,8 +61,12 @@ def _serve(listener: Listener) -> None:
     gc.freeze()  # pynetdicom collects every 60 connections: not over all modules each time
     host, port = listener.start()
     print(json.dumps({"listening": [host, port]}), flush=True)
+    told_at = time.monotonic()
     while not _must_stop(signals):
         listener.keep_up()
+        if time.monotonic() - told_at > ALIVE_SECONDS:  # after keep_up, which raises where nobody accepts
+            show_life()
+            told_at = time.monotonic()
     listener.stop(_GRACE_SECONDS)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.model.kinds import Outcome
+from dicom_node.monitoring.processes import SIGN_SECONDS, SILENT_SECONDS, processes
 from dicom_node.store.tables import Delivery, ReceivedObject, Result
 from tests.modality import ultrasound
 from tests.node_lab import in_background, store, wait_until
@@ -56,6 +57,7 @@ def test_a_killed_listener_and_a_killed_worker_lose_and_double_nothing(
         ]
         try:
             wait_until(lambda: len(site.listeners[0].studies()) >= 2, what="objects arrive")
+            killed_at = time.monotonic()
             site.listeners[0].kill()  # it indexes, too: the other one goes on, and it does not come back
             site.workers[0].kill()
             wait_until(
@@ -75,6 +77,7 @@ def test_a_killed_listener_and_a_killed_worker_lose_and_double_nothing(
             received = Counter(session.scalars(select(ReceivedObject.outcome)))
             deliveries = Counter(session.scalars(select(Delivery.state)))
             results = session.scalars(select(Result.sop_instance_uid)).all()
+            shown = {(row["place"], row["process"]): row for row in processes(session)}
         # Acknowledged = indexed + duplicates; an object may be there whose answer the kill took.
         assert set(received) <= ENDED
         assert received[Outcome.NEW] == len(images)
@@ -82,3 +85,8 @@ def test_a_killed_listener_and_a_killed_worker_lose_and_double_nothing(
         assert not list((tmp_path / "var" / "spool" / "incoming").glob("*.dcm"))
         assert set(deliveries) == {"confirmed"}
         assert sorted(site.pacs.instances()) == sorted(results), "each result is in the PACS, once"
+        assert set(shown) >= {("listener-2", "main"), ("listener-2", "listener"), ("worker-2", "worker-1")}
+        silent = {place for (place, _), row in shown.items() if row["silent_seconds"] > SILENT_SECONDS / 2}
+        if time.monotonic() - killed_at > SILENT_SECONDS / 2 + 2 * SIGN_SECONDS:
+            assert silent == {"listener-1", "worker-1"}, "only those that were killed show no life"
+        assert silent <= {"listener-1", "worker-1"}

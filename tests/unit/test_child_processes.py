@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from dicom_node.config.sections import InspectionSettings
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.processes import Child
 from tests.unit.inbox.objects import small_xray
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,3 +91,26 @@ def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() 
 
     assert {'"-P",', '"-I",'} <= set(starts)
     assert set(starts) - {'"-P",', '"-I",'} <= {")"}  # of Path(sys.executable)
+
+
+def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
+    """It shows life every few hundredths of a second here; the node is told of nothing else by that."""
+    ready: list[object] = []
+    code = (
+        "import time; from dicom_node.signals import show_life\n"
+        "print('{\"ready\": true}', flush=True)\nwhile True: show_life(); time.sleep(0.02)"
+    )
+    child = Child("worker-1", ["-c", code], ready.append, lambda *_: None)
+    child.start()
+    try:
+        wait_until(lambda: ready, 10, "the child is ready")
+        wait_until(lambda: child.silent_seconds < 0.1, 10, "it shows life")
+        assert child.pid
+        os.kill(child.pid, signal.SIGSTOP)
+        wait_until(lambda: child.silent_seconds > 0.5, 10, "it is silent")
+        assert child.pid
+        os.kill(child.pid, signal.SIGCONT)
+        wait_until(lambda: child.silent_seconds < 0.1, 10, "it shows life again")
+    finally:
+        child.stop(5)
+    assert ready == [{"ready": True}]

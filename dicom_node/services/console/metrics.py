@@ -17,6 +17,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
+from dicom_node.monitoring.processes import processes
 from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
@@ -37,7 +38,7 @@ _OPEN_STUDIES = (
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One number now. ``labels``: AE titles of peers, states."""
+    """One number now. ``labels``: states; machines, places and processes of the site."""
 
     name: str
     help: str
@@ -63,6 +64,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
     yield from _handed_over(settings)
+    yield from _processes(session)
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     waiting = (*OPEN_JOBS, JobState.HELD)
@@ -91,6 +93,17 @@ def _handed_over(settings: Settings) -> Iterator[Gauge]:
     with suppress(FileNotFoundError):  # indexed at this moment
         age = max(time.time() - waiting[0].stat().st_mtime, 0.0) if waiting else 0.0
     yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", age)
+
+
+def _processes(session: Session) -> Iterator[Gauge]:
+    """Of all machines of the site; an ended one that left in good order is not among them."""
+    about = "Since a process of the site showed life."
+    found = processes(session)
+    for row in found:
+        labels = tuple((key, str(row[key])) for key in ("machine", "place", "process"))
+        yield Gauge("process_silent_seconds", about, row["silent_seconds"], labels)
+    lost = sum(row["state"] == "lost" for row in found)
+    yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
 
 
 def not_ready(session: Session, settings: Settings) -> str:

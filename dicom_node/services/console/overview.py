@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
+from dicom_node.monitoring.processes import processes
 from dicom_node.outbox import held
 from dicom_node.services.console.studies import reviews
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
@@ -67,6 +68,7 @@ def overview(session: Session, settings: Settings) -> View:
         "cleaning": reviews.numbers(session),
         "models": _models(settings.workers.models_dir),
         "disk": disk(settings),
+        "processes": processes(session),
         "problems": list_events(session, numbers=_BAD, limit=_PROBLEMS)[::-1],
     }
 

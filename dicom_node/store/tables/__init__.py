@@ -12,7 +12,7 @@ from dicom_node.store.tables.analyses import (
 from dicom_node.store.tables.assessments import HeldResult
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
-from dicom_node.store.tables.node import Cursor, DiskSample, EnteredTable, EventRow, Lease
+from dicom_node.store.tables.node import Cursor, DiskSample, EnteredTable, EventRow, Lease, SiteProcess
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
 from dicom_node.store.tables.studies import (
     Association,
@@ -49,6 +49,7 @@ __all__ = [
     "Result",
     "ScoreCount",
     "ShadowScore",
+    "SiteProcess",
     "Study",
     "UtcDateTime",
     "WaitingReport",

@@ -55,6 +55,21 @@ class Lease(Base):
     until: Mapped[datetime]
 
 
+class SiteProcess(Base):
+    """One process of a node of the site, and when it was last known to live."""
+
+    __tablename__ = "site_process"
+
+    machine: Mapped[str] = mapped_column(String(64), primary_key=True)  # its host name
+    place: Mapped[str] = mapped_column(String(16), primary_key=True)  # "all", "listener-1", "worker-2"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)  # "main", "listener", "worker-1"
+    pid: Mapped[int]
+    version: Mapped[str] = mapped_column(String(32))
+    since: Mapped[datetime]
+    seen_at: Mapped[datetime]  # by the clock of the database
+    lost: Mapped[bool]  # event 6012 told so
+
+
 class Cursor(Base):
     """How far a journal file has been read."""
 

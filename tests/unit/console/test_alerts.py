@@ -17,7 +17,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.monitoring.disk import DiskForecast
 from dicom_node.services.console import metrics
-from dicom_node.store.tables import Delivery, HeldResult, Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import Delivery, HeldResult, Job, ReceivedObject, Result, SiteProcess, Study
 from dicom_node.store.transitions import utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -128,6 +128,14 @@ def test_each_alert_is_raised_by_what_it_is_for(
     os.utime(waiting, (time.time() - 600, time.time() - 600))
     assert raised(filled, rules) == {"ObjectsAreNotIndexed"}
     filled.index()
+    now = utc_now()
+    lost = SiteProcess(
+        machine="b", place="worker-1", name="main", pid=1, version="1", since=now, seen_at=now, lost=True
+    )
+    with filled.database.write() as session:
+        session.add(lost)
+    assert raised(filled, rules) == {"ProcessIsLost"}
+    change(SiteProcess, lost=False)
     monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 3.0))
     full = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
     assert raised(filled, rules, filled.settings.model_copy(update={"spool": full})) == {

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from dicom_node.model.roles import UserRole
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
+from tests.unit.monitoring.site_of_two import SiteOfTwo
 
 
 def test_health_is_answered_without_a_database(
@@ -68,6 +70,22 @@ def test_metrics_count_and_name_nobody(
     assert lines['dicom_node_deliveries{state="dead"}'] == "0.0"
     assert "SECRET" not in browser.text
     assert "1.2." not in browser.text
+
+
+def test_the_first_page_and_the_numbers_show_each_machine_of_a_site(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_here(console, monkeypatch, "127.0.0.1")
+    site = SiteOfTwo(console.database, monkeypatch)
+    site.pass_time(30, site.a, site.b)
+    site.pass_time(60, site.a)
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.get("/") == 200
+    assert browser.text.count("silent for") == 2
+    assert browser.get("/metrics") == 200
+    assert "dicom_node_processes_lost 2.0" in browser.text
+    labels = 'machine="B",place="listener-2",process="listener"'
+    assert f"dicom_node_process_silent_seconds{{{labels}}} 62.0" in browser.text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from dicom_node.model.roles import UserRole
 from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.past import forget_past
+from dicom_node.monitoring.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
@@ -96,6 +97,10 @@ def test_a_study_goes_its_way_under_these_rights(
         wait_until(all_confirmed, 60, "all results confirmed")
         report_drift(worker.database, worker.settings)
         for node in (listener, worker):
+            life = SignsOfLife(node.database, "here", "me")
+            life.report([Sign("main", 1)], ["here"])
+            forget_lost(node.database, node.settings)
+            life.leave()
             assert leases.acquire(node.database, "a lease", "me", 0)
 
     monkeypatch.setattr(users, "hasher", quick_hasher)
