@@ -1,11 +1,12 @@
 """Two segmenters from scratch: SegNet, which remembers where each maximum stood, and a plain U-Net.
 
 Both take float32 ``[N, 1, rows, columns]`` and return logits ``[N, classes, rows, columns]``; rows and
-columns are multiples of 16.
+columns are multiples of two to the number of widths.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -13,19 +14,21 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, max_unpool2d
 
 WIDTHS = (16, 32, 64, 64)
-"""Channels from the finest level on; SegNet's own (64 to 512) are more than two cores teach."""
+"""Channels from the finest level on."""
+PUBLISHED_WIDTHS = (64, 128, 256, 512, 512)
+"""Those of SegNet as it was published: more than two cores teach."""
 
 
 class SegNet(nn.Module):
     """V. Badrinarayanan et al., TPAMI 2017: the decoder puts values back where the encoder's maxima stood."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        self.down = nn.ModuleList(_layers(fine, coarse) for fine, coarse in pairwise((1, *WIDTHS)))
+        self.down = nn.ModuleList(_layers(fine, coarse) for fine, coarse in pairwise((1, *widths)))
         self.up = nn.ModuleList(
-            _layers(width, finer) for width, finer in zip(WIDTHS, (WIDTHS[0], *WIDTHS[:-1]), strict=True)
+            _layers(width, finer) for width, finer in zip(widths, (widths[0], *widths[:-1]), strict=True)
         )
-        self.last = nn.Conv2d(WIDTHS[0], classes, 1)
+        self.last = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         values, places = pictures, []
@@ -41,15 +44,15 @@ class SegNet(nn.Module):
 class PlainUNet(nn.Module):
     """O. Ronneberger et al., MICCAI 2015, with batch norm: the decoder sees the encoder's own values."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        self.down = nn.ModuleList(_layers(fine, coarse) for fine, coarse in pairwise((1, *WIDTHS)))
-        self.deepest = _layers(WIDTHS[-1], WIDTHS[-1])
+        self.down = nn.ModuleList(_layers(fine, coarse) for fine, coarse in pairwise((1, *widths)))
+        self.deepest = _layers(widths[-1], widths[-1])
         self.larger = nn.ModuleList(
-            nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairwise((*WIDTHS, WIDTHS[-1]))
+            nn.ConvTranspose2d(coarse, fine, 2, 2) for fine, coarse in pairwise((*widths, widths[-1]))
         )
-        self.up = nn.ModuleList(_layers(2 * width, width) for width in WIDTHS)
-        self.last = nn.Conv2d(WIDTHS[0], classes, 1)
+        self.up = nn.ModuleList(_layers(2 * width, width) for width in widths)
+        self.last = nn.Conv2d(widths[0], classes, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         values, kept = pictures, []

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ai_training.despeckle.afterwards import labels, segmenters
-from ai_training.despeckle.afterwards.segmenters import MEASURES, SegmenterRecipe, measures
+from ai_training.despeckle.afterwards import labels, planes, segmenters
+from ai_training.despeckle.afterwards.segmenters import MEASURES, measures
+from ai_training.despeckle.afterwards.teaching import BLURS, TAUGHT_BY, SegmenterRecipe
 from ai_training.fetal.data import HEADS
-from ai_training.networks.segmenters import SEGMENTERS
+from ai_training.networks.segmenters import PUBLISHED_WIDTHS, SEGMENTERS
+from tests.unit.ai_training.biometry_lab import biometry_set
 from tests.unit.heads import drawn_head
 
 
@@ -34,6 +36,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", list(SEGMENTERS))
 def test_a_segmenter_gives_a_value_for_each_pixel_and_class(name: str) -> None:
     assert SEGMENTERS[name](2)(torch.rand(2, 1, 48, 64)).shape == (2, 2, 48, 64)
+    published = SEGMENTERS[name](4, PUBLISHED_WIDTHS).eval()
+    assert published(torch.rand(1, 1, 32, 64)).shape == (1, 4, 32, 64)
 
 
 def test_measures_of_a_disc_and_of_one_that_is_larger() -> None:
@@ -59,9 +63,9 @@ def test_every_segmenter_is_taught_and_looked_at_after_every_filter(data: Path) 
     result = segmenters.compare(data, recipe, {"half": lambda picture: picture / 2})
 
     for runs in result["segmenters"].values():
-        assert set(runs) == set(segmenters.TAUGHT_BY)
+        assert set(runs) == set(TAUGHT_BY)
         for seen in runs.values():
-            assert set(seen) == {"raw", "half", *(f"Gaussian blur of {s} pixels" for s in segmenters.BLURS)}
+            assert set(seen) == {"raw", "half", *(f"Gaussian blur of {s} pixels" for s in BLURS)}
         assert runs["raw"]["raw"]["difference"] == [0, 0, 0]
     assert "SegNet" in segmenters.as_text(result)
 
@@ -75,3 +79,33 @@ def test_only_networks_that_regress_give_values_between_the_classes(data: Path) 
     }
     assert shares["nearest labels, regression"] > 0
     assert "pixels between" in labels.as_text(result)
+
+
+def test_the_published_comparison_says_dice_of_every_plane_and_class(tmp_path: Path) -> None:
+    recipe = SegmenterRecipe(iterations=1, batch=1)
+
+    result = planes.compare(biometry_set(tmp_path), recipe, {})
+
+    for runs in result["segmenters"].values():
+        assert set(runs) == set(TAUGHT_BY)
+        for seen_as in runs.values():
+            assert {"raw", *(f"Gaussian blur of {s} pixels" for s in BLURS)} == set(seen_as)
+            assert set(seen_as["raw"]["all"]) == {"brain", "CSP", "LV"}
+    text = planes.as_text(result)
+    assert "Trans-thalamic" in text and "diverse" in text and "nan" not in text
+
+
+def test_dice_of_a_class_that_neither_has_is_not_counted() -> None:
+    truth = np.zeros((2, 4, 4), np.uint8)
+    truth[0, :2], truth[1, :, :2] = 1, 3
+    found = truth.copy()
+    found[1, :, 2:] = 3
+
+    values = planes.dices(found, truth)
+
+    assert values[0, 0] == 1 and np.isnan(values[0, 2])
+    assert values[1, 2] == pytest.approx(2 * 8 / (8 + 16)) and np.isnan(values[1, :2]).all()
+
+
+def test_the_published_recipe_is_fifty_epochs() -> None:
+    assert SegmenterRecipe.published(2_682).iterations == 50 * 336

@@ -1,0 +1,160 @@
+"""Segmenters taught from scratch by small frames: as they came, smoothed, or both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ai_training.networks.segmenters import PUBLISHED_WIDTHS, SEGMENTERS, WIDTHS
+from ai_training.progress import Report
+
+EPOCHS = 50
+STRONG = "Gaussian blur of 4 pixels"
+"""The filter that smooths most: segmenters are taught by frames after it too."""
+BLURS = (1, 2, 4, 8)
+"""Standard deviations in pixels of the file, for Dice against the strength of smoothing."""
+TAUGHT_BY = {"raw": ("raw",), "smoothed": (STRONG,), "both": ("raw", STRONG)}
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Floats = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+Filter = Callable[[Floats], Floats]
+"""A picture 0 to 1 → the same with less speckle."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmenterRecipe:
+    """Everything that shapes a run. ``size``: rows and columns that frames are reduced to; ``widths``:
+    channels of the networks from the finest level on."""
+
+    iterations: int = 250
+    batch: int = 8
+    size: tuple[int, int] = (96, 144)
+    learning_rate: float = 3e-3
+    seeds: tuple[int, ...] = (1,)
+    widths: tuple[int, ...] = WIDTHS
+
+    @staticmethod
+    def published(frames: int) -> SegmenterRecipe:
+        """SegNet as wide as its authors', for 50 epochs of ``frames``: for a GPU."""
+        batch = 8
+        return SegmenterRecipe(EPOCHS * math.ceil(frames / batch), batch, (352, 512), widths=PUBLISHED_WIDTHS)
+
+
+def blurs() -> dict[str, Filter]:
+    """A Gaussian blur of each of :data:`BLURS`."""
+    return {f"Gaussian blur of {spread} pixels": partial(_blur, spread) for spread in BLURS}
+
+
+def _blur(spread: float, picture: Floats) -> Floats:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), spread), np.float32)
+
+
+class Outlined(Protocol):
+    """A frame that somebody outlined."""
+
+    @property
+    def patient(self) -> str: ...
+
+    def read(self) -> tuple[Grey, npt.NDArray[np.uint8] | npt.NDArray[np.bool_]]:
+        """The grey picture and of each pixel the class, both ``[rows, columns]``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """``pictures``: ``[N, rows, columns]`` by filter, ``raw`` as they came; ``classes``: the same shape."""
+
+    pictures: Mapping[str, Grey]
+    classes: Grey
+    patients: Sequence[str]
+
+    @staticmethod
+    def of(
+        images: Sequence[Outlined], filters: Mapping[str, Filter], size: tuple[int, int], report: Report
+    ) -> Frames:
+        """Read, filtered at full size, then reduced to ``size``. Raises DataMissing."""
+        pictures: dict[str, list[Grey]] = {"raw": [], **{name: [] for name in filters}}
+        classes = []
+        for number, image in enumerate(images):
+            report(number / len(images), "frames after every filter")
+            picture, truth = image.read()
+            shares = picture.astype(np.float32) / np.float32(255)
+            pictures["raw"].append(_small(shares, size))
+            for name, made in filters.items():
+                pictures[name].append(_small(made(shares), size))
+            seen = truth.astype(np.uint8)
+            classes.append(cv2.resize(seen, size[::-1], interpolation=cv2.INTER_NEAREST))
+        return Frames(
+            {name: np.stack(seen) for name, seen in pictures.items()},
+            np.stack(classes),
+            [image.patient for image in images],
+        )
+
+
+def answers(
+    name: str, lessons: Frames, exam: Frames, by: str, recipe: SegmenterRecipe, seed: int, report: Report
+) -> dict[str, Grey]:
+    """What the segmenter ``name``, taught ``by`` one of :data:`TAUGHT_BY`, makes of ``exam``: by filter the
+    class of each pixel, ``[N, rows, columns]``."""
+    network = _taught(name, lessons, TAUGHT_BY[by], recipe, seed, partial(_say, report, name, by, seed))
+    return {seen: _outlined(network, pictures) for seen, pictures in exam.pictures.items()}
+
+
+def _say(report: Report, name: str, by: str, seed: int, share: float) -> None:
+    report(share, f"{name}, taught by {by}, seed {seed}")
+
+
+def _taught(
+    name: str,
+    lessons: Frames,
+    by: Sequence[str],
+    recipe: SegmenterRecipe,
+    seed: int,
+    report: Callable[[float], None],
+) -> nn.Module:
+    torch.manual_seed(seed)
+    network = SEGMENTERS[name](int(lessons.classes.max()) + 1, recipe.widths).to(DEVICE)
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=recipe.iterations
+    )
+    random = np.random.default_rng(seed)
+    for iteration in range(recipe.iterations):
+        report(iteration / recipe.iterations)
+        rows = random.choice(len(lessons.classes), recipe.batch)
+        pictures = lessons.pictures[by[int(random.integers(len(by)))]]
+        mirrored = slice(None, None, -1 if random.random() < 0.5 else 1)
+        wanted = np.ascontiguousarray(lessons.classes[rows][..., mirrored]).astype(np.int64)
+        made = network(_input(pictures[rows][..., mirrored]))
+        loss = cross_entropy(made, torch.from_numpy(wanted).to(DEVICE))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+    return network.eval()
+
+
+def _outlined(network: nn.Module, pictures: Grey) -> Grey:
+    parts = np.array_split(pictures, math.ceil(len(pictures) / 16))
+    with torch.inference_mode():
+        found = [network(_input(part)).argmax(1).to(torch.uint8).cpu().numpy() for part in parts]
+    return np.concatenate(found)
+
+
+def _input(pictures: Grey) -> Tensor:
+    values = np.ascontiguousarray(pictures[:, None]).astype(np.float32)
+    return torch.from_numpy((values - 127) / np.float32(128)).to(DEVICE)
+
+
+def _small(shares: Floats, size: tuple[int, int]) -> Grey:
+    small = cv2.resize(shares, size[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(np.rint(np.clip(small, 0, 1) * 255), np.uint8)
