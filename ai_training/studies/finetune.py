@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -89,7 +89,7 @@ def finetune(
         task=Task(labels=(target,)),
         alter=ALTER,
     )
-    material = read_local(labels, target, size)
+    material = dealt_out(read_local(labels, target, size))
     learned, _ = material.rows(made)
     positives = int(material.truth[learned].sum())
     if min(positives, len(learned) - positives) < FEWEST:
@@ -118,13 +118,18 @@ def read_local(table: Path, target: str, size: int) -> StudyMaterial:
         wanted = ", ".join(sorted(needed)) or f"{target} and no column labels"
         raise DataMissing(f"{table} has no column {wanted}")
     images = tuple(_image(table, row, target) for row in listed)
-    truth = label_matrix(images)
-    if not any(image.split for image in images):
-        dealt = split_by_patient([image.patient for image in images], truth, SHARES, seed=1)
-        images = tuple(_with_split(image, split) for image, split in zip(images, dealt, strict=True))
     check_splits(table, images)
     pixels = np.stack([reduce(read_grey(image.path), Chain(side=size))[0] for image in images])
-    return StudyMaterial(images, pixels, truth, names=(target,))
+    return StudyMaterial(images, pixels, label_matrix(images), names=(target,))
+
+
+def dealt_out(material: StudyMaterial) -> StudyMaterial:
+    """The same; where no image has a split, patients are dealt out."""
+    if any(image.split for image in material.images):
+        return material
+    dealt = split_by_patient([image.patient for image in material.images], material.truth, SHARES, seed=1)
+    rows = zip(material.images, dealt, strict=True)
+    return replace(material, images=tuple(replace(image, split=split) for image, split in rows))
 
 
 def measured(material: StudyMaterial, found: np.ndarray, scores: np.ndarray) -> AucOfSet:
@@ -138,7 +143,7 @@ def measured(material: StudyMaterial, found: np.ndarray, scores: np.ndarray) -> 
 
 def _external(table: Path, target: str, size: int, run: ArmRun) -> AucOfSet:
     material = read_local(table, target, size)
-    tested = np.flatnonzero([image.split in ("test", "") for image in material.images])
+    tested = np.flatnonzero([image.split in ("test", "") for image in material.images])  # no split: all
     return measured(material, tested, asked(run.network, material.pixels[tested])[:, 0])
 
 
@@ -151,9 +156,3 @@ def _image(table: Path, row: Mapping[str, str], target: str) -> ChestImage:
         table.parent / row["file"], (int(mark),), None, row["patient_id"], row.get("split") or "",
         table.stem, "", float("nan"), "", "",
     )  # fmt: skip
-
-
-def _with_split(image: ChestImage, split: str) -> ChestImage:
-    return ChestImage(
-        image.path, image.labels, None, image.patient, split, image.source, "", image.age, "", ""
-    )

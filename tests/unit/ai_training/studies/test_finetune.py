@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from ai_training.errors import DataMissing, ExperimentError
 from ai_training.networks.studies import fill, study_network
 from ai_training.studies.commands import finetune as command
-from ai_training.studies.finetune import finetune, read_local
+from ai_training.studies.finetune import dealt_out, finetune, read_local
 from tests.unit.ai_training.drawn_chests import drawn_chest_set
 
 
@@ -52,10 +52,12 @@ def test_the_verb_measures_on_held_out_patients_and_on_another_set(table: Path, 
     assert found["held_out"]["auc"]["low"] <= found["held_out"]["auc"]["value"]
 
     start = str(tmp_path / "best.pt")
+    whole = changed(table, "whole.csv", {"split": None})
     again = finetune(
-        table, "Cardiomegaly", tmp_path / "again", weights=start, size=32, iterations=1, threads=1
-    )
-    assert again.external is None
+        table, "Cardiomegaly", tmp_path / "again", weights=start, size=32, iterations=1, threads=1,
+        external=whole,
+    )  # fmt: skip
+    assert again.external is not None and again.external.images == 72
 
 
 def test_a_patient_in_two_splits_is_refused(table: Path) -> None:
@@ -66,7 +68,7 @@ def test_a_patient_in_two_splits_is_refused(table: Path) -> None:
 
 def test_labels_may_be_words_and_patients_are_dealt_out_where_there_are_no_splits(table: Path) -> None:
     words = changed(table, "words.csv", {"Edema": None, "split": None, "labels": "Edema, mild|Mass"})
-    material = read_local(words, "Edema", 32)
+    material = dealt_out(read_local(words, "Edema", 32))
     assert material.truth.all()
     patients: dict[str, set[str]] = {}
     for image in material.images:
