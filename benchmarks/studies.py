@@ -30,8 +30,8 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.services.console import overview
-from dicom_node.services.console.studies import listing
-from dicom_node.services.console.studies.listing import Order, Search
+from dicom_node.services.console.studies import search
+from dicom_node.services.console.studies.search import Order, Search
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Study
@@ -93,14 +93,17 @@ def measure(database: Database, settings: Settings, number: int, rounds: int) ->
     """Print a line for each question; returns those that are slower than the target."""
     half = number // 2
     questions: dict[str, Callable[[Session], object]] = {
-        "first page": lambda session: listing.search(session, Search()),
-        "a page in the middle": lambda session: listing.search(session, Search(), after=half),
-        "by study date, in the middle": lambda s: listing.search(s, Search(order=Order.DATE), after=half),
-        "one patient": lambda session: listing.search(session, Search(patient="P777")),
-        "beginning of a Patient ID": lambda session: listing.search(session, Search(patient="P777*")),
-        "accession number": lambda session: listing.search(session, Search(accession=f"A{half}")),
-        "one modality": lambda session: listing.search(session, Search(modality="US")),
-        "failed": lambda session: listing.search(session, Search(states=[StudyState.FAILED])),
+        "first page": lambda session: search.search(session, Search()),
+        "a page in the middle": lambda session: search.search(session, Search(), after=half),
+        "by study date, in the middle": lambda s: search.search(s, Search(order=Order.DATE), after=half),
+        "one patient": lambda session: search.search(session, Search(patient="P777")),
+        "beginning of a Patient ID": lambda session: search.search(session, Search(patient="P777*")),
+        "beginning of every Patient ID": lambda session: search.search(session, Search(patient="P*")),
+        "accession number": lambda session: search.search(session, Search(accession=f"A{half}")),
+        "one modality": lambda session: search.search(session, Search(modality="US")),
+        "a modality that no study has": lambda session: search.search(session, Search(modality="MG")),
+        "one sender": lambda session: search.search(session, Search(sender="A")),
+        "failed": lambda session: search.search(session, Search(states=[StudyState.FAILED])),
         "overview": lambda session: overview.overview(session, settings),
     }
     print(f"{number:,} studies\n\n| question | p50 ms | p95 ms |\n|---|---|---|")

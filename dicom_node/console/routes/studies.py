@@ -21,15 +21,17 @@ from dicom_node.services.console.studies import (
     feedback,
     listing,
     pictures,
+    search,
     viewer,
 )
-from dicom_node.services.console.studies.listing import Order, Search
 from dicom_node.services.console.studies.pictures import PictureKind, Shown
+from dicom_node.services.console.studies.search import Order, Search
 
 router = APIRouter(prefix="/studies")
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
+Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE title
 
 
 @router.get("")
@@ -38,6 +40,7 @@ def list_studies(
     asked: Asked,
     state: StudyState | None = None,
     modality: Modality = "",
+    sender: Sender = "",
     since: Date = "",
     until: Date = "",
     order: Order = Order.RECEIVED,
@@ -50,6 +53,7 @@ def list_studies(
         patient=about.get("patient", ""),
         accession=about.get("accession", ""),
         modality=modality,
+        sender=sender.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
         states=(state,) if state else (),
@@ -57,9 +61,10 @@ def list_studies(
     )
     audit.note_list(asked.site.database, asked.person, "studies")
     with asked.site.database.read() as session:
-        rows, more = listing.search(session, wanted, after)
+        rows, more = search.search(session, wanted, after)
     asked_for = {
-        "state": state or "", "modality": modality, "since": since, "until": until, "order": order.value,
+        "state": state or "", "modality": modality, "sender": sender, "since": since, "until": until,
+        "order": order.value,
     }  # fmt: skip
     filters = {key: value for key, value in asked_for.items() if value} | ({"person": "1"} if person else {})
     return asked.page(
@@ -70,11 +75,11 @@ def list_studies(
 
 @router.post("/search")
 @needs(UserRole.VIEWER)
-def search(asked: Asked) -> Response:
+def search_studies(asked: Asked) -> Response:
     """Keep what identifies a patient in the session, and the rest in the address."""
     about = {key: value for key in ("patient", "accession") if (value := asked.text(key)[:64])}
     sign_in.keep_search(asked.site.database, asked.token, about, asked.person)
-    rest = {key: asked.text(key)[:16] for key in ("state", "modality", "since", "until", "order")}
+    rest = {key: asked.text(key)[:16] for key in ("state", "modality", "sender", "since", "until", "order")}
     rest["modality"] = rest["modality"].upper()
     return see_other("/studies", **rest, person="1" if about else "")
 

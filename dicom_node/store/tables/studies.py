@@ -13,6 +13,8 @@ from dicom_node.model.kinds import AssociationOutcome, ObjectRole, Outcome, Resu
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.tables.base import Base, Id
 
+_BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
+
 
 class Study(Base):
     """One study as assembled here. ``study_instance_uid`` is NULL for a quarantined object without one."""
@@ -21,8 +23,8 @@ class Study(Base):
     __table_args__ = (  # the orders and searches of lists
         Index("ix_study_received", "last_received_at", "id"),
         Index("ix_study_date", "study_date", "id"),
-        Index("ix_study_patient", "patient_id"),
-        Index("ix_study_accession", "accession_number"),
+        Index("ix_study_patient", "patient_id", postgresql_ops={"patient_id": _BEGINS}),
+        Index("ix_study_accession", "accession_number", postgresql_ops={"accession_number": _BEGINS}),
     )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
@@ -48,6 +50,10 @@ class Instance(Base):
     """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
 
     __tablename__ = "instance"
+    __table_args__ = (  # studies by what their images are, and by who sent them
+        Index("ix_instance_modality", "modality", "study_id", "role"),
+        Index("ix_instance_sender", "calling_ae", "study_id", "role"),
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)

@@ -16,8 +16,8 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 from dicom_node.services.console import metrics, overview
-from dicom_node.services.console.studies import listing, pictures
-from dicom_node.services.console.studies.listing import Order, Search
+from dicom_node.services.console.studies import listing, pictures, search
+from dicom_node.services.console.studies.search import Order, Search
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab
@@ -123,6 +123,11 @@ def test_a_search_narrows_by_state_modality_and_date(console: ConsoleLab, inbox:
     day = f"{dates[1][:4]}-{dates[1][4:6]}-{dates[1][6:]}"
     assert browser.get(f"/studies?since={day}&until={day}&modality=US") == 200
     assert re.findall(r"/studies/(\d+)\"", browser.text) == ["1"]
+    assert browser.post("/studies/search", sender="MODALITY") == 303
+    browser.follow()
+    assert re.findall(r"/studies/(\d+)\"", browser.text) == ["2", "1"]
+    assert browser.get("/studies?sender=NOBODY") == 200
+    assert "none that all filters let pass" in browser.text
     assert browser.get("/studies?since=tomorrow") == 400
     assert browser.get("/studies?state=gone") == 400
 
@@ -130,7 +135,7 @@ def test_a_search_narrows_by_state_modality_and_date(console: ConsoleLab, inbox:
 @pytest.mark.parametrize("order", Order)
 def test_pages_together_show_each_study_once(database: Database, order: Order) -> None:
     with database.write() as session:
-        for number in range(2 * listing.PAGE + 7):
+        for number in range(2 * search.PAGE + 7):
             at = NOW + timedelta(seconds=number // 3)  # some at the same moment
             session.add(
                 Study(
@@ -143,10 +148,10 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
     after: int | None = None
     with database.read() as session:
         for _ in range(3):
-            rows, after = listing.search(session, Search(order=order), after)
+            rows, after = search.search(session, Search(order=order), after)
             seen += rows
     assert after is None
-    assert len({row["id"] for row in seen}) == len(seen) == 2 * listing.PAGE + 7
+    assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order is Order.DATE else "last_received_at"
     values = [str(row[key]) for row in seen]
     assert values == sorted(values, reverse=order is not Order.WAITING)
@@ -264,8 +269,8 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
     with database.read() as session:
         dated = Search(accession="A1", since="20260102", until="20260102")
         for wanted in (Search(patient="P%1"), Search(patient="P%*"), dated):
-            assert [row["id"] for row in listing.search(session, wanted)[0]] == [found]
-        assert listing.search(session, Search(patient="p%1", modality="US"))[0] == []
+            assert [row["id"] for row in search.search(session, wanted)[0]] == [found]
+        assert search.search(session, Search(patient="p%1", modality="US"))[0] == []
         [shown] = listing.show(session, inbox.settings, found)["results"]
         assert shown["deliveries"][0]["state"] == "pending"
         assert overview.overview(session, inbox.settings)["deliveries"]["open"] == 1

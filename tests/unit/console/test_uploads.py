@@ -189,9 +189,9 @@ def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, k
     assert outcomes(browser) == ["taken", "taken"]
     inbox.settle()
     with inbox.database.read() as session:
-        from dicom_node.services.console.studies import listing
+        from dicom_node.services.console.studies import listing, search
 
-        [row], _ = listing.search(session, listing.Search())
+        [row], _ = search.search(session, search.Search())
         shown = listing.show(session, inbox.settings, row["id"])
     assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
     assert shown["person"]["PatientName"] == "Müller^Änne"

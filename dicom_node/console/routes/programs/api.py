@@ -22,7 +22,7 @@ from dicom_node.console.routes.programs.answers import (
     Printable,
     Row,
 )
-from dicom_node.console.routes.studies import Date, Modality
+from dicom_node.console.routes.studies import Date, Modality, Sender
 from dicom_node.console.web.access import Asked, Number, Since, form_of, needs
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction, NotificationState
@@ -30,8 +30,8 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered, notifications, work
 from dicom_node.services.console.peers import directory
-from dicom_node.services.console.studies import listing
-from dicom_node.services.console.studies.listing import Order, Search
+from dicom_node.services.console.studies import listing, search
+from dicom_node.services.console.studies.search import Order, Search
 from dicom_node.store import views
 
 UPLOAD = f"{VERSION}/upload"
@@ -164,15 +164,16 @@ def list_studies(
     asked: Asked,
     state: Annotated[list[StudyState] | None, Query()] = None,
     modality: Modality = "",
+    sender: Sender = "",
     since: Date = "",
     until: Date = "",
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
-    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD."""
+    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title."""
     wanted = Search(
-        modality=modality, since=since.replace("-", ""), until=until.replace("-", ""), states=state or (),
-        order=order,
+        modality=modality, sender=sender.strip(), since=since.replace("-", ""),
+        until=until.replace("-", ""), states=state or (), order=order,
     )  # fmt: skip
     audit.note_list(asked.site.database, asked.person, "studies")
     return _studies(asked, wanted, after)
@@ -180,7 +181,7 @@ def list_studies(
 
 @router.post("/studies/search")
 @needs(UserRole.VIEWER)
-def search(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since = None) -> Studies:
+def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since = None) -> Studies:
     """Studies of a patient, or with an accession number."""
     with asked.site.database.write() as session:
         by = [key for key, value in wanted if value]
@@ -336,7 +337,7 @@ async def take(asked: Asked) -> list[UploadedRow]:
 
 def _studies(asked: Asked, wanted: Search, after: int | None) -> Studies:
     with asked.site.database.read() as session:
-        rows, more = listing.search(session, wanted, after)
+        rows, more = search.search(session, wanted, after)
     return Studies(studies=[StudyRow(**row) for row in rows], next=more)
 
 

@@ -1,77 +1,32 @@
-"""Studies as the console lists, searches and shows them; quick however many there are."""
+"""A study as the console shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from pydicom.dataset import Dataset
-from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError, NotFound
-from dicom_node.model.kinds import ObjectRole, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.model.kinds import ResultKind
+from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import assessment, feedback, viewer
+from dicom_node.services.console.studies.search import NOT_SHOWN
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
 from dicom_node.store.results import withdrawn
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
 
-PAGE = 50
-"""Studies of one page."""
 _MOST = 200  # images, received objects and events that a study's page shows
 _PICTURES = (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED)
-_NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
 _PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
-
-
-class Order(StrEnum):
-    """Orders of the list."""
-
-    RECEIVED = "received"  # the newest object first
-    WAITING = "waiting"  # the oldest first
-    DATE = "date"  # Study Date (0008,0020), the newest first
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
-
-    ``since`` and ``until`` are Study Dates, YYYYMMDD.
-    """
-
-    patient: str = ""
-    accession: str = ""
-    modality: str = ""
-    since: str = ""
-    until: str = ""
-    states: Sequence[StudyState] = ()
-    order: Order = Order.RECEIVED
-
-
-def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page, and the number of its last study where more follow: ``after`` of the next page."""
-    chosen = select(Study.id)
-    for condition in _conditions(wanted):
-        chosen = chosen.where(condition)
-    ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)))
-    more = ids[PAGE - 1] if len(ids) > PAGE else None
-    by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
-    shown = views.study_views(session, select(Study).where(Study.id.in_(by_number)).order_by(Study.id))
-    rows = {
-        number: {"id": number, "accession": by_number[number].accession_number, **view}
-        for number, view in zip(sorted(by_number), shown, strict=True)
-    }
-    return [rows[number] for number in ids[:PAGE]], more
 
 
 def uid(session: Session, number: int) -> str:
@@ -124,38 +79,6 @@ def dead_by_destination(session: Session) -> dict[str, int]:
     chosen = select(Delivery.destination, func.count()).where(Delivery.state == DeliveryState.DEAD)
     rows = session.execute(chosen.group_by(Delivery.destination).order_by(Delivery.destination))
     return {destination: number for destination, number in rows}  # noqa: C416
-
-
-def _conditions(wanted: Search) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
-        if text.endswith("*"):
-            found.append(column.startswith(text.rstrip("*"), autoescape=True))
-        elif text:
-            found.append(column == text)
-    if wanted.states:
-        found.append(Study.state.in_(wanted.states))
-    if wanted.since:
-        found.append(Study.study_date >= wanted.since)
-    if wanted.until:
-        found.append(Study.study_date <= wanted.until)
-    if wanted.modality:
-        of_study = (Instance.study_id == Study.id) & Instance.role.not_in(_NOT_SHOWN)
-        found.append(exists().where(of_study, Instance.modality == wanted.modality))
-    return found
-
-
-def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
-    """By keyset: a page far down costs no more than the first one."""
-    column: Any = Study.study_date if order is Order.DATE else Study.last_received_at
-    ascending = order is Order.WAITING
-    if after is not None:
-        last = session.scalar(select(column).where(Study.id == after))
-        if last is not None:
-            here, there = tuple_(column, Study.id), tuple_(last, after)
-            chosen = chosen.where(here > there if ascending else here < there)
-    keys = (column, Study.id)
-    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in keys))
 
 
 def _images(session: Session, number: int) -> list[View]:
@@ -223,7 +146,7 @@ def _report(session: Session, data_dir: Path, number: int) -> View:
 def person(session: Session, data_dir: Path, number: int) -> dict[str, str]:
     """Name, birth date and sex, read from a file of the study: the database does not have them."""
     chosen = select(Instance).where(Instance.study_id == number, Instance.purged.is_(False))
-    row = session.scalar(chosen.where(Instance.role.not_in(_NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))
+    row = session.scalar(chosen.where(Instance.role.not_in(NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))
     header = Dataset()
     if row is not None and (path := data_dir / row.path).is_file():
         with suppress(NodeError):  # its text does not decode: the study's reason says so

@@ -1,0 +1,120 @@
+"""Searches of the list of studies; quick however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.store import views
+from dicom_node.store.tables import Instance, Study
+from dicom_node.store.views import View
+
+PAGE = 50
+"""Studies of one page."""
+NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
+"""Roles of objects that no list counts as images of a study."""
+_FEW = 500  # so many studies are sorted sooner than looked for along the order of the list
+_LAST = "\U0010ffff"  # the last code point, which no text of DICOM has
+
+
+class Order(StrEnum):
+    """Orders of the list."""
+
+    RECEIVED = "received"  # the newest object first
+    WAITING = "waiting"  # the oldest first
+    DATE = "date"  # Study Date (0008,0020), the newest first
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
+
+    ``since`` and ``until`` are Study Dates, YYYYMMDD. ``sender``: the calling AE title of an image.
+    """
+
+    patient: str = ""
+    accession: str = ""
+    modality: str = ""
+    sender: str = ""
+    since: str = ""
+    until: str = ""
+    states: Sequence[StudyState] = ()
+    order: Order = Order.RECEIVED
+
+
+def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
+    """One page, and the number of its last study where more follow: ``after`` of the next page."""
+    chosen = select(Study.id)
+    for condition in _conditions(session, wanted):
+        chosen = chosen.where(condition)
+    ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)))
+    more = ids[PAGE - 1] if len(ids) > PAGE else None
+    by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
+    shown = views.study_views(session, select(Study).where(Study.id.in_(by_number)).order_by(Study.id))
+    rows = {
+        number: {"id": number, "accession": by_number[number].accession_number, **view}
+        for number, view in zip(sorted(by_number), shown, strict=True)
+    }
+    return [rows[number] for number in ids[:PAGE]], more
+
+
+def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
+        if text.endswith("*"):
+            found.append(_begins(session, column, text.rstrip("*")))
+        elif text:
+            found.append(column == text)
+    for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
+        if value:
+            found.append(_has_image(session, image == value))
+    if wanted.states:
+        found.append(Study.state.in_(wanted.states))
+    if wanted.since:
+        found.append(Study.study_date >= wanted.since)
+    if wanted.until:
+        found.append(Study.study_date <= wanted.until)
+    return found
+
+
+def _begins(session: Session, column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
+    """In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points."""
+    in_sqlite = session.get_bind().dialect.name == "sqlite"
+    by_index = column.between(text, text + _LAST) if in_sqlite else column.startswith(text, autoescape=True)
+    each = func.substr(column, 1, len(text)) == text
+    return _few(session, select(Study.id).where(by_index), each)
+
+
+def _has_image(session: Session, which: ColumnElement[bool]) -> ColumnElement[bool]:
+    of_images = which & Instance.role.not_in(NOT_SHOWN)
+    by_index = select(Instance.study_id).where(of_images).distinct()
+    return _few(session, by_index, exists().where(Instance.study_id == Study.id, of_images))
+
+
+def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition of what an index finds where that is little; else ``each``, asked of study by study.
+
+    Many would all be sorted for one page, and few be looked for among all studies.
+    """
+    few = session.scalars(by_index.limit(_FEW + 1)).all()
+    return Study.id.in_(few) if len(few) <= _FEW else each
+
+
+def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
+    """By keyset: a page far down costs no more than the first one."""
+    column: Any = Study.study_date if order is Order.DATE else Study.last_received_at
+    ascending = order is Order.WAITING
+    if after is not None:
+        last = session.scalar(select(column).where(Study.id == after))
+        if last is not None:
+            here, there = tuple_(column, Study.id), tuple_(last, after)
+            chosen = chosen.where(here > there if ascending else here < there)
+    keys = (column, Study.id)
+    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in keys))
