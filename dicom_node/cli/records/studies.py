@@ -34,7 +34,7 @@ from dicom_node.cli.common.output import (
     short,
 )
 from dicom_node.errors import ExitCode
-from dicom_node.model.kinds import RejectionReason
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 
 app = group("Studies: what was received, and what became of it.")
@@ -208,6 +208,50 @@ def withdraw(
         say(f"To be removed by hand from {peer}:", bold=True)
         for one in uids:
             say(f"  {one}")
+
+
+_FINDINGS: list[Column] = [
+    *fields("finding", "decision"),
+    ("numbers", lambda row: ", ".join(f"{name} {number}" for name, number in row["numbers"].items())),
+    *fields("model", "tracking_uid"),
+    ("assessed", lambda row: ", ".join(f"{one['verdict']} ({one['actor']})" for one in row["verdicts"])),
+]
+
+
+@app.command(epilog="Example: dicom-node studies findings 1.2.840.113619.2.1 --config node.toml")
+def findings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
+    """Show what a study's newest reports found, and how each finding was assessed."""
+    from dicom_node.services.console.studies import feedback
+
+    with reading(config) as (session, settings):
+        rows = feedback.of_study(session, settings, uid)
+    print_rows(rows, _FINDINGS, as_json=as_json, none="No report of this study is here.")
+
+
+@app.command(
+    epilog='Example: dicom-node studies assess 1.2.3 "Pleural effusion" --verdict rejected --because "a rib"'
+)
+def assess(
+    uid: StudyArgument,
+    finding: Annotated[str, typer.Argument(help="As `studies findings` names it.")],
+    config: Config,
+    verdict: Annotated[
+        ReaderVerdict, typer.Option(help="missing: the report should have said it, and does not.")
+    ],
+    because: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why; of what is modified or rejected it is needed.")
+    ] = "",
+    tracking_uid: Annotated[
+        str, typer.Option(metavar="UID", help="Of the finding, where several are called so.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="And where several models say so.")] = "",
+) -> None:
+    """Assess one finding of a study's newest report; a later word replaces the earlier one."""
+    from dicom_node.services.console.studies import feedback
+
+    about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
+    row = feedback.give_named(load(config), uid, about, verdict, because=because)
+    say(f"Kept: {row['finding']} of {row['model']} is {verdict}.")
 
 
 @app.command(epilog="Example: dicom-node studies accept 1.2.840.113619.2.1 --config node.toml")

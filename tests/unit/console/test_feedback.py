@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import pytest
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Card
+from dicom_node import cli
+from dicom_node.errors import ExitCode
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 from dicom_node.services.console.studies import feedback
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
 
 
 @pytest.fixture
@@ -147,3 +151,38 @@ def test_the_interval_of_a_share_holds_for_few() -> None:
     assert few is not None
     assert few == pytest.approx([1.0, 0.2065, 1.0], abs=0.001)
     assert feedback.wilson(8, 10) == pytest.approx([0.8, 0.490, 0.943], abs=0.001)
+
+
+def test_the_command_line_assesses_as_the_page_does(
+    console: ConsoleLab, node: Inbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = node.folder / "node.toml"
+    file.write_text(f'[node]\ndata_dir = "{node.folder}"\n', encoding="utf-8")
+
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["studies", *words, "--config", str(file)])
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out + said.err
+
+    uid = str(ultrasound("one").StudyInstanceUID)
+    status, text = run("findings", uid, "--json")
+    shown = json.loads(text)
+    assert status == ExitCode.OK and [row["finding"] for row in shown] == ["Mark", "Mark"]
+    chosen = ("--tracking-uid", shown[1]["tracking_uid"])
+    status, text = run("assess", uid, "Mark", "--verdict", "accepted")
+    assert status and "name the tracking UID" in text
+    status, text = run("assess", uid, "Mark", *chosen, "--verdict", "rejected")
+    assert status and "say why" in text
+    assert (
+        run("assess", uid, "Mark", *chosen, "--verdict", "rejected", "--because", "a rib")[0] == ExitCode.OK
+    )
+    assert run("assess", uid, "Cardiomegaly", "--verdict", "missing")[0] == ExitCode.OK
+    assert run("assess", uid, "Nodule of nobody", "--verdict", "missing")[0]
+    assert [
+        [(one["actor"], one["verdict"], one["because"]) for one in row["verdicts"]]
+        for row in json.loads(run("findings", uid, "--json")[1])
+    ] == [[], [("command line", "rejected", "a rib")]]
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/studies/1")
+    assert "command line: a rib" in browser.text and re.search(r"missing</span> Cardiomegaly", browser.text)

@@ -17,17 +17,17 @@ from ai_pipeline.contract import Decision
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound
+from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ReaderVerdict
 from dicom_node.results.sr import reading as report
-from dicom_node.services import audit, writing
-from dicom_node.services.audit import Person
+from dicom_node.services import audit, reading, writing
+from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.console.studies.viewer import report_files
 from dicom_node.services.work import said
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import FOR_UPDATE, utc_now
-from dicom_node.store.views import View, columns
+from dicom_node.store.views import View, columns, find_study
 
 if TYPE_CHECKING:
     from dicom_node.results import FindingAssessment
@@ -36,6 +36,7 @@ COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
     "report_uid", "model", "version",
 )  # fmt: skip
+_KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 _Z = 1.96  # of a 95 % interval
@@ -58,7 +59,7 @@ def give(
     words = said(because) if because or verdict.value in _NOT_ACCEPTED else ""
     is_missing = verdict is ReaderVerdict.MISSING
     tracking_uid = "" if is_missing else about.get("tracking_uid", "")
-    wanted = (about.get("finding", ""), tracking_uid, about.get("model", ""))
+    wanted = _key({"finding": "", "model": "", **about, "tracking_uid": tracking_uid})
     with writing(settings) as session:
         session.get(Study, study, with_for_update=FOR_UPDATE)  # its results are not accepted meanwhile
         findings = _findings(session, settings, study)
@@ -72,6 +73,38 @@ def give(
         audit.note(
             session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, verdict=verdict.value, model=wanted[2]
         )
+
+
+def give_named(
+    settings: Settings,
+    study_instance_uid: str,
+    about: Mapping[str, str],
+    verdict: ReaderVerdict,
+    by: Person = COMMAND_LINE,
+    because: str = "",
+) -> View:
+    """The same by what tells the finding from the others: "" in ``about`` matches all; returns the finding.
+
+    Raises NotFound where none matches, NotAllowedNow where several do, FaultyInput.
+    """
+    with reading(settings) as session:
+        study = find_study(session, study_instance_uid).id
+        rows = _findings(session, settings, study)
+    if verdict is ReaderVerdict.MISSING:
+        rows = _may_be_missing(settings, rows)
+    found = [row for row in rows if all(row[key] == value for key, value in about.items() if value)]
+    if not found:
+        raise NotFound("no such finding: `dicom-node studies findings` shows those of the newest report")
+    if len({_key(row) for row in found}) > 1:
+        raise NotAllowedNow("several findings are called so: name the tracking UID or the model too")
+    give(settings, study, dict(zip(_KEYS, _key(found[0]), strict=True)), verdict, by, because)
+    return found[0]
+
+
+def of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
+    """The findings of a study's newest reports with their ``verdicts``. Raises NotFound."""
+    study = find_study(session, study_instance_uid).id
+    return judged(session, study, _findings(session, settings, study))
 
 
 def contested(session: Session, settings: Settings, study: int) -> list[str]:
@@ -231,7 +264,7 @@ def _findings(session: Session, settings: Settings, study: int) -> list[dict[str
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return row["finding"], row["tracking_uid"], row["model"]
+    return tuple(row[key] for key in _KEYS)
 
 
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
