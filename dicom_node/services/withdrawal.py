@@ -101,6 +101,7 @@ def withdraw(
                     result_id=row.id, at=now, actor=by.name, reason=reason, because=words,
                     note_id=note.id if note and row in told else None,
                 ))  # fmt: skip
+            stored.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session, by, AuditAction.RESULT_WITHDRAWN, study_id=study.id, reason=reason.value,
                 results=[row.id for row in chosen],

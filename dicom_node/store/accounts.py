@@ -96,7 +96,7 @@ class AuditRow(Base):
 
 
 class Feedback(Base):
-    """One person's verdict on one finding of one model; a later one replaces it. Nothing of a patient."""
+    """One person's verdict on one finding of one model; a later one replaces it. It names no patient."""
 
     __tablename__ = "feedback"
     __table_args__ = (
@@ -121,3 +121,6 @@ class Feedback(Base):
     )  # SOP Instance UID of the last object with it
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
+    age_group: Mapped[str] = mapped_column(String(64), default="")  # "" also: before version 0032
+    sex: Mapped[str] = mapped_column(String(64), default="")
+    station: Mapped[str] = mapped_column(String(64), default="")  # that made the images

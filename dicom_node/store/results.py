@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Select, exists, select
+from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.events import RESULT_BUILT, RESULT_EXISTS, RESULT_RESTORED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Instance, Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import Delivery, Instance, Job, ReceivedObject, ReportedFinding, Result, Study
 from dicom_node.store.transitions import record
 
 _NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
@@ -26,6 +26,20 @@ def is_result(session: Session, sop_instance_uid: str) -> bool:
 def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
     """Those of these results that a person withdrew."""
     return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
+
+
+def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
+    """What a new report calls present; what the one said that it replaces is forgotten."""
+    replaced = session.scalars(select(Result.id).where(Result.sop_instance_uid == report.supersedes))
+    forget_findings(session, replaced.all())
+    session.add_all(
+        ReportedFinding(result_id=report.id, finding=name, study_id=report.study_id) for name in set(present)
+    )
+
+
+def forget_findings(session: Session, result_ids: Collection[int]) -> None:
+    """Studies are no longer found by what these said."""
+    session.execute(delete(ReportedFinding).where(ReportedFinding.result_id.in_(result_ids)))
 
 
 def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:

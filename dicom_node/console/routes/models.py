@@ -11,7 +11,7 @@ from dicom_node.console.web.access import Asked, needs, see_other
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 from dicom_node.services.console import models
-from dicom_node.services.console.studies import feedback
+from dicom_node.services.console.studies import feedback, subgroups
 
 router = APIRouter(prefix="/models")
 
@@ -42,8 +42,9 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
     settings = asked.site.settings
     with asked.site.database.read() as session:
         counts = feedback.counts(session, identifier, version)
+        groups = subgroups.counts(session, identifier, version)
     return asked.page(
-        "model.html", counts=counts, model=models.model(settings, identifier, version),
+        "model.html", counts=counts, groups=groups, model=models.model(settings, identifier, version),
         drift=models.drift(settings, identifier, version), used=models.active(settings),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, withdrawal, work
-from dicom_node.services.console import sign_in
+from dicom_node.services.console import models, sign_in
 from dicom_node.services.console.studies import (
     assessment,
     choices,
@@ -31,6 +31,7 @@ router = APIRouter(prefix="/studies")
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
+Finding = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE title
 
 
@@ -41,6 +42,7 @@ def list_studies(
     state: StudyState | None = None,
     modality: Modality = "",
     sender: Sender = "",
+    finding: Finding = "",
     since: Date = "",
     until: Date = "",
     order: Order = Order.RECEIVED,
@@ -54,6 +56,7 @@ def list_studies(
         accession=about.get("accession", ""),
         modality=modality,
         sender=sender.strip(),
+        finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
         states=(state,) if state else (),
@@ -63,13 +66,13 @@ def list_studies(
     with asked.site.database.read() as session:
         rows, more = search.search(session, wanted, after)
     asked_for = {
-        "state": state or "", "modality": modality, "sender": sender, "since": since, "until": until,
-        "order": order.value,
+        "state": state or "", "modality": modality, "sender": sender, "finding": finding,
+        "since": since, "until": until, "order": order.value,
     }  # fmt: skip
     filters = {key: value for key, value in asked_for.items() if value} | ({"person": "1"} if person else {})
     return asked.page(
         "studies.html", rows=rows, more=more, first=after is None, filters=filters, about=about,
-        states=list(StudyState), orders=list(Order),
+        states=list(StudyState), orders=list(Order), findings=models.findings(asked.site.settings),
     )  # fmt: skip
 
 
@@ -80,6 +83,7 @@ def search_studies(asked: Asked) -> Response:
     about = {key: value for key in ("patient", "accession") if (value := asked.text(key)[:64])}
     sign_in.keep_search(asked.site.database, asked.token, about, asked.person)
     rest = {key: asked.text(key)[:16] for key in ("state", "modality", "sender", "since", "until", "order")}
+    rest["finding"] = asked.text("finding")[:64]
     rest["modality"] = rest["modality"].upper()
     return see_other("/studies", **rest, person="1" if about else "")
 

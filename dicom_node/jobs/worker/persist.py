@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import ModelRef, Pipeline, PipelineResult, Refusal
+from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
@@ -51,6 +51,7 @@ class _Ending:
     state: JobState
     reason: str
     assess_first: bool
+    present: frozenset[str] = frozenset()  # findings by the meanings of their codes
 
 
 class ResultWriter:
@@ -95,7 +96,7 @@ class ResultWriter:
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = Cleaning.of(result, pipeline, job, images.readable)
-        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job))
+        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), _present(result))
         self._end(job, end, built, analysed_at, tally, cleaning)
 
     def write_failure(
@@ -176,6 +177,8 @@ class ResultWriter:
             if uid not in rows:
                 rows[uid] = stored.add(session, self._row(job, item, files[uid]))
                 new.append(files[uid])
+                if item.kind is ResultKind.SR and not item.deidentified:
+                    stored.note_findings(session, rows[uid], end.present)
             elif rows[uid].purged and uid in files and files[uid].sha256 == rows[uid].sha256:
                 stored.restore(session, rows[uid])
                 new.append(files[uid])
@@ -339,6 +342,11 @@ class ResultWriter:
             with contextlib.suppress(UnknownPeer):  # reported by check_destinations at the start
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
+
+
+def _present(result: PipelineResult) -> frozenset[str]:
+    shown = (one for one in result.findings if not one.research_only)
+    return frozenset(one.code.meaning for one in shown if one.decision is Decision.PRESENT)
 
 
 def _with_purged(

@@ -67,6 +67,15 @@ def model(settings: Settings, identifier: str, version: str) -> View:
     }
 
 
+def findings(settings: Settings) -> list[str]:
+    """What the models here look for, by the meanings of its codes; none where a card cannot be read."""
+    try:
+        cards = registry.cards(settings.workers.models_dir)
+    except CardError:
+        return []  # the list of studies is shown all the same
+    return sorted({label.code.meaning for card in cards for label in card.labels})
+
+
 def active(settings: Settings) -> dict[str, str]:
     """The model ("id@version") of each pipeline whose model can be exchanged. Raises ModelRefused."""
     found = {}

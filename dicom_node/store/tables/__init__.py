@@ -20,6 +20,7 @@ from dicom_node.store.tables.studies import (
     Instance,
     Job,
     ReceivedObject,
+    ReportedFinding,
     Result,
     Study,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Notification",
     "NotifiedEvent",
     "ReceivedObject",
+    "ReportedFinding",
     "Result",
     "ScoreCount",
     "ShadowScore",

@@ -190,6 +190,17 @@ class Result(Base):
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
 
+class ReportedFinding(Base):
+    """A finding that a report calls present, until the report is replaced or withdrawn."""
+
+    __tablename__ = "reported_finding"
+    __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    finding: Mapped[str] = mapped_column(String(64), primary_key=True)  # the meaning of its code
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+
+
 class Delivery(Base):
     """One result × one destination: the outbox."""
 

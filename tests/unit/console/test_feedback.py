@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Card
@@ -16,7 +17,8 @@ from dicom_node import cli
 from dicom_node.errors import ExitCode
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console.studies import feedback
+from dicom_node.services.console.studies import feedback, subgroups
+from dicom_node.services.console.studies.wilson import wilson
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -146,11 +148,11 @@ def test_the_model_counts_it_and_gives_it_as_csv(console: ConsoleLab) -> None:
 
 
 def test_the_interval_of_a_share_holds_for_few() -> None:
-    assert feedback.wilson(0, 0) is None
-    few = feedback.wilson(1, 1)
+    assert wilson(0, 0) is None
+    few = wilson(1, 1)
     assert few is not None
     assert few == pytest.approx([1.0, 0.2065, 1.0], abs=0.001)
-    assert feedback.wilson(8, 10) == pytest.approx([0.8, 0.490, 0.943], abs=0.001)
+    assert wilson(8, 10) == pytest.approx([0.8, 0.490, 0.943], abs=0.001)
 
 
 def test_the_command_line_assesses_as_the_page_does(
@@ -186,3 +188,41 @@ def test_the_command_line_assesses_as_the_page_does(
     browser = console.browser(UserRole.VIEWER)
     browser.get("/studies/1")
     assert "command line: a rib" in browser.text and re.search(r"missing</span> Cardiomegaly", browser.text)
+
+
+def test_verdicts_are_counted_by_age_sex_and_station(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.READER)
+    right, *_, other = forms(browser)[:6]
+    for given in (right, other):
+        assert browser.post("/studies/1/feedback", **given) == 303
+    with console.database.read() as session:
+        rows = subgroups.counts(session, "obedient", "1")
+        [kept, _] = feedback.rows(session)
+    assert (kept["sex"], kept["station"]) == ("F", "TEST")
+    assert [(row["by"], row["group"], row["there"], row["rejected"]) for row in rows] == [
+        ("age", kept["age_group"], 1, 1),
+        ("sex", "F", 1, 1),
+        ("station", "TEST", 1, 1),
+    ]
+    assert rows[0]["ppv"] == wilson(1, 2)
+    assert browser.get("/models/obedient/1") == 200
+    assert "By age, sex and station" in browser.text and ">TEST<" in browser.text
+
+
+@pytest.mark.parametrize(
+    ("says", "group"),
+    [
+        ({"PatientBirthDate": "20081122", "StudyDate": "20261121"}, "0-17"),
+        ({"PatientBirthDate": "20081122", "StudyDate": "20261122"}, "18-39"),
+        ({"PatientBirthDate": "19400101", "StudyDate": "20260101"}, "80 and over"),
+        ({"PatientBirthDate": "20270101", "StudyDate": "20260101"}, ""),
+        ({"PatientAge": "064Y"}, "40-64"),
+        ({"PatientAge": "018M"}, "0-17"),
+        ({}, ""),
+    ],
+)
+def test_the_age_group_is_that_of_the_day_of_the_study(says: dict[str, str], group: str) -> None:
+    header = Dataset()
+    for keyword, value in says.items():
+        setattr(header, keyword, value)
+    assert subgroups._age_group(header) == group

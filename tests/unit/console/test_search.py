@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, insert
 
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import ObjectRole, RejectionReason
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.services import withdrawal
 from dicom_node.services.console.studies import search
 from dicom_node.services.console.studies.search import Search
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Study
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
@@ -88,6 +91,7 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
         (Search(accession="A11*"), "ix_study_accession"),
         (Search(modality="MG"), "ix_instance_modality"),
         (Search(sender="ROOM9"), "ix_instance_sender"),
+        (Search(finding="Mark"), "ix_reported_finding_name"),
     ],
 )
 def test_what_few_studies_have_is_looked_up_in_sqlite(
@@ -114,11 +118,23 @@ def test_what_most_studies_have_is_found_along_the_order_in_sqlite(
 
 
 @pytest.fixture
-def inbox_database(inbox: object) -> Database:
+def inbox_database(inbox: Inbox) -> Database:
     """In SQLite, with a hundred studies."""
-    database: Database = inbox.database  # type: ignore[attr-defined]
-    fill(database, 17)
-    return database
+    fill(inbox.database, 17)
+    return inbox.database
+
+
+def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
+    def found(name: str) -> list[int]:
+        with node.database.read() as session:
+            return [row["id"] for row in search.search(session, Search(finding=name))[0]]
+
+    assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([1], [], [])
+    uid = str(ultrasound("one").StudyInstanceUID)
+    withdrawal.withdraw_by_uid(
+        node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side"
+    )
+    assert found("Mark") == []
 
 
 def plan(database: Database, wanted: Search) -> list[str]:

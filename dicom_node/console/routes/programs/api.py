@@ -22,7 +22,7 @@ from dicom_node.console.routes.programs.answers import (
     Printable,
     Row,
 )
-from dicom_node.console.routes.studies import Date, Modality, Sender
+from dicom_node.console.routes.studies import Date, Finding, Modality, Sender
 from dicom_node.console.web.access import Asked, Number, Since, form_of, needs
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction, NotificationState
@@ -165,15 +165,19 @@ def list_studies(
     state: Annotated[list[StudyState] | None, Query()] = None,
     modality: Modality = "",
     sender: Sender = "",
+    finding: Finding = "",
     since: Date = "",
     until: Date = "",
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
-    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title."""
+    """Studies; ``since`` and ``until`` are Study Dates, YYYY-MM-DD, ``sender`` is a calling AE title.
+
+    ``finding``: what a newest report calls present.
+    """
     wanted = Search(
-        modality=modality, sender=sender.strip(), since=since.replace("-", ""),
-        until=until.replace("-", ""), states=state or (), order=order,
+        modality=modality, sender=sender.strip(), finding=finding.strip(),
+        since=since.replace("-", ""), until=until.replace("-", ""), states=state or (), order=order,
     )  # fmt: skip
     audit.note_list(asked.site.database, asked.person, "studies")
     return _studies(asked, wanted, after)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -22,7 +21,9 @@ from dicom_node.model.kinds import AuditAction, ReaderVerdict
 from dicom_node.results.sr import reading as report
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services.console.studies import subgroups
 from dicom_node.services.console.studies.viewer import report_files
+from dicom_node.services.console.studies.wilson import wilson
 from dicom_node.services.work import said
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Study
@@ -34,12 +35,11 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
-    "report_uid", "model", "version",
+    "report_uid", "model", "version", "age_group", "sex", "station",
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
-_Z = 1.96  # of a 95 % interval
 
 
 def give(
@@ -69,7 +69,7 @@ def give(
             raise NotFound("this model knows no such finding, or its report says something of it")
         if row is None:
             raise NotFound("the newest report says nothing of this: load the page again")
-        _keep(session, study, row, verdict, by, words)
+        _keep(session, settings, study, row, verdict, by, words)
         audit.note(
             session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, verdict=verdict.value, model=wanted[2]
         )
@@ -122,7 +122,7 @@ def accept_rest(session: Session, settings: Settings, study: int, by: Person) ->
     """Whoever accepts the results accepts what they call present and nobody has assessed yet."""
     for row in judged(session, study, _findings(session, settings, study)):
         if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]:
-            _keep(session, study, row, ReaderVerdict.ACCEPTED, by, "")
+            _keep(session, settings, study, row, ReaderVerdict.ACCEPTED, by, "")
 
 
 def of_report(
@@ -152,7 +152,13 @@ def of_report(
 
 
 def _keep(
-    session: Session, study: int, finding: Mapping[str, Any], verdict: ReaderVerdict, by: Person, because: str
+    session: Session,
+    settings: Settings,
+    study: int,
+    finding: Mapping[str, Any],
+    verdict: ReaderVerdict,
+    by: Person,
+    because: str,
 ) -> None:
     """One assessment a person and finding: a later one replaces it."""
     model, _, version = finding["model"].rpartition(" ")
@@ -164,6 +170,10 @@ def _keep(
         session.add(row)
     row.at, row.decision, row.verdict, row.because = utc_now(), finding["decision"], verdict, because
     row.report_uid = finding["report_uid"]
+    for path in report_files(session, settings.node.data_dir, study):
+        if path.stem == row.report_uid:
+            for name, value in subgroups.of_report(session, study, path).items():
+                setattr(row, name, value)
 
 
 def judged(session: Session, study: int, findings: Sequence[View]) -> list[View]:
@@ -240,16 +250,6 @@ def as_csv(found: Iterable[View]) -> str:
     writer.writeheader()
     writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in found)
     return text.getvalue()
-
-
-def wilson(successes: int, tries: int) -> list[float] | None:
-    """A share with its 95 % interval, which holds for few tries too; None of none."""
-    if not tries:
-        return None
-    share = successes / tries
-    middle = (share + _Z**2 / (2 * tries)) / (1 + _Z**2 / tries)
-    half = _Z * math.sqrt(share * (1 - share) / tries + _Z**2 / (4 * tries**2)) / (1 + _Z**2 / tries)
-    return [share, max(middle - half, 0.0), min(middle + half, 1.0)]
 
 
 def _no_formula(value: Any) -> Any:

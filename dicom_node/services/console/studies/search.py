@@ -13,7 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.store import views
-from dicom_node.store.tables import Instance, Study
+from dicom_node.store.tables import Instance, ReportedFinding, Study
 from dicom_node.store.views import View
 
 PAGE = 50
@@ -37,12 +37,14 @@ class Search:
     """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
 
     ``since`` and ``until`` are Study Dates, YYYYMMDD. ``sender``: the calling AE title of an image.
+    ``finding``: one that the newest reports call present, by the meaning of its code.
     """
 
     patient: str = ""
     accession: str = ""
     modality: str = ""
     sender: str = ""
+    finding: str = ""
     since: str = ""
     until: str = ""
     states: Sequence[StudyState] = ()
@@ -74,7 +76,10 @@ def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
             found.append(column == text)
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
-            found.append(_has_image(session, image == value))
+            of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
+            found.append(_has(session, Instance.study_id, of_images))
+    if wanted.finding:
+        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding))
     if wanted.states:
         found.append(Study.state.in_(wanted.states))
     if wanted.since:
@@ -92,10 +97,11 @@ def _begins(session: Session, column: InstrumentedAttribute[str], text: str) -> 
     return _few(session, select(Study.id).where(by_index), each)
 
 
-def _has_image(session: Session, which: ColumnElement[bool]) -> ColumnElement[bool]:
-    of_images = which & Instance.role.not_in(NOT_SHOWN)
-    by_index = select(Instance.study_id).where(of_images).distinct()
-    return _few(session, by_index, exists().where(Instance.study_id == Study.id, of_images))
+def _has(
+    session: Session, study: InstrumentedAttribute[int], which: ColumnElement[bool]
+) -> ColumnElement[bool]:
+    """``study``: the column that says of which study such a row is."""
+    return _few(session, select(study).where(which).distinct(), exists().where(study == Study.id, which))
 
 
 def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> ColumnElement[bool]:
