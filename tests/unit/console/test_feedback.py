@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
+from sqlalchemy import update
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Card
@@ -19,6 +20,7 @@ from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 from dicom_node.services.console.studies import feedback, subgroups
 from dicom_node.services.console.studies.wilson import wilson
+from dicom_node.store.accounts import Feedback
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -205,7 +207,10 @@ def test_verdicts_are_counted_by_age_sex_and_station(console: ConsoleLab) -> Non
         ("station", "TEST", 1, 1),
     ]
     assert rows[0]["ppv"] == wilson(1, 2)
-    assert browser.get("/models/obedient/1") == 200
+    card = registry.find("chest-efficientnet-lite0")
+    with console.database.write() as session:
+        session.execute(update(Feedback).values(model=card.id, version=card.version))
+    assert browser.get(f"/models/{card.id}/{card.version}") == 200
     assert "By age, sex and station" in browser.text and ">TEST<" in browser.text
 
 
