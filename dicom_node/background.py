@@ -103,6 +103,10 @@ class Background:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
         if self._settings.audit.syslog:
             self._repeat("audit", AuditSender(self._database, self._settings, self._owner).run_once)
+        if self._settings.telemetry.endpoint:
+            from dicom_node.telemetry.sender import TraceSender  # of an extra
+
+            self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
         self._start_timers()
 
     def stop(self) -> None:

@@ -162,6 +162,8 @@ CONFIGURATION_RELOADED = EventType(6010, _INFO, "configuration reloaded")
 CONFIGURATION_REFUSED = EventType(6011, _ERROR, "configuration not reloaded: the one before stays in force")
 CONSOLE_STARTED = EventType(6020, _INFO, "console serves its pages")
 CONSOLE_CANNOT_START = EventType(6021, _ERROR, "console cannot start")
+TRACES_NOT_SENT = EventType(6040, _WARNING, "traces cannot be sent: tried for five minutes, then dropped")
+TRACES_SENT_AGAIN = EventType(6041, _INFO, "traces are sent again")
 AUDIT_NOT_SENT = EventType(6030, _ERROR, "audit messages cannot be sent: they wait")
 AUDIT_SENT_AGAIN = EventType(6031, _INFO, "audit messages are sent again")
 

@@ -43,6 +43,8 @@ What the package `ai_training` and the extras `torch`, `convert` and `openvino` 
 release.
 
 {training}
+The extra `telemetry`, no part of a release either: opentelemetry-proto (Apache-2.0), protobuf (BSD-3-Clause).
+
 ## Programs of the container image
 
 Python (PSF-2.0) and, of Debian, under the licences in `/usr/share/doc/*/copyright`: bubblewrap

@@ -89,6 +89,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.outbox.schedule",
         "dicom_node.scu.connections",
     ),
+    "dicom_node.telemetry": (*CELLAR, *STORE, "dicom_node.scu.connections", "dicom_node.scu.http"),
     "dicom_node.notifications": (
         *CELLAR,
         *STORE,
@@ -208,12 +209,13 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_training"),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.studies", "dicom_node.jobs", "dicom_node.monitoring",
-        "dicom_node.audit_trail", "dicom_node.notifications", "dicom_node.outbox",
+        "dicom_node.audit_trail", "dicom_node.notifications", "dicom_node.outbox", "dicom_node.telemetry",
         "dicom_node.services", "dicom_node.preflight", "dicom_node.node",
         "dicom_node.background",
     ),
     "alembic": ("dicom_node.store",),
     "procrastinate": ("dicom_node.store.tickets", "dicom_node.store.migrations"),
+    "opentelemetry": ("dicom_node.telemetry.otlp",),
     "argon2": ("dicom_node.services.users", "dicom_node.services.console.sign_in"),
     "fastapi": ("dicom_node.console",),
     "starlette": ("dicom_node.console",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -201,6 +202,28 @@ def _host_and_port(place: str) -> str:
     if place and not re.fullmatch(r"([^\s:]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}", place):
         raise ValueError("write it as HOST:PORT, such as audit.example.org:6514")
     return place
+
+
+def _web_address(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+        raise ValueError(
+            "write it as https://collector.example.org:4318/v1/traces; a login goes into headers"
+        )
+    return url
+
+
+class TelemetrySettings(Section):
+    """``[telemetry]``: a trace of each study to an OpenTelemetry collector; none says whose study it is."""
+
+    endpoint: Annotated[str, AfterValidator(_web_address)] = ""
+    """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
+    headers: dict[str, Secret] = {}
+    """Headers of each request, such as what the collector wants as login."""
+    authorities: Path | None = None
+    """PEM file of the CAs that the collector's certificate may be of; not set: those of the system."""
+    seconds: float = Field(5, gt=0, le=25)
+    """How long one request may take; it carries up to 50 studies."""
 
 
 class AuditSettings(Section):

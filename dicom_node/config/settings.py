@@ -11,13 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
@@ -34,6 +28,7 @@ from dicom_node.config.sections import (
     PrivacySettings,
     Secret,
     SpoolSettings,
+    TelemetrySettings,
     WorkerSettings,
 )
 from dicom_node.config.sections import Section as _Section
@@ -347,6 +342,7 @@ class Settings(_Section):
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
     audit: AuditSettings = AuditSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
     notifications: tuple[NotificationSettings, ...] = ()

@@ -33,6 +33,7 @@ from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares
 from dicom_node.preflight.notifications import check_notifications
+from dicom_node.preflight.telemetry import check_telemetry
 from dicom_node.scu import open_destination
 
 _CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR", "GB")))
@@ -104,6 +105,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from _check_assessed_first(settings)
     yield from check_notifications(settings)
     yield from check_audit(settings)
+    yield from check_telemetry(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
 
@@ -135,6 +137,8 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
     places: dict[str, Place] = {}
     if settings.mail.password.get_secret_value():
         places["mail"] = ("mail", "password")
+    if any(value.get_secret_value() for value in settings.telemetry.headers.values()):
+        places["telemetry"] = ("telemetry", "headers")
     for rule in settings.notifications:
         for key in ("url", "token"):
             if getattr(rule, key).get_secret_value():

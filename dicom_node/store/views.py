@@ -31,6 +31,7 @@ from dicom_node.store.tables import (
     ReceivedObject,
     Result,
     Study,
+    StudyTrace,
 )
 
 View = dict[str, Any]
@@ -91,6 +92,7 @@ def show_study(session: Session, uid: str) -> View:
     [view] = study_views(session, select(Study).where(Study.id == found.id))
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
+        "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
         "received": [_received(row) for row in session.scalars(received)],
         "events": list_events(session, study_instance_uid=view["study"]),
@@ -128,7 +130,7 @@ def show_job(session: Session, job_id: int) -> View:
         raise NotFound(f"no job has the number {job_id}")
     row = session.get_one(Job, job_id)
     return found[0] | {
-        **columns(row, "options", "source_uids"),
+        **columns(row, "options", "source_uids", "models"),
         "results": [view for _, view in _results(session, Result.job_id == job_id)],
     }
 

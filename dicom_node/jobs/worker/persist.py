@@ -46,12 +46,13 @@ _ROUNDS = 5  # another worker may write the same object at the same moment; once
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a job ends, and whether its results wait for a person."""
+    """How a job ends, whether its results wait for a person, and of which models they are."""
 
     state: JobState
     reason: str
     assess_first: bool
     present: frozenset[str] = frozenset()  # findings by the meanings of their codes
+    models: tuple[ModelRef, ...] = ()
 
 
 class ResultWriter:
@@ -96,7 +97,8 @@ class ResultWriter:
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = Cleaning.of(result, pipeline, job, images.readable)
-        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), _present(result))
+        first = self._is_assessed_first(job)
+        end = _Ending(JobState.SUCCEEDED, "", first, _present(result), models)
         self._end(job, end, built, analysed_at, tally, cleaning)
 
     def write_failure(
@@ -145,6 +147,7 @@ class ResultWriter:
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
                     row = self._queue.complete_if_owner(session, job, end.state, end.reason)
                     row.analysed_at = row.analysed_at or analysed_at
+                    row.models = [f"{model.id}@{model.version}" for model in end.models]
                     new = self._enter(session, job, end, built, files)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)

@@ -21,7 +21,7 @@ from dicom_node.monitoring.processes import processes
 from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
-from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study, StudyTrace
 from dicom_node.store.transitions import utc_now
 
 _OPEN_STUDIES = (
@@ -65,6 +65,8 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
         yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
     yield from _handed_over(settings)
     yield from _processes(session)
+    dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
+    yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     waiting = (*OPEN_JOBS, JobState.HELD)

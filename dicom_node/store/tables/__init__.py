@@ -12,7 +12,15 @@ from dicom_node.store.tables.analyses import (
 from dicom_node.store.tables.assessments import HeldResult
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
 from dicom_node.store.tables.commitments import Commitment, WaitingReport
-from dicom_node.store.tables.node import Cursor, DiskSample, EnteredTable, EventRow, Lease, SiteProcess
+from dicom_node.store.tables.node import (
+    Cursor,
+    DiskSample,
+    EnteredTable,
+    EventRow,
+    Lease,
+    SiteProcess,
+    StudyTrace,
+)
 from dicom_node.store.tables.notifications import Notification, NotifiedEvent
 from dicom_node.store.tables.studies import (
     Association,
@@ -53,6 +61,7 @@ __all__ = [
     "ShadowScore",
     "SiteProcess",
     "Study",
+    "StudyTrace",
     "UtcDateTime",
     "WaitingReport",
 ]

@@ -36,6 +36,17 @@ class EnteredTable(Base):
     changed_by: Mapped[str] = mapped_column(String(64))
 
 
+class StudyTrace(Base):
+    """The trace of a study for OpenTelemetry: its id, and until when what happened was sent or dropped."""
+
+    __tablename__ = "study_trace"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
+    trace_id: Mapped[str] = mapped_column(String(32))  # drawn at random, hexadecimal
+    until: Mapped[datetime | None]
+    dropped: Mapped[int] = mapped_column(default=0, index=True)  # times that no collector took it
+
+
 class DiskSample(Base):
     """How much space was free where the data folder lies."""
 

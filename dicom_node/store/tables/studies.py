@@ -161,6 +161,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
+    models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
 
     study: Mapped[Study] = relationship(back_populates="jobs")
 

@@ -1,0 +1,170 @@
+"""Traces when the collector is away, refuses or hangs, and of studies that go on after their end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from sqlalchemy import select, update
+
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.services.console import metrics
+from dicom_node.store.tables import Delivery, Study, StudyTrace
+from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.telemetry import sender, spans
+from dicom_node.telemetry.sender import TraceSender
+from tests.collector_lab import Collector, running_collector, text
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.jobs.worker_lab import configuration, confirm, register, work
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with running_collector() as found:
+        yield found
+
+
+@pytest.fixture
+def node(tmp_path: Path, collector: Collector) -> Iterator[Inbox]:
+    register()
+    telemetry = {"endpoint": collector.endpoint, "seconds": 0.5}
+    inbox = Inbox(tmp_path / "var", {**configuration(), "telemetry": telemetry})
+    yield inbox
+    inbox.close()
+
+
+def deliver(node: Inbox, name: str) -> None:
+    node.receive(ultrasound(name, size=(48, 40)))
+    node.settle()
+    work(node)
+    confirm(node)
+
+
+def traces(node: Inbox) -> TraceSender:
+    """A sender that has just started: it waits for nothing."""
+    return TraceSender(node.database, node.settings, "me")
+
+
+def dropped(node: Inbox) -> float:
+    with node.database.read() as session:
+        [found] = [one for one in metrics.gauges(session, node.settings) if one.name == "traces_dropped"]
+    return found.value
+
+
+def told(node: Inbox) -> list[int]:
+    return [row.number for row in node.events() if row.number in (6040, 6041)]
+
+
+def test_what_a_collector_does_not_take_for_five_minutes_is_dropped_and_counted(
+    node: Inbox, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector.answer = 503
+    deliver(node, "one")
+    one = traces(node)
+    assert (one.run_once(), one.run_once()) == (0, 0)
+    assert collector.refused == 1, "after a failure it waits"
+    assert (dropped(node), told(node)) == (0, [6040])
+    monkeypatch.setattr(sender, "utc_now", lambda: utc_now() + timedelta(minutes=6))
+    assert traces(node).run_once() == 0
+    assert dropped(node) == 1
+    monkeypatch.undo()
+    collector.answer = 200
+    assert traces(node).run_once() == 0, "what was dropped does not come back"
+    deliver(node, "two")
+    assert one._failures
+    one._next_at = 0
+    assert one.run_once() == 1
+    assert told(node)[-1] == 6041
+    assert (dropped(node), len({span.trace_id for span in collector.spans()})) == (1, 1)
+
+
+@pytest.mark.parametrize("answer", [400, 401, 302, 308])
+def test_what_a_collector_refuses_is_dropped_at_once_and_follows_no_redirect(
+    node: Inbox, collector: Collector, answer: int
+) -> None:
+    collector.answer = answer
+    deliver(node, "one")
+    assert traces(node).run_once() == 0
+    assert (dropped(node), collector.refused, collector.bodies) == (1, 1, [])
+
+
+def test_a_collector_that_hangs_is_cut_off(node: Inbox, collector: Collector) -> None:
+    collector.goes_on.clear()
+    deliver(node, "one")
+    begun = time.monotonic()
+    assert traces(node).run_once() == 0
+    assert time.monotonic() - begun < 5
+    collector.goes_on.set()
+    assert traces(node).run_once() == 1
+
+
+def test_what_is_sent_twice_is_one_trace_with_the_same_spans(node: Inbox, collector: Collector) -> None:
+    deliver(node, "one")
+    assert traces(node).run_once() == 1
+    with node.database.write() as session:
+        session.execute(update(StudyTrace).values(until=None))  # killed before it could note it
+    assert traces(node).run_once() == 1
+    assert {*Counter(span.span_id for span in collector.spans()).values()} == {2}
+    assert traces(node).run_once() == 0
+
+
+def test_what_happens_after_the_end_comes_into_the_same_trace(node: Inbox, collector: Collector) -> None:
+    deliver(node, "one")
+    assert traces(node).run_once() == 1
+    before = {span.span_id for span in collector.spans()}
+    node.receive(ultrasound("one", number=2, size=(48, 40)))
+    node.settle()
+    work(node)
+    confirm(node)
+    assert traces(node).run_once() == 1
+    later = [span for span in collector.spans() if span.span_id not in before]
+    assert len({span.trace_id for span in collector.spans()}) == 1
+    assert Counter(span.name for span in later)["study"] == 1
+    assert Counter(span.name for span in later)["job obedient"] == 1
+    assert {text(span, "models") for span in later if span.name == "job obedient"} == {"obedient@1"}
+
+
+def test_a_dead_letter_is_a_failed_span_of_a_failed_study(node: Inbox, collector: Collector) -> None:
+    node.receive(ultrasound("one", size=(48, 40)))
+    node.settle()
+    work(node)
+    with node.database.write() as session:
+        for row in session.scalars(select(Delivery)):
+            row.state, row.reason = DeliveryState.DEAD, "refused"
+        session.flush()
+        for number in session.scalars(select(Study.id)):
+            settle_study(session, number)
+        assert session.scalars(select(Study.state)).all() == [StudyState.FAILED]
+    assert traces(node).run_once() == 1
+    failed = {span.name for span in collector.spans() if span.status.code == Status.STATUS_CODE_ERROR}
+    assert failed == {"study", "deliver pacs"}
+
+
+def test_a_study_of_many_steps_sends_some_and_says_so(
+    node: Inbox, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "MAXIMUM_SPANS", 3)
+    deliver(node, "one")
+    assert traces(node).run_once() == 1
+    [whole] = [span for span in collector.spans() if span.name == "study"]
+    [left_out] = [one.value.int_value for one in whole.attributes if one.key == "dicom_node.left_out"]
+    assert len(collector.spans()) == 1 + 3
+    assert left_out > 0
+
+
+def test_old_studies_are_not_sent_when_traces_are_switched_on(
+    node: Inbox, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(node, "one")
+    monkeypatch.setattr(sender, "utc_now", lambda: utc_now() + timedelta(minutes=16))
+    assert traces(node).run_once() == 0
+    assert collector.headers == []
