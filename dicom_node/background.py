@@ -9,6 +9,7 @@ import logging
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.audit_trail.sender import AuditSender
 from dicom_node.config.settings import Settings
 from dicom_node.events import (
+    CLOCK_PUT_BACK,
     DATABASE_REPLACED,
     DISK_LOW,
     INDEXING_FAILED,
@@ -40,8 +42,9 @@ from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.processes import running
-from dicom_node.store import leases
+from dicom_node.store import deliveries, leases
 from dicom_node.store.database import Database
+from dicom_node.store.transitions import utc_now
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
@@ -52,6 +55,7 @@ _INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _INDEX_LOCK_SECONDS = 0.5
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
+_CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
 _AWAY_SECONDS = 5.0  # that a database gets to come back
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
 _LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
@@ -87,6 +91,7 @@ class Background:
         self._leases = [_RECEIVING] * role.receives + [_WORKING] * role.works
         self._held: set[str] = set()
         self._indexes = True  # the last round was not a failure
+        self._ahead = _ahead()
         self._database_file = database_file
         spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._spool = spool
@@ -211,6 +216,7 @@ class Background:
         timers: list[tuple[Callable[[], object], float]] = [
             (self._hold_leases, _SCHEDULER_SECONDS / 3),
             (self._show_life, SIGN_SECONDS),
+            (self._watch_clock, _CLOCK_SECONDS),
         ]
         if self._role.works:
             timers.append((self._watch_drift, 3600.0))
@@ -248,6 +254,15 @@ class Background:
     def _show_life(self) -> None:
         self._life.report(self._signs(), running(self._settings.node.data_dir))
 
+    def _watch_clock(self) -> None:
+        """After the machine's clock was put back nothing waits until the time that it showed before."""
+        before, self._ahead = self._ahead, _ahead()
+        if before - self._ahead > _PUT_BACK_SECONDS:
+            with self._database.write() as session:
+                deliveries.clock_put_back(session, utc_now())
+            self._queue.clock_put_back()
+            self._say(CLOCK_PUT_BACK, seconds=round(before - self._ahead))
+
     def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
         return self._when_held(_RECEIVING, lambda: function(self._database, self._settings))
 
@@ -281,6 +296,11 @@ def inode(database: Database) -> int:
     """Which file the database is; 0 where it is none, or is gone."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
+
+
+def _ahead() -> float:
+    """Seconds by which the machine's clock is ahead of the one that nobody sets."""
+    return time.time() - time.monotonic()
 
 
 def _owner(settings: Settings, place: str) -> str:

@@ -37,4 +37,5 @@ class ProcrastinateEngine:
 
     def repair(self, database: Database) -> int:
         with database.write() as session:
+            tickets.bring_forward(session)
             return tickets.offer_missing(session)

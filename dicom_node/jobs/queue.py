@@ -230,6 +230,14 @@ class JobQueue:
         with self._database.write() as session:
             return self._take_back(session, now)
 
+    def clock_put_back(self) -> None:
+        """Let nothing wait until the time that the clock showed before."""
+        with self._database.write() as session:
+            for job in table.waiting_until(session, utc_now()):
+                job.run_at = utc_now()
+                session.flush()
+                turn_changed(session, job)
+
     def retry_delay(self, tries: int) -> timedelta:
         """Wait before the next attempt: doubles with each."""
         return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)

@@ -177,6 +177,12 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
     session.execute(update(Delivery).where(*waiting).values(next_at=now))
 
 
+def clock_put_back(session: Session, now: datetime) -> None:
+    """Make due what waits until a time ahead: to be sent, or to be asked for."""
+    waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
+    session.execute(update(Delivery).where(waiting).values(next_at=now))
+
+
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
     """Deliveries of the same study to the same peer, without these."""
     return list(

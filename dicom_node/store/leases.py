@@ -19,11 +19,12 @@ _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked f
 def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
     """Take or renew the lease for ``seconds`` from now; False when another owner holds it."""
     now = utc_now()
-    until = now + timedelta(seconds=seconds)
+    length = timedelta(seconds=seconds)
+    until = now + length
     with database.write() as session:
         taken = session.execute(
             update(Lease)
-            .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now)))
+            .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now, length)))
             .values(owner=owner, until=until)
         )
         if getattr(taken, "rowcount", 0):

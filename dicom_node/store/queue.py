@@ -25,6 +25,12 @@ def of_study(session: Session, study_id: int, states: Collection[JobState]) -> S
     return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
 
 
+def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
+    """Queued jobs whose time comes ``later`` than that: failed tries that wait."""
+    chosen = select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later)
+    return session.scalars(chosen.with_for_update()).all()
+
+
 def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) -> dict[tuple[str, str], int]:
     """How many jobs of these rules were let through since then, by (rule, calling AE title)."""
     made = (

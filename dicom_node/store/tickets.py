@@ -18,7 +18,7 @@ from procrastinate import jobs, types
 from procrastinate.connector import BaseConnector
 from procrastinate.manager import JobManager
 from psycopg.types.json import Jsonb
-from sqlalchemy import column, func, or_, select, table, text
+from sqlalchemy import column, func, or_, select, table, text, update
 from sqlalchemy.orm import Session
 
 from dicom_node.config.sections import WorkerSettings
@@ -95,6 +95,15 @@ def alive(session: Session, seconds: float) -> set[int]:
     lives = _HOLDERS.c.last_heartbeat.between(now - timedelta(seconds=seconds), now + LATEST)
     held = select(_TICKETS.c.id).join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
     return set(session.scalars(held.where(lives)))
+
+
+def bring_forward(session: Session) -> None:
+    """Signs of life and waits from a time ahead, before the clock of the database was put back: as of now.
+
+    Else a worker that was killed before would be alive, and a job wait, for as long as that clock was ahead.
+    """
+    ahead = _HOLDERS.c.last_heartbeat > func.now()
+    session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
 
 
 def offer_missing(session: Session) -> int:

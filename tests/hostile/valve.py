@@ -23,6 +23,7 @@ class Valve:
         self.to_peer: int | None = None
         self.from_peer: int | None = None
         self.rate = 0
+        self._is_cut = False
         self.connections = 0
         self._ended = threading.Event()
         self._server = socket.socket()
@@ -36,11 +37,24 @@ class Valve:
         """Let everything pass, on connections made from now on."""
         self.to_peer = self.from_peer = None
 
+    def cut(self) -> None:
+        """End all connections, and each later one at once."""
+        self._is_cut = True
+        for end in self._sockets:
+            _shut(end)
+
+    def mend(self) -> None:
+        """Let later connections through again."""
+        self._is_cut = False
+
     def serve(self) -> None:
         with contextlib.suppress(OSError):  # closed at the end
             while True:
                 ours, _ = self._server.accept()
                 self.connections += 1
+                if self._is_cut:
+                    ours.close()
+                    continue
                 theirs = socket.create_connection(("127.0.0.1", self.peer_port))
                 self._sockets += [ours, theirs]
                 for ends in ((ours, theirs, self.to_peer), (theirs, ours, self.from_peer)):

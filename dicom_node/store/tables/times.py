@@ -16,9 +16,13 @@ LATEST = 2 * LONGEST_WAIT
 """A time further ahead than this was never meant: machines that share a database may disagree by minutes."""
 
 
-def has_come(column: Any, now: datetime) -> ColumnElement[bool]:
-    """SQL: the column's time has come, or can never have been meant."""
-    return or_(column <= now, column > now + LATEST)
+DISAGREEMENT = timedelta(minutes=10)
+"""So far apart the clocks of machines that share a database may be."""
+
+
+def has_come(column: Any, now: datetime, longest: timedelta = LATEST - DISAGREEMENT) -> ColumnElement[bool]:
+    """SQL: the column's time has come, or can never have been meant: nobody waits longer than ``longest``."""
+    return or_(column <= now, column > now + longest + DISAGREEMENT)
 
 
 def has_ended(until: datetime | None, now: datetime) -> bool:
