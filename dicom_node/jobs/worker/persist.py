@@ -97,8 +97,7 @@ class ResultWriter:
         self._tell_repairs(job, images.readable)
         tally = self._tallies.of(result.scores, refused)
         cleaning = Cleaning.of(result, pipeline, job, images.readable)
-        first = self._is_assessed_first(job)
-        end = _Ending(JobState.SUCCEEDED, "", first, _present(result), models)
+        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), _present(result), models)
         self._end(job, end, built, analysed_at, tally, cleaning)
 
     def write_failure(
