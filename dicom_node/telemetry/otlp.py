@@ -21,7 +21,7 @@ _LATER = frozenset({408, 429})  # and 5xx: opentelemetry.io/docs/specs/otlp, "Fa
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CollectorAnswer:
     """Whether the collector took it; where not, why, and whether it would at another time."""
 
     ok: bool
@@ -41,7 +41,7 @@ def encode(traces: Mapping[str, Sequence[StudySpan]], resource: Mapping[str, str
     return bytes(request.SerializeToString())
 
 
-def send(settings: TelemetrySettings, body: bytes) -> Taken:
+def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
     """POST it; redirects are not followed, nor is a login taken from ~/.netrc."""
     connections = Connections(settings.seconds)
     headers = {"Content-Type": "application/x-protobuf"}
@@ -58,13 +58,13 @@ def send(settings: TelemetrySettings, body: bytes) -> Taken:
                 verify=trusted,
             )
     except requests.HTTPError:
-        return Taken(False, "redirected")
+        return CollectorAnswer(False, "redirected")
     except requests.RequestException as error:
-        return Taken(False, type(error).__name__, later=True)
+        return CollectorAnswer(False, type(error).__name__, later=True)
     if answer.ok:
-        return Taken(True)
+        return CollectorAnswer(True)
     later = answer.status_code in _LATER or answer.status_code >= 500
-    return Taken(False, f"the collector answers {answer.status_code}", later=later)
+    return CollectorAnswer(False, f"the collector answers {answer.status_code}", later=later)
 
 
 def _span(trace_id: str, span: StudySpan) -> Span:

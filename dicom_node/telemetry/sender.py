@@ -35,7 +35,7 @@ _ENDS = (events.STUDY_MOVED.number, events.STUDY_QUARANTINED.number)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class _EndedStudy:
     """A study whose trace waits. ``since``: what happened until then was sent before."""
 
     study_id: int
@@ -73,7 +73,7 @@ class TraceSender:
                 break
         return sent
 
-    def _waiting(self) -> list[_Ended]:
+    def _waiting(self) -> list[_EndedStudy]:
         """Some of the studies that ended since their trace was sent, each with the trace id that it keeps."""
         moved = func.max(EventRow.at).label("until")
         chosen = (
@@ -95,9 +95,9 @@ class TraceSender:
         new = [row.id for row in rows if row.trace_id is None]
         with self._database.write() as session:  # before anything is sent: what is sent twice is one trace
             session.add_all(StudyTrace(study_id=number, trace_id=trace_ids[number]) for number in new)
-        return [_Ended(number, trace_ids[number], since, until) for number, until, _, since in rows]
+        return [_EndedStudy(number, trace_ids[number], since, until) for number, until, _, since in rows]
 
-    def _send(self, ended: Sequence[_Ended]) -> otlp.Taken:
+    def _send(self, ended: Sequence[_EndedStudy]) -> otlp.CollectorAnswer:
         with self._database.read() as session:
             traces = {
                 one.trace_id: spans_of(session, session.get_one(Study, one.study_id), one.since, one.until)
@@ -112,7 +112,7 @@ class TraceSender:
             self._failures = 0
         return taken
 
-    def _note_failure(self, taken: otlp.Taken, ended: Sequence[_Ended]) -> None:
+    def _note_failure(self, taken: otlp.CollectorAnswer, ended: Sequence[_EndedStudy]) -> None:
         """Drop what will not be tried again."""
         late = [one for one in ended if not taken.later or one.until < utc_now() - _TRIED]
         with self._database.write() as session:
@@ -123,7 +123,7 @@ class TraceSender:
         wait = min(_LOOK_SECONDS * 2.0 ** min(self._failures, 10), _LONGEST_WAIT)
         self._next_at = time.monotonic() + wait
 
-    def _note(self, session: Session, ended: Sequence[_Ended], *, dropped: int) -> None:
+    def _note(self, session: Session, ended: Sequence[_EndedStudy], *, dropped: int) -> None:
         for one in ended:
             values = {"until": one.until, "dropped": StudyTrace.dropped + dropped}
             session.execute(update(StudyTrace).where(StudyTrace.study_id == one.study_id).values(values))
