@@ -20,6 +20,7 @@ from typing import Any
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
+_STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
 
 
@@ -64,8 +65,8 @@ class Child:
 
     @property
     def silent_seconds(self) -> float:
-        """Since the running process was started or told something last."""
-        return time.monotonic() - self._heard_at
+        """Since the running process told something last; 0 for a while after it was started."""
+        return max(time.monotonic() - self._heard_at, 0.0)
 
     def hang_up(self) -> None:
         """SIGHUP, if it runs."""
@@ -122,7 +123,7 @@ class Child:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
                 env=self._environment,
             )  # fmt: skip
-            self._heard_at = time.monotonic()
+            self._heard_at = time.monotonic() + _STARTING
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()

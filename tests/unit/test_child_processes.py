@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +115,14 @@ def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
     finally:
         child.stop(5)
     assert ready == [{"ready": True}]
+
+
+def test_a_child_that_is_starting_does_not_count_as_silent() -> None:
+    child = Child("worker-1", ["-c", "import time; time.sleep(60)"], lambda _: None, lambda *_: None)
+    child.start()
+    try:
+        wait_until(lambda: child.pid, 10, "the child is started")
+        time.sleep(0.3)
+        assert child.silent_seconds == 0
+    finally:
+        child.stop(5)
