@@ -256,12 +256,13 @@ class Background:
 
     def _watch_clock(self) -> None:
         """After the machine's clock was put back nothing waits until the time that it showed before."""
-        before, self._ahead = self._ahead, _ahead()
-        if before - self._ahead > _PUT_BACK_SECONDS:
+        ahead = _ahead()
+        if self._ahead - ahead > _PUT_BACK_SECONDS:
             with self._database.write() as session:
                 deliveries.clock_put_back(session, utc_now())
             self._queue.clock_put_back()
-            self._say(CLOCK_PUT_BACK, seconds=round(before - self._ahead))
+            self._say(CLOCK_PUT_BACK, seconds=round(self._ahead - ahead))
+        self._ahead = ahead  # last: without a database it is tried again
 
     def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
         return self._when_held(_RECEIVING, lambda: function(self._database, self._settings))

@@ -31,8 +31,8 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
     alembic_version, annotation_reading, association, audit, cleaning_review, commitment, counted_image, cursor,
     delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, held_result, image_count, instance, job, lease,
-    notification, notified_event, received_object, result, score_count, shadow_score, site_process, study, study_trace, waiting_report,
-    withdrawal
+    notification, notified_event, received_object, reported_finding, result, score_count, shadow_score, site_process, study,
+    study_trace, waiting_report, withdrawal
 TO dicom_node_any;
 GRANT INSERT ON audit, event TO dicom_node_any;
 GRANT UPDATE (reported) ON audit TO dicom_node_any;
@@ -55,7 +55,7 @@ GRANT DELETE ON annotation_reading, counted_image, event, image_count, score_cou
 -- What models made of images.
 GRANT dicom_node_any TO dicom_node_works;
 GRANT INSERT ON counted_image TO dicom_node_works;
-GRANT INSERT, DELETE ON held_result TO dicom_node_works;
+GRANT INSERT, DELETE ON held_result, reported_finding TO dicom_node_works;
 GRANT INSERT, UPDATE ON cleaning_review, image_count, score_count TO dicom_node_works;
 GRANT INSERT, UPDATE, DELETE ON annotation_reading, shadow_score TO dicom_node_works;
 

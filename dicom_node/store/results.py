@@ -29,9 +29,24 @@ def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
 
 
 def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
-    """What a new report calls present; what the one said that it replaces is forgotten."""
-    replaced = session.scalars(select(Result.id).where(Result.sop_instance_uid == report.supersedes))
-    forget_findings(session, replaced.all())
+    """What a new report calls present.
+
+    Forgotten is what earlier ones of its rule said of its images, whether they were sent or not; what
+    they said of images that were purged since still holds.
+    """
+    job = session.get_one(Job, report.job_id)
+    earlier = (
+        select(Result.id, Result.sop_instance_uid, Job.source_uids)
+        .join(Job, Job.id == Result.job_id)
+        .where(Result.study_id == report.study_id, Job.rule == job.rule, Result.kind == ResultKind.SR)
+        .where(Result.deidentified.is_(False), Result.id < report.id)
+    )
+    said_again = [
+        row
+        for row, uid, images in session.execute(earlier)
+        if uid == report.supersedes or set(job.source_uids).issuperset(images)
+    ]
+    forget_findings(session, said_again)
     session.add_all(
         ReportedFinding(result_id=report.id, finding=name, study_id=report.study_id) for name in set(present)
     )

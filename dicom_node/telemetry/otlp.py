@@ -59,7 +59,7 @@ def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
             )
     except requests.HTTPError:
         return CollectorAnswer(False, "redirected")
-    except requests.RequestException as error:
+    except (requests.RequestException, OSError, ValueError) as error:  # no such file, no such header or port
         return CollectorAnswer(False, type(error).__name__, later=True)
     if answer.ok:
         return CollectorAnswer(True)

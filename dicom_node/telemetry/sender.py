@@ -64,7 +64,7 @@ class TraceSender:
             return 0
         self._next_at = time.monotonic() + _LOOK_SECONDS
         sent = 0
-        while not (stop is not None and stop.is_set()) and (ended := self._waiting()):
+        while not (stop is not None and stop.is_set()) and self._lease.holds() and (ended := self._waiting()):
             taken = self._send(ended)
             if taken.ok:
                 sent += len(ended)

@@ -233,7 +233,7 @@ def findings(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
 )
 def assess(
     uid: StudyArgument,
-    finding: Annotated[str, typer.Argument(help="As `studies findings` names it.")],
+    finding: Annotated[str, typer.Argument(metavar="FINDING", help="As `studies findings` names it.")],
     config: Config,
     verdict: Annotated[
         ReaderVerdict, typer.Option(help="missing: the report should have said it, and does not.")

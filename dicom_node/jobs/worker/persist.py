@@ -348,7 +348,7 @@ class ResultWriter:
 
 def _present(result: PipelineResult) -> frozenset[str]:
     shown = (one for one in result.findings if not one.research_only)
-    return frozenset(one.code.meaning for one in shown if one.decision is Decision.PRESENT)
+    return frozenset(one.code.meaning[:64] for one in shown if one.decision is Decision.PRESENT)  # as reports
 
 
 def _with_purged(

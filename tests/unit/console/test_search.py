@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event, insert
+from sqlalchemy import event, insert, select
 
-from dicom_node.model.kinds import ObjectRole, RejectionReason
+from dicom_node.model.kinds import ObjectRole, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.services import withdrawal
 from dicom_node.services.console.studies import search
 from dicom_node.services.console.studies.search import Search
+from dicom_node.store import results
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance, Study
+from dicom_node.store.tables import Instance, Result, Study
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 
@@ -135,6 +136,19 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
         node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side"
     )
     assert found("Mark") == []
+
+
+def test_what_a_report_said_that_never_left_is_forgotten_with_the_next_one(node: Inbox) -> None:
+    """It replaces none, since no PACS has the former one; a meaning may be longer than tables take."""
+    with node.database.write() as session:
+        first = session.scalars(select(Result).where(Result.kind == ResultKind.SR)).one()
+        columns = [column.key for column in Result.__table__.columns if column.key != "id"]
+        values = {name: getattr(first, name) for name in columns} | {"sop_instance_uid": "2.25.9"}
+        second = results.add(session, Result(**values))
+        assert second.supersedes == ""
+        results.note_findings(session, second, ["A" * 64])
+        assert search.search(session, Search(finding="Mark"))[0] == []
+        assert [row["id"] for row in search.search(session, Search(finding="A" * 70))[0]] == [1]
 
 
 def plan(database: Database, wanted: Search) -> list[str]:

@@ -128,6 +128,7 @@ def test_a_study_goes_its_way_under_these_rights(
     for page in (
         "/",
         "/studies",
+        "/studies?finding=Mass",
         f"/studies/{number}",
         "/jobs",
         "/outbox",

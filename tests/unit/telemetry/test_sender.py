@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 
@@ -19,7 +21,7 @@ from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.services.console import metrics
 from dicom_node.store.tables import Delivery, Study, StudyTrace
 from dicom_node.store.transitions import settle_study, utc_now
-from dicom_node.telemetry import sender, spans
+from dicom_node.telemetry import otlp, sender, spans
 from dicom_node.telemetry.sender import TraceSender
 from tests.collector_lab import Collector, running_collector, text
 from tests.inbox_lab import Inbox
@@ -95,6 +97,21 @@ def test_what_a_collector_refuses_is_dropped_at_once_and_follows_no_redirect(
     deliver(node, "one")
     assert traces(node).run_once() == 0
     assert (dropped(node), collector.refused, collector.bodies) == (1, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"headers": {"key": SecretStr("ключ")}}, "UnicodeEncodeError"),
+        ({"authorities": Path("/nowhere/ca.pem"), "endpoint": "https://127.0.0.1:9/v1/traces"}, "OSError"),
+        ({"endpoint": "http://127.0.0.1:99999/v1/traces"}, "InvalidURL"),
+    ],
+)
+def test_a_header_a_file_or_a_port_that_cannot_be_is_a_failure_like_others(
+    node: Inbox, change: dict[str, Any], reason: str
+) -> None:
+    answer = otlp.send(node.settings.telemetry.model_copy(update=change), b"")
+    assert (answer.ok, answer.later, answer.reason) == (False, True, reason)
 
 
 def test_a_collector_that_hangs_is_cut_off(node: Inbox, collector: Collector) -> None:

@@ -79,7 +79,7 @@ def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
             found.append(_has(session, Instance.study_id, of_images))
     if wanted.finding:
-        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding))
+        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64]))
     if wanted.states:
         found.append(Study.state.in_(wanted.states))
     if wanted.since:
