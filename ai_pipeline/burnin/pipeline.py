@@ -57,7 +57,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.5"
+    version = "2.6"
     options: Mapping[str, type] = MappingProxyType(
         {
             "policy": str,

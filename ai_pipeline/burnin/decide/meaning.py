@@ -101,24 +101,25 @@ SETTINGS = (
     r"(?:dr|dyn r|dynr|dyn range|comp|compress) ?\d{2,3} ?(?:db)?",
     rf"(?:frq ?(?:gen|pen|res|har)?\.?|freq|frequency|f|fh|h|tx|rx)? ?{_CM} ?mhz",
     rf"(?:frq|freq|fh) {_DECIMAL}",
-    r"(?:fr|fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
+    r"(?:fps|f/r|frame rate) ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)?",
+    r"fr ?\d{1,3}(?:[.,]\d)? ?(?:hz|fps)",  # without unit a Mrs of 45
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     rf"prf {_DECIMAL}",
-    r"(?:wf|prf|pers|persist|persistence|sens|filter) (?:low|med|high|max|off|on)",
+    r"(?:wf|prf|persist|persistence|filter) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps)",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
-    r"(?:sri|cri|sri ii|fsi|xres|ip|map|persist|pers) \d{1,2}",
-    r"c ?\d{1,2} ?/ ?m ?\d{1,2}|(?:ff|p) ?\d{1,2} ?/ ?e ?\d",
+    r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
+    r"c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d",
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
     r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
     r"[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
-    r"har ?-? ?(?:low|mid|high|max|intermedia|intermediate)",
-    r"(?:p|pwr|power) (?:low|med|high|max)",
+    r"har ?- ?(?:low|mid|high|max|intermedia|intermediate)",
+    r"(?:pwr|power) (?:low|med|high|max)",
     r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
-    rf"h[a-z]? ?[a-z]{{0,2}} ?{_DECIMAL} ?- ?{_DECIMAL}",  # harmonics: "HM PI 6.80 - 2.80"
+    r"h[a-z]?(?: (?:[a-z] )?p ?[i1l])? ?\d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
     rf"i ?m ?{_INDEX}|i ?t ?[mosc]? ?{_INDEX}",  # mechanical and thermal index in French
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",

@@ -70,8 +70,8 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
 
-    A number of two digits from 90 on could be an age, but not between two settings of one block; "C 50" and
-    "3/2/0" stand below other settings.
+    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, but not between
+    two settings of one block; "C 50" and "3/2/0" stand below other settings.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
@@ -192,7 +192,8 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     above = {other.meaning for other in texts if _is_above(other.box.box, text.box.box)}
     below = {other.meaning for other in texts if _is_above(text.box.box, other.box.box)}
     if above == {Meaning.ACOUSTIC} and (
-        re.fullmatch(r"C ?\d\d|\d/\d/\d", written) or (re.fullmatch(r"100|9\d", written) and above == below)
+        re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
+        or (re.fullmatch(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)", written) and above == below)
     ):
         return replace(text, meaning=Meaning.ACOUSTIC)
     if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:

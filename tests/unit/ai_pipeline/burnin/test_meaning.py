@@ -21,11 +21,11 @@ from ai_pipeline.contract import Meaning
 HARMLESS = {
     Meaning.ACOUSTIC: (
         "MI 0.9", "MI0.9", "Ml 0.9", "TIs 0.3", "TIB 0.5", "TIS0.1 MI 1.2", "MI0.9TIs0.3", "Gn 50",
-        "Gn50", "DR 70", "Frq 5.0 MHz", "Frq5.0MHz", "FR 32Hz", "FR 32", "PRF 1.3kHz", "PRF 4000Hz",
+        "Gn50", "DR 70", "Frq 5.0 MHz", "Frq5.0MHz", "FR 32Hz", "FR 32 fps", "PRF 1.3kHz", "PRF 4000Hz",
         "WF 88Hz", "2D", "THI", "70dB", "AO% 100", "AO 100%", "P90%", "S/A 1/2", "Map F/0", "C5-1",
         "C5-1 19Hz", "ML6-15", "H4.00MHz -10dB", "WF Low", "Z 1.0", "4.0 MHz", "COLOR DOPPLER",
         "SRI II 3/CRI 2", "SRIⅡ2", "SRIII3/GRI2", "C5 / M4", "Gn-0.6", "PRF-0.9kHz",
-        "2+3.Trim.", "2. Trim.", "3.Trim", "Har-high", "Har-intermedia", "P Low", "Adult Echo", "Gen OB",
+        "2+3.Trim.", "2. Trim.", "3.Trim", "Har-high", "Har-intermedia", "Adult Echo", "Gen OB",
         "47/56", "62/73", "MIm:1.5", "Qscan:85",
         "60°/28Hz", "60/ 21Hz", "65°/1.7", "25Hz/15.6cm", "3 Trim./OB", "Penetration", "HL 6.40 - 4.03",
         "HM PI 6.80 - 2.80", "IM 0.8", "ITm 0.2", "HPén-HGén", "PRC 16/4/1 PRS 4", "PST 0", "RES-A", "XV C3",
@@ -107,7 +107,8 @@ OTHERS = (
     "45Y", "045Y", "45 yrs", "F/45", "45F", "M 45", "F 45", "M", "F", "072", "72 kg", "165 cm", "165cm",
     "1967", "99", "Dr. Long", "R LONG", "Lt Long", "Op: JK", "ID", "Name", "Acc", "R10:15", "Tech RN",
     "Room 3", "12 03", "0 5 10 15", "Ｋｉｍ", "K I M", "A B", "J D", "LIVER KIM", "MI 0.9 KIM",
-    "D 3.45 cm Lee", "PHILIPS ANNA",
+    "D 3.45 cm Lee", "PHILIPS ANNA", "Harlow", "HARLOW", "Har Low", "P Max", "P Low", "Pers Max", "Sens Low",
+    "Fr 45", "FR 45", "SRI 45", "Sri 45", "C5/M45", "HU L 12.03 - 9.30", "H M 12.03-14.05", "HM 12.03-9.30",
 )  # fmt: skip
 
 given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))

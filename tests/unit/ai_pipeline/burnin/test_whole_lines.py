@@ -126,8 +126,11 @@ def test_parts_of_a_date_are_no_ruler() -> None:
         ("Har-mid", "", Meaning.IDENTITY),
     ],
 )
-def test_a_number_between_two_settings_is_one(above: str, below: str, meaning: Meaning) -> None:
-    block = [text(above, (80, 20, 180, 38)), text("97", (150, 40, 180, 58))]
+@pytest.mark.parametrize("between", ["97", "FR 32", "P Low"])
+def test_what_stands_between_two_settings_is_one(
+    between: str, above: str, below: str, meaning: Meaning
+) -> None:
+    block = [text(above, (80, 20, 180, 38)), text(between, (150, 40, 180, 58))]
     block += [text(below, (120, 60, 180, 78))] if below else []
     assert by_their_block(block)[1].meaning is meaning
 
