@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import expect
 
 from dicom_node.model.roles import UserRole
 from tests.browser_lab import debian_chromium, served, signed_in
@@ -93,8 +94,8 @@ def test_a_patient_is_searched_for_and_a_job_cancelled(
     page, _ = signed_in(chromium, address, UserRole.OPERATOR)
     page.click("nav >> text=Studies")
     page.fill("input[name=patient]", "ID-o*")
-    page.click("text=Find")
-    assert page.locator("tbody tr").count() == 1
+    page.click("button:has-text('Find')")
+    expect(page.locator("tbody tr")).to_have_count(1)
     assert "ID-o" not in page.url
     page.click("nav >> text=Jobs")
     page.click("button:has-text('Cancel') >> nth=0")
