@@ -163,5 +163,5 @@ def test_a_study_appears_while_one_looks(page: Page, inbox: Inbox) -> None:
     page.focus("button:has-text('Cancel')")
     inbox.receive(ultrasound("two"))
     inbox.settle()
-    wait_until(lambda: page.locator("tbody tr").count() == 2, 20, "a second job")
+    wait_until(lambda: page.locator("tbody tr").count() == 2, 60, "a second job")
     assert page.evaluate("document.activeElement.innerText") == "Cancel"
