@@ -77,7 +77,7 @@ def biometry_images(data: Path, split: str) -> tuple[BiometryImage, ...]:
 
 
 def _frames(folder: Path, plane: str) -> list[BiometryImage]:
-    """Each mask is beside others in SegmentationClass; its frame has the same name and lies elsewhere."""
+    """The frames of one group that have a mask: the mask bears the frame's name, in a folder of masks."""
     masks = {path.name: path for path in sorted(folder.rglob(f"{MASKS}/*.png"))}
     elsewhere = [path for path in sorted(folder.rglob("*.png")) if not path.parent.name.startswith("Segm")]
     frames = {path.name: path for path in elsewhere if path.name in masks}

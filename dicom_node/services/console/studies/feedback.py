@@ -69,7 +69,7 @@ def give(
             raise NotFound("this model knows no such finding, or its report says something of it")
         if row is None:
             raise NotFound("the newest report says nothing of this: load the page again")
-        _keep(session, settings, study, row, verdict, by, words)
+        _keep(session, settings, study, [row], verdict, by, words)
         audit.note(
             session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, verdict=verdict.value, model=wanted[2]
         )
@@ -120,9 +120,12 @@ def contested(session: Session, settings: Settings, study: int) -> list[str]:
 
 def accept_rest(session: Session, settings: Settings, study: int, by: Person) -> None:
     """Whoever accepts the results accepts what they call present and nobody has assessed yet."""
-    for row in judged(session, study, _findings(session, settings, study)):
-        if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]:
-            _keep(session, settings, study, row, ReaderVerdict.ACCEPTED, by, "")
+    rest = [
+        row
+        for row in judged(session, study, _findings(session, settings, study))
+        if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
+    ]
+    _keep(session, settings, study, rest, ReaderVerdict.ACCEPTED, by, "")
 
 
 def of_report(
@@ -155,25 +158,27 @@ def _keep(
     session: Session,
     settings: Settings,
     study: int,
-    finding: Mapping[str, Any],
+    findings: Sequence[Mapping[str, Any]],
     verdict: ReaderVerdict,
     by: Person,
     because: str,
 ) -> None:
     """One assessment a person and finding: a later one replaces it."""
-    model, _, version = finding["model"].rpartition(" ")
-    named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
-    same = {"study_id": study, "actor": by.name, **named, "model": model, "version": version}
-    row = session.scalar(select(Feedback).filter_by(**same))
-    if row is None:
-        row = Feedback(**same)
-        session.add(row)
-    row.at, row.decision, row.verdict, row.because = utc_now(), finding["decision"], verdict, because
-    row.report_uid = finding["report_uid"]
-    for path in report_files(session, settings.node.data_dir, study):
-        if path.stem == row.report_uid:
-            for name, value in subgroups.of_report(session, study, path).items():
-                setattr(row, name, value)
+    asked = {finding["report_uid"] for finding in findings}
+    paths = report_files(session, settings.node.data_dir, study) if asked else []
+    groups = {path.stem: subgroups.of_report(session, study, path) for path in paths if path.stem in asked}
+    for finding in findings:
+        model, _, version = finding["model"].rpartition(" ")
+        named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
+        same = {"study_id": study, "actor": by.name, **named, "model": model, "version": version}
+        row = session.scalar(select(Feedback).filter_by(**same))
+        if row is None:
+            row = Feedback(**same)
+            session.add(row)
+        row.at, row.decision, row.verdict, row.because = utc_now(), finding["decision"], verdict, because
+        row.report_uid = finding["report_uid"]
+        for name, value in groups.get(row.report_uid, {}).items():
+            setattr(row, name, value)
 
 
 def judged(session: Session, study: int, findings: Sequence[View]) -> list[View]:
