@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import text_networks
+from tests import schema_once, text_networks
 
 if TYPE_CHECKING:
     from tests.postgres_lab import Postgres
@@ -72,6 +72,14 @@ def _text_networks_answer_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if "ai_pipeline.burnin.find.text" in sys.modules:
             text_networks.remember(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copies of the first database that the migrations filled: most of the time of tests of the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        schema_once.remember(patch, tmp_path_factory.mktemp("schema"))
         yield
 
 

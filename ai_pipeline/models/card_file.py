@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import asdict, fields
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -22,16 +23,7 @@ SHIPPED = Path(__file__).parents[1] / "cards"
 def load(path: Path) -> Card:
     """Read one card. Raises CardError naming the file and every key that is wrong."""
     data = path.read_bytes()
-    try:
-        values = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CardError(f"{path} is not TOML: {error}") from error
-    try:
-        # As JSON: only from that does pydantic take lists for tuples, but no text for a number.
-        card = _CardFile.model_validate_json(json.dumps(_in_card_types(values), default=str))
-    except ValidationError as error:
-        faults = [f"{path}: {mistake.key} {mistake.remedy}" for mistake in mistakes(error)]
-        raise CardError("\n".join(faults)) from error
+    values, card = _parsed(path, data)
     return Card(
         **{key: getattr(card, key) for key in _DESCRIPTION}, path=path,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -41,6 +33,21 @@ def load(path: Path) -> Card:
         calibrated=card.calibration is not None and card.calibration.calibrated,
         details={key: value for key, value in values.items() if key not in {*_DESCRIPTION, *_PARTS}},
     )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], _CardFile]:
+    """The file's values and what they mean; once for the same bytes, as each job asks for cards."""
+    try:
+        values = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CardError(f"{path} is not TOML: {error}") from error
+    try:
+        # As JSON: only from that does pydantic take lists for tuples, but no text for a number.
+        return values, _CardFile.model_validate_json(json.dumps(_in_card_types(values), default=str))
+    except ValidationError as error:
+        faults = [f"{path}: {mistake.key} {mistake.remedy}" for mistake in mistakes(error)]
+        raise CardError("\n".join(faults)) from error
 
 
 class _CardTable(BaseModel):
