@@ -111,7 +111,7 @@ class _CineWindow(Window):
         super().__init__(sources, plan.plan, tables, verifier, PLAIN)
         self._indices = indices
         self._graphics = plan.graphics
-        self._kept = plan.kept_in([tables.show(source) for source in sources])
+        self.kept = plan.kept_in([tables.show(source) for source in sources])
         self._pictures: list[Picture] = []
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
@@ -128,7 +128,7 @@ class _CineWindow(Window):
         picture = self.tables.show(self.results[middle])
         waves = self.plan.waves.seen_in(picture, self.plan.area)
         drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-        found = drawn.masks[AnnotationKind.TEXT] & ~self._kept
+        found = drawn.masks[AnnotationKind.TEXT] & ~self.kept
         if self.verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
         fresh = found & ~self.mask
@@ -155,7 +155,7 @@ class _CineWindow(Window):
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
         if len(pictures) == 1:
-            return self.verifier.residue(pictures[0], self.mask, self._kept, self._waves_in(pictures[0]))
+            return self.verifier.residue(pictures[0], self.mask, self.kept, self._waves_in(pictures[0]))
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
         measured = MeasuredPixels.of(light, self._waves_in(light))
@@ -171,7 +171,7 @@ class _CineWindow(Window):
             for view, scale, boxes in views
             for box in boxes
             for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box)
-            if self.verifier.is_residue(one, self.mask, self._kept)
+            if self.verifier.is_residue(one, self.mask, self.kept)
         ]
 
     def _waves_in(self, picture: Picture) -> Waves:
@@ -216,7 +216,9 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     for other in plans[1:]:
         waves = waves | other.waves
     mask &= ~banner
-    plan = RemovalPlan(banner, mask, kept_text, not_tissue, area, waves, tuple(marks), tuple(readings))
+    plan = RemovalPlan(
+        banner, mask, kept_text, not_tissue, area, waves, tuple(marks), tuple(readings), plans[0].lines
+    )
     return _CinePlan(plan, pictures[0], graphics)
 
 

@@ -57,7 +57,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.6"
+    version = "2.7"
     options: Mapping[str, type] = MappingProxyType(
         {
             "policy": str,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, clipped, index_of
+from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, clipped, index_of
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import (
@@ -61,6 +61,7 @@ class RemovalPlan:
     ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: holes are not filled
     from it. ``area``: the image area; only in it are holes filled from around them. ``waves`` are measured
     and no text; of them only text that was read is removed. ``readings`` have no source UID and frame yet.
+    ``lines``: the letters of each line of text that stays.
     """
 
     banner: Mask
@@ -71,6 +72,7 @@ class RemovalPlan:
     waves: Waves
     marks: tuple[Annotation, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
+    lines: tuple[Box, ...] = ()
 
 
 def plan_removal(
@@ -125,7 +127,9 @@ def plan_removal(
     written = banner | paint([text.box for text in found], shape, MARGIN)
     area = _area(picture, header, drawn, written) if graphics else np.ones(shape, np.bool_)
     mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
-    return RemovalPlan(banner, mask, kept, not_tissue, area & ~waves.strips, waves, tuple(marks), readings)
+    area &= ~waves.strips
+    lines = tuple(inner(text.box).box for text in texts if not policy.removes(text.meaning))
+    return RemovalPlan(banner, mask, kept, not_tissue, area, waves, tuple(marks), readings, lines)
 
 
 def plan_views(
@@ -146,7 +150,8 @@ def plan_views(
         readings = (*plan.readings, *more.readings)
         marks = (*plan.marks, *more.marks)
         mask &= ~banner
-        plan = RemovalPlan(banner, mask, kept, not_tissue, plan.area, plan.waves, marks, readings)
+        area, waves, lines = plan.area, plan.waves, (*plan.lines, *more.lines)
+        plan = RemovalPlan(banner, mask, kept, not_tissue, area, waves, marks, readings, lines)
     return plan
 
 

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.whole_lines import around
 from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
-from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
@@ -153,6 +154,7 @@ class Window(ABC):
         self._filler = filler
         self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
         self.mask: Mask = plan.mask | plan.banner
+        self.kept = plan.kept
         self.marks: list[Annotation] = []
         self.refilled: list[Box] = []
         self.added: Mask | None = None
@@ -178,7 +180,8 @@ class Window(ABC):
             if attempt == ROUNDS:
                 left = [mark.box for mark in box_marks(residue, self.mask.shape)]
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
-            more = paint(residue, self.mask.shape, WIDER * (attempt + 1))
+            stays = self.kept & ~self.mask
+            more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
             if attempt < ROUNDS - 1:
                 self.fill(more)
                 self.widened += len(residue)
@@ -210,7 +213,7 @@ class _Still(Window):
         return [
             box
             for view in self.tables.views(self.results[0])
-            for box in self.verifier.residue(view, self.mask, self.plan.kept, self.plan.waves, changed)
+            for box in self.verifier.residue(view, self.mask, self.kept, self.plan.waves, changed)
         ]
 
 

@@ -109,13 +109,14 @@ SETTINGS = (
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps)",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
-    r"c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d",
+    r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
     r"sr ?[i1] ?(?:i{1,3}|[bh8]|3 ?d)? ?\d(?: ?/ ?[cg]r?[ie] ?\d)?",  # "SRI II 3/CRI 2" and its misreadings
-    r"qual ?(?:norm|high|low|max)|(?:wmf|frq) ?(?:low|mid|high|max|norm) ?\d?",
+    r"sr ?[i1] ?[i1bh8nuw]{0,3} ?(?:\d ?[/71ijt]?|o ?[/71]) ?[cg]r[i1] \d",
+    r"q[uú]al ?(?:norm|high|low|max)|(?:wmf|fr[qą]) ?(?:[l1] ?[o0] ?w|mid|high|max|norm) ?\d?",
     r"(?:tilt|steer|ang|angle) ?[-+]?\d{1,2} ?(?:°|deg)",
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
-    r"[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
+    r"(?:routine )?[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
     r"har ?- ?(?:low|mid|high|max|intermedia|intermediate)",
     r"(?:pwr|power) (?:low|med|high|max)",
     r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
@@ -185,7 +186,8 @@ def _meaning_of_line(line: str) -> Meaning:
         return Meaning.SCALE
     if line in _CALIPER_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
-    tokens = [token.strip(",;:|()[]") for token in spaced(line).split()]
+    line = re.sub(r"^/(?=[^\W\d_]{3})", "", spaced(line))  # an echo's edge before the first letter
+    tokens = [token.strip(",;:|()[]") for token in line.split()]
     return _proven([token for token in tokens if token])
 
 

@@ -89,7 +89,8 @@ PRESETS = frozenset(
         "OB GENERAL", "EARLY OB", "ABD GEN", "GEN ABD", "ABDOMEN", "GYN", "SMALL PARTS", "THYROID",
         "VASC CAR", "VASC ART",
         "VASC VEN", "PED ABD", "PED ECHO", "PED HEART", "FETAL ECHO", "FETAL HEART", "OBSTETRICS",
-        "PENETRATION", "RESOLUTION", "GEN THI", "MSK GEN", "RENAL", "UROLOGY", "TCD ADULT",
+        "PENETRATION", "RESOLUTION", "ROUTINE", "ROUTINE HI", "GEN THI", "MSK GEN", "RENAL", "UROLOGY",
+        "TCD ADULT",
     }
 )  # fmt: skip
 """Names of examination presets, as whole strings in any case."""

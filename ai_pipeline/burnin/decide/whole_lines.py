@@ -51,6 +51,13 @@ IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
 along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
+NEXT = 0.4
+"""How much farther than the nearest one a line may be that is as near (heights of a line)."""
+BELOW_SETTINGS = re.compile(r"C ?\d\d|\d/\d/\d")
+BETWEEN_SETTINGS = re.compile(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)")
+MISREAD = re.compile(r"C ?[\dSB] ?[/7] ?M ?(?:\d|1[0-6])|(?:FF|P) ?\d ?[/7V] ?E ?\d|100 ?[G日]")
+"""What is a setting only below others, and only between two; and what "C5/M4", "P4/E3" and a power with a
+lock behind it are read as."""
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
@@ -71,12 +78,13 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
 
     A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, but not between
-    two settings of one block; "C 50" and "3/2/0" stand below other settings.
+    two settings of one block; "C 50" and "3/2/0" stand below other settings. A setting misread counts between
+    two lines that are settings by themselves.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
         found[index] = _in_block(found[index], found)
-    return found
+    return [_if_misread(one, texts) for one in found]
 
 
 def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], picture: Picture) -> list[Text]:
@@ -127,6 +135,22 @@ def ruler_digits(texts: Sequence[Text], unread: Mask) -> Mask:
     return found
 
 
+def around(
+    residue: Sequence[TextBox], lines: Sequence[Box], stays: Mask, margin: float, *, spare: bool
+) -> Mask:  # fmt: skip
+    """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` it touches.
+
+    ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line is
+    touched whole or, with ``spare``, not at all if the text belongs to another line.
+    """
+    place = paint(list(residue), stays.shape, margin)
+    for line in lines:
+        letters = index_of(line)
+        if place[letters].any() and stays[letters].all():
+            place[letters] = not (spare and all(_is_apart(line, box.box) for box in residue))
+    return place
+
+
 def inner(box: TextBox) -> TextBox:
     """A box without its rim: the letters of a line."""
     corners = box.corners
@@ -169,6 +193,11 @@ def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
     return int(rows.start + np.median(np.flatnonzero(ink == ink.min())))
 
 
+def _is_apart(box: Box, other: Box) -> bool:
+    """Whether a box lies beside that of another line, or reaches into it from above or below at most."""
+    return overlap(box, other) <= 0 or _reaches_into(box, other)
+
+
 def _reaches_into(box: Box, other: Box) -> bool:
     """Whether a box overlaps that of another line, above or below it."""
     across = min(box[2], other[2]) - max(box[0], other[0])
@@ -189,11 +218,9 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
         return text
     written = text.line.text.strip()
-    above = {other.meaning for other in texts if _is_above(other.box.box, text.box.box)}
-    below = {other.meaning for other in texts if _is_above(text.box.box, other.box.box)}
+    above, below = _next_lines(text, texts)
     if above == {Meaning.ACOUSTIC} and (
-        re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
-        or (re.fullmatch(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)", written) and above == below)
+        BELOW_SETTINGS.fullmatch(written) or (BETWEEN_SETTINGS.fullmatch(written) and above == below)
     ):
         return replace(text, meaning=Meaning.ACOUSTIC)
     if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:
@@ -201,8 +228,31 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     return text
 
 
+def _if_misread(text: Text, texts: Sequence[Text]) -> Text:
+    """The text as a setting if it can be one misread, between two of ``texts`` that are by themselves."""
+    sure = text.meaning is Meaning.IDENTITY and text.line.confidence >= LEAST_CONFIDENCE
+    if sure and MISREAD.fullmatch(text.line.text.strip()):
+        above, below = _next_lines(text, texts)
+        if above == below == {Meaning.ACOUSTIC}:
+            return replace(text, meaning=Meaning.ACOUSTIC)
+    return text
+
+
+def _next_lines(text: Text, texts: Sequence[Text]) -> tuple[set[Meaning], set[Meaning]]:
+    """The meanings of the next lines above and below a text; each may have been read more than once."""
+    above = [other for other in texts if _is_above(other.box.box, text.box.box)]
+    below = [other for other in texts if _is_above(text.box.box, other.box.box)]
+    return _of_nearest(text, above), _of_nearest(text, below)
+
+
+def _of_nearest(text: Text, lines: Sequence[Text]) -> set[Meaning]:
+    away = [abs(centre_of(line.box.box)[1] - centre_of(text.box.box)[1]) for line in lines]
+    reach = min(away, default=0.0) + NEXT * text.box.height
+    return {line.meaning for line, one in zip(lines, away, strict=True) if one <= reach}
+
+
 def _is_above(box: Box, other: Box) -> bool:
-    """Whether a line is the next one above another of its block."""
+    """Whether a line is above another of its block, not far from it."""
     reach = ALIGNED * min(box[3] - box[1], other[3] - other[1])
     edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
     aligned = any(abs(one - another) <= reach for one, another in edges)

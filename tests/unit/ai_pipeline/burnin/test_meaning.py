@@ -25,6 +25,8 @@ HARMLESS = {
         "WF 88Hz", "2D", "THI", "70dB", "AO% 100", "AO 100%", "P90%", "S/A 1/2", "Map F/0", "C5-1",
         "C5-1 19Hz", "ML6-15", "H4.00MHz -10dB", "WF Low", "Z 1.0", "4.0 MHz", "COLOR DOPPLER",
         "SRI II 3/CRI 2", "SRIⅡ2", "SRIII3/GRI2", "C5 / M4", "Gn-0.6", "PRF-0.9kHz",
+        "SRI UI 3 / CRI 2", "SRIII07CRI4", "SRIW0/CRI4", "SRIBO7CRI4", "C6 / M7*", "FF2/E3*", "Frą mid",
+        "Qúal norm", "WMF 10W1", "/PRF 0.6kHz", "Routine 2 Trim./OB", "Routine HI",
         "2+3.Trim.", "2. Trim.", "3.Trim", "Har-high", "Har-intermedia", "Adult Echo", "Gen OB",
         "47/56", "62/73", "MIm:1.5", "Qscan:85",
         "60°/28Hz", "60/ 21Hz", "65°/1.7", "25Hz/15.6cm", "3 Trim./OB", "Penetration", "HL 6.40 - 4.03",
@@ -109,6 +111,9 @@ OTHERS = (
     "Room 3", "12 03", "0 5 10 15", "Ｋｉｍ", "K I M", "A B", "J D", "LIVER KIM", "MI 0.9 KIM",
     "D 3.45 cm Lee", "PHILIPS ANNA", "Harlow", "HARLOW", "Har Low", "P Max", "P Low", "Pers Max", "Sens Low",
     "Fr 45", "FR 45", "SRI 45", "Sri 45", "C5/M45", "HU L 12.03 - 9.30", "H M 12.03-14.05", "HM 12.03-9.30",
+    "Sri Bo Gri 4", "Sri Win", "Sri Dwi 3", "SRI INDRA 3 / CRI 2", "SRI WIN / CRI", "C5/M45*", "CS/M4",
+    "C57M4", "P47E3", "100G", "/45", "/KIM", "/KIM 3", "Fra mid", "Frą Kim", "Routine 2", "Routine Kim",
+    "Lee 2 Trim.", "Quan Low", "Saul Low", "Qual", "WMF Low 45",
 )  # fmt: skip
 
 given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))

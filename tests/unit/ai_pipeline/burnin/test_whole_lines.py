@@ -10,6 +10,7 @@ import pytest
 from ai_pipeline.burnin.annotation.pixels import Box, Mask
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.decide.whole_lines import (
+    around,
     by_best_reading,
     by_their_block,
     ruler_digits,
@@ -18,7 +19,7 @@ from ai_pipeline.burnin.decide.whole_lines import (
 )
 from ai_pipeline.burnin.decide.writing import Text
 from ai_pipeline.burnin.find.read_lines import Line
-from ai_pipeline.burnin.find.text import TextBox, TextReader
+from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.contract import Meaning
 
 SHAPE = (200, 300)
@@ -133,6 +134,86 @@ def test_what_stands_between_two_settings_is_one(
     block = [text(above, (80, 20, 180, 38)), text(between, (150, 40, 180, 58))]
     block += [text(below, (120, 60, 180, 78))] if below else []
     assert by_their_block(block)[1].meaning is meaning
+
+
+MISREAD = ("C57M4", "CS/M4", "CB/M8", "P47E3", "P4VE3", "100G")
+
+
+@pytest.mark.parametrize("between", MISREAD)
+@pytest.mark.parametrize(
+    ("above", "below", "meaning"),
+    [
+        ("Gn -3", "FF3/E2", Meaning.ACOUSTIC),
+        ("Gn -3", "", Meaning.IDENTITY),
+        ("", "FF3/E2", Meaning.IDENTITY),
+        ("KIM", "FF3/E2", Meaning.IDENTITY),
+        ("Gn -3", "12.03.67", Meaning.IDENTITY),
+        ("Gn -3", "97", Meaning.IDENTITY),
+    ],
+)
+def test_a_setting_misread_counts_between_two_that_are_settings_by_themselves(
+    between: str, above: str, below: str, meaning: Meaning
+) -> None:
+    block = [text(between, (140, 40, 180, 58))]
+    block += [text(words, (120, top, 180, top + 18)) for words, top in ((above, 20), (below, 60)) if words]
+    block += [text("Gn 50", (120, 80, 180, 98))]  # below "97" a setting: it counts by its block alone
+    assert by_their_block(block)[0].meaning is meaning
+    unsure = [text(between, (140, 40, 180, 58), confidence=0.84), *block[1:]]
+    assert by_their_block(unsure)[0].meaning is Meaning.IDENTITY
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "CS M45",
+        "C5/M45",
+        "CS/MB",
+        "C57M45",
+        "P471234",
+        "Quan Low",
+        "Saul Low",
+        "100 F",
+        "M45",
+        "123/456",
+        "JM/4",
+    ],
+)
+def test_no_name_age_or_number_is_a_misread_setting(between: str) -> None:
+    block = [
+        text(words, (120, top, 180, top + 18))
+        for words, top in (("Gn -3", 20), (between, 40), ("FF3/E2", 60))
+    ]
+    assert by_their_block(block)[1].meaning is Meaning.IDENTITY
+
+
+def test_only_the_next_lines_count_not_those_after_them() -> None:
+    lines = [("Har-high", 15), ("95", 30), ("Gn 10", 45), ("KIM", 60)]  # boxes of close lines overlap
+    block = [text(words, (100, top, 160, top + 19)) for words, top in lines]
+    assert by_their_block(block)[1].meaning is Meaning.ACOUSTIC
+
+
+def mask_around(residue: Box, *, spare: bool, stays: Mask | None = None) -> Mask:
+    line: Box = (100, 40, 180, 56)
+    stays = paint([text("Gn 50", line).box], SHAPE, 0.15) if stays is None else stays
+    return around([text("KIM", residue).box], [line], stays, 0.6, spare=spare)
+
+
+def test_what_is_around_a_name_that_is_found_late_does_not_cut_the_line_below() -> None:
+    found = mask_around((100, 24, 180, 42), spare=True)
+    assert found[14:40, 100:180].all() and not found[40:56, 100:180].any()
+
+
+@pytest.mark.parametrize(
+    ("residue", "spare"),
+    [((100, 24, 180, 42), False), ((60, 38, 120, 58), True), ((160, 38, 260, 58), True)],
+)
+def test_a_line_that_a_late_name_shares_goes_whole(residue: Box, *, spare: bool) -> None:
+    assert mask_around(residue, spare=spare)[40:56, 100:180].all()
+
+
+def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
+    part = drawn((100, 40, 180, 50))
+    assert mask_around((100, 24, 180, 42), spare=True, stays=part)[40:50, 100:180].all()
 
 
 def test_a_model_below_its_makers_name_is_a_logo() -> None:
