@@ -44,6 +44,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.orientation import UPRIGHT
+from ai_pipeline.images.render import UNSURE
 from ai_pipeline.models.registry import Card, Label, find
 from ai_pipeline.models.store.folder import BOXES, SHIPPED_MODELS, active
 
@@ -57,8 +58,7 @@ REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
     """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
-    label;
-    None without a detector. ``timings`` in seconds."""
+    label, None without a detector. ``timings`` in seconds."""
 
     image: SourceImage
     analysis: Analysis
@@ -105,7 +105,7 @@ class ChestXray:
     """
 
     name = "chest_xray"
-    version = "1.3"
+    version = "1.4"
     options: Mapping[str, type] = MappingProxyType(
         {
             "heatmaps": bool, "all_labels": bool, "clean": bool, prevalence.OPTION: dict, ratio.OPTION: str,
@@ -186,10 +186,10 @@ class ChestXray:
             notes += places.place_notes(image, analysed.analysis.pose, analysed.anatomy, found)
             notes += intended_use.notes(image, analysed.analysis.pose, analysed.exposure)
             scores.append(self._scores(analysed))
-            notes += self._unsure_note(scores[-1])
+            notes += self._unsure_note(analysed.anatomy, scores[-1])
             if options.get("outlines", False):
                 pictures += self._outlines(analysed)
-            measured = self._ratio(analysed, options)
+            measured = self._ratio(analysed, found, options)
             measurements += measured.measurements
             notes += measured.notes
             explained = time.perf_counter()
@@ -242,14 +242,18 @@ class ChestXray:
             self._anatomy = AnatomyModel.of(find(ratio.MODEL, self._models_dir))
         return self._anatomy
 
-    def _ratio(self, analysed: _AnalysedImage, options: Mapping[str, object]) -> ratio.Ratio:
+    def _ratio(
+        self, analysed: _AnalysedImage, found: Sequence[Finding], options: Mapping[str, object]
+    ) -> ratio.Ratio:
         wanted = ratio.Projections(str(options.get(ratio.OPTION, ratio.Projections.PA)))
         if analysed.anatomy is None:
             return ratio.Ratio()
-        pose, effusion = analysed.analysis.pose, self._effusion_is_possible(analysed.analysis)
+        hearts = [finding.decision for finding in found if finding.label == ratio.CARDIOMEGALY]
         return ratio.measure(
-            analysed.image, analysed.anatomy, pose, self._anatomy_model(), wanted, effusion=effusion
-        )
+            analysed.image, analysed.anatomy, analysed.analysis.pose, self._anatomy_model(), wanted,
+            effusion=self._effusion_is_possible(analysed.analysis),
+            no_cardiomegaly=Decision.ABSENT in hearts,
+        )  # fmt: skip
 
     def _effusion_is_possible(self, analysis: Analysis) -> bool:
         """By the card's own threshold, whatever a rule makes of findings."""
@@ -303,11 +307,13 @@ class ChestXray:
         values = {label.name: model.probability(analysis, index) for index, label in labels}
         return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
 
-    def _unsure_note(self, scores: Scores) -> list[QualityNote]:
-        if not operating_points.unsure(self._card(), scores.values):
+    def _unsure_note(self, anatomy: Anatomy | None, scores: Scores) -> list[QualityNote]:
+        text = operating_points.UNSURE_NOTE
+        if anatomy is not None and not anatomy.is_chest:  # one lung is white, or gone
+            text = operating_points.UNUSUAL_NOTE.format(fault=anatomy.fault)
+        elif not operating_points.unsure(self._card(), scores.values):
             return []
-        name, text = operating_points.UNSURE, operating_points.UNSURE_NOTE
-        return [QualityNote(name, text, scores.source_uid, on_faces=True)]
+        return [QualityNote(UNSURE, text, scores.source_uid, on_faces=True)]
 
     def _findings(self, analysed: _AnalysedImage, settings: _RuleOptions) -> list[Finding]:
         model, image, analysis = self._model(), analysed.image, analysed.analysis
@@ -351,9 +357,7 @@ class ChestXray:
     def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
     ) -> tuple[Region, ...]:
-        """The detector's boxes where there is a detector, else the box of the activation map; none beside
-        the organ
-        of the finding."""
+        """Of the detector where there is one, else of the activation map; none beside the finding's organ."""
         found: tuple[Region, ...] = ()
         if analysed.boxes is not None:
             found = analysed.boxes(label.name)

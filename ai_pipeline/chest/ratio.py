@@ -32,6 +32,13 @@ EFFUSION_NOTE: Final = (
     "may be too large: a pleural effusion is possible, and fluid beside the heart is taken for heart. Check "
     "the ends of the heart's line."
 )
+CARDIOMEGALY: Final = "Cardiomegaly"
+LIMIT: Final = 0.5
+"""Above it a heart on a PA film is usually called large (C. Danzer, Am J Med Sci 1919)."""
+APART_NOTE: Final = (
+    "above 0.5, yet cardiomegaly is not suspected: two models judge apart, and a shallow breath raises the "
+    "ratio, too."
+)
 
 RATIO_UNIT: Final = Code("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 WIDTH: Final = Code("103355008", "SCT", "Width")
@@ -71,11 +78,13 @@ def measure(
     wanted: Projections,
     *,
     effusion: bool = False,
+    no_cardiomegaly: bool = False,
 ) -> Ratio:
     """Heart width, thoracic width and their ratio of ``image``, whose outlines are ``anatomy``.
 
-    ``pose``: how it is shown. ``effusion``: one is possible, which the reader is told. Widths are in
-    millimetres where the header says how far apart pixels are, else in pixels.
+    ``pose``: how it is shown. ``effusion``: one is possible, which the reader is told, as that the ratio is
+    large where ``no_cardiomegaly`` was suspected. Widths are in millimetres where the header says how far
+    apart pixels are, else in pixels.
     """
     projection = projection_of(image.header)
     if wanted is Projections.OFF:
@@ -88,6 +97,8 @@ def measure(
     notes = [_note(image, _caution(image.header, projection, model.agreement))]
     if effusion:
         notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid, on_faces=True))
+    if no_cardiomegaly and projection == "PA" and anatomy.measured.ratio > LIMIT:
+        notes.append(QualityNote(NOTE, APART_NOTE, image.uid, on_faces=True))
     return Ratio(measurements, tuple(notes))
 
 

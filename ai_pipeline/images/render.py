@@ -34,6 +34,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
 
 NOT_FOR_DIAGNOSIS = "AI result - not for diagnostic use"
+UNSURE = "unsure"
+"""Name of the note on an image on which a model excludes nothing."""
 PLACE_IS_APPROXIMATE = {
     Origin.ACTIVATION: "box: class activation, approximate place",
     Origin.DETECTOR: "box: detector, approximate place",
@@ -186,8 +188,8 @@ def legend_of(
     """Return the usual legend: what has no place, what the boxes are, notes, the models, the warning."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     lines = [caption(finding) for finding in shown if not finding.regions]
-    if not assesses(shown, measurements):
-        lines.append(nothing_shown(findings))
+    if says_nothing(shown, findings, measurements):
+        lines.append(nothing_shown(findings, notes))
     lines += places_told(region for finding in shown for region in finding.regions)
     lines += said_everywhere(notes)
     models = [finding.model for finding in findings] + [one.model for one in measurements if one.model]
@@ -200,14 +202,26 @@ def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = 
     return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
 
 
-def nothing_shown(findings: Sequence[Finding]) -> str:
-    """What is said of an image that shows no finding of the patient: only what was looked for is "not found".
+def says_nothing(
+    shown: Iterable[Finding], findings: Iterable[Finding], measurements: Iterable[Measurement]
+) -> bool:
+    """Whether nothing that is ``shown`` is of the patient, so that :func:`nothing_shown` has to be read.
 
-    ``findings``: all of the image, absent ones too.
+    An image of which a model only measures something, and looks for nothing, is told by its numbers.
+    """
+    return not assesses(shown) and (assesses(findings) or not assesses((), measurements))
+
+
+def nothing_shown(findings: Sequence[Finding], notes: Iterable[QualityNote] = ()) -> str:
+    """What is said of an image that shows no finding of the patient: only what was looked for is "not found",
+    and "not suspected" where the model is unsure of the image: it excludes nothing there.
+
+    ``findings`` and ``notes``: all of the image, absent ones too.
     """
     if assesses(findings):
         names = dict.fromkeys(finding.label for finding in findings if finding.code != BURNED_IN)
-        return f"AI: not found: {', '.join(names)}"
+        unsure = any(note.name == UNSURE for note in notes)
+        return f"AI: not {'suspected' if unsure else 'found'}: {', '.join(names)}"
     if not findings:
         return "AI: nothing stated about this image"
     absent = [finding.label for finding in findings if finding.decision is Decision.ABSENT]

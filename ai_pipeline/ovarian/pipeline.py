@@ -36,6 +36,7 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.images.render import UNSURE
 from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian import intended_use
 from ai_pipeline.ovarian.classifier import OvarianAnalysis, OvarianClassifier, decisions, heatmap
@@ -44,7 +45,7 @@ from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 
 MODEL = "ovarian-efficientnet-lite0"
 NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
-UNSURE, UNSURE_NOTE = "unsure", "The model does not know which class this is: no class is called present."
+UNSURE_NOTE = "The model does not know which class this is: no class is called present."
 NOT_ASSESSED = (
     "whether a lesion is malignant (research only), size, blood flow, the other ovary, uterus, free fluid, "
     "and every kind of lesion that is none of the classes"

@@ -23,6 +23,10 @@ UNSURE_NOTE: Final = (
     "this AI is unsure about the image as a whole: it can neither suspect nor exclude most findings, and "
     "what it does not suspect may be there."
 )
+UNUSUAL_NOTE: Final = (
+    "heart and lungs do not have the outlines of a usual chest ({fault}): this AI has seen few such films, "
+    "and what it does not suspect may be there."
+)
 
 
 class OperatingPoint(StrEnum):

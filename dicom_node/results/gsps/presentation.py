@@ -26,7 +26,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
-from ai_pipeline.images.render import assesses, measurement_text, nothing_shown, said_everywhere
+from ai_pipeline.images.render import measurement_text, nothing_shown, said_everywhere, says_nothing
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
@@ -91,10 +91,10 @@ def build_presentation(
                 context,
                 source,
                 findings,
-                said_everywhere(notes),
+                measurements,
+                notes,
                 layer,
                 image,
-                silent=assesses((), measurements),
             ),
         ],
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
@@ -146,13 +146,11 @@ def _annotations(
     context: ResultContext,
     source: Source,
     findings: Sequence[Finding],
-    said: Sequence[str],
+    measurements: Sequence[Measurement],
+    notes: Sequence[QualityNote],
     layer: GraphicLayer,
     image: Dataset,
-    *,
-    silent: bool,
 ) -> list[GraphicAnnotation]:
-    """``silent``: without findings nothing is said of it, because there are measurements."""
     mine = of_source(source, findings)
     located = located_findings(context, source, mine)
     annotations = []
@@ -168,9 +166,10 @@ def _annotations(
             )
         )
     listed = [one.text for one in located if one.region is None]
-    if not silent and not assesses(one.finding for one in located):
-        listed.append(nothing_shown(mine))
-    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, [*listed, *said])))
+    if says_nothing((one.finding for one in located), mine, measurements):
+        listed.append(nothing_shown(mine, notes))
+    said = [*listed, *said_everywhere(notes)]
+    annotations.append(GraphicAnnotation([image], layer, text_objects=_texts(context, said)))
     return annotations
 
 

@@ -14,12 +14,12 @@ from ai_pipeline.contract import Decision, DerivedImage, Finding, Measurement, Q
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.render import (
     annotate,
-    assesses,
     caption,
     heatmap_overlay,
     nothing_shown,
     places_told,
     said_everywhere,
+    says_nothing,
 )
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
@@ -65,8 +65,9 @@ def build_annotated(
     frame = next((one.finding.frame for one in located if one.finding.frame), 1)
     shown = [one for one in located if (one.finding.frame or 1) == frame]
     words = [caption(one.finding) for one in shown if one.region is None]
-    if not assesses((one.finding for one in located), measurements):
-        words.append(nothing_shown(of_source(source, findings)))
+    mine = of_source(source, findings)
+    if says_nothing((one.finding for one in located), mine, measurements):
+        words.append(nothing_shown(mine, notes))
     words += places_told(one.region for one in shown if one.region is not None)
     words += said_everywhere(notes)
     if source.frames > 1:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
-from ai_pipeline.images.render import CATEGORIES, assesses
+from ai_pipeline.images.render import CATEGORIES, UNSURE, assesses
 from dicom_node.results.common.context import NOT_HERE
 from dicom_node.results.common.located_findings import of_source, ranked
 from dicom_node.results.common.source import Source
@@ -19,7 +19,6 @@ _DECIDED: Final = {
     Decision.INDETERMINATE: "undetermined",
     Decision.ABSENT: "not found",
 }
-UNSURE: Final = "unsure"
 # Notes on how far the findings go, of an image or of all.
 _OF_FINDINGS: Final = frozenset({UNSURE, "operating point", "not assessed", NOT_HERE})
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.

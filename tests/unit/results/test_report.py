@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.contract import (
     BURNED_IN,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -137,6 +138,34 @@ def test_how_far_the_findings_go_is_said_in_the_conclusion_and_on_the_image(tmp_
     on_image = str(faces[ResultKind.GSPS])
     assert "Unsure: this AI is unsure" in on_image and "Operating point: specific" in on_image
     assert "Not assessed" not in on_image and "age is unknown" not in on_image
+
+
+@pytest.mark.parametrize(("unsure", "word"), [(True, "suspected"), (False, "found")])
+def test_nothing_is_called_not_found_where_the_model_is_unsure(
+    tmp_path: Path, unsure: bool, word: str
+) -> None:
+    one = film(tmp_path)
+    notes = (QualityNote("unsure", "a lung is white.", one.image.uid, on_faces=True),) * unsure
+    none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
+    faces = built(context(), one, PipelineResult(findings=(none,), quality=notes))
+    assert conclusion(faces[ResultKind.SR]).startswith(f"AI: not {word}: Pleural effusion")
+    assert f"AI: not {word}: Pleural effusion" in str(faces[ResultKind.GSPS])
+    assert nothing_shown((none,), notes) == f"AI: not {word}: Pleural effusion"
+
+
+@pytest.mark.parametrize("looked_for", [True, False])
+def test_a_number_does_not_hide_what_was_looked_for_in_vain(tmp_path: Path, looked_for: bool) -> None:
+    one = film(tmp_path)
+    none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
+    width = Measurement(
+        one.image.uid, "Heart width", Code("103355008", "SCT", "Width"), 140.0, Code("mm", "UCUM", "mm"),
+        (((10.0, 20.0), (40.0, 20.0)),), none.model,
+    )  # fmt: skip
+    found = PipelineResult(findings=(none,) * looked_for, measurements=(width,))
+    said = str(built(context(), one, found)[ResultKind.GSPS])
+    assert "Heart width" in said
+    assert ("AI: not found: Pleural effusion" in said) is looked_for
+    assert "nothing stated" not in said
 
 
 def test_how_many_such_calls_are_right_is_one_remark_on_the_image(tmp_path: Path) -> None:

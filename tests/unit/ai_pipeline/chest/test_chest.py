@@ -305,6 +305,20 @@ def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     assert any(note.text == ratio.EFFUSION_NOTE and note.on_faces for note in result.quality) is warned
 
 
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "usual"), [("00020482_032.jpg", False), ("00000032_037.jpg", True)])
+def test_nothing_is_excluded_on_a_chest_with_a_white_lung(
+    chest: ChestXray, data: Path, name: str, usual: bool
+) -> None:
+    image = Shown(_nih(data, name), replace(CHEST, view_position="AP"))
+    assert chest.accepts([image]) == Accept((image.uid,))
+
+    notes = chest.run([image], quiet, {}).quality
+
+    white = [note.on_faces for note in notes if note.name == "unsure" and "usual chest" in note.text]
+    assert white == [True] * (not usual)
+
+
 def _nih(data: Path, name: str = "00000032_037.jpg") -> npt.NDArray[np.uint8]:
     """An image of ``cxr_nih``; by default with cardiomegaly in both label and box."""
     picture = cv2.imread(str(data / "cxr_nih" / "images" / name), cv2.IMREAD_GRAYSCALE)

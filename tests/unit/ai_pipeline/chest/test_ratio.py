@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, AnatomyModel
-from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, fault, measure
+from ai_pipeline.chest.ratio import APART_NOTE, EFFUSION_NOTE, Projections, Ratio, fault, measure
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.models.card import Chain, Input
@@ -107,6 +107,26 @@ def test_a_reader_is_told_where_fluid_may_have_been_taken_for_heart() -> None:
         found = measure(image, anatomy, UPRIGHT, MODEL, Projections.PA, effusion=effusion)
         assert found.measurements
         assert [note.text for note in found.notes if note.on_faces] == [EFFUSION_NOTE] * effusion
+
+
+@pytest.mark.parametrize(
+    ("heart", "suspected", "view", "told"),
+    [
+        (0.56, False, "PA", True),
+        (0.56, True, "PA", False),
+        (0.44, False, "PA", False),
+        (0.56, False, "AP", False),
+    ],
+)
+def test_a_reader_is_told_where_ratio_and_findings_disagree(
+    heart: float, suspected: bool, view: str, told: bool
+) -> None:
+    picture, _ = drawn_chest(480, heart=0.8 * heart)  # the lungs take .8 of the width
+    image = ArrayImage(picture[None], modality="DX", view_position=view)
+    anatomy = MODEL.outline(picture, UPRIGHT)
+    found = measure(image, anatomy, UPRIGHT, MODEL, Projections.ALL, no_cardiomegaly=not suspected)
+    assert found.measurements[0].value == pytest.approx(heart, abs=0.03)
+    assert [note.text for note in found.notes if note.on_faces] == [APART_NOTE] * told
 
 
 def test_a_magnified_width_says_so() -> None:
