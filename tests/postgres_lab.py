@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -20,9 +20,13 @@ _NUMBERS = count(1)
 
 
 class Postgres:
-    """A running server; ``new_database`` gives each test one of its own."""
+    """A running server; ``new_database`` gives each test one of its own.
 
-    def __init__(self, port: int) -> None:
+    ``control``: runs one of its programs with these words.
+    """
+
+    def __init__(self, port: int, control: Callable[..., None]) -> None:
+        self._control = control
         self._server = f"host=127.0.0.1 port={port} user=node"
         self._port = port
 
@@ -32,6 +36,14 @@ class Postgres:
         with psycopg.connect(f"{self._server} dbname=postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://node@127.0.0.1:{self._port}/{name}"
+
+    def stop(self) -> None:
+        """End it, with all connections."""
+        self._control("pg_ctl", "-w", "-m", "fast", "stop")
+
+    def start(self) -> None:
+        """Start it again, as it was."""
+        self._control("pg_ctl", "-w", "start")
 
 
 def program(name: str) -> str:
@@ -60,9 +72,13 @@ def start_postgres() -> Iterator[Postgres]:
     run("initdb", "-U", "node", "-A", "trust", "-E", "UTF8", "--no-locale")
     server = " ".join([f"-p {port}", "-h 127.0.0.1", f"-k {folder}", *_UNSAFE])
     # pg_ctl's server would keep our pipes open: its log goes to a file.
-    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", server, "start")
+
+    def control(name: str, *words: str) -> None:
+        run(name, "-l", str(folder / "log"), "-o", server, *words)
+
+    control("pg_ctl", "-w", "start")
     try:
-        yield Postgres(port)
+        yield Postgres(port, control)
     finally:
         run("pg_ctl", "-w", "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)

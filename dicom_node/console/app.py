@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
@@ -29,9 +30,17 @@ from dicom_node.console.routes import (
 from dicom_node.console.routes.programs import api, assessments, configuration, machines
 from dicom_node.console.routes.programs import reviews as review_programs
 from dicom_node.console.web.access import API, NotSignedIn, Site, csrf_of, see_other, visit
-from dicom_node.console.web.limits import Guarded
+from dicom_node.console.web.limits import Guarded, headers
 from dicom_node.console.web.pages import render
-from dicom_node.errors import NodeError, NotFound, RequestRefused, StorageError, TooManyAtOnce, UnknownPeer
+from dicom_node.errors import (
+    DatabaseUnusable,
+    NodeError,
+    NotFound,
+    RequestRefused,
+    StorageError,
+    TooManyAtOnce,
+    UnknownPeer,
+)
 from dicom_node.store import faults
 from dicom_node.store.database import Database
 
@@ -55,6 +64,11 @@ _PAGES = (
     configuration,
     assessments,
     review_programs,
+)
+_AWAY = "The database of the node does not answer. What is sent to the node is kept meanwhile."
+_COMES = " This page comes by itself when it answers again."
+_REPEAT = (
+    " What you asked for was not done, or not all of it: look once pages are shown again, then repeat it."
 )
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,
@@ -82,6 +96,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_exception_handler(HTTPException, _of_status)
     app.add_exception_handler(NodeError, _of_the_node)
     app.add_exception_handler(RequestValidationError, _misread)
+    app.add_exception_handler(SQLAlchemyError, _of_the_database)
     app.add_exception_handler(Exception, _defect)
     return app
 
@@ -107,24 +122,50 @@ async def _misread(request: Request, _error: Exception) -> Response:
 
 
 async def _of_the_node(request: Request, error: Exception) -> Response:
+    if isinstance(error, DatabaseUnusable):
+        return _away(request, error)
     status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
     return _error_page(request, status, str(error))
 
 
-async def _defect(request: Request, error: Exception) -> Response:
-    """Without the error's text, which may quote a data set; a database that is away says so."""
+async def _of_the_database(request: Request, error: Exception) -> Response:
+    """One that is away says so, what is no such fault is a defect."""
     site: Site = request.app.state.site
-    if fault := faults.meaning(error, site.settings.database_url):
-        return _error_page(request, 503, str(fault))
+    fault = faults.meaning(error, site.settings.database_url)
+    return await _of_the_node(request, fault) if fault else await _defect(request, error)
+
+
+def _away(request: Request, error: DatabaseUnusable) -> Response:
+    """What is wrong with the database, and where it is, stands in the log, for those who run it."""
+    _LOGGER.warning("a page was not answered: %s", error)
+    if request.url.path.startswith(API):
+        return _error_page(request, 503, _AWAY)
+    reads = request.method == "GET"
+    return _error_page(request, 503, _AWAY + (_COMES if reads else _REPEAT), again=reads)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    """Without the error's text, which may quote a data set; made outside of what adds the headers."""
+    site: Site = request.app.state.site
     _LOGGER.error("a page failed", exc_info=error)
-    return _error_page(request, 500, "This page failed. The log of the node says where.")
+    response = _error_page(request, 500, "This page failed. The log of the node says where.")
+    response.headers.update(headers(tls=site.secure))
+    return response
 
 
-def _error_page(request: Request, status: int, text: str) -> Response:
+def _error_page(request: Request, status: int, text: str, *, again: bool = False) -> Response:
+    """``again``: the page asks for itself again until it is answered."""
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
     site: Site = request.app.state.site
     token = site.token_of(request)
     return render(
-        "error.html", status, user=None, csrf=csrf_of(token), path=request.url.path, text=text, code=status
+        "error.html",
+        status,
+        user=None,
+        csrf=csrf_of(token),
+        path=request.url.path,
+        text=text,
+        code=status,
+        again=again,
     )

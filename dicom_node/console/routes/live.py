@@ -58,18 +58,18 @@ class Live:
             self._open += Counter()  # forgets those without a stream
 
     async def mark(self, database: Database) -> str:
-        """Of now, or of less than a second ago; the last one while the database is away."""
+        """Of now, or of less than a second ago."""
         async with self._asking:
             if time.monotonic() - self._asked_at >= POLL_SECONDS:
                 self._asked_at = time.monotonic()
-                self._mark = await run_in_threadpool(changes.newest, database, self._mark)
+                self._mark = await run_in_threadpool(changes.newest, database)
         return self._mark
 
 
 @router.get("/live")
 @needs(UserRole.VIEWER, counts=False)
 async def live(asked: Asked) -> Response:
-    """A message for each change, "ended" when the session is over."""
+    """A message for each change, "away" without a database, "ended" when the session is over."""
     streams: Live = asked.request.app.state.live
     streams.refuse_too_many(asked.token)
     return StreamingResponse(
@@ -87,7 +87,7 @@ async def _messages(asked: Visit, streams: Live) -> AsyncIterator[str]:
             mark = await streams.mark(site.database)
             if mark != shown:
                 shown = mark
-                yield f"data: {mark}\n\n"
+                yield "event: away\ndata:\n\n" if mark == changes.AWAY else f"data: {mark}\n\n"
             if time.monotonic() - checked_at >= CHECK_SECONDS:
                 checked_at = time.monotonic()
                 if not await run_in_threadpool(changes.session_lasts, site.database, asked.token, idle):

@@ -59,7 +59,7 @@ def end(asked: Asked) -> Response:
 def file(name: str, asked: Asked) -> Response:
     """A file that every page needs."""
     if name not in _FILES:
-        return asked.page("error.html", 404, text="There is no such page.", code=404)
+        return asked.page("error.html", 404, text="There is no such page.", code=404, again=False)
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 

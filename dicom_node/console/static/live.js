@@ -22,13 +22,19 @@ const swap = (old, part) => {
   if (focused) [...part.querySelectorAll("a, button")].find((one) => place(one) === focused)?.focus();
 };
 
+// No further change may come for long: what was not answered is asked again.
+const again = () => {
+  say("Not up to date: the node does not answer.");
+  setTimeout(refresh, 5000);
+};
+
 const refresh = async () => {
   if (waiting) return;
   waiting = true;
   try {
     const answer = await fetch(location.href, { headers: { "X-By-Itself": "1" } });
     if (answer.redirected) return location.assign("/sign-in");
-    if (!answer.ok) return say("Not up to date: the node does not answer.");
+    if (!answer.ok) return again();
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const old of document.querySelectorAll("[data-live]")) {
       const part = page.getElementById(old.id);
@@ -36,7 +42,7 @@ const refresh = async () => {
     }
     say(`Updates by itself; last at ${new Date().toLocaleTimeString([], { hour12: false })}.`);
   } catch {
-    say("Not up to date: the node does not answer.");
+    again();
   } finally {
     waiting = false;
   }
@@ -45,6 +51,7 @@ const refresh = async () => {
 const listen = () => {
   source = new EventSource("/live");
   source.onmessage = refresh;
+  source.addEventListener("away", () => say("Not up to date: the database of the node does not answer."));
   source.addEventListener("ended", () => location.assign("/sign-in"));
   source.onerror = () => {
     say("Not up to date: waiting for the node.");

@@ -34,6 +34,11 @@ HEADERS = {
 _ONE_YEAR = "max-age=31536000"
 
 
+def headers(*, tls: bool) -> Mapping[str, str]:
+    """What every answer says to a browser; ``tls``: to come by TLS only, from now on."""
+    return HEADERS | ({"Strict-Transport-Security": _ONE_YEAR} if tls else {})
+
+
 class Guarded:
     """ASGI middleware: the headers on every answer, the limits on every request."""
 
@@ -41,7 +46,7 @@ class Guarded:
         """``bodies``: bytes of a request's body by path, where a page takes more than FORM_BYTES."""
         self._app = app
         self._bodies = bodies
-        self._headers = HEADERS | ({"Strict-Transport-Security": _ONE_YEAR} if tls else {})
+        self._headers = headers(tls=tls)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""

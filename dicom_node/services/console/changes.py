@@ -14,13 +14,17 @@ from dicom_node.store.tables import EventRow, Job
 _MAY_BE_LATE = 5000  # events that others may commit while one transaction lasts; some 0.3 ms to count
 
 
-def newest(database: Database, former: str) -> str:
-    """The mark of now; the ``former`` one while the database is away."""
+AWAY = "away"
+"""The mark while the database does not answer."""
+
+
+def newest(database: Database) -> str:
+    """The mark of now, or AWAY."""
     try:
         with database.read() as session:
             return _mark(session)
     except SQLAlchemyError:
-        return former
+        return AWAY
 
 
 def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
