@@ -1,9 +1,21 @@
 // Shows how much of an upload is sent. Without it the form works too.
 const form = document.getElementById("upload");
 const progress = document.getElementById("progress");
+const problem = document.getElementById("problem");
+
+const refuse = (text) => {
+  problem.textContent = text;
+  problem.hidden = false;
+  progress.hidden = true;
+  form.querySelector("button").disabled = false;
+};
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
+  problem.hidden = true;
+  // A server that refuses in the midst of it is not heard: browsers only tell that the connection ended.
+  const bytes = [...form.elements.files.files].reduce((sum, file) => sum + file.size, 0);
+  if (bytes > Number(form.dataset.largest)) return refuse(form.dataset.tooLarge);
   const request = new XMLHttpRequest();
   request.open("POST", form.action);
   request.upload.addEventListener("progress", (sent) => {
@@ -15,11 +27,7 @@ form.addEventListener("submit", (event) => {
     document.getElementById("main").replaceWith(page.getElementById("main"));
     document.getElementById("main").focus();
   });
-  request.addEventListener("error", () => {
-    progress.hidden = true;
-    form.querySelector("button").disabled = false;
-    alert("The upload was cut off.");
-  });
+  request.addEventListener("error", () => refuse("The upload was cut off. See in Studies whether any of it came, then send the rest again."));
   request.send(new FormData(form));
   form.querySelector("button").disabled = true;
 });

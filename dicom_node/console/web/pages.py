@@ -60,6 +60,8 @@ def _environment() -> Environment:
         "kind": kind,
         "size": size,
         "words": words,
+        "counted": counted,
+        "fault": fault,
         "date": date,
         "person": person,
         "unit": unit,
@@ -123,6 +125,16 @@ def keyword(name: str) -> str:
 def kind(word: str) -> str:
     """A kind of result in words; the table says "sr"."""
     return _KINDS.get(word, word)
+
+
+def counted(number: int, what: str) -> str:
+    """So many of something."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def fault(status: str) -> str:
+    """A DIMSE status (PS3.7 C) where it says more than Success."""
+    return "" if status == "0000" else status
 
 
 def words(text: str) -> str:

@@ -17,7 +17,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
 from dicom_node.monitoring.processes import processes
 from dicom_node.outbox import held
-from dicom_node.services.console.studies import reviews
+from dicom_node.services.console.studies import listing, reviews
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, list_events
@@ -43,7 +43,12 @@ _BAD = [
 
 
 def overview(session: Session, settings: Settings) -> View:
-    """Receiving, queue, deliveries, what a person must look at, models, disk, last problems."""
+    """Receiving, queue, deliveries, what a person must look at, models, disk, last problems.
+
+    ``numbers``: of the studies of these problems, by UID.
+    """
+    problems = list_events(session, numbers=_BAD, limit=_PROBLEMS)[::-1]
+    concerned = [{"study_instance_uid": row["fields"].get("study")} for row in problems]
     return {
         "receiving": {
             "associations": _count(session, Association.closed_at.is_(None)),
@@ -69,7 +74,8 @@ def overview(session: Session, settings: Settings) -> View:
         "models": _models(settings.workers.models_dir),
         "disk": disk(settings),
         "processes": processes(session),
-        "problems": list_events(session, numbers=_BAD, limit=_PROBLEMS)[::-1],
+        "problems": problems,
+        "numbers": listing.numbers(session, concerned),
     }
 
 

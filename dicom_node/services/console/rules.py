@@ -131,6 +131,8 @@ def _limits(rule: RuleSettings) -> list[str]:
         found.append(f"at most {rule.daily_cap} jobs a day and sender")
     if rule.secondary_captures_from:
         found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
+    if rule.assess_first:
+        found.append("results wait until a person has accepted them")
     return found
 
 
