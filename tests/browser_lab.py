@@ -25,11 +25,18 @@ _AUTOFOCUS = "Autofocus processing was blocked"
 @contextmanager
 def served(inbox: Inbox) -> Iterator[str]:
     """The address of a console whose users bear the names of their roles."""
+    with served_app(ConsoleLab(inbox.settings, inbox.database)) as address:
+        yield address
+
+
+@contextmanager
+def served_app(lab: ConsoleLab) -> Iterator[str]:
+    """The same of a console that is there already."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "hasher", quick_hasher)
-        add_users(inbox.settings)
+        add_users(lab.settings)
         listening = socket.create_server(("127.0.0.1", 0))
-        app = ConsoleLab(inbox.settings, inbox.database).app
+        app = lab.app
         app.state.live.stops_when = lambda: server.should_exit
         config = uvicorn.Config(app, http=TimedProtocol, ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(config)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from argon2 import PasswordHasher
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
 from dicom_node.config.settings import Settings
@@ -97,3 +99,14 @@ def add_users(settings: Settings) -> None:
     """One of each role."""
     for role in UserRole:
         users.add_user(settings, role.value, role, PASSWORD)
+
+
+def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[APIRoute]:
+    """The endpoints of an application, those of its routers too."""
+    for route in found:
+        if isinstance(route, APIRoute):
+            yield route
+        else:
+            inner = getattr(route, "original_router", None)
+            assert inner is not None, f"{route} is no endpoint that this test knows"
+            yield from routes(inner.routes)

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
 
 from dicom_node.console.app import create_app
 from dicom_node.console.web.access import ANYONE, Asked, Site
 from dicom_node.console.web.limits import HEADERS
 from dicom_node.model.roles import UserRole
 from dicom_node.services import tokens
-from tests.console_lab import ConsoleLab
+from tests.console_lab import ConsoleLab, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 
@@ -28,16 +26,6 @@ def endpoints(app: FastAPI) -> Iterator[tuple[str, str, object]]:
     for route in routes(app.routes):
         for method in sorted(route.methods - {"HEAD"}):
             yield method, route.path, getattr(route.endpoint, "needs", None)
-
-
-def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[APIRoute]:
-    for route in found:
-        if isinstance(route, APIRoute):
-            yield route
-        else:
-            inner = getattr(route, "original_router", None)
-            assert inner is not None, f"{route} is no endpoint that this test knows"
-            yield from routes(inner.routes)
 
 
 def concrete(path: str) -> str:

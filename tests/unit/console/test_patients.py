@@ -112,6 +112,24 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox)
     assert [(row["actor"], row["study_id"]) for row in noted] == [("admin", 1)]
 
 
+def test_who_has_a_deleted_study_open_is_told_and_changes_nothing(node: Inbox) -> None:
+    console = ConsoleLab(node.settings, node.database)
+    elsewhere = console.browser(UserRole.OPERATOR)
+    assert elsewhere.get("/studies/images/1") == 200
+    with node.database.write() as session:
+        for delivery in session.scalars(select(Delivery)):
+            delivery.state, delivery.confirmed_at = DeliveryState.CONFIRMED, NOW
+        session.get_one(Study, 1).state = StudyState.DELIVERED
+    assert console.browser(UserRole.ADMIN).post("/patients/1/delete") == 200
+    for path in ("/studies/images/1", "/studies/images/1/1", "/studies/images/2/3"):
+        assert elsewhere.get(path) == 404, path
+        assert "no longer" in elsewhere.text
+    assert elsewhere.get("/studies/1") == 200
+    assert elsewhere.post("/studies/1/rerun") == 409
+    assert "purged" in elsewhere.text
+    assert node.jobs()[-1].state.value == "succeeded"
+
+
 def test_a_study_in_quarantine_keeps_its_images(node: Inbox) -> None:
     with node.database.write() as session:
         session.get_one(Study, 1).state = StudyState.QUARANTINED
