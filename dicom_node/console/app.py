@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
@@ -96,7 +95,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_exception_handler(HTTPException, _of_status)
     app.add_exception_handler(NodeError, _of_the_node)
     app.add_exception_handler(RequestValidationError, _misread)
-    app.add_exception_handler(SQLAlchemyError, _of_the_database)
+    app.add_exception_handler(faults.ANY, _of_the_database)
     app.add_exception_handler(Exception, _defect)
     return app
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from dicom_node.errors import DatabaseDamaged, DatabaseUnusable, NodeError
 
+ANY: Final = SQLAlchemyError
+"""What all errors of a database are before they have words."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SQLITE = {
     sqlite3.SQLITE_BUSY: "is locked by another program: end that",
