@@ -72,6 +72,7 @@ def test_dciodvfy_looks_at_the_files_and_no_value_comes_along(console: ConsoleLa
     spoilt = dcmread(file)
     with disable_value_validation():
         spoilt.Modality, spoilt.ContentDate = "secret of Nowak", "NOWAK"
+        spoilt.PatientName, spoilt.ReferringPhysicianName = "<b>Nowak", "</i>Nowak"
         spoilt.save_as(file)
     found = conformance.report(console.settings, "pacs")
     assert found["validator"] == {"program": "dciodvfy", "files": len(found["sent"])}

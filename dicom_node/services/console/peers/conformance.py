@@ -37,7 +37,8 @@ NEWER: Final = "Attributes younger than the installed dciodvfy, such as (0008,00
 _ONE_SECONDS, _ALL_SECONDS = 20.0, 90.0
 _LARGEST: Final = 64 * 2**20  # bytes of a file that is validated
 _LINES: Final = 200  # of one file
-_VALUE = re.compile(r"<(?!/)[^>]*>")  # a path of tags begins with a slash; anything else may be a value
+# A path of tags begins with a slash; anything else may be a value, and its end is not known ("A>B^C").
+_VALUE = re.compile(r"(?:(?<== )<|<(?!/)).*")
 _WAY = re.compile(r"</(?:[^>]*/)?([^>/]+?)(?:\[\d+\])?>")  # to the attribute, by way of numbered items
 _COUNTED: Final = {"faults": "not kept to", "warnings": "warned of"}
 
