@@ -97,7 +97,7 @@ def measure(
     notes = [_note(image, _caution(image.header, projection, model.agreement))]
     if effusion:
         notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid, on_faces=True))
-    if no_cardiomegaly and projection == "PA" and anatomy.measured.ratio > LIMIT:
+    if no_cardiomegaly and projection == "PA" and round(anatomy.measured.ratio, 2) > LIMIT:
         notes.append(QualityNote(NOTE, APART_NOTE, image.uid, on_faces=True))
     return Ratio(measurements, tuple(notes))
 

@@ -186,7 +186,7 @@ def _meaning_of_line(line: str) -> Meaning:
         return Meaning.SCALE
     if line in _CALIPER_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
-    line = re.sub(r"^/(?=[^\W\d_]{3})", "", spaced(line))  # an echo's edge before the first letter
+    line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
     tokens = [token.strip(",;:|()[]") for token in line.split()]
     return _proven([token for token in tokens if token])
 

@@ -26,6 +26,7 @@ from ai_pipeline.burnin.annotation.pixels import (
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
+from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap, text_meaning
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.contract import Meaning
@@ -51,13 +52,8 @@ IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
 along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
-NEXT = 0.4
-"""How much farther than the nearest one a line may be that is as near (heights of a line)."""
-BELOW_SETTINGS = re.compile(r"C ?\d\d|\d/\d/\d")
-BETWEEN_SETTINGS = re.compile(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)")
-MISREAD = re.compile(r"C ?[\dSB] ?[/7] ?M ?(?:\d|1[0-6])|(?:FF|P) ?\d ?[/7V] ?E ?\d|100 ?[G日]")
-"""What is a setting only below others, and only between two; and what "C5/M4", "P4/E3" and a power with a
-lock behind it are read as."""
+COUNTER = re.compile(r"\d+ ?/ ?\d+")
+"""A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
@@ -78,13 +74,13 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
 
     A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, but not between
-    two settings of one block; "C 50" and "3/2/0" stand below other settings. A setting misread counts between
-    two lines that are settings by themselves.
+    two settings of one block; "C 50" and "3/2/0" stand below other settings. Every line within reach counts:
+    a name in it proves the contrary.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
         found[index] = _in_block(found[index], found)
-    return [_if_misread(one, texts) for one in found]
+    return found
 
 
 def without_cut_lines(texts: Sequence[Text], goes: Callable[[Meaning], bool], picture: Picture) -> list[Text]:
@@ -141,13 +137,14 @@ def around(
     """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` it touches.
 
     ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line is
-    touched whole or, with ``spare``, not at all if the text belongs to another line.
+    touched whole or, with ``spare``, not at all if the text lies beside it: one that reaches into it could be
+    left in part.
     """
     place = paint(list(residue), stays.shape, margin)
     for line in lines:
         letters = index_of(line)
         if place[letters].any() and stays[letters].all():
-            place[letters] = not (spare and all(_is_apart(line, box.box) for box in residue))
+            place[letters] = not (spare and all(overlap(line, box.box) <= 0 for box in residue))
     return place
 
 
@@ -193,11 +190,6 @@ def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
     return int(rows.start + np.median(np.flatnonzero(ink == ink.min())))
 
 
-def _is_apart(box: Box, other: Box) -> bool:
-    """Whether a box lies beside that of another line, or reaches into it from above or below at most."""
-    return overlap(box, other) <= 0 or _reaches_into(box, other)
-
-
 def _reaches_into(box: Box, other: Box) -> bool:
     """Whether a box overlaps that of another line, above or below it."""
     across = min(box[2], other[2]) - max(box[0], other[0])
@@ -218,9 +210,11 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
         return text
     written = text.line.text.strip()
-    above, below = _next_lines(text, texts)
+    above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
+    below = {_as_proof(other) for other in texts if _is_above(text.box.box, other.box.box)}
     if above == {Meaning.ACOUSTIC} and (
-        BELOW_SETTINGS.fullmatch(written) or (BETWEEN_SETTINGS.fullmatch(written) and above == below)
+        re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
+        or (re.fullmatch(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)", written) and above == below)
     ):
         return replace(text, meaning=Meaning.ACOUSTIC)
     if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:
@@ -228,27 +222,11 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     return text
 
 
-def _if_misread(text: Text, texts: Sequence[Text]) -> Text:
-    """The text as a setting if it can be one misread, between two of ``texts`` that are by themselves."""
-    sure = text.meaning is Meaning.IDENTITY and text.line.confidence >= LEAST_CONFIDENCE
-    if sure and MISREAD.fullmatch(text.line.text.strip()):
-        above, below = _next_lines(text, texts)
-        if above == below == {Meaning.ACOUSTIC}:
-            return replace(text, meaning=Meaning.ACOUSTIC)
-    return text
-
-
-def _next_lines(text: Text, texts: Sequence[Text]) -> tuple[set[Meaning], set[Meaning]]:
-    """The meanings of the next lines above and below a text; each may have been read more than once."""
-    above = [other for other in texts if _is_above(other.box.box, text.box.box)]
-    below = [other for other in texts if _is_above(text.box.box, other.box.box)]
-    return _of_nearest(text, above), _of_nearest(text, below)
-
-
-def _of_nearest(text: Text, lines: Sequence[Text]) -> set[Meaning]:
-    away = [abs(centre_of(line.box.box)[1] - centre_of(text.box.box)[1]) for line in lines]
-    reach = min(away, default=0.0) + NEXT * text.box.height
-    return {line.meaning for line, one in zip(lines, away, strict=True) if one <= reach}
+def _as_proof(text: Text) -> Meaning:
+    """What a line says of the next one."""
+    written = text.line.text.strip()
+    proves_nothing = written.upper() in PRESETS or COUNTER.fullmatch(written)
+    return Meaning.IDENTITY if proves_nothing else text.meaning
 
 
 def _is_above(box: Box, other: Box) -> bool:

@@ -113,6 +113,7 @@ CAUSES: Final[Mapping[Cause, DicomCode]] = MappingProxyType(
 AI_RESULT: Final = DicomCode("RESULT", SCHEME, "AI result")
 FINDINGS: Final = DicomCode("FINDINGS", SCHEME, "Findings reported by AI")
 NONE_FOUND: Final = DicomCode("NONEFOUND", SCHEME, "Nothing found of what AI looked for")
+NONE_SUSPECTED: Final = DicomCode("NONESUSPECTED", SCHEME, "Nothing suspected by AI, nothing excluded")
 NOT_ASSESSED: Final = DicomCode("NOTASSESSED", SCHEME, "Image not assessed by AI")
 MEASURED: Final = DicomCode("MEASURED", SCHEME, "Measured by AI, nothing else assessed")
 NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
@@ -136,8 +137,8 @@ ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
     }
 )
 PRIVATE: Final = (
-    AI_RESULT, FINDINGS, NONE_FOUND, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE, BURNED_IN,
-    BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
+    AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
+    BURNED_IN, BURNED_IN_MEASUREMENT, AI_MEASUREMENT, READ_FROM_IMAGE, CARDIOTHORACIC_RATIO,
     ASSESSMENT, ASSESSED_REPORT, *ASSESSMENTS.values(),
 )  # fmt: skip
 

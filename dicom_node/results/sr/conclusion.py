@@ -50,6 +50,11 @@ def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNo
     return tuple(f"{n.name}: {n.text}" for n in notes if n.source_uid in mine and n.name not in elsewhere)
 
 
+def is_unsure(source: Source, result: PipelineResult) -> bool:
+    """Whether the model excludes nothing on this image."""
+    return any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
+
+
 def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
     """How many of such calls are right, in one remark on an image; none where that was not measured."""
     told = [
@@ -83,9 +88,8 @@ def _findings(source: Source, result: PipelineResult) -> str:
     for finding in ranked(of_source(source, result.findings)):
         if finding.code != BURNED_IN:
             named.setdefault(finding.decision, []).append(finding.label)
-    unsure = any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
     # "Not found" would say more than a model knows that excludes nothing on this image.
-    words = {**_DECIDED, Decision.ABSENT: "not suspected"} if unsure else _DECIDED
+    words = {**_DECIDED, Decision.ABSENT: "not suspected"} if is_unsure(source, result) else _DECIDED
     return "; ".join(f"{words[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
 
 

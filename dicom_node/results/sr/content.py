@@ -48,7 +48,8 @@ _CONTAINS: Final = RelationshipTypeValues.CONTAINS
 class Summary:
     """The summary of one image as a whole: a name, an answer in place of findings, and remarks.
 
-    ``findings``: those of this image that are reported. ``cause``: why the AI did not run.
+    ``findings``: those of this image that are reported. ``cause``: why the AI did not run. ``unsure``: the
+    model excludes nothing on the image.
     """
 
     source: Source
@@ -57,6 +58,7 @@ class Summary:
     remarks: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     cause: Cause | None = None
+    unsure: bool = False
 
     @property
     def absent(self) -> list[Finding]:
@@ -65,6 +67,11 @@ class Summary:
         for finding in absent:
             check_frame(finding, self.source)
         return absent
+
+    @property
+    def absence(self) -> DicomCode:
+        """What they are said to be, of CID 240: where the model is unsure, not absent."""
+        return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
 
     @property
     def answers(self) -> list[tuple[DicomCode, DicomCode]]:
@@ -120,7 +127,7 @@ def summary_group(context: ResultContext, summary: Summary) -> Group:
         for finding in absent
         for number in _numbers(finding)
     ]
-    absences = [(concepts.coded(finding.code), concepts.DECISIONS[finding.decision]) for finding in absent]
+    absences = [(concepts.coded(finding.code), summary.absence) for finding in absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(context, source, summary.name),
@@ -140,9 +147,12 @@ def evaluations_container(
 ) -> ContainerContentItem:
     """TID 1500, "Qualitative Evaluations": the same as the TID 1501 groups say, without a group."""
     container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
-    items = [_evaluation_item(one.finding, source, _tracking(one)) for one, source in located]
+    items = [
+        _evaluation_item(one.finding, concepts.DECISIONS[one.finding.decision], source, _tracking(one))
+        for one, source in located
+    ]
     for summary in summaries:
-        items += [_evaluation_item(finding, summary.source, ()) for finding in summary.absent]
+        items += [_evaluation_item(one, summary.absence, summary.source, ()) for one in summary.absent]
         items += [_answer_item(summary.source, *answer) for answer in summary.answers]
         items += _remarks(summary)
     container.ContentSequence = ContentSequence(items)
@@ -154,13 +164,12 @@ def all_frames(source: Source) -> list[int] | None:
     return list(range(1, source.frames + 1)) if source.frames > 1 else None
 
 
-def _evaluation_item(finding: Finding, source: Source, tracking: Sequence[ContentItem]) -> ContentItem:
+def _evaluation_item(
+    finding: Finding, presence: DicomCode, source: Source, tracking: Sequence[ContentItem]
+) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
-    item = CodeContentItem(
-        name=concepts.coded(finding.code),
-        value=concepts.DECISIONS[finding.decision],
-        relationship_type=_CONTAINS,
-    )
+    name = concepts.coded(finding.code)
+    item = CodeContentItem(name=name, value=presence, relationship_type=_CONTAINS)
     numbers = [
         NumContentItem(relationship_type=RelationshipTypeValues.HAS_PROPERTIES, **number)
         for number in _numbers(finding)

@@ -28,7 +28,7 @@ from dicom_node.results.common.equipment import observation_context
 from dicom_node.results.common.identity import series_uid
 from dicom_node.results.common.located_findings import located_findings, of_source, ranked, reported
 from dicom_node.results.common.source import Source
-from dicom_node.results.sr.conclusion import conclusion, reliabilities, remarks
+from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
 from dicom_node.results.sr.content import (
     Group,
     Summary,
@@ -124,15 +124,18 @@ def _summary(
     """What was not found in an image and how far to trust the rest."""
     findings = of_source(source, result.findings)
     measured = [one for one in result.measurements if one.source_uid == source.uid]
+    unsure = is_unsure(source, result)
     if not assesses(findings):
         answer = concepts.MEASURED if assesses((), measured) else concepts.NOT_ASSESSED
     elif assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
         answer = concepts.FINDINGS
     else:
-        answer = concepts.NONE_FOUND
+        answer = concepts.NONE_SUSPECTED if unsure else concepts.NONE_FOUND
     shown = tuple(reported(context, findings))
-    told = (*reliabilities(findings), *remarks(source, sources, result.quality))
-    return Summary(source, "AI summary", answer, told, shown)
+    # How often a film has what is not suspected was measured on usual ones.
+    rated = [one for one in findings if not (unsure and one.decision is Decision.ABSENT)]
+    told = (*reliabilities(rated), *remarks(source, sources, result.quality))
+    return Summary(source, "AI summary", answer, told, shown, unsure=unsure)
 
 
 def _predecessor(context: ResultContext, source: Source) -> Dataset:

@@ -146,9 +146,15 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
 ) -> None:
     one = film(tmp_path)
     notes = (QualityNote("unsure", "a lung is white.", one.image.uid, on_faces=True),) * unsure
-    none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
+    rate = "of 100 such films, about 2 have it all the same"
+    none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT, reliability=rate)
     faces = built(context(), one, PipelineResult(findings=(none,), quality=notes))
     assert conclusion(faces[ResultKind.SR]).startswith(f"AI: not {word}: Pleural effusion")
+    assert value(faces[ResultKind.SR], "RESULT") == ("NONESUSPECTED" if unsure else "NONEFOUND")
+    assert ("373068000" in str(faces[ResultKind.SR])) is unsure  # undetermined
+    assert ("272519000" in str(faces[ResultKind.SR])) is not unsure  # absent
+    remarks = "".join(str(item.TextValue) for item in named(faces[ResultKind.SR], "121106"))
+    assert ("of 100 such films" in remarks) is not unsure
     assert f"AI: not {word}: Pleural effusion" in str(faces[ResultKind.GSPS])
     assert nothing_shown((none,), notes) == f"AI: not {word}: Pleural effusion"
 

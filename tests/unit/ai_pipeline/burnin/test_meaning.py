@@ -112,7 +112,8 @@ OTHERS = (
     "D 3.45 cm Lee", "PHILIPS ANNA", "Harlow", "HARLOW", "Har Low", "P Max", "P Low", "Pers Max", "Sens Low",
     "Fr 45", "FR 45", "SRI 45", "Sri 45", "C5/M45", "HU L 12.03 - 9.30", "H M 12.03-14.05", "HM 12.03-9.30",
     "Sri Bo Gri 4", "Sri Win", "Sri Dwi 3", "SRI INDRA 3 / CRI 2", "SRI WIN / CRI", "C5/M45*", "CS/M4",
-    "C57M4", "P47E3", "100G", "/45", "/KIM", "/KIM 3", "Fra mid", "Frą Kim", "Routine 2", "Routine Kim",
+    "C57M4", "P47E3", "100G", "/45", "/KIM", "/MAG.1.67", "/THI", "/KIM 3", "Fra mid", "Frą Kim", "Routine 2",
+    "Routine Kim",
     "Lee 2 Trim.", "Quan Low", "Saul Low", "Qual", "WMF Low 45",
 )  # fmt: skip
 
