@@ -19,6 +19,7 @@ from ai_pipeline.models.registry import Card, Label
 OPTION: Final = "operating_point"
 NOTE: Final = "operating point"
 UNSURE: Final = "unsure"
+"""A card's table that says from how many labels between the two points on an image is unsure."""
 UNSURE_NOTE: Final = (
     "this AI is unsure about the image as a whole: it can neither suspect nor exclude most findings, and "
     "what it does not suspect may be there."
