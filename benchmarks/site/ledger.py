@@ -1,0 +1,114 @@
+"""The ledger of a site: what became of each object that was sent, of each arrival and of each study."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node import services
+from dicom_node.config import loading
+from dicom_node.model.kinds import ObjectRole, Outcome
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
+from tests.site_lab import Site
+
+
+@dataclass
+class Sent:
+    """What modalities sent. ``acknowledged``: Successes by SOP Instance UID, of ``studies``."""
+
+    acknowledged: Counter[str] = field(default_factory=Counter)
+    studies: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, image: Dataset) -> None:
+        """Success was answered for this object."""
+        with self._lock:
+            self.acknowledged[str(image.SOPInstanceUID)] += 1
+            self.studies.add(str(image.StudyInstanceUID))
+
+
+def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
+    """Read the database, the spool and the PACS; ``folder``: that of the site, ``var`` lies in it.
+
+    An object that was set aside because its reader was killed has no SOP Instance UID in the database: it is
+    read from its file.
+    """
+    with services.reading(loading.load([site.listeners[0].config])) as session:
+        arrivals = [
+            (row.sop_instance_uid or _uid(folder / "var" / row.path), row.outcome, row.reason)
+            for row in session.scalars(select(ReceivedObject))
+        ]
+        roles = {row.sop_instance_uid: row.role for row in session.scalars(select(Instance))}
+        studies = {row.study_instance_uid: row.state for row in session.scalars(select(Study))}
+        deliveries = Counter(str(state) for state in session.scalars(select(Delivery.state)))
+        results = set(session.scalars(select(Result.sop_instance_uid)))
+    held = Counter(site.pacs.instances())
+    aside = {uid for uid, outcome, _ in arrivals if outcome is Outcome.QUARANTINED}
+    came = Counter(uid for uid, _, _ in arrivals)
+    return {
+        "objects sent": len(sent.acknowledged),
+        "what became of them": dict(Counter(_fate(uid, roles, aside) for uid in sent.acknowledged)),
+        "acknowledgements": sent.acknowledged.total(),
+        "acknowledgements without an arrival": (sent.acknowledged - came).total(),
+        "arrivals": dict(Counter(str(outcome) for _, outcome, _ in arrivals)),
+        "arrivals that nobody sent": sum(uid not in sent.acknowledged for uid in came),
+        "set aside": [
+            {"object": uid, "indexed from another arrival": uid in roles, "reason": reason}
+            for uid, outcome, reason in arrivals
+            if outcome is Outcome.QUARANTINED
+        ],
+        "left in incoming": len(list((folder / "var" / "spool" / "incoming").glob("*.dcm"))),
+        "studies sent": len(sent.studies),
+        "what became of studies": dict(Counter(str(studies.get(uid, "nowhere")) for uid in sent.studies)),
+        "results": len(results),
+        "deliveries": dict(deliveries),
+        "in the PACS": held.total(),
+        "results not in the PACS": len(results - set(held)),
+        "in the PACS twice or unknown": held.total() - len(results & set(held)),
+    }
+
+
+def _uid(file: Path) -> str:
+    return str(dcmread(file, stop_before_pixels=True).SOPInstanceUID)
+
+
+def _fate(uid: str, roles: dict[str, ObjectRole], aside: set[str]) -> str:
+    """Every object has exactly one."""
+    if uid in roles:
+        return "own" if roles[uid] is ObjectRole.OWN else "indexed"
+    return "in quarantine" if uid in aside else "nowhere"
+
+
+def mistakes(ledger: dict[str, Any]) -> list[str]:
+    """What does not balance, in words; none where nothing was lost and nothing doubled."""
+    arrivals, fates = Counter(ledger["arrivals"]), Counter(ledger["what became of them"])
+    indexed = fates["indexed"] + fates["own"]
+    studies = Counter(ledger["what became of studies"])
+    asked: dict[str, Callable[[], bool]] = {
+        "each object indexed, own, or in quarantine": lambda: not fates["nowhere"],
+        "as many first arrivals as objects indexed": lambda: arrivals["new"] == indexed,
+        "received = new + duplicates + quarantined": lambda: (
+            set(arrivals) <= {Outcome.NEW, Outcome.DUPLICATE, Outcome.QUARANTINED}
+        ),
+        "no acknowledgement without an arrival": lambda: not ledger["acknowledgements without an arrival"],
+        "nothing arrived that nobody sent": lambda: not ledger["arrivals that nobody sent"],
+        "nothing left in incoming": lambda: not ledger["left in incoming"],
+        "each study delivered, or in quarantine with its object": lambda: (
+            set(studies) <= {StudyState.DELIVERED, StudyState.QUARANTINED}
+            and studies[StudyState.QUARANTINED] <= len(ledger["set aside"])
+            and ("nowhere" not in studies)
+        ),
+        "each delivery confirmed": lambda: set(ledger["deliveries"]) == {DeliveryState.CONFIRMED},
+        "each result in the PACS": lambda: not ledger["results not in the PACS"],
+        "nothing twice": lambda: not ledger["in the PACS twice or unknown"],
+    }
+    return [f"NOT SO: {what}" for what, holds in asked.items() if not holds()]
