@@ -6,44 +6,70 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 
 from tests.ports import free_port
 
-_UNSAFE = ["-c", "fsync=off", "-c", "synchronous_commit=off"]  # it is thrown away
+_UNSAFE = {"fsync": "off", "synchronous_commit": "off"}  # it is thrown away
 _NUMBERS = count(1)
 
 
 class Postgres:
-    """A running server; ``new_database`` gives each test one of its own.
+    """A server in ``folder``, which is its user's; ``new_database`` gives each test one of its own.
 
-    ``control``: runs one of its programs with these words.
+    ``options``: of the server, in place of those that make it quick and unsafe.
     """
 
-    def __init__(self, port: int, control: Callable[..., None]) -> None:
-        self._control = control
-        self._server = f"host=127.0.0.1 port={port} user=node"
-        self._port = port
+    def __init__(self, folder: Path, options: Mapping[str, str] = MappingProxyType(_UNSAFE)) -> None:
+        self.folder, self.port = folder, free_port()
+        self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        words = [f"-c {name}={value}" for name, value in options.items()]
+        # pg_ctl's server would keep our pipes open: its log goes to a file.
+        server = " ".join([f"-p {self.port}", "-h 127.0.0.1", f"-k {folder}", *words])
+        self._server = ["-l", str(folder / f"{self.port}.log"), "-o", server]
+
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self.folder / f"data-{self.port}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """A connection of the test's own, without transactions."""
+        words = f"host=127.0.0.1 port={self.port} user=node dbname={database}"
+        return psycopg.connect(words, autocommit=True)
 
     def new_database(self) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
         name = f"test{next(_NUMBERS)}"
-        with psycopg.connect(f"{self._server} dbname=postgres", autocommit=True) as connection:
+        with self.connect() as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://node@127.0.0.1:{self._port}/{name}"
+        return f"postgresql+psycopg://node@127.0.0.1:{self.port}/{name}"
 
-    def stop(self) -> None:
-        """End it, with all connections."""
-        self._control("pg_ctl", "-w", "-m", "fast", "stop")
+    def create(self) -> None:
+        """initdb."""
+        self.run("initdb", "-U", "node", "-A", "trust", "-E", "UTF8", "--no-locale")
 
     def start(self) -> None:
-        """Start it again, as it was."""
-        self._control("pg_ctl", "-w", "start")
+        """Start it, or start it again as it was."""
+        self.run("pg_ctl", *self._server, "-w", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """End it, with all connections."""
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def run(self, name: str, *words: str) -> None:
+        """Run one of its programs on its data; as ``postgres`` when we are root, which a server refuses."""
+        done = subprocess.run(
+            [*self._as_user, program(name), "-D", str(self.data), *words],
+            capture_output=True, text=True, timeout=120, check=False, cwd=self.folder,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def program(name: str) -> str:
@@ -53,32 +79,25 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def start_postgres() -> Iterator[Postgres]:
-    """initdb, start, and stop at the end; as user ``postgres`` when we are root (the server refuses root)."""
+def server_folder() -> Iterator[Path]:
+    """A temporary folder that belongs to the user that servers run as."""
     folder = Path(tempfile.mkdtemp(prefix="node-postgres-"))
-    as_user: list[str] = []
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    port = free_port()
-
-    def run(name: str, *words: str) -> None:
-        done = subprocess.run(
-            [*as_user, program(name), "-D", str(folder / "data"), *words],
-            capture_output=True, text=True, timeout=120, check=False, cwd=folder,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    run("initdb", "-U", "node", "-A", "trust", "-E", "UTF8", "--no-locale")
-    server = " ".join([f"-p {port}", "-h 127.0.0.1", f"-k {folder}", *_UNSAFE])
-    # pg_ctl's server would keep our pipes open: its log goes to a file.
-
-    def control(name: str, *words: str) -> None:
-        run(name, "-l", str(folder / "log"), "-o", server, *words)
-
-    control("pg_ctl", "-w", "start")
     try:
-        yield Postgres(port, control)
+        yield folder
     finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def start_postgres() -> Iterator[Postgres]:
+    """initdb, start, and stop at the end."""
+    with server_folder() as folder:
+        server = Postgres(folder)
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop("immediate")

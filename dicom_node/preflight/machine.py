@@ -28,7 +28,7 @@ from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.scp.policy import policy_path
 from dicom_node.store import faults, migrate
-from dicom_node.store.database import Database
+from dicom_node.store.database import Database, hosts
 from dicom_node.studies.comparison import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
@@ -41,7 +41,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 """One answer of ``socket.getaddrinfo``."""
 _DAYS_TO_ACT = 7
-_HERE = (None, "", "localhost", "127.0.0.1", "::1")
+_HERE = {"localhost", "127.0.0.1", "::1"}
 _ENCRYPTED = ("require", "verify-ca", "verify-full")  # of libpq, whose default takes what the server offers
 
 
@@ -152,7 +152,7 @@ def _check_database_url(settings: Settings) -> Found:
         url = make_url(settings.database_url)
         if url.get_backend_name() != "sqlite":
             Database(settings.database_url).dispose()
-            if url.host not in _HERE and url.query.get("sslmode") not in _ENCRYPTED:
+            if not _HERE.issuperset(hosts(url)) and url.query.get("sslmode") not in _ENCRYPTED:
                 remedy = "add ?sslmode=verify-full to node.database_url"
                 yield Tried("database", False, f"patients' data may go to it unencrypted: {remedy}")
     except (ArgumentError, ValueError):

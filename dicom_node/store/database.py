@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import Connection
-from sqlalchemy.engine.url import make_url
+from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
@@ -22,13 +22,22 @@ from dicom_node.errors import DatabaseDamaged, DatabaseNotReady
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
-_CONNECT_SECONDS = 10
+# Of libpq, where the URL does not say otherwise. A machine that fell silent is noticed within some eleven
+# seconds, before leases of jobs and deliveries end (15 s); by itself the kernel waits a quarter of an hour.
+_TCP = {
+    "connect_timeout": 10,  # seconds, for each host
+    "keepalives_idle": 5,  # seconds without traffic, then a question
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds that what was sent may stay without acknowledgement
+}
 
 
 class Database:
     """The node's database by URL: ``sqlite:///path`` or ``postgresql+psycopg://…``.
 
-    Raises DatabaseNotReady for what is no such URL.
+    Several servers, of which one takes writes: ``…://USER@/NAME?host=A,B&port=5432,5432`` and
+    ``&target_session_attrs=read-write``. Raises DatabaseNotReady for what is no such URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,7 +55,9 @@ class Database:
             self.url,
             pool_pre_ping=not self.is_sqlite,
             hide_parameters=True,
-            connect_args={} if self.is_sqlite else {"connect_timeout": _CONNECT_SECONDS},
+            connect_args={}
+            if self.is_sqlite
+            else {name: value for name, value in _TCP.items() if name not in self.url.query},
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", _set_pragmas)
@@ -91,6 +102,17 @@ class Database:
     def dispose(self) -> None:
         """Close all connections (before a fork, and at the end)."""
         self.engine.dispose()
+
+
+def hosts(url: URL) -> list[str]:
+    """The machines of a server's URL, without ports; none for a socket of this machine."""
+    named = url.query.get("host", ())
+    several = [host for part in ([named] if isinstance(named, str) else named) for host in part.split(",")]
+    return [host for host in (url.host, *map(_without_port, several)) if host and not host.startswith("/")]
+
+
+def _without_port(host: str) -> str:
+    return host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
 
 
 def sqlite_file(url: str) -> Path | None:

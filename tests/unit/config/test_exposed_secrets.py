@@ -101,6 +101,9 @@ def test_a_password_of_the_database_in_an_open_file_is_told(tmp_path: Path, logi
         ("db.example.org/node?sslmode=verify-full", False),
         ("localhost/node", False),
         ("/node?host=/run/postgresql", False),
+        ("/node?host=localhost:5432&host=db.example.org:5432", True),
+        ("/node?host=localhost,db.example.org", True),
+        ("/node?host=localhost:5432&host=[::1]:5433", False),
     ],
 )
 def test_a_database_elsewhere_without_tls_is_told(tmp_path: Path, address: str, told: bool) -> None:
