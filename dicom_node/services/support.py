@@ -110,7 +110,7 @@ def _versions() -> dict[str, str]:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             found[library] = "not installed"
-    return found | {"schema of this program": migrate.head() or ""}
+    return found | {"schema of this program": migrate.head()}
 
 
 def _machine(settings: Settings) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -44,6 +45,12 @@ from dicom_node.store.tables import (
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def test_the_files_are_named_by_the_versions_of_the_schema() -> None:
+    scripts = ScriptDirectory.from_config(migrate._config())
+    assert migrate.head() == scripts.get_current_head()
+    assert migrate._versions() == {script.revision for script in scripts.walk_revisions()}
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
