@@ -12,8 +12,10 @@ LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/
 	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.
+# Hundreds of processes import our modules: they are compiled once, whatever the machine's environment says.
 WORKERS ?= 3
-PYTEST := MALLOC_MMAP_THRESHOLD_=4194304 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo site test tests studies-smoke lint hostile bench lock sbom audit clean
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import _config
 
-from dicom_node import services
+from dicom_node import cli, services
 from dicom_node.config import loading
 from dicom_node.scu.transport import CallingAE
 from dicom_node.store import views
@@ -100,7 +103,19 @@ class Node:
         return json.loads(done.stdout)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run ``dicom-node WORDS --config …``."""
+        """Run ``dicom-node WORDS --config …``, all of it, in this process: a new one imports for a second."""
+        command = [*words, "--config", str(self.config)]
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        with _as_before(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main(command)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        printed = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(command, status, *printed)
+
+    def run_apart(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same as a process of its own, as people start it."""
         command = [sys.executable, "-m", "dicom_node", *words, "--config", str(self.config)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
@@ -137,6 +152,19 @@ class Node:
 
     def _died(self) -> bool:
         return self._process is not None and self._process.poll() is not None
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """What a command sets for its process is undone: where it logs, who may read its files, warnings."""
+    root, raising, umask = logging.getLogger(), logging.raiseExceptions, os.umask(0o022)
+    handlers, level = list(root.handlers), root.level
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.umask(umask)
+        root.handlers, root.level, logging.raiseExceptions = handlers, level, raising
 
 
 @contextmanager

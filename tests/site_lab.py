@@ -96,7 +96,7 @@ def running_site(
 
         listeners, workers = (tuple(node(role, n) for n in (1, 2)) for role in ("listener", "worker"))
         site = Site(listeners, workers, pacs)
-        upgraded = listeners[0].run("db", "upgrade")
+        upgraded = listeners[0].run_apart("db", "upgrade")
         assert upgraded.returncode == 0, upgraded.stderr
         try:
             for one in site.nodes:

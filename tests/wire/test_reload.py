@@ -71,7 +71,7 @@ def test_a_reload_takes_all_or_nothing(node: Node) -> None:
     assert store(node.port, [ultrasound("early")], "US2") == [None], "nobody knows this modality yet"
 
     node.config.write_text(f"{before}{SECOND_MODALITY}port = 'x'\n", encoding="utf-8")
-    told = node.run("reload")
+    told = node.run_apart("reload")
     assert told.returncode == 78
     assert "peers.us2.port = 'x': must be a whole number" in told.stderr
     os.kill(node.pid, signal.SIGHUP)  # as somebody would who does not ask first
@@ -81,7 +81,7 @@ def test_a_reload_takes_all_or_nothing(node: Node) -> None:
 
     other_port = f"{before}{SECOND_MODALITY}".replace(f"port = {node.port}", "port = 49151")
     node.config.write_text(other_port, encoding="utf-8")
-    refused = node.run("reload")
+    refused = node.run_apart("reload")
     assert refused.returncode == 1, refused
     line = other_port[: other_port.index("port = 49151")].count("\n") + 1
     expected = f"{node.config}:{line}: listener.port: cannot change while the node runs: restart it"
@@ -93,7 +93,7 @@ def test_a_reload_takes_all_or_nothing(node: Node) -> None:
 
     rule = before.replace('modality = "DX"', 'modality = ["DX", "CR"]')
     node.config.write_text(f"{rule}{SECOND_MODALITY}", encoding="utf-8")
-    taken = node.run("reload")
+    taken = node.run_apart("reload")
     assert taken.returncode == 0, taken.stderr
     assert store(node.port, [ultrasound("welcome")], "US2") == [0]
     assert events(node, 6010) == 1
@@ -123,5 +123,5 @@ def test_the_first_line_of_the_log_says_what_the_node_is_doing(node: Node) -> No
 
 
 def test_without_a_node_nothing_is_reloaded(tmp_path: Path) -> None:
-    silent = Node(tmp_path, CONFIG).run("reload")
+    silent = Node(tmp_path, CONFIG).run_apart("reload")
     assert (silent.returncode, "no node runs on" in silent.stderr) == (69, True)

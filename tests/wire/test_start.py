@@ -49,7 +49,7 @@ def test_the_port_opens_before_the_backlog_is_read(tmp_path: Path) -> None:
 def test_a_port_in_use_ends_the_node_with_a_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = Node(tmp_path, CONFIG, port=port).run("serve")
+        done = Node(tmp_path, CONFIG, port=port).run_apart("serve")
     assert done.returncode == 69
     assert f"port {port} of 127.0.0.1: in use by another program" in done.stderr
     assert done.stderr.count("in use") == 1
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_made_ends_the_node_with_a_sentence(
     node = Node(tmp_path, CONFIG)
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("a file")
-    done = node.run("serve")
+    done = node.run_apart("serve")
     assert done.returncode == status
     assert named in done.stderr
     assert "Traceback" not in done.stderr
