@@ -13,8 +13,10 @@ LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.
 # Hundreds of processes import our modules: they are compiled once, whatever the machine's environment says.
+# OpenMP's threads sleep when they wait: there are more of them than cores, and a spinning one takes ten times the CPU.
 WORKERS ?= 3
 PYTEST := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 \
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo site test tests studies-smoke lint hostile bench lock sbom audit clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from ai_pipeline import extras
@@ -118,14 +119,24 @@ def check_models(settings: Settings) -> Found:
 
 
 def _check_decoder() -> Found:
-    decoder = Decoder()
     try:
-        lacking = decoder.lacks()
+        lacking = _lacking()
     except NoDecoder as error:
         yield "decoder", "", str(error)
     else:
         text = f"this machine cannot take from it {lacking} (docs/design.md, Decoding)"
         yield Tried("decoder", not lacking, text if lacking else "its process can do nothing but decode")
+
+
+@cache
+def _lacking() -> str:
+    """What a decoder's process cannot give up here: no machine gets other walls while a program runs.
+
+    Raises NoDecoder.
+    """
+    decoder = Decoder()
+    try:
+        return decoder.lacks()
     finally:
         decoder.close()
 
