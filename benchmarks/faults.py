@@ -34,14 +34,13 @@ from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.site.ledger import Sent, count, mistakes
+from benchmarks.site.ledger import Sent, count, mistakes, wait_until_settled
 from tests.modality import ultrasound
 from tests.node_lab import Node, in_background, store
 from tests.postgres_lab import start_postgres
 from tests.site_lab import PROGRAM, Site, running_site
 
 SENDERS = 3
-SETTLED_SECONDS = 300  # without any change, after the last kill
 
 
 @dataclass
@@ -92,7 +91,7 @@ def main() -> int:
         load.stop.set()
         for sender in senders:
             sender.join()
-        wait_until_settled(site, load)
+        wait_until_settled(site, load.sent)
         times = {"minutes": time.monotonic() - began, "minutes of killing": killing}
         ledger: dict[str, Any] = {name: round(seconds / 60, 1) for name, seconds in times.items()}
         ledger |= {"killed": dict(killed)} | count(site, load.sent, Path(folder))
@@ -145,20 +144,6 @@ def _children(node: Node) -> Iterator[tuple[str, psutil.Process]]:
         ):
             if module in words:
                 yield kind, child
-
-
-def wait_until_settled(site: Site, load: Load) -> None:
-    """Until every study is delivered, or nothing has changed for a while."""
-    seen, since = None, time.monotonic()
-    while time.monotonic() - since < SETTLED_SECONDS:
-        states = Counter(study["state"] for study in site.listeners[0].studies().values())
-        incoming = site.listeners[0].folder / "var" / "spool" / "incoming"
-        waits = set(states) - {"delivered", "quarantined"} or any(incoming.glob("*.dcm"))
-        if states.total() >= len(load.sent.studies) and not waits:
-            return
-        if states != seen:
-            seen, since = states, time.monotonic()
-        time.sleep(1)
 
 
 if __name__ == "__main__":

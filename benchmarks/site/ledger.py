@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from tests.site_lab import Site
 
+_SETTLED_SECONDS = 300  # without any change
+
 
 @dataclass
 class Sent:
@@ -34,6 +37,20 @@ class Sent:
         with self._lock:
             self.acknowledged[str(image.SOPInstanceUID)] += 1
             self.studies.add(str(image.StudyInstanceUID))
+
+
+def wait_until_settled(site: Site, sent: Sent) -> None:
+    """Until every study is delivered or in quarantine, or nothing has changed for a while."""
+    incoming = site.listeners[0].folder / "var" / "spool" / "incoming"
+    seen, since = None, time.monotonic()
+    while time.monotonic() - since < _SETTLED_SECONDS:
+        states = Counter(study["state"] for study in site.listeners[0].studies().values())
+        waits = set(states) - {"delivered", "quarantined"} or any(incoming.glob("*.dcm"))
+        if states.total() >= len(sent.studies) and not waits:
+            return
+        if states != seen:
+            seen, since = states, time.monotonic()
+        time.sleep(1)
 
 
 def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
