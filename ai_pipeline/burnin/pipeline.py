@@ -17,7 +17,7 @@ from ai_pipeline.burnin.decide.allowed import Allowed, faults
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
     BURNED_IN,
     Accept,
@@ -88,7 +88,7 @@ class Ultrasound:
 
     def models(self) -> tuple[ModelRef, ...]:
         """All that an option may ask for, the despeckler too; a result names those that were run."""
-        return (*self._tools().models, find(DESPECKLER, self._models_dir).ref)
+        return (*cleaning_models(self._models_dir), find(DESPECKLER, self._models_dir).ref)
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Refuse unknown policies: a misspelt one must not become the one that removes less."""

@@ -41,6 +41,11 @@ class Tools:
         return self.text_model, self.mark_model, self.fill_model
 
 
+def cleaning_models(models_dir: Path | None = None) -> tuple[ModelRef, ...]:
+    """What :attr:`Tools.models` will be, by the cards: nothing is loaded. Raises CardError."""
+    return tuple(registry.find(name, models_dir).ref for name in (TEXT, MARKS, FILL))
+
+
 @cache
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
     """This process's tools; loading takes a second. Raises CardError."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
     Accept,
     DerivedImage,
@@ -80,7 +80,7 @@ class FetalHead:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return (find(MODEL, self._models_dir).ref, *self._tools().models)
+        return (find(MODEL, self._models_dir).ref, *cleaning_models(self._models_dir))
 
     def accepts(
         self,

@@ -18,7 +18,7 @@ import numpy as np
 from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.devices.rules import device_rules
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
     Accept,
     Code,
@@ -96,7 +96,7 @@ class Ovarian:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return self._card().ref, *self._tools().models
+        return self._card().ref, *cleaning_models(self._models_dir)
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})

@@ -13,6 +13,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
+from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ChecksOptions, Decision, ImageKind, Refuse
 from ai_pipeline.errors import CleaningFailed
@@ -94,6 +95,14 @@ def test_other_modalities_are_refused_unless_asked_for() -> None:
 def test_every_model_that_runs_has_a_card_and_its_weights() -> None:
     for model in create("ultrasound").models():
         registry.verify(registry.find(model.id))
+
+
+@pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian"])
+def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> None:
+    """``check`` and a node's main process only name them."""
+    loaded = shared_tools.cache_info().misses
+    assert create(name, device_rules=tmp_path).models()
+    assert shared_tools.cache_info().misses == loaded
 
 
 def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
