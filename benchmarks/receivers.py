@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -135,19 +136,24 @@ command = [sys.executable, "-m", "dicom_node.scp", "--data-dir", sys.argv[1]]
 
 
 def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    _write_policy(folder / "policy.json", port, share_port=False)
+    _write_policy(folder / "policy.json", {"port": port})
+    return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
+
+
+def _looping(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    _write_policy(folder / "policy.json", {"port": port, "event_loop": True})
     return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
 
 
 def _two_listeners(folder: Path, port: int) -> subprocess.Popen[bytes]:
     for name in ("policy.json", "policy-listener-2.json"):
-        _write_policy(folder / name, port, share_port=True)
+        _write_policy(folder / name, {"port": port, "share_port": True})
     return _start(sys.executable, "-c", _TWO, str(folder))
 
 
-def _write_policy(path: Path, port: int, *, share_port: bool) -> None:
+def _write_policy(path: Path, listener: dict[str, Any]) -> None:
     tables = {
-        "listener": {"port": port, "share_port": share_port},
+        "listener": listener,
         "spool": {"minimum_free_mib": 1},
         "peers": [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 100}],
     }
@@ -201,4 +207,5 @@ STORESCP = Receiver("storescp --fork", "no", _storescp, "storescp", stalls=True)
 ORTHANC = Receiver("Orthanc, sync off", "no", _orthanc, "Orthanc", stalls=True)
 SINK = Receiver("bare sink", "yes", _sink)
 TWO_LISTENERS = Receiver("this node, two listeners", "yes", _two_listeners)
-RECEIVERS = (NODE, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, ORTHANC)
+LOOP = Receiver("this node, event loop", "yes", _looping)
+RECEIVERS = (NODE, LOOP, TWO_LISTENERS, SINK, DOCUMENTED, STORESCP, ORTHANC)

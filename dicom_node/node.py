@@ -337,6 +337,7 @@ def fixed(settings: Settings) -> dict[str, object]:
         "listener.host": settings.listener.host,
         "listener.port": settings.listener.port,
         "listener.share_port": settings.listener.share_port,
+        "listener.event_loop": settings.listener.event_loop,
         "spool.minimum_free_mib": settings.spool.minimum_free_mib,
     }
 

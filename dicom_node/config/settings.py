@@ -82,6 +82,8 @@ class ListenerSettings(_Section):
     """TCP port."""
     share_port: bool = False
     """Further listeners of this folder may have the same port; the system deals connections among them."""
+    event_loop: bool = False
+    """One loop reads the messages of all senders without TLS, instead of a thread for each association."""
     tls: TlsSettings | None = None
     """Certificates; absent: plain DICOM."""
     maximum_associations: int = Field(100, ge=1, le=1000)

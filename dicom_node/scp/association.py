@@ -20,6 +20,7 @@ from dicom_node.scp import command
 from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.contexts import commitment_context, refusals
 from dicom_node.scp.dimse import Request, SpoolingProvider
+from dicom_node.scp.loop import MessageLoop
 from dicom_node.scp.pdus import AeTitles, p_data_tf
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.reactor import LONGEST_WAIT, Provider
@@ -43,7 +44,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
     is_released: bool
     is_rejected: bool
 
-    def __init__(self, ae: Any, service: StorageService) -> None:
+    def __init__(self, ae: Any, service: StorageService, loop: MessageLoop | None) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self.service = service
         self.titles = AeTitles("", "")
@@ -52,7 +53,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         self._wake = threading.Event()
         self.acse = _PolicyNegotiation(self)
         self.dimse = SpoolingProvider(self)
-        self.dul = Provider(self, ae.acse_timeout)
+        self.dul = Provider(self, ae.acse_timeout, loop)
         self.dul.to_user_queue = _SignallingQueue(self._wake)
         # Their setters pass the time-outs on to the DUL, which was replaced above.
         self.acse_timeout, self.network_timeout = ae.acse_timeout, ae.network_timeout
@@ -74,6 +75,12 @@ class NodeAssociation(Association):  # type: ignore[misc]
             else:
                 reason = "" if self.is_rejected else self._reason
                 self.service.give_up(self.requestor.address_info.address, reason)
+
+    @property
+    def only_sends(self) -> bool:
+        """Whether it may send objects and nothing else but C-ECHO."""
+        permission = self.accepted.permission if self.accepted is not None else None
+        return permission is not None and permission.may_send and not permission.may_report
 
     def ends(self, reason: str) -> None:
         """Why the association is about to end; the first reason given goes into the journal."""

@@ -96,6 +96,7 @@ class AEPolicy:
     tls: TlsPolicy | None
     peers: tuple[PeerPolicy, ...]
     log: LogTarget = field(default_factory=LogTarget)
+    event_loop: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AEPolicy:
@@ -120,6 +121,7 @@ class AEPolicy:
             tls=_tls(listener.tls) if listener.tls else None,
             peers=tuple(_peer(peer) for peer in settings.peers),
             log=settings.log_target,
+            event_loop=listener.event_loop,
         )
 
     @classmethod

@@ -18,7 +18,6 @@ import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 from typing import Any
@@ -26,9 +25,10 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.scp import limits
+from dicom_node.scp.deadline import Deadline
+from dicom_node.scp.loop import MessageLoop
 from dicom_node.scp.pdus import P_DATA_TF, PData, check_request
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,105 +42,14 @@ TOO_LATE = "no association request within the time allowed"
 TOO_SLOW = "too slow: a message did not come within the time allowed"
 
 
-class Deadline:
-    """When a peer must have sent what it began: after ``seconds``, and later with each byte that came.
-
-    ``bytes_per_second``: the slowest rate allowed. Nor may the peer be silent for longer than twice
-    ``seconds``.
-    """
-
-    def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
-        self._longest = seconds
-        self._until = time.monotonic() + seconds
-        self._bytes_per_second = bytes_per_second
-
-    def extend(self, count: int) -> None:
-        """``count`` bytes came."""
-        self._until += count / self._bytes_per_second
-
-    @property
-    def seconds(self) -> float:
-        """How long to wait for the next bytes; not positive when the time is over."""
-        return min(self._longest, self._until - time.monotonic())
-
-
-class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
-    """The socket of one association. ``deadline`` and ``send_seconds`` are set before it is used."""
-
-    deadline: Deadline
-    send_seconds: float
-
-    def __init__(self, association: Any, connection: socket.socket) -> None:
-        super().__init__(association, client_socket=connection)
-        self._limits: dict[int, float] = {}
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Exactly ``nr_bytes``, or fewer when the connection was closed. Raises OSError."""
-        data = bytearray(nr_bytes)
-        with memoryview(data) as view:
-            count = self.recv_into(view)
-        del data[count:]
-        return data
-
-    def recv_into(self, view: memoryview) -> int:
-        """Fill ``view``; returns how many bytes came: fewer when the connection was closed. OSError."""
-        count = 0
-        while count < len(view):
-            seconds = self.deadline.seconds
-            if seconds <= 0:
-                raise TimeoutError
-            received = self._receive(view[count:], seconds)
-            if not received:
-                break
-            count += received
-            self.deadline.extend(received)
-        return count
-
-    def send(self, bytestream: bytes) -> None:
-        """All of it; a peer that does not read loses its connection (Evt17)."""
-        try:
-            self._limit(socket.SO_SNDTIMEO, self.send_seconds)
-            self.socket.sendall(bytestream)
-        except (OSError, AttributeError):
-            self.event_queue.put("Evt17")
-
-    def interrupt(self) -> None:
-        """Wake the thread that reads or sends: the connection is lost to it."""
-        with contextlib.suppress(OSError, TypeError):
-            # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
-
-    def drop(self, limit: int, seconds: float) -> int:
-        """Read and forget what is there, at most ``limit`` bytes; returns how many. Raises OSError."""
-        self._limit(socket.SO_RCVTIMEO, seconds)
-        return len(self.socket.recv(limit))
-
-    def _receive(self, view: memoryview, seconds: float) -> int:
-        self._limit(socket.SO_RCVTIMEO, seconds)
-        if isinstance(self.socket, ssl.SSLSocket):
-            return self.socket.recv_into(view)
-        try:
-            return int(self.socket.recv_into(view, len(view), socket.MSG_WAITALL))
-        except BlockingIOError:
-            raise TimeoutError from None
-
-    def _limit(self, option: int, seconds: float) -> None:
-        """How long the next call may wait. A deadline that has hardly moved is not set again."""
-        if isinstance(self.socket, ssl.SSLSocket):
-            self.socket.settimeout(seconds)
-        elif not 0.98 * seconds <= self._limits.get(option, 0.0) <= seconds:
-            microseconds = max(1, int(990_000 * seconds))
-            self.socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *divmod(microseconds, 10**6)))
-            self._limits[option] = microseconds / 1e6
-
-
 class Provider(DULServiceProvider):  # type: ignore[misc]
     """The thread that owns the socket of one association.
 
-    ``request_seconds``: from the connection to the complete association request.
+    ``request_seconds``: from the connection to the complete association request. ``loop``: what reads the
+    messages of senders without TLS, None where this thread does.
     """
 
-    def __init__(self, association: Association, request_seconds: float) -> None:
+    def __init__(self, association: Association, request_seconds: float, loop: MessageLoop | None) -> None:
         super().__init__(association)
         self.daemon = True
         self._alarm = _Alarm()
@@ -149,6 +58,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._closes_at: float | None = None
         self._drops = limits.DROPPED
         self._buffer = memoryview(b"")
+        self._loop = loop
         self.deadline = Deadline(request_seconds)
 
     def run_reactor(self) -> None:
@@ -210,6 +120,39 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         if self.is_alive():
             self.join()
 
+    @property
+    def within_message(self) -> bool:
+        """Whether more of a message must come."""
+        return bool(self.assoc.dimse.within_message)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether messages can go on to be read elsewhere: there is nothing for this thread to do."""
+        return self._awaits_only_the_peer() and not self._ending and not self.socket.unsent
+
+    def renew_deadline(self) -> None:
+        """The next message begins."""
+        self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
+
+    def take(self, body: memoryview) -> None:
+        """Serve a P-DATA-TF as the state machine does in Sta6. Raises ValueError where it is none."""
+        self.assoc.dimse.receive_primitive(PData(body))
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether a message is being read; after it the peer may be idle for a while."""
+        self._busy = busy
+        self._idle_timer.restart()
+
+    def fail(self, error: Exception) -> None:
+        """Abort because of an error of our own."""
+        _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
+        self.assoc.ends(f"failed here: {type(error).__name__}")
+        self.event_queue.put("Evt19")
+
+    def wake(self) -> None:
+        """Look whether there is something to do."""
+        self._alarm.ring()
+
     def _has_ended(self) -> bool:
         return self._ending and self.state_machine.current_state == _IDLE
 
@@ -270,11 +213,40 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             self._readable = True
             return
+        if self.socket.has_unread:
+            self._readable = True
+            return
+        if self._may_lend(sock):
+            self._lend(sock)
+            return
         ready = dict(self._poll.poll(1000 * self._seconds_to_wait()))
         if self._alarm.fileno() in ready:
             self._alarm.clear()
             del ready[self._alarm.fileno()]
         self._readable = bool(ready)
+
+    def _may_lend(self, sock: socket.socket) -> bool:
+        established = self.state_machine.current_state == _ESTABLISHED and not self.within_message
+        plain = established and not isinstance(sock, ssl.SSLSocket)
+        return self._loop is not None and plain and self.assoc.only_sends and self.may_go_on
+
+    def _lend(self, sock: socket.socket) -> None:
+        """Sleep while the loop reads the connection, until it is given back or there is something to do."""
+        assert self._loop is not None
+        self.socket.lent = True
+        channel = self._loop.lend(self, sock, self._largest(P_DATA_TF))
+        try:
+            alarm = select.poll()
+            alarm.register(self._alarm.fileno(), select.POLLIN)
+            while channel.active and self.may_go_on:
+                if alarm.poll(1000 * LONGEST_WAIT):
+                    self._alarm.clear()
+        finally:
+            self.socket.put_back(self._loop.take_back(channel))
+            self.set_busy(False)
+        self._readable = channel.readable
+        if channel.late:
+            self._give_up(TOO_SLOW)
 
     def _seconds_to_wait(self) -> float:
         if self._closes_at is not None:
@@ -288,7 +260,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
     def _read_pdu_data(self) -> None:
         """One PDU, and the rest of its message, without going back to wait for each."""
         self._read_pdu()
-        while self.assoc.dimse.within_message and self._awaits_only_the_peer():
+        while self.within_message and self._awaits_only_the_peer():
             self._read_pdu()
 
     def _awaits_only_the_peer(self) -> bool:
@@ -306,9 +278,7 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                 return
             body = self._read_body(length) if len(head) == 6 else memoryview(b"")
         except TimeoutError:
-            self.assoc.ends(TOO_LATE if self._awaits_request else TOO_SLOW)
-            self._abort_hard()
-            self.kill_dul()
+            self._give_up(TOO_LATE if self._awaits_request else TOO_SLOW)
         except OSError:
             self.event_queue.put("Evt17")
         else:
@@ -326,8 +296,8 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     def _renew_deadline(self) -> None:
         """A new deadline for each message; an association request has what is left since the connection."""
-        if not self._awaits_request and not self.assoc.dimse.within_message:
-            self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
+        if not self._awaits_request and not self.within_message:
+            self.renew_deadline()
         self.socket.deadline = self.deadline
 
     @property
@@ -358,6 +328,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         if self.state_machine.current_state != _ESTABLISHED or kind != P_DATA_TF:
             return limits.LARGEST_REQUEST
         return max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
+
+    def _give_up(self, reason: str) -> None:
+        self.assoc.ends(reason)
+        self._abort_hard()
+        self.kill_dul()
 
     def _abort_hard(self) -> None:
         """Abort past the state machine, whose state is unknown after an error."""

@@ -37,6 +37,10 @@ PEERS = [
 ]
 
 
+BOTH = ("threads", "loop")
+"""The listener as it is, and with ``listener.event_loop``."""
+
+
 class Receiver:
     """``python -m dicom_node.scp``, on a free port where none is given."""
 

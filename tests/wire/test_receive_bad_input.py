@@ -26,15 +26,20 @@ from benchmarks.sender import (
     store_command,
 )
 from dicom_node.events import ASSOCIATION_ABORTED, STORE_REFUSED
-from tests.wire.receiver import EXPLICIT, US, Receiver, receiving, ultrasound, wait_until
+from tests.wire.receiver import BOTH, EXPLICIT, US, Receiver, receiving, ultrasound, wait_until
 
 STORAGE = [(US, [EXPLICIT])]
 LIMIT = 16384
 
 
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    with receiving(tmp_path_factory.mktemp("listener"), acse_timeout_seconds=2) as running:
+@pytest.fixture(scope="module", params=[False, True], ids=BOTH)
+def receiver(
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Receiver]:
+    with receiving(
+        tmp_path_factory.mktemp("listener"), acse_timeout_seconds=2, event_loop=request.param
+    ) as running:
         yield running
         assert running.process.poll() is None, "the listener died"
 
