@@ -62,6 +62,7 @@ AIMS = {
     ("12 MiB", 1): {"Orthanc, sync off": 5.0, "storescp --fork": 1.5, "pynetdicom as documented": 4.0},
     ("64 KiB", 8): {"Orthanc, sync off": 4.0, "storescp --fork": 1.0, "pynetdicom as documented": 8.0},
 }
+OURS = (receivers.NODE, receivers.LOOP)
 CPU_MS, IDLE_SHARE, BUSY_SHARE = 0.5, 0.01, 0.7
 IDLE = 31
 
@@ -99,9 +100,10 @@ def main() -> int:
         rows += bench.measure("12 MiB", make_radiographs(folder / "12 MiB", 2500, 24 // part), [1])
         for kind in dict.fromkeys(row.objects for row in rows):
             print_rows([row for row in rows if row.objects == kind])
-        print_ratios(rows)
-        busy = bench.busy(half)
-        idle = bench.idle([receivers.NODE, receivers.DOCUMENTED])
+        for one in OURS:
+            print_ratios(rows, one)
+        busy = {one.name: bench.busy(half, one) for one in OURS}
+        idle = bench.idle([*OURS, receivers.DOCUMENTED])
         stalled = bench.stalled(half[:40])
     if arguments.json:
         report = {
@@ -135,15 +137,17 @@ class _Bench:
                     found.setdefault((receiver, number), []).append(row)
         return [_median(rows) for rows in found.values()]
 
-    def busy(self, files: Sequence[Path]) -> float:
-        """What is left of our speed while as many processes compute as there are cores, as low as workers."""
+    def busy(self, files: Sequence[Path], receiver: Receiver) -> float:
+        """What is left of its speed while as many processes compute as there are cores, as low as workers."""
         alone, beside = [], []
         for _ in range(self._rounds):
-            alone.append(self._measure_once(receivers.NODE, "", files, 8).files_per_second)
+            alone.append(self._measure_once(receiver, "", files, 8).files_per_second)
             with _computing(os.cpu_count() or 1):
-                beside.append(self._measure_once(receivers.NODE, "", files, 8).files_per_second)
+                beside.append(self._measure_once(receiver, "", files, 8).files_per_second)
         share = statistics.median(beside) / statistics.median(alone)
-        print(f"\nBeside busy workers, 8 associations: {share:.2f} of the speed alone (aim {BUSY_SHARE})")
+        print(
+            f"\n{receiver.name} beside busy workers, 8 associations: {share:.2f} of its speed alone (aim {BUSY_SHARE})"
+        )
         return share
 
     def idle(self, measured: Sequence[Receiver]) -> dict[str, float]:
@@ -281,27 +285,23 @@ def print_rows(rows: Sequence[Row]) -> None:
         )
 
 
-def print_ratios(rows: Sequence[Row]) -> None:
-    """The node's files/s relative to the others, with what it is to reach."""
+def print_ratios(rows: Sequence[Row], ours: Receiver) -> None:
+    """Our files/s relative to the others, with what we are to reach."""
     speed = {(row.objects, row.associations, row.receiver): row.files_per_second for row in rows}
-    print("\n### This node relative to others, files/s\n")
+    print(f"\n### {ours.name.capitalize()} relative to others, files/s\n")
     print("| objects | associations | other | ratio | aim | met |")
     print("|---|---|---|---|---|---|")
     for (objects, associations, other), theirs in speed.items():
-        if other == receivers.NODE.name:
+        if other == ours.name:
             continue
-        ratio = speed[objects, associations, receivers.NODE.name] / theirs
+        ratio = speed[objects, associations, ours.name] / theirs
         aim = AIMS[objects, associations].get(other)
         met = "" if aim is None else "yes" if ratio >= aim else "no"
         print(
             f"| {objects} | {associations} | {other} | {ratio:.2f} | {'' if aim is None else aim} | {met} |"
         )
-    cpu = min(
-        row.cpu_ms_per_object
-        for row in rows
-        if row.objects == "0.5 MiB" and row.receiver == receivers.NODE.name
-    )
-    print(f"\nProcessor time of a 0.5 MiB object: {cpu:.2f} ms at best (aim {CPU_MS})")
+    cpu = min(row.cpu_ms_per_object for row in rows if row.objects == "0.5 MiB" and row.receiver == ours.name)
+    print(f"\nProcessor time of a 0.5 MiB object, {ours.name}: {cpu:.2f} ms at best (aim {CPU_MS})")
 
 
 def _median(rows: Sequence[Row]) -> Row:

@@ -1,12 +1,12 @@
 """One loop that reads the messages of many associations (``listener.event_loop``).
 
 The threads of an association negotiate, release and abort; in between they lend their connection to the loop
-and sleep, so that many associations do not contend for the interpreter. A lent connection is read by one thread
-into a buffer that is there only while a message comes. What that thread does with a fragment never waits for
-a peer: the last fragment of a data set, which has to be synced before it is answered, goes to one of a few
-threads, and so does a PDU of several fragments. Messages are read and answered by the code that does so
-without the loop (``scp/dimse.py``). Whatever is no P-DATA of usual length goes back to the association's own
-threads together with all bytes that nobody has taken, and so does a peer that does not read our answers.
+and sleep, so that many associations do not contend for the interpreter. One thread reads all lent connections
+and never waits for a peer. The last fragment of a data set, whose object has to be synced before the answer,
+goes to one of a few other threads, and so does a PDU of several fragments. Messages are read and answered by
+the code that does so without the loop (``scp/dimse.py``). Whatever is no P-DATA of usual length goes back to
+the association's own threads with all bytes that nobody has taken, and so does a peer that does not read our
+answers.
 """
 
 from __future__ import annotations

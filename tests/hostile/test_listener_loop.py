@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 from collections.abc import Iterator
@@ -108,5 +109,6 @@ def _lent(receiver: Receiver) -> int:
     """Connections that an epoll of the listener waits for."""
     count = 0
     for one in Path(f"/proc/{receiver.process.pid}/fdinfo").iterdir():
-        count += one.read_text().count("tfd:")
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            count += one.read_text().count("tfd:")
     return count
