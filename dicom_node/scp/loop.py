@@ -29,7 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _BUFFER = 2**19  # bytes: some PDUs at once, and the longest that is read here
 _BUFFERS_KEPT = 32
-_THREADS = 16  # as many objects are synced at the same time
+_THREADS = 64  # as many objects are synced at the same time; a slow disk takes many at once
 _LOOK_SECONDS = 0.25  # at the deadlines
 _PDU_HEAD = struct.Struct(">BxI")
 _FRAGMENT_HEAD = struct.Struct(">IxB")  # of a PDV: length, message control header (PS3.8 9.3.5.1, E.2)
