@@ -145,8 +145,8 @@ class _Bench:
             with _computing(os.cpu_count() or 1):
                 beside.append(self._measure_once(receiver, "", files, 8).files_per_second)
         share = statistics.median(beside) / statistics.median(alone)
-        print(f"\nBeside busy workers, {receiver.name}, 8 associations: {share:.2f} of its speed alone", end=" ")
-        print(f"(aim {BUSY_SHARE})")
+        print(f"\nBeside busy workers, {receiver.name}, 8 associations:")
+        print(f"  {share:.2f} of its speed alone (aim {BUSY_SHARE})")
         return share
 
     def idle(self, measured: Sequence[Receiver]) -> dict[str, float]:

@@ -30,6 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 _BUFFER = 2**19  # bytes: some PDUs at once, and the longest that is read here
 _BUFFERS_KEPT = 32
 _THREADS = 64  # as many objects are synced at the same time; a slow disk takes many at once
+_AT_ONCE = 64  # PDUs of one association that all others wait for
 _LOOK_SECONDS = 0.25  # at the deadlines
 _PDU_HEAD = struct.Struct(">BxI")
 _FRAGMENT_HEAD = struct.Struct(">IxB")  # of a PDV: length, message control header (PS3.8 9.3.5.1, E.2)
@@ -173,6 +174,7 @@ class MessageLoop:
         """Take one PDU after the other until one is not whole, or not for this thread."""
         lender, view = channel.lender, channel.view
         assert view is not None
+        taken = 0
         while channel.active and channel.end - channel.start >= _PDU_HEAD.size:
             kind, length = _PDU_HEAD.unpack_from(view, channel.start)
             if kind != P_DATA_TF or length > channel.largest:
@@ -182,7 +184,7 @@ class MessageLoop:
             if channel.end - begin < length:
                 break
             body = view[begin : begin + length]
-            if not (may_wait or _is_quick(body)):
+            if not may_wait and (taken >= _AT_ONCE or not _is_quick(body)):
                 self._work.put(channel)
                 return
             try:
@@ -190,6 +192,7 @@ class MessageLoop:
             except ValueError:  # its own thread finds the same, and aborts
                 self._give_back(channel)
                 return
+            taken += 1
             channel.start = begin + length
             if not lender.may_go_on:
                 self._give_back(channel)
