@@ -23,7 +23,13 @@ from ai_pipeline.burnin.fill.inpaint import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
 from ai_pipeline.burnin.find.traces import Waves
-from ai_pipeline.burnin.planning import RemovalPlan, check_share
+from ai_pipeline.burnin.planning import (
+    RemovalPlan,
+    check_share,
+    faint_marks,
+    find_faint_writing,
+    with_faint_writing,
+)
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
@@ -61,6 +67,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         window = _CineWindow(image, range(start, min(start + WINDOW, count)), cine_plan, tables, verifier)
         if graphics:
             window.find_late_drawings()
+        window.find_faint_writing()
         window.verify()
         for index, source, samples in window.cleaned():
             outside.add(source, samples, window.mask)
@@ -141,6 +148,15 @@ class _CineWindow(Window):
                 if fresh[index_of(mark.box)].any()
             ]
 
+    def find_faint_writing(self) -> None:
+        """Search the middle frame for writing too faint to be read, which shows in it as in all others."""
+        middle = len(self.results) // 2
+        faint = find_faint_writing(self.results[middle], self.plan, self.mask)
+        if faint.any():
+            self.fill(faint)
+            self.added = None
+            self.marks += faint_marks(faint, self._indices[middle] + 1)
+
     def residue(self) -> list[TextBox]:
         """The text in projections and outlying frames, in every view of them.
 
@@ -219,6 +235,8 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     plan = RemovalPlan(
         banner, mask, kept_text, not_tissue, area, waves, tuple(marks), tuple(readings), plans[0].lines
     )
+    for index in indices:
+        plan = with_faint_writing(plan, image.stored(index))
     return _CinePlan(plan, pictures[0], graphics)
 
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, clipped, index_of
+from ai_pipeline.burnin.annotation.pixels import (
+    Box,
+    Mask,
+    Picture,
+    clipped,
+    component_boxes,
+    components,
+    index_of,
+)
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import (
@@ -34,11 +42,12 @@ from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.bars import find_bars
 from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
+from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.read_lines import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
-from ai_pipeline.contract import ImageHeader, Meaning, Reading
+from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
 
 MARGIN = 0.15
@@ -50,6 +59,8 @@ TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark detector has its letters (they fill 20 %)."""
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
+FAINT_CONFIDENCE = 0.1
+"""Confidence with which faint writing is reported: it is not read."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 
@@ -153,6 +164,34 @@ def plan_views(
         area, waves, lines = plan.area, plan.waves, (*plan.lines, *more.lines)
         plan = RemovalPlan(banner, mask, kept, not_tissue, area, waves, marks, readings, lines)
     return plan
+
+
+def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
+    """The plan with what is written outside its image area too faintly to be read.
+
+    Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    """
+    faint = find_faint_writing(samples, plan, plan.mask | plan.banner)
+    if not faint.any():
+        return plan
+    check_share(plan.mask | faint)
+    return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *faint_marks(faint)))
+
+
+def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> Mask:
+    """The blocks of what is written faintly in stored samples outside the plan's image area.
+
+    ``filled`` pixels hold nothing of the source.
+    """
+    known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
+    faint = faint_writing(samples, plan.area, known)
+    return blocks(faint) & ~known & ~plan.area if faint.any() else faint
+
+
+def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:
+    """An annotation for each block of faint writing in a ``frame``, counted from 1."""
+    boxes = component_boxes(components(faint)[1])
+    return tuple(Annotation(AnnotationKind.BANNER, box, FAINT_CONFIDENCE, frame) for box in boxes)
 
 
 def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Annotation, ...]:

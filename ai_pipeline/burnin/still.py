@@ -21,7 +21,13 @@ from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
-from ai_pipeline.burnin.planning import RemovalPlan, box_marks, check_share, plan_views
+from ai_pipeline.burnin.planning import (
+    RemovalPlan,
+    box_marks,
+    check_share,
+    plan_views,
+    with_faint_writing,
+)
 from ai_pipeline.burnin.prove.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, PixelArray, Progress, Reading, SourceImage
@@ -224,7 +230,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     decoded = time.perf_counter()
     tables = DisplayTables.of(source, picture)
     views = tables.views(source)
-    plan = verifier.plan(views, image.header, graphics=graphics)
+    plan = with_faint_writing(verifier.plan(views, image.header, graphics=graphics), source)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = _Still([source], plan, tables, verifier, verifier.tools.filler)
