@@ -167,9 +167,11 @@ def test_no_initials_age_or_number_between_two_settings_is_one(between: str) -> 
         ("ABDOMEN", "{}", "THYROID"),  # presets and frame counters stand beside a patient's name, too
         ("47/56", "{}", "62/73"),
         ("Gn -3", "{}", "ABDOMEN"),
+        ("64%", "{}", "FF3/E2"),  # a result's value, which could be a stenosis beside a name
+        ("Gn -3", "{}", "64%"),
     ],
 )
-def test_presets_and_frame_counters_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
+def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
     block = [text(words.format(between), (120, 20 * n, 180, 20 * n + 18)) for n, words in enumerate(lines)]
     assert by_their_block(block)[1].meaning is Meaning.IDENTITY
 
