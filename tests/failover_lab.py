@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.postgres_lab import Postgres, server_folder
+from tests.postgres_lab import KEEPS_COMMITS, Postgres, server_folder
 from tests.waiting import wait_until
-
-_OPTIONS = {"fsync": "off"}  # no power fails here; what a commit waits for is what is tried
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Pair:
 def start_pair() -> Iterator[Pair]:
     """Start a primary, copy it with pg_basebackup, start the copy as its standby (asynchronous)."""
     with server_folder() as folder:
-        pair = Pair(Postgres(folder, _OPTIONS), Postgres(folder, _OPTIONS))
+        pair = Pair(Postgres(folder, KEEPS_COMMITS), Postgres(folder, KEEPS_COMMITS))
         pair.primary.create()
         pair.primary.start()
         try:

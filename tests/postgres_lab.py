@@ -17,6 +17,7 @@ import psycopg
 from tests.ports import free_port
 
 _UNSAFE = {"fsync": "off", "synchronous_commit": "off"}  # it is thrown away
+KEEPS_COMMITS = {"fsync": "off"}  # also when it is killed; only a loss of power would take what it has
 _NUMBERS = count(1)
 
 
@@ -91,10 +92,10 @@ def server_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def start_postgres() -> Iterator[Postgres]:
+def start_postgres(options: Mapping[str, str] = MappingProxyType(_UNSAFE)) -> Iterator[Postgres]:
     """initdb, start, and stop at the end."""
     with server_folder() as folder:
-        server = Postgres(folder)
+        server = Postgres(folder, options)
         server.create()
         server.start()
         try:

@@ -45,7 +45,7 @@ from dicom_node.config import loading
 from dicom_node.store.tables import Delivery, Result, Study
 from tests.modality import chest, ultrasound
 from tests.node_lab import Node, in_background, store
-from tests.postgres_lab import Postgres, start_postgres
+from tests.postgres_lab import KEEPS_COMMITS, Postgres, start_postgres
 from tests.site_lab import Site, running_site
 
 _BY_HOUR = {  # how many of its studies come in which hour, from midnight
@@ -260,7 +260,7 @@ def main() -> int:
     exams = plan(given.studies, given.modalities, random.Random(given.seed))
     with (
         tempfile.TemporaryDirectory(prefix="day-") as folder,
-        start_postgres() as postgres,
+        start_postgres(KEEPS_COMMITS) as postgres,
         running_site(
             Path(folder), postgres.new_database(), configuration(given.modalities), '["sr"]', quiet=0.5
         ) as site,

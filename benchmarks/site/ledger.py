@@ -71,9 +71,11 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
     held = Counter(site.pacs.instances())
     aside = {uid for uid, outcome, _ in arrivals if outcome is Outcome.QUARANTINED}
     came = Counter(uid for uid, _, _ in arrivals)
+    lost = set(sent.acknowledged) - set(roles) - aside
+    in_spool = {_uid(file) for file in (folder / "var" / "spool").rglob("*.dcm")} & lost if lost else set()
     return {
         "objects sent": len(sent.acknowledged),
-        "what became of them": dict(Counter(_fate(uid, roles, aside) for uid in sent.acknowledged)),
+        "what became of them": dict(Counter(_fate(uid, roles, aside, in_spool) for uid in sent.acknowledged)),
         "acknowledgements": sent.acknowledged.total(),
         "acknowledgements without an arrival": (sent.acknowledged - came).total(),
         "arrivals": dict(Counter(str(outcome) for _, outcome, _ in arrivals)),
@@ -98,11 +100,13 @@ def _uid(file: Path) -> str:
     return str(dcmread(file, stop_before_pixels=True).SOPInstanceUID)
 
 
-def _fate(uid: str, roles: dict[str, ObjectRole], aside: set[str]) -> str:
+def _fate(uid: str, roles: dict[str, ObjectRole], aside: set[str], in_spool: set[str]) -> str:
     """Every object has exactly one."""
     if uid in roles:
         return "own" if roles[uid] is ObjectRole.OWN else "indexed"
-    return "in quarantine" if uid in aside else "nowhere"
+    if uid in aside:
+        return "in quarantine"
+    return "in the spool, unknown to the database" if uid in in_spool else "nowhere"
 
 
 def mistakes(ledger: dict[str, Any]) -> list[str]:
@@ -111,7 +115,9 @@ def mistakes(ledger: dict[str, Any]) -> list[str]:
     indexed = fates["indexed"] + fates["own"]
     studies = Counter(ledger["what became of studies"])
     asked: dict[str, Callable[[], bool]] = {
-        "each object indexed, own, or in quarantine": lambda: not fates["nowhere"],
+        "each object indexed, own, or in quarantine": lambda: (
+            set(fates) <= {"indexed", "own", "in quarantine"}
+        ),
         "as many first arrivals as objects indexed": lambda: arrivals["new"] == indexed,
         "received = new + duplicates + quarantined": lambda: (
             set(arrivals) <= {Outcome.NEW, Outcome.DUPLICATE, Outcome.QUARANTINED}
