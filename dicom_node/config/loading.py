@@ -20,7 +20,8 @@ from dicom_node.errors import ConfigurationError
 def load(files: Sequence[Path]) -> Settings:
     """Read one or more TOML files (peers and rules may stand in files of their own).
 
-    Relative paths in them count from the current folder. Raises ConfigurationError with every mistake.
+    Relative paths in them count from the current folder; where that names an empty data folder and the node's
+    lies beside the first file, this is a mistake. Raises ConfigurationError with every mistake.
     """
     settings, read = examine(files)
     if read.problems or settings is None:
@@ -48,7 +49,10 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     entered = _entered_file(read)
     if os.access(entered, os.R_OK):  # who may not read it may not change the node either
         read.add_file(entered)
-    return examined(read), read
+    settings = examined(read)
+    if settings is not None:
+        _refuse_another_folder(settings.node.data_dir, files[0].resolve().parent, read)
+    return settings, read
 
 
 def examined(read: TomlFiles) -> Settings | None:
@@ -65,6 +69,21 @@ def examined(read: TomlFiles) -> Settings | None:
         return None
     cross_check(settings, read)
     return settings
+
+
+def _refuse_another_folder(given: Path, beside: Path, read: TomlFiles) -> None:
+    """Started elsewhere, a relative data folder would be a second, empty node, which lists would show."""
+    if not given.is_absolute() and not _has_a_node(given) and _has_a_node(beside / given):
+        meant = (beside / given).resolve()
+        remedy = (
+            f"is {given.resolve()} in the folder you are in, where no node is, and {meant} is one: "
+            f"start this in {beside}, or write the whole path"
+        )
+        read.add_named("node.data_dir", repr(str(given)), remedy)
+
+
+def _has_a_node(folder: Path) -> bool:
+    return (folder / "node.db").exists() or (folder / "spool").exists()
 
 
 def _entered_file(read: TomlFiles) -> Path:

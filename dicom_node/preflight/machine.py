@@ -103,7 +103,7 @@ def _check_data_dir(settings: Settings) -> Found:
     free = shutil.disk_usage(existing).free // 2**20
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
-    yield Tried("data folder", enough, f"{folder}, {free} MiB free{note}")
+    yield Tried("data folder", enough, f"{folder.resolve()}, {free} MiB free{note}")
 
 
 def _no_folder_can_be_made_in(existing: Path) -> str:

@@ -353,6 +353,6 @@ def _refuse_missing_file(settings: Settings) -> None:
     file = sqlite_file(settings.database_url)
     if file is not None and not file.exists():
         raise DatabaseNotReady(
-            f"there is no database in {settings.node.data_dir} yet: start `dicom-node serve`, "
+            f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
             "or run `dicom-node db upgrade`"
         )

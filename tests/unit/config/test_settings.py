@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.config import sample
-from dicom_node.config.loading import load
+from dicom_node.config.loading import examine, load, load_to_read
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, ExitCode, UnknownPeer
 from dicom_node.model.kinds import ResultKind
@@ -252,3 +252,26 @@ def test_a_deidentified_peer_that_could_see_the_patient_is_a_mistake(
         "peers.archive.deidentify",
         "outbox.refusals",
     }
+
+
+def test_in_another_folder_a_relative_data_folder_does_not_become_a_second_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    (site / "var").mkdir(parents=True)
+    elsewhere.mkdir()
+    (site / "node.toml").write_text('[node]\ndata_dir = "./var"\n', encoding="utf-8")
+    monkeypatch.chdir(elsewhere)
+    assert not examine([site / "node.toml"])[1].problems  # a first start: nothing is anywhere
+    (site / "var" / "node.db").touch()
+    for read in (load, load_to_read):
+        with pytest.raises(ConfigurationError) as refused:
+            read([site / "node.toml"])
+        assert str(site / "var") in str(refused.value) and str(elsewhere / "var") in str(refused.value)
+        assert f"start this in {site}" in str(refused.value)
+    monkeypatch.chdir(site)
+    assert load([site / "node.toml"]).node.data_dir == Path("var")
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "var").mkdir()
+    (elsewhere / "var" / "node.db").touch()  # a service that has its working folder elsewhere goes on
+    assert load([site / "node.toml"]).node.data_dir == Path("var")
