@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import logging
 import shutil
 import socket
 import threading
@@ -24,6 +23,7 @@ from dicom_node.events import (
     CLOCK_PUT_BACK,
     DATABASE_REPLACED,
     DISK_LOW,
+    INDEXING_BACK,
     INDEXING_FAILED,
     SCHEDULER_TAKEN,
     THREAD_FAILED,
@@ -50,7 +50,6 @@ from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
 
-_LOGGER = logging.getLogger(__name__)
 _INDEX_POLL_SECONDS = 0.05  # one directory listing; 2 % of a core
 _INDEX_LOCK_SECONDS = 0.5
 _SCHEDULER_SECONDS = 15.0
@@ -90,7 +89,7 @@ class Background:
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._leases = [_RECEIVING] * role.receives + [_WORKING] * role.works
         self._held: set[str] = set()
-        self._indexes = True  # the last round was not a failure
+        self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
         self._database_file = database_file
         spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
@@ -155,8 +154,8 @@ class Background:
             while not self._stop.is_set():
                 try:
                     work(self._stop)
-                except SQLAlchemyError as error:  # without its text, which quotes what it was to write
-                    _LOGGER.error("%s wait: %s", name, type(error).__name__)
+                except SQLAlchemyError as error:
+                    self._database.outage.noticed(error)
                     self._stop.wait(_AWAY_SECONDS)
                 self._stop.wait(1.0)
 
@@ -197,20 +196,25 @@ class Background:
             while waits_for_first:
                 waits_for_first.pop()(busy)
             busy += self._assembler.run_once()
-            self._indexes = True
+            self._indexing_goes_on()
             if ending:
                 return
             if not busy:
                 self._stop.wait(_INDEX_POLL_SECONDS)
 
     def _indexing_failed(self, error: Exception) -> None:
-        """Logged each time, an event for the first of a row; without the text, which may quote data."""
+        """An event for the first of a row; without the text, which may quote data."""
         number = error.errno if isinstance(error, OSError) else None
         reason = errno.errorcode.get(number or 0, type(error).__name__)
-        _LOGGER.error("indexing failed, tried again: %s", reason)
-        if self._indexes:
+        if self._fails_since is None:
+            self._fails_since = utc_now()
             self._say(INDEXING_FAILED, reason=reason)
-        self._indexes = False
+
+    def _indexing_goes_on(self) -> None:
+        if since := self._fails_since:
+            self._fails_since = None
+            seconds = round((utc_now() - since).total_seconds())
+            self._say(INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
 
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
@@ -231,13 +235,26 @@ class Background:
             timers.append((self._once_a_site(report_overdue), 300.0))
             hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
-            compare = self._when_held(_RECEIVING, self._compare_spool)
+            compare = self._outlasting(self._when_held(_RECEIVING, self._compare_spool))
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
         for function, seconds in timers:
-            self._scheduler.add_job(function, "interval", seconds=seconds, coalesce=True, max_instances=1)
+            self._scheduler.add_job(
+                self._outlasting(function), "interval", seconds=seconds, coalesce=True, max_instances=1
+            )
         self._hold_leases()
         self._show_life()
         self._scheduler.start()
+
+    def _outlasting(self, function: Callable[[], object]) -> Callable[[], None]:
+        """The same for a timer, which comes again: a database that is away is told once for all of them."""
+
+        def run() -> None:
+            try:
+                function()
+            except SQLAlchemyError as error:
+                self._database.outage.noticed(error)
+
+        return run
 
     def _hold_leases(self) -> None:
         """Take or renew them: of those that can do the same duties, one process of a site does them."""

@@ -157,6 +157,7 @@ INDEXING_FAILED = EventType(6007, _ERROR, "indexing fails: tried again each seco
 THREAD_FAILED = EventType(6008, _ERROR, "a thread of the node failed and begins anew")
 PROCESS_LOST = EventType(6012, _ERROR, "a process of the site shows no life: does it, does its machine run?")
 PROCESS_BACK = EventType(6013, _INFO, "a process that showed no life is back")
+INDEXING_BACK = EventType(6015, _INFO, "indexing goes on again")
 CLOCK_PUT_BACK = EventType(6014, _WARNING, "the clock of the machine was put back: what waited is due now")
 DISK_LOW = EventType(6006, _ERROR, "free disk space is under the watermark")
 CONFIGURATION_RELOADED = EventType(6010, _INFO, "configuration reloaded")

@@ -55,8 +55,9 @@ def configure(level: str, process: str, target: LogTarget | None = None) -> None
         handler.addFilter(wanted)
     logging.basicConfig(level="DEBUG" if target.debug else level.upper(), handlers=handlers, force=True)
     logging.raiseExceptions = False  # a full disk or a syslog that is away must not flood standard error
-    for name in ("apscheduler", "alembic", "rapidocr", "RapidOCR"):
+    for name in ("alembic", "rapidocr", "RapidOCR"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a timer that waits for the database is missed
     warnings.simplefilter("ignore")  # pydicom warns with the value it found
     for problem in problems:
         logging.getLogger(__name__).error("%s", problem)

@@ -19,8 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
 from dicom_node.config.settings import Settings
@@ -33,7 +31,6 @@ from dicom_node.errors import (
     NodeError,
     UnsafeFolder,
 )
-from dicom_node.events import EventType, happened
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign
 from dicom_node.preflight.machine import network_file_system
@@ -45,7 +42,7 @@ from dicom_node.sitekey import load_or_create
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.entered import write_file
-from dicom_node.store.transitions import append
+from dicom_node.store.own_events import OwnEvents
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
@@ -90,6 +87,7 @@ class _MainProcess:
         self._database = database
         self._address = ""
         self._ready_lock = threading.Lock()
+        self._say = OwnEvents(database).say
         self._listener_spoke = threading.Event()
         self._cannot_listen = ""
         self._database_file = inode(database)
@@ -288,15 +286,6 @@ class _MainProcess:
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
         self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
-
-    def _say(self, event_type: EventType, **fields: str | int | float) -> None:
-        """Log an event of the node itself and keep it; a database that is away must not stop the node."""
-        event = happened(event_type, **fields)
-        try:
-            with self._database.write() as session:
-                append(session, event)
-        except SQLAlchemyError as error:
-            _LOGGER.error("event %s is only in the log: %s", event_type.number, type(error).__name__)
 
 
 def _checked(files: Sequence[Path], role: Role) -> Settings:

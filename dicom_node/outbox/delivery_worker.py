@@ -6,7 +6,6 @@ this one after kill -9, continues from the table.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -29,7 +28,6 @@ from dicom_node.store.transitions import record, utc_now
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
-_LOGGER = logging.getLogger(__name__)
 
 
 class DeliveryWorker:
@@ -78,14 +76,14 @@ class DeliveryWorker:
             try:
                 self._dispatch(stop)
             except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
-                _LOGGER.error("the outbox cannot be read (%s), tried again", type(error).__name__)
+                self._database.outage.noticed(error)
                 stop.wait(_DATABASE_AWAY_SECONDS)
             stop.wait(_POLL_SECONDS)
         self._finish()
 
     def _start_afresh(self) -> None:
         """Make waiting deliveries due: peers that were away before the restart may be back."""
-        with _logged("the outbox cannot be read"), self._database.write() as session:
+        with self._noticed(), self._database.write() as session:
             deliveries.hurry(session, utc_now())
 
     def _finish(self) -> None:
@@ -94,11 +92,11 @@ class DeliveryWorker:
         for route in self._routes.values():
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)
-        with _logged("deliveries are handed back when their leases end"), self._database.write() as session:
+        with self._noticed(), self._database.write() as session:
             deliveries.hand_back(session, self._owner)
 
     def _dispatch(self, stop: threading.Event) -> None:
-        with _logged("storage commitment reports wait"):
+        with self._noticed():
             enter_reports(self._database, self._settings)
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
@@ -125,7 +123,7 @@ class DeliveryWorker:
         return False
 
     def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
-        with _logged(f"delivery to {destination} stopped, tried again"):
+        with self._noticed():
             while self._work(destination) and not stop.is_set():
                 pass
 
@@ -135,14 +133,13 @@ class DeliveryWorker:
             return give_up_all(self._database, self._settings, destination)
         return route.run_once()
 
-
-@contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """A database that is away is logged, without its text; the work goes on later."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        _LOGGER.error("%s (%s)", what, type(error).__name__)
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """A database that is away is told, once; the work goes on later, what is held when its leases end."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            self._database.outage.noticed(error)
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:

@@ -261,7 +261,7 @@ class Route:
                     with self._database.write() as session:
                         deliveries.renew(session, ids, self._owner, utc_now() + self._lease)
                 except SQLAlchemyError as error:  # next time; the lease bears one miss
-                    _LOGGER.error("a lease was not renewed (%s)", type(error).__name__)
+                    self._database.outage.noticed(error)
 
         renewing = threading.Thread(target=renew, name=f"lease of {self.peer.name}", daemon=True)
         renewing.start()

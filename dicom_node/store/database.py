@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import DatabaseDamaged, DatabaseNotReady
+from dicom_node.store.outage import Outage
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
@@ -47,6 +48,7 @@ class Database:
             raise DatabaseNotReady(
                 "node.database_url cannot be read: write postgresql+psycopg://USER@HOST:PORT/NAME"
             ) from None
+        self.outage = Outage()
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -70,12 +72,14 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.rollback()
+        self.outage.over()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A writing scope: commits at its end, rolls back on any exception."""
         with Session(self._writing, expire_on_commit=False) as session, session.begin():
             yield session
+        self.outage.over()
 
     @contextmanager
     def alter(self) -> Iterator[Connection]:

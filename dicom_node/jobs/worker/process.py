@@ -103,7 +103,7 @@ class Worker:
             except WorkerSpent as spent:
                 _LOGGER.warning("%s: this worker ends", spent)
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
-                _LOGGER.error("the database does not answer: %s", type(error).__name__)
+                self._database.outage.noticed(error)
                 self.stopping.wait(_PAUSE_SECONDS)
 
     def _is_spent(self) -> bool:

@@ -1,0 +1,83 @@
+"""A database that goes and comes back: two lines in the log, and the events of that time afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from dicom_node.background import Background, inode
+from dicom_node.events import INDEXING_BACK, INDEXING_FAILED
+from dicom_node.model.roles import Role
+from dicom_node.store.database import Database
+from dicom_node.store.own_events import OwnEvents
+from dicom_node.store.tables import EventRow
+from tests.inbox_lab import Inbox
+
+
+@contextmanager
+def away(database: Database) -> Iterator[None]:
+    """Nothing connects, as when the server is stopped."""
+
+    def refuse(*_: object) -> None:
+        raise OperationalError("", {}, Exception("connection refused"))
+
+    event.listen(database.engine, "begin", refuse, insert=True)
+    yield
+    event.remove(database.engine, "begin", refuse)
+
+
+def stored(inbox: Inbox) -> list[tuple[int, datetime, dict[str, Any]]]:
+    with inbox.database.read() as session:
+        rows = session.scalars(select(EventRow).order_by(EventRow.at))
+        return [(row.number, row.at, dict(row.fields)) for row in rows]
+
+
+def test_all_timers_tell_of_an_outage_once_and_once_of_its_end(
+    inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[object] = []
+    background = Background(
+        inbox.database, inbox.settings, Role.ALL, "here", lambda *_, **__: None, inode(inbox.database)
+    )
+    inbox.database.outage.then = lambda: told.append("back")
+    timers = [background._outlasting(t) for t in (background._hold_leases, background._show_life)]
+    with caplog.at_level(logging.INFO, "dicom_node.store"):
+        for timer in timers:
+            timer()
+        assert caplog.messages == []
+        with away(inbox.database):
+            for timer in timers * 2:
+                timer()
+            assert [record.exc_info for record in caplog.records] == [None]
+            assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
+        for timer in timers:
+            timer()
+    assert caplog.messages[1:] == ["the database answers again, after 0 s"] and told == ["back"]
+
+
+def test_a_defect_is_no_outage(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+    inbox.database.outage.noticed(IntegrityError("", {}, Exception("DOE^JANE")))
+    assert caplog.messages == ["defect at the database"]
+    stored(inbox)
+    assert len(caplog.messages) == 1, "nothing was away, so nothing is back"
+
+
+def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_back(inbox: Inbox) -> None:
+    say = OwnEvents(inbox.database).say
+    background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
+    with away(inbox.database):
+        for _ in range(3):
+            background._indexing_failed(OperationalError("", {}, Exception("refused")))
+    background._indexing_goes_on()
+    background._indexing_goes_on()
+    (first, began, why), (last, ended, fields) = stored(inbox)
+    assert (first, last) == (INDEXING_FAILED.number, INDEXING_BACK.number)
+    assert why == {"reason": "OperationalError"} and began <= ended
+    assert abs(datetime.fromisoformat(fields["since"]) - began) < timedelta(seconds=5)
