@@ -41,6 +41,7 @@ from dicom_node.notifications.silence import report_silence
 from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.outbox.outages import report_outages
 from dicom_node.processes import running
 from dicom_node.store import deliveries, leases
 from dicom_node.store.database import Database
@@ -233,6 +234,7 @@ class Background:
             timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
             timers.append((self._once_a_site(report_silence), 600.0))
             timers.append((self._once_a_site(report_overdue), 300.0))
+            timers.append((self._once_a_site(report_outages), 60.0))
             hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
             compare = self._outlasting(self._when_held(_RECEIVING, self._compare_spool))

@@ -145,6 +145,10 @@ DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )
 DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery did not end in its time: left behind, taken up anew")
+DESTINATION_AWAY = EventType(
+    5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
+)
+DESTINATION_BACK = EventType(5023, _INFO, "a peer takes results again, or none wait for it any more")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")
 NOTIFICATION_GIVEN_UP = EventType(5031, _ERROR, "notification given up: nobody was told")
 

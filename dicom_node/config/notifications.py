@@ -60,7 +60,7 @@ class NotificationSettings(Section):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
     """Short name; lists and commands say it."""
     on: tuple[Occasion, ...] = ()
-    """failure, dead_letter, quarantine, withheld, disk, silence, drift, assessment: each for some events."""
+    """failure, dead_letter, quarantine, withheld, disk, silence, outage, drift, assessment: for events."""
     events: tuple[int, ...] = ()
     """Numbers of further events (docs/admin.md lists them)."""
     findings: tuple[str, ...] = ()

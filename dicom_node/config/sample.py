@@ -70,7 +70,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("MailSettings", "password"): "${file:/run/secrets/mail}",
     ("MailSettings", "sender"): "ai-node@example.org",
     ("NotificationSettings", "name"): "admins",
-    ("NotificationSettings", "on"): ["failure", "dead_letter", "quarantine", "disk", "silence"],
+    ("NotificationSettings", "on"): ["failure", "dead_letter", "quarantine", "disk", "silence", "outage"],
     ("NotificationSettings", "events"): [1004],
     ("NotificationSettings", "findings"): ["Pneumothorax"],
     ("NotificationSettings", "to"): ["pacs-admins@example.org"],

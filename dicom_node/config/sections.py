@@ -155,6 +155,8 @@ class OutboxSettings(Section):
     stop_seconds: float = Field(20, ge=0, le=25)
     """When the node stops, what is being sent may take this long; then it is cut off and handed back."""
 
+    outage_minutes: float = Field(15, ge=0)
+    """Event 5022 when a peer takes none of the results that wait for it for so long (minutes); 0: never."""
     assess_hours: float = Field(24, ge=0)
     """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
 

@@ -117,6 +117,7 @@ class Occasion(StrEnum):
     WITHHELD = "withheld"  # an object that might name the patient, images with text left in them
     DISK = "disk"
     SILENCE = "silence"  # a peer with ``silent_hours``
+    OUTAGE = "outage"  # a peer that takes no results for longer than outbox.outage_minutes, and its end
     DRIFT = "drift"
     ASSESSMENT = "assessment"  # results that wait for a person for longer than outbox.assess_hours
 

@@ -35,6 +35,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
     Occasion.WITHHELD: (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),
     Occasion.DISK: (events.DISK_LOW,),
     Occasion.SILENCE: (events.PEER_SILENT,),
+    Occasion.OUTAGE: (events.DESTINATION_AWAY, events.DESTINATION_BACK),
     Occasion.DRIFT: (events.SCORES_DRIFTED,),
     Occasion.ASSESSMENT: (events.ASSESSMENT_OVERDUE,),
 }

@@ -14,6 +14,7 @@ from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotFound
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
+from dicom_node.outbox.outages import Outage, outages
 from dicom_node.scp.contexts import accepted_classes, refused_class
 from dicom_node.scp.entrance import Failure, network
 from dicom_node.scp.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
@@ -79,8 +80,9 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     with reading(settings) as session:
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
         events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_EVENTS)
+        lost = outages(session)
     calls = [{**row, "calling": row["calling_ae"]} for row in associations]
-    seen = _SearchedRecords(calls, events)
+    seen = _SearchedRecords(calls, events, lost)
     if _is_address(asked):
         return _of_address(settings, asked, seen)
     peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
@@ -97,10 +99,11 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class _SearchedRecords:
-    """Associations and events that are looked through."""
+    """Associations and events that are looked through, and peers that take no results now."""
 
     associations: Sequence[Row]
     events: Sequence[Row]
+    outages: Sequence[Outage]
 
     @property
     def fields(self) -> list[Row]:
@@ -144,7 +147,7 @@ def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedReco
         "failures": _counted(_failures(theirs)),
         "callers": [],
     }
-    return {**found, "advice": list(_advice(settings, caller, found))}
+    return {**found, "advice": list(_advice(settings, caller, found, seen))}
 
 
 def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound:
@@ -232,12 +235,21 @@ def _got_through(settings: Settings, association: Row) -> bool:
     return bool(association["objects"]) or association["calling_ae"] in _titles_of(settings)
 
 
-def _advice(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
+def _advice(
+    settings: Settings, caller: _Caller, found: Row, seen: _SearchedRecords
+) -> Iterator[dict[str, Any]]:
     """What to do, and the lines of the configuration that do it; the most likely cause first."""
+    lost = [one for one in seen.outages if one.destination in {peer.name for peer in caller.peers}]
+    for one in lost:
+        yield _lines(
+            f"since {one.since:%Y-%m-%d %H:%M} UTC it takes none of the {one.waiting} results that wait "
+            f"for it ({one.reason}). Does it run? dicom-node peers test {one.destination} tries it"
+        )
     yield from _about_rejections(settings, caller, found)
     yield from _about_contexts(settings, found)
     yield from _about_objects(settings, caller, found)
-    yield from _about_silence(settings, found)
+    if not lost:
+        yield from _about_silence(settings, caller, found)
 
 
 def _about_rejections(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
@@ -331,13 +343,14 @@ def _about_objects(settings: Settings, caller: _Caller, found: Row) -> Iterator[
             yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
 
 
-def _about_silence(settings: Settings, found: Row) -> Iterator[dict[str, Any]]:
+def _about_silence(settings: Settings, caller: _Caller, found: Row) -> Iterator[dict[str, Any]]:
     seen = ("associations", "rejections", "refused_objects", "failures")
-    if any(found[key] for key in seen):
+    may = {word for peer in caller.peers for word in peer.may}
+    if any(found[key] for key in seen) or may == {"receive"}:
         return
-    listener = settings.listener
+    listener, whether = settings.listener, "If it is to send, let" if "receive" in may else "Let"
     yield _lines(
-        f"nothing of it reached this node. Let it call {settings.node.ae_title} at this machine, port "
+        f"nothing of it reached this node. {whether} it call {settings.node.ae_title} at this machine, port "
         f"{listener.port}, and look at firewalls on the way"
     )
     if _is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:

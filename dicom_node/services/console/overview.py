@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -19,6 +20,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
 from dicom_node.monitoring.processes import processes
 from dicom_node.outbox import held
+from dicom_node.outbox.outages import outages
 from dicom_node.services.console.studies import listing, reviews
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
@@ -68,6 +70,7 @@ def overview(session: Session, settings: Settings) -> View:
             "dead": deliveries[DeliveryState.DEAD],
             "oldest": _oldest_delivery(session),
         },
+        "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
         "unassessed": _unassessed(session, settings),
         "cleaning": reviews.numbers(session),

@@ -13,6 +13,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import listing, viewer
+from dicom_node.services.console.studies.remarks import remarked
 from dicom_node.store import views
 from dicom_node.store.tables import Study
 from dicom_node.store.views import View, as_json
@@ -67,7 +68,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,
         "person": next((one for one in people if any(one.values())), None),
-        "studies": rows,
+        "studies": remarked(session, rows),
         "more": len(rows) == HISTORY,
         "others": _others(session, study),
     }

@@ -345,3 +345,20 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLa
 def test_notes_are_asked_for_by_their_own_key() -> None:
     with pytest.raises(ValueError, match="iocm = true"):
         PeerSettings(name="x", ae_title="X", results=("rejection",))
+
+
+def test_list_and_page_of_the_study_say_that_it_was_withdrawn_by_whom_and_why(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    first, *_ = results(console)
+    withdraw(console, first.id)
+    browser.get("/studies")
+    assert "partly withdrawn" in browser.text
+    withdraw(console)
+    browser.get("/studies")
+    assert ">withdrawn</span>" in browser.text
+    assert "partly" not in browser.text
+    browser.get("/studies/1")
+    assert f"command line, {WHY}" in re.sub(r", [^,<]*?: ", ", ", browser.text)
+    assert "No report yet" not in browser.text
+    assert ">Withdraw results<" not in browser.text
+    assert ">delivered</span>" not in browser.text

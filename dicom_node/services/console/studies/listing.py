@@ -17,10 +17,11 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import assessment, feedback, viewer
+from dicom_node.services.console.studies.remarks import remarked
 from dicom_node.services.console.studies.search import NOT_SHOWN
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
-from dicom_node.store.results import withdrawn
+from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
 
@@ -40,7 +41,7 @@ def brief(session: Session, number: int) -> View:
     found = views.study_views(session, select(Study).where(Study.id == number))
     if not found:
         raise NotFound("there is no such study")
-    return {"id": number, **found[0]}
+    return remarked(session, [{"id": number, **found[0]}])[0]
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
@@ -120,12 +121,13 @@ def _results(session: Session, number: int) -> list[View]:
     for row in session.scalars(sent):
         deliveries.setdefault(row.result_id, []).append(columns(row, *names))
     rows = session.scalars(chosen).all()
-    gone = withdrawn(session, [row.id for row in rows])
+    taken_back = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
+    gone = {one.result_id: one for one in session.scalars(taken_back)}
     return [
         {
             **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
             "purged": row.purged,
-            "withdrawn": row.id in gone,
+            "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
             "deliveries": deliveries.get(row.id, []),
         }

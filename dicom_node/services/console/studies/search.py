@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.services.console.studies.remarks import remarked
 from dicom_node.store import views
 from dicom_node.store.tables import Instance, ReportedFinding, Study
 from dicom_node.store.views import View
@@ -64,7 +65,7 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
         number: {"id": number, "accession": by_number[number].accession_number, **view}
         for number, view in zip(sorted(by_number), shown, strict=True)
     }
-    return [rows[number] for number in ids[:PAGE]], more
+    return remarked(session, [rows[number] for number in ids[:PAGE]]), more
 
 
 def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:

@@ -9,9 +9,10 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.events import STUDY_COMPLETE
+from dicom_node.events import DELIVERY_RETRIED, STUDY_COMPLETE
 from dicom_node.model.lifecycle import JobState
 from dicom_node.outbox import held
+from dicom_node.outbox.outages import reasons
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result
 from dicom_node.store.views import View, as_json
 
@@ -23,7 +24,7 @@ _Step = tuple[datetime, str, str]
 
 def timeline(session: Session, study: int) -> list[View]:
     """The steps in the order of time, each with the seconds since the one before it."""
-    sources = (_received, _completed, _jobs, _assessed, _deliveries)
+    sources = (_received, _completed, _jobs, _assessed, _deliveries, _tries)
     steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
     before: datetime | None = None
     found: list[View] = []
@@ -100,3 +101,12 @@ def _deliveries(session: Session, study: int) -> Iterator[_Step]:
             yield sent_at, f"{sent} of {results} results sent to {destination}", ""
         if confirmed_at is not None:
             yield confirmed_at, f"{confirmed} of {results} results confirmed in {destination}", ""
+
+
+def _tries(session: Session, study: int) -> Iterator[_Step]:
+    """The last try to deliver, where results wait for a peer that takes none."""
+    for reason in reasons(session, Result.study_id == study).values():
+        retried = EventRow.study_id == study, EventRow.number == DELIVERY_RETRIED.number
+        at = session.scalar(select(EventRow.at).where(*retried).order_by(EventRow.id.desc()).limit(1))
+        if at is not None:
+            yield at, "delivery failed, tried again", reason
