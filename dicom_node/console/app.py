@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from dicom_node.config.settings import Settings
@@ -137,7 +137,7 @@ async def _of_the_database(request: Request, error: Exception) -> Response:
 def _away(request: Request, error: DatabaseUnusable) -> Response:
     """What is wrong with the database, and where it is, stands in the log, for those who run it."""
     _LOGGER.warning("a page was not answered: %s", error)
-    if request.url.path.startswith(API):
+    if request.url.path.startswith(API) or request.url.path in machines.PATHS:
         return _error_page(request, 503, _AWAY)
     reads = request.method == "GET"
     return _error_page(request, 503, _AWAY + (_COMES if reads else _REPEAT), again=reads)
@@ -156,6 +156,8 @@ def _error_page(request: Request, status: int, text: str, *, again: bool = False
     """``again``: the page asks for itself again until it is answered."""
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
+    if request.url.path in machines.PATHS:
+        return PlainTextResponse(f"{text}\n", status)
     site: Site = request.app.state.site
     token = site.token_of(request)
     return render(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
@@ -61,7 +62,11 @@ def report_outages(database: Database, settings: Settings) -> int:
         late = utc_now() - timedelta(minutes=minutes)
         new = [one for name, one in now.items() if name not in told and one.since <= late]
         for one in new:
-            known = {"since": one.since.isoformat(), "waiting": one.waiting, "reason": one.reason}
+            known: dict[str, Any] = {
+                "since": one.since.isoformat(),
+                "waiting": one.waiting,
+                "reason": one.reason,
+            }
             record(session, DESTINATION_AWAY, destination=one.destination, **known)
     return len(new)
 

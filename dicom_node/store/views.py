@@ -311,13 +311,17 @@ def _delivery(row: Delivery, result: Result, study_instance_uid: str | None) -> 
 
 
 def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
-    """The events of a study: its own, and those whose field ``association`` brought one of its objects."""
+    """The events of a study: its own, and those of the associations that brought its objects.
+
+    Not what became of other objects of them: other studies come in the same association.
+    """
     found = find_study(session, study_instance_uid).id
     brought = session.scalars(
         select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
     ).all()
     field = EventRow.fields["association"].as_string()
-    return or_(EventRow.study_id == found, field.in_([name for name in brought if name]))
+    of_association = EventRow.number.between(1000, 1999) & field.in_([name for name in brought if name])
+    return or_(EventRow.study_id == found, of_association)
 
 
 def _event(row: EventRow, study_instance_uid: str | None) -> View:

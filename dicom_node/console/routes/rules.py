@@ -7,8 +7,9 @@ from fastapi import APIRouter, Response
 from dicom_node.console.web.access import Asked, Visit, needs
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
-from dicom_node.services import entered
+from dicom_node.services import audit, entered
 from dicom_node.services.console import rules
+from dicom_node.services.console.studies import listing
 from dicom_node.store.views import View
 
 router = APIRouter(prefix="/rules")
@@ -104,7 +105,14 @@ def _form(
     status: int = 200,
 ) -> Response:
     return asked.page(
-        "rule_form.html", status, name=name, text=text, edition=version, tried=tried, problem=problem
+        "rule_form.html",
+        status,
+        name=name,
+        text=text,
+        edition=version,
+        tried=tried,
+        named=_named(asked, tried or []),
+        problem=problem,
     )
 
 
@@ -120,7 +128,16 @@ def _page(
         entered=known,
         rows=rows,
         tried=tried,
+        named=_named(asked, tried),
         text=text,
         problem=problem,
         changed=changed,
     )
+
+
+def _named(asked: Visit, tried: list[View]) -> dict[str, View]:
+    """How the list names these studies, with their Patient IDs: who sees it is noted."""
+    if tried:
+        audit.note_list(asked.site.database, asked.person, "rules")
+    with asked.site.database.read() as session:
+        return listing.named(session, tried)

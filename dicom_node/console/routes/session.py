@@ -38,7 +38,7 @@ def begin(asked: Asked) -> Response:
         given = password if isinstance(password, str) else ""
         token = sign_in.sign_in(asked.site.database, name[:64], given, asked.address, asked.token)
     except SignInRefused as error:
-        return _form(asked, asked.token, str(error), 403)
+        return _form(asked, asked.token, str(error), 403, name[:64])
     response = see_other("/")
     remember(response, asked.site, token)
     return response
@@ -63,5 +63,5 @@ def file(name: str, asked: Asked) -> Response:
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def _form(asked: Asked, token: str, problem: str = "", status: int = 200) -> Response:
-    return asked.page("sign_in.html", status, token=token, problem=problem)
+def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
+    return asked.page("sign_in.html", status, token=token, problem=problem, name=name)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, see_other
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import work
+from dicom_node.services import audit, work
 from dicom_node.services.console.studies import listing
 from dicom_node.store import views
 
@@ -23,6 +23,7 @@ Change = Literal["retry", "put_first", "cancel"]
 @needs(UserRole.VIEWER)
 def jobs(asked: Asked, state: JobState | None = None, before: Since = None) -> Response:
     """The newest first."""
+    audit.note_list(asked.site.database, asked.person, "jobs")
     with asked.site.database.read() as session:
         rows = views.list_jobs(
             session,
@@ -31,10 +32,10 @@ def jobs(asked: Asked, state: JobState | None = None, before: Since = None) -> R
             before=before,
             workers=max(asked.site.settings.workers.processes, 1),
         )
-        numbers = listing.numbers(session, rows)
+        named = listing.named(session, rows)
     return asked.page(
         "jobs.html", rows=rows[:_PAGE], more=rows[_PAGE - 1]["job"] if len(rows) > _PAGE else None,
-        first=before is None, state=state, numbers=numbers, states=list(JobState),
+        first=before is None, state=state, named=named, states=list(JobState),
     )  # fmt: skip
 
 
@@ -56,13 +57,14 @@ def outbox(
 ) -> Response:
     """The newest first; "open": all that is on its way. ``to``: only to this peer."""
     states = OPEN_DELIVERIES if state == "open" else {state} if isinstance(state, DeliveryState) else ()
+    audit.note_list(asked.site.database, asked.person, "outbox")
     with asked.site.database.read() as session:
         rows = views.list_deliveries(session, states=states, destination=to, limit=_PAGE + 1, before=before)
-        numbers = listing.numbers(session, rows)
+        named = listing.named(session, rows)
         dead = listing.dead_by_destination(session)
     return asked.page(
         "outbox.html", rows=rows[:_PAGE], more=rows[_PAGE - 1]["delivery"] if len(rows) > _PAGE else None,
-        first=before is None, state=state, to=to, numbers=numbers, states=["open", *DeliveryState], dead=dead,
+        first=before is None, state=state, to=to, named=named, states=["open", *DeliveryState], dead=dead,
         longest=work.LONGEST, shortest=work.SHORTEST,
     )  # fmt: skip
 

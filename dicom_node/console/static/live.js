@@ -4,8 +4,10 @@ const note = document.getElementById("live");
 let source = null;
 let waiting = false;
 
-const say = (text) => {
+// What is not up to date says so in red, in sight wherever one has scrolled to.
+const say = (text, isOld = false) => {
   note.textContent = text;
+  note.className = isOld ? "problem old" : "note";
   note.hidden = false;
 };
 
@@ -24,7 +26,7 @@ const swap = (old, part) => {
 
 // No further change may come for long: what was not answered is asked again.
 const again = () => {
-  say("Not up to date: the node does not answer.");
+  say("Not up to date: the node does not answer.", true);
   setTimeout(refresh, 5000);
 };
 
@@ -51,10 +53,10 @@ const refresh = async () => {
 const listen = () => {
   source = new EventSource("/live");
   source.onmessage = refresh;
-  source.addEventListener("away", () => say("Not up to date: the database of the node does not answer."));
+  source.addEventListener("away", () => say("Not up to date: the database of the node does not answer.", true));
   source.addEventListener("ended", () => location.assign("/sign-in"));
   source.onerror = () => {
-    say("Not up to date: waiting for the node.");
+    say("Not up to date: waiting for the node.", true);
     if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), 30000);
   };
 };

@@ -54,6 +54,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "moment": moment,
+        "stamp": stamp,
         "ago": ago,
         "duration": duration,
         "keyword": keyword,
@@ -76,6 +77,11 @@ def moment(text: str | None) -> str:
     at = datetime.fromisoformat(text).astimezone()
     today = at.date() == datetime.now().astimezone().date()
     return f"{at:%H:%M:%S}" if today else f"{at:%Y-%m-%d %H:%M}"
+
+
+def stamp(text: str) -> str:
+    """The same with its date in any case: lists of events reach over midnight."""
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def ago(text: str | None) -> str:

@@ -38,18 +38,22 @@ _ARRIVED = [
         events.OBJECT_QUARANTINED,
     )
 ]
-# A peer that is away would fill the list with its retries: the numbers of deliveries tell of it.
+# Left out is what a person did, and what follows from it: the audit has it, and one act is many events. A
+# peer that is away would fill the list with its retries: it has a number of its own.
+_NO_PROBLEMS = {
+    events.DELIVERY_RETRIED, events.DELIVERY_BY_HAND, events.DELIVERY_DISCARDED, events.DELIVERY_ADDED,
+    events.DELIVERY_WITHDRAWN, events.JOB_CANCELLED, events.STUDY_RERUN, events.STUDY_RELEASED,
+    events.VERSION_CHOSEN, events.OBJECTS_REINDEXED, events.READINGS_SHOWN, events.RESULT_WITHDRAWN,
+}  # fmt: skip
 _BAD = [
-    kind.number
-    for kind in events.all_types()
-    if kind.level >= logging.WARNING and kind is not events.DELIVERY_RETRIED
+    kind.number for kind in events.all_types() if kind.level >= logging.WARNING and kind not in _NO_PROBLEMS
 ]
 
 
 def overview(session: Session, settings: Settings) -> View:
     """Receiving, queue, deliveries, what a person must look at, models, disk, last problems.
 
-    ``numbers``: of the studies of these problems, by UID.
+    ``named``: the studies of these problems, by UID.
     """
     studies = _by_state(
         session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
@@ -78,7 +82,7 @@ def overview(session: Session, settings: Settings) -> View:
         "disk": disk(settings),
         "processes": processes(session),
         "problems": problems,
-        "numbers": listing.numbers(session, concerned),
+        "named": listing.named(session, concerned),
     }
 
 

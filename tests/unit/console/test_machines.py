@@ -29,6 +29,8 @@ def test_health_is_answered_without_a_database(
     assert (browser.get("/healthz"), browser.text) == (200, "ok\n")
     assert browser.get("/readyz") == 503
     assert browser.get("/metrics") == 503
+    assert browser.headers["content-type"].startswith("text/plain")
+    assert browser.text.startswith("The database of the node does not answer.")
 
 
 def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:

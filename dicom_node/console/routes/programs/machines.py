@@ -16,6 +16,9 @@ from dicom_node.services.console import metrics
 
 router = APIRouter()
 
+PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What programs ask: errors are text there, no pages."""
+
 
 @router.get("/healthz")
 @needs(ANYONE)

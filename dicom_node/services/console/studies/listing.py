@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
 
+_FIGURES = 12  # of a UID, at least
 _MOST = 200  # images, received objects and events that a study's page shows
 _PICTURES = (ResultKind.SC, ResultKind.HEATMAP, ResultKind.CLEANED)
 _PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
@@ -68,11 +69,25 @@ def show(session: Session, settings: Settings, number: int) -> View:
     }
 
 
-def numbers(session: Session, rows: Sequence[View]) -> dict[str, int]:
-    """The number of each row's study, by its UID."""
+def named(session: Session, rows: Sequence[View]) -> dict[str, View]:
+    """How a list names the study of each row, by its UID: ``id``, ``patient_id``, ``revision``, and the
+    ``ending`` of the UID, as long as it must be to tell it from the others of the list."""
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
-    chosen = select(Study.study_instance_uid, Study.id).where(Study.study_instance_uid.in_(uids))
-    return {str(uid): number for uid, number in session.execute(chosen)}
+    found = session.scalars(select(Study).where(Study.study_instance_uid.in_(uids))).all()
+    return {
+        str(row.study_instance_uid): columns(row, "id", "patient_id", "revision")
+        | {"ending": _ending(str(row.study_instance_uid), uids)}
+        for row in found
+    }
+
+
+def _ending(uid: str, others: Collection[str]) -> str:
+    """At least a dozen characters of it, that begin with a figure and are the end of no other."""
+    for length in range(_FIGURES, len(uid)):
+        end = uid[-length:]
+        if end[0] != "." and sum(other.endswith(end) for other in others) <= 1:
+            return f"…{end}"
+    return uid
 
 
 def dead_by_destination(session: Session) -> dict[str, int]:
