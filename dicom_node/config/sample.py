@@ -109,9 +109,11 @@ _OVARIAN_RULE = """\
 # pipeline = "ovarian"
 # send_to = ["pacs"]
 """
-_LISTED = (PeerSettings, NotificationSettings)
-# Keys that these set in the samples though they have a default.
-_SET = {"host", "port", "may", "results", "on", "url"}
+# Keys that these set in the samples though they have a default; a peer's url is not of dimse.
+_SET = {
+    PeerSettings: {"host", "port", "may", "results"},
+    NotificationSettings: {"on", "url"},
+}
 
 
 def node_toml() -> str:
@@ -233,7 +235,7 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
     example = _EXAMPLES.get((model.__name__, name))
     default = field.get_default(call_default_factory=True, validated_data={})
     unset = default is None or default is PydanticUndefined
-    wanted = default is PydanticUndefined or (model in _LISTED and name in _SET)
+    wanted = default is PydanticUndefined or name in _SET.get(model, ())
     if wanted:
         yield f"{'# ' if commented else ''}{name} = {toml_value(example)}"
     elif unset or commented or (example is not None and default in ("", (), {})):

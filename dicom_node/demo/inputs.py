@@ -13,6 +13,7 @@ from pydicom import dcmread, examples
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from dicom_node.demo import public_film
 from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
 from dicom_node.errors import FaultyInput
 
@@ -35,13 +36,15 @@ class DemoStudy:
     origin: str
 
 
-def shipped(folder: Path, data: Path | None) -> list[DemoStudy]:
-    """Ultrasound from pydicom and a chest X-ray made in ``folder``, from ``data``/cxr_nih where that is."""
+def shipped(folder: Path, data: Path | None, *, offline: bool = True) -> list[DemoStudy]:
+    """Ultrasound from pydicom, and in ``folder`` a chest X-ray: from ``data``/cxr_nih where that is, else a
+    public film that is fetched, else (``offline``, or none can be had) a drawing.
+    """
     studies = []
     for names in _ULTRASOUND:
         files = [Path(examples.get_path(name)) for name in names]
         studies += _studies(files, "pydicom's test files")
-    return [*studies, _chest(folder, data)]
+    return [*studies, _chest(folder, data, offline)]
 
 
 def own(folder: Path) -> list[DemoStudy]:
@@ -71,10 +74,17 @@ def _study(uid: str, members: Sequence[tuple[Path, Dataset]], origin: str) -> De
     return DemoStudy(uid, modality, calling, tuple(path for path, _ in members), origin)
 
 
-def _chest(folder: Path, data: Path | None) -> DemoStudy:
+def _chest(folder: Path, data: Path | None, offline: bool) -> DemoStudy:
     picture = _public_picture(data / "cxr_nih") if data is not None else None
+    if picture is None and not offline:
+        film = public_film.public_film(folder / public_film.NAME)
+        if film is not None:
+            return _studies([film], f"a film of pydicom's public test data, {film.name}")[0]
     if picture is None:
-        origin = "SYNTHETIC chest phantom, drawn by this program"
+        origin = (
+            "SYNTHETIC chest phantom, drawn by this program, which the AI is to refuse (no film was at hand: "
+            "give --data DIR or --input DIR)"
+        )
         dataset = chest_radiograph(
             chest_phantom(),
             view="PA",

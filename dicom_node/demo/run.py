@@ -56,17 +56,19 @@ class DemoResult:
         return self.state in (StudyState.DELIVERED, StudyState.NOT_APPLICABLE)
 
 
-def run(out: Path, *, data: Path | None, own: Path | None, fresh: bool, say: Say) -> list[DemoResult]:
+def run(
+    out: Path, *, data: Path | None, own: Path | None, fresh: bool, offline: bool, say: Say
+) -> list[DemoResult]:
     """Run everything in ``out`` and write ``summary.json``. Raises DemoFailed, FaultyInput, PeerUnreachable.
 
     PACS and node keep their data in ``out``/.site, so that a second run shows that nothing is made twice;
-    ``fresh`` starts with empty ones.
+    ``fresh`` starts with empty ones; ``offline`` fetches no film.
     """
     site = out / ".site"
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True, exist_ok=True)
-    studies = inputs.own(own) if own is not None else inputs.shipped(site / "input", data)
+    studies = inputs.own(own) if own else inputs.shipped(site / "input", data, offline=offline)
     orthanc = pacs.orthanc_program()
     place = site / ("orthanc" if orthanc else "embedded")  # a node believes what it delivered to one PACS
     archive = pacs.start(place / "pacs")

@@ -31,8 +31,10 @@ def upgrade(database: Database) -> None:
 
 def check(database: Database) -> None:
     """Raise SchemaOutdated or DatabaseNotReady unless the schema is of this program's version."""
-    if _refuse_newer(database) != head():
-        raise SchemaOutdated("the database is older than this program: run `dicom-node db upgrade`")
+    found = _refuse_newer(database)
+    if found != head():
+        state = "empty" if found is None else "older than this program"
+        raise SchemaOutdated(f"the database is {state}: run `dicom-node db upgrade`")
 
 
 def current(database: Database) -> str | None:

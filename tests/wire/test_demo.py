@@ -31,7 +31,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(tmp_path: Path, w
     said: list[str] = []
 
     def perform() -> run.DemoResult:
-        [shown] = run.run(out, data=None, own=own, fresh=False, say=said.append)
+        [shown] = run.run(out, data=None, own=own, fresh=False, offline=True, say=said.append)
         return shown
 
     first = perform()
@@ -71,7 +71,17 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     # A suite that was started in the background ignores SIGINT, and so would its children.
     heed = ("env", "--default-signal=INT")
     demo = subprocess.Popen(
-        [*heed, sys.executable, "-u", "-m", "dicom_node", "demo", "--out", str(tmp_path / "out")],
+        [
+            *heed,
+            sys.executable,
+            "-u",
+            "-m",
+            "dicom_node",
+            "demo",
+            "--offline",
+            "--out",
+            str(tmp_path / "out"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -35,5 +35,7 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: JsonObject = Fal
         say_checked(line.subject, line.text, ok=line.ok)
     if checked.problems:
         raise ConfigurationError(checked.problems)
-    say("The configuration is right.")
+    warnings = sum(not line.ok for line in checked.tried)
+    said = f", but see the warning{'s' if warnings > 1 else ''} above" if warnings else ""
+    say(f"The configuration is right{said}.")
     return ExitCode.OK

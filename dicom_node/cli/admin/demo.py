@@ -35,13 +35,16 @@ def demo(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB) where --data has none.")
+    ] = False,
 ) -> int:
     """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
     from dicom_node.demo import run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
 
-    shown = run.run(out, data=data, own=own, fresh=fresh, say=say)
+    shown = run.run(out, data=data, own=own, fresh=fresh, offline=offline, say=say)
     for item in shown:
         _print_study(item)
     say("")

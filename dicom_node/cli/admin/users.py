@@ -22,7 +22,13 @@ _COLUMNS: list[Column] = [*fields("name", "role"), ("since", lambda row: local(r
 def add(
     name: Name,
     config: Config,
-    role: Annotated[UserRole, typer.Option("--role", help="viewer sees, operator changes, admin audits.")],
+    role: Annotated[
+        UserRole,
+        typer.Option(
+            "--role",
+            help="viewer sees, reader judges findings, operator runs again and uploads, admin decides.",
+        ),
+    ],
 ) -> None:
     """Add a user; the password is asked for, or is the first line of standard input."""
     from dicom_node.services import users

@@ -119,8 +119,8 @@ def person(text: str) -> str:
 
 
 def unit(number: str) -> str:
-    """A number with its unit (UCUM), without those that stand for none: "{ratio}"."""
-    return re.sub(r" (\{.*\}|1)$", "", number)
+    """A number with its unit (UCUM): "{pixels}" without its braces, none for "{ratio}" and "1"."""
+    return re.sub(r"\{(.*)\}$", r"\1", re.sub(r" (\{ratio\}|1)$", "", number))
 
 
 def keyword(name: str) -> str:

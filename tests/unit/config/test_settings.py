@@ -178,6 +178,10 @@ def test_settings_are_frozen(configured: Path) -> None:
         load([configured]).node.ae_title = "OTHER"  # type: ignore[misc]
 
 
+def test_the_sample_of_a_dimse_peer_sets_no_url() -> None:
+    assert '# url = "http://pacs.example.org:8042"' in sample.peers_toml().splitlines()
+
+
 def test_the_samples_are_a_working_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_USER", "node")
     files = [write(tmp_path / f"{name}.toml", make()) for name, make in sample.FILES.items()]

@@ -52,6 +52,7 @@ def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: Console
     browser = console.browser(UserRole.VIEWER)
     browser.get("/peers")
     assert re.search(r"modality</a>.*?released", browser.text, re.DOTALL)
+    assert "pacs.example" not in browser.text, "results go by DIMSE: its host and port are the address"
     assert "/peers/why?caller=STRANGER" in browser.text
     pages = [browser.text]
     for page in ("/peers/modality", "/peers/pacs", "/peers/why?caller=STRANGER"):

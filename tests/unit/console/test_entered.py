@@ -42,6 +42,7 @@ def config(inbox: Inbox) -> Path:
 def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, config: Path) -> None:
     browser = console.browser(UserRole.ADMIN)
     assert browser.get("/peers/new") == 200
+    assert 'maxlength="16"' not in browser.text, "a title that is too long is refused, not cut"
     rest = "quiet_seconds = 7\nsilent_hours = 24"
     assert browser.post("/peers/new", **PEER, version="0", rest=rest) == 200, browser.text
     assert "us2 is saved" in browser.text

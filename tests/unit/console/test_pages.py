@@ -11,6 +11,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
+from dicom_node.console.web.pages import unit
 from dicom_node.model.kinds import AuditAction, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
@@ -277,3 +278,16 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
         numbers = {one.name: one.value for one in metrics.gauges(session, inbox.settings) if not one.labels}
         assert numbers["jobs_oldest_seconds"] > 0
         assert audit.rows(session)[0]["study"] == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        ("787.3 {pixels}", "787.3 pixels"),
+        ("139.2 mm", "139.2 mm"),
+        ("0.57 {ratio}", "0.57"),
+        ("3 1", "3"),
+    ],
+)
+def test_only_a_unit_that_is_none_is_left_out(number: str, shown: str) -> None:
+    assert unit(number) == shown

@@ -66,7 +66,7 @@ def test_an_upgraded_database_passes_the_check_and_upgrades_again(database: Data
 
 def test_an_empty_and_a_newer_database_are_refused(tmp_path: Path, database: Database) -> None:
     empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
-    with pytest.raises(DatabaseNotReady, match="db upgrade"):
+    with pytest.raises(DatabaseNotReady, match="the database is empty: run `dicom-node db upgrade`"):
         migrate.check(empty)
     empty.dispose()
     with database.write() as session:

@@ -56,7 +56,7 @@ def _shown(peer: PeerSettings) -> View:
             key: row[key]
             for key in ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
         },
-        "address": row["url"] or place or "",
+        "address": (place if peer.transport == "dimse" else row["url"]) or "",
         "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
     }
 

@@ -73,7 +73,7 @@ def _value(item: Dataset) -> str:
         case "NUM" if item.get("MeasuredValueSequence"):
             number = item.MeasuredValueSequence[0]
             unit = str(number.MeasurementUnitsCodeSequence[0].CodeValue)
-            return f"{number.NumericValue} {'' if unit.startswith('{') or unit == '1' else unit}".strip()
+            return f"{number.NumericValue} {'' if unit in {'{ratio}', '1'} else unit.strip('{}')}".strip()
         case "SCOORD":
             points = [round(float(value), 1) for value in item.GraphicData]
             pairs = zip(points[::2], points[1::2], strict=True)
