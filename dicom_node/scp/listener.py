@@ -24,9 +24,9 @@ from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter, journal_folder
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.association import NodeAssociation
+from dicom_node.scp.connection.deadline import DeadlineSocket
+from dicom_node.scp.connection.loop import MessageLoop
 from dicom_node.scp.contexts import presentation_contexts
-from dicom_node.scp.deadline import DeadlineSocket
-from dicom_node.scp.loop import MessageLoop
 from dicom_node.scp.policy import AEPolicy, PolicyFile, TlsPolicy, addresses_of, policy_path
 from dicom_node.scp.storage_service import StorageService
 

@@ -25,10 +25,10 @@ from dicom_node.model.spooled import Arrival
 from dicom_node.scp import limits, statuses
 from dicom_node.scp.command import MalformedCommand, StoreCommand
 from dicom_node.scp.commitment import ReportRequest
+from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
-from dicom_node.scp.reactor import TOO_LATE
 from dicom_node.scp.statuses import Rejection, Status
 
 _LOGGER = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.scp.deadline import Deadline, DeadlineSocket
+from dicom_node.scp.connection.deadline import Deadline, DeadlineSocket
 from tests.node_lab import in_background
 from tests.wire.test_receive_policy import Authority
 

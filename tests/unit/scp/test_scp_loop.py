@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicom_node.scp.deadline import Deadline
-from dicom_node.scp.loop import Channel, MessageLoop
+from dicom_node.scp.connection.deadline import Deadline
+from dicom_node.scp.connection.loop import Channel, MessageLoop
 
 RELEASE = bytes((5, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 COMMAND, DATA, LAST_OF_DATA = 3, 0, 2

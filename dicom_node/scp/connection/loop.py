@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from dicom_node.scp.deadline import Deadline
+from dicom_node.scp.connection.deadline import Deadline
 from dicom_node.scp.pdus import P_DATA_TF
 
 _LOGGER = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
     deadline: Deadline
     send_seconds: float
     lent = False
-    """Whether a loop reads it (``scp/loop.py``), which waits for no peer."""
+    """Whether a loop reads it (``scp/connection/loop.py``), which waits for no peer."""
     unsent = b""
     """What a peer has not taken while the socket was lent."""
     _unread = memoryview(b"")
