@@ -21,7 +21,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import CERTAINTY, PRIVATE, SCHEME, SCHEME_UID
 from dicom_node.results.common.envelope import SERIES_NUMBERS
 from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION, ClassKind
 from dicom_node.scp.statuses import REJECTIONS, REPORT_STATUSES, STATUSES, Status
 from dicom_node.scu.kinds import SOP_CLASSES

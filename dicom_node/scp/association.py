@@ -19,10 +19,10 @@ from dicom_node.dicom import commitment
 from dicom_node.scp import command
 from dicom_node.scp.commitment import ReportRequest
 from dicom_node.scp.connection.loop import MessageLoop
+from dicom_node.scp.connection.pdus import AeTitles, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
 from dicom_node.scp.contexts import commitment_context, refusals
 from dicom_node.scp.dimse import Request, SpoolingProvider
-from dicom_node.scp.pdus import AeTitles, p_data_tf
 from dicom_node.scp.policy import Proposal
 from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import AcceptedAssociation, StorageService, StoreRequest

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 
 _MINUTE = 60.0
 OTHERS = "others"

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.logs import LogTarget
 from dicom_node.model.kinds import CONSOLE_AE_TITLE
-from dicom_node.scp import limits, statuses
+from dicom_node.scp import statuses
+from dicom_node.scp.connection import limits
+from dicom_node.scp.connection.pdus import is_ae_title
 from dicom_node.scp.contexts import VERIFICATION
 from dicom_node.scp.entrance import numeric
-from dicom_node.scp.pdus import is_ae_title
 from dicom_node.scp.statuses import Rejection
 
 if TYPE_CHECKING:  # the listener starts without them

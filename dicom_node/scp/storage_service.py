@@ -22,9 +22,10 @@ from dicom_node.events import Event, EventType, FieldValue, happened
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool
 from dicom_node.model.spooled import Arrival
-from dicom_node.scp import limits, statuses
+from dicom_node.scp import statuses
 from dicom_node.scp.command import MalformedCommand, StoreCommand
 from dicom_node.scp.commitment import ReportRequest
+from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.reactor import TOO_LATE
 from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures

@@ -15,9 +15,9 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotFound
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
 from dicom_node.outbox.outages import Outage, outages
+from dicom_node.scp.connection.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.contexts import accepted_classes, refused_class
 from dicom_node.scp.entrance import Failure, network
-from dicom_node.scp.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.policy import AEPolicy, Proposal, addresses
 from dicom_node.scp.statuses import (
     CALLED_AE_NOT_RECOGNISED,

@@ -17,7 +17,7 @@ from dicom_node import events
 from dicom_node.dicom import commitment
 from dicom_node.dicom.commitment import SOP_INSTANCE, read_report
 from dicom_node.errors import FaultyReport
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 from tests.commitment_lab import SOP_CLASS, associate, empty_sequences, report, send_raw_report, send_report
 from tests.wire.receiver import Receiver, receiving
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.sender import associate, p_data, store_command
 from dicom_node.events import ASSOCIATION_ABORTED, ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 from tests.hostile.attacker import (
     STORAGE,
     command,

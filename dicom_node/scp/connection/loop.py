@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from dicom_node.scp.connection.deadline import Deadline
-from dicom_node.scp.pdus import P_DATA_TF
+from dicom_node.scp.connection.pdus import P_DATA_TF
 
 _LOGGER = logging.getLogger(__name__)
 

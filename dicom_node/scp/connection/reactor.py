@@ -26,10 +26,10 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
 
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.deadline import Deadline
 from dicom_node.scp.connection.loop import MessageLoop
-from dicom_node.scp.pdus import P_DATA_TF, PData, check_request
+from dicom_node.scp.connection.pdus import P_DATA_TF, PData, check_request
 
 _LOGGER = logging.getLogger(__name__)
 

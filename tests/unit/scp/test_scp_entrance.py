@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
 
 

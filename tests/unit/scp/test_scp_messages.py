@@ -24,7 +24,7 @@ from dicom_node.scp.command import (
     read_elements,
     read_store_command,
 )
-from dicom_node.scp.pdus import PData
+from dicom_node.scp.connection.pdus import PData
 
 COMMENTS = st.text(st.characters(exclude_categories=("C",)), max_size=80)  # ours have no control characters
 UIDS = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dicom_node.scp import limits
+from dicom_node.scp.connection import limits
 
 P_DATA_TF = 0x04
 _TITLES, _ITEMS = 4, 68  # offsets after the PDU header
