@@ -64,6 +64,9 @@ OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processe
 UNKNOWN_RESULT = EventType(
     2007, _WARNING, "object says that it is a result and is none of this node: not processed"
 )
+FAULTY_COPY = EventType(
+    2008, _WARNING, "faulty copy of an intact object set aside: the study goes on with the intact one"
+)
 STUDY_RECEIVING = EventType(2010, _INFO, "study is being received")
 STUDY_COMPLETE = EventType(2011, _INFO, "study is complete")
 STUDY_REOPENED = EventType(2012, _WARNING, "late object reopened the study")

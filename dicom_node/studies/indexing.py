@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.identity import identity_sha256
+from dicom_node.dicom.identity import identity_sha256, is_same_identity
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.events import EventType
 from dicom_node.inbox.header import same_object
@@ -107,6 +107,10 @@ class Indexing:
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # Its event was recorded when it came first, and a person may have decided since.
             judgement = Judgement(Outcome.DUPLICATE)
+        elif _is_faulty_copy(found, former, study):
+            self._write_received(session, study, item, judgement, place)
+            self._record(session, study, item, events.FAULTY_COPY, reason=judgement.reason)
+            return place
         elif bad:
             self._quarantine(session, study, item, judgement, place)
             if former is not None and former.study_id != study.id and not found.fault:
@@ -324,6 +328,17 @@ class Indexing:
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._data_dir))
+
+
+def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:
+    """Whether nothing but the intact object itself is known of it: same study, same patient, as far as read.
+
+    It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
+    another or cannot be read may be a correction, after which nothing may leave with the old name.
+    """
+    if not (found.fault and former and former.study_id == study.id and found.identity):
+        return False
+    return is_same_identity(former.identity_sha256, found.identity)
 
 
 def _accession(found: Inspected) -> str:

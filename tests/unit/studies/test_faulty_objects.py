@@ -87,6 +87,49 @@ def test_a_truncated_data_set_is_quarantined_wherever_it_ends(inbox: Inbox) -> N
     assert inbox.outcomes() == ["quarantined"] * len(cuts)
 
 
+def test_a_truncated_copy_of_an_intact_image_is_set_aside_and_its_study_goes_on(inbox: Inbox) -> None:
+    image = ultrasound("good")
+    inbox.receive(image)
+    inbox.settle()
+    before = inbox.instance(image.SOPInstanceUID)
+    cut = encoded(image)[:-1000]
+    syntax = str(image.file_meta.TransferSyntaxUID)
+    names = [
+        inbox.receive_bytes(cut, image.SOPClassUID, image.SOPInstanceUID, syntax, calling="STRANGER")
+        for _ in range(2)
+    ]
+    inbox.settle()
+    assert inbox.outcomes() == ["new", "quarantined", "duplicate"]
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
+    after = inbox.instance(image.SOPInstanceUID)
+    assert (after.path, after.pixels_sha256, after.received_at) == (
+        before.path, before.pixels_sha256, before.received_at,
+    )  # fmt: skip
+    told = [row for row in inbox.events() if row.number == 2008]
+    assert [row.fields["calling"] for row in told] == ["STRANGER"] and told[0].fields["reason"]
+    kept = {path.name for path in (inbox.folder / "spool" / "quarantine").glob("*.dcm")}
+    assert kept == {f"{names[0]}.dcm"}
+
+
+@pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "AccessionNumber"])
+def test_a_faulty_copy_that_says_another_identity_stops_the_study(inbox: Inbox, keyword: str) -> None:
+    """It may be a correction: nothing may leave with the old name after it came."""
+    image = ultrasound("good")
+    inbox.receive(image)
+    inbox.settle()
+    inbox.receive(changed(changed(image, **{keyword: "OTHER"}), Rows=0))
+    inbox.settle()
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+
+
+def test_a_faulty_object_before_the_good_one_is_no_copy(inbox: Inbox) -> None:
+    image = ultrasound("good")
+    inbox.receive(changed(image, Rows=0), image)
+    inbox.settle()
+    assert inbox.outcomes() == ["quarantined", "new"]
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
+
+
 def test_noise_is_quarantined_and_stops_no_other_file(inbox: Inbox) -> None:
     image = ultrasound("after the noise")
     inbox.receive_bytes(bytes(range(256)) * 40, image.SOPClassUID, "1.2.3", "1.2.840.10008.1.2.1")
