@@ -63,7 +63,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     logs.configure(settings.node.log_level, "node", settings.log_target)
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
-    with in_words, _locked(settings, role) as place, _database(settings) as database:
+    with in_words, _locked(settings, role, files) as place, _database(settings) as database:
         if write_file(database, settings.node.data_dir):  # lost, or older than a database that was restored
             settings = _checked(files, role)
         node = _MainProcess(settings, files, role, database, place)
@@ -337,20 +337,21 @@ def _wants_reload(signals: int) -> bool:
 
 
 @contextmanager
-def _locked(settings: Settings, role: Role) -> Iterator[str]:
+def _locked(settings: Settings, role: Role, files: Sequence[Path]) -> Iterator[str]:
     """One whole node per data folder; of listeners and workers each takes the first place that is free.
 
-    The kernel drops the lock when the process dies, on NFS too. Raises AlreadyRunning.
+    The file says who has it and with which files. The kernel drops the lock when the process dies, on NFS
+    too. Raises AlreadyRunning.
     """
     many = role is not Role.ALL
     for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
-        with (settings.node.data_dir / f"{place}.lock").open("a", encoding="ascii") as file:
+        with (settings.node.data_dir / f"{place}.lock").open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write("\n".join(map(str, (os.getpid(), *(path.resolve() for path in files)))))
             file.flush()
             yield place
             return

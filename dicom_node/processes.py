@@ -144,9 +144,15 @@ def running(data_dir: Path) -> dict[str, int]:
     found = {}
     for path in sorted(data_dir.glob("*.lock")):
         with suppress(OSError, ValueError):
-            pid = int(path.read_text(encoding="ascii"))
+            pid = int(path.read_text(encoding="utf-8").partition("\n")[0])
             # The folder may be shared: the process of this number may be a stranger on this machine.
             held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
             if path.resolve() in held:
                 found[path.stem] = pid
     return found
+
+
+def files_of(data_dir: Path, place: str) -> set[Path]:
+    """The configuration files that the node at this place runs with; none known of an earlier version."""
+    lines = (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()
+    return {Path(line) for line in lines[1:]}

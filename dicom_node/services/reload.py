@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     Raises ConfigurationError (before anything is asked of a node), NotRunning, NotAllowedNow.
     """
     from dicom_node import preflight
-    from dicom_node.processes import running
+    from dicom_node.processes import files_of, running
 
     settings, read = examine(files)
     if settings is None or read.problems:
@@ -37,6 +37,8 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     if not found:
         _refuse_closed_folder(settings.node.data_dir)
         raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+    for place in found:
+        _refuse_other_files(files, files_of(settings.node.data_dir, place))
     for place, pid in found.items():
         role = Role(place.partition("-")[0])
         if problems := preflight.check(files, role).problems:
@@ -49,6 +51,15 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 def _refuse_closed_folder(folder: Path) -> None:
     if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
         raise NotAllowedNow(f"{folder} is closed to this user: run this as the user that the node runs as")
+
+
+def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
+    """A node reads the files again that it was started with, whatever stands in others."""
+    if known and {path.resolve() for path in given} != set(known):
+        runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, given))
+        raise NotAllowedNow(
+            f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
+        )
 
 
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:

@@ -263,3 +263,18 @@ def test_help_is_quick() -> None:
     subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_a_reload_with_other_files_than_the_nodes_is_refused(run: Run, site: Path) -> None:
+    """The node would read its own files again, and the others count as taken over."""
+    other = site.with_name("d.toml")
+    other.write_bytes(site.read_bytes())
+    lock = site.parent / "var" / "all.lock"
+    lock.parent.mkdir()
+    with lock.open("w+") as held, subprocess.Popen(["sleep", "60"], stdin=held) as node:
+        lock.write_text(f"{node.pid}\n{site}", encoding="utf-8")
+        refused = run("reload", "--config", other)
+        assert node.poll() is None, "it was asked"
+        node.kill()
+    assert (refused.status, refused.out) == (1, "")
+    assert f"the node runs with {site}, not with {other}" in refused.err
