@@ -78,6 +78,7 @@ class Child:
         with self._lock:
             self._given = given
             self._renewed = self.pid is not None
+            self._heard_at = time.monotonic() + _STARTING  # to end takes its time, too
             self.hang_up()
 
     def retire(self) -> None:
@@ -133,8 +134,9 @@ class Child:
                 with suppress(BrokenPipeError):  # it died at once
                     process.stdin.write(given + "\n")
             for line in process.stdout:
-                self._heard_at = time.monotonic()
+                self._heard_at = max(self._heard_at, time.monotonic())  # it loads on after a first sign
                 if line.startswith("{") and "alive" not in (said := json.loads(line)):
+                    self._heard_at = time.monotonic()
                     self._on_ready(said)
             return process.wait()
 

@@ -83,6 +83,10 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.CLEANING_JUDGED: _used("U"),
     _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration),
     _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration),
+    _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration),
+    _A.BACKED_UP: _AuditedAs(_DCM.Export, "R"),
+    _A.RESTORED: _AuditedAs(_DCM.Import, "C"),
+    _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction),
     _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration),
 }
 

@@ -169,4 +169,8 @@ class AuditAction(StrEnum):
     CLEANING_JUDGED = "cleaning_judged"  # accepted, or boxes drawn
     MODEL_ACTIVATED = "model_activated"
     MODEL_ROLLBACK = "model_rollback"
+    CONFIG_RELOADED = "config_reloaded"
+    BACKED_UP = "backed_up"
+    RESTORED = "restored"  # from a backup
+    SPOOL_REINDEXED = "spool_reindexed"  # objects put back that the database did not know
     MACHINE_REMOVED = "machine_removed"  # of the site, after it was lost

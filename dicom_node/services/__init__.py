@@ -140,8 +140,13 @@ def replay_rules(settings: Settings, since: datetime, *, dry_run: bool) -> list[
     """
     from dicom_node.studies import rerun
 
+    def note(session: Session, study: int) -> None:
+        audit.note(session, COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+
     with open_database(settings) as database:
-        return (rerun.foresee if dry_run else rerun.replay)(database, settings, since)
+        if dry_run:
+            return rerun.foresee(database, settings, since)
+        return rerun.replay(database, settings, since, note)
 
 
 def compare_spool(settings: Settings) -> str:
@@ -160,7 +165,11 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
     from dicom_node.studies.comparison import reindex
 
     with open_database(settings) as database:
-        return reindex(database, _spool(settings), settings.node.data_dir, progress)
+        done = reindex(database, _spool(settings), settings.node.data_dir, progress)
+        if done:
+            with database.write() as session:
+                audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
+    return done
 
 
 def _number_of(database: Database, study_instance_uid: str) -> int:

@@ -21,8 +21,11 @@ from typing import Any
 from dicom_node import __version__, sitekey
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
-from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow
+from dicom_node.errors import CannotCreate, FaultyInput, NotAllowedNow, StorageError
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
+from dicom_node.model.kinds import AuditAction
+from dicom_node.services import audit, writing
+from dicom_node.services.audit import COMMAND_LINE
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import sqlite_file
 
@@ -59,7 +62,7 @@ def backup(
         part.rename(destination)
     except OSError as error:
         raise CannotCreate(f"the backup cannot be written to {destination}: {error.strerror}") from None
-    return notes
+    return notes + _audited(settings, AuditAction.BACKED_UP, objects=objects, key=key)
 
 
 def verify(source: Path) -> dict[str, Any]:
@@ -75,14 +78,14 @@ def verify(source: Path) -> dict[str, Any]:
     return manifest
 
 
-def restore(settings: Settings, source: Path) -> list[Path]:
+def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     """Put database, site key, device rules and objects of a verified backup in their places.
 
     The node must be stopped. What lies there is kept beside it, with the time in its name; device rules that
     the backup does not have stay: without one a name might be seen. Returns the saved configuration files,
-    which are not put anywhere. Raises FaultyInput, NotAllowedNow.
+    which are not put anywhere, and what an admin must know. Raises FaultyInput, NotAllowedNow.
     """
-    verify(source)
+    manifest = verify(source)
     data_dir = settings.node.data_dir
     if (database := sqlite_file(settings.database_url)) is None:
         raise NotAllowedNow("node.database_url is no SQLite file: restore it with the tools of its server")
@@ -96,7 +99,21 @@ def restore(settings: Settings, source: Path) -> list[Path]:
     for folder in _OBJECTS:
         if (source / folder).is_dir():
             _copy_tree(source / folder, data_dir / folder)
-    return sorted((source / _CONFIG).iterdir())
+    notes = _audited(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
+    return sorted((source / _CONFIG).iterdir()), notes
+
+
+def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
+    """Add it to the audit; what to tell where that cannot be: nothing else may fail for it."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        return []
+    try:
+        with writing(settings) as session:
+            audit.note(session, COMMAND_LINE, action, **fields)
+    except StorageError as error:
+        return [f"This is not in the audit: {error}"]
+    return []
 
 
 def _copy_database(settings: Settings, target: Path) -> list[str]:

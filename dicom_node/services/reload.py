@@ -15,8 +15,10 @@ from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import ConfigurationError, DatabaseUnusable, NotAllowedNow, NotRunning
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
+from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
-from dicom_node.services import reading
+from dicom_node.services import audit, reading, writing
+from dicom_node.services.audit import COMMAND_LINE
 from dicom_node.store.views import list_events
 
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
@@ -45,6 +47,8 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             raise ConfigurationError(problems)
         if refused := _hang_up(settings, pid):
             raise NotAllowedNow(_refusal(refused, settings, read))
+    with writing(settings) as session:
+        audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=list(found))
     return list(found)
 
 

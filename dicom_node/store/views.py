@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node import events
@@ -38,6 +38,9 @@ View = dict[str, Any]
 
 PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
 
+HELD = "held"
+"""What lists call a study that no rule runs yet, as a limit holds its job; ``not_applicable`` there."""
+
 _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
 _DIGITS = 18  # that a number in the database may have
 _CANDIDATES = 5  # studies that are named where a UID's ending means several
@@ -47,14 +50,18 @@ _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 def list_studies(
     session: Session,
     *,
-    states: Iterable[StudyState] = (),
+    states: Iterable[StudyState | str] = (),
     since: datetime | None = None,
     limit: int | None = None,
 ) -> list[View]:
-    """Studies, the one with the newest object first. ``since``: received something since then."""
+    """Studies, the one with the newest object first. ``since``: received something since then.
+
+    Of ``states``, ``HELD`` asks for those with a held job.
+    """
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     if wanted := tuple(states):
-        chosen = chosen.where(Study.state.in_(wanted))
+        of_state = Study.state.in_([state for state in wanted if state != HELD])
+        chosen = chosen.where(or_(of_state, _HAS_HELD_JOB) if HELD in wanted else of_state)
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
     return study_views(session, chosen)
@@ -224,9 +231,10 @@ def counts(session: Session) -> View:
 
 
 def study_views(session: Session, chosen: Select[Study]) -> list[View]:
-    """Studies as lists show them, in the order that was chosen: four queries for any number."""
+    """Studies as lists show them, in the order that was chosen: five queries for any number."""
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
+    held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
     of_study = select(ids.c.id).scalar_subquery()
     images = session.execute(
         select(Instance.study_id, Instance.modality, func.count())
@@ -247,6 +255,7 @@ def study_views(session: Session, chosen: Select[Study]) -> list[View]:
         {
             "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
             **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
+            "job_held": row.id in held,
             "modalities": modalities[row.id],
             "instances": instances[row.id],
             "revision": row.revision,
@@ -341,6 +350,9 @@ def _event(row: EventRow, study_instance_uid: str | None) -> View:
     }
 
 
+_HAS_HELD_JOB = exists().where(
+    Job.study_id == Study.id, Job.study_revision == Study.revision, Job.state == JobState.HELD
+)
 _DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logging.INFO]
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 

@@ -35,9 +35,10 @@ class Difference:
     def __str__(self) -> str:
         parts = []
         if self.unknown:
-            parts.append(f"{len(self.unknown)} objects unknown to the database: dicom-node spool reindex")
+            number = _objects(len(self.unknown))
+            parts.append(f"{number} unknown to the database: dicom-node spool reindex")
         if self.missing:
-            parts.append(f"{self.missing} objects of the database have no file: restore or send them again")
+            parts.append(f"{_objects(self.missing)} of the database without a file: restore or send again")
         return "; ".join(parts)
 
 
@@ -80,6 +81,10 @@ def reindex(database: Database, spool: Spool, data_dir: Path, progress: Callable
         with database.write() as session:
             record(session, OBJECTS_REINDEXED, objects=len(unknown))
     return len(unknown)
+
+
+def _objects(number: int) -> str:
+    return f"{number} object{'s' if number != 1 else ''}"
 
 
 def _is_there(path: Path, spool: Spool) -> bool:

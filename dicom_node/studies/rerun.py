@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -55,8 +55,10 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     return _rows(study.study_instance_uid, decisions, study.reason, queued=True)
 
 
-def replay(database: Database, settings: Settings, since: datetime) -> list[Row]:
-    """Run again what :func:`foresee` lists, a transaction each."""
+def replay(
+    database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None]
+) -> list[Row]:
+    """Run again what :func:`foresee` lists, a transaction each, in which ``also`` writes of the study."""
     with database.read() as session:
         found = _missed(session, settings, since)
     rows = []
@@ -64,6 +66,7 @@ def replay(database: Database, settings: Settings, since: datetime) -> list[Row]
         try:
             with database.write() as session:
                 rows += rerun(session, item.study_id, settings)
+                also(session, item.study_id)
         except NotAllowedNow as refused:
             rows += _rows(item.study_instance_uid, item.decisions, str(refused), queued=False)
     return rows
@@ -81,7 +84,9 @@ def foresee(database: Database, settings: Settings, since: datetime) -> list[Row
     return [
         row
         for item in found
-        for row in _rows(item.study_instance_uid, item.decisions, item.refusal, queued=False)
+        for row in _rows(
+            item.study_instance_uid, item.decisions, item.refusal or "would be queued", queued=False
+        )
     ]
 
 

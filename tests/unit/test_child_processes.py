@@ -126,3 +126,24 @@ def test_a_child_that_is_starting_does_not_count_as_silent() -> None:
         assert child.silent_seconds == 0
     finally:
         child.stop(5)
+
+
+def test_a_child_that_shows_life_and_loads_on_or_takes_long_to_end_does_not_count_as_silent() -> None:
+    """A new configuration: the worker before ends, its successor imports and loads, on a busy machine."""
+    heard: list[object] = []
+    code = (
+        "import signal, sys, time; from dicom_node.signals import show_life\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); show_life(); time.sleep(1)\n"
+        "print('{\"ready\": true}', flush=True); time.sleep(60)"
+    )
+    child = Child("worker-1", ["-c", code], heard.append, lambda *_: None)
+    child.start()
+    try:
+        while not heard:
+            assert child.silent_seconds < 0.5
+            time.sleep(0.02)
+        wait_until(lambda: child.silent_seconds > 0.1, 10, "what is ready has to show life")
+        child.renew("")
+        assert child.silent_seconds == 0
+    finally:
+        child.stop(0.1)

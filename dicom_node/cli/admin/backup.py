@@ -47,6 +47,8 @@ def restore(
         manifest = backups.verify(source)
         say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
         return
-    saved = backups.restore(loaded, source)
+    saved, notes = backups.restore(loaded, source)
+    for note in notes:
+        say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex takes in what came after the backup.")

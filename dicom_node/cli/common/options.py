@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +18,6 @@ from dicom_node.model.roles import Role
 
 if TYPE_CHECKING:
     from dicom_node.config.settings import Settings
-
-State = TypeVar("State", bound=StrEnum)
 
 Config = Annotated[
     list[Path],
@@ -76,10 +74,11 @@ def group(about: str) -> typer.Typer:
     return app
 
 
-def states_option(states: type[StrEnum]) -> Any:
+def states_option(states: type[StrEnum], *further: str) -> Any:
     """``--state``, which takes these words."""
+    words = "|".join([*states, *further])
     return typer.Option(
-        "--state", parser=state_in(states), metavar="|".join(states), help="Only in this state; repeatable."
+        "--state", parser=state_in(states, further), metavar=words, help="Only in this state; repeatable."
     )
 
 
@@ -99,12 +98,15 @@ def refuse_unknown(numbers: Iterable[int]) -> None:
         raise typer.BadParameter(f"there is no event {', '.join(unknown)}: docs/admin.md lists the numbers")
 
 
-def state_in(states: type[State]) -> Callable[[str], State]:
-    """Reads one of these states."""
+def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[str], str]:
+    """Reads one of these states, or of the further words."""
 
-    def read(text: str) -> State:
+    def read(text: str) -> str:
+        if text in further:
+            return text
         if text not in list(states):
-            raise typer.BadParameter(f"{text!r} is no state; {did_you_mean(text, states, 'there are')}")
+            known = [*states, *further]
+            raise typer.BadParameter(f"{text!r} is no state; {did_you_mean(text, known, 'there are')}")
         return states(text)
 
     return read

@@ -36,4 +36,4 @@ def reindex(config: Config) -> None:
 
 def _progress(done: int, of: int) -> None:
     if done % _EVERY == 0 or done == of:
-        say(f"{done} of {of} objects put back")
+        say(f"{done} of {of} object{'s' if of != 1 else ''} put back")

@@ -39,9 +39,15 @@ from dicom_node.model.lifecycle import StudyState
 
 app = group("Studies: what was received, and what became of it.")
 
+
+def state_in_words(row: Mapping[str, Any]) -> str:
+    """The state of a study; "held" where nothing came of it yet but a job that a limit of its rule holds."""
+    return "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
+
+
 _COLUMNS: list[Column] = [
     ("study", lambda row: short(row["study"])),
-    ("state", lambda row: row["state"]),
+    ("state", state_in_words),
     ("patient", lambda row: row["patient_id"]),
     ("modality", lambda row: row["modalities"]),
     ("objects", lambda row: row["instances"]),
@@ -83,12 +89,12 @@ _READINGS: list[Column] = [
 def list_studies(
     *,
     config: Config,
-    state: Annotated[list[StudyState] | None, states_option(StudyState)] = None,
+    state: Annotated[list[str] | None, states_option(StudyState, "held")] = None,
     since: Since = "",
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
-    """List studies, the newest first."""
+    """List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`)."""
     from dicom_node.store import views
 
     with reading(config) as (session, _):
@@ -109,7 +115,9 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
         print_json(row)
         return
     parts = ("results", "jobs", "received", "events")
-    print_details({key: value for key, value in row.items() if key not in (*parts, "study_instance_uid")})
+    hidden = (*parts, "study_instance_uid", "job_held")
+    shown = {key: value for key, value in row.items() if key not in hidden}
+    print_details(shown | {"state": state_in_words(row)})
     for part in parts:
         _print_part(part, row[part])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node import cli
@@ -20,6 +21,7 @@ from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
 from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import migrate
+from dicom_node.store.accounts import AuditRow
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     Association,
@@ -152,6 +154,13 @@ def in_database(site: Path) -> Iterator[Session]:
     with database.write() as session:
         yield session
     database.dispose()
+
+
+def audited(site: Path) -> list[tuple[str, dict[str, Any]]]:
+    """What the audit says that the command line did."""
+    with in_database(site) as session:
+        rows = session.scalars(select(AuditRow).where(AuditRow.actor == "command line").order_by(AuditRow.id))
+        return [(row.action.value, dict(row.fields)) for row in rows]
 
 
 def an_association(

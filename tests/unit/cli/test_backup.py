@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node.errors import ExitCode
 from dicom_node.store.database import Database
-from tests.unit.cli.conftest import DELIVERED, Run
+from tests.unit.cli.conftest import DELIVERED, Run, audited
 
 OBJECTS = ("spool/objects/ab/1.dcm", "results/cd/2.dcm", "deidentified/ef/3.dcm")
 
@@ -128,3 +128,13 @@ def test_of_a_postgresql_it_says_how_to_save_it(run: Run, site: Path, tmp_path: 
     assert done.status == 0
     assert "pg_dump" in done.out
     assert "hunter2" not in done.out
+
+
+def test_backup_and_restore_are_in_the_audit(run: Run, filled: Path, tmp_path: Path) -> None:
+    assert run("backup", tmp_path / "first", "--config", filled).status == 0
+    assert audited(filled) == [("backed_up", {"objects": False, "key": True})]
+    assert run("restore", tmp_path / "first", "--config", filled).status == 0
+    [(action, fields)] = audited(filled)
+    assert action == "restored" and set(fields) == {"made", "program"}, (
+        "the record of the backup came after it"
+    )

@@ -11,7 +11,17 @@ import pytest
 from dicom_node.cli.common.options import moment
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.tables import Job
-from tests.unit.cli.conftest import BROKEN, CONFLICT, DELIVERED, NOW, Run, a_study, event, in_database
+from tests.unit.cli.conftest import (
+    BROKEN,
+    CONFLICT,
+    DELIVERED,
+    NOW,
+    Run,
+    a_job,
+    a_study,
+    event,
+    in_database,
+)
 
 LISTS = ("associations", "studies", "jobs", "outbox", "events")
 
@@ -43,6 +53,27 @@ def test_studies_are_filtered_by_state_and_time(run: Run, filled: Path) -> None:
     assert uids("--since", "2026-01-02T00:00Z") == [DELIVERED, BROKEN]
     assert uids("--limit", "1") == [DELIVERED]
     assert len(uids("--limit", "0")) == 3
+
+
+def test_held_studies_are_called_so_and_can_be_asked_for(run: Run, filled: Path) -> None:
+    with in_database(filled) as session:
+        for uid, state in (("1.2.840.99.4", JobState.HELD), ("1.2.840.99.5", JobState.NOT_APPLICABLE)):
+            study = a_study(uid, StudyState.NOT_APPLICABLE, NOW)
+            session.add(study)
+            session.flush()
+            session.add(a_job(study, state))
+    listed = run("studies", "list", "--state", "held", "--config", filled, "--json").json
+    assert [(row["study_instance_uid"], row["job_held"]) for row in listed] == [("1.2.840.99.4", True)]
+    assert listed[0]["state"] == "not_applicable", "what others build on stays"
+    both = run("studies", "list", "--state", "held", "--state", "failed", "--config", filled, "--json").json
+    assert [row["study_instance_uid"] for row in both] == ["1.2.840.99.4", BROKEN]
+    table = run("studies", "list", "--config", filled).out.splitlines()
+    assert sorted(line.split()[1] for line in table if "99.4" in line or "99.5" in line) == [
+        "held",
+        "not_applicable",
+    ]
+    assert " held" in run("studies", "show", "99.4", "--config", filled).out
+    assert "held" in run("studies", "list", "--state", "hold", "--config", filled).err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dicom_node.model.lifecycle import JobState
 from dicom_node.store.tables import Job
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.cli.conftest import Run, in_database
+from tests.unit.cli.conftest import Run, audited, in_database
 
 
 def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run, site: Path) -> None:
@@ -28,6 +28,7 @@ def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run,
     assert "2 " in compared.out and "spool reindex" in compared.out
     put_back = run("spool", "reindex", "--config", site)
     assert put_back.out == "2 of 2 objects put back\nThe node takes them in like any other.\n"
+    assert audited(site) == [("spool_reindexed", {"objects": 2})]
     assert run("spool", "compare", "--config", site).status == ExitCode.OK
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydicom import examples
@@ -16,7 +17,7 @@ from dicom_node.cli import INTERRUPTED
 from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
 from dicom_node.errors import ExitCode, NodeError
-from tests.unit.cli.conftest import CONFIG, Run
+from tests.unit.cli.conftest import CONFIG, Run, audited
 
 US = examples.get_path("rgb_color")
 CINE = examples.get_path("ybr_color")
@@ -278,3 +279,12 @@ def test_a_reload_with_other_files_than_the_nodes_is_refused(run: Run, site: Pat
         node.kill()
     assert (refused.status, refused.out) == (1, "")
     assert f"the node runs with {site}, not with {other}" in refused.err
+
+
+def test_a_reload_is_in_the_audit(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.processes.running", lambda _: {"worker-1": 1})
+    monkeypatch.setattr("dicom_node.processes.files_of", lambda *_: set())
+    monkeypatch.setattr("dicom_node.services.reload._hang_up", lambda *_: None)
+    monkeypatch.setattr("dicom_node.preflight.check", lambda *_: Mock(problems=()))
+    assert run("reload", "--config", filled).status == 0
+    assert audited(filled) == [("config_reloaded", {"nodes": ["worker-1"]})]

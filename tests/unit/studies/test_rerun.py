@@ -15,6 +15,7 @@ from dicom_node.errors import JobCancelled, NotAllowedNow
 from dicom_node.events import NO_RULE, STUDY_RERUN
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.services import audit
 from dicom_node.services import work as work_
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Result
@@ -213,11 +214,15 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     rows = services.replay_rules(second, since, dry_run=True)
     assert [(row["study_instance_uid"], row["queued"]) for row in rows] == [(ovary, False), (purged, False)]
     assert rows[0]["destinations"] == ["pacs", "second"] and "were purged" in rows[1]["reason"]
+    assert rows[0]["reason"] == "would be queued"
     assert len(node.jobs()) == jobs and node.study(ovary).revision == 1, "nothing was changed"
 
     rows = services.replay_rules(second, since, dry_run=False)
     assert [(row["study_instance_uid"], row["queued"]) for row in rows] == [(ovary, True), (purged, False)]
     assert node.study(ovary).state is StudyState.QUEUED and node.study(breast).revision == 1
+    with node.database.read() as session:
+        told = [(row["study"], row["actor"], row["fields"]) for row in audit.rows(session)]
+    assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
     assert {peer for _, peer, _ in sent(node)} == {"pacs", "second"}
     assert [row["queued"] for row in services.replay_rules(second, since, dry_run=False)] == [False]
