@@ -184,8 +184,8 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
     ``filled`` pixels hold nothing of the source.
     """
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
-    faint = faint_writing(samples, plan.area, known)
-    return blocks(faint) & ~known & ~plan.area if faint.any() else faint
+    faint, strong = faint_writing(samples, plan.area, known)
+    return blocks(faint) & ~known & ~plan.area & ~strong if faint.any() else faint
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:

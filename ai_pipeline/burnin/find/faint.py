@@ -28,8 +28,10 @@ BESIDE = 0.04
 """Distance from the hull of the image area up to which dim tissue may lie (share of the shorter side)."""
 
 
-def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> Mask:
+def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, Mask]:
     """What stands out faintly from the background, outside the image ``area`` and apart from it.
+
+    The second mask: what stands out strongly, an ECG for one, with its surroundings. It is no faint writing.
 
     ``samples``: as they are stored, of any depth, grey or colour: a window may show each level. ``known`` is
     judged already: annotation that stays or goes. What compression has left around that is no writing, unless
@@ -39,18 +41,18 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> Mask:
     around = dilated(known, RINGING)
     plain = contrast[~hull & ~around]
     if not plain.size or not plain.any():
-        return np.zeros_like(area)
+        return np.zeros_like(area), np.zeros_like(area)
     stands_out = contrast >= 1.0 + 2.0 * float(np.median(plain))
-    strong = (contrast > STRONG * _span(samples)) & ~around
+    strong = dilated((contrast > STRONG * _span(samples)) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
     tissue = _present(labels[hull], len(stats))[labels]
-    faint = stands_out & ~tissue & ~dilated(strong, RINGING)
+    faint = stands_out & ~tissue & ~strong
     labels, stats = components(_closed(faint & ~around))
     far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST
     writing = _present(labels[far], len(stats)) & large
     found = np.asarray(writing[labels], np.bool_)
-    return found | (_in_lines(component_boxes(stats), writing, area.shape) & faint & ~known)
+    return found | (_in_lines(component_boxes(stats), writing, area.shape) & faint & ~known), strong
 
 
 def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
