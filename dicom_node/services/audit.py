@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import AuditAction
-from dicom_node.store.accounts import AuditRow
+from dicom_node.store.accounts import AuditRow, Withdrawal
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import utc_now
@@ -63,12 +64,25 @@ def rows(session: Session, *, before: int | None = None, limit: int = 100) -> li
     chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)
     if before is not None:
         chosen = chosen.where(AuditRow.id < before)
-    found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit))
+    found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit)).all()
+    words = _words_of_withdrawals(session, [row for row, _ in found])
     return [
         {"number": row.id, **columns(row, "at", "actor", "address", "action", "study_id"), "study": uid}
-        | {"fields": dict(row.fields)}
+        | {"fields": dict(row.fields) | words.get(row.id, {})}
         for row, uid in found
     ]
+
+
+def _words_of_withdrawals(session: Session, rows: Sequence[AuditRow]) -> dict[int, dict[str, str]]:
+    """Why results were withdrawn, by row: kept with the results, as rows go to other systems, too."""
+    of_row = {
+        row.id: row.fields.get("results", []) for row in rows if row.action is AuditAction.RESULT_WITHDRAWN
+    }
+    asked = [result for results in of_row.values() for result in results]
+    chosen = select(Withdrawal.result_id, Withdrawal.because).where(Withdrawal.result_id.in_(asked))
+    because = dict(session.execute(chosen).tuples().all()) if asked else {}
+    said = {row: [because[one] for one in results if one in because] for row, results in of_row.items()}
+    return {row: {"because": words[0]} for row, words in said.items() if words}
 
 
 def _note_once(

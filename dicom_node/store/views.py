@@ -21,6 +21,7 @@ from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import queue
+from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Association,
     Base,
@@ -273,13 +274,16 @@ def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, Vi
     rows = select(Delivery.result_id, Delivery.destination, Delivery.state).join(Delivery.result)
     for result_id, destination, state in session.execute(rows.where(which).order_by(Delivery.id)):
         states[result_id][destination] = state.value
-    built = session.scalars(select(Result).where(which).order_by(Result.id))
-    return [(row.study_id, _result(row, states[row.id])) for row in built]
+    built = select(Result, Withdrawal).join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
+    found = session.execute(built.where(which).order_by(Result.id))
+    return [(row.study_id, _result(row, gone, states[row.id])) for row, gone in found]
 
 
-def _result(result: Result, states: dict[str, str]) -> View:
+def _result(result: Result, gone: Withdrawal | None, states: dict[str, str]) -> View:
+    """``withdrawn``: when, who, why, in which words; None for one that is in force."""
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
-    return columns(result, *names) | {"deliveries": states}
+    withdrawn = gone and columns(gone, "at", "actor", "reason", "because")
+    return columns(result, *names) | {"withdrawn": withdrawn, "deliveries": states}
 
 
 def _received(row: ReceivedObject) -> View:

@@ -316,15 +316,27 @@ def delete(
 
 
 def results_in_words(results: list[dict[str, Any]]) -> str:
-    """ "4 confirmed, 1 dead" for a table: how many results stand how."""
-    states = ["/".join(sorted(set(result["deliveries"].values()))) or "kept here" for result in results]
+    """ "4 confirmed, 1 dead" for a table: how many results stand how, wherever withdrawn ones are."""
+    states = [
+        "withdrawn"
+        if result["withdrawn"]
+        else "/".join(sorted(set(result["deliveries"].values()))) or "kept here"
+        for result in results
+    ]
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def withdrawn_in_words(result: Mapping[str, Any]) -> str:
+    """When, by whom and why a result was withdrawn; "" for one in force."""
+    gone = result["withdrawn"]
+    return f"{local(gone['at'])} by {gone['actor']}: {gone['because']} ({gone['reason']})" if gone else ""
 
 
 _PARTS: Mapping[str, list[Column]] = {
     "results": [
         *fields("kind", "sop_instance_uid"),
         ("deliveries", lambda row: row["deliveries"] or "none"),
+        ("withdrawn", withdrawn_in_words),
     ],
     "jobs": [
         *fields("job", "rule", "state", "attempts", "reason"),

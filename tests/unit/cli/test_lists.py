@@ -10,6 +10,7 @@ import pytest
 
 from dicom_node.cli.common.options import moment
 from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.services import audit
 from dicom_node.store.tables import Job
 from tests.unit.cli.conftest import (
     BROKEN,
@@ -19,6 +20,7 @@ from tests.unit.cli.conftest import (
     Run,
     a_job,
     a_study,
+    audited,
     event,
     in_database,
 )
@@ -76,6 +78,24 @@ def test_held_studies_are_called_so_and_can_be_asked_for(run: Run, filled: Path)
     assert "held" in run("studies", "list", "--state", "hold", "--config", filled).err
 
 
+def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> None:
+    assert run(
+        "studies", "withdraw", DELIVERED, "--reason", "quality", "--because", "wrong side", "--config", filled
+    ).status == 0  # fmt: skip
+    shown = run("studies", "show", DELIVERED, "--config", filled)
+    assert shown.out.count("by command line: wrong side (quality)") == 2
+    listed = run("studies", "list", "--config", filled).out.splitlines()
+    assert ["2 withdrawn" in line for line in listed if DELIVERED in line or BROKEN in line] == [True, False]
+    [row] = [
+        row for row in run("studies", "list", "--config", filled, "--json").json if row["study"] == DELIVERED
+    ]
+    assert [result["withdrawn"]["because"] for result in row["results"]] == ["wrong side"] * 2
+    with in_database(filled) as session:
+        told = [row["fields"] for row in audit.rows(session) if row["action"] == "result_withdrawn"]
+    assert [(fields["reason"], fields["because"]) for fields in told] == [("quality", "wrong side")]
+    assert "because" not in audited(filled)[0][1], "what is sent to other systems has no words of a person"
+
+
 @pytest.mark.parametrize(
     "verb",
     ["studies list", f"studies show {BROKEN}", "jobs list", "jobs show 1", "outbox list", "events list",
@@ -120,7 +140,7 @@ def test_a_study_is_run_again_and_a_rule_is_replayed(run: Run, filled: Path) -> 
     [row] = run(*replay, "--dry-run", "--json").json
     assert (row["study_instance_uid"], row["rule"], row["queued"]) == (DELIVERED, "ultrasound", False)
     assert run("studies", "show", DELIVERED, *config, "--json").json["state"] == "delivered"
-    assert run(*replay, "--json").json == [row | {"queued": True}]
+    assert run(*replay, "--json").json == [row | {"queued": True, "reason": ""}]
     shown = run("studies", "show", DELIVERED, *config, "--json").json
     assert (shown["state"], [job["state"] for job in shown["jobs"]]) == ("queued", ["queued", "succeeded"])
     assert [event["number"] for event in shown["events"] if event["number"] > 3000][:1] == [3033]
