@@ -151,6 +151,11 @@ def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedReco
 
 
 def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound:
+    callers = {str(row.get("calling", "")) for row in seen.fields if asked == row.get("called")}
+    if callers and asked != settings.node.ae_title:
+        by = ", ".join(sorted(callers))
+        says = f"the node's AE title is {settings.node.ae_title}; `dicom-node peers why` {by} says more"
+        return NotFound(f"{asked!r} is no peer; so {by} called this node: {says}")
     names = (peer.name for peer in settings.peers)
     known = sorted({*seen.titles(), *names, *_titles_of(settings)})
     capitals = {name.upper(): name for name in known}

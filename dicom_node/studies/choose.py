@@ -146,11 +146,12 @@ class Choice:
         something came since.
         """
         read = self._read(study_id)
-        if as_of is not None and as_of != read.shown_as_of:
-            raise NotAllowedNow(_CAME_SINCE)
+        outdated = as_of is not None and as_of != read.shown_as_of
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
-            if study.state is StudyState.QUARANTINED:
+            if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
+                if outdated:
+                    raise NotAllowedNow(_CAME_SINCE)
                 taken = read.settled(take)
                 if _as_of(session, study) != read.as_of:
                     raise NotAllowedNow(_CAME_SINCE)

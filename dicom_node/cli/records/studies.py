@@ -34,6 +34,7 @@ from dicom_node.cli.common.output import (
     short,
 )
 from dicom_node.errors import ExitCode
+from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 
@@ -119,7 +120,7 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
     shown = {key: value for key, value in row.items() if key not in hidden}
     print_details(shown | {"state": state_in_words(row)})
     for part in parts:
-        _print_part(part, row[part])
+        _print_part(part, _folded(row[part]) if part == "events" else row[part])
 
 
 @app.command(epilog="Example: dicom-node studies readings 1.2.840.113619.2.1 --config node.toml")
@@ -353,6 +354,25 @@ _PARTS: Mapping[str, list[Column]] = {
         ("details", details),
     ],
 }
+
+
+def _folded(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what is for programs; failed tries of one peer for one reason are one line that counts them."""
+    tries: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for event in events:
+        tries.setdefault(_try(event), []).append(event)
+    return [
+        event | {"text": f"{event['text']} ({len(same)} times, last at {local(same[-1]['at'])})"}
+        if event["number"] == DELIVERY_RETRIED.number and len(same) > 1
+        else event
+        for event in events
+        if event["level"] != "debug"
+        and ((same := tries[_try(event)])[0] is event or event["number"] != DELIVERY_RETRIED.number)
+    ]
+
+
+def _try(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return event["number"], event["fields"].get("destination"), event["fields"].get("reason")
 
 
 def _print_part(name: str, rows: list[dict[str, Any]]) -> None:

@@ -96,6 +96,29 @@ def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> 
     assert "because" not in audited(filled)[0][1], "what is sent to other systems has no words of a person"
 
 
+def test_tries_of_a_delivery_are_one_line_of_a_study(run: Run, filled: Path) -> None:
+    with in_database(filled) as session:
+        for number in range(5):
+            at = NOW + timedelta(seconds=number)
+            session.add(event(5008, at, 1, destination="pacs"))
+            session.add(event(5003, at, 1, delivery=number, destination="pacs", reason="refused"))
+        session.add(event(5003, NOW, 1, destination="second", reason="refused"))
+    lines = run("studies", "show", DELIVERED, "--config", filled).out.splitlines()
+    assert [("5 times" in line) for line in lines if " 5003 " in line].count(True) == 1
+    assert len([line for line in lines if " 5003 " in line]) == 2
+    assert not [line for line in lines if " 5008 " in line]
+    kept = run("studies", "show", DELIVERED, "--config", filled, "--json").json["events"]
+    assert len([row for row in kept if row["number"] in (5003, 5008)]) == 11, "programs get all"
+
+
+@pytest.mark.parametrize("title", ["WRONGAE", "wrongae"])
+def test_a_title_that_the_node_was_called_by_is_known_as_such(run: Run, filled: Path, title: str) -> None:
+    with in_database(filled) as session:
+        session.add(event(1004, datetime.now(UTC), calling="US1", called="WRONGAE"))
+    told = run("peers", "why", title, "--config", filled).err
+    assert ("US1 called this node" in told) == (title == "WRONGAE")
+
+
 @pytest.mark.parametrize(
     "verb",
     ["studies list", f"studies show {BROKEN}", "jobs list", "jobs show 1", "outbox list", "events list",
