@@ -13,7 +13,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import listing, viewer
-from dicom_node.services.console.studies.remarks import remarked
+from dicom_node.services.console.studies.search import remarked
 from dicom_node.store import views
 from dicom_node.store.tables import Study
 from dicom_node.store.views import View, as_json

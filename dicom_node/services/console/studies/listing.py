@@ -17,8 +17,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import assessment, feedback, viewer
-from dicom_node.services.console.studies.remarks import remarked
-from dicom_node.services.console.studies.search import NOT_SHOWN
+from dicom_node.services.console.studies.search import NOT_SHOWN, remarked
 from dicom_node.services.console.studies.timeline import timeline
 from dicom_node.store import views
 from dicom_node.store.accounts import Withdrawal

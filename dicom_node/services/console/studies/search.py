@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_node.model.kinds import ObjectRole
+from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.services.console.studies.remarks import remarked
+from dicom_node.outbox import outages
 from dicom_node.store import views
-from dicom_node.store.tables import Instance, ReportedFinding, Study
+from dicom_node.store.accounts import Withdrawal
+from dicom_node.store.tables import Instance, ReportedFinding, Result, Study
 from dicom_node.store.views import View
 
 PAGE = 50
@@ -66,6 +67,26 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
         for number, view in zip(sorted(by_number), shown, strict=True)
     }
     return remarked(session, [rows[number] for number in ids[:PAGE]]), more
+
+
+def remarked(session: Session, rows: Sequence[View]) -> list[View]:
+    """Studies of a list (with ``id``) and of each ``withdrawn``: "all" of its results, "some" or "".
+
+    ``reason`` of one that has none of its own: why a try to deliver its results failed.
+    """
+    numbers = [row["id"] for row in rows]
+    chosen = select(Result.study_id, func.count(Result.id), func.count(Withdrawal.result_id))
+    of_studies = Result.study_id.in_(numbers), Result.kind != ResultKind.REJECTION
+    counted = chosen.outerjoin(Withdrawal, Withdrawal.result_id == Result.id).where(*of_studies)
+    gone = {
+        study: "all" if withdrawn == results else "some" if withdrawn else ""
+        for study, results, withdrawn in session.execute(counted.group_by(Result.study_id))
+    }
+    waits = outages.reasons(session, Result.study_id.in_(numbers))
+    return [
+        {**row, "withdrawn": gone.get(row["id"], ""), "reason": row["reason"] or waits.get(row["id"], "")}
+        for row in rows
+    ]
 
 
 def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
