@@ -39,7 +39,8 @@ from dicom_node.processes import Child
 from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe
 from dicom_node.sitekey import load_or_create
-from dicom_node.store import faults, migrate
+from dicom_node.store import migrate
+from dicom_node.store.absence import faults
 from dicom_node.store.database import Database
 from dicom_node.store.entered import write_file
 from dicom_node.store.own_events import OwnEvents

@@ -105,7 +105,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dicom_node.child",
         "dicom_node.services.*",
         "dicom_node.store.database",
-        "dicom_node.store.faults",
+        "dicom_node.store.absence.faults",
         "dicom_node.store.views",
     ),
     "ai_pipeline.accepting": ("ai_pipeline.contract",),

@@ -40,7 +40,7 @@ from dicom_node.errors import (
     TooManyAtOnce,
     UnknownPeer,
 )
-from dicom_node.store import faults
+from dicom_node.store.absence import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)

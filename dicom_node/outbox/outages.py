@@ -28,7 +28,7 @@ _TRIED = Delivery.attempts > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
+class PeerOutage:
     """A peer that took nothing since its first failed try. ``reason``: of the last try."""
 
     destination: str
@@ -37,7 +37,7 @@ class Outage:
     reason: str
 
 
-def outages(session: Session) -> list[Outage]:
+def outages(session: Session) -> list[PeerOutage]:
     """One for each peer to which every try failed since it took something last, by name."""
     return list(_found(session))
 
@@ -71,14 +71,14 @@ def report_outages(database: Database, settings: Settings) -> int:
     return len(new)
 
 
-def _found(session: Session) -> Iterator[Outage]:
+def _found(session: Session) -> Iterator[PeerOutage]:
     last = select(Delivery.destination, func.max(Delivery.id)).where(_WAITING, _TRIED)
     for destination, number in session.execute(last.group_by(Delivery.destination)).all():
         since = _since(session, destination)
         if since is not None:
             mine = select(func.count()).where(_WAITING, Delivery.destination == destination)
             waiting = session.scalar(mine) or 0
-            yield Outage(destination, since, waiting, session.get_one(Delivery, number).reason)
+            yield PeerOutage(destination, since, waiting, session.get_one(Delivery, number).reason)
 
 
 def _since(session: Session, destination: str) -> datetime | None:

@@ -27,7 +27,8 @@ from dicom_node.monitoring.disk import forecast
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.scp.policy import policy_path
-from dicom_node.store import faults, migrate
+from dicom_node.store import migrate
+from dicom_node.store.absence import faults
 from dicom_node.store.database import Database, hosts
 from dicom_node.studies.comparison import compare
 

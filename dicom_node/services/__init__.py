@@ -21,7 +21,8 @@ from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.model.roles import Role
 from dicom_node.services import audit
 from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.store import faults, migrate
+from dicom_node.store import migrate
+from dicom_node.store.absence import faults
 from dicom_node.store.database import Database, sqlite_file
 from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.views import find_study

@@ -26,7 +26,8 @@ from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import AuditAction
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import COMMAND_LINE
-from dicom_node.store import faults, migrate
+from dicom_node.store import migrate
+from dicom_node.store.absence import faults
 from dicom_node.store.database import sqlite_file
 
 _MANIFEST = "manifest.json"

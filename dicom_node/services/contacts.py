@@ -14,7 +14,7 @@ from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotFound
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
-from dicom_node.outbox.outages import Outage, outages
+from dicom_node.outbox.outages import PeerOutage, outages
 from dicom_node.scp.connection.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.contexts import accepted_classes, refused_class
 from dicom_node.scp.entrance import Failure, network
@@ -103,7 +103,7 @@ class _SearchedRecords:
 
     associations: Sequence[Row]
     events: Sequence[Row]
-    outages: Sequence[Outage]
+    outages: Sequence[PeerOutage]
 
     @property
     def fields(self) -> list[Row]:

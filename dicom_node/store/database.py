@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import DatabaseDamaged, DatabaseNotReady
-from dicom_node.store.outage import Outage
+from dicom_node.store.absence.outage import DatabaseOutage
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
@@ -48,7 +48,7 @@ class Database:
             raise DatabaseNotReady(
                 "node.database_url cannot be read: write postgresql+psycopg://USER@HOST:PORT/NAME"
             ) from None
-        self.outage = Outage()
+        self.outage = DatabaseOutage()
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,9 @@ from ai_pipeline.models.registry import Card
 from dicom_node import cli
 from dicom_node.errors import ExitCode
 from dicom_node.model.roles import UserRole
+from dicom_node.monitoring.drift import wilson
 from dicom_node.services import audit
 from dicom_node.services.console.studies import feedback, subgroups
-from dicom_node.services.console.studies.wilson import wilson
 from dicom_node.store.accounts import Feedback
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox

@@ -18,12 +18,12 @@ from ai_pipeline.models import registry
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ReaderVerdict
+from dicom_node.monitoring.drift import wilson
 from dicom_node.results.sr import reading as report
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.console.studies import subgroups
 from dicom_node.services.console.studies.viewer import report_files
-from dicom_node.services.console.studies.wilson import wilson
 from dicom_node.services.work import said
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Study

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from dicom_node.model.kinds import ReaderVerdict
+from dicom_node.monitoring.drift import wilson
 from dicom_node.services.console.studies.viewer import images_of
-from dicom_node.services.console.studies.wilson import wilson
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.views import View
 

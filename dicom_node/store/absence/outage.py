@@ -14,7 +14,7 @@ _LOGGER = logging.getLogger(__name__)
 _DEFECTS = (IntegrityError, DataError, ProgrammingError)
 
 
-class Outage:
+class DatabaseOutage:
     """What one process knows of its database's absence."""
 
     def __init__(self) -> None:
