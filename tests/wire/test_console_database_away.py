@@ -63,7 +63,8 @@ def test_pages_say_that_it_is_away_and_come_back(node: tuple[Inbox, Away], tmp_p
         form.goto("/jobs")
         with away():
             if not inbox.database.is_sqlite:
-                page.wait_for_selector("text=Not up to date: the database of the node does not answer.")
+                told = "Not up to date: the database of the node does not answer."
+                page.wait_for_selector(f"#live.problem:has-text('{told}')")
             form.click("button:has-text('Cancel')")
             form.wait_for_selector("text=not done, or not all of it")
             answer = page.goto("/studies")

@@ -45,11 +45,15 @@ def measurements(report: Path) -> list[dict[str, Any]]:
 
 
 def places(report: Path) -> list[dict[str, Any]]:
-    """What a TID 1500 report draws: name, decision ("" of a measurement), image, frames ([]: all), points."""
+    """What a TID 1500 report draws: name, decision ("" of a measurement), image, frames ([]: all), points.
+
+    ``number``: of a measurement, where its lines are of one only; else "".
+    """
     found: list[dict[str, Any]] = []
     for group in _containers(dcmread(report), _MEASUREMENT_GROUP):
         said = _of_group(group)
-        names = [row["finding"] for row in said] or list(_numbers(list(group.get("ContentSequence", ()))))
+        measured = {} if said else _numbers(list(group.get("ContentSequence", ())))
+        names = [row["finding"] for row in said] or list(measured)
         for region in _regions(group):
             [image] = [item.ReferencedSOPSequence[0] for item in region.ContentSequence][:1]
             frames = image.get("ReferencedFrameNumber") or []
@@ -57,6 +61,7 @@ def places(report: Path) -> list[dict[str, Any]]:
                 {
                     "finding": ", ".join(names),
                     "decision": said[0]["decision"] if said else "",
+                    "number": "".join(measured.values()) if len(measured) == 1 else "",
                     "image": str(image.ReferencedSOPInstanceUID),
                     "frames": [int(one) for one in (frames if isinstance(frames, Sequence) else [frames])],
                     "points": _points(region),

@@ -10,7 +10,7 @@ from ai_pipeline.chest import ratio
 from ai_pipeline.contract import CARDIOTHORACIC_RATIO, Decision, Measurement, PipelineResult
 from dicom_node import results
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.sr.reading import conclusion, findings, measurements
+from dicom_node.results.sr.reading import conclusion, findings, measurements, places
 from tests.result_images import (
     CALIBRATED,
     CARDIOMEGALY,
@@ -56,3 +56,6 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, measured:
     assert {row["model"] for row in rows} == {"chest-lite0 1"}
     assert conclusion(path).startswith("AI: present: Cardiomegaly")
     assert [row["number"] for row in measurements(path)] == (["0.543 {ratio}"] if measured else [])
+    drawn = {(row["finding"], row["number"]) for row in places(path)}
+    ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if measured else set()
+    assert drawn == {("Cardiomegaly", ""), *ratios}
