@@ -88,7 +88,10 @@ class Ultrasound:
 
     def models(self) -> tuple[ModelRef, ...]:
         """All that an option may ask for, the despeckler too; a result names those that were run."""
-        return (*cleaning_models(self._models_dir), find(DESPECKLER, self._models_dir).ref)
+        return (
+            *cleaning_models(self._models_dir, self._device_rules),
+            find(DESPECKLER, self._models_dir).ref,
+        )
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Refuse unknown policies: a misspelt one must not become the one that removes less."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from ai_pipeline.burnin.decide.meaning import is_setting
@@ -41,14 +40,25 @@ class Tools:
         return self.text_model, self.mark_model, self.fill_model
 
 
-def cleaning_models(models_dir: Path | None = None) -> tuple[ModelRef, ...]:
-    """What :attr:`Tools.models` will be, by the cards: nothing is loaded. Raises CardError."""
-    return tuple(registry.find(name, models_dir).ref for name in (TEXT, MARKS, FILL))
+_LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
 
 
-@cache
+def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
+    """The models of this process's tools, whatever was installed since they were loaded; before that, those of
+    the cards, and nothing is loaded. Raises CardError."""
+    loaded = _LOADED.get((models_dir, device_rules))
+    return loaded.models if loaded else tuple(registry.find(n, models_dir).ref for n in (TEXT, MARKS, FILL))
+
+
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
     """This process's tools; loading takes a second. Raises CardError."""
+    place = models_dir, device_rules
+    if place not in _LOADED:
+        _LOADED[place] = _loaded(models_dir, device_rules)
+    return _LOADED[place]
+
+
+def _loaded(models_dir: Path | None, device_rules: Path | None) -> Tools:
     texts, marks, fill = (registry.find(name, models_dir) for name in (TEXT, MARKS, FILL))
     registry.verify(texts)
     network = OnnxRuntime(registry.read(marks.file("mark-finder")), usable_cores())

@@ -122,6 +122,7 @@ class ChestXray:
         self._models_dir, self._given = models_dir, card
         self._classifier: Classifier | None = None
         self._detector: BoxDetector | SiteDetector | None = None
+        self._box_card: Card | None = None
         self._anatomy: AnatomyModel | None = None
         self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
 
@@ -131,9 +132,9 @@ class ChestXray:
         self._anatomy_model()
 
     def models(self) -> tuple[ModelRef, ...]:
-        own = (self._card().ref, find(ratio.MODEL, self._models_dir).ref)
-        boxes = active(BOXES, self._models_dir)
-        return (*own, boxes.ref) if boxes.box_output else own
+        anatomy = (self._anatomy or find(ratio.MODEL, self._models_dir)).ref
+        boxes = self._box_card or active(BOXES, self._models_dir)
+        return (self._card().ref, anatomy, boxes.ref) if boxes.box_output else (self._card().ref, anatomy)
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """What is wrong with the values of ``options``, by option. May raise CardError."""
@@ -207,8 +208,7 @@ class ChestXray:
         notes += [operating_points.note(self._card(), settings.point), _not_assessed(settings)]
         notes += self._prevalence_note(options)
         report(1.0, "chest X-ray")
-        # Includes what accepts() has decoded and analysed already.
-        seconds["total"] = sum(seconds.values())
+        seconds["total"] = sum(seconds.values())  # with what accepts() has decoded and analysed already
         return PipelineResult(
             findings=tuple(findings),
             images=tuple(pictures),
@@ -234,7 +234,7 @@ class ChestXray:
         if self._classifier is None:
             card, boxes = self._card(), active(BOXES, self._models_dir)
             detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.of(card)
-            self._classifier, self._detector = Classifier(card), detector
+            self._classifier, self._detector, self._box_card = Classifier(card), detector, boxes
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:

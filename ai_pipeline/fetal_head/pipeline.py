@@ -80,7 +80,8 @@ class FetalHead:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return (find(MODEL, self._models_dir).ref, *cleaning_models(self._models_dir))
+        own = (self._loaded or find(MODEL, self._models_dir)).ref
+        return own, *cleaning_models(self._models_dir, self._device_rules)
 
     def accepts(
         self,

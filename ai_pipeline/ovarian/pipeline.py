@@ -96,7 +96,7 @@ class Ovarian:
         self._tools().reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
-        return self._card().ref, *cleaning_models(self._models_dir)
+        return self._card().ref, *cleaning_models(self._models_dir, self._device_rules)
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})

@@ -28,6 +28,10 @@ class Deadline:
         """``count`` bytes came."""
         self._until += count / self._bytes_per_second
 
+    def forgive(self, seconds: float) -> None:
+        """Nobody could read for so long."""
+        self._until += seconds
+
     @property
     def seconds(self) -> float:
         """How long to wait for the next bytes; not positive when the time is over."""
@@ -60,7 +64,7 @@ class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
     def recv_into(self, view: memoryview) -> int:
         """Fill ``view``; returns how many bytes came: fewer when the connection was closed. OSError."""
         count = min(len(self._unread), len(view))
-        view[:count], self._unread = self._unread[:count], self._unread[count:]
+        view[:count], self._unread = self._unread[:count], self._unread[count:] or memoryview(b"")
         while count < len(view):
             seconds = self.deadline.seconds
             if seconds <= 0:

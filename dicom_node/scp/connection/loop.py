@@ -30,7 +30,7 @@ _LOGGER = logging.getLogger(__name__)
 _BUFFER = 2**19  # bytes: some PDUs at once, and the longest that is read here
 _BUFFERS_KEPT = 32
 _THREADS = 64  # as many objects are synced at the same time; a slow disk takes many at once
-_AT_ONCE = 64  # PDUs of one association that all others wait for
+_AT_ONCE = 64  # PDUs of one association that others wait for, in the thread that reads and in the others
 _LOOK_SECONDS = 0.25  # at the deadlines
 _PDU_HEAD = struct.Struct(">BxI")
 _FRAGMENT_HEAD = struct.Struct(">IxB")  # of a PDV: length, message control header (PS3.8 9.3.5.1, E.2)
@@ -58,6 +58,9 @@ class Lender(Protocol):
 
     def set_busy(self, busy: bool) -> None:
         """Whether a message is being read; after it the peer may be idle for a while."""
+
+    def forgive(self, seconds: float) -> None:
+        """Nothing was read for so long, which was not the peer's doing."""
 
     def fail(self, error: Exception) -> None:
         """Abort because of an error of our own."""
@@ -106,8 +109,8 @@ class MessageLoop:
     def lend(self, lender: Lender, connection: socket.socket, largest: int) -> Channel:
         """Read this connection from now on; ``largest``: bytes of a P-DATA-TF that is still allowed."""
         channel = Channel(lender, connection, largest)
-        self._channels[channel.file] = channel
         self._epoll.register(channel.file, select.EPOLLIN)
+        self._channels[channel.file] = channel
         return channel
 
     def take_back(self, channel: Channel) -> bytes:
@@ -124,12 +127,16 @@ class MessageLoop:
     def _run(self) -> None:
         looked_at = time.monotonic()
         while True:
-            for file, _ in self._epoll.poll(_LOOK_SECONDS if self._channels else 1.0):
+            ready = self._epoll.poll(_LOOK_SECONDS if self._channels else 1.0)
+            began = time.monotonic()
+            for file, _ in ready:
                 channel = self._channels.get(file)
                 if channel is not None and self._hold(channel):
                     with self._failing_alone(channel):
                         self._read(channel)
             now = time.monotonic()
+            if now - began > _LOOK_SECONDS:  # our disk or processor held all others up
+                self._forgive(now - began)
             if now - looked_at >= _LOOK_SECONDS:
                 looked_at = now
                 self._cut_late(now)
@@ -139,6 +146,9 @@ class MessageLoop:
             channel = self._work.get()
             with self._failing_alone(channel):
                 self._proceed(channel, may_wait=True)
+            del (
+                channel
+            )  # what its association holds is freed with it, however long the next one takes to come
 
     @contextlib.contextmanager
     def _failing_alone(self, channel: Channel) -> Iterator[None]:
@@ -184,7 +194,7 @@ class MessageLoop:
             if channel.end - begin < length:
                 break
             body = view[begin : begin + length]
-            if not may_wait and (taken >= _AT_ONCE or not _is_quick(body)):
+            if taken >= _AT_ONCE or not (may_wait or _is_quick(body)):
                 self._work.put(channel)
                 return
             try:
@@ -205,7 +215,7 @@ class MessageLoop:
         """Begin to work on a connection, unless another thread does."""
         with channel.changed:
             if channel.busy:  # what comes ahead of the answer to the message before waits in the kernel
-                if channel.active and not channel.muted:
+                if not channel.muted:
                     channel.muted = True
                     self._epoll.unregister(channel.file)
                 return False
@@ -217,7 +227,8 @@ class MessageLoop:
         lender, view = channel.lender, channel.view
         if view is not None and channel.active:
             left = channel.end - channel.start
-            view[:left] = view[channel.start : channel.end]
+            if channel.start:
+                view[:left] = view[channel.start : channel.end]
             channel.start, channel.end = 0, left
             if left or lender.within_message:
                 channel.due = time.monotonic() + lender.deadline.seconds
@@ -254,6 +265,13 @@ class MessageLoop:
         view, channel.view = channel.view, None
         if view is not None and len(self._buffers) < _BUFFERS_KEPT:
             self._buffers.append(view)
+
+    def _forgive(self, seconds: float) -> None:
+        for channel in self._channels.copy().values():
+            with channel.changed:
+                if channel.active and not channel.busy:
+                    channel.due += seconds
+                    channel.lender.forgive(seconds)
 
     def _cut_late(self, now: float) -> None:
         for channel in [one for one in self._channels.copy().values() if one.due < now]:

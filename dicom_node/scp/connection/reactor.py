@@ -143,6 +143,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._busy = busy
         self._idle_timer.restart()
 
+    def forgive(self, seconds: float) -> None:
+        """Nothing was read for so long, which was not the peer's doing."""
+        self.deadline.forgive(seconds)
+        self._idle_timer.restart()
+
     def fail(self, error: Exception) -> None:
         """Abort because of an error of our own."""
         _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from dicom_node.scp.connection import loop as loops
 from dicom_node.scp.connection.deadline import Deadline
 from dicom_node.scp.connection.loop import Channel, MessageLoop
 
@@ -26,6 +28,8 @@ class Lender:
         self.may_go_on = True
         self.taken: list[tuple[str, int]] = []
         self.busy = False
+        self.slowness = 0.0  # seconds that our own disk takes
+        self.forgiven = 0.0
         self.awake = threading.Event()
         self.came = threading.Event()
         self.goes_on = threading.Event()
@@ -39,11 +43,16 @@ class Lender:
         self.within_message = header != LAST_OF_DATA
         self.taken.append((threading.current_thread().name, header))
         self.came.set()
+        time.sleep(self.slowness)
         if header == LAST_OF_DATA:
             assert self.goes_on.wait(20)
 
     def set_busy(self, busy: bool) -> None:
         self.busy = busy
+
+    def forgive(self, seconds: float) -> None:
+        self.forgiven += seconds
+        self.deadline.forgive(seconds)
 
     def fail(self, error: Exception) -> None:
         raise AssertionError from error
@@ -149,3 +158,43 @@ def test_a_peer_that_closes_is_given_back(
     assert given_back(loop, lender, channel) == b""
     assert channel.readable
     assert not channel.late
+
+
+def test_a_peer_is_not_late_when_our_own_disk_held_the_loop_up(
+    loop: MessageLoop, peer: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        victim, other = Lender(), Lender()
+        victim.seconds, other.slowness = 1.5, 3.0
+        of_victim, of_other = loop.lend(victim, ours, 2**20), loop.lend(other, peer[0], 2**20)
+        theirs.sendall(pdu(DATA, 1000)[:500])
+        while not of_victim.end:
+            time.sleep(0.01)
+        peer[1].sendall(pdu(DATA))
+        assert other.came.wait(20)
+        theirs.sendall(pdu(DATA, 1000)[500:])
+        assert victim.came.wait(20), "what came meanwhile is read"
+        assert not of_victim.late
+        assert victim.forgiven > 2
+        loop.take_back(of_victim)
+        loop.take_back(of_other)
+
+
+def test_a_store_thread_does_not_stay_with_one_association(
+    peer: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "_THREADS", 1)
+    loop = MessageLoop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        busy, other = Lender(), Lender()
+        busy.slowness = 0.003
+        channels = loop.lend(busy, peer[0], 2**20), loop.lend(other, ours, 2**20)
+        peer[1].sendall(pdu(DATA) * 1000)
+        assert busy.came.wait(20)
+        theirs.sendall(pdu(LAST_OF_DATA))
+        assert other.came.wait(20)
+        assert len(busy.taken) < 500
+        for channel in channels:
+            loop.take_back(channel)

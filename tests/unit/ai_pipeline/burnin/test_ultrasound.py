@@ -13,9 +13,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from typer.testing import CliRunner
 
-from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.burnin import tools
 from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ChecksOptions, Decision, ImageKind, Refuse
+from ai_pipeline.despeckle.despeckler import MODEL as DESPECKLER
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_image
 from ai_pipeline.models import registry
@@ -100,9 +101,22 @@ def test_every_model_that_runs_has_a_card_and_its_weights() -> None:
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian"])
 def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> None:
     """``check`` and a node's main process only name them."""
-    loaded = shared_tools.cache_info().misses
     assert create(name, device_rules=tmp_path).models()
-    assert shared_tools.cache_info().misses == loaded
+    assert (None, tmp_path) not in tools._LOADED
+
+
+@pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian", "chest_xray"])
+def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: Path) -> None:
+    pipeline = create(name, models_dir=tmp_path)
+    pipeline.warm_up()
+    run = pipeline.models()
+    for model in run:
+        if model.id != DESPECKLER:  # which is loaded anew for each run
+            card = registry.find(model.id).path
+            text = card.read_text("utf-8").replace(f'version = "{model.version}"', 'version = "99.0"', 1)
+            (tmp_path / card.name).write_text(text, "utf-8")
+    assert registry.find(run[0].id, tmp_path).version == "99.0"
+    assert pipeline.models() == run
 
 
 def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
