@@ -58,10 +58,11 @@ def _memory_is_given_back() -> Iterator[None]:
     for module, name in (
         ("ai_pipeline.models.engine", "_loaded"),
         ("ai_pipeline.burnin.find.text", "shared_reader"),
-        ("ai_pipeline.burnin.tools", "shared_tools"),
     ):
         if module in sys.modules:
             getattr(sys.modules[module], name).cache_clear()
+    if (tools := sys.modules.get("ai_pipeline.burnin.tools")) is not None:
+        tools._LOADED.clear()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 

@@ -59,6 +59,8 @@ TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark detector has its letters (they fill 20 %)."""
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
+LARGEST_FAINT_SHARE = 0.05
+"""Share of the picture that faint writing covers at most; more is tissue so dim that its area was not found."""
 FAINT_CONFIDENCE = 0.1
 """Confidence with which faint writing is reported: it is not read."""
 LARGEST_SHARE = 0.4
@@ -181,11 +183,14 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
 def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> Mask:
     """The blocks of what is written faintly in stored samples outside the plan's image area.
 
-    ``filled`` pixels hold nothing of the source.
+    ``filled`` pixels hold nothing of the source. Nothing, where it would be too much for writing.
     """
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
-    return blocks(faint) & ~known & ~plan.area & ~strong if faint.any() else faint
+    if not faint.any():
+        return faint
+    found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
+    return found if found.mean() <= LARGEST_FAINT_SHARE else np.zeros_like(found)
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:

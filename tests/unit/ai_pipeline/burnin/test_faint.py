@@ -115,6 +115,12 @@ def test_a_strong_curve_among_faint_letters_stays() -> None:
     assert mask.any() and not (mask & curve).any()
 
 
+def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
+    picture = echo() // 16
+    cleaned = np.asarray(clean(ArrayImage(picture[None]), silent).image.frames[0])
+    assert np.mean(cleaned != picture) < 0.06
+
+
 def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     picture, shown = written("linear", BACKGROUNDS["blue"], (4, 4, 4))
     cleaned = clean(ArrayImage(picture[None], photometric="RGB"), silent)
