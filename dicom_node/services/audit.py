@@ -80,7 +80,7 @@ def _words_of_withdrawals(session: Session, rows: Sequence[AuditRow]) -> dict[in
     }
     asked = [result for results in of_row.values() for result in results]
     chosen = select(Withdrawal.result_id, Withdrawal.because).where(Withdrawal.result_id.in_(asked))
-    because = dict(session.execute(chosen).tuples().all()) if asked else {}
+    because = {row.result_id: row.because for row in session.execute(chosen)} if asked else {}
     said = {row: [because[one] for one in results if one in because] for row, results in of_row.items()}
     return {row: {"because": words[0]} for row, words in said.items() if words}
 

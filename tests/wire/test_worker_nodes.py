@@ -32,6 +32,8 @@ def test_two_worker_nodes_share_a_folder_and_one_carries_on_when_the_other_is_ki
             sent += outbox.add_study(["pacs"])
             outbox.wait_until("confirmed", seconds=60)
             with running(Node(tmp_path, CONFIG.format(port=pacs.port), role="worker")) as third:
-                assert int(locks[0].read_text().split()[0]) == third.pid, "it takes the place that became free"
+                assert int(locks[0].read_text().split()[0]) == third.pid, (
+                    "it takes the place that became free"
+                )
             assert second.stop() == 0
         assert sorted(pacs.received) == sorted(sent)
