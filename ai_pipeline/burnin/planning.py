@@ -60,7 +60,7 @@ TRACED = 0.15
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
 LARGEST_FAINT_SHARE = 0.05
-"""Share of the picture that faint writing covers at most; more is tissue so dim that its area was not found."""
+"""Share of the picture that faint writing covers at most; more is tissue too dim for its area to be found."""
 FAINT_CONFIDENCE = 0.1
 """Confidence with which faint writing is reported: it is not read."""
 LARGEST_SHARE = 0.4

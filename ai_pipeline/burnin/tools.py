@@ -44,8 +44,8 @@ _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
 
 
 def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
-    """The models of this process's tools, whatever was installed since they were loaded; before that, those of
-    the cards, and nothing is loaded. Raises CardError."""
+    """The models of this process's tools, whatever was installed since they were loaded; before that, those
+    of the cards, and nothing is loaded. Raises CardError."""
     loaded = _LOADED.get((models_dir, device_rules))
     return loaded.models if loaded else tuple(registry.find(n, models_dir).ref for n in (TEXT, MARKS, FILL))
 
