@@ -145,7 +145,7 @@ def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal:
     assert kinds["organs"].organs[0].value == "69536005"
     assert ((kinds["organs"].frames[0] > 0) == mask).mean() > 0.98
     assert result.drawn_on == "cleaned"
-    assert result.models[0].id == "fetal-head-unet"
+    assert result.models[0] == fetal._model().ref, "what runs is named"
     assert {"fetal head", "not assessed"} <= {note.name for note in result.quality}
 
 
