@@ -212,8 +212,10 @@ class MessageLoop:
         self._let_go(channel)
 
     def _hold(self, channel: Channel) -> bool:
-        """Begin to work on a connection, unless another thread does."""
+        """Begin to work on a connection, unless another thread does, or has just given it back."""
         with channel.changed:
+            if self._channels.get(channel.file) is not channel:
+                return False
             if channel.busy:  # what comes ahead of the answer to the message before waits in the kernel
                 if not channel.muted:
                     channel.muted = True
@@ -256,10 +258,11 @@ class MessageLoop:
             channel.changed.notify_all()
 
     def _forget(self, channel: Channel) -> None:
-        if self._channels.get(channel.file) is channel:
-            del self._channels[channel.file]
-            if not channel.muted:
-                self._epoll.unregister(channel.file)
+        with channel.changed:  # the thread that reads may be about to mute it
+            if self._channels.get(channel.file) is channel:
+                del self._channels[channel.file]
+                if not channel.muted:
+                    self._epoll.unregister(channel.file)
 
     def _free(self, channel: Channel) -> None:
         view, channel.view = channel.view, None

@@ -198,3 +198,45 @@ def test_a_store_thread_does_not_stay_with_one_association(
         assert len(busy.taken) < 500
         for channel in channels:
             loop.take_back(channel)
+
+
+def test_what_comes_just_as_a_connection_is_given_back_ends_no_thread(
+    peer: tuple[socket.socket, socket.socket],
+) -> None:
+    looked_up, released = threading.Event(), threading.Event()
+
+    class Channels(dict[int, Channel]):
+        """The thread that reads looks a connection up, and goes on when another thread has given it back."""
+
+        def get(self, file: int, default: Channel | None = None) -> Channel | None:  # type: ignore[override]
+            found = super().get(file, default)
+            if threading.current_thread().name == "loop" and channel.busy and not looked_up.is_set():
+                looked_up.set()
+                while file in self:
+                    time.sleep(0.001)
+            return found
+
+    class Loop(MessageLoop):
+        def _release(self, channel: Channel) -> None:
+            assert channel.active or released.wait(20)
+            super()._release(channel)
+
+    loop, lender, other = Loop(), Lender(), Lender()
+    loop._channels = Channels()
+    lender.goes_on.clear()
+    channel = loop.lend(lender, peer[0], 2**20)
+    peer[1].sendall(pdu(LAST_OF_DATA))
+    assert lender.came.wait(20)
+    peer[1].sendall(pdu(COMMAND))
+    assert looked_up.wait(20)
+    lender.may_go_on = False  # the peer does not read our answers, say
+    lender.goes_on.set()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        of_other = loop.lend(other, ours, 2**20)
+        theirs.sendall(pdu(COMMAND))
+        assert other.came.wait(5), "the loop goes on to read"
+        released.set()
+        given_back(loop, lender, channel)
+        loop.take_back(of_other)
+    assert loop.is_alive()
