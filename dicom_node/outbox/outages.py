@@ -25,11 +25,12 @@ from dicom_node.store.transitions import record, utc_now
 
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
 _TRIED = Delivery.attempts > 0
+_TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerOutage:
-    """A peer that took nothing since its first failed try. ``reason``: of the last try."""
+    """A peer that took nothing since its first failed try. ``reason``: why not the newest that was tried."""
 
     destination: str
     since: datetime
@@ -54,13 +55,16 @@ def report_outages(database: Database, settings: Settings) -> int:
     minutes = settings.outbox.outage_minutes
     if not minutes:
         return 0
-    with database.write() as session:
+    with database.read() as session:
         now = {one.destination: one for one in outages(session)}
         told = set(_told(session))
+    late = utc_now() - timedelta(minutes=minutes)
+    new = [one for name, one in now.items() if name not in told and one.since <= late]
+    if not (new or told - set(now)):
+        return 0
+    with database.write() as session:
         for destination in sorted(told - set(now)):
             record(session, DESTINATION_BACK, destination=destination)
-        late = utc_now() - timedelta(minutes=minutes)
-        new = [one for name, one in now.items() if name not in told and one.since <= late]
         for one in new:
             known: dict[str, Any] = {
                 "since": one.since.isoformat(),
@@ -72,22 +76,32 @@ def report_outages(database: Database, settings: Settings) -> int:
 
 
 def _found(session: Session) -> Iterator[PeerOutage]:
-    last = select(Delivery.destination, func.max(Delivery.id)).where(_WAITING, _TRIED)
-    for destination, number in session.execute(last.group_by(Delivery.destination)).all():
-        since = _since(session, destination)
+    ends = select(Delivery.destination, func.min(Delivery.id), func.max(Delivery.id)).where(_WAITING, _TRIED)
+    for destination, oldest, newest in session.execute(ends.group_by(Delivery.destination)).all():
+        since = _since(session, session.get_one(Delivery, oldest))
         if since is not None:
             mine = select(func.count()).where(_WAITING, Delivery.destination == destination)
             waiting = session.scalar(mine) or 0
-            yield PeerOutage(destination, since, waiting, session.get_one(Delivery, number).reason)
+            yield PeerOutage(destination, since, waiting, session.get_one(Delivery, newest).reason)
 
 
-def _since(session: Session, destination: str) -> datetime | None:
-    """The first failed try after the last object that it took."""
-    of_it = EventRow.fields["destination"].as_string() == destination
-    took = EventRow.number.in_((DELIVERY_SENT.number, DELIVERY_WARNED.number))
-    last = session.scalar(select(EventRow.id).where(took, of_it).order_by(EventRow.id.desc()).limit(1))
-    failed = (EventRow.number == DELIVERY_RETRIED.number, of_it, EventRow.id > (last or 0))
-    return session.scalar(select(EventRow.at).where(*failed).order_by(EventRow.id).limit(1))
+def _since(session: Session, oldest: Delivery) -> datetime | None:
+    """The first failed try of the ``oldest`` that waits, or the first one after what the peer took since.
+
+    Not of what waits no more: it says nothing of now. And events before it are not searched: of a peer that
+    never took anything these were all.
+    """
+    failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
+    mine = EventRow.fields["delivery"].as_integer() == oldest.id
+    began = session.scalar(failed.where(EventRow.study_id == oldest.result.study_id, mine))
+    if began is None:
+        return None
+    of_it = EventRow.fields["destination"].as_string() == oldest.destination
+    newest = select(EventRow.id).where(of_it, EventRow.id > began.id).order_by(EventRow.id.desc()).limit(1)
+    took = (session.scalar(newest.where(EventRow.number == kind.number)) for kind in _TOOK)
+    last = max((number for number in took if number is not None), default=None)
+    again = began if last is None else session.scalar(failed.where(of_it, EventRow.id > last))
+    return again.at if again is not None else None
 
 
 def _told(session: Session) -> Iterator[str]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings
@@ -21,6 +21,7 @@ from dicom_node.services import contacts
 from dicom_node.services.console import overview
 from dicom_node.services.console.studies import listing, search
 from dicom_node.services.console.studies.search import Search
+from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, EventRow, Notification
 from dicom_node.store.transitions import utc_now
 from tests.outbox_lab import Outbox
@@ -88,6 +89,20 @@ def test_an_outage_says_since_when_and_what_waits(outbox: Outbox, pacs: Peer) ->
     come_back(outbox, pacs)
     with outbox.database.read() as session:
         assert outages(session) == []
+
+
+def test_what_waits_no_more_is_no_outage(outbox: Outbox, pacs: Peer) -> None:
+    """A person discarded all days ago; a first try of today that fails is an outage of today."""
+    with outbox.database.write() as session:
+        for row in session.scalars(select(Delivery).where(Delivery.destination == "pacs")):
+            deliveries.discard(session, row, "not wanted")
+    pass_minutes(outbox, 10_000)
+    outbox.add_study(["pacs"])
+    outbox.worker(open_destination=lambda *_: pacs).run_once()
+    with outbox.database.read() as session:
+        [found] = outages(session)
+        assert utc_now() - found.since < timedelta(minutes=1)
+    assert report_outages(outbox.database, outbox.settings) == 0
 
 
 def test_it_is_told_once_when_it_lasts_and_so_is_its_end(outbox: Outbox, pacs: Peer) -> None:
