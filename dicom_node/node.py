@@ -352,7 +352,7 @@ def _locked(settings: Settings, role: Role, files: Sequence[Path]) -> Iterator[s
             except BlockingIOError:
                 continue
             file.truncate(0)
-            file.write("\n".join(map(str, (os.getpid(), *(path.resolve() for path in files)))))
+            file.write("\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))))
             file.flush()
             yield place
             return

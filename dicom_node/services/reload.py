@@ -59,7 +59,7 @@ def _refuse_closed_folder(folder: Path) -> None:
 
 def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
     """A node reads the files again that it was started with, whatever stands in others."""
-    if known and {path.resolve() for path in given} != set(known):
+    if known and {path.resolve() for path in given} != {path.resolve() for path in known}:
         runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, given))
         raise NotAllowedNow(
             f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"

@@ -14,9 +14,14 @@ from pydicom import examples
 
 from dicom_node import errors
 from dicom_node.cli import INTERRUPTED
+from dicom_node.config.loading import load
 from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
-from dicom_node.errors import ExitCode, NodeError
+from dicom_node.errors import ExitCode, NodeError, NotAllowedNow
+from dicom_node.model.roles import Role
+from dicom_node.node import _locked
+from dicom_node.processes import files_of
+from dicom_node.services.reload import _refuse_other_files
 from tests.unit.cli.conftest import CONFIG, Run, audited
 
 US = examples.get_path("rgb_color")
@@ -279,6 +284,21 @@ def test_a_reload_with_other_files_than_the_nodes_is_refused(run: Run, site: Pat
         node.kill()
     assert (refused.status, refused.out) == (1, "")
     assert f"the node runs with {site}, not with {other}" in refused.err
+
+
+def test_a_reload_takes_a_link_that_leads_to_other_files_by_now(site: Path) -> None:
+    """As orchestrators change mounted files: the node reads the link again, not its old target."""
+    link = site.with_name("mounted.toml")
+    link.symlink_to(site)
+    (site.parent / "var").mkdir()
+    with _locked(load([site]), Role.ALL, [link]) as place:
+        link.unlink()
+        link.symlink_to(site.with_name("new.toml"))
+        link.write_bytes(site.read_bytes())
+        known = files_of(site.parent / "var", place)
+        _refuse_other_files([link], known)
+        with pytest.raises(NotAllowedNow, match="the node runs with"):
+            _refuse_other_files([site], known)
 
 
 def test_a_reload_is_in_the_audit(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
