@@ -83,7 +83,8 @@ def _refuse_another_folder(given: Path, beside: Path, read: TomlFiles) -> None:
 
 
 def _has_a_node(folder: Path) -> bool:
-    return (folder / "node.db").exists() or (folder / "spool").exists()
+    """Not of one that cannot be looked into: who opens it says why."""
+    return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
 def _entered_file(read: TomlFiles) -> Path:

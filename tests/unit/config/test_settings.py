@@ -258,6 +258,12 @@ def test_a_deidentified_peer_that_could_see_the_patient_is_a_mistake(
     }
 
 
+def test_a_data_folder_that_cannot_be_looked_into_is_none_of_another_node(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\ndata_dir = "{"x" * 300}"\n', encoding="utf-8")  # as one of another user
+    assert not examine([config])[1].problems
+
+
 def test_in_another_folder_a_relative_data_folder_does_not_become_a_second_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
