@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -25,7 +26,7 @@ def public_film(target: Path, url: str = "") -> Path | None:
     try:
         with urlopen(url or get_url(NAME), timeout=_SECONDS) as answer:
             content = answer.read(_MOST_BYTES)
-    except OSError:
+    except (OSError, HTTPException):  # the latter: something answers that speaks no HTTP
         return None
     if not _is_the_film(content):
         return None
