@@ -364,3 +364,15 @@ def test_list_and_page_of_the_study_say_that_it_was_withdrawn_by_whom_and_why(co
     assert "No report yet" not in browser.text
     assert ">Withdraw results<" not in browser.text
     assert ">delivered</span>" not in browser.text
+
+
+def test_what_a_withdrawn_study_still_needs_is_not_hidden(console: ConsoleLab) -> None:
+    withdraw(console)
+    with console.database.write() as session:  # the PACS refused the note that takes the results back
+        session.get_one(Study, 1).state = StudyState.FAILED
+    browser = console.browser(UserRole.VIEWER)
+    for page in ("/studies", "/studies/1"):
+        browser.get(page)
+        assert ">failed</span>" in browser.text, page
+        assert ">withdrawn</span>" in browser.text, page
+    assert 'href="/studies/1/withdraw"' not in browser.text, "a viewer may not look there"
