@@ -34,6 +34,7 @@ from dicom_node.store.tables import (
     Study,
     StudyTrace,
 )
+from dicom_node.store.transitions import utc_now
 
 View = dict[str, Any]
 
@@ -62,7 +63,7 @@ def list_studies(
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     if wanted := tuple(states):
         of_state = Study.state.in_([state for state in wanted if state != HELD])
-        chosen = chosen.where(or_(of_state, _HAS_HELD_JOB) if HELD in wanted else of_state)
+        chosen = chosen.where(or_(of_state, _ARE_HELD) if HELD in wanted else of_state)
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
     return study_views(session, chosen)
@@ -333,8 +334,13 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
         select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
     ).all()
     field = EventRow.fields["association"].as_string()
-    of_association = EventRow.number.between(1000, 1999) & field.in_([name for name in brought if name])
-    return or_(EventRow.study_id == found, of_association)
+    known = select(func.min(Association.opened_at), func.max(func.coalesce(Association.closed_at, utc_now())))
+    since, until = session.execute(known.where(Association.id.in_(brought))).one()
+    if since is None:  # brought by none, or events and associations are forgotten
+        return EventRow.study_id == found
+    # By the index of times: fields have none, and SQLite would take the one of numbers for all associations.
+    then = EventRow.at.between(min(since, until), max(since, until)) & (EventRow.number // 1000 == 1)
+    return or_(EventRow.study_id == found, then & field.in_([name for name in brought if name]))
 
 
 def _event(row: EventRow, study_instance_uid: str | None) -> View:
@@ -357,6 +363,8 @@ def _event(row: EventRow, study_instance_uid: str | None) -> View:
 _HAS_HELD_JOB = exists().where(
     Job.study_id == Study.id, Job.study_revision == Study.revision, Job.state == JobState.HELD
 )
+# For a search, by the index of states first: few jobs are held, and studies without one are many.
+_ARE_HELD = Study.id.in_(select(Job.study_id).where(Job.state == JobState.HELD)) & _HAS_HELD_JOB
 _DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logging.INFO]
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
 

@@ -10,8 +10,8 @@ from dicom_node import events
 from dicom_node.model.lifecycle import JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.store.tables import Job, Study
-from dicom_node.store.transitions import record
+from dicom_node.store.tables import Association, Job, Study
+from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import list_events
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
@@ -56,6 +56,8 @@ def test_the_end_of_a_uid_begins_with_a_figure(console: ConsoleLab, inbox: Inbox
 
 def test_what_happened_to_a_study_has_nothing_of_another_one(site: ConsoleLab) -> None:
     with site.database.write() as session:
+        titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21"}
+        session.add(Association(id="a", listener="l", opened_at=utc_now(), **titles))
         record(session, events.OBJECT_CONFLICT, 2, association="a", instance="1.2")
         record(session, events.ASSOCIATION_ABORTED, None, association="a")
     with site.database.read() as session:
