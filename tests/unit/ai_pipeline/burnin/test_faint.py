@@ -115,6 +115,16 @@ def test_a_strong_curve_among_faint_letters_stays() -> None:
     assert mask.any() and not (mask & curve).any()
 
 
+def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
+    tissue = PICTURES["linear"]
+    ink = np.zeros_like(tissue)
+    for number, place in enumerate((x, y) for y in (2, 22, 336) for x in (4, 240)):
+        ink = np.maximum(ink, burn(np.zeros_like(tissue), f"Name: KIM MINJUN {number}", place, 255, 18))
+    letters = (ink >= 128) & (tissue == 0)
+    cleaned = clean(ArrayImage(np.where(letters, 4, tissue).astype(np.uint8)[None]), silent)
+    assert not np.asarray(cleaned.image.frames[0])[letters].any()
+
+
 def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
     picture = echo() // 16
     cleaned = np.asarray(clean(ArrayImage(picture[None]), silent).image.frames[0])
