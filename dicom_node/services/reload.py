@@ -41,15 +41,20 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
     for place in found:
         _refuse_other_files(files, files_of(settings.node.data_dir, place))
-    for place, pid in found.items():
-        role = Role(place.partition("-")[0])
-        if problems := preflight.check(files, role).problems:
-            raise ConfigurationError(problems)
-        if refused := _hang_up(settings, pid):
-            raise NotAllowedNow(_refusal(refused, settings, read))
-    with writing(settings) as session:
-        audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=list(found))
-    return list(found)
+    done = []
+    try:
+        for place, pid in found.items():
+            role = Role(place.partition("-")[0])
+            if problems := preflight.check(files, role).problems:
+                raise ConfigurationError(problems)
+            if refused := _hang_up(settings, pid):
+                raise NotAllowedNow(_refusal(refused, settings, read))
+            done.append(place)
+    finally:
+        if done:  # whatever the others said
+            with writing(settings) as session:
+                audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
+    return done
 
 
 def _refuse_closed_folder(folder: Path) -> None:

@@ -302,9 +302,12 @@ def test_a_reload_takes_a_link_that_leads_to_other_files_by_now(site: Path) -> N
 
 
 def test_a_reload_is_in_the_audit(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.processes.running", lambda _: {"worker-1": 1})
+    """Of the nodes that took the files over, also where another one refused them."""
+    refusal = {"fields": {"keys": "listener.port"}}
+    monkeypatch.setattr("dicom_node.processes.running", lambda _: {"worker-1": 1, "worker-2": 2})
     monkeypatch.setattr("dicom_node.processes.files_of", lambda *_: set())
-    monkeypatch.setattr("dicom_node.services.reload._hang_up", lambda *_: None)
+    monkeypatch.setattr("dicom_node.services.reload._hang_up", lambda _, pid: refusal if pid == 2 else None)
     monkeypatch.setattr("dicom_node.preflight.check", lambda *_: Mock(problems=()))
-    assert run("reload", "--config", filled).status == 0
+    refused = run("reload", "--config", filled)
+    assert refused.status == 1 and "listener.port" in refused.err
     assert audited(filled) == [("config_reloaded", {"nodes": ["worker-1"]})]
