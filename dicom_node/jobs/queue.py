@@ -129,6 +129,8 @@ class JobQueue:
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
         self._database = database
+        self.outage = database.outage
+        """For who tries again."""
         self._engine = _engine_for(database, workers)
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)

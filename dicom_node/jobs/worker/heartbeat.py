@@ -106,7 +106,9 @@ class JobHeartbeat:
             self._queue.heartbeat(self._job, self._share, self._doing)
         except (LeaseLost, JobCancelled) as stop:
             self._request_stop(stop)
-        except (SQLAlchemyError, MemoryError) as error:  # the lease outlasts several beats
+        except SQLAlchemyError as error:  # the lease outlasts several beats
+            self._queue.outage.noticed(error)
+        except MemoryError as error:
             _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
 
     def _request_stop(self, stop: JobStopped) -> None:

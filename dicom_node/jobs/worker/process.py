@@ -131,7 +131,7 @@ class Worker:
                 with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
                     self._runner.run(other, report)
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
-            _LOGGER.error("no job can pass: %s", type(error).__name__)
+            self._database.outage.noticed(error)
 
     def _heartbeat(self, job: ClaimedJob) -> JobHeartbeat:
         workers = self._settings.workers

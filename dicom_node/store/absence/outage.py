@@ -12,6 +12,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 _LOGGER = logging.getLogger(__name__)
 _DEFECTS = (IntegrityError, DataError, ProgrammingError)
+_QUIET_SECONDS = 20.0
+"""Without an error, after which it is back. A full disk, or another program's lock, fails writes only: that
+reads are answered says nothing. Some process writes every five seconds, and waits for a lock for ten."""
 
 
 class DatabaseOutage:
@@ -19,6 +22,7 @@ class DatabaseOutage:
 
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
+        self._failed = 0.0  # the last time
         self._lock = threading.Lock()
         self.then: Callable[[], object] = bool
         """Called when the database is back."""
@@ -29,7 +33,8 @@ class DatabaseOutage:
             _LOGGER.error("defect at the database", exc_info=error)
             return
         with self._lock:
-            is_new, self._began = self._began is None, self._began or time.monotonic()
+            self._failed = time.monotonic()
+            is_new, self._began = self._began is None, self._began or self._failed
         if is_new:  # without the error's text, which quotes what was to be written
             _LOGGER.warning("the database does not answer (%s): its work waits", type(error).__name__)
 
@@ -38,7 +43,8 @@ class DatabaseOutage:
         if self._began is None:
             return
         with self._lock:
-            began, self._began = self._began, None
+            is_over = time.monotonic() - self._failed >= _QUIET_SECONDS
+            began, self._began = (self._began, None) if is_over else (None, self._began)
         if began is not None:
-            _LOGGER.warning("the database answers again, after %.0f s", time.monotonic() - began)
+            _LOGGER.warning("the database answers again; it did not for %.0f s", self._failed - began)
             self.then()
