@@ -77,9 +77,12 @@ class Running:
         return float(total)
 
     def memory_bytes(self) -> int:
-        """Resident memory of the process and its children."""
-        every = [self.process, *self.process.children(recursive=True)]
-        return sum(int(one.memory_info().rss) for one in every)
+        """Resident memory of the process and its children that have not ended."""
+        total = 0
+        for one in [self.process, *self.process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += int(one.memory_info().rss)
+        return total
 
     def settle(self) -> None:
         """Let forked children end and be counted: storescp reaps them when the next connection comes."""
