@@ -14,23 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.uid import UID
-from sqlalchemy.engine.url import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings, TlsSettings
-from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated
+from dicom_node.errors import ConfigurationError
 from dicom_node.inbox.journal import listener_lock
-from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
-from dicom_node.monitoring.disk import forecast
+from dicom_node.preflight.database import check_database, probe_database
 from dicom_node.preflight.found import Found, Problem, Tried
-from dicom_node.printable import redacted
 from dicom_node.scp.policy import policy_path
-from dicom_node.store import migrate
-from dicom_node.store.absence import faults
-from dicom_node.store.database import Database, hosts
-from dicom_node.studies.comparison import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -41,9 +33,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 """One answer of ``socket.getaddrinfo``."""
-_DAYS_TO_ACT = 7
-_HERE = {"localhost", "127.0.0.1", "::1"}
-_ENCRYPTED = ("require", "verify-ca", "verify-full")  # of libpq, whose default takes what the server offers
 
 
 def network_file_system(folder: Path) -> str:
@@ -70,7 +59,7 @@ def check_machine(settings: Settings, role: Role) -> Found:
     yield from _check_data_dir(settings)
     yield from _check_site_key(settings)
     yield from _check_pseudonyms(settings)
-    yield from _check_database_url(settings)
+    yield from check_database(settings)
     if role.receives:
         yield from _check_listener(settings)
     yield from _check_tls(settings)
@@ -78,7 +67,7 @@ def check_machine(settings: Settings, role: Role) -> Found:
 
 def probe_machine(settings: Settings, role: Role) -> Found:
     """What may be otherwise in a minute, or takes long to look at: database, spool, port."""
-    yield from _probe_database(settings)
+    yield from probe_database(settings)
     if role.receives:
         yield from _probe_port(settings)
 
@@ -145,64 +134,6 @@ def _check_pseudonyms(settings: Settings) -> Found:
             linked = f"{of}: {', '.join(names)} get the same, so who has two of them can link patients"
             remedy = "" if domain else "; give each a pseudonym_domain, or all the same if that is wanted"
             yield Tried("pseudonyms", domain is not None, linked + remedy)
-
-
-def _check_database_url(settings: Settings) -> Found:
-    shown = redacted(settings.database_url)
-    try:
-        url = make_url(settings.database_url)
-        if url.get_backend_name() != "sqlite":
-            Database(settings.database_url).dispose()
-            if not _HERE.issuperset(hosts(url)) and url.query.get("sslmode") not in _ENCRYPTED:
-                remedy = "add ?sslmode=verify-full to node.database_url"
-                yield Tried("database", False, f"patients' data may go to it unencrypted: {remedy}")
-    except (ArgumentError, ValueError):
-        remedy = "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME"
-        yield "node.database_url", shown, remedy
-    except (SQLAlchemyError, ImportError) as error:
-        yield "node.database_url", shown, str(faults.meaning(error, settings.database_url) or error)
-
-
-def _probe_database(settings: Settings) -> Found:
-    shown = redacted(settings.database_url)
-    try:
-        url = make_url(settings.database_url)
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-            made = f"{shown}: will be made at the next start"
-            lost = any((settings.node.data_dir / "spool").rglob("*.dcm"))
-            remedy = "objects of a lost one lie in the spool: start the node, then dicom-node spool reindex"
-            yield Tried("database", not lost, f"{made}; {remedy}" if lost else made)
-            return
-        database = Database(settings.database_url)
-    except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
-        return  # reported by _check_database_url
-    try:
-        migrate.check(database)
-        yield Tried("database", True, f"{shown}: reachable, schema is up to date")
-        yield from _compare_spool(database, settings)
-        with database.read() as session:
-            future = forecast(session, settings)
-        if future is not None:
-            enough = future.days is None or future.days > _DAYS_TO_ACT
-            yield Tried("disk", enough, str(future))
-    except DatabaseNotReady as error:
-        outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
-        if database.is_sqlite and outdated:
-            yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
-        else:
-            yield "node.database_url", shown, str(error)
-    except SQLAlchemyError as error:
-        fault = faults.meaning(error, settings.database_url)
-        yield "node.database_url", shown, str(fault or f"cannot be used: {type(error).__name__}")
-    finally:
-        database.dispose()
-
-
-def _compare_spool(database: Database, settings: Settings) -> Found:
-    data_dir = settings.node.data_dir
-    if (data_dir / "spool").is_dir():
-        difference = str(compare(database, Spool(data_dir / "spool", 0), data_dir))
-        yield Tried("spool", not difference, difference or "all objects are known to the database")
 
 
 def _check_listener(settings: Settings) -> Found:

@@ -25,8 +25,8 @@ _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
 # Of libpq, where the URL does not say otherwise. A machine that fell silent is noticed within some eleven
 # seconds, before leases of jobs and deliveries end (15 s); by itself the kernel waits a quarter of an hour.
+_CONNECT_SECONDS = 10  # for all hosts of the URL together
 _TCP = {
-    "connect_timeout": 10,  # seconds, for each host
     "keepalives_idle": 5,  # seconds without traffic, then a question
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -57,9 +57,7 @@ class Database:
             self.url,
             pool_pre_ping=not self.is_sqlite,
             hide_parameters=True,
-            connect_args={}
-            if self.is_sqlite
-            else {name: value for name, value in _TCP.items() if name not in self.url.query},
+            connect_args={} if self.is_sqlite else _silence_noticed(self.url),
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", _set_pragmas)
@@ -108,15 +106,25 @@ class Database:
         self.engine.dispose()
 
 
+def _silence_noticed(url: URL) -> dict[str, int]:
+    each = max(2, _CONNECT_SECONDS // max(1, len(hosts(url))))  # libpq takes 1 s for 2
+    return {k: v for k, v in {"connect_timeout": each, **_TCP}.items() if k not in url.query}
+
+
 def hosts(url: URL) -> list[str]:
-    """The machines of a server's URL, without ports; none for a socket of this machine."""
-    named = url.query.get("host", ())
+    """The machines of a server's URL, without ports; none for a socket of this machine.
+
+    By address where the URL has both ("hostaddr"): that is what libpq connects to.
+    """
+    named = url.query.get("hostaddr") or url.query.get("host", ())
     several = [host for part in ([named] if isinstance(named, str) else named) for host in part.split(",")]
     return [host for host in (url.host, *map(_without_port, several)) if host and not host.startswith("/")]
 
 
 def _without_port(host: str) -> str:
-    return host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]
 
 
 def sqlite_file(url: str) -> Path | None:

@@ -104,6 +104,12 @@ def test_a_password_of_the_database_in_an_open_file_is_told(tmp_path: Path, logi
         ("/node?host=localhost:5432&host=db.example.org:5432", True),
         ("/node?host=localhost,db.example.org", True),
         ("/node?host=localhost:5432&host=[::1]:5433", False),
+        ("/node?hostaddr=10.0.0.7", True),
+        ("/node?host=localhost&hostaddr=10.0.0.7,10.0.0.8", True),
+        ("/node?hostaddr=::1", False),
+        ("/node?hostaddr=::ffff:10.0.0.7", True),
+        ("/node?service=hospital", True),
+        ("/node?service=hospital&sslmode=verify-full", False),
     ],
 )
 def test_a_database_elsewhere_without_tls_is_told(tmp_path: Path, address: str, told: bool) -> None:
