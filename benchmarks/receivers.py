@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -94,7 +95,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(receiver: Receiver, folder: Path, sop_class: str) -> Iterator[Running]:
-    """Start it, wait until it accepts, and end it; its folder is emptied."""
+    """Start it, wait until it accepts, and end it; its folder is emptied.
+
+    What others have left to the disk is written first: the syncs of a durable receiver would wait for it.
+    """
+    os.sync()
     folder.mkdir(parents=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
