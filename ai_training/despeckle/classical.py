@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Filter = Callable[[Floats], Floats]
+"""A picture 0 to 1 → the same with less speckle, of the same size."""
 FLOOR = 1 / 255
 """Added before logarithms: the smallest step of a picture."""
 

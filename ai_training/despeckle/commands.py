@@ -26,7 +26,7 @@ from ai_training.options import (
 )
 
 if TYPE_CHECKING:
-    from ai_training.despeckle.afterwards.teaching import Filter
+    from ai_training.despeckle.classical import Filter
 
 
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:
@@ -160,6 +160,7 @@ def _filters() -> dict[str, Filter]:
     """All but BM3D, which takes ten seconds a frame."""
     from ai_pipeline.despeckle.despeckler import Despeckler
     from ai_training.despeckle.classical import filters
+    from ai_training.despeckle.compared import autoencoders
 
     tried = {name: made for name, made in filters().items() if name != "BM3D"}
-    return {**tried, "ours": Despeckler.active().picture}
+    return {**tried, **autoencoders(), "ours": Despeckler.active().picture}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.registry import find
 from ai_training.despeckle.afterwards.heads import head_scores
-from ai_training.despeckle.classical import filters
-from ai_training.despeckle.compared import compared_cards
+from ai_training.despeckle.classical import Filter, filters
+from ai_training.despeckle.compared import autoencoders
 from ai_training.despeckle.regions import Texture, texture
 from ai_training.despeckle.speckle import SIGMAS, rayleigh, reduced, scattered
 from ai_training.errors import DataMissing
@@ -29,7 +29,6 @@ from ai_training.progress import Report, silent
 from ai_training.text import NOT_DIAGNOSTIC, interval
 
 Floats = npt.NDArray[np.float32]
-Filter = Callable[[Floats], Floats]
 SLOW = ("BM3D",)
 """Filters that outline no heads here: ten seconds a frame."""
 
@@ -67,14 +66,12 @@ def evaluate(
 
 
 def _networks(models_dir: Path | None) -> dict[str, Filter]:
-    """Ours at full strength and as it ships; the published autoencoders, where they were trained."""
+    """Ours at full strength and as it ships; the published autoencoders that were trained."""
     shipped = Despeckler.active(models_dir)
     found: dict[str, Filter] = {"residual": Despeckler(shipped.engine, 1.0, shipped.ref).picture}
     if shipped.strength < 1:
         found["residual, as it ships"] = shipped.picture
-    for card in compared_cards():
-        found[f"DiConvAE, {card.architecture.removeprefix('diconvae-')}"] = Despeckler.of(card).picture
-    return found
+    return found | autoencoders()
 
 
 def _noise(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.fetal_head.outline import HeadModel
+from ai_training.despeckle.classical import Filter
 from ai_training.fetal.data import head_images
 from ai_training.fetal.scores import dice
 from ai_training.progress import Report
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +24,7 @@ class HeadScores:
     area: list[float]
 
 
-def head_scores(
-    data: Path, model: HeadModel, split: str, filtered: Callable[[Floats], Floats], report: Report
-) -> HeadScores:
+def head_scores(data: Path, model: HeadModel, split: str, filtered: Filter, report: Report) -> HeadScores:
     """Of all heads of ``split``, whatever the gate says; ``filtered`` gets pictures 0 to 1."""
     found = HeadScores([], [], [], [])
     images = head_images(data, split)

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from ai_training.despeckle.afterwards.teaching import (
     STRONG,
     TAUGHT_BY,
-    Filter,
     Frames,
     SegmenterRecipe,
     answers,
     blurs,
 )
+from ai_training.despeckle.classical import Filter
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks.segmenters import SEGMENTERS
 from ai_training.progress import Report, silent

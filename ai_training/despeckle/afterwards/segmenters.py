@@ -23,12 +23,12 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from ai_training.despeckle.afterwards.teaching import (
     STRONG,
     TAUGHT_BY,
-    Filter,
     Frames,
     SegmenterRecipe,
     answers,
     blurs,
 )
+from ai_training.despeckle.classical import Filter
 from ai_training.fetal.data import head_images
 from ai_training.fetal.scores import dice
 from ai_training.metrics import mean_interval, patient_weights

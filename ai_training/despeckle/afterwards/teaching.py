@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ai_training.despeckle.classical import Filter
 from ai_training.networks.segmenters import PUBLISHED_WIDTHS, SEGMENTERS, WIDTHS
 from ai_training.progress import Report
 
@@ -27,8 +28,6 @@ TAUGHT_BY = {"raw": ("raw",), "smoothed": (STRONG,), "both": ("raw", STRONG)}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Floats = npt.NDArray[np.float32]
 Grey = npt.NDArray[np.uint8]
-Filter = Callable[[Floats], Floats]
-"""A picture 0 to 1 → the same with less speckle."""
 
 
 @dataclass(frozen=True, slots=True)
