@@ -135,9 +135,13 @@ class SignInRefused(RequestRefused):
 
 
 class FaultyInput(RequestRefused):
-    """A file or folder that a person gave cannot be used."""
+    """A file, folder or form that a person gave cannot be used. ``problems``: of its keys, where known."""
 
     exit_code = ExitCode.DATA
+
+    def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
 
 
 class CannotCreate(RequestRefused):

@@ -34,7 +34,8 @@ _ONE: Mapping[str, str] = {"peers": "peer", "rules": "rule"}
 _SAVED = {"peers": AuditAction.PEER_SAVED, "rules": AuditAction.RULE_SAVED}
 _REMOVED = {"peers": AuditAction.PEER_REMOVED, "rules": AuditAction.RULE_REMOVED}
 _SECRET = ("username", "password")
-_PROGRAMS = ("command", "container")
+PROGRAMS: Final = ("command", "container")
+"""Pipelines of rules that only the configuration files may have."""
 
 
 def listed(session: Session, kind: Kind) -> dict[str, View]:
@@ -86,11 +87,7 @@ def save(
     with open_database(settings) as database:
         with database.write() as session:
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
-            _refuse_conflict(kind, name, row, version)
-            rows = {(one.kind, one.name): one.keys for one in entered(session)}
-            if row is None and name in {one.name for one in getattr(settings, kind)}:
-                raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
-            _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
+            _refuse(session, settings, kind, content, row, version)
             if row is None:
                 row = EnteredTable(kind=kind, name=name, version=0)
                 session.add(row)
@@ -99,6 +96,14 @@ def save(
             audit.note(session, by, _SAVED[kind], name=name, version=row.version)
         write_file(database, settings.node.data_dir)
     return name
+
+
+def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> None:
+    """Raise what ``save`` would raise for it; nothing is changed."""
+    _refuse_risky(kind, content)
+    with reading(settings) as session:
+        row = session.get(EnteredTable, (kind, str(content["name"])))
+        _refuse(session, settings, kind, content, row, version)
 
 
 def remove(
@@ -144,6 +149,23 @@ def of(settings: Settings, kind: Kind, name: str) -> View:
     raise NotFound(f"no {_ONE[kind]} is called {name!r}")
 
 
+def _refuse(
+    session: Session,
+    settings: Settings,
+    kind: Kind,
+    content: Mapping[str, Any],
+    row: EnteredTable | None,
+    version: int | None,
+) -> None:
+    """What may not be saved. ``row``: the one that is there."""
+    name = str(content["name"])
+    _refuse_conflict(kind, name, row, version)
+    rows = {(one.kind, one.name): one.keys for one in entered(session)}
+    if row is None and name in {one.name for one in getattr(settings, kind)}:
+        raise NotAllowedNow(f"{name} stands in the configuration files: change it there")
+    _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
+
+
 def _refuse_conflict(kind: Kind, name: str, row: EnteredTable | None, version: int | None) -> None:
     if version is None or version == (row.version if row else 0):
         return
@@ -165,7 +187,7 @@ def _refuse_risky(kind: Kind, content: Mapping[str, Any]) -> None:
         raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
     if kind == "peers" and "@" in str(content.get("url", "")):
         raise FaultyInput("url: a peer with a login belongs in the configuration files")
-    if kind == "rules" and content.get("pipeline") in _PROGRAMS:
+    if kind == "rules" and content.get("pipeline") in PROGRAMS:
         raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
 
 
@@ -186,7 +208,7 @@ def _refuse_mistakes(
     role = Role.LISTENER if changed == "peers" else Role.ALL
     problems = preflight.check_data(data, role).problems
     if problems:
-        raise FaultyInput("\n".join(map(_said, problems)))
+        raise FaultyInput("\n".join(map(_said, problems)), problems)
 
 
 def _said(problem: ConfigProblem) -> str:

@@ -270,6 +270,7 @@ def peers_rules_and_messages(walk: Walk, page: Page, tmp_path: Path) -> None:
         page.click("text=Report to keep")
     assert kept.value.suggested_filename == "conformance.md"
     page.goto("/rules")
+    page.click("summary:has-text('Try changed rules')")
     press(page, "Try them against the newest studies")
     page.screenshot(path=tmp_path / "rules-tried.png", full_page=True)
     page.goto("/notifications")
@@ -373,16 +374,27 @@ def rules(page: Page, tmp_path: Path) -> None:
     """One is tried, added, changed and removed."""
     page.goto("/rules")
     page.click("text=Add a rule")
-    page.fill(
-        "textarea",
-        'name = "mine"\nwhen = { station = "ROOM2" }\npipeline = "ultrasound"\nsend_to = ["pacs"]\n',
-    )
+    page.fill("input[name=name]", "mine")
+    page.fill("input[name='when.station']", "ROOM2")
+    page.check("input[name=pipeline][value=ultrasound]")
+    page.select_option("select[name='options.ultrasound.policy']", "research")
+    page.fill("input[name=daily_cap]", "x")
+    page.screenshot(path=tmp_path / "rule-form.png", full_page=True)
+    with page.expect_navigation():
+        page.click("text=Try it against the newest studies")
+    assert page.locator(".fault").count() == 2, "no peer, and no number"
+    page.screenshot(path=tmp_path / "rule-mistakes.png", full_page=True)
+    page.fill("input[name=daily_cap]", "")
+    page.check("input[name=send_to][value=pacs]")
     press(page, "Try it against the newest studies")
     page.screenshot(path=tmp_path / "rule-tried.png", full_page=True)
-    press(page, "Check and save")
+    press(page, "Save the rule")
     page.click("main >> text=Go on")
     page.click("tr:has(td:text-is('mine')) >> text=Change")
-    press(page, "Check and save")
+    assert page.input_value("select[name='options.ultrasound.policy']") == "research"
+    page.click("summary:has-text('The rule as text')")
+    press(page, "Try the text")
+    press(page, "Save the rule")
     page.click("main >> text=Go on")
     with page.expect_navigation():
         page.click("tr:has(td:text-is('mine')) >> text=Remove")

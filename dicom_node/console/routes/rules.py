@@ -1,20 +1,24 @@
-"""Rules: their list, and what they or changed ones make of recent studies."""
+"""Rules: their list, what they or changed ones make of recent studies, and the form that makes one."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
 from fastapi import APIRouter, Response
 
+from dicom_node.config.settings import Settings
 from dicom_node.console.web.access import Asked, Visit, needs
-from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow
+from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
-from dicom_node.services.console import rules
+from dicom_node.services.console.rules import form, page, trial
 from dicom_node.services.console.studies import listing
 from dicom_node.store.views import View
 
 router = APIRouter(prefix="/rules")
-
-_SAMPLE = 'name = ""\nwhen = { modality = "US" }\npipeline = "ultrasound"\nsend_to = []\n'
 
 
 @router.get("")
@@ -22,8 +26,8 @@ _SAMPLE = 'name = ""\nwhen = { modality = "US" }\npipeline = "ultrasound"\nsend_
 def list_rules(asked: Asked) -> Response:
     """The rules, and what they make of the newest studies."""
     with asked.site.database.read() as session:
-        tried = rules.tried(session, asked.site.settings)
-    return _page(asked, tried, rules.as_toml(asked.site.settings))
+        tried = trial.tried(session, asked.site.settings)
+    return _page(asked, tried, trial.as_toml(asked.site.settings))
 
 
 @router.post("/try")
@@ -32,11 +36,11 @@ def try_rules(asked: Asked) -> Response:
     """The same with the rules of the form beside those in force; nothing is changed."""
     settings, text = asked.site.settings, asked.text("rules")
     try:
-        other = rules.parsed(settings, text)
+        other = trial.parsed(settings, text)
     except FaultyInput as error:
         return _page(asked, [], text, problem=str(error), status=400)
     with asked.site.database.read() as session:
-        tried = rules.tried(session, settings, other)
+        tried = trial.tried(session, settings, other)
     return _page(asked, tried, text, changed=True)
 
 
@@ -44,14 +48,14 @@ def try_rules(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def new(asked: Asked) -> Response:
     """An empty form."""
-    return _form(asked, "", _SAMPLE, 0)
+    return _form(asked, _Draft("", 0))
 
 
 @router.post("/new")
 @needs(UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Try the rule of the form, or add it."""
-    return _saved(asked, "")
+    return _answer(asked, "")
 
 
 @router.get("/{name}/change")
@@ -59,14 +63,14 @@ def add(asked: Asked) -> Response:
 def change(asked: Asked, name: str) -> Response:
     """A form with what it is now."""
     row = entered.of(asked.site.settings, "rules", name)
-    return _form(asked, name, row["keys"], row["version"])
+    return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
 
 
 @router.post("/{name}/change")
 @needs(UserRole.ADMIN)
 def save(asked: Asked, name: str) -> Response:
     """Try the form, or save it, unless somebody else did meanwhile."""
-    return _saved(asked, name)
+    return _answer(asked, name)
 
 
 @router.post("/{name}/remove")
@@ -77,49 +81,97 @@ def remove(asked: Asked, name: str) -> Response:
     return asked.in_force(f"{name} is removed.", "/rules")
 
 
-def _saved(asked: Visit, name: str) -> Response:
-    settings, text, version = asked.site.settings, asked.text("rule"), asked.number("version")
+@dataclass(slots=True)
+class _Draft:
+    """A rule that a person writes, in fields and as text. ``name``: "" for one more."""
+
+    name: str
+    version: int
+    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    text: str = ""
+    by_text: bool = False
+    """Whether the text counts, and not the fields."""
+
+    def content(self) -> tuple[dict[str, Any], list[ConfigProblem]]:
+        """The rule, and fields that cannot be read; what was not written is written from it.
+
+        Raises FaultyInput.
+        """
+        problems: list[ConfigProblem] = []
+        if self.by_text:
+            found = entered.parsed("rules", self.text)
+            self.fields = form.as_form(found)
+        else:
+            found, problems = form.as_content(self.fields, self.name)
+        if self.name and found["name"] != self.name:
+            raise FaultyInput(f"the name of a rule stays: {self.name}")
+        if not (self.by_text or problems):
+            self.text = entered.as_text("rules", found)
+        return found, problems
+
+    def checked(self, settings: Settings) -> dict[str, Any]:
+        """The rule. Raises FaultyInput with every mistake, NotAllowedNow, ChangedMeanwhile."""
+        content, problems = self.content()
+        try:
+            entered.check(settings, "rules", content, self.version)
+        except FaultyInput as error:
+            problems += error.problems
+            if not error.problems:
+                raise
+        if problems:
+            raise FaultyInput("", problems)
+        return content
+
+
+def _answer(asked: Visit, name: str) -> Response:
+    settings, act = asked.site.settings, asked.text("act")
+    by_text = act.endswith("_text")
+    draft = _Draft(name, asked.number("version"), asked.fields(), asked.text("rule"), by_text)
     try:
-        content = entered.parsed("rules", text)
-        if name and content["name"] != name:
-            raise FaultyInput(f"the name of a rule stays: {name}")
-        if asked.text("act") == "try":
-            with asked.site.database.read() as session:
-                tried = rules.tried(session, settings, rules.with_rule(settings, content))
-            return _form(asked, name, text, version, tried=tried)
-        saved = entered.save(settings, "rules", content, version, asked.person)
-    except (FaultyInput, NotAllowedNow, ChangedMeanwhile) as error:
-        status = 400 if isinstance(error, FaultyInput) else 409
-        return _form(asked, name, text, version, problem=str(error), status=status)
-    return asked.in_force(f"{saved} is saved.", "/rules")
+        content = draft.checked(settings)
+        mark = hashlib.sha256(entered.as_text("rules", content).encode()).hexdigest()
+        if act.startswith("save") and asked.text("tried") == mark:
+            saved = entered.save(settings, "rules", content, draft.version, asked.person)
+            return asked.in_force(f"{saved} is saved.", "/rules")
+        with asked.site.database.read() as session:
+            tried = trial.tried(session, settings, trial.with_rule(settings, content))
+    except FaultyInput as error:
+        return _form(asked, draft, error=error, status=400)
+    except (NotAllowedNow, ChangedMeanwhile) as error:
+        return _form(asked, draft, error=FaultyInput(str(error)), status=409)
+    return _form(asked, draft, tried=tried, mark=mark, unseen=act.startswith("save"))
 
 
 def _form(
     asked: Visit,
-    name: str,
-    text: str,
-    version: int,
+    draft: _Draft,
     *,
     tried: list[View] | None = None,
-    problem: str = "",
+    mark: str = "",
+    unseen: bool = False,
+    error: FaultyInput | None = None,
     status: int = 200,
 ) -> Response:
+    """``unseen``: it was to be saved before anybody saw what it makes of the newest studies."""
     return asked.page(
         "rule_form.html",
         status,
-        name=name,
-        text=text,
-        edition=version,
+        name=draft.name,
+        edition=draft.version,
+        text=draft.text or page.SAMPLE,
+        by_text=draft.by_text,
         tried=tried,
+        mark=mark,
+        unseen=unseen,
         named=_named(asked, tried or []),
-        problem=problem,
+        **page.shown(asked.site.settings, draft.fields, draft.name, error),
     )
 
 
 def _page(
     asked: Visit, tried: list[View], text: str, *, problem: str = "", changed: bool = False, status: int = 200
 ) -> Response:
-    rows = rules.rules(asked.site.settings)
+    rows = trial.rules(asked.site.settings)
     with asked.site.database.read() as session:
         known = entered.listed(session, "rules")
     return asked.page(

@@ -30,7 +30,7 @@ ANYONE: Final = "anyone"
 """The role of pages for who is not signed in."""
 BY_ITSELF: Final = "x-by-itself"
 """The header of requests that a page makes without its reader."""
-_FIELDS = 50  # of one form
+_FIELDS = 200  # of one form; that of a rule has one for each option of each pipeline
 _FILES = 500  # each is open while it comes
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])

@@ -13,7 +13,8 @@ from ai_pipeline.models.registry import SHIPPED
 from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console import models, rules
+from dicom_node.services.console import models
+from dicom_node.services.console.rules import trial as rules
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

@@ -14,8 +14,9 @@ from dicom_node.console.web.access import Asked, Number, Visit, needs
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
-from dicom_node.services.console import registration, rules
+from dicom_node.services.console import registration
 from dicom_node.services.console.peers import trial_study
+from dicom_node.services.console.rules import trial
 from dicom_node.services.entered import Kind
 
 router = APIRouter(prefix=VERSION, responses=STATUSES)
@@ -135,7 +136,7 @@ def list_rules(asked: Asked) -> list[RuleRow]:
     """The rules in their order."""
     with asked.site.database.read() as session:
         known = entered.listed(session, "rules")
-    found = rules.rules(asked.site.settings)
+    found = trial.rules(asked.site.settings)
     return [RuleRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
@@ -152,9 +153,9 @@ def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
     settings = asked.site.settings
     with _as_bad_request():
-        other = rules.with_rule(settings, _content("rules", name, keys))
+        other = trial.with_rule(settings, _content("rules", name, keys))
     with asked.site.database.read() as session:
-        return [RuleTrial(**row) for row in rules.tried(session, settings, other)]
+        return [RuleTrial(**row) for row in trial.tried(session, settings, other)]
 
 
 @router.delete("/rules/{name}", status_code=204)

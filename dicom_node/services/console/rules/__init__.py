@@ -1,0 +1,1 @@
+"""Rules at the console: what they make of recent studies, and the form that makes one."""

@@ -1,0 +1,202 @@
+"""The form of a rule: its fields say what the text says, and what is wrong stands beside its field."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from dicom_node.config.settings import Conditions, RuleSettings
+from dicom_node.model.roles import UserRole
+from dicom_node.services.console.rules import form, options, page
+from tests.console_lab import Browser, ConsoleLab
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+
+FIELDS = {
+    "name": "second", "version": "0", "when.station": "ROOM2; ROOM3", "pipeline": "ultrasound",
+    "options.ultrasound.policy": "research", "options.chest_xray.heatmaps": "true", "send_to": "pacs",
+    "priority": "stat", "max_study_age_days": "0.5", "daily_cap": "", "assess_first": "true", "rest": "",
+}  # fmt: skip
+TEXT = """\
+name = "second"
+when = { station = ["ROOM2", "ROOM3"] }
+pipeline = "ultrasound"
+options = { policy = "research" }
+send_to = ["pacs"]
+priority = "stat"
+max_study_age_days = 0.5
+assess_first = true
+"""
+
+
+@pytest.fixture
+def admin(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.ADMIN)
+
+
+def seen(browser: Browser) -> str:
+    """The mark of what was tried, which its page holds."""
+    found = re.search(r'name="tried" value="(\w+)"', browser.text)
+    assert found, browser.text
+    return found[1]
+
+
+def beside(browser: Browser, field: str) -> str:
+    """What is said to be wrong beside a field."""
+    found = re.search(rf'id="fault-{re.escape(field)}">([^<]*)<', browser.text)
+    return found[1].replace("&#39;", "'").replace("&#34;", '"') if found else ""
+
+
+def entered_in(inbox: Inbox) -> str:
+    file = inbox.folder / "entered.toml"
+    return file.read_text() if file.exists() else ""
+
+
+def test_the_form_makes_the_lines_of_the_file(admin: Browser, inbox: Inbox) -> None:
+    assert admin.post("/rules/new", **FIELDS, act="try") == 200
+    assert entered_in(inbox) == ""
+    assert admin.post("/rules/new", **FIELDS, act="save", tried=seen(admin)) == 200
+    assert TEXT in entered_in(inbox)
+    assert admin.get("/rules/second/change") == 200
+    for shown in (
+        'value="ROOM2; ROOM3"',
+        'value="0.5"',
+        'value="ultrasound" checked',
+        'value="pacs" checked',
+    ):
+        assert shown in admin.text, shown
+    assert '<option value="research" selected>' in admin.text
+
+
+def test_nothing_is_saved_before_it_was_seen_what_it_makes(admin: Browser, inbox: Inbox) -> None:
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    everything = FIELDS | {"when.station": "", "when.modality": "*"}
+    assert admin.post("/rules/new", **everything, act="save") == 200
+    assert "Not saved yet" in admin.text
+    assert "With this rule it would go to" in admin.text
+    mark = seen(admin)
+    assert admin.post("/rules/new", **everything | {"priority": "low"}, act="save", tried=mark) == 200
+    assert "Not saved yet" in admin.text, "it was changed after it had been tried"
+    assert entered_in(inbox) == ""
+    assert admin.post("/rules/new", **everything, act="save", tried=mark) == 200
+    assert 'modality = "*"' in entered_in(inbox)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "said"),
+    [
+        ({"name": ""}, "name", "must not be empty"),
+        ({"name": "a b"}, "name", "no space"),
+        ({"when.station": ""}, "when", "has no condition"),
+        ({"when.modality": "CT"}, "when.modality", "takes no such images"),
+        ({"when.modality": "ultrasound"}, "when.modality", "a code in capital letters"),
+        ({"when.calling_ae": "NOBODY"}, "when.calling_ae", "never holds"),
+        ({"pipeline": ""}, "pipeline", "is missing"),
+        ({"send_to": "nobody"}, "send_to", "no such peer"),
+        ({"send_to": "modality"}, "send_to", "may not receive"),
+        ({"max_study_age_days": "a week"}, "max_study_age_days", "must be a number"),
+        ({"max_study_age_days": "-1"}, "max_study_age_days", "must be at least 0"),
+        ({"daily_cap": "1.5"}, "daily_cap", "must be a whole number"),
+        ({"options.ultrasound.keep_words": "R-CY"}, "options.ultrasound.keep_words", "under clinical only"),
+        ({"rest": "= 1"}, "rest", "no TOML"),
+        ({"rest": 'priority = "low"'}, "rest", "there is a field"),
+        ({"rest": "when = { station = 'ROOM7' }"}, "rest", "there is a field"),
+    ],
+)
+def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(
+    admin: Browser, inbox: Inbox, given: dict[str, str], field: str, said: str
+) -> None:
+    filled = {**FIELDS, **given}
+    assert admin.post("/rules/new", **filled, act="save") == 400
+    assert said in beside(admin, field)
+    assert entered_in(inbox) == ""
+    for name, value in filled.items():
+        if value and name not in given and name.startswith(("when.", "name", "options.ultrasound")):
+            assert value in admin.text, name
+    for value in filter(None, given.values()):
+        assert value.replace("'", "&#39;").replace('"', "&#34;") in admin.text
+
+
+def test_all_mistakes_are_said_at_once(admin: Browser) -> None:
+    wrong = FIELDS | {
+        "when.modality": "us", "send_to": "nobody", "options.ultrasound.dates": "some", "daily_cap": "x",
+    }  # fmt: skip
+    assert admin.post("/rules/new", **wrong, act="try") == 400
+    assert all(beside(admin, name) for name in wrong.keys() - FIELDS.keys() | {"send_to", "daily_cap"})
+
+
+def test_the_text_fills_the_fields(admin: Browser) -> None:
+    assert admin.post("/rules/new", rule=TEXT, act="try_text", version="0") == 200
+    assert 'value="ROOM2; ROOM3"' in admin.text
+    assert admin.post("/rules/new", rule=TEXT + "= 1", act="try_text", version="0", name="typed") == 400
+    assert "no TOML" in admin.text
+    assert "assess_first = true\n= 1" in admin.text, "the text is still there"
+    assert 'value="typed"' in admin.text, "and so are the fields"
+
+
+def test_a_rule_that_another_admin_changed_is_not_overwritten(console: ConsoleLab, admin: Browser) -> None:
+    admin.post("/rules/new", **FIELDS, act="try")
+    assert admin.post("/rules/new", **FIELDS, act="save", tried=seen(admin)) == 200
+    other = console.browser(UserRole.ADMIN)
+    assert other.post("/rules/second/change", **FIELDS, act="try") == 409
+    assert "there is a rule second already" in other.text
+    assert 'value="ROOM2; ROOM3"' in other.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"when": {"modality": "US"}},
+        {"when": {"study_description": "head; neck", "station": [" x"]}},
+        {"when": {"modality": ["US", "IVUS"]}, "options": {"clean": False, "keep_words": ["R-CY", "L-M"]}},
+        {"when": {"modality": "US"}, "options": {"keep_words": ["a;b"], "unknown": [1, 2]}},
+        {"when": {"modality": "DX"}, "pipeline": "chest_xray", "options": {"prevalence": {"Effusion": 0.05}}},
+        {"when": {"modality": "US"}, "daily_cap": 7, "tell_pacs_refusals": True, "priority": "low"},
+        {"when": {"modality": "US"}, "max_study_age_days": 0, "secondary_captures_from": ["grabber"]},
+    ],
+)
+def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
+    rule = {"name": "one", "pipeline": "ultrasound", "send_to": ["pacs"], **content}
+    again, problems = form.as_content(form.as_form(rule), "")
+    assert problems == []
+    assert RuleSettings(**again) == RuleSettings(**rule)
+
+
+def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
+    admin.get("/rules/new")
+    names = set(re.findall(r'name="([^"]+)"', admin.text))
+    assert set(RuleSettings.model_fields) - {"when", "options"} <= names
+    assert {f"when.{key}" for key in Conditions.model_fields} <= names
+    assert set(page.CONDITIONS) == set(Conditions.model_fields)
+    for pipeline, known in options.OPTIONS.items():
+        assert set(known) == set(form.options_of(pipeline)), pipeline
+        assert {f"options.{pipeline}.{key}" for key in known} <= names
+    assert set(options.OPTIONS["ultrasound"]["policy"].choices) == set(CleaningPolicy)
+    assert not {"command", "container"} & set(
+        re.findall(r'type="radio" name="pipeline" value="(\w+)"', admin.text)
+    )
+
+
+def test_every_choice_of_an_option_is_one_that_its_pipeline_takes(admin: Browser) -> None:
+    for pipeline, known in options.OPTIONS.items():
+        modality = "DX" if pipeline == "chest_xray" else "US"
+        fields = FIELDS | {"when.modality": modality, "pipeline": pipeline, "options.ultrasound.policy": ""}
+        for key, option in known.items():
+            for value in option.choices:
+                sent = fields | {f"options.{pipeline}.{key}": value}
+                assert admin.post("/rules/new", **sent, act="try") == 200, (pipeline, key, value)
+                assert f"{key} = &#34;{value}&#34;" in admin.text
+
+
+def test_a_pipeline_that_cannot_be_loaded_is_offered_without_options(
+    admin: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(page.PIPELINES, "broken", None)
+    monkeypatch.setattr(form, "pipeline_class", lambda name: {}[name])
+    assert admin.get("/rules/new") == 200
+    assert 'value="broken"' in admin.text
