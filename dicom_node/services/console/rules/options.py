@@ -12,7 +12,7 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class PipelineOption:
     """``usual``: what the pipeline does without it, in words. ``choices``: its values, none for any."""
 
     label: str
@@ -28,48 +28,48 @@ PIPELINES: Final[Mapping[str, str]] = {
     "ovarian": "Ultrasound frames of the female pelvis: class and outline of a cyst. For research.",
 }
 
-OPTIONS: Final[Mapping[str, Mapping[str, Option]]] = {
+OPTIONS: Final[Mapping[str, Mapping[str, PipelineOption]]] = {
     "ultrasound": {
-        "policy": Option(
+        "policy": PipelineOption(
             "What is removed",
             "clinical",
             ("clinical", "research"),
             "clinical: what names the patient; research: every text and mark",
         ),
-        "dates": Option(
+        "dates": PipelineOption(
             "Date of the examination", "remove", ("remove", "keep"), "under the policy clinical only"
         ),
-        "keep_words": Option(
+        "keep_words": PipelineOption(
             "Words that are no names", "none", note="of your site, such as R-CY; L-M; under clinical only"
         ),
-        "clean": Option("Cleaned image and its mask", "yes"),
-        "measurements": Option("Lengths written in the image", note="handed back for review"),
-        "despeckle": Option("A copy with less speckle", note="beside the cleaned image"),
-        "any_modality": Option("Take other modalities too", note="text only, no drawn marks"),
+        "clean": PipelineOption("Cleaned image and its mask", "yes"),
+        "measurements": PipelineOption("Lengths written in the image", note="handed back for review"),
+        "despeckle": PipelineOption("A copy with less speckle", note="beside the cleaned image"),
+        "any_modality": PipelineOption("Take other modalities too", note="text only, no drawn marks"),
     },
     "chest_xray": {
-        "operating_point": Option(
+        "operating_point": PipelineOption(
             "When a finding is called",
             "specific",
             ("specific", "balanced", "sensitive"),
             "specific: few false alarms; sensitive: few findings missed",
         ),
-        "ratio": Option(
+        "ratio": PipelineOption(
             "Cardiothoracic ratio", "PA", ("PA", "all", "off"), "all: AP and unknown projections too"
         ),
-        "heatmaps": Option("Heat maps", note="of every finding that is present"),
-        "outlines": Option("Heart and lungs as Segmentation"),
-        "clean": Option("Picture without its text", note="where that can be verified"),
-        "all_labels": Option("All labels", note="also those that their test figures do not support"),
-        "prevalence": Option(
+        "heatmaps": PipelineOption("Heat maps", note="of every finding that is present"),
+        "outlines": PipelineOption("Heart and lungs as Segmentation"),
+        "clean": PipelineOption("Picture without its text", note="where that can be verified"),
+        "all_labels": PipelineOption("All labels", note="also those that their test figures do not support"),
+        "prevalence": PipelineOption(
             "How common findings are here", "as in training", note="such as Effusion = 0.05; Mass = 0.01"
         ),
     },
     "fetal_head": {},
     "ovarian": {
-        "pelvis": Option("All are of the female pelvis", note="also where no header says so"),
-        "outlines": Option("Outline as Segmentation", "yes"),
-        "heatmaps": Option("Heat maps", note="of the class that is present"),
-        "malignancy": Option("Report malignant too", note="for research: seen 36 times in training"),
+        "pelvis": PipelineOption("All are of the female pelvis", note="also where no header says so"),
+        "outlines": PipelineOption("Outline as Segmentation", "yes"),
+        "heatmaps": PipelineOption("Heat maps", note="of the class that is present"),
+        "malignancy": PipelineOption("Report malignant too", note="for research: seen 36 times in training"),
     },
 }

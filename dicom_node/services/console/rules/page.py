@@ -96,7 +96,7 @@ def _options(pipeline: str, given: Form) -> Iterator[View]:
     known = options.OPTIONS.get(pipeline, {})
     kinds = form.options_of(pipeline)
     for key in [*(key for key in known if key in kinds), *(key for key in kinds if key not in known)]:
-        about = known.get(key, options.Option(key, ""))
+        about = known.get(key, options.PipelineOption(key, ""))
         choices = _YES_NO if kinds[key] is bool else [(value, value) for value in about.choices]
         place = form.field(("options", key), pipeline)
         usual = f"usual ({about.usual})" if about.usual else "as usual"

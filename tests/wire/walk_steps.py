@@ -1,0 +1,93 @@
+"""Steps of the walk through the console (``test_console_walk.py``): what an admin does, by its buttons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from tests.walked_lab import OWN_MODEL
+
+
+def press(page: Page, words: str) -> None:
+    """Press a button, and wait for the page that answers."""
+    with page.expect_navigation():
+        page.click(f"main button:text-is('{words}') >> visible=true >> nth=0")
+    assert page.locator("h1:text-is('That did not work')").count() == 0, page.inner_text("main")
+
+
+def because(page: Page, words: str) -> None:
+    """Open what asks for a reason, give one, and go on."""
+    page.click(f"main summary:text-is('{words}') >> visible=true >> nth=0")
+    page.fill("details[open] input[name=because]", "not of this patient")
+    press(page, words)
+
+
+def draw(page: Page) -> None:
+    """One box and the name of a rule."""
+    for edge, value in zip(("left", "top", "right", "bottom"), ("0", "0", "130", "30"), strict=True):
+        page.fill(f'input[name="{edge}"] >> nth=0', value)
+    page.fill('input[name="name"]', "room3")
+
+
+def peers(page: Page, tmp_path: Path, port: int | None) -> None:
+    """One is added, told what it shows, changed and removed."""
+    page.goto("/peers")
+    page.click("text=Add a peer")
+    for name, value in (("name", "view"), ("ae_title", "PACS"), ("host", "127.0.0.1"), ("port", "x")):
+        page.fill(f"input[name={name}]", value)
+    page.check("input[name=may][value=receive]")
+    with page.expect_navigation():
+        page.click("text=Check and save")
+    assert page.locator(".problem").count() == 1
+    page.screenshot(path=tmp_path / "mistake.png", full_page=True)
+    page.fill("input[name=port]", str(port))
+    press(page, "Check and save")
+    page.screenshot(path=tmp_path / "saved.png", full_page=True)
+    page.click("main >> text=Go on")
+    press(page, "Send a test study")
+    page.check("input[name=shows][value=sr]")
+    press(page, "Send view what it shows, and nothing else")
+    page.goto("/peers/view")
+    page.click("main a:text-is('Change')")
+    press(page, "Check and save")
+    page.click("main >> text=Go on")
+    press(page, "Remove")
+
+
+def rules(page: Page, tmp_path: Path) -> None:
+    """One is tried, added, changed and removed."""
+    page.goto("/rules")
+    page.click("text=Add a rule")
+    page.fill("input[name=name]", "mine")
+    page.fill("input[name='when.station']", "ROOM2")
+    page.check("input[name=pipeline][value=ultrasound]")
+    page.select_option("select[name='options.ultrasound.policy']", "research")
+    page.fill("input[name=daily_cap]", "x")
+    page.screenshot(path=tmp_path / "rule-form.png", full_page=True)
+    with page.expect_navigation():
+        page.click("text=Try it against the newest studies")
+    assert page.locator(".fault").count() == 2, "no peer, and no number"
+    page.screenshot(path=tmp_path / "rule-mistakes.png", full_page=True)
+    page.fill("input[name=daily_cap]", "")
+    page.check("input[name=send_to][value=pacs]")
+    press(page, "Try it against the newest studies")
+    page.screenshot(path=tmp_path / "rule-tried.png", full_page=True)
+    press(page, "Save the rule")
+    page.click("main >> text=Go on")
+    page.click("tr:has(td:text-is('mine')) >> text=Change")
+    assert page.input_value("select[name='options.ultrasound.policy']") == "research"
+    page.click("summary:has-text('The rule as text')")
+    press(page, "Try the text")
+    press(page, "Save the rule")
+    page.click("main >> text=Go on")
+    with page.expect_navigation():
+        page.click("tr:has(td:text-is('mine')) >> text=Remove")
+
+
+def models(page: Page) -> None:
+    """The site's own is put into use and back."""
+    page.goto(f"/models/{OWN_MODEL}")
+    press(page, "Let chest_xray use it")
+    page.goto("/models")
+    press(page, "Roll back to the model before")
