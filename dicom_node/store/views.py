@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node import events
@@ -33,6 +33,7 @@ from dicom_node.store.tables import (
     Result,
     Study,
     StudyTrace,
+    UtcDateTime,
 )
 from dicom_node.store.transitions import utc_now
 
@@ -334,7 +335,8 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
         select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
     ).all()
     field = EventRow.fields["association"].as_string()
-    known = select(func.min(Association.opened_at), func.max(func.coalesce(Association.closed_at, utc_now())))
+    closed = func.coalesce(Association.closed_at, literal(utc_now(), UtcDateTime()))
+    known = select(func.min(Association.opened_at), func.max(closed))
     since, until = session.execute(known.where(Association.id.in_(brought))).one()
     if since is None:  # brought by none, or events and associations are forgotten
         return EventRow.study_id == found

@@ -1,4 +1,4 @@
-"""How SQLite looks for what lists and timers ask: by an index, however many studies there were."""
+"""How what lists and timers ask is looked for: by an index, however many studies there were."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
+from dicom_node import events
 from dicom_node.config.settings import PeerSettings
 from dicom_node.outbox.outages import outages
 from dicom_node.scu.destination import SendReport, SendStatus
 from dicom_node.store import views
 from dicom_node.store.tables import Association, ReceivedObject, Study
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.transitions import record, utc_now
 from tests.outbox_lab import Outbox
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Outbox:
+    return filled(tmp_path)
+
+
+def filled(folder: Path, database_url: str = "") -> Outbox:
     """A study of one association, whose results wait for a peer that was tried."""
     pacs = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
-    outbox = Outbox(tmp_path, [pacs])
+    outbox = Outbox(folder, [pacs], database_url=database_url)
     outbox.add_study(["pacs"])
     away = [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3
     outbox.worker(open_destination=lambda *_: AnyPeer(away)).run_once()
@@ -85,6 +90,23 @@ def test_outages_are_looked_for_among_the_events_since_they_began(outbox: Outbox
     of_events = [plan for statement, plan in found.items() if "FROM event" in statement]
     assert len(of_events) >= 2
     assert all("study_id=?" in plan or "rowid>?" in plan for plan in of_events), of_events
+
+
+@pytest.mark.debian("postgresql")
+def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    outbox = filled(tmp_path, postgres_url)
+    name = outbox.database.url.database
+    with outbox.database.write() as session:
+        session.execute(text(f"ALTER DATABASE {name} SET timezone = 'America/New_York'"))
+    outbox.database.dispose()  # for connections from now on
+    with outbox.database.write() as session:
+        record(session, events.STORE_REFUSED, association="a")
+    with outbox.database.read() as session:
+        shown = views.list_events(session, study_instance_uid=uid_of(outbox))
+    assert events.STORE_REFUSED.number in {row["number"] for row in shown}
+    outbox.database.dispose()
 
 
 def uid_of(outbox: Outbox) -> str:
