@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
@@ -24,7 +24,8 @@ from dicom_node.store.tables import Delivery, EventRow, Result
 from dicom_node.store.transitions import record, utc_now
 
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
-_TRIED = Delivery.attempts > 0
+# A first try that is under way has not failed.
+_TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), else_=0)
 _TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
 
 

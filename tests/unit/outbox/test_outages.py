@@ -7,12 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings
-from dicom_node.events import DESTINATION_AWAY, DESTINATION_BACK
+from dicom_node.events import DELIVERY_RETRIED, DESTINATION_AWAY, DESTINATION_BACK
 from dicom_node.model.kinds import Occasion
+from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox.outages import outages, report_outages
 from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
@@ -103,6 +104,18 @@ def test_what_waits_no_more_is_no_outage(outbox: Outbox, pacs: Peer) -> None:
         [found] = outages(session)
         assert utc_now() - found.since < timedelta(minutes=1)
     assert report_outages(outbox.database, outbox.settings) == 0
+
+
+def test_a_first_try_under_way_hides_no_outage(outbox: Outbox) -> None:
+    """A routine study waited behind urgent ones until now, so its delivery is the oldest."""
+    with outbox.database.write() as session:
+        oldest = session.scalars(select(Delivery).where(Delivery.destination == "pacs")).first()
+        assert oldest is not None
+        oldest.state, oldest.attempts, oldest.reason = DeliveryState.SENDING, 1, ""
+        tried = EventRow.fields["delivery"].as_integer() == oldest.id
+        session.execute(delete(EventRow).where(EventRow.number == DELIVERY_RETRIED.number, tried))
+    with outbox.database.read() as session:
+        assert [one.destination for one in outages(session)] == ["pacs"]
 
 
 def test_it_is_told_once_when_it_lasts_and_so_is_its_end(outbox: Outbox, pacs: Peer) -> None:
