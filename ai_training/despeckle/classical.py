@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ai_training.despeckle.afterwards import Filter
+
 Floats = npt.NDArray[np.float32]
-Filter = Callable[[Floats], Floats]
-"""A picture 0 to 1 → the same with less speckle, of the same size."""
 FLOOR = 1 / 255
 """Added before logarithms: the smallest step of a picture."""
 

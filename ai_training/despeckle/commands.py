@@ -26,7 +26,7 @@ from ai_training.options import (
 )
 
 if TYPE_CHECKING:
-    from ai_training.despeckle.classical import Filter
+    from ai_training.despeckle.afterwards import Filter
 
 
 def add_to(train_app: typer.Typer, evaluate_app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models.card_file import load
-from ai_training.despeckle.classical import Filter
+from ai_training.despeckle.afterwards import Filter
 
 FOLDER = Path(__file__).parent / "compared"
 

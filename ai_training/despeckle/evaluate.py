@@ -16,8 +16,9 @@ from skimage.metrics import structural_similarity
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.registry import find
+from ai_training.despeckle.afterwards import Filter
 from ai_training.despeckle.afterwards.heads import head_scores
-from ai_training.despeckle.classical import Filter, filters
+from ai_training.despeckle.classical import filters
 from ai_training.despeckle.compared import autoencoders
 from ai_training.despeckle.regions import Texture, texture
 from ai_training.despeckle.speckle import SIGMAS, rayleigh, reduced, scattered

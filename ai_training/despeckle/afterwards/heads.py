@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ai_pipeline.fetal_head.outline import HeadModel
-from ai_training.despeckle.classical import Filter
+from ai_training.despeckle.afterwards import Filter
 from ai_training.fetal.data import head_images
 from ai_training.fetal.scores import dice
 from ai_training.progress import Report

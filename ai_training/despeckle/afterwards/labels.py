@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models.preprocess import normalise
-from ai_training.despeckle.classical import Filter
+from ai_training.despeckle.afterwards import Filter
 from ai_training.fetal.data import head_images
 from ai_training.fetal.scores import dice
 from ai_training.metrics import mean_interval, patient_weights

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ai_training.despeckle.afterwards import Filter
 from ai_training.despeckle.afterwards.teaching import (
     STRONG,
     TAUGHT_BY,
@@ -22,7 +23,6 @@ from ai_training.despeckle.afterwards.teaching import (
     answers,
     blurs,
 )
-from ai_training.despeckle.classical import Filter
 from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks.segmenters import SEGMENTERS
 from ai_training.progress import Report, silent

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from ai_training.despeckle.afterwards import Filter
 from ai_training.despeckle.afterwards.teaching import (
     STRONG,
     TAUGHT_BY,
@@ -28,7 +29,6 @@ from ai_training.despeckle.afterwards.teaching import (
     answers,
     blurs,
 )
-from ai_training.despeckle.classical import Filter
 from ai_training.fetal.data import head_images
 from ai_training.fetal.scores import dice
 from ai_training.metrics import mean_interval, patient_weights

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ai_training.despeckle.classical import Filter
+from ai_training.despeckle.afterwards import Filter
 from ai_training.networks.segmenters import PUBLISHED_WIDTHS, SEGMENTERS, WIDTHS
 from ai_training.progress import Report
 
