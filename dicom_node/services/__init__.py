@@ -185,14 +185,17 @@ def _spool(settings: Settings) -> Spool:
 
 
 def show_readings(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The readings of a study's burned-in annotation, for holders of the site key; recorded as event 4010.
+    """The readings of a study's burned-in annotation, for holders of the site key: in the audit, event 4010.
 
     Raises NotFound, ConfigurationError (the key cannot be read), ReadingsSealed (it is another one).
     """
     from dicom_node.jobs.worker import readings
 
+    def note(session: Session, study: int) -> None:
+        audit.note(session, COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
+
     with open_database(settings) as database:
-        return readings.show(database, settings, study_instance_uid)
+        return readings.show(database, settings, study_instance_uid, note)
 
 
 @contextmanager

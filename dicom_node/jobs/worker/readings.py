@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import pwd
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Pipeline, PipelineResult, Reading
 from dicom_node import sitekey
@@ -73,9 +74,15 @@ class ReadingRecord:
         return _Seal(self._data_dir)
 
 
-def show(database: Database, settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
+def show(
+    database: Database,
+    settings: Settings,
+    study_instance_uid: str,
+    also: Callable[[Session, int], object] | None = None,
+) -> list[dict[str, Any]]:
     """The readings of a study, decrypted with the site key; an event records who looked at them.
 
+    ``also`` writes of the study in the same transaction.
     Raises NotFound, ConfigurationError where the key cannot be read, ReadingsSealed where it is another one.
     """
     with database.write() as session:
@@ -87,6 +94,8 @@ def show(database: Database, settings: Settings, study_instance_uid: str) -> lis
             session, READINGS_SHOWN, study.id,
             study=study.study_instance_uid, user=_user(), readings=len(shown),
         )  # fmt: skip
+        if also is not None:
+            also(session, study.id)
     return shown
 
 

@@ -12,7 +12,7 @@ from dicom_node.config import loading
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Study
-from tests.unit.cli.conftest import BROKEN, DELIVERED, Run
+from tests.unit.cli.conftest import BROKEN, DELIVERED, Run, audited
 from tests.unit.jobs.worker_lab import Obedient
 
 SECRET = "KIM [bold] 김영희"
@@ -54,13 +54,16 @@ def test_the_table_shows_the_text_as_it_is(run: Run, filled: Path, read: str) ->
     assert max(map(len, printed.out.splitlines())) <= 100
 
 
-def test_the_look_is_in_the_list_of_events_and_the_text_is_not(run: Run, filled: Path, read: str) -> None:
+def test_the_look_is_in_the_audit_and_the_list_of_events_and_the_text_is_not(
+    run: Run, filled: Path, read: str
+) -> None:
     run("studies", "readings", DELIVERED, "--config", filled)
     listed = run("events", "list", "--config", filled, "--number", "4010", "--json")
     [event] = listed.json
     assert event["study_instance_uid"] == DELIVERED
     assert event["fields"]["readings"] == 1
     assert "KIM" not in listed.out
+    assert audited(filled) == [("study_seen", {"readings": True})]
 
 
 def test_where_nothing_was_read_it_says_so(run: Run, filled: Path) -> None:
