@@ -121,8 +121,8 @@ class Child:
         with self._lock:
             given = self._given
             process = self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                env=self._environment,
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+                errors="replace", bufsize=1, env=self._environment,
             )  # fmt: skip
             self._heard_at = time.monotonic() + _STARTING
         with process:
@@ -135,10 +135,19 @@ class Child:
                     process.stdin.write(given + "\n")
             for line in process.stdout:
                 self._heard_at = max(self._heard_at, time.monotonic())  # it loads on after a first sign
-                if line.startswith("{") and "alive" not in (said := json.loads(line)):
+                if (said := _said(line)) and "alive" not in said:
                     self._heard_at = time.monotonic()
                     self._on_ready(said)
             return process.wait()
+
+
+def _said(line: str) -> Mapping[str, Any]:
+    """What a process says of itself; nothing of what some library in it prints, whatever that looks like."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def running(data_dir: Path) -> dict[str, int]:

@@ -117,6 +117,22 @@ def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
     assert ready == [{"ready": True}]
 
 
+def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
+    """Of a package of the site's own, in the worker that runs it."""
+    heard: list[object] = []
+    code = (
+        "import sys; print({'score': 0.9}); print('[1]'); sys.stdout.flush()\n"
+        "sys.stdout.buffer.write(b'\\xff{\\n'); print('{\"ready\": true}', flush=True); input()"
+    )
+    child = Child("worker-1", ["-c", code], heard.append, lambda *said: heard.append(said))
+    child.start()
+    try:
+        wait_until(lambda: heard, 20, "the child is ready")
+    finally:
+        child.stop(5)
+    assert heard == [{"ready": True}]
+
+
 def test_a_child_that_is_starting_does_not_count_as_silent() -> None:
     child = Child("worker-1", ["-c", "import time; time.sleep(60)"], lambda _: None, lambda *_: None)
     child.start()
