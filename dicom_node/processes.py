@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -103,7 +104,11 @@ class Child:
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
             started = time.monotonic()
-            status = self._run_once()
+            try:
+                status = self._run_once()
+            except OSError as error:  # no memory, no process to be had just now: the next time there may be
+                _LOGGER.error("%s cannot be started: %s", self.name, error.strerror)
+                status = os.EX_OSERR
             if self._stopping.is_set():
                 return
             with self._lock:

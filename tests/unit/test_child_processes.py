@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +118,28 @@ def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
     finally:
         child.stop(5)
     assert ready == [{"ready": True}]
+
+
+def test_a_child_that_cannot_be_started_for_want_of_memory_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[object] = []
+    real, failures = subprocess.Popen, iter([OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        for failure in failures:
+            raise failure
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    code = "print('{\"ready\": true}', flush=True); input()"
+    child = Child("listener", ["-c", code], heard.append, lambda *said: heard.append(said))
+    child.start()
+    try:
+        wait_until(lambda: {"ready": True} in heard, 20, "the child is ready")
+    finally:
+        child.stop(5)
+    assert heard == [(os.EX_OSERR, 0.5), {"ready": True}]
 
 
 def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
