@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -47,6 +47,7 @@ HELD = "held"
 _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
 _DIGITS = 18  # that a number in the database may have
 _CANDIDATES = 5  # studies that are named where a UID's ending means several
+_TOLD_LATE = timedelta(minutes=1)  # the end of an association that outlasted its listener
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 
 
@@ -341,7 +342,8 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
     if since is None:  # brought by none, or events and associations are forgotten
         return EventRow.study_id == found
     # By the index of times: fields have none, and SQLite would take the one of numbers for all associations.
-    then = EventRow.at.between(min(since, until), max(since, until)) & (EventRow.number // 1000 == 1)
+    times = EventRow.at.between(min(since, until), max(since, until) + _TOLD_LATE)
+    then = times & (EventRow.number // 1000 == 1)
     return or_(EventRow.study_id == found, then & field.in_([name for name in brought if name]))
 
 

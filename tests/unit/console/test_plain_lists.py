@@ -57,7 +57,8 @@ def test_the_end_of_a_uid_begins_with_a_figure(console: ConsoleLab, inbox: Inbox
 def test_what_happened_to_a_study_has_nothing_of_another_one(site: ConsoleLab) -> None:
     with site.database.write() as session:
         titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21"}
-        session.add(Association(id="a", listener="l", opened_at=utc_now(), **titles))
+        now = utc_now()  # the listener stopped, and the association's own end is told after that
+        session.add(Association(id="a", listener="l", opened_at=now, closed_at=now, **titles))
         record(session, events.OBJECT_CONFLICT, 2, association="a", instance="1.2")
         record(session, events.ASSOCIATION_ABORTED, None, association="a")
     with site.database.read() as session:
