@@ -5,6 +5,7 @@ When everything came to its end the node stops, and only its console goes on: no
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from dicom_node.config.settings import Settings
 from dicom_node.demo import inputs
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.services import entered
+from dicom_node.services.audit import Person
+from dicom_node.services.console import uploads
+from dicom_node.services.console.uploads import UploadedFile
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Notification, Study
 from tests.modality import ultrasound, ultrasound_from
@@ -160,6 +164,7 @@ def walked(folder: Path, data: Path) -> Iterator[Walked]:
             node.wait_for(ended, count=len(sent))
             settings = loading.load([node.config])
             database = Database(settings.database_url)
+            _upload(database, settings, sent["dead"][1])
             wait_until(lambda: _all_told(database), 60, "the end of deliveries")
             assert node.stop() == 0
         ward = {"name": "ward", "ae_title": "WARD", "may": ["send"]}
@@ -207,6 +212,14 @@ def _studies(chest: Dataset) -> dict[str, tuple[str, Dataset, ...]]:
 def _named(name: str) -> Dataset:
     """An ultrasound with a name, a date and a number burned in."""
     return ultrasound_from(name, picture(7, (240, 320), colour=True))
+
+
+def _upload(database: Database, settings: Settings, again: Dataset) -> None:
+    """One of the objects once more, by the console."""
+    data = io.BytesIO()
+    again.save_as(data, enforce_file_format=True)
+    data.seek(0)
+    uploads.take(database, settings, [UploadedFile("again.dcm", data)], None, Person("operator"))
 
 
 def _all_told(database: Database) -> bool:

@@ -34,12 +34,13 @@ COMMAND_LINE = Person("command line")
 
 def note(
     session: Session, by: Person, action: AuditAction, *, study_id: int | None = None, **fields: Any
-) -> None:
+) -> AuditRow:
     """Add a row, in the transaction of what it tells of. ``fields`` hold no PHI."""
     row = AuditRow(
         at=utc_now(), actor=by.name, address=by.address[:64], action=action, study_id=study_id, fields=fields
     )
     session.add(row)
+    return row
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -64,11 +64,16 @@ def list_studies(
     """
     chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
     if wanted := tuple(states):
-        of_state = Study.state.in_([state for state in wanted if state != HELD])
-        chosen = chosen.where(or_(of_state, _ARE_HELD) if HELD in wanted else of_state)
+        chosen = chosen.where(in_states(wanted))
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
     return study_views(session, chosen)
+
+
+def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
+    """Whether a study has one of these states; ``HELD`` is one of them here."""
+    of_state = Study.state.in_([state for state in wanted if state != HELD])
+    return or_(of_state, _ARE_HELD) if HELD in wanted else of_state
 
 
 def find_study(session: Session, uid: str) -> Study:

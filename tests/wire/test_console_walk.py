@@ -296,7 +296,8 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
         "input[name=files]", [tmp_path / name for name in ("five.dcm", "page.dcm", "scan.png")]
     )
     page.click("main button:text-is('Send')")
-    page.wait_for_selector("text=2 taken, 1 refused")
+    page.wait_for_selector("text=2 objects taken, 1 refused")
+    page.wait_for_selector("text=2 of 2 objects are still being looked into")
     page.screenshot(path=tmp_path / "uploaded.png", full_page=True)
     page.goto("/patients")
     press(page, "Remove")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Response
 
@@ -26,6 +26,7 @@ from dicom_node.services.console.studies import (
 )
 from dicom_node.services.console.studies.pictures import PictureKind, Shown
 from dicom_node.services.console.studies.search import Order, Search
+from dicom_node.store import views
 
 router = APIRouter(prefix="/studies")
 
@@ -39,7 +40,7 @@ Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE
 @needs(UserRole.VIEWER)
 def list_studies(
     asked: Asked,
-    state: StudyState | None = None,
+    state: StudyState | Literal["held"] | None = None,
     modality: Modality = "",
     sender: Sender = "",
     finding: Finding = "",
@@ -72,7 +73,7 @@ def list_studies(
     filters = {key: value for key, value in asked_for.items() if value} | ({"person": "1"} if person else {})
     return asked.page(
         "studies.html", rows=rows, more=more, first=after is None, filters=filters, about=about,
-        states=list(StudyState), orders=list(Order), findings=models.findings(asked.site.settings),
+        states=[*StudyState, views.HELD], orders=list(Order), findings=models.findings(asked.site.settings),
     )  # fmt: skip
 
 

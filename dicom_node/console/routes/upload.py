@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,12 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from dicom_node.config.settings import Settings
-from dicom_node.console.web.access import Asked, Since, Visit, needs, read_form
+from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, read_form
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
-from dicom_node.services.console import captures, registration, uploads
+from dicom_node.services import audit
+from dicom_node.services.console import captures, registration, uploaded, uploads
 from dicom_node.services.console.captures import Described
-from dicom_node.services.console.uploads import Taken, UploadedFile
+from dicom_node.services.console.uploads import Upload, UploadedFile
+from dicom_node.store.views import View
 
 router = APIRouter()
 
@@ -37,10 +39,18 @@ _places = asyncio.Semaphore(AT_ONCE)
 def ask(asked: Asked, patient: Since = None) -> Response:
     """The form. ``patient``: the number of a registered one, whose name and ID no address has."""
     known = {}
-    if patient is not None:
-        with asked.site.database.read() as session:
+    with asked.site.database.read() as session:
+        if patient is not None:
             known = registration.one(session, asked.site.settings, patient)
-    return asked.page("upload.html", **_choices(asked.site.settings, known=known))
+        last = uploaded.last(session)
+    return asked.page("upload.html", last=last, **_choices(asked.site.settings, known=known))
+
+
+@router.get(PATH + "/{number}")
+@needs(UserRole.OPERATOR)
+def follow(asked: Asked, number: Number) -> Response:
+    """How one goes on."""
+    return asked.page("uploaded.html", files=(), refused=0, now=_now(asked, number))
 
 
 @router.post(PATH)
@@ -69,7 +79,7 @@ async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]])
             await form.close()
 
 
-def taken(asked: Visit, form: FormData) -> Sequence[Taken]:
+def taken(asked: Visit, form: FormData) -> Upload:
     """What became of each file. Raises FaultyInput for a description that cannot be used."""
     site = asked.site
     files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
@@ -84,10 +94,18 @@ def taken(asked: Visit, form: FormData) -> Sequence[Taken]:
 def _answer(asked: Visit, form: FormData) -> Response:
     """The page that says of each file what became of it."""
     try:
-        rows = taken(asked, form)
+        found = taken(asked, form)
     except FaultyInput as error:
-        return asked.page("upload.html", 400, **_choices(asked.site.settings, str(error)))
-    return asked.page("uploaded.html", rows=rows, taken=sum(1 for row in rows if not row.refusal))
+        return asked.page("upload.html", 400, last=[], **_choices(asked.site.settings, str(error)))
+    refused = sum(1 for row in found.files if row.refusal)
+    return asked.page("uploaded.html", files=found.files, refused=refused, now=_now(asked, found.number))
+
+
+def _now(asked: Visit, number: int) -> View:
+    """How the upload goes on; it lists studies with their Patient IDs."""
+    audit.note_list(asked.site.database, asked.person, "upload")
+    with asked.site.database.read() as session:
+        return uploaded.show(session, number)
 
 
 def _refuse_without_room(request: Request, settings: Settings) -> None:

@@ -1,6 +1,8 @@
 // Pages that update by themselves: after each change the page is asked for again, and its live parts are replaced.
 // Without it, or when too many pages are open, the page stands still.
 const note = document.getElementById("live");
+// The answer to a form cannot be asked for again: it says which page has its live parts.
+const address = document.querySelector("[data-from]")?.dataset.from ?? location.href;
 let source = null;
 let waiting = false;
 
@@ -34,7 +36,7 @@ const refresh = async () => {
   if (waiting) return;
   waiting = true;
   try {
-    const answer = await fetch(location.href, { headers: { "X-By-Itself": "1" } });
+    const answer = await fetch(address, { headers: { "X-By-Itself": "1" } });
     if (answer.redirected) return location.assign("/sign-in");
     if (!answer.ok) return again();
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");

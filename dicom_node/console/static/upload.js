@@ -26,6 +26,9 @@ form.addEventListener("submit", (event) => {
     const page = new DOMParser().parseFromString(request.responseText, "text/html");
     document.getElementById("main").replaceWith(page.getElementById("main"));
     document.getElementById("main").focus();
+    if (document.querySelector("[data-live]")) {
+      document.head.append(Object.assign(document.createElement("script"), { src: "/static/live.js" }));
+    }
   });
   request.addEventListener("error", () => refuse("The upload was cut off. See in Studies whether any of it came, then send the rest again."));
   request.send(new FormData(form));

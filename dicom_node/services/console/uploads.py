@@ -62,19 +62,27 @@ class Taken:
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What became of the files of one upload. ``number``: of its row in the audit, by which it is found."""
+
+    number: int
+    files: Sequence[Taken]
+
+
 def take(
     database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
-) -> list[Taken]:
+) -> Upload:
     """Spool all that can be taken; ``about`` says whose pictures are among them. The audit says how many."""
     upload = _Upload(settings, by)
     rows = [row for one in sent for row in upload.take(one, about)]
     refused = sum(1 for row in rows if row.refusal)
     with database.write() as session:
-        audit.note(
+        noted = audit.note(
             session, by, AuditAction.UPLOADED,
             objects=len(rows) - refused, refused=refused, association=upload.association,
         )  # fmt: skip
-    return rows
+    return Upload(noted.id, rows)
 
 
 class _Readable(Protocol):

@@ -51,9 +51,12 @@ def picture(kind: str = "PNG", mode: str = "RGB") -> bytes:
 
 
 def outcomes(browser: Browser) -> list[str]:
-    """Of each file, in order: "taken", or why not."""
+    """Why files were refused, in order, then "taken" for each object that was not."""
     assert browser.status == 200, browser.text
-    return re.findall(r'<td class="reason[^"]*">[^<]*</td><td class="reason[^"]*">([^<]*)</td>', browser.text)
+    why = re.findall(r'<td class="reason">[^<]*</td><td class="reason problem">([^<]*)</td>', browser.text)
+    taken = re.search(r"(\d+) objects? taken", browser.text)
+    assert taken
+    return why + ["taken"] * int(taken[1])
 
 
 def with_settings(console: ConsoleLab, section: str, **values: Any) -> None:
@@ -87,7 +90,7 @@ def test_a_zip_is_its_objects_whatever_their_names(browser: Browser, inbox: Inbo
     names = ("../../../evil.dcm", "/etc/passwd", "sub/DICOMDIR", "__MACOSX/a", ".hidden", "readme.txt")
     contents = (one, two, b"x", b"x", b"x", b"hello, this is no DICOM")
     browser.upload(("all.zip", zipped(*zip(names, contents, strict=True))))
-    assert outcomes(browser) == ["taken", "taken", "it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG"]
+    assert outcomes(browser) == ["it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG", "taken", "taken"]
     inbox.settle()
     assert inbox.outcomes() == ["new", "new"]
     assert not list(tmp_path.rglob("evil*"))
@@ -149,7 +152,7 @@ def test_all_files_of_a_zip_together_have_a_limit(
     files = [part_10(ultrasound(name, size=(600, 400))) for name in ("one", "two")]
     with_settings(console, "console", upload_mib=1)
     browser.upload(("a.zip", zipped(*((str(n), data) for n, data in enumerate(files)))))
-    assert [text == "taken" for text in outcomes(browser)] == [True, False]
+    assert [text == "taken" for text in outcomes(browser)] == [False, True]
 
 
 @pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])

@@ -162,7 +162,7 @@ def schema() -> dict[str, Any]:
 @needs(UserRole.VIEWER)
 def list_studies(
     asked: Asked,
-    state: Annotated[list[StudyState] | None, Query()] = None,
+    state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
     modality: Modality = "",
     sender: Sender = "",
     finding: Finding = "",
@@ -333,10 +333,10 @@ async def take(asked: Asked) -> list[UploadedRow]:
     """DICOM files, ZIPs of them, PNG and JPEG (with what is said of patient and study)."""
     async with upload.received(asked, form_of) as form:
         try:
-            rows = await run_in_threadpool(upload.taken, asked, form)
+            found = await run_in_threadpool(upload.taken, asked, form)
         except FaultyInput as error:
             raise HTTPException(400, str(error)) from None
-    return [UploadedRow(name=row.name, refusal=row.refusal) for row in rows]
+    return [UploadedRow(name=row.name, refusal=row.refusal) for row in found.files]
 
 
 def _studies(asked: Asked, wanted: Search, after: int | None) -> Studies:

@@ -39,7 +39,7 @@ class Search:
     """Which studies; "" and () let all pass. ``patient`` and ``accession`` may end with ``*``.
 
     ``since`` and ``until`` are Study Dates, YYYYMMDD. ``sender``: the calling AE title of an image.
-    ``finding``: one that the newest reports call present, by the meaning of its code.
+    ``finding``: one that the newest reports call present, by the meaning of its code. ``states``: HELD too.
     """
 
     patient: str = ""
@@ -49,7 +49,7 @@ class Search:
     finding: str = ""
     since: str = ""
     until: str = ""
-    states: Sequence[StudyState] = ()
+    states: Sequence[StudyState | str] = ()
     order: Order = Order.RECEIVED
 
 
@@ -103,7 +103,7 @@ def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
     if wanted.finding:
         found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64]))
     if wanted.states:
-        found.append(Study.state.in_(wanted.states))
+        found.append(views.in_states(wanted.states))
     if wanted.since:
         found.append(Study.study_date >= wanted.since)
     if wanted.until:
