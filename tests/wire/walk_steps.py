@@ -75,14 +75,14 @@ def rules(page: Page, tmp_path: Path) -> None:
     page.screenshot(path=tmp_path / "rule-tried.png", full_page=True)
     press(page, "Save the rule")
     page.click("main >> text=Go on")
-    page.click("tr:has(td:text-is('mine')) >> text=Change")
+    page.click("tr:has(b:text-is('mine')) >> text=Change")
     assert page.input_value("select[name='options.ultrasound.policy']") == "research"
     page.click("summary:has-text('The rule as text')")
     press(page, "Try the text")
     press(page, "Save the rule")
     page.click("main >> text=Go on")
     with page.expect_navigation():
-        page.click("tr:has(td:text-is('mine')) >> text=Remove")
+        page.click("tr:has(b:text-is('mine')) >> text=Remove")
 
 
 def models(page: Page) -> None:

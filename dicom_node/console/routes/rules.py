@@ -179,6 +179,7 @@ def _page(
         status,
         entered=known,
         rows=rows,
+        conditions={key: label for key, (label, _) in page.CONDITIONS.items()},
         tried=tried,
         named=_named(asked, tried),
         text=text,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,13 +20,13 @@ from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState,
 from dicom_node.monitoring.processes import processes
 from dicom_node.outbox import held
 from dicom_node.outbox.outages import outages
+from dicom_node.services.console import problems
 from dicom_node.services.console.studies import listing, reviews
 from dicom_node.store.tables import Association, Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, as_json, list_events
+from dicom_node.store.views import View, as_json
 
 _MINUTES = 5  # that the rate of objects is taken from
-_PROBLEMS = 12
 _ARRIVED = [
     kind.number
     for kind in (
@@ -37,16 +36,6 @@ _ARRIVED = [
         events.OBJECT_CONFLICT,
         events.OBJECT_QUARANTINED,
     )
-]
-# Left out is what a person did, and what follows from it: the audit has it, and one act is many events. A
-# peer that is away would fill the list with its retries: it has a number of its own.
-_NO_PROBLEMS = {
-    events.DELIVERY_RETRIED, events.DELIVERY_BY_HAND, events.DELIVERY_DISCARDED, events.DELIVERY_ADDED,
-    events.DELIVERY_WITHDRAWN, events.JOB_CANCELLED, events.STUDY_RERUN, events.STUDY_RELEASED,
-    events.VERSION_CHOSEN, events.OBJECTS_REINDEXED, events.READINGS_SHOWN, events.RESULT_WITHDRAWN,
-}  # fmt: skip
-_BAD = [
-    kind.number for kind in events.all_types() if kind.level >= logging.WARNING and kind not in _NO_PROBLEMS
 ]
 
 
@@ -59,8 +48,9 @@ def overview(session: Session, settings: Settings) -> View:
         session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
     )
     deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
-    problems = list_events(session, numbers=_BAD, limit=_PROBLEMS)[::-1]
-    concerned = [{"study_instance_uid": row["fields"].get("study")} for row in problems]
+    space = disk(settings)
+    wrong = problems.problems(session, settings, disk_is_low=space["low"])
+    concerned = [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
     return {
         "receiving": {
             "associations": _count(session, Association.closed_at.is_(None)),
@@ -79,9 +69,9 @@ def overview(session: Session, settings: Settings) -> View:
         "unassessed": _unassessed(session, settings),
         "cleaning": reviews.numbers(session),
         "models": _models(settings.workers.models_dir),
-        "disk": disk(settings),
+        "disk": space,
         "processes": processes(session),
-        "problems": problems,
+        "problems": wrong,
         "named": listing.named(session, concerned),
     }
 

@@ -1,0 +1,109 @@
+"""What the overview says went wrong: each thing once, and marked where it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dicom_node import events
+from dicom_node.events import EventType
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.model.roles import UserRole
+from dicom_node.services.console.problems import problems
+from dicom_node.store.tables import EventRow, Study
+from dicom_node.store.transitions import record, utc_now
+from dicom_node.store.views import View
+from tests.console_lab import ConsoleLab
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+
+WORKER = {"machine": "m", "place": "p", "process": "worker-1"}
+PACS = {"destination": "pacs"}
+
+
+def happened(inbox: Inbox, kind: EventType, minutes_ago: float, **fields: Any) -> None:
+    at = utc_now() - timedelta(minutes=minutes_ago)
+    with inbox.database.write() as session:
+        session.add(EventRow(at=at, number=kind.number, fields=fields))
+
+
+def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
+    with inbox.database.read() as session:
+        return problems(session, inbox.settings, disk_is_low=disk_is_low)
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "fields"),
+    [
+        (events.PROCESS_LOST, events.PROCESS_BACK, WORKER),
+        (events.DESTINATION_AWAY, events.DESTINATION_BACK, PACS),
+        (events.INDEXING_FAILED, events.INDEXING_BACK, {}),
+        (events.AUDIT_NOT_SENT, events.AUDIT_SENT_AGAIN, {}),
+        (events.TRACES_NOT_SENT, events.TRACES_SENT_AGAIN, {}),
+        (events.CONFIGURATION_REFUSED, events.CONFIGURATION_RELOADED, {}),
+        (events.CONSOLE_CANNOT_START, events.CONSOLE_STARTED, {}),
+    ],
+)
+def test_an_alarm_is_over_once_its_end_was_told(
+    inbox: Inbox, bad: EventType, good: EventType, fields: Mapping[str, Any]
+) -> None:
+    happened(inbox, good, 9, **fields)
+    happened(inbox, bad, 5, **fields, silent_seconds=40)
+    assert [row["over"] for row in found(inbox)] == [None], "the end of the one before"
+    happened(inbox, good, 3, **{key: f"another {value}" for key, value in fields.items()})
+    if fields:
+        assert [row["over"] for row in found(inbox)] == [None], "the end of another one"
+    happened(inbox, good, 1, **fields)
+    assert found(inbox)[0]["over"]
+
+
+def test_what_is_told_again_and_again_is_one_line_and_acts_of_people_are_none(inbox: Inbox) -> None:
+    for minute in range(30):
+        happened(inbox, events.CHILD_DIED, minute, process="worker-1", exit_status=minute)
+        happened(inbox, events.DELIVERY_RETRIED, minute, by="anna")
+        happened(inbox, events.JOB_CANCELLED, minute, job=minute)
+    happened(inbox, events.ASSOCIATION_REJECTED, 60, calling="US9")
+    assert [(row["number"], row["times"]) for row in found(inbox)] == [(6004, 30), (1004, 1)]
+    assert found(inbox)[0]["fields"]["exit_status"] == 0, "the last one"
+
+
+def test_a_full_disk_is_over_when_it_has_room_again(inbox: Inbox) -> None:
+    happened(inbox, events.DISK_LOW, 5)
+    assert found(inbox, disk_is_low=True)[0]["over"] is None
+    assert found(inbox)[0]["over"] == ""
+
+
+def test_a_quarantined_study_is_a_problem_until_it_is_released(inbox: Inbox) -> None:
+    sent = ultrasound("one")
+    inbox.receive(sent)
+    inbox.settle()
+    number = inbox.study(str(sent.StudyInstanceUID)).id
+    with inbox.database.write() as session:
+        record(session, events.STUDY_QUARANTINED, number)
+        session.get_one(Study, number).state = StudyState.QUARANTINED
+    assert found(inbox)[0]["over"] is None
+    with inbox.database.write() as session:
+        session.get_one(Study, number).state = StudyState.RECEIVING
+    assert found(inbox)[0]["over"] == ""
+
+
+def test_a_silent_peer_is_heard_of_again(inbox: Inbox) -> None:
+    happened(inbox, events.PEER_SILENT, 5, peer="modality", hours=1)
+    assert found(inbox)[0]["over"] is None
+    inbox.receive(ultrasound("one"), calling="MODALITY")
+    inbox.settle()
+    assert found(inbox)[0]["over"]
+
+
+def test_the_overview_marks_it(console: ConsoleLab, inbox: Inbox) -> None:
+    happened(inbox, events.PROCESS_LOST, 5, **WORKER)
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/")
+    assert "over since" not in browser.text
+    happened(inbox, events.PROCESS_BACK, 1, **WORKER)
+    browser.get("/")
+    assert '<li class="over">' in browser.text
+    assert "over since" in browser.text
