@@ -135,8 +135,9 @@ async def _of_the_database(request: Request, error: Exception) -> Response:
 
 
 def _away(request: Request, error: DatabaseUnusable) -> Response:
-    """What is wrong with the database, and where it is, stands in the log, for those who run it."""
-    _LOGGER.warning("a page was not answered: %s", error)
+    """What is wrong with the database, and where it is, stands in the log, once, for those who run it."""
+    site: Site = request.app.state.site
+    site.database.outage.is_away(f"pages are not answered: {error}")
     if request.url.path.startswith(API) or request.url.path in machines.PATHS:
         return _error_page(request, 503, _AWAY)
     reads = request.method == "GET"

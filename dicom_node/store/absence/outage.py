@@ -32,11 +32,16 @@ class DatabaseOutage:
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
             _LOGGER.error("defect at the database", exc_info=error)
             return
+        # Without the error's text, which quotes what was to be written.
+        self.is_away(f"the database does not answer ({type(error).__name__}): its work waits")
+
+    def is_away(self, text: str) -> None:
+        """Somebody found it away, and says ``text``, which is logged the first time."""
         with self._lock:
             self._failed = time.monotonic()
             is_new, self._began = self._began is None, self._began or self._failed
-        if is_new:  # without the error's text, which quotes what was to be written
-            _LOGGER.warning("the database does not answer (%s): its work waits", type(error).__name__)
+        if is_new:
+            _LOGGER.warning("%s", text)
 
     def over(self) -> None:
         """The database answered."""

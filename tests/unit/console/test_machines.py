@@ -11,11 +11,13 @@ import pytest
 from pydantic import SecretStr
 
 from dicom_node.model.roles import UserRole
+from dicom_node.store.absence import outage
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
 from tests.unit.monitoring.site_of_two import SiteOfTwo
+from tests.unit.store.test_outage import away
 
 
 def test_health_is_answered_without_a_database(
@@ -117,3 +119,18 @@ def test_a_folder_without_a_node_is_not_mistaken(console: ConsoleLab) -> None:
     assert isinstance(console.settings.node.data_dir, Path)
     (console.settings.node.data_dir / "all.lock").write_text(str(os.getpid()), encoding="ascii")
     assert console.browser().get("/readyz") == 503
+
+
+def test_an_outage_of_the_database_is_one_line_of_the_log_and_its_end_another(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = console.browser(UserRole.VIEWER)
+    with away(console.database):
+        assert [browser.get(path) for path in ("/studies", "/jobs", "/audit", "/readyz")] == [503] * 4
+    [said] = caplog.messages
+    assert said.startswith("pages are not answered: the database sqlite")
+    caplog.clear()
+    monkeypatch.setattr(outage, "_QUIET_SECONDS", 0.0)
+    assert [browser.get(path) for path in ("/studies", "/jobs")] == [200, 200]
+    [said] = caplog.messages
+    assert said.startswith("the database answers again")
