@@ -88,10 +88,14 @@ def test_an_upload_shows_what_became_of_each_file(
     page.fill("input[name=PatientID]", "P-9")
     page.fill("input[name=PatientName]", "Doe^Jane")
     page.click("main button:has-text('Send')")
-    page.wait_for_selector("text=2 taken, 1 refused")
-    assert complaints == []
+    page.wait_for_selector("text=2 objects taken, 1 refused")
+    page.wait_for_selector("text=2 of 2 objects are still being looked into")
     inbox.settle()
-    page.click("main >> text=Studies")
+    page.wait_for_selector("#upload-now a:text-is('P-9')")
+    assert page.locator("#upload-now tbody tr").count() == 2
+    assert page.locator("td:text-is('notes.txt')").count() == 1, "what was refused is still there"
+    assert complaints == []
+    page.click("nav >> text=Studies")
     assert page.locator("tbody tr").count() == 4
 
 

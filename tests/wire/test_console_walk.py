@@ -298,6 +298,7 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     page.click("main button:text-is('Send')")
     page.wait_for_selector("text=2 objects taken, 1 refused")
     page.wait_for_selector("text=2 of 2 objects are still being looked into")
+    page.wait_for_selector("text=Updates by itself")
     page.screenshot(path=tmp_path / "uploaded.png", full_page=True)
     page.goto("/patients")
     press(page, "Remove")
