@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.inbox.inspector import Inspector
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.processes import Child
 from tests.unit.inbox.objects import small_xray
 from tests.waiting import wait_until
@@ -156,6 +158,14 @@ def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
     finally:
         child.stop(5)
     assert heard == [{"ready": True}]
+
+
+def test_a_worker_is_heard_after_what_a_pipeline_printed_without_an_end_of_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print("loading the model …", end="")
+    Worker._report_ready(MagicMock(_owner="w", _pipelines={}))
+    assert '{"ready": true, "owner": "w"}' in capsys.readouterr().out.splitlines()
 
 
 def test_a_child_that_is_starting_does_not_count_as_silent() -> None:

@@ -178,7 +178,8 @@ class Worker:
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
             record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
         with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps({"ready": True, "owner": self._owner}) + "\n")
+            said = json.dumps({"ready": True, "owner": self._owner})
+            sys.stdout.write(f"\n{said}\n")  # a line of its own, whatever a pipeline printed
             sys.stdout.flush()
 
     def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:

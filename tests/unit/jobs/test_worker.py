@@ -44,8 +44,8 @@ def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line and json.loads(line)["ready"] is True
+            line = next(line for line in process.stdout if line.strip())
+            assert json.loads(line)["ready"] is True
             yield process
         finally:
             process.kill()

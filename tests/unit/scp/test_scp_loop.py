@@ -235,7 +235,7 @@ def test_what_comes_just_as_a_connection_is_given_back_ends_no_thread(
     with ours, theirs:
         of_other = loop.lend(other, ours, 2**20)
         theirs.sendall(pdu(COMMAND))
-        assert other.came.wait(5), "the loop goes on to read"
+        assert other.came.wait(20), "the loop goes on to read"
         released.set()
         given_back(loop, lender, channel)
         loop.take_back(of_other)
