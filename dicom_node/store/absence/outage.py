@@ -23,17 +23,28 @@ class DatabaseOutage:
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
         self._failed = 0.0  # the last time
+        self._defects: dict[tuple[type[SQLAlchemyError], str], float] = {}  # when they were told
         self._lock = threading.Lock()
         self.then: Callable[[], object] = bool
         """Called when the database is back."""
 
     def noticed(self, error: SQLAlchemyError) -> None:
-        """The error of who will try again; one that is no absence is a defect of ours, told each time."""
+        """The error of who will try again; one that is no absence is a defect of ours, told now and then."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
-            _LOGGER.error("defect at the database", exc_info=error)
+            self._tell_defect(error)
             return
         # Without the error's text, which quotes what was to be written.
         self.is_away(f"the database does not answer ({type(error).__name__}): its work waits")
+
+    def _tell_defect(self, error: SQLAlchemyError) -> None:
+        """That of one statement not again at once: the outbox tries it twenty times a second."""
+        which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
+        with self._lock:
+            is_due = now - self._defects.get(which, -_QUIET_SECONDS) >= _QUIET_SECONDS
+            if is_due:
+                self._defects[which] = now
+        if is_due:
+            _LOGGER.error("defect at the database", exc_info=error)
 
     def is_away(self, text: str) -> None:
         """Somebody found it away, and says ``text``, which is logged the first time."""
