@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.console.web.access import Asked, Visit, needs
 from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
@@ -91,6 +92,8 @@ class _Draft:
     text: str = ""
     by_text: bool = False
     """Whether the text counts, and not the fields."""
+    is_typed: bool = False
+    """Whether a person changed the text: it is not written anew from the fields."""
 
     def content(self) -> tuple[dict[str, Any], list[ConfigProblem]]:
         """The rule, and fields that cannot be read; what was not written is written from it.
@@ -105,7 +108,7 @@ class _Draft:
             found, problems = form.as_content(self.fields, self.name)
         if self.name and found["name"] != self.name:
             raise FaultyInput(f"the name of a rule stays: {self.name}")
-        if not (self.by_text or problems):
+        if not (self.by_text or self.is_typed or problems):
             self.text = entered.as_text("rules", found)
         return found, problems
 
@@ -126,10 +129,13 @@ class _Draft:
 def _answer(asked: Visit, name: str) -> Response:
     settings, act = asked.site.settings, asked.text("act")
     by_text = act.endswith("_text")
-    draft = _Draft(name, asked.number("version"), asked.fields(), asked.text("rule"), by_text)
+    text = "\n".join(asked.text("rule").splitlines())
+    is_typed = bool(text) and asked.text("written") != _mark(text)
+    draft = _Draft(name, asked.number("version"), asked.fields(), text, by_text, is_typed)
     try:
         content = draft.checked(settings)
-        mark = hashlib.sha256(entered.as_text("rules", content).encode()).hexdigest()
+        rule = RuleSettings.model_validate(content).model_dump(mode="json")
+        mark = _mark(json.dumps(rule, sort_keys=True))
         if act.startswith("save") and asked.text("tried") == mark:
             saved = entered.save(settings, "rules", content, draft.version, asked.person)
             return asked.in_force(f"{saved} is saved.", "/rules")
@@ -153,19 +159,27 @@ def _form(
     status: int = 200,
 ) -> Response:
     """``unseen``: it was to be saved before anybody saw what it makes of the newest studies."""
+    text = draft.text or page.SAMPLE
     return asked.page(
         "rule_form.html",
         status,
         name=draft.name,
         edition=draft.version,
-        text=draft.text or page.SAMPLE,
+        text=text,
+        written="" if draft.is_typed else _mark(text.strip()),
         by_text=draft.by_text,
+        is_typed=draft.is_typed,
         tried=tried,
         mark=mark,
         unseen=unseen,
         named=_named(asked, tried or []),
         **page.shown(asked.site.settings, draft.fields, draft.name, error),
     )
+
+
+def _mark(text: str) -> str:
+    """By which the next request tells whether this was changed."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _page(

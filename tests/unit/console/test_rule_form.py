@@ -139,6 +139,28 @@ def test_the_text_fills_the_fields(admin: Browser) -> None:
     assert 'value="typed"' in admin.text, "and so are the fields"
 
 
+def test_a_tried_text_is_saved_by_the_button_of_the_fields_whatever_it_says_twice(
+    admin: Browser, inbox: Inbox
+) -> None:
+    text = TEXT.replace("send_to", "daily_cap = 0\nsend_to").replace("{ policy", "{ clean = true, policy")
+    assert admin.post("/rules/new", rule=text, act="try_text", version="0") == 200
+    fields = FIELDS | {"options.ultrasound.clean": "true"}
+    assert admin.post("/rules/new", **fields, rule=text, act="save", tried=seen(admin)) == 200
+    assert "clean = true" in entered_in(inbox)
+
+
+def test_a_text_that_was_changed_by_hand_outlives_a_try_of_the_fields(admin: Browser) -> None:
+    admin.get("/rules/new")
+    written = re.search(r'name="written" value="(\w+)"', admin.text)
+    assert written
+    as_shown = page.SAMPLE.replace("\n", "\r\n")  # as browsers send it
+    assert admin.post("/rules/new", **FIELDS, rule=as_shown, written=written[1], act="try") == 200
+    assert "name = &#34;second&#34;" in admin.text, "the text of the page is written anew from the fields"
+    assert admin.post("/rules/new", **FIELDS, rule="# mine", written=written[1], act="try") == 200
+    assert "># mine</textarea>" in admin.text
+    assert "changed by hand" in admin.text
+
+
 def test_a_rule_that_another_admin_changed_is_not_overwritten(console: ConsoleLab, admin: Browser) -> None:
     admin.post("/rules/new", **FIELDS, act="try")
     assert admin.post("/rules/new", **FIELDS, act="save", tried=seen(admin)) == 200
