@@ -41,7 +41,10 @@ def shown(settings: Settings, given: Form, name: str, error: FaultyInput | None)
     return {
         "faults": faults,
         "above": above if error is None or error.problems else str(error).splitlines(),
-        "conditions": [_field(f"when.{key}", *about, given) for key, about in CONDITIONS.items()],
+        "conditions": [
+            _field(f"when.{key}", label, f"such as {example}", given)
+            for key, (label, example) in CONDITIONS.items()
+        ],
         "pipelines": [_pipeline(pipeline, chosen, given) for pipeline in _pipelines(chosen)],
         "given": {key: "".join(given.get(key, ())) for key in ("name", "rest")},
         "priorities": _PRIORITIES,
