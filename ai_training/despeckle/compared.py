@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.models.card import Card
 from ai_pipeline.models.card_file import load
 from ai_training.despeckle.afterwards import Filter
 
 FOLDER = Path(__file__).parent / "compared"
 
 
+def compared_cards() -> tuple[Card, ...]:
+    """Those that were trained, by name. Raises CardError."""
+    return tuple(load(path) for path in sorted(FOLDER.glob("*.toml")))
+
+
 def autoencoders() -> dict[str, Filter]:
-    """Those that were trained, by the loss that taught them. Raises CardError."""
-    cards = [load(path) for path in sorted(FOLDER.glob("*.toml"))]
+    """The filters that they are, by the loss that taught them. Raises CardError."""
     return {
         f"DiConvAE, {card.architecture.removeprefix('diconvae-')}": Despeckler.of(card).picture
-        for card in cards
+        for card in compared_cards()
     }

@@ -19,6 +19,8 @@ LARGEST = 1024
 """Most steps of :data:`STEP` pixels a side that an exported file is declared for."""
 VERSION = "3"
 """Of the card of ours; 1 and 2 mixed blurs of the picture."""
+USE = "A further series to look at, beside the image as it came. Not for measurement of texture."
+COMPARISON = "To compare with: no pipeline runs it."
 
 
 def name_of(network: str, loss: str) -> str:
@@ -40,9 +42,7 @@ def write_card(folder: Path, card_id: str, strength: float, training: Mapping[st
         "task": "less speckle in ultrasound pictures",
         "architecture": card_id.removeprefix("ultrasound-despeckle-"),
         "licence": "AGPL-3.0-or-later; trained from scratch",
-        "intended_use": (
-            "A further series to look at, beside the image as it came. Not for measurement of texture."
-        ),
+        "intended_use": USE if card_id == MODEL else COMPARISON,
         "limits": [
             "Taught by the fetal frames of one hospital with speckle put on them: no picture without speckle "
             "exists.",

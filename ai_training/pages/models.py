@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ai_pipeline.models.card import Card
+from ai_training.despeckle.compared import compared_cards
 from ai_training.pages.anatomy import anatomy_lines
 from ai_training.pages.boxes import box_lines
 from ai_training.pages.despeckle import despeckle_lines
@@ -22,9 +23,9 @@ from ai_training.ultrasound.inpaint.compared import cards_with_compared
 OPENING = """# Models
 
 **None of these models is for diagnostic use.** This page is written from the cards of what ships, in
-`ai_pipeline/cards/`, and of two inpainters that it was compared with and that no pipeline runs, in
-`ai_training/ultrasound/inpaint/compared/` (`python -m ai_training.pages.models > docs/models.md`);
-[training.md](training.md) says how figures are made.
+`ai_pipeline/cards/`, and of two inpainters and an autoencoder that it was compared with and that no pipeline
+runs, in `ai_training/ultrasound/inpaint/compared/` and `ai_training/despeckle/compared/`
+(`python -m ai_training.pages.models > docs/models.md`); [training.md](training.md) says how figures are made.
 
 No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
 is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
@@ -36,7 +37,8 @@ a shipped one replaces it. `ai-pipeline models list` and `models verify` say wha
 
 def page() -> str:
     """The whole page, from the cards of what ships and of what it was compared with."""
-    return "\n".join([OPENING, *(line for card in cards_with_compared().values() for line in lines_of(card))])
+    known = {**cards_with_compared(), **{card.id: card for card in compared_cards()}}
+    return "\n".join([OPENING, *(line for _, card in sorted(known.items()) for line in lines_of(card))])
 
 
 def lines_of(card: Card) -> list[str]:

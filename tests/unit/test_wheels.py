@@ -61,9 +61,12 @@ def test_every_network_that_the_run_time_carries_is_run_by_a_pipeline() -> None:
 def test_the_wheel_of_training_carries_its_experiments_and_what_the_studies_compare(tmp_path: Path) -> None:
     inside = zipfile.ZipFile(wheels.build(ROOT / "ai_training", tmp_path)).namelist()
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"ai_training"}
-    for name in ("ultrasound-inpaint-unet", "ultrasound-inpaint-vae"):
-        folder = "ai_training/ultrasound/inpaint/compared"
-        assert {f"{folder}/{name}.toml", f"{folder}/{name}.onnx"} < set(inside)
+    for name in (
+        "ultrasound/inpaint/compared/ultrasound-inpaint-unet",
+        "ultrasound/inpaint/compared/ultrasound-inpaint-vae",
+        "despeckle/compared/ultrasound-despeckle-diconvae-l1-ms-ssim",
+    ):
+        assert {f"ai_training/{name}.toml", f"ai_training/{name}.onnx"} < set(inside)
     assert "ai_training/chest/experiments/chest.toml" in inside
 
 

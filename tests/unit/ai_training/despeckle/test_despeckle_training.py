@@ -14,6 +14,7 @@ from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.models import registry
 from ai_training.despeckle import fit
 from ai_training.despeckle.classical import filters, spread
+from ai_training.despeckle.compared import autoencoders
 from ai_training.despeckle.export import export_despeckler, name_of, write_card
 from ai_training.despeckle.loss import DespeckleLoss, loss_of, ms_ssim
 from ai_training.despeckle.regions import texture
@@ -62,7 +63,7 @@ def test_filters_bring_a_picture_nearer_to_the_one_below_the_noise() -> None:
     below = cv2.GaussianBlur(drawn_head()[0], (0, 0), 2).astype(np.float32)[100:260, 150:310] / 255
     noisy = rayleigh(below, 0.25, np.random.default_rng(2))
 
-    for name, made in filters().items():
+    for name, made in {**filters(), **autoencoders()}.items():
         assert np.abs(made(noisy) - below).mean() < np.abs(noisy - below).mean(), name
 
 
