@@ -60,7 +60,7 @@ TRACED = 0.15
 LETTERLESS = 0.05
 """Pixels of letters as a share of those of symbols, up to which a place holds no text."""
 LARGEST_FAINT_SHARE = 0.05
-"""Share of a picture without image area that is removed as faint writing; with more it is withheld."""
+"""Share of a picture without image area that may be faint writing; more is tissue too dim for an area."""
 FAINT_CONFIDENCE = 0.1
 """Confidence with which faint writing is reported: it is not read."""
 LARGEST_SHARE = 0.4
@@ -183,18 +183,16 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
 def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> Mask:
     """The blocks of what is written faintly in stored samples outside the plan's image area.
 
-    ``filled`` pixels hold nothing of the source. Raises :class:`CleaningFailed` where no image area was found
-    and it is too much for writing: in a picture so dim, letters cannot be told from tissue.
+    ``filled`` pixels hold nothing of the source. Nothing where no image area was found and it would be too
+    much for writing; beside an area it is writing however much there is.
     """
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
     if not faint.any():
         return faint
     found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
-    share = float(found.mean())
-    if share > LARGEST_FAINT_SHARE and not plan.area.any():
-        raise CleaningFailed(f"too dim for an image area, and {share:.0%} of it may be faint writing")
-    return found
+    is_writing = plan.area.any() or found.mean() <= LARGEST_FAINT_SHARE
+    return found if is_writing else np.zeros_like(found)
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:

@@ -64,7 +64,7 @@ def test_research_takes_everything(reader: TextReader) -> None:
 
 
 def test_a_measured_line_that_looks_like_a_word_stays() -> None:
-    picture = np.repeat((echo() // 4)[..., None], 3, axis=2)
+    picture = np.repeat((echo() // 8)[..., None], 3, axis=2)
     before = picture.copy()
     for x, y in ((200, 230), (246, 243)):
         cv2.drawMarker(picture, (x, y), (255, 255, 255), cv2.MARKER_CROSS, 11, 2)

@@ -12,7 +12,6 @@ from ai_pipeline.burnin.annotation.pixels import Mask, Picture, dilated
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.find.faint import faint_writing
-from ai_pipeline.errors import CleaningFailed
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, linear_echo, silent
 
 PICTURES = {"convex": echo(), "linear": linear_echo()}
@@ -126,10 +125,10 @@ def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
     assert not np.asarray(cleaned.image.frames[0])[letters].any()
 
 
-def test_a_picture_too_dim_for_its_area_to_be_found_is_withheld() -> None:
-    """A window would show letters in it as well as tissue, and nothing tells one from the other."""
-    with pytest.raises(CleaningFailed, match="too dim"):
-        clean(ArrayImage((echo() // 16)[None]), silent)
+def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
+    picture = echo() // 16
+    cleaned = np.asarray(clean(ArrayImage(picture[None]), silent).image.frames[0])
+    assert np.mean(cleaned != picture) < 0.06
 
 
 def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
