@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -65,6 +66,15 @@ def _memory_is_given_back() -> Iterator[None]:
         tools._LOADED.clear()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_log_keeps_its_level() -> Iterator[None]:
+    """A listener in the process of its tests sets the level that its policy names, for the next ones too."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session", autouse=True)

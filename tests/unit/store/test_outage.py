@@ -99,7 +99,6 @@ def test_a_database_that_is_read_and_not_written_is_told_once(
 
 
 def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "dicom_node.store")  # commands tried in this process may have raised it
     queue, beats = JobQueue(inbox.database, WorkerSettings()), threading.Semaphore(0)
 
     def beat(*_: object) -> NoReturn:
