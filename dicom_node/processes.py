@@ -150,7 +150,7 @@ def _said(line: str) -> Mapping[str, Any]:
     """What a process says of itself; nothing of what some library in it prints, whatever that looks like."""
     try:
         said = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the second: a line of brackets alone
         return {}
     return said if isinstance(said, dict) else {}
 

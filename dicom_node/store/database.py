@@ -23,9 +23,9 @@ from dicom_node.store.absence.outage import DatabaseOutage
 
 _WRITES = "dicom_node_writes"
 _BUSY_MS = 10_000
+_CONNECT_SECONDS = 10  # for all hosts of the URL together
 # Of libpq, where the URL does not say otherwise. A machine that fell silent is noticed within some eleven
 # seconds, before leases of jobs and deliveries end (15 s); by itself the kernel waits a quarter of an hour.
-_CONNECT_SECONDS = 10  # for all hosts of the URL together
 _TCP = {
     "keepalives_idle": 5,  # seconds without traffic, then a question
     "keepalives_interval": 2,
@@ -107,8 +107,10 @@ class Database:
 
 
 def _silence_noticed(url: URL) -> dict[str, int]:
+    """The settings of libpq by which a silent server is noticed; what stands in the URL wins."""
     each = max(2, _CONNECT_SECONDS // max(1, len(hosts(url))))  # libpq takes 1 s for 2
-    return {k: v for k, v in {"connect_timeout": each, **_TCP}.items() if k not in url.query}
+    settings = {"connect_timeout": each, **_TCP}
+    return {name: value for name, value in settings.items() if name not in url.query}
 
 
 def hosts(url: URL) -> list[str]:
