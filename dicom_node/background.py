@@ -38,6 +38,7 @@ from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, for
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
+from dicom_node.object_store.files import Files
 from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
@@ -299,7 +300,7 @@ class Background:
             report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        reconcile(self._database, self._spool, self._settings.node.data_dir)
+        reconcile(self._database, self._spool, Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

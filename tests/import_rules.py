@@ -15,6 +15,7 @@ CELLAR = (
     "dicom_node.printable",
 )
 STORE = ("dicom_node.store",)
+FILES = ("dicom_node.object_store.files",)
 LOGS = ("dicom_node.logs",)
 SITE_KEY = ("dicom_node.sitekey",)  # of the cellar, but nothing for those who talk to the network
 
@@ -50,13 +51,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.images.decode",
         "ai_pipeline.errors",
     ),
-    "dicom_node.studies": (*CELLAR, *STORE, "dicom_node.inbox.*", "dicom_node.jobs"),
+    "dicom_node.object_store": (*CELLAR, *STORE),
+    "dicom_node.studies": (*CELLAR, *STORE, *FILES, "dicom_node.inbox.*", "dicom_node.jobs"),
     "dicom_node.jobs": (*CELLAR, *STORE),
     "dicom_node.jobs.worker": (
         *CELLAR,
         *STORE,
         *LOGS,
         *SITE_KEY,
+        *FILES,
         "dicom_node.jobs.*",
         "dicom_node.child",
         "dicom_node.monitoring.tally",
@@ -75,13 +78,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.results": (
         *CELLAR,
         *SITE_KEY,
+        *FILES,
         "ai_pipeline.contract",
         "ai_pipeline.errors",
         "ai_pipeline.images.render",
         "ai_pipeline.images.replaced",
         "ai_pipeline.images.decode",
     ),
-    "dicom_node.outbox": (*CELLAR, *STORE, "dicom_node.scu", "dicom_node.scu.destination"),
+    "dicom_node.outbox": (*CELLAR, *STORE, *FILES, "dicom_node.scu", "dicom_node.scu.destination"),
     "dicom_node.scu": CELLAR,
     "dicom_node.audit_trail": (
         *CELLAR,
@@ -93,6 +97,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "dicom_node.notifications": (
         *CELLAR,
         *STORE,
+        *FILES,
         "dicom_node.outbox.schedule",
         "dicom_node.results.sr.reading",
         "dicom_node.scu.connections",
@@ -209,6 +214,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "typer": ("dicom_node.cli", "ai_pipeline.cli", "ai_training"),
     "sqlalchemy": (
         "dicom_node.store", "dicom_node.studies", "dicom_node.jobs", "dicom_node.monitoring",
+        "dicom_node.object_store",
         "dicom_node.audit_trail", "dicom_node.notifications", "dicom_node.outbox", "dicom_node.telemetry",
         "dicom_node.services", "dicom_node.preflight", "dicom_node.node",
         "dicom_node.background",

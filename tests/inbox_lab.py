@@ -21,6 +21,7 @@ from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
+from dicom_node.object_store.files import Files
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Instance, Job, ReceivedObject, Study
@@ -163,6 +164,10 @@ class Inbox:
         self.journal.close()
         self.journal = JournalWriter(self.folder / "journal", "listener2")
         self.tell(LISTENER_STARTED, listener="listener2")
+
+    @property
+    def files(self) -> Files:
+        return Files(self.settings)
 
     def index(self) -> int:
         return self.indexer.run_once()

@@ -26,6 +26,7 @@ from dicom_node.events import JOB_SUCCEEDED
 from dicom_node.model.kinds import HoldVerdict, NotificationState, ResultKind
 from dicom_node.notifications import message
 from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_of, wants_all
+from dicom_node.object_store.files import Files
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Cursor, EventRow, HeldResult, Notification, NotifiedEvent, Result, Study
 from dicom_node.store.transitions import utc_now
@@ -116,7 +117,8 @@ class Gatherer:
         """Those that its reports call present and that the rule asks for."""
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
         paths = session.scalars(select(Result.path).where(*reports))
-        present = [name for path in paths for name in _present(self._settings.node.data_dir / path)]
+        files = Files(self._settings)
+        present = [name for path in paths for name in _present(files.here(session, path))]
         asked = [
             name
             for name in present

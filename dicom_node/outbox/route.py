@@ -22,6 +22,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.object_store.files import Files
 from dicom_node.outbox import last_check
 from dicom_node.outbox.commitments import CommitmentRequests
 from dicom_node.outbox.ledger import Ledger
@@ -69,6 +70,7 @@ class Route:
         self._database = database
         self._settings = settings
         self.peer = peer
+        self._files = Files(settings)
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
         self._open = open_destination
@@ -124,10 +126,10 @@ class Route:
                     ledger.withdraw(delivery)
                 elif delivery.state is DeliveryState.PENDING:
                     self._start(session, delivery)
-                    to_send.append(self._held(delivery))
+                    to_send.append(self._held(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
                     deliveries.hold(delivery, self._owner, now + self._lease)
-                    to_ask.append(self._held(delivery))
+                    to_ask.append(self._held(session, delivery))
         return to_send, to_ask
 
     def _start(self, session: Session, delivery: Delivery) -> None:
@@ -141,9 +143,9 @@ class Route:
             lease_until=utc_now() + self._lease,
         )
 
-    def _held(self, delivery: Delivery) -> _Held:
+    def _held(self, session: Session, delivery: Delivery) -> _Held:
         result = delivery.result
-        path = self._settings.node.data_dir.resolve() / result.path
+        path = self._files.here(session, result.path).resolve()
         study = result.study.study_instance_uid or ""
         outgoing = Outgoing(
             sop_class_uid=result.sop_class_uid,

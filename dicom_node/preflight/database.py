@@ -12,6 +12,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import DatabaseNotReady, SchemaOutdated
 from dicom_node.inbox.spool import Spool
 from dicom_node.monitoring.disk import forecast
+from dicom_node.object_store.files import Files
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.printable import redacted
 from dicom_node.store import migrate
@@ -88,9 +89,9 @@ def probe_database(settings: Settings) -> Found:
 
 
 def _compare_spool(database: Database, settings: Settings) -> Found:
-    data_dir = settings.node.data_dir
-    if (data_dir / "spool").is_dir():
-        difference = str(compare(database, Spool(data_dir / "spool", 0), data_dir))
+    folder = settings.node.data_dir / "spool"
+    if folder.is_dir():
+        difference = str(compare(database, Spool(folder, 0), Files(settings)))
         yield Tried("spool", not difference, difference or "all objects are known to the database")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
+from dicom_node.object_store.files import Files
 from dicom_node.results.common.context import BuiltObject
 
 
@@ -29,13 +30,13 @@ class ResultFile:
 
 
 @contextlib.contextmanager
-def written(built: Iterable[BuiltObject], data_dir: Path) -> Iterator[dict[str, ResultFile]]:
+def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
     """Files of those that were built now, by SOP Instance UID; what is not put in place is deleted."""
     files: dict[str, ResultFile] = {}
     try:
         for item in built:
             if item.data is not None:
-                folder = data_dir / (DEIDENTIFIED_FOLDER if item.deidentified else "results")
+                folder = door.data_dir / (DEIDENTIFIED_FOLDER if item.deidentified else "results")
                 files[item.sop_instance_uid] = _write(folder, item.sop_instance_uid, item.data)
         yield files
     finally:

@@ -19,6 +19,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import DatabaseNotReady, ModelRefused, TooManyAtOnce
 from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.model.roles import Role
+from dicom_node.object_store.files import Files
 from dicom_node.services import audit
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.store import migrate
@@ -155,7 +156,7 @@ def compare_spool(settings: Settings) -> str:
     from dicom_node.studies.comparison import compare
 
     with open_database(settings) as database:
-        return str(compare(database, _spool(settings), settings.node.data_dir))
+        return str(compare(database, _spool(settings), Files(settings)))
 
 
 def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
@@ -166,7 +167,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
     from dicom_node.studies.comparison import reindex
 
     with open_database(settings) as database:
-        done = reindex(database, _spool(settings), settings.node.data_dir, progress)
+        done = reindex(database, _spool(settings), Files(settings), progress)
         if done:
             with database.write() as session:
                 audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)

@@ -15,6 +15,7 @@ from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import RESULT_WITHDRAWN
 from dicom_node.model.kinds import AuditAction, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
+from dicom_node.object_store.files import Files
 from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.work import said
@@ -80,7 +81,7 @@ def withdraw(
     from dicom_node.results import build_rejection, put_in_place, written
 
     words, now = said(because), utc_now()
-    data_dir = settings.node.data_dir
+    door = Files(settings)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid)
         session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
@@ -90,9 +91,9 @@ def withdraw(
         told = [row for row in named if _arrived(row) & _iocm(settings)]
         notes = []
         if told:
-            paths = [data_dir / row.path for row in told]
+            paths = [door.here(session, row.path) for row in told]
             notes.append(build_rejection(paths, reason, words, now, settings.node.ae_title))
-        with written(notes, data_dir) as files:
+        with written(notes, door) as files:
             note = None
             for built in notes:
                 note = _enter(session, settings, built, files[built.sop_instance_uid], told, now)
@@ -178,7 +179,7 @@ def _enter(
         study_id=told[0].study_id, job_id=told[0].job_id, kind=ResultKind.REJECTION,
         sop_instance_uid=note.sop_instance_uid, sop_class_uid=note.sop_class_uid,
         series_instance_uid=note.series_instance_uid,
-        path=str(file.final.relative_to(settings.node.data_dir)), sha256=file.sha256, bytes=file.size,
+        path=Files(settings).relative(file.final), sha256=file.sha256, bytes=file.size,
         created_at=now,
     )  # fmt: skip
     entered = stored.add(session, row)

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NotAllowedNow
+from dicom_node.errors import NotAllowedNow, NotInSpool
 from dicom_node.events import VERSION_CHOSEN
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
@@ -23,6 +23,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.spooled import Arrival
+from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import ReceivedObject, Study
@@ -119,10 +120,10 @@ class Choice:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._data_dir = settings.node.data_dir
+        self._files = Files(settings)
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._inspector = Inspector(settings.inspection)
-        spool = Spool(self._data_dir / "spool", minimum_free_bytes=0)
+        spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
         self._indexing = Indexing(spool, settings, self._inspector)
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
@@ -179,7 +180,7 @@ class Choice:
         paths = {version.item.path for version in taken.values()}
         aside = {version.item.path for version in versions if not version.superseded} - paths
         for row in intake.received(session, study.id):
-            path = self._data_dir / row.path
+            path = self._files.data_dir / row.path
             if path in aside and row.outcome is not Outcome.DUPLICATE:
                 row.outcome = Outcome.SET_ASIDE
             elif path in paths and row.outcome in (Outcome.CONFLICT, Outcome.SET_ASIDE):
@@ -204,14 +205,16 @@ class Choice:
 
     def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
         arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
-        item = Arrived(self._data_dir / row.path, arrival, Inspected(), row.bytes)
+        item = Arrived(self._files.data_dir / row.path, arrival, Inspected(), row.bytes)
         return Version(row.id, item, in_force, superseded, elsewhere)
 
     def _inspected(self, version: Version) -> Version:
         item = version.item
         try:
-            found = self._inspector.inspect(item.path, self._assumed.get(item.arrival.calling_ae, ""))
-        except OSError:
+            with self._database.read() as session:
+                path = self._files.here(session, self._files.relative(item.path))
+            found = self._inspector.inspect(path, self._assumed.get(item.arrival.calling_ae, ""))
+        except (OSError, NotInSpool):
             found = Inspected(fault="the file is gone")
         return replace(version, item=replace(item, found=found))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dicom_node.events import OBJECTS_REINDEXED, SPOOL_DIFFERS
 from dicom_node.inbox.spool import Spool
+from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record
@@ -42,7 +43,7 @@ class Difference:
         return "; ".join(parts)
 
 
-def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
+def compare(database: Database, spool: Spool, files: Files) -> Difference:
     """Compare both ways; takes some 20 s for a million objects."""
     unknown, left_over = [], []
     for batch in _batches(spool.stored()):
@@ -50,16 +51,16 @@ def compare(database: Database, spool: Spool, data_dir: Path) -> Difference:
             purged = intake.indexed(session, [path.stem for path in batch])
         unknown += [path for path in batch if path.stem not in purged]
         left_over += [path for path in batch if purged.get(path.stem)]
-    missing = sum(not _is_there(data_dir / path, spool) for path in _indexed(database))
+    missing = sum(not _is_there(files.data_dir / path, spool) for path in _indexed(database))
     return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
 
 
-def reconcile(database: Database, spool: Spool, data_dir: Path) -> None:
+def reconcile(database: Database, spool: Spool, files: Files) -> None:
     """Delete files that are left over from a purge; record event 2030 when spool and index differ otherwise.
 
     What was never indexed is never deleted here: ``reindex`` puts it back, and its study is purged in time.
     """
-    found = compare(database, spool, data_dir)
+    found = compare(database, spool, files)
     for path in found.left_over:
         path.unlink(missing_ok=True)
     if text := str(found):
@@ -67,13 +68,13 @@ def reconcile(database: Database, spool: Spool, data_dir: Path) -> None:
             record(session, SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text)
 
 
-def reindex(database: Database, spool: Spool, data_dir: Path, progress: Callable[[int, int], None]) -> int:
+def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
     """Move files without a row back to ``incoming``; returns how many.
 
     The node indexes them like any other, now or when it starts. ``progress`` is called with (done, all). May
     be interrupted and run again. Raises SpoolError.
     """
-    unknown = compare(database, spool, data_dir).unknown
+    unknown = compare(database, spool, files).unknown
     for done, path in enumerate(unknown, 1):
         spool.put_back(path)
         progress(done, len(unknown))

@@ -22,6 +22,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.spooled import Arrival
+from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.results import is_result
@@ -67,7 +68,7 @@ class Indexing:
         self._spool = spool
         self._inspector = inspector
         self._settings = settings
-        self._data_dir = settings.node.data_dir
+        self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self._further = frozenset(settings.listener.further_storage_classes)
         self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
@@ -85,8 +86,9 @@ class Indexing:
                 former = intake.instance(session, item.found.sop_instance_uid)
                 if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
                     differing.append((former.path, item))
-        for path, item in differing:
-            self._same_image(path, item)
+        with database.read() as session:
+            for path, item in differing:
+                self._same_image(session, path, item)
 
     def index(self, session: Session, item: Arrived) -> Path:
         """Write the object's rows; returns the place of its file: that of the same bytes, if stored already.
@@ -103,7 +105,7 @@ class Indexing:
         else:
             judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in _BAD
-        place = self._data_dir / kept.path if kept else self._place(item, bad=bad)
+        place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # Its event was recorded when it came first, and a person may have decided since.
             judgement = Judgement(Outcome.DUPLICATE)
@@ -121,7 +123,7 @@ class Indexing:
         if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
             self._write_instance(session, study, item, role, place)
         elif former is not None and former.purged:  # the new copy takes its place
-            former.path, former.purged = self._relative(place), False
+            former.path, former.purged = self._files.relative(place), False
             former.transfer_syntax_uid = item.found.transfer_syntax_uid
         self._write_received(session, study, item, judgement, place)
         event = _EVENTS[judgement.outcome]
@@ -144,21 +146,21 @@ class Indexing:
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
         rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
-        return next((row for row in rows if self._is_copy(row.path, item)), None)
+        return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
-    def _is_copy(self, kept: str, item: Arrived) -> bool:
+    def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
         key = (kept, item.path)
         if key not in self._copies:
             try:
-                self._copies[key] = same_object(self._where(kept, item), item.path)
+                self._copies[key] = same_object(self._where(session, kept, item), item.path)
             except (OSError, struct.error):  # gone or truncated: then this one is stored
                 self._copies[key] = False
         return self._copies[key]
 
-    def _where(self, kept: str, item: Arrived) -> Path:
+    def _where(self, session: Session, kept: str, item: Arrived) -> Path:
         """An indexed file; one of the same batch was not moved yet."""
-        path = self._data_dir / kept
-        return path if path.is_file() else item.path.with_name(path.name)
+        on_its_way = item.path.with_name(Path(kept).name)
+        return on_its_way if on_its_way.is_file() else self._files.here(session, kept)
 
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
@@ -174,13 +176,13 @@ class Indexing:
             former.pixels_sha256,
             former.identity_sha256,
         )
-        return judge(item.found, before, (), lambda: self._same_image(former.path, item))
+        return judge(item.found, before, (), lambda: self._same_image(session, former.path, item))
 
-    def _same_image(self, former_path: str, item: Arrived) -> bool | None:
+    def _same_image(self, session: Session, former_path: str, item: Arrived) -> bool | None:
         """Whether both versions decode to the same samples; None when one does not decode or is purged."""
         key = (former_path, item.path)
         if key not in self._same:
-            self._same[key] = self._inspector.same_image(self._where(former_path, item), item.path)
+            self._same[key] = self._inspector.same_image(self._where(session, former_path, item), item.path)
         return self._same[key]
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
@@ -272,7 +274,7 @@ class Indexing:
         row = former or Instance(study_id=study.id, sop_instance_uid=found.sop_instance_uid)
         row.sop_class_uid, row.series_instance_uid = found.sop_class_uid, found.series_instance_uid
         row.transfer_syntax_uid, row.modality, row.role = found.transfer_syntax_uid, found.modality, role
-        row.path, row.purged, row.bytes = self._relative(place), False, item.size
+        row.path, row.purged, row.bytes = self._files.relative(place), False, item.size
         # The hash that became part of result UIDs stays: another transfer syntax is the same image.
         row.pixels_sha256 = former.pixels_sha256 if former else found.pixels_sha256
         row.identity_sha256, row.patient = identity_sha256(found.identity), str(found.patient)
@@ -297,7 +299,7 @@ class Indexing:
         session.add(
             ReceivedObject(
                 spool_name=item.spool_name,
-                path=self._relative(place),
+                path=self._files.relative(place),
                 study_id=study.id,
                 sop_instance_uid=item.found.sop_instance_uid,
                 outcome=judgement.outcome,
@@ -325,9 +327,6 @@ class Indexing:
             spool_name=item.spool_name if reason else "",
             reason=reason,
         )
-
-    def _relative(self, path: Path) -> str:
-        return str(path.relative_to(self._data_dir))
 
 
 def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:

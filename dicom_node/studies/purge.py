@@ -5,15 +5,14 @@ The readings of their burned-in annotation are deleted with them, the files of r
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.events import RESULTS_PURGED, SPOOL_PURGED
+from dicom_node.object_store.files import Files
 from dicom_node.store import intake, results
 from dicom_node.store.burned_in import readings, reviews
 from dicom_node.store.database import Database
@@ -29,13 +28,13 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     committed first; a file that a crash leaves behind goes when spool and index are compared.
     """
     before = (now or utc_now()) - timedelta(days=settings.spool.keep_days)
-    total = 0
+    total, files = 0, Files(settings)
     while True:
         with database.write() as session:
             studies = intake.lock_purgeable(session, before, _BATCH)
             paths = _mark(session, studies)
         for path in paths:
-            _delete(settings.node.data_dir / path)
+            files.delete(path)
         total += len(paths)
         if not studies:
             break
@@ -54,12 +53,12 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
     if not settings.spool.result_days:
         return 0
     before = (now or utc_now()) - timedelta(days=settings.spool.result_days)
-    total = 0
+    total, files = 0, Files(settings)
     while True:
         with database.write() as session:
             rows = results.lock_outdated(session, before, _BATCH)
             for row in rows:
-                _delete(settings.node.data_dir / row.path)
+                files.delete(row.path)
                 row.purged = True
             if rows:
                 record(session, RESULTS_PURGED, results=len(rows))
@@ -83,8 +82,9 @@ def purge_now(
             also(session, study_id)
         if paths:
             record(session, SPOOL_PURGED, objects=len(paths))
+    files = Files(settings)
     for path in paths:
-        _delete(settings.node.data_dir / path)
+        files.delete(path)
     return studies
 
 
@@ -95,9 +95,3 @@ def _mark(session: Session, studies: Sequence[int]) -> list[str]:
         readings.forget(session, study_id)
         reviews.forget(session, study_id)
     return paths
-
-
-def _delete(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: a late object came
-        path.parent.rmdir()

@@ -102,8 +102,8 @@ def test_asynchronous_what_the_standby_did_not_get_is_found_in_the_spool_and_sen
         pair.promote()
         wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
         assert results_of(node) == of_standby, "what was committed last is lost"
-        assert len(compare(node.database, node.spool, node.folder).unknown) == 2
-        assert reindex(node.database, node.spool, node.folder, lambda *_: None) == 2
+        assert len(compare(node.database, node.spool, node.files).unknown) == 2
+        assert reindex(node.database, node.spool, node.files, lambda *_: None) == 2
         work(node)
         assert pacs.stored == content and Counter(pacs.received) == times, "nothing is sent again"
         assert results_of(node) == set(content)
@@ -142,7 +142,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
         pair.promote()
         wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
         work(node)
-        assert not str(compare(node.database, node.spool, node.folder))
+        assert not str(compare(node.database, node.spool, node.files))
         assert sorted(node.outcomes()) == ["new", "new"]
         assert states(node) == [StudyState.DELIVERED] * 2
         assert Counter(pacs.received) == dict.fromkeys(results_of(node), 1)

@@ -60,12 +60,12 @@ def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
         with_postgres(second, "pg_restore", "--exit-on-error", str(dump))
         node = node_on(second, tmp_path / "var", pacs)
         assert results_of(node) == set(of_yesterday)
-        assert reindex(node.database, node.spool, node.folder, lambda *_: None) == 3
+        assert reindex(node.database, node.spool, node.files, lambda *_: None) == 3
         work(node)
         assert pacs.stored == content
         assert Counter(pacs.received) == times, "what the PACS has is not sent again"
         assert results_of(node) == set(content)
-        assert not str(compare(node.database, node.spool, node.folder))
+        assert not str(compare(node.database, node.spool, node.files))
         with node.database.read() as session:
             assert set(session.scalars(select(Study.state))) == {StudyState.DELIVERED}
         node.close()

@@ -30,6 +30,7 @@ from dicom_node.jobs.worker.kept_analyses import Analyses, for_the_site, key_of
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.object_store.files import Files
 from dicom_node.store import queue
 from dicom_node.store.burned_in import reviews
 from dicom_node.store.burned_in.reviews import Drawn
@@ -123,8 +124,9 @@ class Ahead:
         pipeline = self._pipelines(rule.pipeline)
         if not pipeline.per_image:
             return
-        path = self._settings.node.data_dir / image.path
-        if not path.is_file():
+        with self._database.read() as session:
+            path = Files(self._settings).if_here(session, image.path)
+        if path is None:
             return
         source = opened(path, self._settings, image.by_hand)
         shape = shape_sha256(image.pixels_sha256, source.header, device_rules_of(self._settings))

@@ -19,6 +19,7 @@ from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
 from dicom_node.store import results as stored
 from dicom_node.store.burned_in import reviews
@@ -58,6 +59,7 @@ class JobImages:
 
 def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
     """Open the job's images, headers only. Raises NotInSpool."""
+    files = Files(settings)
     with database.read() as session:
         rows = session.execute(
             select(
@@ -71,6 +73,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         ).all()
         purged = stored.purged_images(session, job.study_id, job.rule)
         drawn = reviews.drawn(session, job.source_uids)
+        here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}
     sources: list[SourceObject] = []
@@ -79,7 +82,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         if row.purged:
             faults[row.sop_instance_uid] = "an image was purged from the spool"
             continue
-        path = settings.node.data_dir / row.path
+        path = here[row.path]
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:

@@ -24,6 +24,7 @@ from dicom_node.jobs.worker.images import JobImages
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.monitoring.tally import Tallies, Tally
+from dicom_node.object_store.files import Files
 from dicom_node.results import (
     BuiltObject,
     Cause,
@@ -62,6 +63,7 @@ class ResultWriter:
         self._database = database
         self._settings = settings
         self._queue = queue
+        self._files = Files(settings)
         self._tallies = Tallies(settings.workers.models_dir)
 
     def check_destinations(self, job: ClaimedJob) -> None:
@@ -141,7 +143,7 @@ class ResultWriter:
         tally: Tally,
         cleaning: Cleaning = NOTHING_CLEANED,
     ) -> None:
-        with written(built, self._settings.node.data_dir) as files:
+        with written(built, self._files) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
                     row = self._queue.complete_if_owner(session, job, end.state, end.reason)
@@ -235,7 +237,7 @@ class ResultWriter:
             sop_instance_uid=item.sop_instance_uid,
             sop_class_uid=item.sop_class_uid,
             series_instance_uid=item.series_instance_uid,
-            path=str(file.final.relative_to(self._settings.node.data_dir)),
+            path=self._files.relative(file.final),
             sha256=file.sha256,
             bytes=file.size,
             supersedes=item.supersedes,
@@ -281,13 +283,11 @@ class ResultWriter:
             made = build(context)
             objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
             reasons += made.withheld
-        withheld = list(dict.fromkeys(reasons))
-        if withheld:
+        if withheld := list(dict.fromkeys(reasons)):
             with self._database.write() as session:
                 for reason in withheld:
                     record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
-        alone = not self._peers(job, deidentified=False)
-        if alone and withheld and not objects:
+        if withheld and not objects and not self._peers(job, deidentified=False):
             raise ResultRefused("; ".join(withheld))
         return objects
 

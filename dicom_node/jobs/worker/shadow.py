@@ -29,6 +29,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import JobStopped, WorkerSpent
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.model.lifecycle import JobState
+from dicom_node.object_store.files import Files
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Job, ShadowScore
 from dicom_node.store.transitions import utc_now
@@ -131,8 +132,9 @@ class Shadow:
                     Instance.sop_instance_uid.in_(rows.source_uids), Instance.purged.is_(False)
                 )
             ).all()
-        folder = self._settings.node.data_dir
-        return _EndedJob(rows.id, rows.options, {number: folder / path for number, path in found})
+            files = Files(self._settings)
+            paths = {number: files.here(session, path) for number, path in found}
+        return _EndedJob(rows.id, rows.options, paths)
 
     def _compared(self, job: _EndedJob, instance: int, path: Path) -> list[ShadowScore]:
         """What both models say of the labels that both have."""

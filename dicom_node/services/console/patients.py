@@ -60,10 +60,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
         {"id": row.id, "accession": row.accession_number, **view}
         for row, view in zip(session.scalars(newest), shown, strict=True)
     ]
-    data_dir = settings.node.data_dir
     for row in rows[:_LOOKED_INTO]:
-        row["findings"] = _findings(viewer.report_files(session, data_dir, row["id"]))
-    people = (listing.person(session, data_dir, row["id"]) for row in rows[:_LOOKED_INTO])
+        row["findings"] = _findings(viewer.report_files(session, settings, row["id"]))
+    people = (listing.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,

@@ -105,7 +105,7 @@ def _of_studies(session: Session, settings: Settings, identifier: str) -> Mappin
     """What the newest study with this ID and no issuer says, as far as its files are here."""
     same = (Study.patient_id == identifier, Study.issuer_of_patient_id == "")
     newest = session.scalar(select(Study.id).where(*same).order_by(Study.id.desc()).limit(1))
-    return {} if newest is None else listing.person(session, settings.node.data_dir, newest)
+    return {} if newest is None else listing.person(session, settings, newest)
 
 
 def _refuse_another(known: Mapping[str, str], said: Mapping[str, str], who: str) -> None:

@@ -70,5 +70,5 @@ def test_the_report_on_one_more_image_replaces_only_that_on_images_that_are_here
 def test_the_console_shows_both_reports(node: Inbox) -> None:
     analysed(node, 2)
     with node.database.read() as session:
-        shown = viewer.report_files(session, node.folder, STUDY)
+        shown = viewer.report_files(session, node.settings, STUDY)
     assert shown == [node.folder / row.path for row in reports(node)]

@@ -277,7 +277,7 @@ def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make
     for path in node.folder.glob("node.db*"):
         path.unlink()
     node = make()
-    reindex(node.database, node.spool, node.folder, lambda _done, _of: None)
+    reindex(node.database, node.spool, node.files, lambda _done, _of: None)
     node.settle()
     work(node)
     assert {row.sop_instance_uid: row.sha256 for row in results(node)} == built

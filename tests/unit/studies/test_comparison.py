@@ -33,20 +33,20 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
     inbox.receive(*images, faulty)
     inbox.settle()
     again = lose_database(inbox)
-    reconcile(again.database, again.spool, again.folder)
+    reconcile(again.database, again.spool, again.files)
     [event] = again.events()
     assert (event.number, event.fields["unknown"], event.fields["missing"]) == (2030, 5, 0)
     assert "spool reindex" in event.fields["remedy"]
     told: list[tuple[int, int]] = []
-    assert reindex(again.database, again.spool, again.folder, lambda *at: told.append(at)) == 5
+    assert reindex(again.database, again.spool, again.files, lambda *at: told.append(at)) == 5
     assert told[-1] == (5, 5)
     again.settle()
     for image in images:
         study = again.study(image.StudyInstanceUID)
         assert (study.state, study.revision) == (StudyState.QUEUED, 1)
     assert again.study(faulty.StudyInstanceUID).state is StudyState.QUARANTINED
-    assert not str(compare(again.database, again.spool, again.folder))
-    assert reindex(again.database, again.spool, again.folder, silent) == 0
+    assert not str(compare(again.database, again.spool, again.files))
+    assert reindex(again.database, again.spool, again.files, silent) == 0
     assert len(again.outcomes()) == 5
     again.close()
 
@@ -57,7 +57,7 @@ def test_a_reindexed_study_waits_for_its_other_objects(inbox: Inbox) -> None:
     inbox.receive(*images)
     inbox.settle()
     again = lose_database(inbox)
-    paths = compare(again.database, again.spool, again.folder).unknown
+    paths = compare(again.database, again.spool, again.files).unknown
     for path in paths:
         again.spool.put_back(path)
         again.index()
@@ -72,7 +72,7 @@ def test_a_row_whose_file_is_gone_is_named(inbox: Inbox) -> None:
     inbox.receive(image)
     inbox.index()
     (inbox.folder / inbox.instance(image.SOPInstanceUID).path).unlink()
-    reconcile(inbox.database, inbox.spool, inbox.folder)
+    reconcile(inbox.database, inbox.spool, inbox.files)
     assert inbox.events()[-1].fields["missing"] == 1
 
 
@@ -82,7 +82,7 @@ def test_what_waits_for_the_index_or_the_move_is_no_difference(inbox: Inbox) -> 
     inbox.index()
     inbox.spool.put_back(inbox.folder / inbox.instance(image.SOPInstanceUID).path)  # died before the move
     inbox.receive(ultrasound("waiting"))
-    assert not str(compare(inbox.database, inbox.spool, inbox.folder))
+    assert not str(compare(inbox.database, inbox.spool, inbox.files))
 
 
 def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inbox: Inbox) -> None:
@@ -103,10 +103,10 @@ def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inb
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(held)  # a crash between the commit and the deletion
     assert files(inbox) == 2
-    reconcile(inbox.database, inbox.spool, inbox.folder)
+    reconcile(inbox.database, inbox.spool, inbox.files)
     assert files(inbox) == 1
     assert (inbox.events()[-1].number, inbox.events()[-1].fields["unknown"]) == (2030, 1)
-    reindex(inbox.database, inbox.spool, inbox.folder, silent)
+    reindex(inbox.database, inbox.spool, inbox.files, silent)
     inbox.index()
     assert inbox.study(unknown.StudyInstanceUID).state is StudyState.RECEIVING
 

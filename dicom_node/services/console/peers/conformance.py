@@ -23,6 +23,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import CannotCreate
 from dicom_node.events import RESULT_REFUSED, SOURCE_REPAIRED, STORE_REFUSED
 from dicom_node.model.kinds import AuditAction, Outcome
+from dicom_node.object_store.files import Files
 from dicom_node.services import audit, place_for_test, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.store.tables import Delivery, Job, ReceivedObject, Result
@@ -95,13 +96,14 @@ def _sent(session: Session, settings: Settings, peer: PeerSettings) -> list[View
     chosen = select(Delivery, Result).join(Delivery.result).where(Delivery.destination == peer.name)
     rows = session.execute(chosen.order_by(Delivery.id.desc()).limit(MOST)).all()
     names = ("state", "status", "reason", "attempts", "refusals", "sent_at", "confirmed_at")
+    files = Files(settings)
     return [
         {
             **columns(result, "kind", "sop_class_uid", "sop_instance_uid", "created_at"),
             **columns(delivery, *names),
             "faults": [],
             "warnings": [],
-            "path": settings.node.data_dir / result.path,
+            "path": files.if_here(session, result.path),
         }
         for delivery, result in rows
     ]
@@ -156,8 +158,8 @@ def _validated(rows: Sequence[View]) -> View:
     ends, files = time.monotonic() + _ALL_SECONDS, 0
     with place_for_test():
         for row in rows:
-            path: Path = row["path"]
-            if time.monotonic() > ends or not path.is_file() or path.stat().st_size > _LARGEST:
+            path: Path | None = row["path"]
+            if time.monotonic() > ends or path is None or path.stat().st_size > _LARGEST:
                 continue
             said = _said(program, path)
             if said is not None:

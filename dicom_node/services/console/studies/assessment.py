@@ -12,6 +12,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.kinds import AuditAction, HoldVerdict, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, StudyState
+from dicom_node.object_store.files import Files
 from dicom_node.outbox import held
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
@@ -127,22 +128,23 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
     from dicom_node.results import build_assessment, put_in_place, written
 
     reached: set[str] = set()
+    door = Files(settings)
     for report in _reports(session, settings, study):
         peers = _takers(settings, report)
         rows, said = feedback.of_report(session, settings, study, report.sop_instance_uid, by)
         if not peers or not said:
             continue
-        path = settings.node.data_dir / report.path
+        path = door.here(session, report.path)
         built = build_assessment(path, said, by.name, settings.node.ae_title, _former(session, rows))
         if stored.is_result(session, built.sop_instance_uid):
             continue
-        with written([built], settings.node.data_dir) as files:
+        with written([built], door) as files:
             file = files[built.sop_instance_uid]
             row = Result(
                 study_id=study, job_id=report.job_id, kind=built.kind,
                 sop_instance_uid=built.sop_instance_uid, sop_class_uid=built.sop_class_uid,
                 series_instance_uid=built.series_instance_uid,
-                path=str(file.final.relative_to(settings.node.data_dir)), sha256=file.sha256,
+                path=door.relative(file.final), sha256=file.sha256,
                 bytes=file.size, supersedes=built.supersedes, created_at=utc_now(),
             )  # fmt: skip
             outbox.enqueue(session, stored.add(session, row), peers)
@@ -156,7 +158,7 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
 
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The newest reports of a study that name the patient."""
-    uids = [path.stem for path in report_files(session, settings.node.data_dir, study)]
+    uids = [path.stem for path in report_files(session, settings, study)]
     return session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)).order_by(Result.id)).all()
 
 

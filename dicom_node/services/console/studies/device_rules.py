@@ -20,10 +20,11 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
-from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound
+from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
 from dicom_node.jobs.worker.images import device_rules_of
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.roles import UserRole
+from dicom_node.object_store.files import Files
 from dicom_node.services import audit, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.console.studies import reviews
@@ -48,10 +49,11 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
     instance, header = _opened(session, settings, number)
     rule, text = _rule(settings, instance, header, name, boxes)
     rows: list[View] = []
+    door = Files(settings)
     for other in _of_device(session, instance):
         try:
-            about = open_dicom(settings.node.data_dir / other.path, settings.images.limits).header
-        except (PixelError, OSError):
+            about = open_dicom(door.here(session, other.path), settings.images.limits).header
+        except (PixelError, OSError, StorageError):
             continue
         if rule.match.fits(about):
             found = [box for one in rule.rectangles if (box := one.box(about.rows, about.columns))]
@@ -143,8 +145,9 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
     if instance is None or instance.purged:
         raise NotFound("there is no such image, or no longer")
     try:
-        return instance, open_dicom(settings.node.data_dir / instance.path, settings.images.limits).header
-    except (PixelError, OSError):
+        path = Files(settings).here(session, instance.path)
+        return instance, open_dicom(path, settings.images.limits).header
+    except (PixelError, OSError, StorageError):
         raise NotFound("this image cannot be opened") from None
 
 

@@ -165,7 +165,7 @@ def _keep(
 ) -> None:
     """One assessment a person and finding: a later one replaces it."""
     asked = {finding["report_uid"] for finding in findings}
-    paths = report_files(session, settings.node.data_dir, study) if asked else []
+    paths = report_files(session, settings, study) if asked else []
     groups = {path.stem: subgroups.of_report(session, study, path) for path in paths if path.stem in asked}
     for finding in findings:
         model, _, version = finding["model"].rpartition(" ")
@@ -264,7 +264,7 @@ def _no_formula(value: Any) -> Any:
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
     """Those of the newest reports, each with the report's UID, by which its file is called."""
-    files = report_files(session, settings.node.data_dir, study)
+    files = report_files(session, settings, study)
     return [row | {"report_uid": path.stem} for path in files for row in report.findings(path)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from pydicom.dataset import Dataset
 from sqlalchemy import func, select
@@ -15,6 +14,7 @@ from dicom_node.dicom.header import read_header
 from dicom_node.errors import NodeError, NotFound
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.object_store.files import Files
 from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import assessment, feedback, viewer
 from dicom_node.services.console.studies.search import NOT_SHOWN, remarked
@@ -49,13 +49,13 @@ def show(session: Session, settings: Settings, number: int) -> View:
     view = brief(session, number)
     images = _images(session, number)
     results = _results(session, number)
-    told = _report(session, settings.node.data_dir, number)
+    told = _report(session, settings, number)
     told["missing"] = feedback.missing(session, settings, number, told["findings"])
     told["findings"] = feedback.judged(session, number, told["findings"])
     return {
         **view,
         "accession": session.get_one(Study, number).accession_number,
-        "person": person(session, settings.node.data_dir, number),
+        "person": person(session, settings, number),
         "images": images,
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=view["study"], workers=0),
@@ -149,9 +149,9 @@ def _results(session: Session, number: int) -> list[View]:
     ]
 
 
-def _report(session: Session, data_dir: Path, number: int) -> View:
+def _report(session: Session, settings: Settings, number: int) -> View:
     """Of the newest report of each rule; empty where there is none, or its file is gone."""
-    files = viewer.report_files(session, data_dir, number)
+    files = viewer.report_files(session, settings, number)
     return {
         "findings": [row for path in files for row in report.findings(path)],
         "measurements": [row for path in files for row in report.measurements(path)],
@@ -159,12 +159,12 @@ def _report(session: Session, data_dir: Path, number: int) -> View:
     }
 
 
-def person(session: Session, data_dir: Path, number: int) -> dict[str, str]:
+def person(session: Session, settings: Settings, number: int) -> dict[str, str]:
     """Name, birth date and sex, read from a file of the study: the database does not have them."""
     chosen = select(Instance).where(Instance.study_id == number, Instance.purged.is_(False))
     row = session.scalar(chosen.where(Instance.role.not_in(NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))
     header = Dataset()
-    if row is not None and (path := data_dir / row.path).is_file():
+    if row is not None and (path := Files(settings).if_here(session, row.path)):
         with suppress(NodeError):  # its text does not decode: the study's reason says so
             header = read_header(path, _PERSON, row.assumed_charset)
     return {keyword: str(header.get(keyword) or "") for keyword in _PERSON}

@@ -6,7 +6,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
+from dicom_node.object_store.files import Files
 from dicom_node.store.tables import Instance, ReceivedObject, Result
 
 LARGEST = 1600
@@ -52,9 +53,10 @@ def find(session: Session, settings: Settings, which: PictureKind, number: int) 
         PictureKind.RESULTS: _result,
         PictureKind.RECEIVED: _received,
     }[which](session, number)
-    if shown is None:
+    path = Files(settings).if_here(session, str(shown.path)) if shown else None
+    if shown is None or path is None:
         raise NotFound("there is no such image or result, or no longer")
-    return Shown(settings.node.data_dir / shown.path, shown.study, shown.kind)
+    return replace(shown, path=path)
 
 
 def _image(session: Session, number: int) -> Shown | None:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, ResultKind
+from dicom_node.object_store.files import Files
 from dicom_node.results.sr import reading as report
 from dicom_node.store import results
 from dicom_node.store.tables import Instance, Job, Result
@@ -32,7 +33,6 @@ def view(session: Session, settings: Settings, number: int) -> View:
     row = session.get(Instance, number)
     if row is None or row.purged or row.role is ObjectRole.ASIDE:
         raise NotFound("there is no such image, or no longer")
-    data_dir = settings.node.data_dir
     uid = row.sop_instance_uid
     in_order = [image.id for image in images_of(session, row.study_id) if not image.purged]
     place = in_order.index(number) if number in in_order else None
@@ -41,8 +41,8 @@ def view(session: Session, settings: Settings, number: int) -> View:
         "study": row.study_id,
         "columns": number_in(row, "Columns"),
         "rows": number_in(row, "Rows"),
-        "layers": list(_layers(session, data_dir, row.study_id, uid)),
-        "marks": list(_marks(report_files(session, data_dir, row.study_id), uid)),
+        "layers": list(_layers(session, settings, row.study_id, uid)),
+        "marks": list(_marks(report_files(session, settings, row.study_id), uid)),
         "before": in_order[place - 1] if place else None,
         "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
     }
@@ -66,7 +66,7 @@ def number_in(row: Instance, keyword: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def report_files(session: Session, data_dir: Path, study: int) -> list[Path]:
+def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
     """The newest report of each rule that names the patient, as far as the file is there.
 
     Where the newest was withdrawn there is none: one that it had replaced does not come back. Before it
@@ -83,8 +83,9 @@ def report_files(session: Session, data_dir: Path, study: int) -> list[Path]:
             newest.insert(0, row)
             told[rule].update(images)
     gone = results.withdrawn(session, [row.id for row in newest])
-    paths = (data_dir / row.path for row in newest if row.id not in gone)
-    return [path for path in paths if path.is_file()]
+    door = Files(settings)
+    paths = (door.if_here(session, row.path) for row in newest if row.id not in gone)
+    return [path for path in paths if path]
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
@@ -106,14 +107,14 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
         }
 
 
-def _layers(session: Session, data_dir: Path, study: int, uid: str) -> Iterator[dict[str, Any]]:
+def _layers(session: Session, settings: Settings, study: int, uid: str) -> Iterator[dict[str, Any]]:
     """Pictures that were made of the image, the newest of each name unless it was withdrawn."""
     chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
     chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
     found: dict[str, Result] = {}
     for row in session.scalars(chosen):
-        path = data_dir / row.path
-        if path.is_file() and (name := _name(row, path, uid)):
+        path = Files(settings).if_here(session, row.path)
+        if path and (name := _name(row, path, uid)):
             found.setdefault(name, row)
     gone = results.withdrawn(session, [row.id for row in found.values()])
     found = {name: row for name, row in found.items() if row.id not in gone}

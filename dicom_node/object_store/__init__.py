@@ -1,0 +1,1 @@
+"""Where files of received objects and results are: the one door to them."""
