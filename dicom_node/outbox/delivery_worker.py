@@ -6,6 +6,7 @@ this one after kill -9, continues from the table.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -18,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.events import DELIVERY_OVERDUE
+from dicom_node.events import DELIVERY_OVERDUE, THREAD_FAILED
 from dicom_node.outbox.commitments import enter_reports
 from dicom_node.outbox.route import OpenDestination, Route, give_up_all
 from dicom_node.store import deliveries
@@ -28,6 +29,8 @@ from dicom_node.store.transitions import record, utc_now
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
+_FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a destination's thread that failed begins anew
+_LOGGER = logging.getLogger(__name__)
 
 
 class DeliveryWorker:
@@ -123,9 +126,24 @@ class DeliveryWorker:
         return False
 
     def _work_in_thread(self, destination: str, stop: threading.Event) -> None:
-        with self._noticed():
-            while self._work(destination) and not stop.is_set():
-                pass
+        """Until nothing is due; a defect is told, and what it met is tried again ever more seldom."""
+        pause = _FAILED_SECONDS
+        while not stop.is_set():
+            try:
+                with self._noticed():
+                    while self._work(destination) and not stop.is_set():
+                        pass
+                return
+            except Exception as error:  # noqa: BLE001  (whatever it was, other destinations go on)
+                self._tell(destination, error)
+            stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _tell(self, destination: str, error: Exception) -> None:
+        """Where it happened goes to the log; neither it nor the event has the error's text."""
+        _LOGGER.error("defect while delivering", exc_info=error)
+        with self._noticed(), self._database.write() as session:
+            record(session, THREAD_FAILED, thread=f"to {destination}", reason=type(error).__name__)
 
     def _work(self, destination: str) -> int:
         route = self._routes.get(destination)

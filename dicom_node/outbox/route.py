@@ -94,13 +94,15 @@ class Route:
         if not held:
             return 0
         self.overdue_at = time.monotonic() + self._longest(held)
-        with self._leases_renewed(held, self.overdue_at):
-            destination = self._destination = self._open(self.peer, self._settings)
-            if self._stopping:
-                destination.close()
-            acknowledged = self._send(destination, to_send)
-            self._ask(destination, self._not_committed([*acknowledged, *to_ask]))
-        self.overdue_at = float("inf")
+        try:
+            with self._leases_renewed(held, self.overdue_at):
+                destination = self._destination = self._open(self.peer, self._settings)
+                if self._stopping:
+                    destination.close()
+                acknowledged = self._send(destination, to_send)
+                self._ask(destination, self._not_committed([*acknowledged, *to_ask]))
+        finally:
+            self.overdue_at = float("inf")
         return len(held)
 
     def _longest(self, batch: Sequence[_Held]) -> float:

@@ -23,7 +23,7 @@ class DatabaseOutage:
     def __init__(self) -> None:
         self._began: float | None = None  # monotonic seconds
         self._failed = 0.0  # the last time
-        self._defects: dict[tuple[type[SQLAlchemyError], str], float] = {}  # when they were told
+        self._defects: dict[tuple[type[SQLAlchemyError], str], float] = {}  # told a moment ago, and when
         self._lock = threading.Lock()
         self.then: Callable[[], object] = bool
         """Called when the database is back."""
@@ -40,7 +40,8 @@ class DatabaseOutage:
         """That of one statement not again at once: the outbox tries it twenty times a second."""
         which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
         with self._lock:
-            is_due = now - self._defects.get(which, -_QUIET_SECONDS) >= _QUIET_SECONDS
+            self._defects = {one: at for one, at in self._defects.items() if now - at < _QUIET_SECONDS}
+            is_due = which not in self._defects
             if is_due:
                 self._defects[which] = now
         if is_due:

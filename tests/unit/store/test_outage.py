@@ -124,6 +124,14 @@ def test_a_defect_is_no_outage(inbox: Inbox, caplog: pytest.LogCaptureFixture) -
     assert len(caplog.messages) == 2, "nothing was away, so nothing is back"
 
 
+def test_defects_told_long_ago_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    noticing = outage.DatabaseOutage()
+    monkeypatch.setattr(outage, "_QUIET_SECONDS", 0)
+    for number in range(50):  # statements with lists of values differ each time
+        noticing.noticed(IntegrityError(f"INSERT {number}", {}, Exception("DOE^JANE")))
+    assert len(noticing._defects) == 1
+
+
 def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_back(inbox: Inbox) -> None:
     say = OwnEvents(inbox.database).say
     background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
