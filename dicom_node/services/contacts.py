@@ -97,6 +97,11 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     return _answer(settings, asked, caller, seen) | {"others": others}
 
 
+def short_name(title: str) -> str:
+    """A name that a peer of this AE title may have, "" for none."""
+    return title and (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new")
+
+
 @dataclass(frozen=True, slots=True)
 class _SearchedRecords:
     """Associations and events that are looked through, and peers that take no results now."""
@@ -290,11 +295,10 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
     titles = {peer.ae_title.upper(): peer.ae_title for peer in settings.peers}
     alike = difflib.get_close_matches(title.upper(), titles, n=1, cutoff=0.8)
     meant = f", which is not {titles[alike[0]]} (case counts): change it there, or add" if alike else ": add"
-    name = re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new"
     return _lines(
         f"the machine at {address} calls itself {title}{meant}",
         "[[peers]]",
-        f"name = {toml_value(name)}",
+        f"name = {toml_value(short_name(title))}",
         f"ae_title = {toml_value(title)}",
         f"host = {toml_value(address)}",
         'may = ["send"]',

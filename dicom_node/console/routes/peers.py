@@ -45,9 +45,10 @@ def why(asked: Asked, caller: Caller = "") -> Response:
 
 @router.get("/new")
 @needs(UserRole.ADMIN)
-def new(asked: Asked) -> Response:
-    """An empty form."""
-    return asked.page("peer_form.html", **form.empty())
+def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
+    """An empty form; with what is known of a machine that called and is no peer."""
+    known = {"name": [contacts.short_name(caller)], "ae_title": [caller], "host": [host]}
+    return asked.page("peer_form.html", **form.empty(known))
 
 
 @router.post("/new")
@@ -136,14 +137,28 @@ def set_shows(asked: Asked, name: str) -> Response:
 
 
 def _save(asked: Visit, name: str) -> Response:
+    fields, version = asked.fields(), asked.number("version")
+    content, unread = form.content(fields, name)
+    named = content["name"]
     try:
-        content = form.content(asked.fields(), name)
-        saved = entered.save(asked.site.settings, "peers", content, asked.number("version"), asked.person)
-    except (FaultyInput, NotAllowedNow, ChangedMeanwhile) as error:
-        status = 400 if isinstance(error, FaultyInput) else 409
-        given = form.as_given(asked.fields(), name)
-        return asked.page("peer_form.html", status, **given | {"problem": str(error)})
-    return asked.in_force(f"{saved} is saved.", f"/peers/{saved}")
+        if unread:
+            entered.check(asked.site.settings, "peers", content, version)
+        else:
+            entered.save(asked.site.settings, "peers", content, version, asked.person)
+        faults = {}
+    except FaultyInput as error:
+        faults = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
+    except (NotAllowedNow, ChangedMeanwhile) as error:
+        if not name:  # it is taken
+            return _mend(asked, name, 409, faults={"name": [str(error)]})
+        return _mend(asked, name, 409, above=[str(error)], is_old=True)
+    if faults := faults | form.faults(unread, named):
+        return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
+    return asked.in_force(f"{named} is saved.", f"/peers/{named}")
+
+
+def _mend(asked: Visit, name: str, status: int, **said: object) -> Response:
+    return asked.page("peer_form.html", status, **form.as_given(asked.fields(), name) | said)
 
 
 def _page(asked: Visit, name: str, checks: list[dict[str, object]] | None = None) -> Response:

@@ -12,11 +12,13 @@ from dicom_node.cli import app
 from dicom_node.config import loading
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow
+from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
 from dicom_node.services.audit import Person
 from dicom_node.store.entered import write_file
-from tests.console_lab import ConsoleLab
+from dicom_node.store.transitions import record
+from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
 
 PEER = {"name": "us2", "ae_title": "US2", "may": "send"}
@@ -26,6 +28,12 @@ when = { station = "ROOM2" }
 pipeline = "ultrasound"
 send_to = ["pacs"]
 """
+
+
+def beside(browser: Browser, field: str) -> str:
+    """What is said to be wrong beside a field."""
+    found = re.search(rf'id="fault-{field}">([^<]*)<', browser.text)
+    return found[1] if found else ""
 
 
 @pytest.fixture
@@ -60,6 +68,40 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     assert [row["action"] for row in rows[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
 
 
+def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    wrong = {
+        "ae_title": "x" * 17,
+        "port": "many",
+        "may": "receive",
+        "host": "h",
+        "rest": "colour = 1\ncharset = 2",
+    }
+    assert browser.post("/peers/new", **PEER | wrong, version="0") == 400
+    assert "more than 16 characters" in beside(browser, "ae_title")
+    assert beside(browser, "port") == "must be a number"
+    assert "choose at least one" in beside(browser, "results")
+    assert "colour: unknown key" in beside(browser, "rest") and "charset: 2" in beside(browser, "rest")
+    assert "peers." not in browser.text
+    assert browser.post("/peers/new", **PEER | {"may": "receive", "results": "sr"}, version="0") == 400
+    assert "host and port are missing" in beside(browser, "host")
+    assert browser.post("/peers/new", **PEER | {"name": "pacs"}, version="0") == 409
+    assert "stands in the configuration files" in beside(browser, "name")
+
+
+def test_a_machine_that_was_turned_away_is_added_with_what_is_known_of_it(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    with console.database.write() as session:
+        record(
+            session, ASSOCIATION_REJECTED, calling="ROOM 9", called="AINODE", address="192.0.2.9", meaning="x"
+        )
+    assert browser.get("/peers/why?caller=ROOM%209") == 200
+    [link] = re.findall(r'href="(/peers/new[^"]*)"', browser.text)
+    assert browser.get(link.replace("&amp;", "&")) == 200
+    for value in ("room-9", "ROOM 9", "192.0.2.9"):
+        assert f'value="{value}"' in browser.text
+
+
 def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLab, config: Path) -> None:
     first, second = console.browser(UserRole.ADMIN), console.browser(UserRole.ADMIN)
     first.post("/peers/new", **PEER, version="0")
@@ -68,6 +110,7 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     assert second.post("/peers/us2/change", **PEER | {"ae_title": "SECOND"}, version="1") == 409
     assert "admin changed us2 at" in second.text
     assert 'value="SECOND"' in second.text, "what was entered is still there"
+    assert 'href="/peers/us2/change"' in second.text, "and what it is now can be opened"
     assert loading.load([config]).peer("us2").ae_title == "FIRST"
     assert second.post("/peers/new", **PEER, version="0") == 409
     first.post("/peers/us2/remove", version="2")
