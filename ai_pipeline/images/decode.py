@@ -354,6 +354,8 @@ def _as_pixel_error(what: str) -> Iterator[None]:
 
 def _cause(error: BaseException) -> str:
     """Say what the decoder said when it speaks of pixels; header values (PHI) are not repeated."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "its header asks for more pixels than a picture may have"
     text = " ".join(str(error).split()).rpartition(f"available plugins: {codestreams.PLUGIN}: ")[2]
     if isinstance(error, FileNotFoundError):
         return "no such file"

@@ -241,6 +241,11 @@ def counts(session: Session) -> View:
 
 def study_views(session: Session, chosen: Select[Study]) -> list[View]:
     """Studies as lists show them, in the order that was chosen: five queries for any number."""
+    return list(numbered_studies(session, chosen).values())
+
+
+def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
+    """The same by their numbers: those that are there now, whatever was there a moment ago."""
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
     held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
@@ -260,8 +265,8 @@ def study_views(session: Session, chosen: Select[Study]) -> list[View]:
     results: dict[int, list[View]] = defaultdict(list)
     for study_id, result in _results(session, Result.study_id.in_(of_study)):
         results[study_id].append(result)
-    return [
-        {
+    return {
+        row.id: {
             "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
             **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
             "job_held": row.id in held,
@@ -273,7 +278,7 @@ def study_views(session: Session, chosen: Select[Study]) -> list[View]:
             "results": results[row.id],
         }
         for row in rows
-    ]
+    }
 
 
 def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:

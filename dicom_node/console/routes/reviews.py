@@ -8,7 +8,7 @@ from dicom_node.console.web.access import Asked, Number, Since, Visit, needs, se
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
-from dicom_node.services.console.studies import device_rules, pictures, reviews
+from dicom_node.services.console.studies import device_rules, listing, pictures, reviews
 from dicom_node.services.console.studies.pictures import PictureKind
 
 router = APIRouter(prefix="/reviews")
@@ -97,6 +97,7 @@ def _page(
     with asked.site.database.read() as session:
         review = reviews.show(session, asked.site.settings, number)
         shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, review["instance_id"])
+        study = listing.whose(session, asked.site.settings, review["study_id"])
     audit.note_sight(asked.site.database, asked.person, review["study_id"])
     edges = ("left", "top", "right", "bottom")
     given = (
@@ -106,6 +107,7 @@ def _page(
     )
     empty = [["", "", "", ""]] * (reviews.MOST - len(given))
     return asked.page(
-        "review.html", status, review=review, given=[*given[: reviews.MOST], *empty], edges=edges, name=name,
+        "review.html", status, review=review, study=study,
+        given=[*given[: reviews.MOST], *empty], edges=edges, name=name,
         problem=problem, frames=pictures.frames(shown, asked.site.settings),
     )  # fmt: skip

@@ -98,7 +98,8 @@ def show(asked: Asked, number: Number) -> Response:
         study = listing.show(session, site.settings, number)
     audit.note_sight(site.database, asked.person, number)
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    further = [one.name for one in site.settings.peers if "receive" in one.may and one.name not in had]
+    takers = (one for one in site.settings.peers if "receive" in one.may and one.results)
+    further = [one.name for one in takers if one.name not in had and study["withdrawn"] != "all"]
     return asked.page(
         "study.html", study=study, further=further, shortest=work.SHORTEST, longest=work.LONGEST
     )
@@ -171,8 +172,9 @@ def ask_to_withdraw(asked: Asked, number: Number) -> Response:
     """Which results, why, and what becomes of them; and what was withdrawn before."""
     with asked.site.database.read() as session:
         shown = withdrawal.show(session, asked.site.settings, number)
+        study = listing.whose(session, asked.site.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
-    return asked.page("withdraw.html", number=number, shown=shown, reasons=list(RejectionReason))
+    return asked.page("withdraw.html", number=number, shown=shown, study=study, reasons=list(RejectionReason))
 
 
 @router.post("/{number}/withdraw")
@@ -239,9 +241,10 @@ def content(asked: Asked, number: Number) -> Response:
     """What stands in a result object."""
     with asked.site.database.read() as session:
         shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+        study = listing.whose(session, asked.site.settings, shown.study)
     audit.note_sight(asked.site.database, asked.person, shown.study)
     tree, whole = contents.contents(shown.path)
-    return asked.page("content.html", shown=shown, number=number, tree=tree, whole=whole)
+    return asked.page("content.html", shown=shown, study=study, number=number, tree=tree, whole=whole)
 
 
 @router.get("/results/{number}")
@@ -280,4 +283,6 @@ def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any)
     frames = pictures.frames(shown, asked.site.settings)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")
-    return asked.page(template, shown=shown, frame=frame, frames=frames, **values)
+    with asked.site.database.read() as session:
+        study = listing.whose(session, asked.site.settings, shown.study)
+    return asked.page(template, shown=shown, study=study, frame=frame, frames=frames, **values)

@@ -66,6 +66,7 @@ def _environment() -> Environment:
         "date": date,
         "person": person,
         "unit": unit,
+        "number_name": number_name,
     }
     return environment
 
@@ -121,6 +122,11 @@ def person(text: str) -> str:
 def unit(number: str) -> str:
     """A number with its unit (UCUM): "{pixels}" without its braces, none for "{ratio}" and "1"."""
     return re.sub(r"\{(.*)\}$", r"\1", re.sub(r" (\{ratio\}|1)$", "", number))
+
+
+def number_name(name: str) -> str:
+    """What a number of a finding is, in the row of that finding: ``AI cut-off for Mass`` is a cut-off."""
+    return re.sub(r"^AI (.*?) (?:of|for) .*$", r"\1", name)
 
 
 def keyword(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
@@ -15,7 +15,7 @@ from dicom_node.results.sr import reading as report
 from dicom_node.services.console.studies import listing, viewer
 from dicom_node.services.console.studies.search import remarked
 from dicom_node.store import views
-from dicom_node.store.tables import Study
+from dicom_node.store.tables import ReceivedObject, Study
 from dicom_node.store.views import View, as_json
 
 PAGE = 50
@@ -55,10 +55,10 @@ def show(session: Session, settings: Settings, number: int) -> View:
     newest = (
         select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
     )
-    shown = views.study_views(session, newest)
+    accessions = {row.id: row.accession_number for row in session.scalars(newest)}
     rows = [
-        {"id": row.id, "accession": row.accession_number, **view}
-        for row, view in zip(session.scalars(newest), shown, strict=True)
+        {"id": number, "accession": accessions.get(number, ""), **view}
+        for number, view in views.numbered_studies(session, newest).items()
     ]
     for row in rows[:_LOOKED_INTO]:
         row["findings"] = _findings(viewer.report_files(session, settings, row["id"]))
@@ -69,6 +69,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "person": next((one for one in people if any(one.values())), None),
         "studies": remarked(session, rows),
         "more": len(rows) == HISTORY,
+        "has_images": session.scalar(_images_of(study)) is not None,
         "others": _others(session, study),
     }
 
@@ -83,6 +84,13 @@ def _study(session: Session, number: int) -> Study:
 def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     issuer = Study.issuer_of_patient_id == study.issuer_of_patient_id
     return Study.patient_id == study.patient_id, issuer
+
+
+def _images_of(study: Study) -> Select[int]:
+    """Whether something that was received of the patient is still here."""
+    of_patient = select(Study.id).where(*_same(study))
+    kept = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
+    return select(ReceivedObject.id).where(*kept).limit(1)
 
 
 def _rows(session: Session, ids: Sequence[str]) -> list[View]:

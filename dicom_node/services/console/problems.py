@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import func, select
@@ -13,7 +14,7 @@ from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.store.tables import ReceivedObject, Study
+from dicom_node.store.tables import Association, ReceivedObject, Study
 from dicom_node.store.views import View, as_json, list_events
 
 SHOWN: Final = 12
@@ -40,6 +41,8 @@ _ENDED_BY: Final[Mapping[EventType, tuple[EventType, tuple[str, ...]]]] = {
     events.CONSOLE_CANNOT_START: (events.CONSOLE_STARTED, ()),
 }
 """The event that ends an alarm, and the fields that say that it is the same one."""
+_TOLD_OF_REJECTION: Final = ("calling", "called", "address", "meaning")
+"""Without the numbers of PS3.8 9.3.4, which the meaning says in words."""
 _OF_ONE_OBJECT: Final = ("instance", "spool_name", "association", "id")
 _WHILE: Final[Mapping[EventType, StudyState]] = {
     events.OBJECT_CONFLICT: StudyState.QUARANTINED,
@@ -52,15 +55,24 @@ _WHILE: Final[Mapping[EventType, StudyState]] = {
 
 
 def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list[View]:
-    """The newest, each with ``times`` and ``over``: since when, "" where nobody knows, None: it lasts."""
+    """The newest, each with ``times``, ``over`` (since when, "" where nobody knows, None: it lasts) and
+    ``caller``: the AE title that was rejected, else "".
+    """
     found: dict[object, View] = {}
-    for row in reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT)):
+    for row in map(_in_words, reversed(list_events(session, numbers=_BAD, limit=_LOOKED_AT))):
         same = found.setdefault(_same(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())[:SHOWN]
     ends = list(_ends(session, rows))
     states = _states(session, rows)
     return [row | {"over": _over(session, settings, row, ends, states, disk_is_low)} for row in rows]
+
+
+def _in_words(row: View) -> View:
+    if row["number"] != events.ASSOCIATION_REJECTED.number:
+        return row | {"caller": ""}
+    fields = {key: value for key, value in row["fields"].items() if key in _TOLD_OF_REJECTION}
+    return row | {"fields": fields, "caller": str(fields.get("calling", ""))}
 
 
 def _same(row: View) -> object:
@@ -93,6 +105,8 @@ def _over(
 ) -> str | None:
     if row["number"] == events.DISK_LOW.number:
         return None if disk_is_low else ""
+    if row["number"] == events.ASSOCIATION_REJECTED.number:
+        return _got_through(session, row)
     if row["number"] == events.PEER_SILENT.number:
         return _heard_of(session, settings, row)
     for kind, state in _WHILE.items():
@@ -108,6 +122,14 @@ def _over(
 def _ends_it(one: View, end: EventType, row: View, keys: tuple[str, ...]) -> bool:
     alike = all(one["fields"].get(key) == row["fields"].get(key) for key in keys)
     return one["number"] == end.number and one["at"] >= row["at"] and alike
+
+
+def _got_through(session: Session, row: View) -> str | None:
+    """When the rejected caller was let in the next time; counting by title, as peers do."""
+    since = datetime.fromisoformat(row["at"])
+    here = (Association.calling_ae == row["caller"]) & (Association.opened_at >= since)
+    at: str | None = as_json(session.scalar(select(func.min(Association.opened_at)).where(here)))
+    return at
 
 
 def _heard_of(session: Session, settings: Settings, row: View) -> str | None:

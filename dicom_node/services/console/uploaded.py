@@ -70,9 +70,8 @@ def _became_of(received: list[ReceivedObject]) -> View:
 
 
 def _studies(session: Session, numbers: list[int]) -> list[View]:
-    ordered = sorted(numbers)
-    shown = views.study_views(session, select(Study).where(Study.id.in_(ordered)).order_by(Study.id))
-    rows = search.remarked(session, [{"id": n, **row} for n, row in zip(ordered, shown, strict=True)])
+    shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
+    rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, rows)
     return [
         row

@@ -13,7 +13,7 @@ from dicom_node.events import EventType
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services.console.problems import problems
-from dicom_node.store.tables import EventRow, Study
+from dicom_node.store.tables import Association, EventRow, Study
 from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import View
 from tests.console_lab import ConsoleLab
@@ -68,6 +68,23 @@ def test_what_is_told_again_and_again_is_one_line_and_acts_of_people_are_none(in
     happened(inbox, events.ASSOCIATION_REJECTED, 60, calling="US9")
     assert [(row["number"], row["times"]) for row in found(inbox)] == [(6004, 30), (1004, 1)]
     assert found(inbox)[0]["fields"]["exit_status"] == 0, "the last one"
+
+
+def test_a_rejected_caller_is_told_in_words_until_it_got_through(console: ConsoleLab, inbox: Inbox) -> None:
+    numbers = {"result": 1, "source": 1, "reason": 3, "listener": "l-1"}
+    who = {"calling": "US9", "called": "AINODE", "address": "192.0.2.9", "meaning": "not recognized"}
+    happened(inbox, events.ASSOCIATION_REJECTED, 5, **numbers, **who)
+    [row] = found(inbox)
+    assert (row["fields"], row["caller"], row["over"]) == (who, "US9", None)
+    browser = console.browser(UserRole.VIEWER)
+    browser.get("/")
+    assert '<a href="/peers/why?caller=US9">Why?</a>' in browser.text
+    opened = {"calling_ae": "US9", "called_ae": "AINODE", "address": "192.0.2.9"}
+    for name, minutes in (("before", 9), ("after", 1)):
+        at = utc_now() - timedelta(minutes=minutes)
+        with inbox.database.write() as session:
+            session.add(Association(id=name, listener="l-1", opened_at=at, **opened))
+        assert bool(found(inbox)[0]["over"]) == (name == "after")
 
 
 def test_a_full_disk_is_over_when_it_has_room_again(inbox: Inbox) -> None:

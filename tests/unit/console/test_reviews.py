@@ -91,6 +91,19 @@ def test_withheld_and_widened_images_wait_with_their_places(console: ConsoleLab,
     assert "images to look at" in browser.text
 
 
+def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_stayed(
+    console: ConsoleLab, node: Inbox
+) -> None:
+    analysed(node, "WIDE")
+    with node.database.write() as session:
+        left = session.scalars(select(Result).where(Result.kind == ResultKind.CLEANED)).one()
+        same = {key: getattr(left, key) for key in Result.__table__.columns.keys()}  # noqa: SIM118
+        session.add(Result(**same | {"id": None, "sop_instance_uid": "2.25.9"}))
+    browser = console.browser(UserRole.OPERATOR)
+    browser.get("/reviews/1")
+    assert "A cleaned image of it went to pacs" in browser.text
+
+
 def test_a_study_of_which_nothing_could_be_cleaned_waits_too(node: Inbox) -> None:
     analysed(node, "NAME", "NAME")
     assert [cause for _, cause in waiting(node)] == ["withheld", "withheld"]

@@ -8,6 +8,7 @@ import pytest
 
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import UserRole
+from dicom_node.services.console import uploaded
 from dicom_node.store.tables import Job, Study
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
@@ -48,6 +49,13 @@ def test_a_study_is_followed_from_the_spool_to_its_end(browser: Browser, inbox: 
     assert "Mueller" not in browser.text
     browser.get("/upload")
     assert f'href="{address}"' in browser.text
+
+
+def test_a_study_that_is_gone_meanwhile_is_left_out(inbox: Inbox) -> None:
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    with inbox.database.read() as session:
+        assert [row["id"] for row in uploaded._studies(session, [1, 99])] == [1]
 
 
 def test_what_was_quarantined_says_why(browser: Browser, inbox: Inbox) -> None:

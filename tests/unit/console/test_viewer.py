@@ -76,6 +76,18 @@ def test_the_page_of_an_image_offers_what_there_is(node: Inbox) -> None:
     ]
 
 
+def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(node: Inbox) -> None:
+    browser = ConsoleLab(node.settings, node.database).browser(UserRole.OPERATOR)
+    heatmap = result(node.database, ResultKind.HEATMAP).id
+    below = ["images/1", "images/1?layer=1", f"results/{heatmap}", f"results/{heatmap}/content", "1/withdraw"]
+    for page in below:
+        assert browser.get(f"/studies/{page}") == 200
+        assert re.search(r'class="whose"><b>\w+.*ID-one', browser.text), page
+    browser.get("/studies/1")
+    assert browser.text.count("heat map: Mark") == 4, "a tile and a row for each of two"
+    assert "AI score of Mark" not in browser.text and "<small>score</small>" in browser.text
+
+
 def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
     tree, whole = contents.contents(node.folder / result(node.database, ResultKind.SR).path)
     assert whole

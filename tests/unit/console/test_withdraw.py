@@ -364,6 +364,9 @@ def test_list_and_page_of_the_study_say_that_it_was_withdrawn_by_whom_and_why(co
     assert "No report yet" not in browser.text
     assert ">Withdraw results<" not in browser.text
     assert ">delivered</span>" not in browser.text
+    assert "Send the newest results" not in browser.text, "there are none"
+    built = [row for row in results(console) if row.kind is not ResultKind.REJECTION]
+    assert f"<small>{len(built)} results built</small>" in browser.text
 
 
 def test_what_a_withdrawn_study_still_needs_is_not_hidden(console: ConsoleLab) -> None:

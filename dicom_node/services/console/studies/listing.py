@@ -38,17 +38,17 @@ def uid(session: Session, number: int) -> str:
 
 def brief(session: Session, number: int) -> View:
     """The study as lists show it. Raises NotFound."""
-    found = views.study_views(session, select(Study).where(Study.id == number))
+    found = views.numbered_studies(session, select(Study).where(Study.id == number))
     if not found:
         raise NotFound("there is no such study")
-    return remarked(session, [{"id": number, **found[0]}])[0]
+    return remarked(session, [{"id": number, **found[number]}])[0]
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
     """All that the page of one study shows. Raises NotFound."""
     view = brief(session, number)
     images = _images(session, number)
-    results = _results(session, number)
+    results = _results(session, settings, number)
     told = _report(session, settings, number)
     told["missing"] = feedback.missing(session, settings, number, told["findings"])
     told["findings"] = feedback.judged(session, number, told["findings"])
@@ -66,6 +66,15 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "events": views.list_events(session, study_instance_uid=view["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
+
+
+def whose(session: Session, settings: Settings, number: int) -> View:
+    """Whose study it is, for pages below that of the study. Raises NotFound."""
+    row = session.get(Study, number)
+    if row is None:
+        raise NotFound("there is no such study")
+    shown = columns(row, "id", "patient_id", "study_date")
+    return shown | {"person": person(session, settings, number)}
 
 
 def named(session: Session, rows: Sequence[View]) -> dict[str, View]:
@@ -116,8 +125,8 @@ def _received(session: Session, number: int) -> list[View]:
     return [columns(row, *names) for row in session.scalars(chosen.limit(_MOST))]
 
 
-def _results(session: Session, number: int) -> list[View]:
-    """Result objects, the newest first, each with its deliveries."""
+def _results(session: Session, settings: Settings, number: int) -> list[View]:
+    """Result objects, the newest first, each with its deliveries; ``subject``: what a heat map is of."""
     chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
     sent = select(Delivery).join(Delivery.result).where(Result.study_id == number).order_by(Delivery.id)
     deliveries: dict[int, list[View]] = {}
@@ -141,6 +150,7 @@ def _results(session: Session, number: int) -> list[View]:
         {
             **columns(row, "id", "job_id", "kind", "sop_instance_uid", "bytes", "deidentified", "created_at"),
             "purged": row.purged,
+            "subject": viewer.subject(session, settings, row),
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
             "deliveries": deliveries.get(row.id, []),
@@ -155,7 +165,7 @@ def _report(session: Session, settings: Settings, number: int) -> View:
     return {
         "findings": [row for path in files for row in report.findings(path)],
         "measurements": [row for path in files for row in report.measurements(path)],
-        "conclusion": " ".join(filter(None, (report.conclusion(path) for path in files))),
+        "conclusions": list(dict.fromkeys(filter(None, map(report.conclusion, files)))),
     }
 
 

@@ -17,7 +17,7 @@ from dicom_node.services.console.studies import viewer
 from dicom_node.store.burned_in import reviews
 from dicom_node.store.burned_in.reviews import Box
 from dicom_node.store.results import withdrawn
-from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Result, Study
+from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, columns
 
@@ -67,7 +67,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "places": review.places,
         "drawn": [list(box) for box in drawn.boxes] if drawn else [],
         "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
-        "left": _left(session, [one["id"] for one in image["layers"] if one["same_size"]]),
+        "left": _left(session, settings, review.study_id, instance.sop_instance_uid),
     }
 
 
@@ -170,10 +170,11 @@ def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
     }
 
 
-def _left(session: Session, results: Sequence[int]) -> list[str]:
-    """The peers that have a cleaned image of it, or to which one is on its way."""
-    rows = session.scalars(select(Result).where(Result.id.in_(results), Result.kind == ResultKind.CLEANED))
-    gone = withdrawn(session, results)
+def _left(session: Session, settings: Settings, study: int, uid: str) -> list[str]:
+    """The peers that have a cleaned image of it, of whatever rule, or to which one is on its way."""
+    made = viewer.pictures_of(session, settings, study, uid)
+    rows = [row for _, row in made if row.kind is ResultKind.CLEANED]
+    gone = withdrawn(session, [row.id for row in rows])
     ended = ("cancelled", "discarded", "dead")
     return sorted(
         {

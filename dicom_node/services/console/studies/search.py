@@ -61,12 +61,13 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)))
     more = ids[PAGE - 1] if len(ids) > PAGE else None
     by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
-    shown = views.study_views(session, select(Study).where(Study.id.in_(by_number)).order_by(Study.id))
-    rows = {
-        number: {"id": number, "accession": by_number[number].accession_number, **view}
-        for number, view in zip(sorted(by_number), shown, strict=True)
-    }
-    return remarked(session, [rows[number] for number in ids[:PAGE]]), more
+    shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
+    rows = [
+        {"id": number, "accession": by_number[number].accession_number, **shown[number]}
+        for number in ids[:PAGE]
+        if number in shown
+    ]
+    return remarked(session, rows), more
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.events import DELIVERY_RETRIED, STUDY_COMPLETE
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.outbox import held
 from dicom_node.outbox.outages import reasons
@@ -65,7 +66,9 @@ def _completed(session: Session, study: int) -> Iterator[_Step]:
 
 
 def _jobs(session: Session, study: int) -> Iterator[_Step]:
-    results = select(Result.job_id, func.count()).where(Result.study_id == study).group_by(Result.job_id)
+    by_jobs = Result.kind.not_in((ResultKind.REJECTION, ResultKind.ASSESSMENT))
+    results = select(Result.job_id, func.count()).where(Result.study_id == study, by_jobs)
+    results = results.group_by(Result.job_id)
     built = {job: number for job, number in session.execute(results)}  # noqa: C416
     for row in session.scalars(select(Job).where(Job.study_id == study).order_by(Job.id).limit(_MOST)):
         yield row.created_at, f"job {row.id} queued by rule {row.rule}", row.pipeline

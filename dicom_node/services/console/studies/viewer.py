@@ -88,6 +88,24 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
     return [path for path in paths if path]
 
 
+def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
+    """All pictures that were made of the image and name the patient, the newest first, by what they show."""
+    chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
+    chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
+    for row in session.scalars(chosen):
+        path = Files(settings).if_here(session, row.path)
+        if path and (name := _name(row, path, uid)):
+            yield name, row
+
+
+def subject(session: Session, settings: Settings, row: Result) -> str:
+    """The finding that a heat map is of; "" of other results, and where its file is gone."""
+    path = Files(settings).if_here(session, row.path) if row.kind is ResultKind.HEATMAP else None
+    if path is None:
+        return ""
+    return _subject(dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"]))
+
+
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """What reports draw on the image, each line once and the name of a measurement once."""
     drawn: set[object] = set()
@@ -109,13 +127,9 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
 
 def _layers(session: Session, settings: Settings, study: int, uid: str) -> Iterator[dict[str, Any]]:
     """Pictures that were made of the image, the newest of each name unless it was withdrawn."""
-    chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
-    chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
     found: dict[str, Result] = {}
-    for row in session.scalars(chosen):
-        path = Files(settings).if_here(session, row.path)
-        if path and (name := _name(row, path, uid)):
-            found.setdefault(name, row)
+    for name, row in pictures_of(session, settings, study, uid):
+        found.setdefault(name, row)
     gone = results.withdrawn(session, [row.id for row in found.values()])
     found = {name: row for name, row in found.items() if row.id not in gone}
     for name, row in sorted(found.items(), key=lambda item: (_PICTURES.index(item[1].kind), item[1].id)):
