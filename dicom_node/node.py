@@ -99,6 +99,8 @@ class _MainProcess:
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
         self._workers = self._make_workers(settings)
         self._console = self._make_console(settings)
+        self._former_consoles: list[Child] = []  # of configurations before, until the newest serves
+        self._console_serves = False
         self._waiting_for = {child.name for child in self._children()}
         self._background = self._make_background(settings)
 
@@ -157,7 +159,7 @@ class _MainProcess:
         self._background.say_goodbye()
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
-        children = [*self._workers, *([self._console] if self._console else [])]
+        children = [*self._workers, *self._consoles()]
         stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in children]
         for stopper in stoppers:
             stopper.start()
@@ -212,22 +214,25 @@ class _MainProcess:
             child.start()
         self._workers = [*self._workers[: len(wanted)], *wanted[len(self._workers) :]]
 
-    def _make_console(self, settings: Settings) -> Child | None:
+    def _make_console(self, settings: Settings, *more: str) -> Child | None:
         if not (settings.console.enabled and self._role.receives):
             return None
-        return self._child("console", ["-m", "dicom_node.console"], settings.for_children())
+        return self._child("console", ["-m", "dicom_node.console", *more], settings.for_children())
 
     def _renew_console(self) -> None:
-        """It ends and starts again: who is signed in stands in the database."""
-        wanted = self._make_console(self._settings)
-        if self._console and wanted:
-            self._console.renew(self._settings.for_children())
-            return
+        """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
+        with self._ready_lock:
+            before = self._consoles()
+            more = ("--beside",) if self._console_serves else ()
+            self._console = self._make_console(self._settings, *more)
+            self._former_consoles = before if self._console and more else []
+        if not self._former_consoles:
+            _retire(before)
         if self._console:
-            self._console.retire()
-        if wanted:
-            wanted.start()
-        self._console = wanted
+            self._console.start()
+
+    def _consoles(self) -> list[Child]:
+        return [*([self._console] if self._console else []), *self._former_consoles]
 
     def _children(self) -> list[Child]:
         return [*([self._listener] if self._listener else []), *self._workers]
@@ -273,8 +278,14 @@ class _MainProcess:
     def _console_spoke(self, report: Mapping[str, Any]) -> None:
         if "cannot_start" in report:
             self._say(events.CONSOLE_CANNOT_START, reason=str(report["cannot_start"]))
-        else:
-            self._say(events.CONSOLE_STARTED, address=str(report["console"]))
+            return
+        self._say(events.CONSOLE_STARTED, address=str(report["console"]))
+        former: list[Child] = []
+        with self._ready_lock:
+            self._console_serves = True
+            if self._console and self._console.pid == report["pid"]:
+                former, self._former_consoles = self._former_consoles, []
+        _retire(former)
 
     def _say_ready(self) -> None:
         self._say(
@@ -286,7 +297,14 @@ class _MainProcess:
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
+        if name == "console":
+            self._console_serves = False
         self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
+
+
+def _retire(children: Sequence[Child]) -> None:
+    for child in children:
+        child.retire()
 
 
 def _checked(files: Sequence[Path], role: Role) -> Settings:

@@ -2,7 +2,8 @@
 
 Its configuration is the first line of standard input, as JSON, from the node that starts it. Writes
 ``{"console": address}`` to standard output when it serves, else ``{"cannot_start": reason}``. SIGTERM, SIGHUP
-and the end of standard input let it finish what it answers and end.
+and the end of standard input let it finish what it answers and end. With the argument ``--beside`` one that
+serves at the same address is its predecessor: both do until the node ends that one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _serve(settings: Settings) -> int:
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        listening = _listening(settings.console)
+        listening = _listening(settings.console, beside="--beside" in sys.argv)
         config.load()
         config.ssl = _tls(settings.console)
         server = uvicorn.Server(config)
@@ -73,14 +74,17 @@ def _serve(settings: Settings) -> int:
         signal.signal(signal.SIGHUP, stop)
         watch_parent(stop)
         host, port = listening.getsockname()[:2]
-        print(json.dumps({"console": f"{host}:{port}"}), flush=True)
+        print(json.dumps({"console": f"{host}:{port}", "pid": os.getpid()}), flush=True)
         server.run(sockets=[listening])
     return ExitCode.OK
 
 
-def _listening(console: ConsoleSettings) -> socket.socket:
+def _listening(console: ConsoleSettings, *, beside: bool) -> socket.socket:
+    """Shared, so that no browser is refused while another process takes over. Raises OSError."""
     family, *_, address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]
-    return socket.create_server(address, family=family)
+    if not beside:  # shared with a predecessor only: another node of this user is no such
+        socket.create_server(address, family=family).close()
+    return socket.create_server(address, family=family, reuse_port=True)
 
 
 def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:

@@ -1,15 +1,17 @@
-// The console starts anew with the node's new configuration: wait until it answers again.
+// Another process of the console takes over with the node's new configuration: wait until it answers.
 const told = document.getElementById("goon");
-let left = 60;
+let left = 240;
 
 async function look() {
   try {
     const answer = await fetch("/healthz", { cache: "no-store" });
-    if (answer.ok) return location.replace(told.dataset.address);
+    if (answer.ok && answer.headers.get("X-Console") !== told.dataset.mark) {
+      return location.replace(told.dataset.address);
+    }
   } catch { /* not yet */ }
   left -= 1;
   if (left > 0) setTimeout(look, 500);
-  else told.textContent = "The console does not answer yet: see the log of the node.";
+  else told.textContent = "It is not taken over yet: the overview and the log of the node say why.";
 }
 
-setTimeout(look, 2500);
+setTimeout(look, 1000);

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -46,6 +47,8 @@ class Site:
 
     settings: Settings
     database: Database
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Tells this process from the one that takes its place under a new configuration."""
 
     @property
     def secure(self) -> bool:
@@ -114,7 +117,9 @@ class Visit:
 
         ``besides``: what was not done; the page stays then until it was read.
         """
-        response = self.page("in_force.html", what=what, address=address, besides=besides)
+        response = self.page(
+            "in_force.html", what=what, address=address, besides=besides, mark=self.site.mark
+        )
         response.background = BackgroundTask(entered.apply, self.site.settings)
         return response
 

@@ -22,9 +22,9 @@ PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 @router.get("/healthz")
 @needs(ANYONE)
-def healthz() -> Response:
-    """The console's process answers."""
-    return PlainTextResponse("ok\n")
+def healthz(asked: Asked) -> Response:
+    """The console's process answers, and says by a mark which one it is."""
+    return PlainTextResponse("ok\n", headers={"X-Console": asked.site.mark})
 
 
 @router.get("/readyz")
