@@ -38,7 +38,10 @@ from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, for
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.notifications.sender import Notifier
 from dicom_node.notifications.silence import report_silence
+from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
+from dicom_node.object_store.handover import HandOver
+from dicom_node.object_store.local_copies import LocalCopies
 from dicom_node.outbox.assessed import report_overdue
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
@@ -103,6 +106,8 @@ class Background:
         """Start the threads; ``scanned`` is called once, with the number of objects that waited."""
         if self._role.receives:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
+        if self._role.receives and (bucket := bucket_of(self._settings.object_store)):
+            self._run("hand-over", lambda: self._hand_over(bucket))
         if self._role.works:
             self._run("outbox", lambda: self._delivery_worker.run_forever(self._stop))
         if self._settings.notifications:
@@ -162,6 +167,10 @@ class Background:
                 self._stop.wait(1.0)
 
         self._run(name, loop)
+
+    def _hand_over(self, bucket: Bucket) -> None:
+        handing = HandOver(self._database, self._settings, bucket, self._say, self._spool.stored)
+        handing.run_forever(self._stop)
 
     def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
         """Index what the listeners spooled and close studies that are quiet; once more at the end.
@@ -224,6 +233,8 @@ class Background:
             (self._show_life, SIGN_SECONDS),
             (self._watch_clock, _CLOCK_SECONDS),
         ]
+        if bucket := bucket_of(self._settings.object_store):
+            timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.works:
             timers.append((self._watch_drift, 3600.0))
             timers.append(

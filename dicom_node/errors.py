@@ -184,6 +184,12 @@ class NotInSpool(StorageError):
     """A spooled file is not where its row says: the index may just be moving it, so it is tried again."""
 
 
+class StoreAway(StorageError):
+    """The object store does not answer, or has not got the object yet: waiting cures it."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
 class DatabaseUnusable(StorageError):
     """The database does not answer, is locked, or cannot be opened or written."""
 

@@ -347,6 +347,7 @@ def fixed(settings: Settings) -> dict[str, object]:
         "listener.share_port": settings.listener.share_port,
         "listener.event_loop": settings.listener.event_loop,
         "spool.minimum_free_mib": settings.spool.minimum_free_mib,
+        "object_store.url": settings.object_store.url,
     }
 
 

@@ -8,6 +8,7 @@ CELLAR = (
     "dicom_node.dicom",
     "dicom_node.config.sections",
     "dicom_node.config.settings",
+    "dicom_node.config.object_store",
     "dicom_node.config.notifications",
     "dicom_node.config.patterns",
     "dicom_node.errors",
@@ -15,7 +16,7 @@ CELLAR = (
     "dicom_node.printable",
 )
 STORE = ("dicom_node.store",)
-FILES = ("dicom_node.object_store.files",)
+FILES = ("dicom_node.object_store.files", "dicom_node.object_store.rows")
 LOGS = ("dicom_node.logs",)
 SITE_KEY = ("dicom_node.sitekey",)  # of the cellar, but nothing for those who talk to the network
 
@@ -221,6 +222,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     ),
     "alembic": ("dicom_node.store",),
     "procrastinate": ("dicom_node.store.tickets", "dicom_node.store.migrations"),
+    "obstore": ("dicom_node.object_store.bucket",),
     "opentelemetry": ("dicom_node.telemetry.otlp",),
     "argon2": ("dicom_node.services.users", "dicom_node.services.console.sign_in"),
     "fastapi": ("dicom_node.console",),

@@ -67,7 +67,7 @@ options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version =
 
 @dataclass(frozen=True)
 class Site:
-    """Nodes that share a data folder and a database, each with a configuration file of its own."""
+    """Nodes that share a database and a data folder or a bucket, each with a configuration of its own."""
 
     listeners: tuple[Node, ...]
     workers: tuple[Node, ...]
@@ -86,13 +86,21 @@ def running_site(
     rules: str = ULTRASOUND,
     results: str = '["sr", "gsps", "sc", "cleaned"]',
     quiet: float = 1,
+    more: str = "",
+    *,
+    apart: bool = False,
 ) -> Iterator[Site]:
-    """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens."""
+    """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens.
+
+    ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
+    """
     with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
-        config = CONFIG.format(pacs=pacs.dicom_port, results=results, quiet=quiet) + rules
+        config = CONFIG.format(pacs=pacs.dicom_port, results=results, quiet=quiet) + rules + more
 
         def node(role: str, number: int) -> Node:
-            return Node(folder, config, role=role, name=f"{role}-{number}", database_url=database_url)
+            name = f"{role}-{number}"
+            place = folder / name if apart else folder
+            return Node(place, config, role=role, name=name, database_url=database_url)
 
         listeners, workers = (tuple(node(role, n) for n in (1, 2)) for role in ("listener", "worker"))
         site = Site(listeners, workers, pacs)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from dicom_node.config.addresses import checked_host, checked_url, with_login_apart
 from dicom_node.config.mistakes import AE_TITLE, HOST, NAME
 from dicom_node.config.notifications import MailSettings, NotificationSettings
+from dicom_node.config.object_store import ObjectStoreSettings
 from dicom_node.config.sections import (
     REVEALED,
     AssemblySettings,
@@ -335,6 +336,7 @@ class Settings(_Section):
     listener: ListenerSettings = ListenerSettings()
     console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
+    object_store: ObjectStoreSettings = ObjectStoreSettings()
     inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()

@@ -212,6 +212,11 @@ class JobQueue:
         """Put it back, to be tried again. Raises LeaseLost."""
         self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
+    def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
+        """Put it back for later; this try does not count. Raises LeaseLost."""
+        when = utc_now() + timedelta(seconds=seconds)
+        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
+
     def hand_back(self, job: ClaimedJob) -> None:
         """Put it back for others at once; this try does not count. Raises LeaseLost."""
         self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Session
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.patterns import matches
 from dicom_node.config.settings import Settings
+from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import JOB_SUCCEEDED
 from dicom_node.model.kinds import HoldVerdict, NotificationState, ResultKind
 from dicom_node.notifications import message
@@ -59,7 +61,11 @@ class Gatherer:
     def run_once(self) -> int:
         """Write what is to be told now; returns how many notifications."""
         behind = self._behind()
-        return sum(self._gather(rule, behind) for rule in self._settings.notifications)
+        done = 0
+        for rule in self._settings.notifications:
+            with suppress(StoreAway):  # its reports are read when the object store is back
+                done += self._gather(rule, behind)
+        return done
 
     def _behind(self) -> int | None:
         """The newest event of two minutes ago; None as long as that is not known."""
@@ -118,7 +124,11 @@ class Gatherer:
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
         paths = session.scalars(select(Result.path).where(*reports))
         files = Files(self._settings)
-        present = [name for path in paths for name in _present(files.here(session, path))]
+        present: list[str] = []
+        for path in paths:
+            with suppress(NotInSpool):  # lost: it cannot be read either
+                files.here(session, path)
+            present += _present(files.data_dir / path)
         asked = [
             name
             for name in present

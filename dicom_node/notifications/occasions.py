@@ -25,6 +25,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
         events.CONFIGURATION_REFUSED,
         events.CONSOLE_CANNOT_START,
         events.AUDIT_NOT_SENT,
+        events.STORE_AWAY,
     ),
     Occasion.DEAD_LETTER: (events.DELIVERY_DEAD, events.NOTIFICATION_GIVEN_UP),
     Occasion.QUARANTINE: (

@@ -11,14 +11,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import DELIVERY_STARTED, DESTINATION_HUNG
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
@@ -70,7 +71,7 @@ class Route:
         self._database = database
         self._settings = settings
         self.peer = peer
-        self._files = Files(settings)
+        self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
         self._open = open_destination
@@ -96,14 +97,48 @@ class Route:
         self.overdue_at = time.monotonic() + self._longest(held)
         try:
             with self._leases_renewed(held, self.overdue_at):
-                destination = self._destination = self._open(self.peer, self._settings)
-                if self._stopping:
-                    destination.close()
-                acknowledged = self._send(destination, to_send)
-                self._ask(destination, self._not_committed([*acknowledged, *to_ask]))
+                self._work(to_send, to_ask)
         finally:
             self.overdue_at = float("inf")
         return len(held)
+
+    def _work(self, to_send: Sequence[_Held], to_ask: Sequence[_Held]) -> None:
+        try:
+            to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
+        except StoreAway as away:
+            self._put_off(to_send, to_ask, str(away))
+            return
+        destination = self._destination = self._open(self.peer, self._settings)
+        if self._stopping:
+            destination.close()
+        acknowledged = self._send(destination, to_send)
+        self._ask(destination, self._not_committed([*acknowledged, *to_ask]))
+
+    def _fetched(self, batch: Sequence[_Held]) -> list[_Held]:
+        """The same with their files here; one that is lost or damaged does not pass the last check."""
+        fetched = []
+        for held in batch:
+            path, study = held.object.path, held.object.study_instance_uid
+            with suppress(NotInSpool), self._database.read() as session:
+                self._files.here(session, str(path.relative_to(self._folder)))
+            study = study or last_check.study_of(path)
+            fetched.append(replace(held, object=replace(held.object, study_instance_uid=study)))
+        return fetched
+
+    def _put_off(self, to_send: Sequence[_Held], to_ask: Sequence[_Held], reason: str) -> None:
+        """The object store is away: nothing was sent."""
+        with self._database.write() as session:
+            ledger = Ledger(session, self.peer, self._settings.outbox, utc_now())
+            batch = [*to_send, *to_ask]
+            rows = deliveries.held_by(session, self._owner, [held.delivery for held in batch])
+            for held in batch:
+                row = rows.get(held.delivery)
+                if row is not None and row.state is DeliveryState.UNCONFIRMED:
+                    ledger.asked(row, Confirmation(Presence.UNKNOWN, reason))
+                elif row is not None and row.attempts == held.attempts:
+                    ledger.sent(row, SendReport(SendStatus.UNREACHABLE, "", reason))
+            ledger.discard_withdrawn(rows.values())
+            _settle(session, batch)
 
     def _longest(self, batch: Sequence[_Held]) -> float:
         """How long sending and asking for these can take at most, seconds."""
@@ -128,10 +163,10 @@ class Route:
                     ledger.withdraw(delivery)
                 elif delivery.state is DeliveryState.PENDING:
                     self._start(session, delivery)
-                    to_send.append(self._held(session, delivery))
+                    to_send.append(self._held(delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
                     deliveries.hold(delivery, self._owner, now + self._lease)
-                    to_ask.append(self._held(session, delivery))
+                    to_ask.append(self._held(delivery))
         return to_send, to_ask
 
     def _start(self, session: Session, delivery: Delivery) -> None:
@@ -145,14 +180,14 @@ class Route:
             lease_until=utc_now() + self._lease,
         )
 
-    def _held(self, session: Session, delivery: Delivery) -> _Held:
+    def _held(self, delivery: Delivery) -> _Held:
         result = delivery.result
-        path = self._files.here(session, result.path).resolve()
+        path = self._folder / result.path
         study = result.study.study_instance_uid or ""
         outgoing = Outgoing(
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
-            study_instance_uid=last_check.study_of(path) if result.deidentified else study,
+            study_instance_uid="" if result.deidentified else study,  # read from its file
             series_instance_uid=result.series_instance_uid,
             path=path,
             sha256=result.sha256,

@@ -33,6 +33,7 @@ from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_models, check_rule, check_shares
 from dicom_node.preflight.notifications import check_notifications
+from dicom_node.preflight.object_store import check_object_store, probe_object_store
 from dicom_node.preflight.telemetry import check_telemetry
 from dicom_node.scu import open_destination
 
@@ -75,7 +76,12 @@ def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     settings, read = examine(files)
     if settings is None:
         return Checked(None, read, ())
-    further = (probe_machine(settings, role), probe_console(settings, role), _ask_peers(settings))
+    further = (
+        probe_machine(settings, role),
+        probe_console(settings, role),
+        probe_object_store(settings),
+        _ask_peers(settings),
+    )
     return _collect(settings, read, chain(_everything(settings, read, role), *further))
 
 
@@ -106,6 +112,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_notifications(settings)
     yield from check_audit(settings)
     yield from check_telemetry(settings)
+    yield from check_object_store(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
 
@@ -137,6 +144,8 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
     places: dict[str, Place] = {}
     if settings.mail.password.get_secret_value():
         places["mail"] = ("mail", "password")
+    if settings.object_store.secret_access_key.get_secret_value():
+        places["object store"] = ("object_store", "secret_access_key")
     if any(value.get_secret_value() for value in settings.telemetry.headers.values()):
         places["telemetry"] = ("telemetry", "headers")
     for rule in settings.notifications:

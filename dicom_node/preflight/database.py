@@ -9,11 +9,12 @@ from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import DatabaseNotReady, SchemaOutdated
+from dicom_node.errors import DatabaseNotReady, SchemaOutdated, StoreAway
 from dicom_node.inbox.spool import Spool
 from dicom_node.monitoring.disk import forecast
 from dicom_node.object_store.files import Files
 from dicom_node.preflight.found import Found, Tried
+from dicom_node.preflight.object_store import check_handed_over
 from dicom_node.printable import redacted
 from dicom_node.store import migrate
 from dicom_node.store.absence import faults
@@ -74,6 +75,7 @@ def probe_database(settings: Settings) -> Found:
         migrate.check(database)
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
         yield from _compare_spool(database, settings)
+        yield from check_handed_over(database, settings)
         yield from _ask_server(database, settings)
     except DatabaseNotReady as error:
         outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
@@ -91,7 +93,10 @@ def probe_database(settings: Settings) -> Found:
 def _compare_spool(database: Database, settings: Settings) -> Found:
     folder = settings.node.data_dir / "spool"
     if folder.is_dir():
-        difference = str(compare(database, Spool(folder, 0), Files(settings)))
+        try:
+            difference = str(compare(database, Spool(folder, 0), Files(settings)))
+        except StoreAway as away:
+            difference = f"not compared with the database: {away}"
         yield Tried("spool", not difference, difference or "all objects are known to the database")
 
 

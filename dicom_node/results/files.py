@@ -37,17 +37,17 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
         for item in built:
             if item.data is not None:
                 folder = door.data_dir / (DEIDENTIFIED_FOLDER if item.deidentified else "results")
-                files[item.sop_instance_uid] = _write(folder, item.sop_instance_uid, item.data)
+                files[item.sop_instance_uid] = _write(door, folder, item.sop_instance_uid, item.data)
         yield files
     finally:
         for file in files.values():
             file.temporary.unlink(missing_ok=True)
 
 
-def put_in_place(files: Sequence[ResultFile]) -> None:
-    """Rename to the final names; durable when it returns."""
+def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
+    """Rename to the final names; durable when it returns, and in the object store. Raises StoreAway."""
     for file in files:
-        file.temporary.replace(file.final)
+        door.keep(file.temporary, door.relative(file.final))
     folders = {file.final.parent for file in files}
     for folder in folders | {folder.parent for folder in folders}:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -57,11 +57,11 @@ def put_in_place(files: Sequence[ResultFile]) -> None:
             os.close(handle)
 
 
-def _write(folder: Path, uid: str, data: bytes) -> ResultFile:
+def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
     place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
     place.mkdir(parents=True, exist_ok=True)
     temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
-    if final.is_file():
+    if door.built_before(door.relative(final)):
         data = final.read_bytes()
         return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
     with temporary.open("wb") as file:

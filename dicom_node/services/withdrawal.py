@@ -110,7 +110,7 @@ def withdraw(
             settle_study(session, study.id)
             session.flush()
             # One that was there is of a try that was killed before its rows were written.
-            put_in_place([file for file in files.values() if not file.was_there])
+            put_in_place([file for file in files.values() if not file.was_there], door)
         return _by_hand(session, chosen)
 
 

@@ -115,23 +115,25 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
     return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
 
 
-def next_due(session: Session, now: datetime, silent_since: datetime) -> Study | None:
+def next_due(
+    session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]
+) -> Study | None:
     """A study that is quiet: its time has come and no association that brings it objects is open.
 
     STAT first. An open association no longer holds a study that got nothing since ``silent_since``.
     """
     return session.scalar(
         select(Study)
-        .where(_is_due(now), ~_is_held(silent_since))
+        .where(_is_due(now), ~_is_held(silent_since), *also)
         .order_by(Study.priority.desc(), Study.due_at, Study.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
 
 
-def any_due(session: Session, now: datetime, silent_since: datetime) -> bool:
+def any_due(session: Session, now: datetime, silent_since: datetime, *also: ColumnElement[bool]) -> bool:
     """Whether ``next_due`` would find one: worth a writing transaction."""
-    return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since)))))
+    return bool(session.scalar(select(exists().where(_is_due(now), ~_is_held(silent_since), *also))))
 
 
 def any_due_after(session: Session, latest: datetime) -> bool:

@@ -10,6 +10,7 @@ from dicom_node.events import STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.object_store.rows import is_whole
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import move_study
@@ -28,6 +29,8 @@ class Assembler:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
+        # Where there is an object store, workers of other machines find all of the study in it.
+        self._also = [is_whole()] if settings.object_store.url else []
         assembly = settings.assembly
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
         quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
@@ -55,10 +58,10 @@ class Assembler:
 
     def _complete_next(self, now: datetime) -> bool:
         with self._database.read() as session:
-            if not intake.any_due(session, now, now - _SILENCE):
+            if not intake.any_due(session, now, now - _SILENCE, *self._also):
                 return False
         with self._database.write() as session:
-            study = intake.next_due(session, now, now - _SILENCE)
+            study = intake.next_due(session, now, now - _SILENCE, *self._also)
             if study is None:
                 return False
             if not are_one_patient(intake.patients(session, study.id, [ObjectRole.SOURCE])):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
+from dicom_node.errors import StoreAway
 from dicom_node.events import OBJECTS_REINDEXED, SPOOL_DIFFERS
 from dicom_node.inbox.spool import Spool
+from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
@@ -46,12 +48,18 @@ class Difference:
 def compare(database: Database, spool: Spool, files: Files) -> Difference:
     """Compare both ways; takes some 20 s for a million objects."""
     unknown, left_over = [], []
-    for batch in _batches(spool.stored()):
+    in_store = set(files.stored("spool"))
+    for batch in _batches(chain(spool.stored(), _only_there(in_store, files))):
         with database.read() as session:
             purged = intake.indexed(session, [path.stem for path in batch])
         unknown += [path for path in batch if path.stem not in purged]
         left_over += [path for path in batch if purged.get(path.stem)]
-    missing = sum(not _is_there(files.data_dir / path, spool) for path in _indexed(database))
+    with database.read() as session:
+        elsewhere = stored_rows.waiting_paths(session)  # maybe, on the way from another machine
+    there = in_store | elsewhere
+    missing = sum(
+        path not in there and not _is_there(files.data_dir / path, spool) for path in _indexed(database)
+    )
     return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
 
 
@@ -60,9 +68,12 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
 
     What was never indexed is never deleted here: ``reindex`` puts it back, and its study is purged in time.
     """
-    found = compare(database, spool, files)
+    try:
+        found = compare(database, spool, files)
+    except StoreAway:  # told by who hands over; tomorrow again
+        return
     for path in found.left_over:
-        path.unlink(missing_ok=True)
+        files.delete(files.relative(path))
     if text := str(found):
         with database.write() as session:
             record(session, SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text)
@@ -76,12 +87,19 @@ def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[
     """
     unknown = compare(database, spool, files).unknown
     for done, path in enumerate(unknown, 1):
+        files.fetch_unknown(path)
         spool.put_back(path)
         progress(done, len(unknown))
     if unknown:
         with database.write() as session:
             record(session, OBJECTS_REINDEXED, objects=len(unknown))
     return len(unknown)
+
+
+def _only_there(in_store: set[str], files: Files) -> Iterator[Path]:
+    """Where the files of these keys lie when they are fetched; those that are here are left out."""
+    paths = (files.data_dir / key for key in in_store if key.endswith(".dcm"))
+    return (path for path in paths if not path.is_file())
 
 
 def _objects(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import identity_sha256, is_same_identity
 from dicom_node.dicom.sop_classes import role_of
+from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import EventType
 from dicom_node.inbox.header import same_object
 from dicom_node.inbox.inspection import Inspected
@@ -82,18 +84,21 @@ class Indexing:
         differing: list[tuple[str, Arrived]] = []
         with database.read() as session:
             for item in arrived:
-                self._kept_copy(session, item)
+                with suppress(StoreAway):  # it waits: indexing says so
+                    self._kept_copy(session, item)
                 former = intake.instance(session, item.found.sop_instance_uid)
                 if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
                     differing.append((former.path, item))
         with database.read() as session:
             for path, item in differing:
-                self._same_image(session, path, item)
+                with suppress(StoreAway):
+                    self._same_image(session, path, item)
 
     def index(self, session: Session, item: Arrived) -> Path:
         """Write the object's rows; returns the place of its file: that of the same bytes, if stored already.
 
-        Raises IntegrityError when another process indexed it first.
+        Raises IntegrityError when another process indexed it first, StoreAway when it is to be compared with
+        an object that another machine has not handed over yet.
         """
         found = item.found
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
@@ -153,7 +158,7 @@ class Indexing:
         if key not in self._copies:
             try:
                 self._copies[key] = same_object(self._where(session, kept, item), item.path)
-            except (OSError, struct.error):  # gone or truncated: then this one is stored
+            except (OSError, struct.error, NotInSpool):  # gone or truncated: then this one is stored
                 self._copies[key] = False
         return self._copies[key]
 
@@ -182,7 +187,11 @@ class Indexing:
         """Whether both versions decode to the same samples; None when one does not decode or is purged."""
         key = (former_path, item.path)
         if key not in self._same:
-            self._same[key] = self._inspector.same_image(self._where(session, former_path, item), item.path)
+            try:
+                former = self._where(session, former_path, item)
+                self._same[key] = self._inspector.same_image(former, item.path)
+            except NotInSpool:
+                self._same[key] = None
         return self._same[key]
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
@@ -300,6 +309,7 @@ class Indexing:
             ReceivedObject(
                 spool_name=item.spool_name,
                 path=self._files.relative(place),
+                sha256="" if self._files.bucket and place.stem == item.spool_name else None,
                 study_id=study.id,
                 sop_instance_uid=item.found.sop_instance_uid,
                 outcome=judgement.outcome,

@@ -5,12 +5,14 @@ The readings of their burned-in annotation are deleted with them, the files of r
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
+from dicom_node.errors import StoreAway
 from dicom_node.events import RESULTS_PURGED, SPOOL_PURGED
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake, results
@@ -33,8 +35,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
         with database.write() as session:
             studies = intake.lock_purgeable(session, before, _BATCH)
             paths = _mark(session, studies)
-        for path in paths:
-            files.delete(path)
+        _delete(files, paths)
         total += len(paths)
         if not studies:
             break
@@ -82,10 +83,15 @@ def purge_now(
             also(session, study_id)
         if paths:
             record(session, SPOOL_PURGED, objects=len(paths))
-    files = Files(settings)
-    for path in paths:
-        files.delete(path)
+    _delete(Files(settings), paths)
     return studies
+
+
+def _delete(files: Files, paths: Sequence[str]) -> None:
+    """What an object store that is away keeps goes when it is compared with the index."""
+    for path in paths:
+        with contextlib.suppress(StoreAway):
+            files.delete(path)
 
 
 def _mark(session: Session, studies: Sequence[int]) -> list[str]:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NodeError, SpoolError
+from dicom_node.errors import NodeError, SpoolError, StoreAway
 from dicom_node.inbox.crash_record import CrashRecord
 from dicom_node.inbox.header import read_arrival
 from dicom_node.inbox.inspection import Inspected
@@ -26,6 +26,8 @@ from dicom_node.inbox.inspector import Inspector, unread
 from dicom_node.inbox.journal import journal_folders
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.spooled import Arrival
+from dicom_node.object_store import rows as stored_rows
+from dicom_node.object_store.files import Files
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.studies.associations import JournalIngest
@@ -33,6 +35,7 @@ from dicom_node.studies.indexing import Arrived, Indexing
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
+_STORE_SECONDS = 0.5  # until a copy of an object is compared again that another machine has not handed over
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
 
 
@@ -45,7 +48,7 @@ class _Placed:
 
 
 class Indexer:
-    """Brings journals and spool into the database. One thread of a site at a time runs it."""
+    """Brings journals and spool into the database. One thread for each data folder at a time runs it."""
 
     def __init__(
         self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
@@ -57,6 +60,7 @@ class Indexer:
         self._journals: dict[Path, JournalIngest] = {}
         self._inspector = inspector or Inspector(settings.inspection)
         self._crashes = CrashRecord(spool.crash_record)
+        self._files = Files(settings)
         self._indexing = Indexing(spool, settings, self._inspector)
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
@@ -81,6 +85,7 @@ class Indexer:
         arrived = list(self._read(batch))
         self._indexing.compare_ahead(self._database, arrived)
         with self._database.write() as session:
+            stored_rows.one_indexer(session)
             placed = [placed for item in arrived if (placed := self._index_one(session, item))]
         for item in placed:
             self._move(item)
@@ -116,10 +121,13 @@ class Indexer:
         known = intake.received_object(session, item.spool_name)
         if known is not None:
             # Purged, and here again after a power failure: it has no place any more.
-            return _Placed(item.path, None if known.purged else self._data_dir / known.path)
+            return self._placed(session, item.path, None if known.purged else self._data_dir / known.path)
         try:
             with session.begin_nested():
                 place = self._indexing.index(session, item)
+        except StoreAway:
+            self._unreadable[item.path] = time.monotonic() + _STORE_SECONDS
+            return None
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
             return None
@@ -127,7 +135,14 @@ class Indexer:
             _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
             self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
             return None
-        return _Placed(item.path, place)
+        return self._placed(session, item.path, place)
+
+    def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
+        """A copy of what the object store has needs no file here."""
+        is_copy = place is not None and place.name != path.name
+        if is_copy and place and self._files.has(session, self._files.relative(place)):
+            place = None
+        return _Placed(path, place)
 
     def _move(self, item: _Placed) -> None:
         """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""

@@ -155,7 +155,7 @@ class ResultWriter:
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.
-                    put_in_place(new)
+                    put_in_place(new, self._files)
                     return
         raise RuntimeError("another worker writes the results of this job again and again")
 

@@ -19,6 +19,7 @@ from dicom_node.errors import (
     NodeError,
     NoSuchPipeline,
     ResultRefused,
+    StoreAway,
     TimeLimitReached,
     UnknownPeer,
 )
@@ -38,6 +39,7 @@ from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
 _NO_IMAGE = "there is no image any more"
+_AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for the object store, longer each time
 _MOST_NAMED = 50  # purged images, in a note
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
@@ -100,6 +102,8 @@ class JobRunner:
                 self._end(attempt, report)
             except JobCancelled:
                 self._results.end(job, JobState.CANCELLED)
+            except StoreAway as away:  # not the job's fault: no try is lost
+                self._queue.postpone(job, min(_AWAY_SECONDS * job.attempt, _LONGEST_AWAY_SECONDS), str(away))
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
         finally:
@@ -109,7 +113,7 @@ class JobRunner:
         job = attempt.job
         try:
             self._try(attempt, report)
-        except (LeaseLost, JobCancelled):
+        except (LeaseLost, JobCancelled, StoreAway):
             raise
         except HandedBack:
             self._queue.hand_back(job)
@@ -216,7 +220,7 @@ class JobRunner:
                 return
             images = attempt.images
             self._results.write_failure(job, attempt.pipeline, images, state, reason, cause, refused)
-        except (LeaseLost, JobCancelled):
+        except (LeaseLost, JobCancelled, StoreAway):
             raise
         except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
             _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))

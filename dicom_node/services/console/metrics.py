@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +19,7 @@ from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
 from dicom_node.monitoring.processes import processes
+from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
@@ -64,6 +66,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
     yield from _handed_over(settings)
+    yield from _on_the_way(session, now)
     yield from _processes(session)
     dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
     yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
@@ -95,6 +98,14 @@ def _handed_over(settings: Settings) -> Iterator[Gauge]:
     with suppress(FileNotFoundError):  # indexed at this moment
         age = max(time.time() - waiting[0].stat().st_mtime, 0.0) if waiting else 0.0
     yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", age)
+
+
+def _on_the_way(session: Session, now: datetime) -> Iterator[Gauge]:
+    """What of the whole site is indexed and on the disk of one machine only; none without an object store."""
+    count, since = oldest_waiting(session)
+    yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)
+    age = (now - since).total_seconds() if since else 0.0
+    yield Gauge("objects_to_hand_over_oldest_seconds", "Since the oldest of them was received.", age)
 
 
 def _processes(session: Session) -> Iterator[Gauge]:

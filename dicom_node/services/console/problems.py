@@ -36,6 +36,7 @@ _ENDED_BY: Final[Mapping[EventType, tuple[EventType, tuple[str, ...]]]] = {
     events.DESTINATION_AWAY: (events.DESTINATION_BACK, ("destination",)),
     events.INDEXING_FAILED: (events.INDEXING_BACK, ()),
     events.AUDIT_NOT_SENT: (events.AUDIT_SENT_AGAIN, ()),
+    events.STORE_AWAY: (events.STORE_BACK, ("machine",)),
     events.TRACES_NOT_SENT: (events.TRACES_SENT_AGAIN, ()),
     events.CONFIGURATION_REFUSED: (events.CONFIGURATION_RELOADED, ()),
     events.CONSOLE_CANNOT_START: (events.CONSOLE_STARTED, ()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -13,6 +13,7 @@ from dicom_node.model.kinds import AssociationOutcome, ObjectRole, Outcome, Resu
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.tables.base import Base, Id
 
+_WAITS = text("sha256 = ''")
 _BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
 
 
@@ -83,12 +84,17 @@ class ReceivedObject(Base):
     """Every object that was acknowledged, and what became of it. Append-only."""
 
     __tablename__ = "received_object"
-    __table_args__ = (Index("ix_received_object_sender", "calling_ae", "received_at"),)
+    __table_args__ = (
+        Index("ix_received_object_sender", "calling_ae", "received_at"),
+        # Few: what waits for the object store.
+        Index("ix_received_object_waits", "id", sqlite_where=_WAITS, postgresql_where=_WAITS),
+    )
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
     path: Mapped[str] = mapped_column(Text)
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of a file in the object store; "": it waits
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
     outcome: Mapped[Outcome]

@@ -110,5 +110,6 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
         ("ConsoleSettings", "metrics_token"),
         ("MailSettings", "password"),
         ("NotificationSettings", "token"),
+        ("ObjectStoreSettings", "secret_access_key"),
     }
     assert set(found.values()) == {SecretStr}

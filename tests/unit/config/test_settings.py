@@ -195,7 +195,7 @@ def test_every_line_of_the_samples_works_when_its_comment_mark_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PACS_USER", "node")
-    for name in ("METRICS_TOKEN", "COLLECTOR_TOKEN", "MAIL_USER", "WEBHOOK_TOKEN"):
+    for name in ("METRICS_TOKEN", "COLLECTOR_TOKEN", "MAIL_USER", "WEBHOOK_TOKEN", "S3_KEY_ID"):
         monkeypatch.setenv(name, "t")
     secret = write(tmp_path / "secret", "x")
     texts = [re.sub(r"/run/secrets/\w+", str(secret), make()) for make in sample.FILES.values()]

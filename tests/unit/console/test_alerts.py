@@ -100,7 +100,9 @@ def test_each_alert_is_raised_by_what_it_is_for(
 
     change(ReceivedObject, received_at=a_day_ago)
     assert raised(filled, rules) == {"NothingIsReceived"}
-    change(ReceivedObject, received_at=utc_now())
+    change(ReceivedObject, received_at=utc_now() - timedelta(hours=1), sha256="")
+    assert raised(filled, rules) == {"ObjectsAreNotHandedOver"}
+    change(ReceivedObject, received_at=utc_now(), sha256="0" * 64)
     change(Job, created_at=a_day_ago)
     assert raised(filled, rules) == {"JobsWaitLong"}
     change(Job, created_at=utc_now())

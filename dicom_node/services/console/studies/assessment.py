@@ -151,7 +151,7 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
             for one in rows:
                 one.sent_in = built.sop_instance_uid
             session.flush()
-            put_in_place([] if file.was_there else [file])
+            put_in_place([] if file.was_there else [file], door)
         reached |= {peer.name for peer in peers}
     return sorted(reached)
 
