@@ -33,12 +33,12 @@ from dicom_node.errors import (
 )
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign
+from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child
 from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe
-from dicom_node.sitekey import load_or_create
 from dicom_node.store import migrate
 from dicom_node.store.absence import faults
 from dicom_node.store.database import Database
@@ -328,7 +328,7 @@ def _prepare_folder(settings: Settings) -> None:
         folder.chmod(mode & ~0o027)
         _LOGGER.warning("%s was open to others on this machine: closed (mode %04o)", folder, mode & ~0o027)
     if any(peer.deidentify for peer in settings.peers):
-        load_or_create(folder)
+        refuse_another_key(settings)
 
 
 def _warn(checked: preflight.Checked) -> None:

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.images.decode",
         "ai_pipeline.errors",
     ),
-    "dicom_node.object_store": (*CELLAR, *STORE),
+    "dicom_node.object_store": (*CELLAR, *STORE, *SITE_KEY),
     "dicom_node.studies": (*CELLAR, *STORE, *FILES, "dicom_node.inbox.*", "dicom_node.jobs"),
     "dicom_node.jobs": (*CELLAR, *STORE),
     "dicom_node.jobs.worker": (

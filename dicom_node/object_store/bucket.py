@@ -115,12 +115,12 @@ class Bucket:
             temporary.unlink(missing_ok=True)
         return digest.hexdigest()
 
-    def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is fine."""
+    def delete(self, *keys: str) -> None:
+        """Delete objects; one that is not there is fine."""
         import obstore
 
         with suppress(FileNotFoundError), self._asked():
-            obstore.delete(self._store, key)
+            obstore.delete(self._store, keys)
 
     def keys(self, under: str) -> Iterator[str]:
         """All keys that begin with this folder."""

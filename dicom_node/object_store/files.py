@@ -89,11 +89,12 @@ class Files:
         """As rows have it. Raises ValueError where the file lies elsewhere."""
         return str(file.relative_to(self.data_dir))
 
-    def delete(self, path: str) -> None:
-        """Delete a file, and its folder when that is empty then. Raises StoreAway: it is gone here only."""
-        file = self.data_dir / path
-        file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: a late object came
-            file.parent.rmdir()
-        if self.bucket is not None:
-            self.bucket.delete(path)
+    def delete(self, *paths: str) -> None:
+        """Delete files, and folders that are empty then. Raises StoreAway: they are gone here only."""
+        for path in paths:
+            file = self.data_dir / path
+            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: a late object came
+                file.parent.rmdir()
+        if self.bucket is not None and paths:
+            self.bucket.delete(*paths)

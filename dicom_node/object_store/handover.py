@@ -110,8 +110,8 @@ class HandOver:
         if hashes:
             with self._database.write() as session:
                 gone = stored_rows.handed_over(session, hashes)
-            for path in gone:  # purged while it was on its way
-                self._bucket.delete(path)
+            if gone:  # purged while it was on its way
+                self._bucket.delete(*gone)
         if away := next((said for said in tried if isinstance(said, StoreAway)), None):
             raise away
         return len(hashes)

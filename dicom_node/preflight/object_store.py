@@ -9,10 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import StorageError, StoreAway
+from dicom_node.errors import ConfigurationError, StorageError, StoreAway
 from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.rows import oldest_waiting
+from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Tried
+from dicom_node.sitekey import path_of
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
 
@@ -34,6 +36,11 @@ def probe_object_store(settings: Settings) -> Found:
     store = settings.object_store
     if not store.url or find_spec("obstore") is None:
         return
+    if path_of(settings.node.data_dir).is_file():
+        try:
+            refuse_another_key(settings)
+        except ConfigurationError as error:
+            yield Tried("site key", False, str(error))
     key, doing = f"check/{secrets.token_hex(8)}", "put"
     with tempfile.TemporaryDirectory() as folder:
         ours, other = Path(folder, "ours"), Path(folder, "other")

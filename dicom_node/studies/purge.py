@@ -58,8 +58,8 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
     while True:
         with database.write() as session:
             rows = results.lock_outdated(session, before, _BATCH)
+            files.delete(*(row.path for row in rows))
             for row in rows:
-                files.delete(row.path)
                 row.purged = True
             if rows:
                 record(session, RESULTS_PURGED, results=len(rows))
@@ -89,9 +89,8 @@ def purge_now(
 
 def _delete(files: Files, paths: Sequence[str]) -> None:
     """What an object store that is away keeps goes when it is compared with the index."""
-    for path in paths:
-        with contextlib.suppress(StoreAway):
-            files.delete(path)
+    with contextlib.suppress(StoreAway):
+        files.delete(*paths)
 
 
 def _mark(session: Session, studies: Sequence[int]) -> list[str]:

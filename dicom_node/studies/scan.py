@@ -35,7 +35,8 @@ from dicom_node.studies.indexing import Arrived, Indexing
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
-_STORE_SECONDS = 0.5  # until a copy of an object is compared again that another machine has not handed over
+# Until a copy is compared again with an object that another machine has not handed over.
+_STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
 
 
@@ -126,7 +127,9 @@ class Indexer:
             with session.begin_nested():
                 place = self._indexing.index(session, item)
         except StoreAway:
-            self._unreadable[item.path] = time.monotonic() + _STORE_SECONDS
+            waited = (datetime.now(UTC) - item.arrival.received_at).total_seconds()
+            pause = min(max(waited / 2, _STORE_SECONDS), _STORE_LONGEST_SECONDS)
+            self._unreadable[item.path] = time.monotonic() + pause
             return None
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)

@@ -17,13 +17,15 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NotInSpool, StoreAway
+from dicom_node.errors import ConfigurationError, NotInSpool, StoreAway
 from dicom_node.events import STORE_AWAY, STORE_BACK, EventType
 from dicom_node.model.lifecycle import JobState
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.handover import HandOver
 from dicom_node.object_store.local_copies import LocalCopies
+from dicom_node.object_store.site_key import refuse_another_key
+from dicom_node.sitekey import path_of as path_of_key
 from dicom_node.store.tables import EventRow, Job, ReceivedObject, Result
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare, reindex
@@ -283,6 +285,18 @@ def test_bytes_that_were_built_first_stay(site: Site, tmp_path: Path) -> None:
     found = site.a.files.built_before("results/1.2.3.dcm")
     assert found is not None
     assert found.read_bytes() == b"first"
+
+
+def test_a_machine_with_another_site_key_is_refused(site: Site) -> None:
+    refuse_another_key(site.a.settings)
+    refuse_another_key(site.a.settings)
+    b = site.machine("b")
+    with pytest.raises(ConfigurationError, match="not that of the site's other machines"):
+        refuse_another_key(b.settings)
+    path_of_key(b.folder).write_bytes(path_of_key(site.a.folder).read_bytes())
+    refuse_another_key(b.settings)
+    site.bucket().get("keys/site-key.check", site.folder / "left")
+    assert path_of_key(site.a.folder).read_text().strip() != (site.folder / "left").read_bytes().hex()
 
 
 def test_no_secret_is_shown(site: Site) -> None:
