@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -58,6 +59,27 @@ def test_what_speaks_no_http_leaves_nothing(tmp_path: Path, answer: bytes) -> No
         Thread(target=server.handle_request, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/film"
         assert public_film.public_film(tmp_path / "film.dcm", url) is None
+
+
+def test_a_server_that_trickles_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Event()
+
+    class Trickle(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with suppress(OSError):
+                while not left.wait(0.01):
+                    self.request.sendall(b"a")
+
+    monkeypatch.setattr(public_film, "_IN_ALL", 0.2)
+    with TCPServer(("127.0.0.1", 0), Trickle) as server:
+        served = Thread(target=server.handle_request, daemon=True)
+        served.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/film"
+        assert public_film.public_film(tmp_path / "film.dcm", url) is None
+        left.set()
+        served.join()
 
 
 def test_a_drawing_says_that_it_is_one_and_what_to_do(
