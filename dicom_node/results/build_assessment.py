@@ -1,7 +1,10 @@
 """What a person says of the findings of a report: a further SR that refers to it, as IHE AIRA has it.
 
 Comprehensive 3D SR, TID 1500 (PS3.16): a TID 1501 group for each finding with the finding's own tracking UID,
-and the report as a COMPOSITE item (the template is extensible). The verdicts are codes of our scheme.
+and the UID of the report as a UIDREF item (the template is extensible). The report itself is named where the
+header has a place for related documents, Referenced Instance Sequence (PS3.3 C.17.2) with its purpose, and in
+the evidence: what the tree refers to are images, as readers of TID 1500 expect. The verdicts are codes of our
+scheme.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from typing import Final
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
-    CompositeContentItem,
     Comprehensive3DSR,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
@@ -30,6 +32,7 @@ from highdicom.sr import (
     RelationshipTypeValues,
     TextContentItem,
     TrackingIdentifier,
+    UIDRefContentItem,
 )
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -108,6 +111,7 @@ def build_assessment(
         **general_equipment(context),
     )
     _take_over(document, about)
+    document.ReferencedInstanceSequence = [_related(about)]
     document.SeriesDescription = series_description(context, ResultKind.ASSESSMENT)
     for prefix in ("InstanceCreation", "Content"):
         setattr(document, f"{prefix}Date", dicom_date(at, offset))
@@ -130,11 +134,8 @@ def _content(
         imaging_measurements=[_group(about, one) for one in said],
     )
     *first, measurements = content[0].ContentSequence
-    assessed = CompositeContentItem(
-        name=concepts.ASSESSED_REPORT,
-        referenced_sop_class_uid=about.SOPClassUID,
-        referenced_sop_instance_uid=about.SOPInstanceUID,
-        relationship_type=_CONTAINS,
+    assessed = UIDRefContentItem(
+        name=concepts.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
     content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
     return content
@@ -189,6 +190,14 @@ def _take_over(document: Dataset, about: Dataset) -> None:
     for study in about.CurrentRequestedProcedureEvidenceSequence:
         if study.StudyInstanceUID == mine.StudyInstanceUID:
             mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
+
+
+def _related(about: Dataset) -> Dataset:
+    """The assessed report, and why it is named (PS3.3 Table C.17-2)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(concepts.ASSESSED_REPORT)]
+    return item
 
 
 def _former(about: Dataset, uid: str, person: str) -> Dataset:

@@ -59,12 +59,26 @@ def note_export(database: Database, by: Person, name: str) -> None:
         note(session, by, AuditAction.EXPORTED, list=name)
 
 
-def rows(session: Session, *, before: int | None = None, limit: int = 100) -> list[View]:
-    """The newest rows; with ``before`` those that are older than the row of this number."""
+def rows(
+    session: Session,
+    *,
+    before: int | None = None,
+    limit: int = 100,
+    actor: str = "",
+    action: AuditAction | None = None,
+) -> list[View]:
+    """The newest rows, of one person or of one kind where asked for.
+
+    ``before``: those that are older than the row of this number.
+    """
     joined = select(AuditRow, Study.study_instance_uid)
     chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)
     if before is not None:
         chosen = chosen.where(AuditRow.id < before)
+    if actor:
+        chosen = chosen.where(AuditRow.actor == actor)
+    if action is not None:
+        chosen = chosen.where(AuditRow.action == action)
     found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit)).all()
     words = _words_of_withdrawals(session, [row for row, _ in found])
     return [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
 
 from dicom_node.console.web.access import Asked, Since, needs
+from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 from dicom_node.services.console.studies import listing
@@ -12,14 +15,19 @@ from dicom_node.services.console.studies import listing
 router = APIRouter()
 
 _PAGE = 100
+Who = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 
 
 @router.get("/audit")
 @needs(UserRole.ADMIN)
-def show(asked: Asked, before: Since = None) -> Response:
-    """The newest first."""
+def show(asked: Asked, who: Who = "", what: AuditAction | Literal[""] = "", before: Since = None) -> Response:
+    """The newest first; of one person, or of one kind."""
     with asked.site.database.read() as session:
-        rows = audit.rows(session, before=before, limit=_PAGE + 1)
+        rows = audit.rows(session, before=before, limit=_PAGE + 1, actor=who.strip(), action=what or None)
         named = listing.named(session, [{"study_instance_uid": row["study"]} for row in rows])
     more = rows[_PAGE - 1]["number"] if len(rows) > _PAGE else None
-    return asked.page("audit.html", rows=rows[:_PAGE], more=more, first=before is None, named=named)
+    filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
+    return asked.page(
+        "audit.html", rows=rows[:_PAGE], more=more, first=before is None, named=named, filters=filters,
+        kinds=sorted(AuditAction),
+    )  # fmt: skip

@@ -150,7 +150,8 @@ def _save(asked: Visit, name: str) -> Response:
         faults = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
     except (NotAllowedNow, ChangedMeanwhile) as error:
         if not name:  # it is taken
-            return _mend(asked, name, 409, faults={"name": [str(error)]})
+            faults = form.faults(unread, named) | {"name": [str(error)]}
+            return _mend(asked, name, 409, above=faults.pop("", []), faults=faults)
         return _mend(asked, name, 409, above=[str(error)], is_old=True)
     if faults := faults | form.faults(unread, named):
         return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
@@ -162,8 +163,8 @@ def _mend(asked: Visit, name: str, status: int, **said: object) -> Response:
 
 
 def _page(asked: Visit, name: str, checks: list[dict[str, object]] | None = None) -> Response:
-    row = directory.peer(asked.site.settings, name)
     with asked.site.database.read() as session:
+        row = directory.peer(session, asked.site.settings, name)
         known = entered.listed(session, "peers").get(name)
     found = contacts.why(asked.site.settings, name, _since())
     return asked.page("peer.html", peer=row, found=found, checks=checks, days=directory.DAYS, entered=known)

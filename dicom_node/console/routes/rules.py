@@ -118,9 +118,14 @@ class _Draft:
         try:
             entered.check(settings, "rules", content, self.version)
         except FaultyInput as error:
-            problems += error.problems
+            told = {problem.key for problem in problems}  # in the words of the form
+            problems += [problem for problem in error.problems if problem.key not in told]
             if not error.problems:
                 raise
+        except NotAllowedNow as error:
+            if self.name:
+                raise
+            problems.append(ConfigProblem("", f"rules.{content['name']}.name", "", str(error)))
         if problems:
             raise FaultyInput("", problems)
         return content

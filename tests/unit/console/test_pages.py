@@ -227,6 +227,19 @@ def test_an_operator_changes_jobs_as_the_command_line_does(console: ConsoleLab, 
     assert actions(console, by="operator")[:4] == ["study_rerun", *["job_changed"] * 3]
 
 
+def test_the_audit_is_asked_for_one_person_and_one_kind(console: ConsoleLab) -> None:
+    console.browser(UserRole.OPERATOR)
+    admin = console.browser(UserRole.ADMIN)
+    admin.get("/jobs")
+    admin.get("/audit")
+    assert "operator" in admin.text and "list seen" in admin.text
+    admin.get("/audit?who=admin&what=signed_in")
+    assert admin.text.count("<tr>") == 2, "the heading, and one sign-in"
+    admin.get("/audit?who=nobody")
+    assert "Nothing of that." in admin.text
+    assert admin.get("/audit?what=nonsense") == 400
+
+
 def test_the_audit_is_for_admins_and_is_no_sight_of_patients(console: ConsoleLab, inbox: Inbox) -> None:
     arrive(inbox, changed(ultrasound("one"), PatientID="SECRET-1"))
     console.browser(UserRole.VIEWER).get("/studies/1")

@@ -105,6 +105,8 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox)
     assert list(node.folder.glob("results/**/*.dcm"))
     admin.get("/studies/1")
     assert "purged" in admin.text
+    admin.get("/peers/pacs")
+    assert "It has taken results, the newest at" in admin.text
     admin.get("/patients/1")
     assert "Delete them" not in admin.text, "nothing is here"
     assert admin.post("/patients/1/delete") == 200

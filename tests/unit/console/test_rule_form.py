@@ -72,6 +72,18 @@ def test_the_form_makes_the_lines_of_the_file(admin: Browser, inbox: Inbox) -> N
     assert '<option value="research" selected>' in admin.text
 
 
+def test_an_empty_form_is_told_all_that_it_lacks(admin: Browser) -> None:
+    assert admin.post("/rules/new", version="0", act="try") == 400
+    assert [bool(beside(admin, field)) for field in ("name", "when", "pipeline", "send_to")] == [True] * 4
+    assert "is missing" not in admin.text
+
+
+def test_a_name_that_is_taken_stands_beside_the_name(admin: Browser, inbox: Inbox) -> None:
+    taken = inbox.settings.rules[0].name
+    assert admin.post("/rules/new", **FIELDS | {"name": taken}, act="try") == 400
+    assert "stands in the configuration files" in beside(admin, "name")
+
+
 def test_nothing_is_saved_before_it_was_seen_what_it_makes(admin: Browser, inbox: Inbox) -> None:
     inbox.receive(ultrasound("one"))
     inbox.settle()
@@ -92,11 +104,11 @@ def test_nothing_is_saved_before_it_was_seen_what_it_makes(admin: Browser, inbox
     [
         ({"name": ""}, "name", "must not be empty"),
         ({"name": "a b"}, "name", "no space"),
-        ({"when.station": ""}, "when", "has no condition"),
+        ({"when.station": ""}, "when", "fill in at least one"),
         ({"when.modality": "CT"}, "when.modality", "takes no such images"),
         ({"when.modality": "ultrasound"}, "when.modality", "a code in capital letters"),
         ({"when.calling_ae": "NOBODY"}, "when.calling_ae", "never holds"),
-        ({"pipeline": ""}, "pipeline", "is missing"),
+        ({"pipeline": ""}, "pipeline", "choose one"),
         ({"send_to": "nobody"}, "send_to", "no such peer"),
         ({"send_to": "modality"}, "send_to", "may not receive"),
         ({"max_study_age_days": "a week"}, "max_study_age_days", "must be a number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,14 +68,32 @@ def groups(document: Dataset) -> list[Dataset]:
     return reading._containers(document, "125007")
 
 
+def tree(item: Dataset) -> Iterator[Dataset]:
+    """A content item with all below it."""
+    yield item
+    for child in item.get("ContentSequence", ()):
+        yield from tree(child)
+
+
 def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     say(site, ReaderVerdict.REJECTED, place=1, why="a rib")
     assert send(site) == ["pacs"]
     [report], [made] = objects(site, ResultKind.SR), objects(site, ResultKind.ASSESSMENT)
     about, document = dcmread(report), dcmread(made)
-    [assessed] = [item for item in document.ContentSequence if item.ValueType == "COMPOSITE"]
-    assert assessed.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == about.SOPInstanceUID
+    [related] = document.ReferencedInstanceSequence
+    assert (related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID) == (
+        about.SOPClassUID,
+        about.SOPInstanceUID,
+    )
+    assert related.PurposeOfReferenceCodeSequence[0].CodeValue == "ASSESSEDREPORT"
+    assert [item.UID for item in document.ContentSequence if "UID" in item][-1] == about.SOPInstanceUID
+    in_tree = {
+        one.ReferencedSOPInstanceUID
+        for item in tree(document)
+        for one in item.get("ReferencedSOPSequence", ())
+    }
+    assert about.SOPInstanceUID not in in_tree, "what the tree refers to are images of the examination"
     evidence = {
         item.ReferencedSOPInstanceUID
         for series in document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence

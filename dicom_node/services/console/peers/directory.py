@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.events import ASSOCIATION_REJECTED
-from dicom_node.store.tables import Association
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.store.tables import Association, Delivery
 from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, columns, list_events
+from dicom_node.store.views import View, as_json, columns, list_events
 
 DAYS = 30
 """How far back it is looked who called."""
@@ -24,14 +25,18 @@ _LISTED = ("name", "ae_title", "may", "transport", "results", "confirm", "deiden
 def peers(session: Session, settings: Settings) -> list[View]:
     """The configured peers in the order of the configuration, each with its last association."""
     last = _last(session)
-    return [_shown(peer) | {"last": last.get(peer.ae_title)} for peer in settings.peers]
+    return [
+        _shown(peer) | {"last": last.get(peer.ae_title), "took": _took(session, peer)}
+        for peer in settings.peers
+    ]
 
 
-def peer(settings: Settings, name: str) -> View:
+def peer(session: Session, settings: Settings, name: str) -> View:
     """One of them, with all keys that differ from the defaults. Raises UnknownPeer."""
     found = settings.peer(name)
     given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
-    return _shown(found) | {"keys": {key: value for key, value in given.items() if value not in (None, "")}}
+    keys = {key: value for key, value in given.items() if value not in (None, "")}
+    return _shown(found) | {"keys": keys, "took": _took(session, found)}
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:
@@ -59,6 +64,16 @@ def _shown(peer: PeerSettings) -> View:
         "address": (place if peer.transport == "dimse" else row["url"]) or "",
         "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
     }
+
+
+def _took(session: Session, peer: PeerSettings) -> str | None:
+    """When the newest result that the peer has was confirmed there."""
+    if "receive" not in peer.may:
+        return None
+    here = Delivery.destination == peer.name, Delivery.state == DeliveryState.CONFIRMED
+    chosen = select(Delivery.confirmed_at).where(*here).order_by(Delivery.id.desc()).limit(1)
+    at: str | None = as_json(session.scalar(chosen))
+    return at
 
 
 def _last(session: Session) -> dict[str, View]:

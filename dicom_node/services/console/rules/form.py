@@ -21,6 +21,10 @@ _KINDS: Final[Mapping[str, type]] = {
     "daily_cap": int, "secondary_captures_from": list, "tell_pacs_refusals": bool, "assess_first": bool,
 }  # fmt: skip
 _TICKED: Final = ("send_to", "secondary_captures_from")
+_NEEDED: Final = {
+    "when": "fill in at least one of these", "pipeline": "choose one", "send_to": "choose at least one",
+}  # fmt: skip
+"""What a rule cannot do without: all of it is said at once, in the words of the form."""
 _WANTED: Final[Mapping[type, str]] = {int: "must be a whole number", float: "must be a number"}
 
 
@@ -63,7 +67,8 @@ def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProble
             problems.append(_problem(str(found["name"]), "rest", remedy))
         else:
             _put(found, place, value)
-    return found, problems
+    lacking = (_problem(str(found["name"]), key, text) for key, text in _NEEDED.items() if not found.get(key))
+    return found, [*problems, *lacking]
 
 
 def field(place: Place, pipeline: str) -> str:
