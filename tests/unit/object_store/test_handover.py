@@ -32,17 +32,11 @@ from dicom_node.studies.comparison import compare, reindex
 from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.s3_lab import S3, SECRET, start_s3
+from tests.s3_lab import S3, SECRET
 from tests.unit.jobs.worker_lab import Worker, configuration, confirm, register, work
 from tests.waiting import wait_until
 
 IMAGE = ultrasound("handed-over", size=(48, 40))
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with start_s3() as service:
-        yield service
 
 
 class Site:
