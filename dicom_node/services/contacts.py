@@ -363,7 +363,8 @@ def _about_silence(settings: Settings, caller: _Caller, found: Row) -> Iterator[
         f"{listener.port}, and look at firewalls on the way"
     )
     if _is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:
-        yield _lines(f"the node listens on {listener.host} only", "[listener]", 'host = "0.0.0.0"')
+        says = f"the node listens on {listener.host} only, where no other machine gets through"
+        yield _lines(says, "[listener]", 'host = "0.0.0.0"')
 
 
 def _name(caller: _Caller) -> str:

@@ -130,12 +130,18 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
         with node.database.read() as session:
             return [row["id"] for row in search.search(session, Search(finding=name))[0]]
 
+    def told() -> list[str]:
+        with node.database.read() as session:
+            [row] = search.search(session, Search())[0]
+            return list(row["findings"])
+
+    assert told() == ["Mark"]
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([1], [], [])
     uid = str(ultrasound("one").StudyInstanceUID)
     withdrawal.withdraw_by_uid(
         node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side"
     )
-    assert found("Mark") == []
+    assert found("Mark") == [] and told() == []
 
 
 def test_what_a_report_said_that_never_left_is_forgotten_with_the_next_one(node: Inbox) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,7 +55,10 @@ class Search:
 
 
 def search(session: Session, wanted: Search, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page, and the number of its last study where more follow: ``after`` of the next page."""
+    """One page, and the number of its last study where more follow: ``after`` of the next page.
+
+    ``findings`` of a row: what its newest reports call present.
+    """
     chosen = select(Study.id)
     for condition in _conditions(session, wanted):
         chosen = chosen.where(condition)
@@ -62,12 +66,28 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     more = ids[PAGE - 1] if len(ids) > PAGE else None
     by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids[:PAGE])))}
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
+    found = _findings(session, shown)
     rows = [
-        {"id": number, "accession": by_number[number].accession_number, **shown[number]}
+        {
+            "id": number,
+            "accession": by_number[number].accession_number,
+            "findings": found[number],
+            **shown[number],
+        }
         for number in ids[:PAGE]
         if number in shown
     ]
     return remarked(session, rows), more
+
+
+def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
+    """What the newest reports of each study call present, each once."""
+    chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
+    chosen = chosen.where(ReportedFinding.study_id.in_(studies)).order_by(ReportedFinding.finding)
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for study, finding in session.execute(chosen):
+        found[study].append(finding)
+    return found
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:
