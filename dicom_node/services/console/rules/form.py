@@ -95,7 +95,8 @@ def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[
         if key in places:
             found.setdefault(field(places[key], pipeline), []).append(f"{shown}{problem.remedy}")
         else:
-            found.setdefault("", []).append(f"{problem.key}: {shown}{problem.remedy}")
+            about = name if problem.key == f"rules.{name}" else f"{problem.key}:"
+            found.setdefault("", []).append(f"{about} {shown}{problem.remedy}")
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from ai_pipeline.contract import BURNED_IN
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.outbox import outages
@@ -81,8 +82,9 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
 
 
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
-    """What the newest reports of each study call present, each once."""
+    """What the newest reports of each study call present, each once; that text is burned in is no finding."""
     chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
+    chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning)
     chosen = chosen.where(ReportedFinding.study_id.in_(studies)).order_by(ReportedFinding.finding)
     found: defaultdict[int, list[str]] = defaultdict(list)
     for study, finding in session.execute(chosen):
