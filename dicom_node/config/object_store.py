@@ -41,8 +41,9 @@ class ObjectStoreSettings(Section):
     """By ${VAR} or ${file:PATH}, never in the file."""
     allow_http: bool = False
     """Objects and login may go over the network unencrypted; without it http is for this machine only."""
-    seconds: float = Field(120, gt=0)
-    """How long one request may take, a large object in it."""
+    seconds: float = Field(30, gt=0)
+    """How long one request may take: more for large objects on a slow line. Whoever needs an object waits so
+    long for a bucket that hangs."""
     local_mib: int = Field(10240, ge=0)
     """Local copies of what is in the bucket may take this much of node.data_dir (MiB), but for those of the
     last quarter of an hour."""

@@ -15,7 +15,7 @@ from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.sitekey import path_of
-from dicom_node.store.database import Database
+from dicom_node.store.database import Database, sqlite_file
 from dicom_node.store.transitions import utc_now
 
 _SAID = b"dicom-node check"
@@ -27,6 +27,9 @@ def check_object_store(settings: Settings) -> Found:
     store = settings.object_store
     if store.url and find_spec("obstore") is None:
         yield "object_store.url", store.url, "needs obstore: pip install 'dicom-ai-node[s3]'"
+    if store.url and sqlite_file(settings.database_url):
+        text = "others wait for SQLite while results are put in the bucket: use PostgreSQL"
+        yield Tried("object store", False, text)
     if store.url and store.endpoint.startswith("http://") and store.allow_http:
         yield Tried("object store", False, "images go over the network unencrypted (http): use https")
 
