@@ -360,17 +360,9 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     about_pixels = (
-        "reshape",
-        "decode",
-        "Decode",
-        "Transfer Syntax",
-        "pixel data",
-        "Pixel Data",
-        "Offset Table",
-        "code stream",
-        "JPEG",
-        "RLE",
-    )
+        "reshape", "decode", "Decode", "Transfer Syntax", "pixel data", "Pixel Data", "Offset Table",
+        "code stream", "JPEG", "RLE",
+    )  # fmt: skip
     if any(word in text for word in about_pixels):
         return text[:200]
     return type(error).__name__
