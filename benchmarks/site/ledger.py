@@ -91,7 +91,7 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
         "left in incoming": len(list((folder / "var" / "spool" / "incoming").glob("*.dcm"))),
         "studies sent": len(sent.studies),
         "what became of studies": dict(Counter(str(studies.get(uid, "nowhere")) for uid in sent.studies)),
-        "failed, and said so in a report": failed,
+        "why they failed": failed,
         "results": len(results),
         "deliveries": dict(deliveries),
         "in the PACS": held.total(),
