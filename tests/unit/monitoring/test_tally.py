@@ -176,12 +176,12 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
     node = make()
     put, lost = release.put_in_place, []
 
-    def put_in_place(files: Any) -> None:
+    def put_in_place(*files: Any) -> None:
         """The last step before the commit: the counts are written, and then the worker is gone."""
         if not lost:
             lost.append(True)
             raise OSError("lost")
-        put(files)
+        put(*files)
 
     monkeypatch.setattr(release, "put_in_place", put_in_place)
     analysed(node, aged("lost", 55))
