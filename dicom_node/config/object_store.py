@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.config.sections import Secret, Section
+from dicom_node.config.sections import Secret, Section, web_address
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -19,19 +19,12 @@ def _bucket_url(url: str) -> str:
     return url
 
 
-def _service_url(url: str) -> str:
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
-        raise ValueError("write it as https://s3.example.org; a login goes into access_key_id")
-    return url
-
-
 class ObjectStoreSettings(Section):
     """``[object_store]``: an S3 bucket in place of a folder that the machines of a site share."""
 
     url: Annotated[str, AfterValidator(_bucket_url)] = ""
     """s3://BUCKET or s3://BUCKET/PREFIX; empty: none, node.data_dir has everything. Needs the extra s3."""
-    endpoint: Annotated[str, AfterValidator(_service_url)] = ""
+    endpoint: Annotated[str, web_address("https://s3.example.org", "access_key_id")] = ""
     """Address of the S3 service; empty: that of AWS for the region."""
     region: str = "us-east-1"
     """Region of the bucket; services other than AWS mostly take any."""

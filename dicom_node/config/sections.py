@@ -206,19 +206,22 @@ def _host_and_port(place: str) -> str:
     return place
 
 
-def _web_address(url: str) -> str:
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
-        raise ValueError(
-            "write it as https://collector.example.org:4318/v1/traces; a login goes into headers"
-        )
-    return url
+def web_address(example: str, login_in: str) -> AfterValidator:
+    """Of an http address without a login; ``login_in``: the key that a login belongs into."""
+
+    def checked(url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+            raise ValueError(f"write it as {example}; a login goes into {login_in}")
+        return url
+
+    return AfterValidator(checked)
 
 
 class TelemetrySettings(Section):
     """``[telemetry]``: a trace of each study to an OpenTelemetry collector; none says whose study it is."""
 
-    endpoint: Annotated[str, AfterValidator(_web_address)] = ""
+    endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = ""
     """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
     headers: dict[str, Secret] = {}
     """Headers of each request, such as what the collector wants as login."""

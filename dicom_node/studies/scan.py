@@ -86,7 +86,8 @@ class Indexer:
         arrived = list(self._read(batch))
         self._indexing.compare_ahead(self._database, arrived)
         with self._database.write() as session:
-            stored_rows.one_indexer(session)
+            if self._files.bucket:  # machines that share a folder share its lock
+                stored_rows.one_indexer(session)
             placed = [placed for item in arrived if (placed := self._index_one(session, item))]
         for item in placed:
             self._move(item)
