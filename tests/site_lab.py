@@ -26,7 +26,7 @@ minimum_free_mib = 100
 quiet_seconds = {quiet}
 quiet_seconds_us = {quiet}
 [workers]
-processes = 1
+processes = {processes}
 lease_seconds = 5
 retry_seconds = 0.2
 [outbox]
@@ -89,13 +89,16 @@ def running_site(
     more: str = "",
     *,
     apart: bool = False,
+    processes: int = 1,
 ) -> Iterator[Site]:
     """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens.
 
     ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
+    ``processes``: workers of each worker's machine.
     """
     with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
-        config = CONFIG.format(pacs=pacs.dicom_port, results=results, quiet=quiet) + rules + more
+        config = CONFIG.format(pacs=pacs.dicom_port, results=results, quiet=quiet, processes=processes)
+        config += rules + more
 
         def node(role: str, number: int) -> Node:
             name = f"{role}-{number}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A hospital's day, compressed: many modalities, faults at set hours, a ledger at the end.
 
-    benchmarks/site/day.py [--studies 4000] [--modalities 120] [--minutes 60] [--seed 1] [--json FILE]
+    benchmarks/site/day.py [--studies 4000] [--modalities 120] [--minutes 60] [--processes 2] [--seed 1] [--json FILE]
 
 Needs Debian's orthanc and postgresql. The site is real: two listeners, two workers, PostgreSQL, Orthanc.
 Made up are the studies (small synthetic images, one or two an X-ray study, three to eight an ultrasound),
@@ -254,6 +254,7 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=4000)
     parser.add_argument("--modalities", type=int, default=120)
     parser.add_argument("--minutes", type=float, default=60, help="how long the day takes")
+    parser.add_argument("--processes", type=int, default=2, help="jobs at a time on each of two machines")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the ledger to this file")
     given = parser.parse_args()
@@ -262,7 +263,12 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="day-") as folder,
         start_postgres(KEEPS_COMMITS) as postgres,
         running_site(
-            Path(folder), postgres.new_database(), configuration(given.modalities), '["sr"]', quiet=0.5
+            Path(folder),
+            postgres.new_database(),
+            configuration(given.modalities),
+            '["sr"]',
+            quiet=0.5,
+            processes=given.processes,
         ) as site,
     ):
         watch, day = Watch(site), Day(site, exams, 60 * given.minutes)
@@ -272,6 +278,7 @@ def main() -> int:
         day.end()
         wait_until_settled(site, day.sent)
         ledger: dict[str, Any] = {"studies planned": len(exams), "minutes": given.minutes}
+        ledger |= {"jobs at a time": 2 * given.processes}
         ledger |= {"turnaround, seconds": turnaround(site)}
         ledger |= {"second and last quarter": watch.end()} | count(site, day.sent, Path(folder))
         ledger["the latest last acknowledgement, seconds after its study came"] = round(max(day.late), 1)

@@ -56,7 +56,7 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     migrate.upgrade(database)
     pair.be_synchronous()
     with run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs:
-        config = CONFIG.format(pacs=pacs.port, results='["sr"]', quiet=0.3) + PROGRAM
+        config = CONFIG.format(pacs=pacs.port, results='["sr"]', quiet=0.3, processes=1) + PROGRAM
         with running(Node(tmp_path, config, database_url=url)) as node:
             assert store(node.port, [image("before")], "US1") == [0x0000]
             node.wait_for(["delivered"])
