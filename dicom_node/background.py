@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -60,12 +62,13 @@ _INDEX_LOCK_SECONDS = 0.5
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
+_ENTERED_SECONDS = 10.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
 _LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
 
-_RECEIVING, _WORKING = "scheduler", "job scheduler"
-"""Leases of the timers that act on shared state: for what receiving roles do, and what working ones do."""
+_SITE, _JOBS = "scheduler", "job scheduler"
+"""Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
 
 
 class Background:
@@ -80,6 +83,7 @@ class Background:
         say: Callable[..., None],
         database_file: int,
         signs: Callable[[], Sequence[Sign]] = tuple,
+        entered_elsewhere: Callable[[], bool] = bool,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -87,12 +91,13 @@ class Background:
         self._say = say
         self._owner = _owner(settings, place)
         self._life, self._signs = SignsOfLife(database, place, self._owner), signs
+        self._entered_elsewhere = entered_elsewhere
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
-        self._leases = [_RECEIVING] * role.receives + [_WORKING] * role.works
+        self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
         self._held: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
@@ -104,11 +109,11 @@ class Background:
 
     def start(self, scanned: Callable[[int], object] = bool) -> None:
         """Start the threads; ``scanned`` is called once, with the number of objects that waited."""
-        if self._role.receives:
+        if self._role.indexes:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
-        if self._role.receives and (bucket := bucket_of(self._settings.object_store)):
+        if self._role.indexes and (bucket := bucket_of(self._settings.object_store)):
             self._run("hand-over", lambda: self._hand_over(bucket))
-        if self._role.works:
+        if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", lambda: self._delivery_worker.run_forever(self._stop))
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
@@ -232,24 +237,27 @@ class Background:
             (self._hold_leases, _SCHEDULER_SECONDS / 3),
             (self._show_life, SIGN_SECONDS),
             (self._watch_clock, _CLOCK_SECONDS),
+            (self._watch_entered, _ENTERED_SECONDS),
         ]
         if bucket := bucket_of(self._settings.object_store):
             timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
-        if self._role.works:
+        if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
+        if self._role.may_deliver:
             timers.append(
-                (self._when_held(_WORKING, self._queue.reap), self._settings.workers.lease_seconds / 3)
+                (self._when_held(_JOBS, self._queue.reap), self._settings.workers.lease_seconds / 3)
             )
-        if self._role.receives:
+        if self._role.indexes:
             timers.append((self._watch_disk, 30.0))
             timers.append((self._watch_database, 30.0))
             timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
+        if self._role.keeps_time:
             timers.append((self._once_a_site(report_silence), 600.0))
             timers.append((self._once_a_site(report_overdue), 300.0))
             timers.append((self._once_a_site(report_outages), 60.0))
             hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
-            compare = self._outlasting(self._when_held(_RECEIVING, self._compare_spool))
+            compare = self._outlasting(self._when_held(_SITE, self._compare_spool))
             self._scheduler.add_job(compare, "interval", days=1, next_run_time=datetime.now(UTC))
         for function, seconds in timers:
             self._scheduler.add_job(
@@ -295,8 +303,13 @@ class Background:
             self._say(CLOCK_PUT_BACK, seconds=round(self._ahead - ahead))
         self._ahead = ahead  # last: without a database it is tried again
 
+    def _watch_entered(self) -> None:
+        """What was entered on another machine of the site: have this node read its configuration anew."""
+        if self._entered_elsewhere():
+            os.kill(os.getpid(), signal.SIGHUP)
+
     def _once_a_site(self, function: Callable[[Database, Settings], object]) -> Callable[[], None]:
-        return self._when_held(_RECEIVING, lambda: function(self._database, self._settings))
+        return self._when_held(_SITE, lambda: function(self._database, self._settings))
 
     def _when_held(self, lease: str, function: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:

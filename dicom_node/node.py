@@ -42,7 +42,7 @@ from dicom_node.signals import signal_pipe
 from dicom_node.store import migrate
 from dicom_node.store.absence import faults
 from dicom_node.store.database import Database
-from dicom_node.store.entered import write_file
+from dicom_node.store.entered import EnteredFile
 from dicom_node.store.own_events import OwnEvents
 
 _LOGGER = logging.getLogger(__name__)
@@ -65,9 +65,10 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
     with in_words, _locked(settings, role, files) as place, _database(settings) as database:
-        if write_file(database, settings.node.data_dir):  # lost, or older than a database that was restored
+        entered = EnteredFile(database, settings.node.data_dir)
+        if entered.renew():  # lost, or older than a database that was restored
             settings = _checked(files, role)
-        node = _MainProcess(settings, files, role, database, place)
+        node = _MainProcess(settings, files, role, place, entered)
         node.start()
         while _wants_reload(signals):
             node.reload()
@@ -79,19 +80,14 @@ class _MainProcess:
     """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
 
     def __init__(
-        self, settings: Settings, files: Sequence[Path], role: Role, database: Database, place: str
+        self, settings: Settings, files: Sequence[Path], role: Role, place: str, entered: EnteredFile
     ) -> None:
-        self._settings = settings
-        self._place = place
-        self._files = files
-        self._role = role
-        self._database = database
-        self._address = ""
-        self._ready_lock = threading.Lock()
-        self._say = OwnEvents(database).say
-        self._listener_spoke = threading.Event()
-        self._cannot_listen = ""
-        self._database_file = inode(database)
+        self._settings, self._place, self._entered = settings, place, entered
+        self._files, self._role, self._database = files, role, entered.database
+        self._address, self._ready_lock = "", threading.Lock()
+        self._say = OwnEvents(entered.database).say
+        self._listener_spoke, self._cannot_listen = threading.Event(), ""
+        self._database_file = inode(entered.database)
         command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
         self._listener_place = "" if place in ("all", "listener-1") else place
         command += ["--place", self._listener_place] if self._listener_place else []
@@ -119,7 +115,7 @@ class _MainProcess:
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
         self._background.start(self._scanned)
-        if not self._children():  # a worker node without workers delivers
+        if not self._children():  # one that delivers, keeps time or has the console only
             self._say_ready()
 
     def reload(self) -> None:
@@ -170,7 +166,7 @@ class _MainProcess:
 
     def _new_settings(self) -> Settings:
         """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
-        write_file(self._database, self._settings.node.data_dir)
+        self._entered.renew()
         checked = preflight.check(self._files, self._role)
         if checked.problems or checked.settings is None:
             raise ConfigurationError(checked.problems)
@@ -187,7 +183,7 @@ class _MainProcess:
         AEPolicy.from_settings(self._settings).write(path)
 
     def _make_background(self, settings: Settings) -> Background:
-        known = self._database_file, self._signs_of_life
+        known = self._database_file, self._signs_of_life, self._entered.is_behind
         return Background(self._database, settings, self._role, self._place, self._say, *known)
 
     def _signs_of_life(self) -> list[Sign]:
@@ -196,7 +192,7 @@ class _MainProcess:
         return [ours, *(Sign(child.name, child.pid, child.silent_seconds) for child in children)]
 
     def _make_workers(self, settings: Settings) -> list[Child]:
-        count = settings.workers.processes if self._role.works else 0
+        count = settings.workers.processes if self._role.runs_models else 0
         # The configuration in force, by standard input: the files may change before a worker starts again.
         given = settings.for_children()
         return [
@@ -215,7 +211,7 @@ class _MainProcess:
         self._workers = [*self._workers[: len(wanted)], *wanted[len(self._workers) :]]
 
     def _make_console(self, settings: Settings, *more: str) -> Child | None:
-        if not (settings.console.enabled and self._role.receives):
+        if not (settings.console.enabled and self._role.may_serve_console):
             return None
         return self._child("console", ["-m", "dicom_node.console", *more], settings.for_children())
 

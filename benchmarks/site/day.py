@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A hospital's day, compressed: many modalities, faults at set hours, a ledger at the end.
 
-    benchmarks/site/day.py [--studies 4000] [--modalities 120] [--minutes 60] [--processes 2] [--seed 1] [--json FILE]
+    benchmarks/site/day.py [--studies 4000] [--modalities 120] [--minutes 60] [--processes 2] [--seed 1]
+                           [--json FILE]
 
 Needs Debian's orthanc and postgresql. The site is real: two listeners, two workers, PostgreSQL, Orthanc.
 Made up are the studies (small synthetic images, one or two an X-ray study, three to eight an ultrasound),

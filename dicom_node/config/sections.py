@@ -140,6 +140,8 @@ class WorkerSettings(Section):
 class OutboxSettings(Section):
     """``[outbox]``: delivery of results."""
 
+    deliver: bool = True
+    """false: this machine sends nothing, another of the site does, such as one with --role delivery."""
     retry_seconds: float = Field(2, gt=0)
     """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
     retry_limit_seconds: float = Field(300, gt=0, le=3600)

@@ -98,8 +98,9 @@ def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | 
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_machine(settings, role)
     yield from check_console(settings, role)
+    yield from _check_deliveries(settings, role)
     yield from _check_secrets(settings, read)
-    runs_models = role.works and settings.workers.processes > 0
+    runs_models = role.runs_models and settings.workers.processes > 0
     yield from check_shares(settings)
     for rule in settings.rules:
         yield from check_rule(rule, settings, runs_models=runs_models)
@@ -115,6 +116,16 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_object_store(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
+
+
+def _check_deliveries(settings: Settings, role: Role) -> Found:
+    if settings.outbox.deliver or not role.may_deliver:
+        return
+    if role is Role.DELIVERY:
+        yield "outbox.deliver", "false", "this machine has nothing else to do: take it out"
+    else:
+        text = "outbox.deliver = false: nothing is sent from here, another machine must (--role delivery)"
+        yield Tried("outbox", False, text)
 
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:

@@ -24,7 +24,9 @@ _PACKAGES = ("argon2", "fastapi", "jinja2", "prometheus_client", "python_multipa
 def check_console(settings: Settings, role: Role) -> Found:
     """What keeps the console from being served where its settings say."""
     console = settings.console
-    if not (console.enabled and role.receives):
+    if role is Role.CONSOLE and not console.enabled:
+        yield "console.enabled", "false", "this machine has nothing else to do: set it to true"
+    if not (console.enabled and role.may_serve_console):
         return
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         remedy = f"needs {', '.join(missing)}: pip install 'dicom-ai-node[console]'"
@@ -34,7 +36,7 @@ def check_console(settings: Settings, role: Role) -> Found:
     elif not _is_this_machine(console.host):
         remedy = "passwords would cross the network unencrypted: add [console.tls], or keep 127.0.0.1"
         yield "console.host", repr(console.host), remedy
-    if (console.host, console.port) == (settings.listener.host, settings.listener.port):
+    if role.receives and (console.host, console.port) == (settings.listener.host, settings.listener.port):
         yield "console.port", str(console.port), "is the listener's port: choose another"
     if not _has_users(settings):
         yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
@@ -43,7 +45,7 @@ def check_console(settings: Settings, role: Role) -> Found:
 def probe_console(settings: Settings, role: Role) -> Found:
     """Whether somebody else has the port."""
     console = settings.console
-    if not (console.enabled and role.receives) or running(settings.node.data_dir):
+    if not (console.enabled and role.may_serve_console) or running(settings.node.data_dir):
         return
     try:
         address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]

@@ -81,7 +81,7 @@ def is_worked_on(settings: Settings) -> bool:
     """Whether a node of this machine runs jobs here, or one of another machine is at a job."""
     from dicom_node.processes import running
 
-    if any(place != Role.LISTENER for place in running(settings.node.data_dir)):
+    if any(Role.at(place).runs_models for place in running(settings.node.data_dir)):
         return True
     with reading(settings) as session:
         return any(job.lease_until and job.lease_until > datetime.now(UTC) for job in running_jobs(session))

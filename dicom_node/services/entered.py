@@ -21,7 +21,7 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
 from dicom_node.services import audit, open_database, reading
 from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.store.entered import entered, write_file
+from dicom_node.store.entered import EnteredFile, entered
 from dicom_node.store.tables import EnteredTable
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
@@ -94,7 +94,7 @@ def save(
             row.keys, row.version = as_text(kind, content), row.version + 1
             row.changed_at, row.changed_by = utc_now(), by.name
             audit.note(session, by, _SAVED[kind], name=name, version=row.version)
-        write_file(database, settings.node.data_dir)
+        EnteredFile(database, settings.node.data_dir).renew()
     return name
 
 
@@ -123,11 +123,11 @@ def remove(
             _refuse_mistakes(settings, kind, rows, left)
             session.delete(row)
             audit.note(session, by, _REMOVED[kind], name=name)
-        write_file(database, settings.node.data_dir)
+        EnteredFile(database, settings.node.data_dir).renew()
 
 
 def apply(settings: Settings) -> int:
-    """Ask the nodes of this machine that work on the data folder to take it over; returns how many."""
+    """Have the nodes of this machine take it over at once; returns how many. Others see it within 30 s."""
     from dicom_node.processes import running
 
     asked = 0

@@ -44,7 +44,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     done = []
     try:
         for place, pid in found.items():
-            role = Role(place.partition("-")[0])
+            role = Role.at(place)
             if problems := preflight.check(files, role).problems:
                 raise ConfigurationError(problems)
             if refused := _hang_up(settings, pid):

@@ -32,21 +32,41 @@ def as_file(rows: Iterable[EnteredTable]) -> str:
     return _HEAD + tables if tables else ""
 
 
-def write_file(database: Database, data_dir: Path) -> bool:
-    """Make the file what the database says; whether it was not."""
-    with database.read() as session:
-        text = as_file(entered(session))
-    path = data_dir / ENTERED_FILE
-    there = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if there == text:
-        return False
-    if not text:
-        path.unlink()
+class EnteredFile:
+    """The file of one node, and whether the database says something else since it was read."""
+
+    def __init__(self, database: Database, data_dir: Path) -> None:
+        self.database, self._path = database, data_dir / ENTERED_FILE
+        self._in_force = self._seen = ""
+
+    def renew(self) -> bool:
+        """Make the file what the database says; whether it was not."""
+        self._in_force = self._seen = text = self._text()
+        there = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+        if there == text:
+            return False
+        if not text:
+            self._path.unlink()
+            return True
+        new = self._path.with_suffix(".new")
+        with new.open("w", encoding="utf-8") as file:  # closed to others by the umask
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
         return True
-    new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as file:  # closed to others by the umask
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    return True
+
+    def is_behind(self) -> bool:
+        """Whether the database has said the same other thing twice in a row: told once for each change.
+
+        Not at the first look: where it was entered the node is asked at once to take it over.
+        """
+        before, self._seen = self._seen, self._text()
+        if self._seen == self._in_force or self._seen != before:
+            return False
+        self._in_force = self._seen  # also where it is refused: it would be again
+        return True
+
+    def _text(self) -> str:
+        with self.database.read() as session:
+            return as_file(entered(session))

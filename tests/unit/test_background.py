@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,6 +24,9 @@ from dicom_node.events import (
     EventType,
 )
 from dicom_node.model.roles import Role
+from dicom_node.store.entered import EnteredFile
+from dicom_node.store.tables import EnteredTable
+from dicom_node.store.transitions import utc_now
 from dicom_node.studies.scan import Indexer
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -70,6 +76,43 @@ def test_what_a_listener_does_once_for_a_site_is_done_where_a_worker_started_fir
         "job scheduler",
         "scheduler",
     ]
+
+
+@pytest.mark.parametrize("role", Role)
+def test_what_is_in_the_spool_is_indexed_by_listeners_and_where_images_are_uploaded(
+    inbox: Inbox, role: Role
+) -> None:
+    inbox.receive(ultrasound("one"))
+    with _running(_background(inbox, role, f"{role}-1", [])):
+        if role in (Role.ALL, Role.LISTENER, Role.CONSOLE):
+            wait_until(inbox.outcomes, 10, "the object")
+        else:
+            time.sleep(0.3)
+            assert not inbox.outcomes()
+
+
+def test_what_is_entered_on_another_machine_has_the_node_read_its_configuration_anew(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *asked: sent.append(asked))
+    ours = EnteredFile(inbox.database, inbox.folder)
+    node = Background(inbox.database, inbox.settings, Role.ALL, "all", print, 0, tuple, ours.is_behind)
+    for _ in range(3):
+        node._watch_entered()
+    assert sent == []
+    with inbox.database.write() as session:
+        us2 = EnteredTable(kind="peers", name="us2", keys='name = "us2"\nae_title = "US2"\n', version=1)
+        us2.changed_at, us2.changed_by = utc_now(), "anna"
+        session.add(us2)
+    node._watch_entered()
+    assert sent == [], "a node of the machine where it was entered takes it over meanwhile"
+    for _ in range(3):
+        node._watch_entered()
+    assert sent == [(os.getpid(), signal.SIGHUP)], "once, also where it is refused"
+    assert ours.renew()
+    node._watch_entered()
+    assert len(sent) == 1
 
 
 def _has(inbox: Inbox, event: EventType) -> bool:

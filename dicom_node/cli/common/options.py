@@ -33,7 +33,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print a JSON array instead o
 JsonObject = Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")]
 RoleOption = Annotated[
     Role,
-    typer.Option("--role", help="listener: receive and assemble. worker: run models, deliver. all: both."),
+    typer.Option(
+        "--role",
+        help="listener: receive, assemble, timers, console if enabled. worker: run models, deliver. "
+        "delivery, scheduler (timers), console: that alone. all: everything.",
+    ),
 ]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=0, help="At most this many rows; 0: all.")]
 Since = Annotated[

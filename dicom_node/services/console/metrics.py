@@ -120,11 +120,15 @@ def _processes(session: Session) -> Iterator[Gauge]:
 
 
 def not_ready(session: Session, settings: Settings) -> str:
-    """Why the node does not take objects now, "" where it does. Raises SQLAlchemyError."""
+    """Why the node does not take objects now, "" where it does. Raises SQLAlchemyError.
+
+    A console of its own machine takes uploads only: listeners elsewhere are asked by C-ECHO.
+    """
     session.scalar(select(func.count()).where(Study.id == 0))
     if disk(settings)["low"]:
         return "free disk space is under spool.minimum_free_mib"
-    if not any(Role(place.partition("-")[0]).receives for place in running(settings.node.data_dir)):
+    roles = {Role.at(place) for place in running(settings.node.data_dir)}
+    if not any(role.receives for role in roles) and Role.CONSOLE not in roles:
         return "no node that receives runs on this machine"
     return ""
 

@@ -16,7 +16,7 @@ from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered
 from dicom_node.services.audit import Person
-from dicom_node.store.entered import write_file
+from dicom_node.store.entered import EnteredFile
 from dicom_node.store.transitions import record
 from tests.console_lab import Browser, ConsoleLab
 from tests.inbox_lab import Inbox
@@ -204,8 +204,9 @@ def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
 def test_a_lost_file_is_written_anew_from_the_database(inbox: Inbox, config: Path) -> None:
     entered.save(loading.load([config]), "peers", {"name": "us2", "ae_title": "US2"}, by=Person("anna"))
     (inbox.folder / "entered.toml").unlink()
-    assert write_file(inbox.database, inbox.folder)
-    assert not write_file(inbox.database, inbox.folder)
+    file = EnteredFile(inbox.database, inbox.folder)
+    assert file.renew()
+    assert not file.renew()
     assert loading.load([config]).peer("us2").ae_title == "US2"
 
 
