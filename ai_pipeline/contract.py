@@ -126,8 +126,7 @@ class Finding:
     ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
     ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
     patient on which all regions lie; ``reliability``: how many of such calls are right. The node neither
-    sends nor shows what is ``research_only``.
-    """
+    sends nor shows what is ``research_only``."""
 
     label: str
     code: Code
@@ -149,6 +148,11 @@ class Finding:
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"probability {self.probability} is not between 0 and 1")
 
+    @property
+    def name(self) -> str:
+        """``label`` as a reader sees it: "Serous Cystadenoma"."""
+        return self.label.replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class QualityNote:
@@ -168,8 +172,7 @@ class Reading:
 
     For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
     is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` as in :class:`Finding`;
-    ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed`` is False where the policy kept the mark.
-    """
+    ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed`` False: the policy kept the mark."""
 
     source_uid: str
     frame: int | None
@@ -228,8 +231,7 @@ class Scores:
     """The calibrated probability (0 to 1) of every label of a classifier's card for one image.
 
     Also of labels that are not reported: the node counts them to notice drift and never shows them. One per
-    image and model; ``reoriented``: the image was turned or inverted before the analysis.
-    """
+    image and model; ``reoriented``: the image was turned or inverted before the analysis."""
 
     source_uid: str
     model: ModelRef
@@ -249,8 +251,7 @@ class DerivedImage:
     (for ``cleaned``) or uint8 RGB (for pictures), of ``organs`` a mask (0, 255) for each; may be a read-only
     ``numpy.memmap`` so that a cine need not be in memory. ``verified`` is True only when a cleaned image was
     proven to hold no legible text. ``outside_sha256`` of a cleaned image: the SHA-256 of its samples outside
-    the mask, frame by frame, which the source's samples have too.
-    """
+    the mask, frame by frame, which the source's samples have too."""
 
     kind: ImageKind
     source_uid: str
@@ -354,8 +355,7 @@ class PipelineResult:
     """All that a pipeline found. ``timings`` in seconds by stage (``decode``, ``model``, ``total`` …).
 
     ``scores`` are for the node's counts, from pipelines whose cards have labels. ``readings`` are for the
-    access-controlled record alone. ``drawn_on``: what pictures show, source or only its ``cleaned`` image.
-    """
+    access-controlled record alone. ``drawn_on``: what pictures show, source or only its ``cleaned`` image."""
 
     findings: tuple[Finding, ...] = ()
     images: tuple[DerivedImage, ...] = ()

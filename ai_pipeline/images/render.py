@@ -142,7 +142,7 @@ def label_text(finding: Finding) -> str:
     it reached. Of an uncalibrated model ``AI: Cardiomegaly suspected, score 0.83 (cut-off 0.40)``.
     Presentation states say it in the same words.
     """
-    said = f"AI: {finding.label}"
+    said = f"AI: {finding.name}"
     if finding.code != BURNED_IN:
         said += f" {CATEGORIES[finding.decision]}"
     if finding.probability is None:
@@ -219,12 +219,12 @@ def nothing_shown(findings: Sequence[Finding], notes: Iterable[QualityNote] = ()
     ``findings`` and ``notes``: all of the image, absent ones too.
     """
     if assesses(findings):
-        names = dict.fromkeys(finding.label for finding in findings if finding.code != BURNED_IN)
+        names = dict.fromkeys(finding.name for finding in findings if finding.code != BURNED_IN)
         unsure = any(note.name == UNSURE for note in notes)
         return f"AI: not {'suspected' if unsure else 'found'}: {', '.join(names)}"
     if not findings:
         return "AI: nothing stated about this image"
-    absent = [finding.label for finding in findings if finding.decision is Decision.ABSENT]
+    absent = [finding.name for finding in findings if finding.decision is Decision.ABSENT]
     seen = f"no {absent[0]} found" if absent else "burned-in annotation found"
     return f"AI: {seen}; this AI does not assess the image"
 
@@ -238,7 +238,7 @@ def places_told(regions: Iterable[Region]) -> list[str]:
 def _box_captions(boxed: Sequence[Finding]) -> list[str]:
     """What each box is, by its number where there are several; of many how many there are of each label."""
     if len(boxed) > MOST_NUMBERED:
-        counts = Counter(finding.label for finding in boxed)
+        counts = Counter(finding.name for finding in boxed)
         return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
     numbers: dict[str, list[str]] = {}
     for number, finding in enumerate(boxed, start=1):

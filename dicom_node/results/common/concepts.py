@@ -175,7 +175,7 @@ def number_of(finding: Finding) -> CodedConcept:
     """
     calibrated = finding.model.calibrated
     what = "estimated probability" if calibrated else "score"
-    concept = _of_finding("P" if calibrated else "S", finding, f"AI {what} of {finding.label}")
+    concept = _of_finding("P" if calibrated else "S", finding, f"AI {what} of {finding.name}")
     if calibrated and finding.decision is not Decision.ABSENT:
         return with_equivalent(concept, CERTAINTY)
     return CodedConcept.from_code(concept)
@@ -183,7 +183,7 @@ def number_of(finding: Finding) -> CodedConcept:
 
 def cut_off_of(finding: Finding) -> CodedConcept:
     """Concept of the number from which the finding counts as present, in the unit of :func:`number_of`."""
-    return CodedConcept.from_code(_of_finding("T", finding, f"AI cut-off for {finding.label}"))
+    return CodedConcept.from_code(_of_finding("T", finding, f"AI cut-off for {finding.name}"))
 
 
 def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:

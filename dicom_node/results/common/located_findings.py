@@ -74,7 +74,7 @@ def located_findings(
             given = finding.tracking_uid if place == 0 else ""
             uid = given or tracking_uid(context, source, *key, str(seen[key]))
             seen[key] += 1
-            identifier = f"AI {finding.label} {len(located) + 1}, image {source.number}"
+            identifier = f"AI {finding.name} {len(located) + 1}, image {source.number}"
             located.append(LocatedFinding(finding, region, uid, identifier[:64]))
     if len({one.tracking_uid for one in located}) < len(located):
         raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")

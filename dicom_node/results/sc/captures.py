@@ -101,7 +101,7 @@ def build_heatmap(
     assert finding.evidence is not None
     frame = finding.frame or 1
     pixels = heatmap_overlay(_shown(source, cleaned, frame), finding, legend=[disclaimer(context)])
-    what = f"AI heat map ({finding.evidence.method}) of {finding.label}."
+    what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
     drawn = _Capture(ResultKind.HEATMAP, pixels, frame, rank, what, filled=cleaned is not None)
     return _picture(context, source, drawn, uid)
 

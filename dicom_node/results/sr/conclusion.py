@@ -58,7 +58,7 @@ def is_unsure(source: Source, result: PipelineResult) -> bool:
 def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
     """How many of such calls are right, in one remark on an image; none where that was not measured."""
     told = [
-        f"{finding.label} {CATEGORIES[finding.decision]}: {finding.reliability}"
+        f"{finding.name} {CATEGORIES[finding.decision]}: {finding.reliability}"
         for finding in ranked(findings)
         if finding.reliability
     ]
@@ -87,7 +87,7 @@ def _findings(source: Source, result: PipelineResult) -> str:
     named: dict[Decision, list[str]] = {}
     for finding in ranked(of_source(source, result.findings)):
         if finding.code != BURNED_IN:
-            named.setdefault(finding.decision, []).append(finding.label)
+            named.setdefault(finding.decision, []).append(finding.name)
     # "Not found" would say more than a model knows that excludes nothing on this image.
     words = {**_DECIDED, Decision.ABSENT: "not suspected"} if is_unsure(source, result) else _DECIDED
     return "; ".join(f"{words[decision]}: {', '.join(dict.fromkeys(n))}" for decision, n in named.items())
