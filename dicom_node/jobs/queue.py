@@ -40,7 +40,8 @@ class ClaimedJob:
     """A job that one worker holds. ``attempt`` is the fence: only it may end the job.
 
     ``tries`` counts this one; ``gives_up``: the last try was lost with its worker, so this one only tells
-    that the job failed (``reason``). ``accepted``: in a former try the pipeline took the study.
+    that the job failed (``reason``), and is itself tried as often. ``accepted``: in a former try the pipeline
+    took the study.
     """
 
     id: int
@@ -284,7 +285,7 @@ class JobQueue:
                 move_job(
                     session, job, JobState.CANCELLED, events.JOB_CANCELLED, finished_at=now, lease_until=None
                 )
-            elif job.tries > self._attempts:
+            elif job.tries >= 2 * self._attempts:  # those that only told of it too
                 reason = f"{job.tries} workers were lost with this job"
                 move_job(session, job, JobState.FAILED, events.JOB_FAILED, reason=reason, finished_at=now)
             else:

@@ -148,7 +148,8 @@ class JobRunner:
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
         if job.gives_up:
-            raise _Failed(f"given up after {job.tries - 1} tries: {job.reason or 'its worker was lost'}")
+            tries = min(job.tries - 1, self._settings.workers.attempts)
+            raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
             attempt.accepted = True  # not refused as out of scope: the PACS gets a report
             reasons = "; ".join(dict.fromkeys(images.faults.values()))

@@ -240,7 +240,7 @@ def test_a_job_handed_back_is_not_counted(database: Database, queue: JobQueue) -
     assert (job.id, job.attempt, job.tries) == (number, 2, 1)
 
 
-def test_after_the_last_try_one_attempt_only_tells_and_then_the_job_has_failed(
+def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
     database: Database, queue: JobQueue
 ) -> None:
     study = add_study(database)
@@ -249,9 +249,10 @@ def test_after_the_last_try_one_attempt_only_tells_and_then_the_job_has_failed(
         job = claimed(queue)
         assert (job.tries, job.gives_up) == (tries, False)
         lose(database, number)
-    last = claimed(queue)
-    assert last.gives_up
-    lose(database, number)
+    for tries in (4, 5, 6):
+        job = claimed(queue)
+        assert (job.tries, job.gives_up) == (tries, True)
+        lose(database, number)
     assert queue.claim("me") is None
     row = job_row(database, number)
     assert row.state is JobState.FAILED and "lost" in row.reason
