@@ -113,7 +113,7 @@ class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
     enabled: bool = False
-    """Serve the console where the node receives; needs the extra console, and users (dicom-node users)."""
+    """Serve it where the node receives or has that role; needs the extra console, and dicom-node users."""
     host: Host = "127.0.0.1"
     """Address to listen on; another than this machine's own 127.0.0.1 or ::1 needs [console.tls]."""
     port: Port = 8080

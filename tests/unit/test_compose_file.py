@@ -22,10 +22,12 @@ def compose() -> dict[str, Any]:
     return content
 
 
-def test_it_has_two_listeners_and_two_workers_that_wait_for_the_upgrade(compose: dict[str, Any]) -> None:
+def test_it_has_two_listeners_two_workers_and_a_console_that_wait_for_the_upgrade(
+    compose: dict[str, Any],
+) -> None:
     services = compose["services"]
     roles = [service["command"][-1] for service in services.values() if "serve" in service.get("command", ())]
-    assert sorted(roles) == [Role.LISTENER, Role.LISTENER, Role.WORKER, Role.WORKER]
+    assert sorted(roles) == [Role.CONSOLE, Role.LISTENER, Role.LISTENER, Role.WORKER, Role.WORKER]
     for service in services.values():
         if "serve" in service.get("command", ()):
             assert service["depends_on"] == {"upgrade": {"condition": "service_completed_successfully"}}
@@ -46,10 +48,16 @@ def test_its_commands_are_verbs_of_the_program(compose: dict[str, Any]) -> None:
 def test_its_configuration_has_no_mistake(compose: dict[str, Any], tmp_path: Path) -> None:
     secret = tmp_path / "database-password"
     secret.write_text("word\n", encoding="utf-8")
-    text = compose["configs"]["node"]["content"].replace("$$", "$")
-    file = tmp_path / "node.toml"
-    file.write_text(text.replace("/run/secrets/database-password", str(secret)), encoding="utf-8")
-    settings = loading.load([file])
+    files = [tmp_path / f"{name}.toml" for name in ("node", "console")]
+    for file in files:
+        text = compose["configs"][file.stem]["content"].replace("$$", "$")
+        file.write_text(text.replace("/run/secrets/database-password", str(secret)), encoding="utf-8")
+    settings = loading.load(files)
+    assert settings.console.enabled and settings.console.tls is not None
+    assert {f"/run/secrets/{name}" for name in compose["services"]["console"]["secrets"]} > {
+        str(settings.console.tls.certificate),
+        str(settings.console.tls.private_key),
+    }
     assert settings.database_url == "postgresql+psycopg://node:word@database/node"
     assert settings.listener.port == 11112
     assert {peer.name for peer in settings.peers} == {"us1", "pacs"}
