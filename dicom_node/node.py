@@ -97,11 +97,12 @@ class _MainProcess:
         self._console = self._make_console(settings)
         self._former_consoles: list[Child] = []  # of configurations before, until the newest serves
         self._console_serves = False
-        self._waiting_for = {child.name for child in self._children()}
+        self._waiting_for = {child.name for child in self._children()} or {"console"} & {str(role)}
         self._background = self._make_background(settings)
 
     def start(self) -> None:
-        """Listen first, however much waits in the spool; "ready" is logged when every child says so.
+        """Listen first, however much waits in the spool; "ready" is logged when every child says so,
+        but the console where the node does something else too.
 
         Raises CannotListen; then the children are ended.
         """
@@ -115,7 +116,7 @@ class _MainProcess:
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
         self._background.start(self._scanned)
-        if not self._children():  # one that delivers, keeps time or has the console only
+        if not self._children() and self._role is not Role.CONSOLE:  # one that delivers or keeps time only
             self._say_ready()
 
     def reload(self) -> None:
@@ -265,8 +266,10 @@ class _MainProcess:
         with self._ready_lock:
             if "listening" in report:
                 self._address = ":".join(str(part) for part in report["listening"])
-            if name not in self._waiting_for:
-                return
+            self._wait_no_more_for(name)
+
+    def _wait_no_more_for(self, name: str) -> None:
+        if name in self._waiting_for:
             self._waiting_for.remove(name)
             if not self._waiting_for:
                 self._say_ready()
@@ -279,6 +282,7 @@ class _MainProcess:
         former: list[Child] = []
         with self._ready_lock:
             self._console_serves = True
+            self._wait_no_more_for("console")
             if self._console and self._console.pid == report["pid"]:
                 former, self._former_consoles = self._former_consoles, []
         _retire(former)
@@ -288,7 +292,7 @@ class _MainProcess:
             events.NODE_READY,
             ae_title=self._settings.node.ae_title,
             dicom=self._address,
-            workers=self._settings.workers.processes,
+            workers=len(self._workers),
             database=redacted(self._settings.database_url),
         )
 
