@@ -118,6 +118,10 @@ class UnknownPeer(RequestRefused):
     exit_code = ExitCode.NOT_FOUND
 
 
+class NotTakenOverYet(RequestRefused):
+    """Another machine knows a peer that was entered there, and this one will: waiting cures it."""
+
+
 class PeerUnreachable(RequestRefused):
     """No association with a peer: it is down, refuses us, or its settings lack host or port."""
 

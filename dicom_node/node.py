@@ -7,12 +7,12 @@ machines.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +24,6 @@ from dicom_node.background import Background, inode
 from dicom_node.config.settings import Settings
 from dicom_node.environment import without_secrets
 from dicom_node.errors import (
-    AlreadyRunning,
     CannotListen,
     ConfigurationError,
     ExitCode,
@@ -32,11 +31,11 @@ from dicom_node.errors import (
     UnsafeFolder,
 )
 from dicom_node.model.roles import Role
-from dicom_node.monitoring.processes import Sign
+from dicom_node.monitoring.processes import Sign, node_name
 from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
-from dicom_node.processes import Child
+from dicom_node.processes import Child, taken_place
 from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe
 from dicom_node.store import migrate
@@ -47,7 +46,6 @@ from dicom_node.store.own_events import OwnEvents
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
-_MAXIMUM_NODES = 64  # of one role on one data folder
 _MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
@@ -60,14 +58,17 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     CannotListen and SpoolError before anything is accepted.
     """
     signals = signal_pipe()
+    begun = time.time()
     settings = _checked(files, role)
     logs.configure(settings.node.log_level, "node", settings.log_target)
     _prepare_folder(settings)
     in_words = faults.in_words(settings.database_url)
-    with in_words, _locked(settings, role, files) as place, _database(settings) as database:
+    with in_words, taken_place(settings.node.data_dir, role, files) as place, _database(settings) as database:
         entered = EnteredFile(database, settings.node.data_dir)
-        if entered.renew():  # lost, or older than a database that was restored
+        # Lost, older than a database that was restored, or written by another node meanwhile.
+        if entered.renew() or entered.is_newer_than(begun):
             settings = _checked(files, role)
+        entered.taken_over()
         node = _MainProcess(settings, files, role, place, entered)
         node.start()
         while _wants_reload(signals):
@@ -86,6 +87,7 @@ class _MainProcess:
         self._files, self._role, self._database = files, role, entered.database
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(entered.database).say
+        self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._database_file = inode(entered.database)
         command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
@@ -133,11 +135,11 @@ class _MainProcess:
             for problem in problems or (error,):
                 _LOGGER.error("%s", problem)
             keys = ", ".join(problem.key for problem in problems[:_MAXIMUM_KEYS])
-            self._say(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
+            self._answer(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
             return
         except Exception as error:
             _LOGGER.error("the new configuration cannot be used", exc_info=error)
-            self._say(events.CONFIGURATION_REFUSED, mistakes=1)
+            self._answer(events.CONFIGURATION_REFUSED, mistakes=1)
             return
         self._background.stop()
         self._settings, self._background = settings, background
@@ -148,7 +150,8 @@ class _MainProcess:
         self._renew_workers()
         self._renew_console()
         self._background.start()
-        self._say(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
+        self._entered.taken_over()
+        self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
@@ -354,29 +357,6 @@ def fixed(settings: Settings) -> dict[str, object]:
 def _wants_reload(signals: int) -> bool:
     """Wait for the next signal; whether it is SIGHUP and none that ends the node came with it."""
     return set(os.read(signals, 64)) == {signal.SIGHUP}
-
-
-@contextmanager
-def _locked(settings: Settings, role: Role, files: Sequence[Path]) -> Iterator[str]:
-    """One whole node per data folder; of listeners and workers each takes the first place that is free.
-
-    The file says who has it and with which files. The kernel drops the lock when the process dies, on NFS
-    too. Raises AlreadyRunning.
-    """
-    many = role is not Role.ALL
-    for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
-        with (settings.node.data_dir / f"{place}.lock").open("a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            file.truncate(0)
-            file.write("\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))))
-            file.flush()
-            yield place
-            return
-    whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
-    raise AlreadyRunning(f"{whom} on {settings.node.data_dir}: stop one, or set another node.data_dir")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Child processes of the node: started, watched, restarted, stopped.
+"""Child processes of the node: started, watched, restarted, stopped; which nodes run on a data folder.
 
 A child says one JSON line on its standard output when it is ready, further ones to show that it lives, and
 ends when its standard input closes: so it never outlives a node that was killed.
@@ -6,6 +6,7 @@ ends when its standard input closes: so it never outlives a node that was killed
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -14,14 +15,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from dicom_node.errors import AlreadyRunning
+from dicom_node.model.roles import Role
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is started again
 _STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
+_MAXIMUM_NODES = 64  # of one role on one data folder
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
 
 
@@ -153,6 +158,29 @@ def _said(line: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):  # the second: a line of brackets alone
         return {}
     return said if isinstance(said, dict) else {}
+
+
+@contextmanager
+def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
+    """One whole node per data folder; of those with other roles each takes the first place that is free.
+
+    The file says who has it and with which files. The kernel drops the lock when the process dies, on NFS
+    too. Raises AlreadyRunning.
+    """
+    many = role is not Role.ALL
+    for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
+        with (data_dir / f"{place}.lock").open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            file.truncate(0)
+            file.write("\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))))
+            file.flush()
+            yield place
+            return
+    whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
+    raise AlreadyRunning(f"{whom} on {data_dir}: stop one, or set another node.data_dir")
 
 
 def running(data_dir: Path) -> dict[str, int]:

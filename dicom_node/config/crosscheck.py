@@ -62,7 +62,7 @@ def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
         place = (*read.place_of("peers", peer.name), "ae_title")
         if peer.ae_title in ours and not read.is_faulty(("node", "ae_title")):
             read.add(place, repr(peer.ae_title), "is this node's own AE title: enter the peer's")
-        if settings.console.enabled and peer.ae_title == CONSOLE_AE_TITLE:
+        if peer.ae_title == CONSOLE_AE_TITLE:
             read.add(place, repr(peer.ae_title), "is the console's: enter another, here and at the peer")
         if "send" not in peer.may:
             continue
@@ -98,7 +98,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
             read.add((*place, "send_to"), repr(name), "stands there twice")
-    senders = [*known, *([CONSOLE_NAME] if settings.console.enabled else [])]
+    senders = [*known, CONSOLE_NAME]  # maybe that of another machine
     for name in rule.secondary_captures_from:
         if name not in senders:
             remedy = f"no such peer; {did_you_mean(name, senders)}"
@@ -141,7 +141,7 @@ def _never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -
     listener = settings.listener
     if name == "calling_ae" and listener.unknown_callers == "refuse":
         titles: Sequence[str] = [str(title) for title in read.values("peers", "ae_title")]
-        titles = [*titles, *([CONSOLE_AE_TITLE] if settings.console.enabled else [])]
+        titles = [*titles, CONSOLE_AE_TITLE]
         places: Sequence[Place] = [("peers", n, "ae_title") for n, _ in enumerate(read.at(("peers",)) or ())]
         whose = "no peer bears this AE title"
     elif name == "called_ae" and listener.check_called_ae:

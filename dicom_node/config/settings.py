@@ -371,9 +371,9 @@ class Settings(_Section):
 
     @property
     def sender_names(self) -> dict[str, str]:
-        """Names of all who may send by their AE titles; the console is one where it is enabled."""
+        """Names of all who may send by their AE titles; the console, maybe of another machine, is one."""
         named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
-        return named | ({CONSOLE_AE_TITLE: CONSOLE_NAME} if self.console.enabled else {})
+        return named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
 
     @property
     def log_target(self) -> LogTarget:

@@ -40,12 +40,22 @@ class Sign:
     silent_seconds: float = 0.0
 
 
+def machine_name() -> str:
+    """What this machine is called in the database."""
+    return socket.gethostname()[:64]
+
+
+def node_name(place: str) -> str:
+    """What events call the node of this machine at a place of its data folder."""
+    return f"{machine_name()}/{place}"
+
+
 class SignsOfLife:
     """What one node, at its ``place`` ("all", "listener-1"), tells of its processes, and learns of others."""
 
     def __init__(self, database: Database, place: str, owner: str) -> None:
         self._database, self._place, self._owner = database, place, owner
-        self._machine = socket.gethostname()[:64]
+        self._machine = machine_name()
         self._lock, self._left = threading.Lock(), False
         self._before: datetime | None = None  # when this node told of itself the time before
         self._steady_since = utc_now()  # it has told of itself since then without a gap

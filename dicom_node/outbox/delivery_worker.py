@@ -24,10 +24,12 @@ from dicom_node.outbox.commitments import enter_reports
 from dicom_node.outbox.route import OpenDestination, Route, give_up_all
 from dicom_node.store import deliveries
 from dicom_node.store.database import Database
+from dicom_node.store.entered import is_entered
 from dicom_node.store.transitions import record, utc_now
 
 _POLL_SECONDS = 0.05  # 0.35 ms of a core each, with 100,000 deliveries in the table
 _DATABASE_AWAY_SECONDS = 1.0
+_NOT_YET_SECONDS = 5.0  # between looks whether a peer that was entered elsewhere is known
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a destination's thread that failed begins anew
 _LOGGER = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class DeliveryWorker:
     ) -> None:
         self._database = database
         self._settings = settings
+        self._not_yet: dict[str, float] = {}  # when to look again for a peer that was entered elsewhere
         self._threads: dict[str, threading.Thread] = {}
         self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
@@ -104,7 +107,7 @@ class DeliveryWorker:
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
         for destination in due:
-            if self._is_busy(destination):
+            if self._is_busy(destination) or time.monotonic() < self._not_yet.get(destination, 0.0):
                 continue
             thread = threading.Thread(
                 target=self._work_in_thread, args=(destination, stop), name=f"to {destination}", daemon=True
@@ -148,6 +151,9 @@ class DeliveryWorker:
     def _work(self, destination: str) -> int:
         route = self._routes.get(destination)
         if route is None:
+            if is_entered(self._database, "peers", destination):  # this machine will know it in a moment
+                self._not_yet[destination] = time.monotonic() + _NOT_YET_SECONDS
+                return 0
             return give_up_all(self._database, self._settings, destination)
         return route.run_once()
 

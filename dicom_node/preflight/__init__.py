@@ -198,8 +198,8 @@ def _check_peer(peer: PeerSettings) -> Found:
         text = "user name and password go over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
     if peer.silent_hours and "send" not in peer.may:
-        remedy = "nothing comes from a peer that may not send: take it out"
-        yield f"peers.{peer.name}.silent_hours", f"{peer.silent_hours:g}", remedy
+        text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
+        yield Tried(f"peer {peer.name}", False, text)
     if not peer.deidentify:
         for key in ("pseudonym_domain", "retain"):
             if value := getattr(peer, key):

@@ -204,11 +204,19 @@ def _refuse_mistakes(
     for kind in _MODELS:
         in_files = [one for one in data.get(kind, ()) if (kind, one["name"]) not in {*before, *after}]
         data[kind] = in_files + [tomllib.loads(keys) for (of, _), keys in after.items() if of == kind]
-    # A peer concerns no model: that takes a while.
-    role = Role.LISTENER if changed == "peers" else Role.ALL
-    problems = preflight.check_data(data, role).problems
+    problems = preflight.check_data(data, _role_here(settings, changed)).problems
     if problems:
         raise FaultyInput("\n".join(map(_said, problems)), problems)
+
+
+def _role_here(settings: Settings, changed: Kind) -> Role:
+    """As which the change is checked: models only where they run, and of a rule, as that takes a while."""
+    from dicom_node.processes import running
+
+    here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
+    if changed == "rules" and any(role.runs_models for role in here):
+        return Role.ALL
+    return Role.LISTENER if any(role.receives for role in here) else min(here)
 
 
 def _said(problem: ConfigProblem) -> str:

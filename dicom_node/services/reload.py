@@ -47,7 +47,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             role = Role.at(place)
             if problems := preflight.check(files, role).problems:
                 raise ConfigurationError(problems)
-            if refused := _hang_up(settings, pid):
+            if refused := _hang_up(settings, place, pid):
                 raise NotAllowedNow(_refusal(refused, settings, read))
             done.append(place)
     finally:
@@ -81,19 +81,26 @@ def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> s
     return "\n  ".join(["the node keeps the configuration before:", *why])
 
 
-def _hang_up(settings: Settings, pid: int) -> Mapping[str, Any] | None:
+def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
     """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
+    from dicom_node.monitoring.processes import node_name
+
     asked = datetime.now(UTC)
     try:
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
+    ours = node_name(place)
     numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:
             with reading(settings) as session:
-                events = list_events(session, since=asked, numbers=numbers)
+                events = [
+                    event
+                    for event in list_events(session, since=asked, numbers=numbers)
+                    if event["fields"].get("node", ours) == ours  # other machines take things over, too
+                ]
         except DatabaseUnusable as error:
             raise NotAllowedNow(
                 f"the node was asked, what it says is in its log (6010 taken over, 6011 not): {error}"

@@ -7,6 +7,7 @@ start and at each reload, should it be lost.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EnteredTable
 
+_AGAIN_SECONDS = 300.0  # until what could not be taken over is tried again
+_CLOCKS_DIFFER = 60.0  # at most, of the machines that share a folder
 _HEAD = "# Entered by the console or by dicom-node, which write this file anew: change it there.\n"
 
 
@@ -32,23 +35,30 @@ def as_file(rows: Iterable[EnteredTable]) -> str:
     return _HEAD + tables if tables else ""
 
 
+def is_entered(database: Database, kind: str, name: str) -> bool:
+    """Whether the site has it, though this machine may not have taken it over yet."""
+    with database.read() as session:
+        return session.get(EnteredTable, (kind, name)) is not None
+
+
 class EnteredFile:
-    """The file of one node, and whether the database says something else since it was read."""
+    """The file of one node, and whether the database says something else than it runs with."""
 
     def __init__(self, database: Database, data_dir: Path) -> None:
         self.database, self._path = database, data_dir / ENTERED_FILE
-        self._in_force = self._seen = ""
+        self._renewed = self._in_force = self._seen = self._told = ""
+        self._again_at = 0.0
 
     def renew(self) -> bool:
         """Make the file what the database says; whether it was not."""
-        self._in_force = self._seen = text = self._text()
+        self._renewed = text = self._text()
         there = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
         if there == text:
             return False
         if not text:
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
             return True
-        new = self._path.with_suffix(".new")
+        new = self._path.with_suffix(f".new-{os.getpid()}")  # other nodes of the folder do the same
         with new.open("w", encoding="utf-8") as file:  # closed to others by the umask
             file.write(text)
             file.flush()
@@ -56,15 +66,25 @@ class EnteredFile:
         new.replace(self._path)
         return True
 
+    def is_newer_than(self, moment: float) -> bool:
+        """Whether another node may have written it since ``moment`` (time.time); clocks may differ."""
+        return self._path.is_file() and self._path.stat().st_mtime > moment - _CLOCKS_DIFFER
+
+    def taken_over(self) -> None:
+        """The node runs with what ``renew`` wrote."""
+        self._in_force = self._renewed
+
     def is_behind(self) -> bool:
-        """Whether the database has said the same other thing twice in a row: told once for each change.
+        """Whether the database has said the same other thing twice in a row; told again after a while.
 
         Not at the first look: where it was entered the node is asked at once to take it over.
         """
         before, self._seen = self._seen, self._text()
         if self._seen == self._in_force or self._seen != before:
             return False
-        self._in_force = self._seen  # also where it is refused: it would be again
+        if self._seen == self._told and time.monotonic() < self._again_at:
+            return False
+        self._told, self._again_at = self._seen, time.monotonic() + _AGAIN_SECONDS
         return True
 
     def _text(self) -> str:

@@ -25,10 +25,8 @@ from dicom_node.events import (
 )
 from dicom_node.model.roles import Role
 from dicom_node.store.entered import EnteredFile
-from dicom_node.store.tables import EnteredTable
-from dicom_node.store.transitions import utc_now
 from dicom_node.studies.scan import Indexer
-from tests.inbox_lab import Inbox
+from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
 from tests.waiting import wait_until
 
@@ -101,18 +99,21 @@ def test_what_is_entered_on_another_machine_has_the_node_read_its_configuration_
     for _ in range(3):
         node._watch_entered()
     assert sent == []
-    with inbox.database.write() as session:
-        us2 = EnteredTable(kind="peers", name="us2", keys='name = "us2"\nae_title = "US2"\n', version=1)
-        us2.changed_at, us2.changed_by = utc_now(), "anna"
-        session.add(us2)
+    enter_peer(inbox.database, "us2")
     node._watch_entered()
     assert sent == [], "a node of the machine where it was entered takes it over meanwhile"
     for _ in range(3):
         node._watch_entered()
-    assert sent == [(os.getpid(), signal.SIGHUP)], "once, also where it is refused"
-    assert ours.renew()
+    assert sent == [(os.getpid(), signal.SIGHUP)]
+    assert ours.renew(), "and is refused, or fails"
+    monkeypatch.setattr("dicom_node.store.entered._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(ours, "_again_at", 0.0)
     node._watch_entered()
-    assert len(sent) == 1
+    assert len(sent) == 2, "after a while it is asked again"
+    assert not ours.renew()
+    ours.taken_over()
+    node._watch_entered()
+    assert len(sent) == 2
 
 
 def _has(inbox: Inbox, event: EventType) -> bool:

@@ -26,6 +26,7 @@ from dicom_node.events import (
 )
 from dicom_node.model.kinds import ResultKind
 from dicom_node.outbox import retry_all
+from tests.inbox_lab import enter_peer
 from tests.outbox_lab import THREE_FACES, Outbox
 from tests.pacs_lab import ABORT, Pacs, run_pacs
 from tests.ports import free_port
@@ -279,6 +280,17 @@ def test_a_peer_that_was_taken_out_of_the_configuration_makes_dead_letters(
     outbox.add_study(["gone"], ONE)
     outbox.run_until("dead")
     assert "configure it" in outbox.rows()[0]["reason"]
+
+
+def test_what_goes_to_a_peer_that_was_entered_elsewhere_waits_until_it_is_known_here(
+    tmp_path: Path, pacs: Pacs
+) -> None:
+    outbox = Outbox(tmp_path, [pacs.peer()])
+    outbox.add_study(["new"], ONE)
+    enter_peer(outbox.database, "new")
+    for _ in range(3):
+        outbox.worker().run_once()
+    assert outbox.states() == {"pending": 1}
 
 
 def test_a_rejected_association_is_tried_again_and_says_why(tmp_path: Path) -> None:

@@ -66,11 +66,6 @@ class ResultWriter:
         self._files = Files(settings)
         self._tallies = Tallies(settings.workers.models_dir)
 
-    def check_destinations(self, job: ClaimedJob) -> None:
-        """Raise UnknownPeer when a destination of the job was taken out of the configuration."""
-        for name in job.destinations:
-            self._settings.peer(name)
-
     def write(
         self,
         job: ClaimedJob,
@@ -341,7 +336,7 @@ class ResultWriter:
     def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
         found = []
         for name in job.destinations:
-            with contextlib.suppress(UnknownPeer):  # reported by check_destinations at the start
+            with contextlib.suppress(UnknownPeer):  # told at the start of the job
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
 

@@ -18,6 +18,7 @@ from dicom_node.errors import (
     LeaseLost,
     NodeError,
     NoSuchPipeline,
+    NotTakenOverYet,
     ResultRefused,
     StoreAway,
     TimeLimitReached,
@@ -35,11 +36,12 @@ from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, Cause
 from dicom_node.store.database import Database
+from dicom_node.store.entered import is_entered
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
 _NO_IMAGE = "there is no image any more"
-_AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for the object store, longer each time
+_AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for store or peer, longer each time
 _MOST_NAMED = 50  # purged images, in a note
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
@@ -102,7 +104,7 @@ class JobRunner:
                 self._end(attempt, report)
             except JobCancelled:
                 self._results.end(job, JobState.CANCELLED)
-            except StoreAway as away:  # not the job's fault: no try is lost
+            except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
                 self._queue.postpone(job, min(_AWAY_SECONDS * job.attempt, _LONGEST_AWAY_SECONDS), str(away))
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
@@ -113,7 +115,7 @@ class JobRunner:
         job = attempt.job
         try:
             self._try(attempt, report)
-        except (LeaseLost, JobCancelled, StoreAway):
+        except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet):
             raise
         except HandedBack:
             self._queue.hand_back(job)
@@ -141,10 +143,23 @@ class JobRunner:
             else:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
+    def _check_destinations(self, job: ClaimedJob) -> None:
+        """Raise UnknownPeer when a destination of the job was taken out of the configuration.
+
+        Raises NotTakenOverYet where it was entered, and this machine will know it in a moment.
+        """
+        for name in job.destinations:
+            try:
+                self._settings.peer(name)
+            except UnknownPeer:
+                if is_entered(self._database, "peers", name):
+                    raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
+                raise
+
     def _try(self, attempt: _Attempt, report: Progress) -> None:
         job = attempt.job
         attempt.pipeline = pipeline = self._pipelines(job.pipeline)
-        self._results.check_destinations(job)
+        self._check_destinations(job)
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
         if job.gives_up:

@@ -18,12 +18,21 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
-from dicom_node.monitoring.processes import processes
+from dicom_node.monitoring.processes import machine_name, processes
 from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.outbox import held
 from dicom_node.processes import running
 from dicom_node.services.console.overview import disk
-from dicom_node.store.tables import Association, Delivery, Job, ReceivedObject, Result, Study, StudyTrace
+from dicom_node.store.tables import (
+    Association,
+    Delivery,
+    Job,
+    ReceivedObject,
+    Result,
+    SiteProcess,
+    Study,
+    StudyTrace,
+)
 from dicom_node.store.transitions import utc_now
 
 _OPEN_STUDIES = (
@@ -122,13 +131,15 @@ def _processes(session: Session) -> Iterator[Gauge]:
 def not_ready(session: Session, settings: Settings) -> str:
     """Why the node does not take objects now, "" where it does. Raises SQLAlchemyError.
 
-    A console of its own machine takes uploads only: listeners elsewhere are asked by C-ECHO.
+    A console on a machine of its own takes uploads: listeners elsewhere are asked by C-ECHO.
     """
     session.scalar(select(func.count()).where(Study.id == 0))
     if disk(settings)["low"]:
         return "free disk space is under spool.minimum_free_mib"
-    roles = {Role.at(place) for place in running(settings.node.data_dir)}
-    if not any(role.receives for role in roles) and Role.CONSOLE not in roles:
+    runs = {Role.at(place) for place in running(settings.node.data_dir)}
+    told = session.scalars(select(SiteProcess.place).where(SiteProcess.machine == machine_name()))
+    is_lost = any(Role.at(place).receives for place in told)  # where it runs no more
+    if not any(role.receives for role in runs) and (is_lost or Role.CONSOLE not in runs):
         return "no node that receives runs on this machine"
     return ""
 

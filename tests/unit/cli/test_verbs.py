@@ -19,8 +19,7 @@ from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
 from dicom_node.errors import ExitCode, NodeError, NotAllowedNow
 from dicom_node.model.roles import Role
-from dicom_node.node import _locked
-from dicom_node.processes import files_of
+from dicom_node.processes import files_of, taken_place
 from dicom_node.services.reload import _refuse_other_files
 from tests.unit.cli.conftest import CONFIG, Run, audited
 
@@ -291,7 +290,7 @@ def test_a_reload_takes_a_link_that_leads_to_other_files_by_now(site: Path) -> N
     link = site.with_name("mounted.toml")
     link.symlink_to(site)
     (site.parent / "var").mkdir()
-    with _locked(load([site]), Role.ALL, [link]) as place:
+    with taken_place(load([site]).node.data_dir, Role.ALL, [link]) as place:
         link.unlink()
         link.symlink_to(site.with_name("new.toml"))
         link.write_bytes(site.read_bytes())
@@ -306,7 +305,8 @@ def test_a_reload_is_in_the_audit(run: Run, filled: Path, monkeypatch: pytest.Mo
     refusal = {"fields": {"keys": "listener.port"}}
     monkeypatch.setattr("dicom_node.processes.running", lambda _: {"worker-1": 1, "worker-2": 2})
     monkeypatch.setattr("dicom_node.processes.files_of", lambda *_: set())
-    monkeypatch.setattr("dicom_node.services.reload._hang_up", lambda _, pid: refusal if pid == 2 else None)
+    said = [None, None, refusal]  # by process id
+    monkeypatch.setattr("dicom_node.services.reload._hang_up", lambda *asked: said[asked[-1]])
     monkeypatch.setattr("dicom_node.preflight.check", lambda *_: Mock(problems=()))
     refused = run("reload", "--config", filled)
     assert refused.status == 1 and "listener.port" in refused.err

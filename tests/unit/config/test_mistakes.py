@@ -59,9 +59,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "rules.ultrasound.options.keep_words = ['R-CY']: not in pictures for far, which is de-identified"),
         ("port = 4242", 'port = 4242\nretain = ["device"]',
          "peers.pacs.retain = device: without deidentify = true it says nothing"),
-        ("", '[[peers]]\nname = "old"\nae_title = "OLD"\nhost = "h"\nport = 104\nmay = ["receive"]\n'
-         "silent_hours = 24\n",
-         "peers.old.silent_hours = 24: nothing comes from a peer that may not send"),
         ("port = 4242", 'port = 4242\nretain = ["dates"]',
          "retain[0] = 'dates': must be one of modified_dates, patient_characteristics, device, descriptors"),
         ("", '[[peers]]\nname = "us2"\nae_title = "us1"\n',

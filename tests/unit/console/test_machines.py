@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from dicom_node.model.roles import UserRole
+from dicom_node.monitoring.processes import Sign, SignsOfLife
 from dicom_node.store.absence import outage
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
@@ -51,6 +52,22 @@ def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None
         free = console.settings.spool.model_copy(update={"minimum_free_mib": 0})
         console.app.state.site = replace(site, settings=site.settings.model_copy(update={"spool": free}))
         assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
+
+
+def test_a_console_of_its_own_is_ready_unless_a_listener_beside_it_was_lost(
+    console: ConsoleLab,
+) -> None:
+    browser = console.browser()
+    with (console.settings.node.data_dir / "console-1.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        assert browser.get("/readyz") == 200
+        listener = SignsOfLife(console.app.state.site.database, "listener-1", "vm/listener-1")
+        listener.report([Sign("main", 7)], ["listener-1"])
+        assert browser.get("/readyz") == 503
+        listener.leave()
+        assert browser.get("/readyz") == 200
 
 
 def from_here(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, address: str) -> None:

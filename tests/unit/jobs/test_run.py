@@ -21,7 +21,7 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.studies import quarantine
 from dicom_node.studies.comparison import reindex
-from tests.inbox_lab import Inbox
+from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import configuration, register, work
@@ -257,6 +257,24 @@ def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reas
     [job] = other.jobs()
     assert job.state is JobState.FAILED and "no peer is called 'pacs'" in job.reason
     other.close()
+
+
+def test_a_job_for_a_peer_that_was_entered_elsewhere_waits_until_it_is_known_here(
+    make: Make, tmp_path: Path
+) -> None:
+    node = make()
+    node.receive(ultrasound("early"))
+    node.settle()
+    enter_peer(node.database, "pacs")
+    config = configuration()
+    config["peers"][1]["name"] = "renamed"
+    config["rules"][0]["send_to"] = ["renamed"]
+    behind = Inbox(tmp_path / "var", config)
+    work(behind)
+    [job] = behind.jobs()
+    assert (job.state, job.tries) == (JobState.QUEUED, 0)
+    assert "yet to take over the peer pacs" in job.reason
+    behind.close()
 
 
 def test_an_unknown_pipeline_fails_the_job_with_the_names_that_there_are(make: Make, tmp_path: Path) -> None:

@@ -117,14 +117,6 @@ def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObjec
     assert number.ConceptNameCodeSequence[0].EquivalentCodeSequence[0].CodeValue == "111012"
 
 
-def test_no_object_for_a_reader_writes_a_class_as_files_do(cr: SourceObject) -> None:
-    serous = finding(CARDIOMEGALY, 0.834, cr.image.uid, BOX, label="Serous_Cystadenoma", reliability="half.")
-    for kind in (ResultKind.SR, ResultKind.GSPS):
-        written = str(one(kind, context(), cr, found(serous)))
-        assert "Serous Cystadenoma" in written
-        assert "Serous_" not in written
-
-
 def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
     uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
     report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))

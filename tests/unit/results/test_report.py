@@ -140,6 +140,15 @@ def test_how_far_the_findings_go_is_said_in_the_conclusion_and_on_the_image(tmp_
     assert "Not assessed" not in on_image and "age is unknown" not in on_image
 
 
+def test_no_object_for_a_reader_writes_a_class_as_files_do(tmp_path: Path) -> None:
+    one = film(tmp_path)
+    serous = finding(EFFUSION, 0.834, one.image.uid, BOX, label="Serous_Cystadenoma", reliability="half.")
+    faces = built(context(), one, PipelineResult(findings=(serous,)))
+    for kind in (ResultKind.SR, ResultKind.GSPS):
+        assert "Serous Cystadenoma" in str(faces[kind])
+        assert "Serous_" not in str(faces[kind])
+
+
 @pytest.mark.parametrize(("unsure", "word"), [(True, "suspected"), (False, "found")])
 def test_nothing_is_called_not_found_where_the_model_is_unsure(
     tmp_path: Path, unsure: bool, word: str

@@ -132,4 +132,4 @@ def _receivers(settings: Settings) -> dict[str, str]:
 
 def _senders(settings: Settings) -> dict[str, str]:
     found = {peer.name: peer.ae_title for peer in settings.peers if "send" in peer.may}
-    return found | ({CONSOLE_NAME: CONSOLE_AE_TITLE} if settings.console.enabled else {})
+    return found | {CONSOLE_NAME: CONSOLE_AE_TITLE}
