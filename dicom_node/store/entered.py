@@ -18,7 +18,7 @@ from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EnteredTable
 
-_AGAIN_SECONDS = 300.0  # until what could not be taken over is tried again
+_FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0  # until what could not be taken over is tried again
 _CLOCKS_DIFFER = 60.0  # at most, of the machines that share a folder
 _HEAD = "# Entered by the console or by dicom-node, which write this file anew: change it there.\n"
 
@@ -47,7 +47,7 @@ class EnteredFile:
     def __init__(self, database: Database, data_dir: Path) -> None:
         self.database, self._path = database, data_dir / ENTERED_FILE
         self._renewed = self._in_force = self._seen = self._told = ""
-        self._again_at = 0.0
+        self._again_at, self._pause = 0.0, _FIRST_PAUSE
 
     def renew(self) -> bool:
         """Make the file what the database says; whether it was not."""
@@ -75,16 +75,18 @@ class EnteredFile:
         self._in_force = self._renewed
 
     def is_behind(self) -> bool:
-        """Whether the database has said the same other thing twice in a row; told again after a while.
+        """Whether the database has said the same other thing twice in a row; told again ever more seldom.
 
         Not at the first look: where it was entered the node is asked at once to take it over.
         """
         before, self._seen = self._seen, self._text()
         if self._seen == self._in_force or self._seen != before:
             return False
-        if self._seen == self._told and time.monotonic() < self._again_at:
+        if self._seen != self._told:
+            self._told, self._pause, self._again_at = self._seen, _FIRST_PAUSE, 0.0
+        if time.monotonic() < self._again_at:
             return False
-        self._told, self._again_at = self._seen, time.monotonic() + _AGAIN_SECONDS
+        self._again_at, self._pause = time.monotonic() + self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         return True
 
     def _text(self) -> str:

@@ -106,7 +106,6 @@ def test_what_is_entered_on_another_machine_has_the_node_read_its_configuration_
         node._watch_entered()
     assert sent == [(os.getpid(), signal.SIGHUP)]
     assert ours.renew(), "and is refused, or fails"
-    monkeypatch.setattr("dicom_node.store.entered._AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(ours, "_again_at", 0.0)
     node._watch_entered()
     assert len(sent) == 2, "after a while it is asked again"
