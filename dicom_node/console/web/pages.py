@@ -120,8 +120,11 @@ def person(text: str) -> str:
 
 
 def unit(number: str) -> str:
-    """A number with its unit (UCUM): "{pixels}" without its braces, none for "{ratio}" and "1"."""
-    return re.sub(r"\{(.*)\}$", r"\1", re.sub(r" (\{ratio\}|1)$", "", number))
+    """A number with its unit (UCUM): "{pixels}" without its braces, none for "{ratio}" and "1".
+
+    Both numbers of "0.75 {ratio} (cut-off 0.41 {ratio})".
+    """
+    return re.sub(r"\{(.*?)\}", r"\1", re.sub(r" (\{ratio\}|1)(?=$| \(|\)$)", "", number))
 
 
 def number_name(name: str) -> str:

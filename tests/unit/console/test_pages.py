@@ -300,6 +300,8 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
         ("139.2 mm", "139.2 mm"),
         ("0.57 {ratio}", "0.57"),
         ("3 1", "3"),
+        ("0.75 {ratio} (cut-off 0.41 {ratio})", "0.75 (cut-off 0.41)"),
+        ("83 % (cut-off 41 %)", "83 % (cut-off 41 %)"),
     ],
 )
 def test_only_a_unit_that_is_none_is_left_out(number: str, shown: str) -> None:

@@ -58,4 +58,4 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, measured:
     assert [row["number"] for row in measurements(path)] == (["0.543 {ratio}"] if measured else [])
     drawn = {(row["finding"], row["number"]) for row in places(path)}
     ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if measured else set()
-    assert drawn == {("Cardiomegaly", ""), *ratios}
+    assert drawn == {("Cardiomegaly", "83.0 % (cut-off 41.0 %)"), *ratios}
