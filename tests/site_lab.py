@@ -19,7 +19,7 @@ from tests.node_lab import Node
 from tests.postgres_lab import start_postgres
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
-CONFIG = """
+_CONFIG = """
 [spool]
 minimum_free_mib = 100
 [assembly]
@@ -65,6 +65,13 @@ options = {{ command = ["/bin/sh", "-c", "{_WRITES}"], model = "none", version =
 """
 
 
+def site_config(
+    pacs: int, results: str = '["sr"]', quiet: float = 0.3, processes: int = 1, rules: str = PROGRAM
+) -> str:
+    """Of each of its nodes. ``pacs``: its DICOM port; ``processes``: workers of one node."""
+    return _CONFIG.format(pacs=pacs, results=results, quiet=quiet, processes=processes) + rules
+
+
 @dataclass(frozen=True)
 class Site:
     """Nodes that share a database and a data folder or a bucket, each with a configuration of its own."""
@@ -97,8 +104,7 @@ def running_site(
     ``processes``: workers of each worker's machine.
     """
     with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
-        config = CONFIG.format(pacs=pacs.dicom_port, results=results, quiet=quiet, processes=processes)
-        config += rules + more
+        config = site_config(pacs.dicom_port, results, quiet, processes, rules) + more
 
         def node(role: str, number: int) -> Node:
             name = f"{role}-{number}"

@@ -26,7 +26,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.site_lab import CONFIG, PROGRAM
+from tests.site_lab import site_config
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.debian("postgresql")
@@ -56,7 +56,7 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     migrate.upgrade(database)
     pair.be_synchronous()
     with run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs:
-        config = CONFIG.format(pacs=pacs.port, results='["sr"]', quiet=0.3, processes=1) + PROGRAM
+        config = site_config(pacs.port)
         with running(Node(tmp_path, config, database_url=url)) as node:
             assert store(node.port, [image("before")], "US1") == [0x0000]
             node.wait_for(["delivered"])

@@ -15,7 +15,7 @@ from dicom_node.store.tables import Lease, Result
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.site_lab import CONFIG, PROGRAM
+from tests.site_lab import site_config
 from tests.waiting import wait_until
 
 _CONSOLE = "[console]\nenabled = true\nport = {port}\n"
@@ -25,7 +25,7 @@ _CONSOLE = "[console]\nenabled = true\nport = {port}\n"
 @pytest.mark.timeout(300)
 def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str) -> None:
     with run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs, ExitStack() as site:
-        config = CONFIG.format(pacs=pacs.port, results='["sr"]', quiet=0.3, processes=1) + PROGRAM
+        config = site_config(pacs.port)
         port = free_port()
         parts = {
             "scheduler": config,

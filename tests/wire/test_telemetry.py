@@ -13,7 +13,7 @@ from tests.collector_lab import running_collector, text
 from tests.modality import ultrasound
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.site_lab import CONFIG, PROGRAM
+from tests.site_lab import site_config
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
 
@@ -36,7 +36,7 @@ def test_a_study_is_one_trace_from_its_association_to_confirmation(tmp_path: Pat
     images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
     with running_collector() as collector, run_pacs(Pacs(free_port(), ae_title="ORTHANC")) as pacs:
         collector.answer = 503
-        config = CONFIG.format(pacs=pacs.port, results='["sr"]', quiet=0.3) + PROGRAM
+        config = site_config(pacs.port)
         config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
         with running(Node(tmp_path, config)) as node:
             assert store(node.port, images, "US1") == [0x0000] * 2
