@@ -38,6 +38,7 @@ def test_marks_are_switched_off_by_a_key(page: Page, tmp_path: Path) -> None:
 def test_the_slider_goes_from_before_to_after(page: Page, tmp_path: Path) -> None:
     page.goto("/studies/images/1")
     page.click("text=Cleaned")
+    page.wait_for_selector("#compare")  # shown by the page's script
     page.focus("#compare input")
     share = {}
     for key in ("Home", "End"):
