@@ -257,9 +257,12 @@ class Background:
             timers.append((self._once_a_site(report_outages), 60.0))
             hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
-        # With a bucket each node has a spool of its own.
-        if self._role.indexes if bucket else self._role.keeps_time:
-            compare = self._compare_spool if bucket else self._when_held(_SITE, self._compare_spool)
+        compare: Callable[[], None] | None = None
+        if bucket and self._role.indexes:  # each node has a spool of its own
+            compare = self._compare_spool
+        elif not bucket and self._role.keeps_time:
+            compare = self._when_held(_SITE, self._compare_spool)
+        if compare:
             begin = datetime.now(UTC)
             self._scheduler.add_job(self._outlasting(compare), "interval", days=1, next_run_time=begin)
         for function, seconds in timers:

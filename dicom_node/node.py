@@ -99,7 +99,8 @@ class _MainProcess:
         self._console = self._make_console(settings)
         self._former_consoles: list[Child] = []  # of configurations before, until the newest serves
         self._console_serves = False
-        self._waiting_for = {child.name for child in self._children()} or {"console"} & {str(role)}
+        awaited = [self._console] if role is Role.CONSOLE and self._console else self._children()
+        self._waiting_for = {child.name for child in awaited}
         self._background = self._make_background(settings)
 
     def start(self) -> None:
@@ -118,7 +119,7 @@ class _MainProcess:
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
         self._background.start(self._scanned)
-        if not self._children() and self._role is not Role.CONSOLE:  # one that delivers or keeps time only
+        if not self._children() and self._role is not Role.CONSOLE:  # it delivers or keeps time only
             self._say_ready()
 
     def reload(self) -> None:

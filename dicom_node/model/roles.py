@@ -37,7 +37,7 @@ class Role(StrEnum):
     @property
     def indexes(self) -> bool:
         """Whether it puts objects into the spool, and takes its turn at indexing and assembling them."""
-        return self.receives or self is Role.CONSOLE
+        return self.may_serve_console
 
     @property
     def keeps_time(self) -> bool:

@@ -216,7 +216,9 @@ def _role_here(settings: Settings, changed: Kind) -> Role:
     here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
     if changed == "rules" and any(role.runs_models for role in here):
         return Role.ALL
-    return Role.LISTENER if any(role.receives for role in here) else min(here)
+    if any(role.receives for role in here):
+        return Role.LISTENER
+    return Role.CONSOLE if Role.CONSOLE in here else min(here)
 
 
 def _said(problem: ConfigProblem) -> str:

@@ -243,16 +243,21 @@ def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) ->
     assert len([row for row in results(node) if row.kind is ResultKind.SC]) == 1
 
 
+def without_pacs(tmp_path: Path) -> Inbox:
+    """The same node, which knows no peer of that name any more."""
+    config = configuration()
+    config["peers"][1]["name"] = "renamed"
+    config["rules"][0]["send_to"] = ["renamed"]
+    return Inbox(tmp_path / "var", config)
+
+
 def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reason(
     make: Make, tmp_path: Path
 ) -> None:
     node = make()
     node.receive(ultrasound("gone"))
     node.settle()
-    config = configuration()
-    config["peers"][1]["name"] = "renamed"
-    config["rules"][0]["send_to"] = ["renamed"]
-    other = Inbox(tmp_path / "var", config)
+    other = without_pacs(tmp_path)
     assert work(other) == 1
     [job] = other.jobs()
     assert job.state is JobState.FAILED and "no peer is called 'pacs'" in job.reason
@@ -266,10 +271,7 @@ def test_a_job_for_a_peer_that_was_entered_elsewhere_waits_until_it_is_known_her
     node.receive(ultrasound("early"))
     node.settle()
     enter_peer(node.database, "pacs")
-    config = configuration()
-    config["peers"][1]["name"] = "renamed"
-    config["rules"][0]["send_to"] = ["renamed"]
-    behind = Inbox(tmp_path / "var", config)
+    behind = without_pacs(tmp_path)
     work(behind)
     [job] = behind.jobs()
     assert (job.state, job.tries) == (JobState.QUEUED, 0)
