@@ -57,7 +57,7 @@ class Ultrasound:
     """
 
     name = "ultrasound"
-    version = "2.8"
+    version = "2.9"
     options: Mapping[str, type] = MappingProxyType(
         {
             "policy": str,

@@ -36,6 +36,7 @@ from ai_pipeline.burnin.decide.whole_lines import (
     inner,
     ruler_digits,
     with_all_letters,
+    without_boxes_across_lines,
     without_cut_lines,
 )
 from ai_pipeline.burnin.decide.writing import Text, covered, find_texts, overlap, share_of
@@ -254,7 +255,8 @@ def _whole_lines(
     allowed: Allowed,
 ) -> list[Text]:  # fmt: skip
     """The texts as lines that stay or go whole."""
-    best = by_their_block(by_best_reading(texts))
+    single = without_boxes_across_lines(by_best_reading(texts), picture.shape)
+    best = by_their_block(single)
     whole = with_all_letters(best, strokes, picture, reader, MARGIN, allowed)
     return without_cut_lines(whole, policy.removes, picture)
 

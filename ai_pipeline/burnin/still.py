@@ -15,7 +15,7 @@ from ai_pipeline.burnin.annotation.kinds import Annotation, CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.whole_lines import around
-from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered, text_meaning
+from ai_pipeline.burnin.decide.writing import Candidate, candidates, covered
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpaint import black_out, inpaint
 from ai_pipeline.burnin.fill.inpainters import Inpainter
@@ -91,8 +91,8 @@ class Verifier:
         certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
         if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
-        line = candidate.read(self.tools.reader)
-        return self.policy.removes(text_meaning(box, line, self.allowed)) if line.legible else certain
+        text = candidate.text(self.tools.reader, self.allowed)
+        return self.policy.removes(text.meaning) if text.line.legible else certain
 
     def plan(self, views: Sequence[Picture], header: ImageHeader, *, graphics: bool) -> RemovalPlan:
         """What is removed from a picture, by all its ``views``; errors as of :func:`plan_views`."""

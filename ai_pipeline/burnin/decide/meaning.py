@@ -31,6 +31,7 @@ from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.vocabulary import (
     ALSO_NAMES,
     CODES,
+    COUNTED,
     JOINING,
     MAKERS,
     MAKERS_AS_WRITTEN,
@@ -49,6 +50,8 @@ LEAST_CONFIDENCE = 0.85
 LEAST_OF_SETTING, SETTING_CHARACTERS = 0.75, 4
 """The same of a machine setting with so many letters and digits: its keyword, value and unit leave no room
 for a name, and on small pictures they are read less surely."""
+MONTHS, DAYS, YEARS = 12, 31, range(15, 36)
+"""What a number of two digits may be in a date, and the years of cases in a case's number."""
 LONGEST = 120
 """Characters of a text that can be harmless, at most."""
 LONGEST_ITEM = 14
@@ -66,12 +69,16 @@ LENGTH_LABELS = (
     "d|l|w|h|a|b|c|t|ap|tr|cc|si|ml|dist|distance|diam|diameter|length|width|height|depth|wid|hgt|"
     "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|cist mag|cisterna magna|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|"
     "fib|rad|uln|vp|afi|mvp|"
-    "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
+    "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd|"
+    "距离|长度|长径|宽度|高度|深度|厚度|直径|横径|前后径|双顶径|股骨长|"
+    "distancia|longitud|largo|ancho|alto|diámetro|diametro|distância|comprimento|largura|altura|diâmetro|"
+    "longueur|largeur|hauteur|diamètre|abstand|länge|breite|höhe|durchm|durchmesser"
 )
 """Labels of lengths, circumferences and depths, as a regular expression in lower case."""
 _OTHER_LABELS = (
     "vol|volume|bladder vol|pre vol|post vol|area|psv|edv|mdv|tamax|tamean|tamv|ps|md|vel|velocity|vmax|"
-    "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual"
+    "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual|"
+    "头围|腹围|周长|面积|体积|容积|速度|心率|角度|时间|área|volumen|velocidad|fc|aire|vitesse|fläche|volumen|frequenz"
 )
 _HEART = (
     r"(?:(?:asc|desc|prox|sinus|abd) )?ao(?: root| arch| sinus)?|l[av]|r[av]|lvot|rvot|ivc|mpa|rpa|lpa|"
@@ -106,7 +113,7 @@ SETTINGS = (
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     rf"prf {_DECIMAL}",
     r"(?:wf|prf|persist|persistence|filter) (?:low|med|high|max|off|on)",
-    rf"[-+]? ?{_NUMBER} ?(?:db|%|fps)",
+    rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
@@ -117,10 +124,11 @@ SETTINGS = (
     rf"(?:sv|svd|depth|gate|focus|p) ?{_CM} ?[cm]m",
     r"(?:zoom|z|mag) ?\d[.,]\d{1,2} ?x?",
     r"(?:routine )?[1-3](?: ?[+/] ?[1-3])?\.? ?trim(?:ester|estre)?\.?(?: ?/ ?ob)?",  # presets: "2+3.Trim."
-    r"har ?- ?(?:low|mid|high|max|intermedia|intermediate)",
+    r"har ?- ?(?:low|mid|high|max|intermedia|intermediate|alta|media|baja)",
     r"(?:pwr|power) (?:low|med|high|max)",
     r"\d{2,3} ?°? ?/ ?\d{1,3} ?hz|\d{2,3} ?° ?/ ?\d[.,]\d|\d{1,3} ?hz ?/ ?\d{1,2}(?:[.,]\d)? ?cm",
-    r"h[a-z]?(?: (?:[a-z] )?p ?[i1l])? ?\d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
+    r"h[a-z]?(?: (?:[a-z] )?p ?[i1l])? \d[.,]\d{2} ?- ?\d[.,]\d{2}",  # harmonics: "HM PI 6.80 - 2.80"
+    r"h[a-z]? (?:[a-z] )?p ?[i1l] 1\d[.,][6-9]\d ?- ?\d[.,]\d{2}",  # 12.03 is a day, 11.30 a time
     rf"i ?m ?{_INDEX}|i ?t ?[mosc]? ?{_INDEX}",  # mechanical and thermal index in French
     r"h?(?:p[eé]n|g[eé]n|r[eé]s)(?: ?- ?h?(?:p[eé]n|g[eé]n|r[eé]s))+",
     r"prc \d{1,2}(?: ?/ ?\d{1,2}){2}|pr[sc] \d|pst \d|res ?- ?[a-c]|xv ?c ?\d|tac ?\d",
@@ -153,6 +161,8 @@ CALIPER_SIGNS = " \u00f7\u2723\u2725\u2727\u2316\u229e\ue000\uf0a4"
 """What a recogniser makes of a drawn caliper beside its measurement."""
 TICKS = " \u2022\u00b7\u25c6\u25cf-\u2013\u2212"
 """What it makes of the tick beside a ruler's number: "10 •", "4.0 cm-"."""
+QUOTES = "'\"`\u00b4\u2018\u2019"
+"""What it makes of the drawing in a logo, before or after its letters."""
 _CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
 _PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
@@ -178,7 +188,8 @@ def is_setting(text: str, confidence: float) -> bool:
 
 
 def _meaning_of_line(line: str) -> Meaning:
-    if line in MAKERS | MAKERS_AS_WRITTEN or (" " in line and line.upper() in MAKERS):
+    maker = line.strip(TICKS + QUOTES)
+    if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
     if line.upper() in PRESETS or _is_frame_counter(line):
         return Meaning.ACOUSTIC
@@ -238,6 +249,8 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     """Whether these words name anatomy and view, and prove each other harmless."""
     if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
         return _is_orientation(tokens[:-1])  # "CYST 2"
+    if len(tokens) > 1 and re.fullmatch("[A-Da-d]", tokens[-1]) and tokens[-2].upper() in COUNTED:
+        return _is_orientation(tokens[:-1])
     words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
     words = [part for word in words for part in _unstuck(word)]
     upper = [word.upper() for word in words]
@@ -273,6 +286,10 @@ def _is_ruler_mark(line: str) -> bool:
 
 
 def _is_frame_counter(line: str) -> bool:
-    """ "47/56", the frame of a loop, where neither can be a month and the second no day."""
-    match = re.fullmatch(r"(\d{2}) ?/ ?(\d{2})", line)
-    return match is not None and 12 < int(match[1]) <= int(match[2]) and int(match[2]) > 31
+    """ "47/56" or "115/122", the frame of a loop: not where either can be a month, the second a day, or the
+    first the year of a case's number, "24/56"."""
+    match = re.fullmatch(r"(\d{2}) ?/ ?(\d{2})|(\d{3}) ?/ ?(\d{3})", line)
+    if match is None:
+        return False
+    first, last = (int(number) for number in match.groups() if number)
+    return MONTHS < first <= last and last > DAYS and first not in YEARS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 
 import cv2
 import numpy as np
@@ -25,17 +25,17 @@ from ai_pipeline.burnin.annotation.pixels import (
 )
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LEAST_OF_SETTING
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
-from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap, text_meaning
+from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, covered, level_box, overlap, text_meaning
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.contract import Meaning
 
-ALIKE = 0.6
-"""Likeness of two readings of one place, at least."""
 BEYOND, LEVEL = 0.3, 0.6
 """How far a second reading's box reaches beyond the first one's at either end, at most, and their common
 height, at least (heights of the higher, and of the first): a letter is wider."""
+ACROSS = 1.4
+"""Height of a box across several lines, at least (heights of each)."""
 RIM = 0.15
 """What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
 EDGE = 3
@@ -52,6 +52,14 @@ IN_COLUMN, LARGEST_DIGIT, APART = 0.75, 1.6, 1.5
 along that from each of them, at least: the parts of a date are closer (heights of the numbers)."""
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
+BLOCK = 2.5
+"""Distance up to which the lines of a block prove what stands between them (heights of a line)."""
+BETWEEN_SETTINGS = re.compile(r"\W?100 ?[BG60日]?|9\d|FR ?\d\d|P (?:Low|Med|High)")
+"""A power in per cent, with its sign as it is read; what could be an age or a name elsewhere."""
+SETTING_WORDS = ("qualnorm", "frqmid", "wmflow0")
+"""Settings that are words alone, without blanks and with 0 for every digit; "Quan Low" is a name."""
+MISREAD = 0.82
+"""Likeness of a misread word to what it stands for, at least."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
 """A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
 
@@ -65,17 +73,31 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
     proven = [
         text
         for text in texts
-        if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE} and len(_letters(text)) > FEW_CHARACTERS
+        if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE} and len(text.letters) > FEW_CHARACTERS
     ]
     return [_as_proven(text, proven) for text in texts]
+
+
+def without_boxes_across_lines(texts: Sequence[Text], shape: tuple[int, ...]) -> list[Text]:
+    """The texts but those that lie across several lines, all of which were read and proven.
+
+    What the detector took for one line in a blurred view holds nothing that was not read in another.
+    """
+    proven = [text for text in texts if text.meaning is not Meaning.IDENTITY]
+    return [
+        text
+        for text in texts
+        if text.meaning is not Meaning.IDENTITY
+        or len(lines := [one.box for one in proven if _is_across(text.box, one.box)]) < 2
+        or not covered(text.box, paint(lines, shape, 0.0))
+    ]
 
 
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
     """Texts with the meaning that the lines above and below prove: a power in per cent, a model's number.
 
-    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, but not between
-    two settings of one block; "C 50" and "3/2/0" stand below other settings. Every line within reach counts:
-    a name in it proves the contrary.
+    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name, "Frg mid" is
+    misread, but between two settings of one block they are settings; "C 50" and "3/2/0" stand below others.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
@@ -171,7 +193,7 @@ def _with_own_rows(text: Text, fates: Sequence[tuple[Box, bool]], goes: bool, pi
                 bottom = min(bottom, row)
     if (top, bottom) == (box[1], box[3]) or bottom - top < LEAST_ROWS * (box[3] - box[1]):
         return text
-    return replace(text, box=_text_box((left, top, right, bottom), text.box.confidence))
+    return replace(text, box=level_box((left, top, right, bottom), text.box.confidence))
 
 
 def _row_between(box: Box, other: Box, picture: Picture) -> int | None:
@@ -201,25 +223,52 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
     if text.meaning is not Meaning.IDENTITY:
         return text
     for other in proven:
-        if _is_same_place(text.box.box, other.box.box) and _may_say_the_same(text, other):
+        if _is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
             return replace(text, meaning=other.meaning)
     return text
 
 
 def _in_block(text: Text, texts: Sequence[Text]) -> Text:
-    if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
+    if text.meaning is not Meaning.IDENTITY:
         return text
     written = text.line.text.strip()
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
-    below = {_as_proof(other) for other in texts if _is_above(text.box.box, other.box.box)}
-    if above == {Meaning.ACOUSTIC} and (
-        re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
-        or (re.fullmatch(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)", written) and above == below)
-    ):
+    surely = text.line.confidence >= LEAST_CONFIDENCE
+    if surely and above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written):
         return replace(text, meaning=Meaning.ACOUSTIC)
-    if re.fullmatch(r"[A-Z]\d{1,2}", written) and above == {Meaning.LOGO}:
+    if surely and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO)
+    if _may_be_setting(text) and _between_settings(text, texts):
+        return replace(text, meaning=Meaning.ACOUSTIC)
     return text
+
+
+def _may_be_setting(text: Text) -> bool:
+    """Whether a line says what a setting says, but as a name, an age, an initial could, or misread."""
+    if text.line.confidence < LEAST_OF_SETTING:
+        return False
+    word = re.sub(r"\d", "0", text.letters)
+    return bool(
+        get_close_matches(word, SETTING_WORDS, n=1, cutoff=MISREAD)
+        or BETWEEN_SETTINGS.fullmatch(text.line.text.strip())
+    )
+
+
+def _between_settings(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether all lines of a block within reach are settings or may be, and there is a setting on both sides.
+
+    A name in it proves the contrary.
+    """
+    box = text.box.box
+    for side in (
+        [other for other in texts if _is_above(other.box.box, box, BLOCK)],
+        [other for other in texts if _is_above(box, other.box.box, BLOCK)],
+    ):
+        proofs = [_as_proof(other) for other in side if not _may_be_setting(other)]
+        proofs += [other.meaning for other in side if other.meaning is Meaning.ACOUSTIC]
+        if set(proofs) != {Meaning.ACOUSTIC}:
+            return False
+    return True
 
 
 def _as_proof(text: Text) -> Meaning:
@@ -229,12 +278,18 @@ def _as_proof(text: Text) -> Meaning:
     return Meaning.IDENTITY if proves_nothing else text.meaning
 
 
-def _is_above(box: Box, other: Box) -> bool:
-    """Whether a line is above another of its block, not far from it."""
-    reach = ALIGNED * min(box[3] - box[1], other[3] - other[1])
+def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
+    """Whether a line is above another of its block, no farther ``apart`` (heights of a line)."""
+    height = min(box[3] - box[1], other[3] - other[1])
+    reach = ALIGNED * height
     edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
     aligned = any(abs(one - another) <= reach for one, another in edges)
-    return aligned and -reach <= other[1] - box[3] <= reach
+    return aligned and -reach <= other[1] - box[3] <= apart * height
+
+
+def _is_across(box: TextBox, line: TextBox) -> bool:
+    """Whether a box is higher than a line, of which it holds some."""
+    return box.height > ACROSS * line.height and overlap(line.box, box.box) > 0
 
 
 def _is_same_place(box: Box, proven: Box) -> bool:
@@ -242,18 +297,6 @@ def _is_same_place(box: Box, proven: Box) -> bool:
     beyond = max(proven[0] - box[0], box[2] - proven[2])
     common = min(box[3], proven[3]) - max(box[1], proven[1])
     return beyond <= BEYOND * height and common >= LEVEL * (proven[3] - proven[1])
-
-
-def _may_say_the_same(text: Text, proven: Text) -> bool:
-    if not text.line.legible:
-        return True
-    mine, other = _letters(text), _letters(proven)
-    signs = len("".join(proven.line.text.split()))  # a slash may be read as a letter
-    return len(mine) <= signs and SequenceMatcher(None, mine, other).ratio() >= ALIKE
-
-
-def _letters(text: Text) -> str:
-    return "".join(filter(str.isalnum, text.line.text)).casefold()
 
 
 def _read_whole(
@@ -275,10 +318,10 @@ def _read_whole(
         min(left, *(start + part[0] for part in parts)), top,
         max(right, *(start + part[2] for part in parts)), bottom,
     )  # fmt: skip
-    line_box = _text_box(whole, text.box.confidence)
+    line_box = level_box(whole, text.box.confidence)
     line = reader.read(picture, line_box)
     again = Text(line_box, line, text_meaning(line_box, line, allowed))
-    same = line.legible and _letters(again) == _letters(text)  # what was missed is a rim of these letters
+    same = line.legible and again.letters == text.letters  # what was missed is a rim of these letters
     return replace(again, meaning=text.meaning) if same else again
 
 
@@ -293,9 +336,3 @@ def _in_line(box: Box, number: Box, axis: int) -> bool:
 
 def _sides(box: Box) -> tuple[int, int]:
     return box[2] - box[0], box[3] - box[1]
-
-
-def _text_box(box: Box, confidence: float) -> TextBox:
-    left, top, right, bottom = box
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
-    return TextBox(corners, confidence)

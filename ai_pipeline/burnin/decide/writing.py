@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 import cv2
 import numpy as np
@@ -39,6 +40,8 @@ WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
+ALIKE = 0.5
+"""Likeness of two readings of one place, at least."""
 UPRIGHT = 1.5
 """Height of a box in widths, from which its text runs along a vertical line."""
 ACROSS = 0.8
@@ -77,6 +80,21 @@ class Candidate:
         unsure = line.confidence < SURE or is_wide(self.box.length, self.box.height, line)
         return replace(line, legible=False) if self.flow > FILLS and unsure else line
 
+    def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
+        """What is written there, and what it is for.
+
+        What is not proven is read once more, cut out along rows and columns of pixels: letters eight pixels
+        high are blurred by cutting them out along a detector's box, which lies between the pixels. Only a
+        setting of the device is proven that way.
+        """
+        first = Text(self.box, line := self.read(reader), text_meaning(self.box, line, allowed))
+        if first.meaning is not Meaning.IDENTITY or not line.legible:
+            return first
+        level = level_box(self.box.box, self.box.confidence)
+        line = replace(self, box=level).read(reader)
+        again = Text(self.box, line, text_meaning(level, line, allowed))
+        return again if again.meaning is Meaning.ACOUSTIC and first.may_say(again) else first
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
@@ -85,6 +103,17 @@ class Text:
     box: TextBox
     line: Line
     meaning: Meaning
+
+    @property
+    def letters(self) -> str:
+        """Its letters and digits, in lower case."""
+        return "".join(filter(str.isalnum, self.line.text)).casefold()
+
+    def may_say(self, other: Text) -> bool:
+        """Whether this may be a worse reading of what ``other`` says, and has no letter more."""
+        signs = len(other.letters) + other.line.text.count("/")  # a slash may be read as a letter
+        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
+        return len(self.letters) <= signs and alike
 
 
 def find_texts(
@@ -101,9 +130,9 @@ def find_texts(
             overlap(one.box.box, text.box.box) >= SAME for text in texts
         ):
             continue
-        line = one.read(reader)
-        if one.certain or line.legible:
-            texts.append(Text(one.box, line, text_meaning(one.box, line, allowed)))
+        text = one.text(reader, allowed)
+        if one.certain or text.line.legible:
+            texts.append(text)
     texts = [text for text in texts if not _is_of_level_lines(text, texts)]
     texts = [_judged_in_its_phrase(text, texts) for text in texts]
     return [_judged_in_its_line(text, texts, allowed) for text in texts]
@@ -179,6 +208,13 @@ class MeasuredPixels:
         place = index_of(box.box)
         drawn = int(self.strokes[place].sum())
         return int((self.strokes[place] & self.traces[place]).sum()) / drawn if drawn else 0.0
+
+
+def level_box(box: Box, confidence: float) -> TextBox:
+    """A box whose sides run along rows and columns."""
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    return TextBox(corners, confidence)
 
 
 def share_of(mask: Mask, box: TextBox) -> float:

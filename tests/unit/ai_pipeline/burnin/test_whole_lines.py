@@ -15,6 +15,7 @@ from ai_pipeline.burnin.decide.whole_lines import (
     by_their_block,
     ruler_digits,
     with_all_letters,
+    without_boxes_across_lines,
     without_cut_lines,
 )
 from ai_pipeline.burnin.decide.writing import Text
@@ -145,8 +146,11 @@ def test_what_stands_between_two_settings_is_one(
         "CB/M11",
         "P47E3",
         "P4VE3",
-        "100G",
+        "100Y",
+        "1004",
         "CS M45",
+        "Wolf Low",
+        "Qualen M",
         "Quan Low",
         "Saul Low",
         "JM/4",
@@ -158,6 +162,30 @@ def test_no_initials_age_or_number_between_two_settings_is_one(between: str) -> 
         for words, top in (("Gn -3", 20), (between, 40), ("FF3/E2", 60))
     ]
     assert by_their_block(block)[1].meaning is Meaning.IDENTITY
+
+
+@pytest.mark.parametrize("between", ["100G", "·100日", "Qual nom", "Frg mid", "WOF low2"])
+def test_what_is_misread_between_the_settings_of_a_block_is_one(between: str) -> None:
+    def judged(*lines: tuple[str, int]) -> Meaning:
+        block = [text(words, (120, top, 180, top + 18)) for words, top in (*lines, (between, 60))]
+        return by_their_block(block)[-1].meaning
+
+    above, below = ("SRI II 0/CRI 4", 20), ("Gn -1.4", 80)  # an empty line lies between the groups of a block
+    assert judged(above, below) is Meaning.ACOUSTIC
+    assert judged(above) is judged(below) is Meaning.IDENTITY
+    assert judged(above, below, ("Frq mad", 98)) is Meaning.ACOUSTIC  # it may be a setting itself
+    assert judged(above, below, ("KIM", 98)) is Meaning.IDENTITY
+    assert judged(above, ("KIM", 40), below) is Meaning.IDENTITY
+
+
+def test_a_box_across_lines_that_were_all_read_is_no_text_of_its_own() -> None:
+    lines = [text("Frq mid", (100, 40, 180, 56)), text("WMF low1", (100, 57, 180, 73))]
+    across = text("Prq", (98, 42, 180, 72))
+    assert without_boxes_across_lines([*lines, across], SHAPE) == lines
+    for other in (text("Kim", (98, 42, 180, 95)), text("Kim", (98, 42, 180, 57))):  # beyond; of one line
+        assert without_boxes_across_lines([*lines, other], SHAPE) == [*lines, other]
+    unread = [lines[0], text("Kim", (100, 57, 180, 73))]
+    assert without_boxes_across_lines([*unread, across], SHAPE) == [*unread, across]
 
 
 @pytest.mark.parametrize("between", ["95", "FR 92", "P Low"])
