@@ -19,7 +19,7 @@ from ai_pipeline.contract import BURNED_IN
 from ai_training.cards import new_card, weights_row
 from ai_training.networks.outlines import AnatomyGraph
 from ai_training.networks.ovarian import CystEnsemble
-from ai_training.onnx_file import export
+from ai_training.onnx_file import export, store_in_half
 from ai_training.ovarian import gate, outline_fit, predictions
 from ai_training.ovarian.calibration import (
     MISSED,
@@ -95,13 +95,14 @@ def ship(
 
 
 def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
-    """Write the networks as one: input ``images [N, 3, size, size]``, outputs as those of
-    :class:`CystEnsemble`."""
+    """Write the networks as one, stored in half precision: input ``images [N, 3, size, size]``, outputs as
+    those of :class:`CystEnsemble`."""
     _fuse(network)
     example = (torch.zeros(2, 3, size, size),)
     names = ("logits", "features", "places")
     batch = {"images": {0: Dim("batch")}}
     export(network.eval(), example, batch, names, path, ID)
+    store_in_half(path)
 
 
 def write_card(

@@ -11,11 +11,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+import onnxruntime
 import torch
+from torch.export import Dim
 
 from ai_pipeline.burnin.tools import shared_tools
 from ai_training.errors import DataMissing
 from ai_training.networks.ovarian import CystEnsemble
+from ai_training.onnx_file import export, store_in_half
 from ai_training.ovarian import (
     calibration,
     figures,
@@ -91,6 +94,22 @@ def test_the_exported_graph_says_where_each_logit_comes_from(pair: CystEnsemble)
     bias = torch.stack([network.head.bias for network in pair.networks]).mean(0)
     assert features.shape == (2, 1280, 2, 2)
     assert torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
+
+
+def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
+    pair: CystEnsemble, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.onnx"
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = [part.numpy() for part in pair(images)]
+    export(pair, (images,), {"images": {0: Dim("batch")}}, ("logits", "features", "places"), path)
+    single = path.stat().st_size
+    store_in_half(path)
+    assert path.stat().st_size < 0.55 * single
+    found = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
+    for one, wanted in zip(found, expected, strict=True):
+        assert np.abs(one - wanted).max() <= 0.01 * max(1.0, float(np.abs(wanted).max()))
 
 
 def test_a_mirrored_picture_gets_the_same_answer_with_its_places_mirrored(pair: CystEnsemble) -> None:
