@@ -49,6 +49,9 @@ def train_ovarian(
     study: Annotated[
         bool, typer.Option("--study", help="Also run the networks of the folds on cleaned frames.")
     ] = False,
+    cleaned: Annotated[
+        bool, typer.Option("--cleaned", help="Also train networks of the folds on cleaned frames.")
+    ] = False,
     study_frames: Annotated[
         int | None, typer.Option(help="Of --study: so many random frames, and all without yellow marks.")
     ] = None,
@@ -64,7 +67,7 @@ def train_ovarian(
         import torch
 
         from ai_training.ovarian import fit, outline_fit, ship
-        from ai_training.ovarian import study as cleaning
+        from ai_training.ovarian.study import trained, variants
         from ai_training.runs import CHECKPOINT
 
         torch.set_num_threads(threads)
@@ -76,7 +79,9 @@ def train_ovarian(
         outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
         card = ship.ship(data, out, recipe, outline, numbers, report)
         if study:
-            cleaning.run(data, out, recipe, report, most=study_frames)
+            variants.run(data, out, recipe, report, most=study_frames)
+        if cleaned:
+            trained.run(data, out, recipe, report)
     typer.echo(str(card))
 
 
@@ -104,9 +109,9 @@ def evaluate_ovarian(
 
         result = evaluate(data, find(ID, models_dir), report)
         if pictures:
-            from ai_training.ovarian import study
+            from ai_training.ovarian.study import variants
 
-            study.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
+            variants.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
         if write_card:
             with changed_card(own_card(ID, models_dir)) as card:
                 card["metrics"] = result

@@ -13,8 +13,9 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_pipeline.ovarian.outline import Outliner, dice
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.ovarian import figures, gate, predictions, study_figures
+from ai_training.ovarian import figures, gate, predictions
 from ai_training.ovarian.frames import OvarianFrame, ovarian_frames
+from ai_training.ovarian.study import figures as study_figures
 from ai_training.progress import Report, silent
 
 TARGET = 0.90
@@ -37,6 +38,7 @@ def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
         ),
         "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
         "study": study_figures.figures(held_out),
+        "trained_on_cleaned": study_figures.trained_on_cleaned(held_out),
     }
 
 

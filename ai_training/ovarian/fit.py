@@ -87,15 +87,21 @@ def train(
     seeds: Sequence[int] = (1,),
     runs: Sequence[str] = (*FOLD_RUNS, ALL),
     report: Report = silent,
+    *,
+    pixels: Grey | None = None,
 ) -> None:
     """Train ``runs`` (numbers of folds, :data:`ALL`) into ``out/seed-S/``; what is whole there is left.
+
+    ``pixels``: other pictures of the frames, reduced, ``[N, side, side]``.
 
     All seeds learn from the same copies where some are kept. Each run leaves ``best.pt``, and of a fold
     ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, ExperimentError where a
     folder holds a run of another recipe.
     """
     frames = ovarian_frames(data)
-    pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
+    fold = folds(frames)
+    if pixels is None:
+        pixels = reduced([frame.rgb() for frame in frames])
     seen = _seen_copies(pixels, recipe, report) if recipe.copies else None
     for seed, name in product(seeds, runs):
         held_out = fold == int(name) if name != ALL else np.zeros(len(frames), np.bool_)

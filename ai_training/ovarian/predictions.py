@@ -16,6 +16,7 @@ from ai_training.ovarian.frames import LABELS, OvarianFrame
 
 FOLDER = Path(__file__).parent / "held_out"
 TABLE, STUDY, GATE = "out_of_fold.csv", "study.npz", "gate.csv"
+TRAINED_ON_CLEANED = "trained_on_cleaned.npz"
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 

@@ -54,18 +54,28 @@ def _others(result: Mapping[str, Any]) -> Iterator[str]:
         f"outline: Dice {interval(outline['dice'])} (median {outline['median']:.3f}) of {outline['shown']} "
         f"shown in {outline['frames']} test frames, below .5: {outline['below_half']}"
     )
-    if not (study := result["study"]):
-        return
-    for name, words in (("all_frames", "frames"), ("without_yellow_marks", "frames without yellow marks")):
-        table = study[name]
-        rows = table["rows"]
-        yield f"study, {table['frames']} {words} (margin {study['margin']}):"
-        for variant, row in rows.items():
-            yield (
-                f"  {variant:22} macro AUC {interval(row['macro_auc'])}, difference "
-                f"{interval(row['difference'])}, accuracy {interval(row['accuracy'])}, same class "
-                f"{row['same_class']:.0%}, neoplasm AUC {interval(row['neoplasm']['auc'])}, difference "
-                f"{interval(row['neoplasm_difference'])}, activation in lesion "
-                f"{row.get('activation_in_lesion', float('nan')):.2f}, in marks "
-                f"{row['activation_in_marks']:.3f}"
-            )
+    study = result["study"]
+    words = {"all_frames": "frames", "without_yellow_marks": "frames without yellow marks"}
+    for name in filter(study.get, words):
+        yield from _table(
+            f"study, {study[name]['frames']} {words[name]}", study["margin"], study[name]["rows"]
+        )
+    if trained := result["trained_on_cleaned"]:
+        what = f"learned from and tested on, {trained['frames']} frames"
+        yield from _table(what, trained["margin"], trained["rows"])
+
+
+def _table(what: str, margin: float, rows: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{what} (margin {margin}):"
+    for variant, row in rows.items():
+        shares = "".join(
+            f", activation in {place} {row[key]:.3f}"
+            for place in ("lesion", "marks")
+            if (key := f"activation_in_{place}") in row
+        )
+        yield (
+            f"  {variant:22} macro AUC {interval(row['macro_auc'])}, difference "
+            f"{interval(row['difference'])}, accuracy {interval(row['accuracy'])}, same class "
+            f"{row['same_class']:.0%}, neoplasm AUC {interval(row['neoplasm']['auc'])}, difference "
+            f"{interval(row['neoplasm_difference'])}{shares}"
+        )

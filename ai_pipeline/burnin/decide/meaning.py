@@ -50,8 +50,6 @@ LEAST_CONFIDENCE = 0.85
 LEAST_OF_SETTING, SETTING_CHARACTERS = 0.75, 4
 """The same of a machine setting with so many letters and digits: its keyword, value and unit leave no room
 for a name, and on small pictures they are read less surely."""
-MONTHS, DAYS, YEARS = 12, 31, range(15, 36)
-"""What a number of two digits may be in a date, and the years of cases in a case's number."""
 LONGEST = 120
 """Characters of a text that can be harmless, at most."""
 LONGEST_ITEM = 14
@@ -69,16 +67,19 @@ LENGTH_LABELS = (
     "d|l|w|h|a|b|c|t|ap|tr|cc|si|ml|dist|distance|diam|diameter|length|width|height|depth|wid|hgt|"
     "bpd|hc|ac|fl|ofd|hl|crl|nt|nb|cm|cist mag|cisterna magna|tcd|cer|apd|aptd|ttd|gs|gsd|msd|ys|bod|tib|"
     "fib|rad|uln|vp|afi|mvp|"
-    "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd|"
+    "cl|cx|cx l|endo|et|em|imt|avg|max|min|mean|perim|circ|ellipse|skin|ssd|dsd|svd"
+)
+"""Labels of lengths, circumferences and depths, as a regular expression in lower case."""
+LENGTH_LABELS_ELSEWHERE = (
     "距离|长度|长径|宽度|高度|深度|厚度|直径|横径|前后径|双顶径|股骨长|"
     "distancia|longitud|largo|ancho|alto|diámetro|diametro|distância|comprimento|largura|altura|diâmetro|"
     "longueur|largeur|hauteur|diamètre|abstand|länge|breite|höhe|durchm|durchmesser"
 )
-"""Labels of lengths, circumferences and depths, as a regular expression in lower case."""
+"""The same in other languages; as they are words, and body heights are written so, they are no labels of
+anything else."""
 _OTHER_LABELS = (
     "vol|volume|bladder vol|pre vol|post vol|area|psv|edv|mdv|tamax|tamean|tamv|ps|md|vel|velocity|vmax|"
-    "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual|"
-    "头围|腹围|周长|面积|体积|容积|速度|心率|角度|时间|área|volumen|velocidad|fc|aire|vitesse|fläche|volumen|frequenz"
+    "vmean|v|pg|max pg|mean pg|vti|hr|fhr|ef|fs|sv|co|slope|acc|at|pht|angle|time|ratio|stenosis|residual"
 )
 _HEART = (
     r"(?:(?:asc|desc|prox|sinus|abd) )?ao(?: root| arch| sinus)?|l[av]|r[av]|lvot|rvot|ivc|mpa|rpa|lpa|"
@@ -91,6 +92,10 @@ _RATIOS = "ri|r1|pi|s/d|d/s|ci|hc/ac|fl/ac|fl/bpd|fl/hc|a/b|cpr|ica/cca"
 
 MEASUREMENTS = (
     rf"{_WHICH}(?:(?:{LENGTH_LABELS}|{_OTHER_LABELS}) ?(?:[1-9] )?)?{_VALUE}",
+    rf"{_WHICH}(?:{LENGTH_LABELS_ELSEWHERE}) ?(?:[1-9] )?"
+    r"(?:[12]?\d(?:[.,]\d{1,3})? ?cm|\d{1,3}(?:[.,]\d{1,2})? ?mm)",
+    rf"(?:头围|腹围|周长) ?{_CM} ?cm|(?:面积|área|aire|fläche) ?{_NUMBER} ?[cm]m ?2",
+    rf"(?:体积|容积|volumen) ?{_NUMBER} ?(?:ml|cc|cm ?3)|(?:速度|velocidad|vitesse) ?{_NUMBER} ?[cm]m?/s",
     rf"{_WHICH}{_DECIMAL}(?: ?[x×*] ?{_DECIMAL}){{1,2}} ?[cm]m",
     rf"{_WHICH}(?:{_RATIOS}) ?{_DECIMAL}",
     rf"{_WHICH}(?:{_HEART}) ?(?:(?:{_WHAT}) ?)?(?:{_CM} ?cm|{_NUMBER} ?{_HEART_UNIT})",
@@ -249,8 +254,8 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     """Whether these words name anatomy and view, and prove each other harmless."""
     if len(tokens) > 1 and re.fullmatch("#?[1-9]", tokens[-1]) and tokens[-2].upper() in NOUNS:
         return _is_orientation(tokens[:-1])  # "CYST 2"
-    if len(tokens) > 1 and re.fullmatch("[A-Da-d]", tokens[-1]) and tokens[-2].upper() in COUNTED:
-        return _is_orientation(tokens[:-1])
+    if tokens[0].upper() in COUNTED and re.fullmatch("[A-Da-d]?", "".join(tokens[1:])):
+        return True
     words = [word for token in tokens for word in re.split(r"[/&+-]", token.rstrip(".")) if word]
     words = [part for word in words for part in _unstuck(word)]
     upper = [word.upper() for word in words]
@@ -286,10 +291,6 @@ def _is_ruler_mark(line: str) -> bool:
 
 
 def _is_frame_counter(line: str) -> bool:
-    """ "47/56" or "115/122", the frame of a loop: not where either can be a month, the second a day, or the
-    first the year of a case's number, "24/56"."""
-    match = re.fullmatch(r"(\d{2}) ?/ ?(\d{2})|(\d{3}) ?/ ?(\d{3})", line)
-    if match is None:
-        return False
-    first, last = (int(number) for number in match.groups() if number)
-    return MONTHS < first <= last and last > DAYS and first not in YEARS
+    """ "47/56", the frame of a loop, where neither can be a month and the second no day."""
+    match = re.fullmatch(r"(\d{2}) ?/ ?(\d{2})", line)
+    return match is not None and 12 < int(match[1]) <= int(match[2]) and int(match[2]) > 31

@@ -15,7 +15,12 @@ from itertools import combinations
 
 from ai_pipeline.burnin.annotation.kinds import AnnotationKind
 from ai_pipeline.burnin.annotation.pixels import centre_of
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LENGTH_LABELS, spaced
+from ai_pipeline.burnin.decide.meaning import (
+    LEAST_CONFIDENCE,
+    LENGTH_LABELS,
+    LENGTH_LABELS_ELSEWHERE,
+    spaced,
+)
 from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, Reading
 from ai_pipeline.images.header import Calibration, calibrated_regions
 
@@ -34,8 +39,8 @@ _NOT_STRAIGHT = frozenset({"hc", "ac", "circ", "perim", "ellipse", "afi", "mean"
 """Labels of lengths that are not a straight line, or of several."""
 
 _LINEAR = re.compile(
-    rf"(?:[#+×x*] ?)?(?:[1-9] ?)?(?:[+×x*] ?)?(?P<label>{LENGTH_LABELS})? ?(?:[1-9] )?"
-    r"[=~]? ?(?P<value>\d{1,3}(?:[.,]\d{1,3})?) ?(?P<unit>mm|cm)",
+    rf"(?:[#+×x*] ?)?(?:[1-9] ?)?(?:[+×x*] ?)?(?P<label>{LENGTH_LABELS}|{LENGTH_LABELS_ELSEWHERE})?"
+    r" ?(?:[1-9] )?[=~]? ?(?P<value>\d{1,3}(?:[.,]\d{1,3})?) ?(?P<unit>mm|cm)",
     re.IGNORECASE,
 )
 

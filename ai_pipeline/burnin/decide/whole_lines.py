@@ -27,7 +27,7 @@ from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LEAST_OF_SETTING
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
-from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, covered, level_box, overlap, text_meaning
+from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, level_box, overlap, text_meaning
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
 from ai_pipeline.contract import Meaning
 
@@ -54,12 +54,14 @@ ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
 """Distance up to which the lines of a block prove what stands between them (heights of a line)."""
-BETWEEN_SETTINGS = re.compile(r"\W?100 ?[BG60日]?|9\d|FR ?\d\d|P (?:Low|Med|High)")
-"""A power in per cent, with its sign as it is read; what could be an age or a name elsewhere."""
-SETTING_WORDS = ("qualnorm", "frqmid", "wmflow0")
-"""Settings that are words alone, without blanks and with 0 for every digit; "Quan Low" is a name."""
-MISREAD = 0.82
-"""Likeness of a misread word to what it stands for, at least."""
+AMBIGUOUS = re.compile(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)")
+"""Settings that could be an age or a name elsewhere."""
+POWER = re.compile(r"·?100 ?[BG日]?")
+"""A power in per cent, with the padlock beside it as it is read."""
+SETTING_WORDS = ("Qual norm", "Frq mid", "WMF low0")
+"""Settings of words alone, with 0 for every digit."""
+MISREAD = 0.85
+"""Likeness of a misread setting to what it stands for, at least: one sign is another, missing or too much."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
 """A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
 
@@ -79,18 +81,12 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 
 
 def without_boxes_across_lines(texts: Sequence[Text], shape: tuple[int, ...]) -> list[Text]:
-    """The texts but those that lie across several lines, all of which were read and proven.
+    """The texts but those that are not read surely and lie across several lines, all read and proven.
 
     What the detector took for one line in a blurred view holds nothing that was not read in another.
     """
-    proven = [text for text in texts if text.meaning is not Meaning.IDENTITY]
-    return [
-        text
-        for text in texts
-        if text.meaning is not Meaning.IDENTITY
-        or len(lines := [one.box for one in proven if _is_across(text.box, one.box)]) < 2
-        or not covered(text.box, paint(lines, shape, 0.0))
-    ]
+    proven = [text.box for text in texts if text.meaning is not Meaning.IDENTITY]
+    return [text for text in texts if not _is_across_lines(text, proven, shape)]
 
 
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
@@ -238,37 +234,42 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
         return replace(text, meaning=Meaning.ACOUSTIC)
     if surely and above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO)
-    if _may_be_setting(text) and _between_settings(text, texts):
+    if (reach := _proven_within(text)) and _is_between_settings(text, texts, reach):
         return replace(text, meaning=Meaning.ACOUSTIC)
     return text
 
 
-def _may_be_setting(text: Text) -> bool:
-    """Whether a line says what a setting says, but as a name, an age, an initial could, or misread."""
-    if text.line.confidence < LEAST_OF_SETTING:
+def _proven_within(text: Text) -> float:
+    """How near settings must stand above and below a line for it to be one (heights); 0: it is none."""
+    written, surely = text.line.text.strip(), text.line.confidence >= LEAST_CONFIDENCE
+    if surely and AMBIGUOUS.fullmatch(written):
+        return ALIGNED
+    word = re.sub(r"\d", "0", written)
+    misread = POWER.fullmatch(written) or get_close_matches(word, SETTING_WORDS, n=1, cutoff=MISREAD)
+    return BLOCK if misread and text.line.confidence >= LEAST_OF_SETTING else 0.0
+
+
+def _is_between_settings(text: Text, texts: Sequence[Text], reach: float) -> bool:
+    """Whether the next line above and the next below are settings, and nothing near is identity."""
+    others = [
+        other for other in texts if other is not text and not _is_same_place(text.box.box, other.box.box)
+    ]
+    above = [other for other in others if _is_above(other.box.box, text.box.box, reach)]
+    below = [other for other in others if _is_above(text.box.box, other.box.box, reach)]
+    if not above or not below:
         return False
-    word = re.sub(r"\d", "0", text.letters)
-    return bool(
-        get_close_matches(word, SETTING_WORDS, n=1, cutoff=MISREAD)
-        or BETWEEN_SETTINGS.fullmatch(text.line.text.strip())
-    )
+    next_above = max(above, key=lambda one: one.box.box[3])
+    next_below = min(below, key=lambda one: one.box.box[1])
+    near = [other for other in others if other.meaning is Meaning.IDENTITY and _is_near(text, other)]
+    settings = all(_as_proof(one) is Meaning.ACOUSTIC for one in (next_above, next_below))
+    return settings and all(_proven_within(one) > 0 for one in near)
 
 
-def _between_settings(text: Text, texts: Sequence[Text]) -> bool:
-    """Whether all lines of a block within reach are settings or may be, and there is a setting on both sides.
-
-    A name in it proves the contrary.
-    """
-    box = text.box.box
-    for side in (
-        [other for other in texts if _is_above(other.box.box, box, BLOCK)],
-        [other for other in texts if _is_above(box, other.box.box, BLOCK)],
-    ):
-        proofs = [_as_proof(other) for other in side if not _may_be_setting(other)]
-        proofs += [other.meaning for other in side if other.meaning is Meaning.ACOUSTIC]
-        if set(proofs) != {Meaning.ACOUSTIC}:
-            return False
-    return True
+def _is_near(text: Text, other: Text) -> bool:
+    """Whether a text stands no more than a block's reach above, below or beside another."""
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = text.box.box, other.box.box
+    reach = BLOCK * (bottom - top)
+    return max(left, left2) - min(right, right2) <= reach and max(top, top2) - min(bottom, bottom2) <= reach
 
 
 def _as_proof(text: Text) -> Meaning:
@@ -287,9 +288,21 @@ def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
     return aligned and -reach <= other[1] - box[3] <= apart * height
 
 
-def _is_across(box: TextBox, line: TextBox) -> bool:
-    """Whether a box is higher than a line, of which it holds some."""
-    return box.height > ACROSS * line.height and overlap(line.box, box.box) > 0
+def _is_across_lines(text: Text, proven: Sequence[TextBox], shape: tuple[int, ...]) -> bool:
+    """Whether a text lies across two proven lines or more, with no room for a letter beside them."""
+    if text.meaning is not Meaning.IDENTITY or text.line.confidence >= LEAST_CONFIDENCE:
+        return False
+    lines = [
+        line
+        for line in proven
+        if text.box.height > ACROSS * line.height and overlap(line.box, text.box.box) > 0
+    ]
+    if len(lines) < 2:
+        return False
+    letter = max(3, round(min(line.height for line in lines) / 2))
+    open_ = paint([text.box], shape, 0.0) & ~paint(lines, shape, 0.0)
+    square = np.ones((letter, letter), np.uint8)
+    return not cv2.erode(open_.astype(np.uint8), square, borderValue=0).any()
 
 
 def _is_same_place(box: Box, proven: Box) -> bool:

@@ -34,14 +34,18 @@ FILLED = 0.95
 """Share of a box that is filled pixels, from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
+ONE_LINE = 0.6
+"""Height of a box within a line, from which it holds that line (share of the line's height)."""
 FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 WORD_SPACE = 1.5
 """Gap up to which two texts belong to one line (heights of the lower one)."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
-ALIKE = 0.5
+ALIKE = 0.6
 """Likeness of two readings of one place, at least."""
+READ_AS_LETTERS = "/%-"
+"""Signs that are read as a letter or a digit on small pictures."""
 UPRIGHT = 1.5
 """Height of a box in widths, from which its text runs along a vertical line."""
 ACROSS = 0.8
@@ -93,7 +97,9 @@ class Candidate:
         level = level_box(self.box.box, self.box.confidence)
         line = replace(self, box=level).read(reader)
         again = Text(self.box, line, text_meaning(level, line, allowed))
-        return again if again.meaning is Meaning.ACOUSTIC and first.may_say(again) else first
+        proven = again.meaning is Meaning.ACOUSTIC and first.may_say(again)
+        keyword = len(again.letters) > FEW_CHARACTERS and not again.letters.isdigit()
+        return again if proven and keyword else first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,9 +117,9 @@ class Text:
 
     def may_say(self, other: Text) -> bool:
         """Whether this may be a worse reading of what ``other`` says, and has no letter more."""
-        signs = len(other.letters) + other.line.text.count("/")  # a slash may be read as a letter
+        most = len(other.letters) + sum(map(other.line.text.count, READ_AS_LETTERS))
         alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
-        return len(self.letters) <= signs and alike
+        return len(self.letters) <= most and alike
 
 
 def find_texts(
@@ -126,9 +132,7 @@ def find_texts(
     """
     texts: list[Text] = []
     for one in candidates(picture, reader, waves):
-        if (not one.certain and covered(one.box, known)) or any(
-            overlap(one.box.box, text.box.box) >= SAME for text in texts
-        ):
+        if (not one.certain and covered(one.box, known)) or any(_was_read(one.box, text) for text in texts):
             continue
         text = one.text(reader, allowed)
         if one.certain or text.line.legible:
@@ -136,6 +140,15 @@ def find_texts(
     texts = [text for text in texts if not _is_of_level_lines(text, texts)]
     texts = [_judged_in_its_phrase(text, texts) for text in texts]
     return [_judged_in_its_line(text, texts, allowed) for text in texts]
+
+
+def _was_read(box: TextBox, text: Text) -> bool:
+    """Whether what a box holds is part of a text: all that goes, or a line as high as the box.
+
+    A line that stays may have been read in a box of two, of which the other is a name.
+    """
+    line = text.meaning is Meaning.IDENTITY or box.height > ONE_LINE * text.box.height
+    return line and overlap(box.box, text.box.box) >= SAME
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:

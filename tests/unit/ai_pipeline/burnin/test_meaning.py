@@ -31,7 +31,7 @@ HARMLESS = {
         "47/56", "62/73", "MIm:1.5", "Qscan:85",
         "60°/28Hz", "60/ 21Hz", "65°/1.7", "25Hz/15.6cm", "3 Trim./OB", "Penetration", "HL 6.40 - 4.03",
         "HM PI 6.80 - 2.80",
-        "HM PI 11.80 - 2.50", "115/122", "-6cmis", "6cmls", "Har-alta",
+        "HM PI 11.80 - 2.50", "-6cmis", "6cmls", "Har-alta",
         "IM 0.8", "ITm 0.2", "HPén-HGén", "PRC 16/4/1 PRS 4", "PST 0", "RES-A", "XV C3",
         "TAC1", "DVA: 94%", "G 54%", "P 30mm", "T4.4", "Qscan:80 /MDR:50/MFT4.4",
         "Mlm:1.5", "81 kVp", "81kV 2.5mAs",
@@ -46,7 +46,7 @@ HARMLESS = {
         "Asc Ao Diam 3.3 cm", "\ue000 Asc Ao Diam 3.3 cm", "Asc Ao Index 2.0", "LVIDd 4.5 cm", "IVSd 1.1cm",
         "÷ Asc Ao Diam 3.3 cm", "Asc Ao Index", "Index 2.0", "+ Cist Mag", "Cist Mag 5.1 mm", "4.0 cm-",
         "MV E 80 cm/s", "LA Diam 3.4 cm", "RT OVARY D1 2.34 cm", "D", "+", "Dist",
-        "距离 2.28 cm", "1距离3.26cm", "面积 3.2 cm2", "+ Abstand 2.3 cm", "Largo 31 mm",
+        "距离 2.28 cm", "1距离3.26cm", "面积 3.2 cm2", "+ Abstand 2.3 cm", "Largo 31 mm", "周长 12.3 cm",
     ),
     Meaning.SCALE: ("0", "5", "10", "15", "45", "100", "120", "-60", "-4.0", "38.5", "0.5", "+20", "10 •",
         "-10"),
@@ -120,8 +120,9 @@ OTHERS = (
     "C57M4", "P47E3", "100G", "/45", "/KIM", "/MAG.1.67", "/THI", "/KIM 3", "Fra mid", "Frą Kim", "Routine 2",
     "Routine Kim",
     "Lee 2 Trim.", "Quan Low", "Saul Low", "Qual", "WMF Low 45",
-    "24/56", "24/123", "123/24", "12/124", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30", "Kidney B", "Der",
-    "Feto Kim", "Feto Kim B", "Largo", "Alto B", "6cmKs",
+    "24/123", "123/24", "12/124", "115/122", "045/123", "HM P 12.03 - 9.30", "HM PI 12.03 - 9.30",
+    "Kidney B", "Der", "Feto Kim", "Feto Kim B", "Feto Long", "R Stone Feto", "Largo", "Alto B", "Largo 45 s",
+    "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
 given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))

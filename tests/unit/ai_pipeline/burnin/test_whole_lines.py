@@ -148,6 +148,13 @@ def test_what_stands_between_two_settings_is_one(
         "P4VE3",
         "100Y",
         "1004",
+        "1006",
+        "#100",
+        "WM LOW",
+        "WM LOW 45",
+        "Fr. Omid",
+        "FR AMID",
+        "QUAN NORM",
         "CS M45",
         "Wolf Low",
         "Qualen M",
@@ -173,16 +180,37 @@ def test_what_is_misread_between_the_settings_of_a_block_is_one(between: str) ->
     above, below = ("SRI II 0/CRI 4", 20), ("Gn -1.4", 80)  # an empty line lies between the groups of a block
     assert judged(above, below) is Meaning.ACOUSTIC
     assert judged(above) is judged(below) is Meaning.IDENTITY
-    assert judged(above, below, ("Frq mad", 98)) is Meaning.ACOUSTIC  # it may be a setting itself
+    assert judged(above, below, ("Frg mid", 98)) is Meaning.ACOUSTIC  # it may be a setting itself
     assert judged(above, below, ("KIM", 98)) is Meaning.IDENTITY
     assert judged(above, ("KIM", 40), below) is Meaning.IDENTITY
+    assert judged(above, ("Frg mid", 80), ("Gn -1.4", 98)) is Meaning.IDENTITY  # neither proves the other
+    beside = text("KIM MINJUN", (10, 60, 100, 78))
+    block = [text(words, (120, top, 180, top + 18)) for words, top in (above, below, (between, 60))]
+    assert by_their_block([*block, beside])[2].meaning is Meaning.IDENTITY
+
+
+@pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
+@pytest.mark.parametrize("place", [(80, 40, 146, 58), (80, 75, 300, 93)])
+def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str, place: Box) -> None:
+    block = [
+        text("Gn -3", (150, 20, 180, 38)),
+        text("95", (150, 40, 180, 58)),
+        text("DR 60", (150, 60, 190, 78)),
+    ]
+    assert by_their_block(block)[1].meaning is Meaning.ACOUSTIC
+    assert by_their_block([*block, text(name, place)])[1].meaning is Meaning.IDENTITY
 
 
 def test_a_box_across_lines_that_were_all_read_is_no_text_of_its_own() -> None:
     lines = [text("Frq mid", (100, 40, 180, 56)), text("WMF low1", (100, 57, 180, 73))]
-    across = text("Prq", (98, 42, 180, 72))
+    across = text("Prq", (98, 42, 180, 72), confidence=0.5)
     assert without_boxes_across_lines([*lines, across], SHAPE) == lines
-    for other in (text("Kim", (98, 42, 180, 95)), text("Kim", (98, 42, 180, 57))):  # beyond; of one line
+    for other in (
+        text("Kim", (98, 42, 180, 95), confidence=0.5),  # reaches below the lines
+        text("Kim", (88, 42, 180, 72), confidence=0.5),  # there is room for a letter
+        text("Kim", (98, 42, 180, 57), confidence=0.5),  # of one line
+        text("Kim Minjun", (98, 42, 180, 72)),  # read surely
+    ):
         assert without_boxes_across_lines([*lines, other], SHAPE) == [*lines, other]
     unread = [lines[0], text("Kim", (100, 57, 180, 73))]
     assert without_boxes_across_lines([*unread, across], SHAPE) == [*unread, across]

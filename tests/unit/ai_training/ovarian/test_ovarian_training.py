@@ -26,11 +26,11 @@ from ai_training.ovarian import (
     gate,
     outline_fit,
     predictions,
-    study,
-    study_figures,
 )
 from ai_training.ovarian.frames import FOLDS, LABELS, folds, ovarian_frames, reduced
 from ai_training.ovarian.predictions import HeldOut
+from ai_training.ovarian.study import figures as study_figures
+from ai_training.ovarian.study import trained, variants
 
 SMALL = fit.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
 
@@ -80,6 +80,32 @@ def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_p
     network = fit.ensemble(tmp_path, SMALL, [1], "0")
     pixels = reduced([frame.rgb() for frame in frames])[folds(frames) == 0]
     assert np.allclose(fit.outputs_of(network, pixels, SMALL.size)[0], logits, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = ovarian_frames(data)
+    path = trained.run(data, tmp_path, SMALL)
+    with np.load(path) as found:
+        assert tuple(found["names"]) == variants.CLEANED
+        assert found["files"].tolist() == [frame.name for frame in frames]
+        logits = found["logits"]
+    assert np.isfinite(logits).all()
+    network = fit.ensemble(tmp_path / "cleaned" / "1", SMALL, [1], "0")
+    pixels = np.load(tmp_path / "cleaned" / "pixels.npy")[1][folds(frames) == 0]
+    seen = fit.outputs_of(network, pixels, SMALL.size)[0]
+    assert np.allclose(seen, logits[1][folds(frames) == 0], atol=0.02)
+
+    monkeypatch.setattr(fit, "lower_of", None)  # what is whole is left
+    assert np.array_equal(np.load(trained.run(data, tmp_path, SMALL))["logits"], logits)
+
+    made = HeldOut(frames, folds(frames), logits[:1].astype(np.float64))
+    table = study_figures.trained_on_cleaned(made, path.parent)["rows"]
+    assert list(table) == [variants.ORIGINAL, *variants.CLEANED]
+    assert table[variants.CLEANED[0]]["difference"] == [0, 0, 0]
+    assert study_figures.trained_on_cleaned(made, tmp_path) == {}
 
 
 @pytest.fixture(scope="module")
@@ -209,30 +235,30 @@ def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Pa
     frames = ovarian_frames(data)
     fold = np.arange(len(frames)) // len(LABELS) % 2
     truth = np.array([frame.label for frame in frames])
-    logits = np.full((len(study.VARIANTS), len(frames), len(LABELS)), np.nan)
+    logits = np.full((len(variants.VARIANTS), len(frames), len(LABELS)), np.nan)
     scored = np.arange(len(frames)) % 3 != 0  # an interrupted run leaves a part
     logits[:, scored] = 4.0 * np.eye(len(LABELS))[truth[scored]]
-    logits[study.VARIANTS.index("marks only"), scored] = 0.0
-    names, files = np.array(study.VARIANTS), np.array([frame.name for frame in frames])
+    logits[variants.VARIANTS.index("marks only"), scored] = 0.0
+    names, files = np.array(variants.VARIANTS), np.array([frame.name for frame in frames])
     shares = np.full((*logits.shape[:2], 2), 0.25)
     np.savez(tmp_path / predictions.STUDY, names=names, files=files, logits=logits, shares=shares)
     found = study_figures.figures(held_out(data, np.zeros((len(frames), len(LABELS))), fold), tmp_path)
     table = found["all_frames"]
     assert table["frames"] == scored.sum()
-    assert table["rows"][study.OURS]["difference"] == [0.0, 0.0, 0.0]
+    assert table["rows"][variants.OURS]["difference"] == [0.0, 0.0, 0.0]
     assert table["rows"]["marks only"]["difference"][0] == -0.5
-    assert table["rows"][study.ORIGINAL]["activation_in_lesion"] == 0.25
+    assert table["rows"][variants.ORIGINAL]["activation_in_lesion"] == 0.25
     assert study_figures.figures(held_out(data, logits[0], fold), data) == {}
 
 
 def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
     tools = shared_tools()
     frame = ovarian_frames(data)[2]
-    assert set(study.squares(frame, 2, tools, 64, whole=True)) == set(study.VARIANTS)
-    assert set(study.squares(frame, 2, tools, 64, whole=False)) == set(study.TRUTH)
-    made = study.variants(frame, tools)
-    original, marks = made[study.ORIGINAL]
+    assert set(variants.squares(frame, 2, tools, 64, whole=True)) == set(variants.VARIANTS)
+    assert set(variants.squares(frame, 2, tools, 64, whole=False)) == set(variants.TRUTH)
+    made = variants.variants(frame, tools)
+    original, marks = made[variants.ORIGINAL]
     lesion = frame.lesion()
     assert (made["lesion blacked out"][0][lesion] == 0).all()
-    for name in study.CLEANED:
+    for name in variants.CLEANED:
         assert np.array_equal(made[name][0][~marks], original[~marks])

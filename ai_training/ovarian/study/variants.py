@@ -197,7 +197,7 @@ def variants(frame: OvarianFrame, tools: Tools) -> dict[str, tuple[Picture, Mask
     it."""
     picture = frame.rgb()
     marks, lesion = network_mask(picture, tools), frame.lesion()
-    made = {ORIGINAL: picture} | {name: way.fill(picture, marks) for name, way in _ways(tools).items()}
+    made = {ORIGINAL: picture} | {name: way.fill(picture, marks) for name, way in ways(tools).items()}
     made["marks only"] = np.where(marks[..., None], picture, np.uint8(0))
     made["lesion blacked out"] = np.where(lesion[..., None], np.uint8(0), picture)
     crop = _around(lesion)
@@ -214,7 +214,8 @@ def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Pictu
     return {name: (picture, drawn) for name, picture in shown.items()}
 
 
-def _ways(tools: Tools) -> dict[str, Inpainter]:
+def ways(tools: Tools) -> dict[str, Inpainter]:
+    """What fills the marks, by the names :data:`CLEANED`."""
     return {OURS: tools.filler, "Telea": Classical("telea"), "Navier-Stokes": Classical("navier-stokes")}
 
 

@@ -23,7 +23,7 @@ from ai_training.ovarian.calibration import scaled
 from ai_training.ovarian.figures import MARGIN, binary, difference
 from ai_training.ovarian.frames import LABELS, NEOPLASMS
 from ai_training.ovarian.predictions import HeldOut
-from ai_training.ovarian.study import CLEAN, CLEANED, ORIGINAL, PROBES, TRUTH
+from ai_training.ovarian.study.variants import CLEAN, CLEANED, ORIGINAL, PROBES, TRUTH
 
 Scored = Mapping[str, tuple[Floats, Floats]]
 """Variant → logits ``[N, labels]`` and shares ``[N, 2]`` of the activation in lesion and marks."""
@@ -32,15 +32,9 @@ Scored = Mapping[str, tuple[Floats, Floats]]
 def figures(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
     """Macro AUC of every variant with its paired difference to the original; of the frames without yellow
     marks with that to the clean ones. Empty where the study was not run."""
-    if not (folder / predictions.STUDY).is_file():
+    scored = _read(folder / predictions.STUDY, held_out)
+    if not scored:
         return {}
-    with np.load(folder / predictions.STUDY, allow_pickle=False) as found:
-        rows = {str(file): row for row, file in enumerate(found["files"])}
-        order = [rows[frame.name] for frame in held_out.frames]
-        scored = {
-            str(name): (logits[order].astype(np.float64), shares[order].astype(np.float64))
-            for name, logits, shares in zip(found["names"], found["logits"], found["shares"], strict=True)
-        }
     whole, some = _present(scored, held_out, (ORIGINAL, *CLEANED, *PROBES))
     truth, few = _present(scored, held_out, TRUTH)
     return {
@@ -48,6 +42,33 @@ def figures(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, A
         "all_frames": {"frames": len(some.frames), "rows": _table(whole, some, ORIGINAL)},
         "without_yellow_marks": {"frames": len(few.frames), "rows": _table(truth, few, CLEAN)},
     }
+
+
+def trained_on_cleaned(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
+    """The same of networks that learned from frames cleaned in each way, tested on frames cleaned likewise,
+    with their own calibration; the reference is the network of the first seed on originals. Empty where that
+    was not run."""
+    scored = _read(folder / predictions.TRAINED_ON_CLEANED, held_out)
+    if not scored:
+        return {}
+    unknown = np.full((len(held_out.frames), 2), np.nan)
+    table = _table({ORIGINAL: (held_out.logits[0], unknown), **scored}, held_out, ORIGINAL, trained=True)
+    return {"margin": MARGIN, "frames": len(held_out.frames), "rows": table}
+
+
+def _read(path: Path, held_out: HeldOut) -> Scored:
+    """The variants of a file, in the order of the frames; shares are NaN where it has none."""
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as found:
+        rows = {str(file): row for row, file in enumerate(found["files"])}
+        order = [rows[frame.name] for frame in held_out.frames]
+        shape = (*found["logits"].shape[:2], 2)
+        shares = found["shares"] if "shares" in found else np.full(shape, np.nan)
+        return {
+            str(name): (logits[order].astype(np.float64), inside[order].astype(np.float64))
+            for name, logits, inside in zip(found["names"], found["logits"], shares, strict=True)
+        }
 
 
 def _present(scored: Scored, held_out: HeldOut, names: Sequence[str]) -> tuple[Scored, HeldOut]:
@@ -58,13 +79,15 @@ def _present(scored: Scored, held_out: HeldOut, names: Sequence[str]) -> tuple[S
     return {name: (scored[name][0][there], scored[name][1][there]) for name in names}, kept
 
 
-def _table(scored: Scored, held_out: HeldOut, reference: str) -> dict[str, Any]:
-    """One calibration, that of the reference, for all: what is compared is the input alone."""
+def _table(scored: Scored, held_out: HeldOut, reference: str, *, trained: bool = False) -> dict[str, Any]:
+    """One calibration, that of the reference, for all: what is compared is the input alone. What was
+    ``trained`` for its input has its own."""
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     hot = np.eye(len(LABELS))[truth]
     known = [label for label in range(len(LABELS)) if hot[:, label].any()]
     found = {
-        name: _calibrated(logits, scored[reference][0], held_out) for name, (logits, _) in scored.items()
+        name: _calibrated(logits, logits if trained else scored[reference][0], held_out)
+        for name, (logits, _) in scored.items()
     }
     rows = {}
     for name, (_, shares) in scored.items():
