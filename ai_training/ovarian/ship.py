@@ -46,7 +46,7 @@ from ai_training.ovarian.predictions import HeldOut
 from ai_training.progress import Report, silent
 
 ID = "ovarian-efficientnet-lite0"
-VERSION, LOOKS = "2", 2
+VERSION, LOOKS = "3", 3
 """Of the card; how often its held-out frames have been scored by now: once for each version."""
 MEANINGS = {
     "Chocolate_Cyst": "Endometriotic (chocolate) cyst of ovary",
