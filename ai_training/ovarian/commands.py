@@ -66,8 +66,8 @@ def train_ovarian(
     with errors(), progress() as report:
         import torch
 
-        from ai_training.ovarian import fit, outline_fit, ship
-        from ai_training.ovarian.study import trained, variants
+        from ai_training.ovarian import fit, outline_fit, ship, trained_on_cleaned
+        from ai_training.ovarian import study as cleaning
         from ai_training.runs import CHECKPOINT
 
         torch.set_num_threads(threads)
@@ -79,9 +79,9 @@ def train_ovarian(
         outline_fit.train(data, out / "outline", outline, resume=begun, report=report)
         card = ship.ship(data, out, recipe, outline, numbers, report)
         if study:
-            variants.run(data, out, recipe, report, most=study_frames)
+            cleaning.run(data, out, recipe, report, most=study_frames)
         if cleaned:
-            trained.run(data, out, recipe, report)
+            trained_on_cleaned.run(data, out, recipe, report)
     typer.echo(str(card))
 
 
@@ -109,9 +109,9 @@ def evaluate_ovarian(
 
         result = evaluate(data, find(ID, models_dir), report)
         if pictures:
-            from ai_training.ovarian.study import variants
+            from ai_training.ovarian import study
 
-            variants.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
+            study.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
         if write_card:
             with changed_card(own_card(ID, models_dir)) as card:
                 card["metrics"] = result

@@ -13,10 +13,9 @@ from ai_pipeline.models.card import Card
 from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_pipeline.ovarian.outline import Outliner, dice
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.ovarian import figures, gate, predictions
-from ai_training.ovarian.frames import OvarianFrame, ovarian_frames
-from ai_training.ovarian.study import figures as study_figures
+from ai_training.ovarian import figures, gate, predictions, study_figures
 from ai_training.progress import Report, silent
+from ai_training.sets.ovarian import OvarianFrame, ovarian_frames
 
 TARGET = 0.90
 """The design's target of the macro AUC."""

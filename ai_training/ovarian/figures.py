@@ -23,9 +23,9 @@ from ai_training.metrics import (
     resampled_mean_auc,
 )
 from ai_training.ovarian.calibration import cross_fitted
-from ai_training.ovarian.frames import LABELS, MALIGNANT, NEOPLASMS, NORMAL
 from ai_training.ovarian.predictions import HeldOut
 from ai_training.reliability import slope_and_intercept
+from ai_training.sets.ovarian import LABELS, MALIGNANT, NEOPLASMS, NORMAL
 
 PUBLISHED_POSITIVES = 0.31
 """Share of positives that the published table implies (OCI-GAN)."""

@@ -25,7 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from ai_pipeline.models.preprocess import enlarge, normalise
 from ai_pipeline.networks.efficientnet import NAME
 from ai_training.networks.ovarian import CystClassifier, CystEnsemble, cyst_classifier
-from ai_training.ovarian.frames import (
+from ai_training.progress import Report, silent
+from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
+from ai_training.sets.ovarian import (
     FOLDS,
     LABELS,
     MEAN,
@@ -35,8 +37,6 @@ from ai_training.ovarian.frames import (
     ovarian_frames,
     reduced,
 )
-from ai_training.progress import Report, silent
-from ai_training.runs import BEST, CHECKPOINT, Plan, TrainingRun, Validation
 
 ALL = "all"
 """Folder of the run that sees every frame."""

@@ -22,8 +22,8 @@ from ai_pipeline.images.orientation import UPRIGHT
 from ai_training.chest.gate_images import listed, some
 from ai_training.chest.gates import directions_of, linear_head
 from ai_training.metrics import Interval, exact_at_the_ends
-from ai_training.ovarian.frames import grey
 from ai_training.sets.files import read_rgb
+from ai_training.sets.ovarian import grey
 
 OTHERS = ("us_fetal_head", "us_fetal_planes", "us_breast", "cxr_nih")
 """Sets of pictures that are no ovaries; each with splits of its own."""

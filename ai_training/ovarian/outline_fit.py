@@ -23,9 +23,9 @@ from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_pipeline.ovarian.outline import SURE, dice
 from ai_training.networks.outlines import OutlineNetwork
 from ai_training.ovarian.fit import OvarianRecipe, exposed, motion
-from ai_training.ovarian.frames import CHAIN, MEAN, SCALE, OvarianFrame, grey, ovarian_frames
 from ai_training.progress import Report, silent
 from ai_training.runs import Plan, TrainingRun, Validation
+from ai_training.sets.ovarian import CHAIN, MEAN, SCALE, OvarianFrame, grey, ovarian_frames
 
 OUTLINES = 1
 Floats = npt.NDArray[np.float32]

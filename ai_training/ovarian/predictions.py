@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_training.errors import DataMissing
-from ai_training.ovarian.frames import LABELS, OvarianFrame
+from ai_training.sets.ovarian import LABELS, OvarianFrame
 
 FOLDER = Path(__file__).parent / "held_out"
 TABLE, STUDY, GATE = "out_of_fold.csv", "study.npz", "gate.csv"

@@ -30,7 +30,9 @@ from ai_training.ovarian.calibration import (
     scaled,
 )
 from ai_training.ovarian.fit import ALL, OvarianRecipe, ensemble, lower_of, outputs_above
-from ai_training.ovarian.frames import (
+from ai_training.ovarian.predictions import HeldOut
+from ai_training.progress import Report, silent
+from ai_training.sets.ovarian import (
     CHAIN,
     FOLDS,
     LABELS,
@@ -42,8 +44,6 @@ from ai_training.ovarian.frames import (
     ovarian_frames,
     reduced,
 )
-from ai_training.ovarian.predictions import HeldOut
-from ai_training.progress import Report, silent
 
 ID = "ovarian-efficientnet-lite0"
 VERSION, LOOKS = "3", 3

@@ -26,11 +26,12 @@ from ai_training.ovarian import (
     gate,
     outline_fit,
     predictions,
+    study,
+    study_figures,
+    trained_on_cleaned,
 )
-from ai_training.ovarian.frames import FOLDS, LABELS, folds, ovarian_frames, reduced
 from ai_training.ovarian.predictions import HeldOut
-from ai_training.ovarian.study import figures as study_figures
-from ai_training.ovarian.study import trained, variants
+from ai_training.sets.ovarian import FOLDS, LABELS, folds, ovarian_frames, reduced
 
 SMALL = fit.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
 
@@ -87,9 +88,9 @@ def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = ovarian_frames(data)
-    path = trained.run(data, tmp_path, SMALL)
+    path = trained_on_cleaned.run(data, tmp_path, SMALL)
     with np.load(path) as found:
-        assert tuple(found["names"]) == variants.CLEANED
+        assert tuple(found["names"]) == study.CLEANED
         assert found["files"].tolist() == [frame.name for frame in frames]
         logits = found["logits"]
     assert np.isfinite(logits).all()
@@ -99,12 +100,12 @@ def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
     assert np.allclose(seen, logits[1][folds(frames) == 0], atol=0.02)
 
     monkeypatch.setattr(fit, "lower_of", None)  # what is whole is left
-    assert np.array_equal(np.load(trained.run(data, tmp_path, SMALL))["logits"], logits)
+    assert np.array_equal(np.load(trained_on_cleaned.run(data, tmp_path, SMALL))["logits"], logits)
 
     made = HeldOut(frames, folds(frames), logits[:1].astype(np.float64))
     table = study_figures.trained_on_cleaned(made, path.parent)["rows"]
-    assert list(table) == [variants.ORIGINAL, *variants.CLEANED]
-    assert table[variants.CLEANED[0]]["difference"] == [0, 0, 0]
+    assert list(table) == [study.ORIGINAL, *study.CLEANED]
+    assert table[study.CLEANED[0]]["difference"] == [0, 0, 0]
     assert study_figures.trained_on_cleaned(made, tmp_path) == {}
 
 
@@ -235,30 +236,30 @@ def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Pa
     frames = ovarian_frames(data)
     fold = np.arange(len(frames)) // len(LABELS) % 2
     truth = np.array([frame.label for frame in frames])
-    logits = np.full((len(variants.VARIANTS), len(frames), len(LABELS)), np.nan)
+    logits = np.full((len(study.VARIANTS), len(frames), len(LABELS)), np.nan)
     scored = np.arange(len(frames)) % 3 != 0  # an interrupted run leaves a part
     logits[:, scored] = 4.0 * np.eye(len(LABELS))[truth[scored]]
-    logits[variants.VARIANTS.index("marks only"), scored] = 0.0
-    names, files = np.array(variants.VARIANTS), np.array([frame.name for frame in frames])
+    logits[study.VARIANTS.index("marks only"), scored] = 0.0
+    names, files = np.array(study.VARIANTS), np.array([frame.name for frame in frames])
     shares = np.full((*logits.shape[:2], 2), 0.25)
     np.savez(tmp_path / predictions.STUDY, names=names, files=files, logits=logits, shares=shares)
     found = study_figures.figures(held_out(data, np.zeros((len(frames), len(LABELS))), fold), tmp_path)
     table = found["all_frames"]
     assert table["frames"] == scored.sum()
-    assert table["rows"][variants.OURS]["difference"] == [0.0, 0.0, 0.0]
+    assert table["rows"][study.OURS]["difference"] == [0.0, 0.0, 0.0]
     assert table["rows"]["marks only"]["difference"][0] == -0.5
-    assert table["rows"][variants.ORIGINAL]["activation_in_lesion"] == 0.25
+    assert table["rows"][study.ORIGINAL]["activation_in_lesion"] == 0.25
     assert study_figures.figures(held_out(data, logits[0], fold), data) == {}
 
 
 def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
     tools = shared_tools()
     frame = ovarian_frames(data)[2]
-    assert set(variants.squares(frame, 2, tools, 64, whole=True)) == set(variants.VARIANTS)
-    assert set(variants.squares(frame, 2, tools, 64, whole=False)) == set(variants.TRUTH)
-    made = variants.variants(frame, tools)
-    original, marks = made[variants.ORIGINAL]
+    assert set(study.squares(frame, 2, tools, 64, whole=True)) == set(study.VARIANTS)
+    assert set(study.squares(frame, 2, tools, 64, whole=False)) == set(study.TRUTH)
+    made = study.variants(frame, tools)
+    original, marks = made[study.ORIGINAL]
     lesion = frame.lesion()
     assert (made["lesion blacked out"][0][lesion] == 0).all()
-    for name in variants.CLEANED:
+    for name in study.CLEANED:
         assert np.array_equal(made[name][0][~marks], original[~marks])

@@ -21,9 +21,9 @@ from ai_training.metrics import (
 from ai_training.ovarian import predictions
 from ai_training.ovarian.calibration import scaled
 from ai_training.ovarian.figures import MARGIN, binary, difference
-from ai_training.ovarian.frames import LABELS, NEOPLASMS
 from ai_training.ovarian.predictions import HeldOut
-from ai_training.ovarian.study.variants import CLEAN, CLEANED, ORIGINAL, PROBES, TRUTH
+from ai_training.ovarian.study import CLEAN, CLEANED, ORIGINAL, PROBES, TRUTH
+from ai_training.sets.ovarian import LABELS, NEOPLASMS
 
 Scored = Mapping[str, tuple[Floats, Floats]]
 """Variant → logits ``[N, labels]`` and shares ``[N, 2]`` of the activation in lesion and marks."""

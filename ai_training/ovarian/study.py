@@ -24,7 +24,8 @@ from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
 from ai_training.networks.ovarian import CystClassifier
 from ai_training.ovarian import predictions
 from ai_training.ovarian.fit import FOLD_RUNS, OvarianRecipe, fitted
-from ai_training.ovarian.frames import (
+from ai_training.progress import Report, silent
+from ai_training.sets.ovarian import (
     CHAIN,
     FEW_MARKS,
     LABELS,
@@ -35,7 +36,6 @@ from ai_training.ovarian.frames import (
     grey,
     ovarian_frames,
 )  # fmt: skip
-from ai_training.progress import Report, silent
 from ai_training.ultrasound.marks.maskers import network_mask
 from ai_training.ultrasound.overlays import HELD_OUT, burn_in
 

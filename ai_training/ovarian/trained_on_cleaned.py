@@ -1,6 +1,6 @@
 """Networks that learn from cleaned frames, each scored on the frames of its fold cleaned in the same way.
 
-In :mod:`ai_training.ovarian.study.variants` networks that learned from originals see cleaned frames. Here
+In :mod:`ai_training.ovarian.study` networks that learned from originals see cleaned frames. Here
 training and test are cleaned, as in OCI-GAN's own comparison; recipe, folds and seed are the same.
 """
 
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.models.preprocess import reduce
 from ai_training.ovarian import fit, predictions
-from ai_training.ovarian.frames import CHAIN, LABELS, OvarianFrame, grey, ovarian_frames
-from ai_training.ovarian.study.variants import CLEANED, ways
+from ai_training.ovarian.study import CLEANED, ways
 from ai_training.progress import Report, silent
+from ai_training.sets.ovarian import CHAIN, LABELS, OvarianFrame, grey, ovarian_frames
 from ai_training.ultrasound.marks.maskers import network_mask
 
 FOLDER, PIXELS = "cleaned", "pixels.npy"
