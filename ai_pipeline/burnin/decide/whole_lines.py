@@ -54,7 +54,7 @@ ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
 """Distance up to which the lines of a block prove what stands between them (heights of a line)."""
-AMBIGUOUS = re.compile(r"100|9\d|FR ?\d\d|P (?:Low|Med|High)")
+AMBIGUOUS = re.compile(r"9\d|FR ?\d\d|P (?:Low|Med|High)")
 """Settings that could be an age or a name elsewhere."""
 POWER = re.compile(r"·?100 ?[BG日]?")
 """A power in per cent, with the padlock beside it as it is read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -187,6 +188,13 @@ def test_what_is_misread_between_the_settings_of_a_block_is_one(between: str) ->
     beside = text("KIM MINJUN", (10, 60, 100, 78))
     block = [text(words, (120, top, 180, top + 18)) for words, top in (above, below, (between, 60))]
     assert by_their_block([*block, beside])[2].meaning is Meaning.IDENTITY
+
+
+def test_a_power_that_is_read_with_and_without_its_padlock_stays_between_two_settings() -> None:
+    lines = [("SRI II 0/CRI 4", 20), ("100", 60), ("100G", 60), ("Gn -1.4", 80)]
+    block = [text(words, (120, top, 180, top + 18), confidence=0.99) for words, top in lines]
+    block[1] = replace(block[1], meaning=Meaning.IDENTITY)  # as it stands beside the other reading
+    assert meanings(by_their_block(block)) == [Meaning.ACOUSTIC] * 4
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
