@@ -87,18 +87,40 @@ def forest(folder: Path, result: Mapping[str, Any]) -> Path:
     rows.append(("mean within sources", within["model"], "black"))
     rows += [(f"  {title}", within[name], GREY) for name, title in BASELINES.items() if name in within]
     known = [row for row in rows if row[1][0] is not None]
-    figure = Figure(figsize=(7, 0.24 * len(known) + 1.2), layout="constrained")
+    figure, axes = _intervals(known)
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8)
+    axes.set(xlabel="AUC, 95 % by patients; after the label its positives", xlim=(0.3, 1.0))
+    return _save(figure, folder / "auc.png")
+
+
+def differences(path: Path, tables: Mapping[str, Mapping[str, Any]], margin: float) -> Path:
+    """Of each table's rows the paired ``difference`` of macro AUC ``[value, low, high]``, a colour a table;
+    what lies left of the dotted line has lost more than ``margin``."""
+    colours = dict(zip(tables, (BLUE, ORANGE, GREEN, GREY), strict=False))
+    rows = [
+        (f"{name} ({table})", row["difference"], colours[table])
+        for table, found in tables.items()
+        for name, row in found.items()
+    ]
+    figure, axes = _intervals(rows)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.axvline(-margin, color=GREY, linestyle=":", linewidth=0.8)
+    axes.set(xlabel="difference of macro AUC, 95 %; dotted: the margin")
+    return _save(figure, path)
+
+
+def _intervals(rows: Sequence[tuple[str, Sequence[float | None], str]]) -> tuple[Figure, Axes]:
+    """A line from low to high for each name, ``[value, low, high]`` and colour, from the top down."""
+    figure = Figure(figsize=(7, 0.24 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
-    for place, (_, values, colour) in enumerate(known):
+    for place, (_, values, colour) in enumerate(rows):
         value, low, high = (float("nan") if v is None else float(v) for v in values)
         axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
         axes.plot(value, place, marker="s", color=colour, markersize=4)
-    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8)
-    axes.set_yticks(range(len(known)), [name for name, _, _ in known], fontsize=7)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)
     axes.invert_yaxis()
-    axes.set(xlabel="AUC, 95 % by patients; after the label its positives", xlim=(0.3, 1.0))
     axes.grid(axis="x", alpha=0.3)
-    return _save(figure, folder / "auc.png")
+    return figure, axes
 
 
 def _evaluation(folder: Path, result: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from ai_pipeline.networks.efficientnet import NAME
+from ai_pipeline.networks.foreign import timm_network
 
 DROP_CONNECT = 0.2
 """Share of the last block's residual branches that are left out in training."""
@@ -78,14 +79,12 @@ class LiteTrunk(nn.Module):
 
 
 class TimmTrunk(nn.Module):
-    """A network of timm without its head, from scratch, such as ``convnext_atto``."""
+    """A network of timm without its head, from scratch, such as ``convnext_atto``. Raises CannotAdapt."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        import timm
-
         self.frozen = 0
-        self.network: Any = timm.create_model(name, pretrained=False, num_classes=0)
+        self.network: Any = timm_network(name, labels=0, channels=3)
         self.channels = int(self.network.num_features)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -93,7 +93,10 @@ def evaluate_ovarian(
     write_card: WriteCard = False,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Also write thirty frames with the activation, as they are and cleaned."),
+        typer.Option(
+            help="Also write thirty frames with the activation, as they are and cleaned, and a plot of what "
+            "cleaning costs."
+        ),
     ] = None,
 ) -> None:
     """Print every figure of classifier, gate, outline and study; intervals by bootstrap over groups.
@@ -109,9 +112,11 @@ def evaluate_ovarian(
 
         result = evaluate(data, find(ID, models_dir), report)
         if pictures:
-            from ai_training.ovarian import study
+            from ai_training.evaluation.plots import differences
+            from ai_training.ovarian import study, study_figures
 
             study.pictures(data, find(ID, models_dir), pictures, SHOWN, report)
+            differences(pictures / "study.png", study_figures.compared(result), result["study"]["margin"])
         if write_card:
             with changed_card(own_card(ID, models_dir)) as card:
                 card["metrics"] = result

@@ -22,8 +22,9 @@ TARGET = 0.90
 
 
 def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
-    """All figures. The outline is measured with the card's own network on the test split, all else is from
-    the committed predictions of the folds. Raises DataMissing, CardError."""
+    """All figures. The outline and the gate on other pictures are measured with the card's own networks on
+    the test splits, all else is from the committed predictions of the folds. Raises DataMissing,
+    CardError."""
     frames = ovarian_frames(data)
     held_out = predictions.read(frames)
     points = card.labels[0]
@@ -32,12 +33,11 @@ def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
         "version": card.version,
         "cross_validation": figures.classification(held_out),
         "answers": figures.answered(held_out, points.threshold, points.absent_below),
-        "gate": gate.figures(
-            predictions.FOLDER / predictions.GATE, card.gate.threshold if card.gate else 1.0
-        ),
+        "gate": gate.figures(predictions.FOLDER / predictions.GATE, OvarianClassifier(card), data, report),
         "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
         "study": study_figures.figures(held_out),
         "trained_on_cleaned": study_figures.trained_on_cleaned(held_out),
+        "other_networks": study_figures.other_networks(held_out),
     }
 
 

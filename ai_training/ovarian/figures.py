@@ -85,25 +85,40 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
 
 
 def answered(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
-    """What the thresholds of a card come to, on probabilities that were fitted to other folds."""
+    """What the thresholds of a card come to, on probabilities that were fitted to other folds; a normal ovary
+    and a malignant lesion are never called."""
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
     best = found.argmax(1)
-    hidden = np.isin(best, [LABELS.index(one) for one in MALIGNANT])
-    told = (found.max(1) >= threshold) & ~hidden
+    sure = found.max(1) >= threshold
+    told = sure & ~np.isin(best, [LABELS.index(one) for one in (*MALIGNANT, NORMAL)])
     right = told & (best == truth)
     own = found[np.arange(len(truth)), truth]
-    malignant, neoplasm = (
-        np.isin(truth, [LABELS.index(one) for one in names]) for names in (MALIGNANT, NEOPLASMS)
-    )
-    normal = told & (best == LABELS.index(NORMAL))
+    malignant = np.isin(truth, [LABELS.index(one) for one in MALIGNANT])
+    normal = sure & (best == LABELS.index(NORMAL))
     return {
         "answered": mean_interval(told.astype(np.float64), weights).as_list(),
         "right": interval(float(right.sum() / told.sum()), (weights @ right) / (weights @ told)).as_list(),
         "own_class_called_absent": mean_interval((own < absent_below) * 1.0, weights).as_list(),
         "malignant_called_another_class": [int((told & malignant).sum()), int(malignant.sum())],
-        "neoplasms_called_normal": [int((normal & neoplasm).sum()), int(neoplasm.sum())],
+        "by_class": {
+            label: _right_of(told & (best == k), right, weights)
+            for k, label in enumerate(LABELS)
+            if (told & (best == k)).any()
+        },
+        "would_be_normal": {
+            **_right_of(normal, best == truth, weights),
+            "malignant": int((normal & malignant).sum()),
+        },
     }
+
+
+def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
+    """Of the frames that were ``called`` something: how many, and the share that is right."""
+    value = float((called & right).sum() / max(called.sum(), 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = (weights @ (called & right)) / (weights @ called)
+    return {"frames": int(called.sum()), "right": interval(value, drawn).as_list()}
 
 
 def binary(

@@ -56,15 +56,21 @@ def write(held_out: HeldOut, folder: Path = FOLDER) -> Path:
     return path
 
 
-def read(frames: Sequence[OvarianFrame], folder: Path = FOLDER) -> HeldOut:
+def others(frames: Sequence[OvarianFrame], folder: Path = FOLDER) -> dict[str, HeldOut]:
+    """The predictions of networks that do not ship, by the name of their table's file. Raises DataMissing."""
+    names = sorted(path.name for path in folder.glob("*.csv") if path.name not in {TABLE, GATE})
+    return {Path(name).stem: read(frames, folder, name) for name in names}
+
+
+def read(frames: Sequence[OvarianFrame], folder: Path = FOLDER, name: str = TABLE) -> HeldOut:
     """The table's predictions of ``frames``. Raises DataMissing where it lacks one."""
     rows: dict[str, Mapping[str, dict[str, str]]] = {}
-    with (folder / TABLE).open(newline="", encoding="utf-8") as file:
+    with (folder / name).open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             rows.setdefault(row["seed"], {})[row["file"]] = row  # type: ignore[index]
     try:
         found = [[seed[frame.name] for frame in frames] for seed in rows.values()]
     except KeyError as error:
-        raise DataMissing(f"{TABLE} has no prediction of {error}: another version of the set?") from error
+        raise DataMissing(f"{name} has no prediction of {error}: another version of the set?") from error
     logits = np.array([[[float(row[label]) for label in LABELS] for row in seed] for seed in found])
     return HeldOut(tuple(frames), np.array([int(row["fold"]) for row in found[0]], np.intp), logits)

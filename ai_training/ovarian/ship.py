@@ -136,8 +136,8 @@ def write_card(
             "method": "softmax(slope · logit + intercept), fitted to out-of-fold predictions of all frames",
             "thresholds": (
                 f"present: the likeliest class, from the probability on from which {RIGHT:.0%} of such "
-                f"answers are right; absent: {MISSED:.0%} of the frames have their own class below it; both "
-                "on probabilities that were fitted to other folds"
+                f"answers are right, but never a normal ovary; absent: {MISSED:.0%} of the frames have their "
+                "own class below it; both on probabilities that were fitted to other folds"
             ),
             "prevalence": {
                 label: round(float((truth == index).mean()), 4) for index, label in enumerate(LABELS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ai_pipeline.burnin.fill.inpainters import Classical, Inpainter
+from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.models.card import Card
+from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.preprocess import enlarge, normalise, reduce
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
 from ai_training.networks.ovarian import CystClassifier
@@ -36,11 +38,19 @@ from ai_training.sets.ovarian import (
     grey,
     ovarian_frames,
 )  # fmt: skip
+from ai_training.ultrasound.inpaint.compared import cards_with_compared, inpainters
 from ai_training.ultrasound.marks.maskers import network_mask
 from ai_training.ultrasound.overlays import HELD_OUT, burn_in
 
 ORIGINAL, OURS = "original", "ours (OCI-GAN type)"
-CLEANED = (OURS, "Telea", "Navier-Stokes")
+FILLED_BY = {
+    OURS: "oci-gan",
+    "Telea": "telea",
+    "Navier-Stokes": "navier-stokes",
+    "U-Net": "unet",
+    "VAE": "vae",
+}
+CLEANED = tuple(FILLED_BY)
 PROBES = ("marks only", "lesion blacked out", "lesion crop")
 CLEAN, MARKED, MARKED_CLEANED = "clean", "marked", "marked, then cleaned"
 TRUTH = (CLEAN, MARKED, MARKED_CLEANED)
@@ -197,7 +207,7 @@ def variants(frame: OvarianFrame, tools: Tools) -> dict[str, tuple[Picture, Mask
     it."""
     picture = frame.rgb()
     marks, lesion = network_mask(picture, tools), frame.lesion()
-    made = {ORIGINAL: picture} | {name: way.fill(picture, marks) for name, way in ways(tools).items()}
+    made = {ORIGINAL: picture} | {name: way.fill(picture, marks) for name, way in ways().items()}
     made["marks only"] = np.where(marks[..., None], picture, np.uint8(0))
     made["lesion blacked out"] = np.where(lesion[..., None], np.uint8(0), picture)
     crop = _around(lesion)
@@ -214,9 +224,11 @@ def truths(frame: OvarianFrame, row: int, tools: Tools) -> dict[str, tuple[Pictu
     return {name: (picture, drawn) for name, picture in shown.items()}
 
 
-def ways(tools: Tools) -> dict[str, Inpainter]:
+@cache
+def ways() -> dict[str, Inpainter]:
     """What fills the marks, by the names :data:`CLEANED`."""
-    return {OURS: tools.filler, "Telea": Classical("telea"), "Navier-Stokes": Classical("navier-stokes")}
+    known = {way.name: way for way in inpainters(cards_with_compared(), usable_cores())}
+    return {shown: known[name] for shown, name in FILLED_BY.items()}
 
 
 def _around(lesion: Mask) -> tuple[slice, slice]:

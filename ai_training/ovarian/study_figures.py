@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ai_pipeline.networks.efficientnet import NAME
 from ai_training.metrics import (
     Floats,
     auc,
@@ -49,10 +50,34 @@ def trained_on_cleaned(held_out: HeldOut, folder: Path = predictions.FOLDER) -> 
     with their own calibration; the reference is the network of the first seed on originals. Empty where that
     was not run."""
     scored = _read(folder / predictions.TRAINED_ON_CLEANED, held_out)
-    if not scored:
+    return _trained(held_out, ORIGINAL, {name: logits for name, (logits, _) in scored.items()})
+
+
+def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of all figures the rows in which something is cleaned or marked, by what was done."""
+    study = result["study"]
+    tables = {
+        "tested on": study["all_frames"]["rows"],
+        "learned from and tested on": result["trained_on_cleaned"].get("rows", {}),
+        "no yellow marks": study["without_yellow_marks"]["rows"],
+    }
+    left_out = {ORIGINAL, CLEAN, *PROBES}
+    return {name: {key: rows[key] for key in rows if key not in left_out} for name, rows in tables.items()}
+
+
+def other_networks(held_out: HeldOut, folder: Path = predictions.FOLDER) -> dict[str, Any]:
+    """The same of other networks on originals, against one seed of the network that ships."""
+    others = predictions.others(held_out.frames, folder)
+    return _trained(held_out, NAME, {name: one.logits[0] for name, one in others.items()})
+
+
+def _trained(held_out: HeldOut, reference: str, others: Mapping[str, Floats]) -> dict[str, Any]:
+    """Networks against that of the first seed, each with its own calibration."""
+    if not others:
         return {}
     unknown = np.full((len(held_out.frames), 2), np.nan)
-    table = _table({ORIGINAL: (held_out.logits[0], unknown), **scored}, held_out, ORIGINAL, trained=True)
+    scored = {name: (logits, unknown) for name, logits in {reference: held_out.logits[0], **others}.items()}
+    table = _table(scored, held_out, reference, trained=True)
     return {"margin": MARGIN, "frames": len(held_out.frames), "rows": table}
 
 

@@ -42,8 +42,13 @@ def _answers(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"at the card's thresholds: answers {interval(found['answered'])}, of them right {right}"
     yield f"  own class called absent {interval(found['own_class_called_absent'])}"
     yield f"  malignant frames called another class: {called} of {of}"
-    called, of = found["neoplasms_called_normal"]
-    yield f"  neoplasms called a normal ovary: {called} of {of}"
+    for label, row in found["by_class"].items():
+        yield f"  {label:30} called on {row['frames']} frames, right {interval(row['right'])}"
+    row = found["would_be_normal"]
+    yield (
+        f"  a normal ovary is never called: on {row['frames']} frames it would be, right "
+        f"{interval(row['right'])}, {row['malignant']} of them malignant"
+    )
 
 
 def _others(result: Mapping[str, Any]) -> Iterator[str]:
@@ -60,9 +65,10 @@ def _others(result: Mapping[str, Any]) -> Iterator[str]:
         yield from _table(
             f"study, {study[name]['frames']} {words[name]}", study["margin"], study[name]["rows"]
         )
-    if trained := result["trained_on_cleaned"]:
-        what = f"learned from and tested on, {trained['frames']} frames"
-        yield from _table(what, trained["margin"], trained["rows"])
+    learned = {"trained_on_cleaned": "learned from and tested on", "other_networks": "other networks"}
+    for name in filter(result.get, learned):
+        found = result[name]
+        yield from _table(f"{learned[name]}, {found['frames']} frames", found["margin"], found["rows"])
 
 
 def _table(what: str, margin: float, rows: Mapping[str, Any]) -> Iterator[str]:

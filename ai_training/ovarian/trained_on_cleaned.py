@@ -61,6 +61,6 @@ def _cleaned(frames: Sequence[OvarianFrame], folder: Path, tools: Tools, report:
         report(row / len(frames), "cleaning")
         picture = frame.rgb()
         marks = network_mask(picture, tools)
-        found[:, row] = [reduce(grey(way.fill(picture, marks)), CHAIN)[0] for way in ways(tools).values()]
+        found[:, row] = [reduce(grey(way.fill(picture, marks)), CHAIN)[0] for way in ways().values()]
     found.flush()
     return found

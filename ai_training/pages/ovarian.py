@@ -78,7 +78,7 @@ def _answers(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     found, answers = metrics["cross_validation"], metrics["answers"]
     calibration = found["calibration"]
     called, of = answers["malignant_called_another_class"]
-    missed, neoplasms = answers["neoplasms_called_normal"]
+    normal = answers["would_be_normal"]
     yield "### When it answers"
     yield ""
     table = card.details["calibration"]
@@ -86,12 +86,17 @@ def _answers(card: Card, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"Probabilities: {table['method']}. Thresholds: {table['thresholds']}."
     yield (
         f"At these it answers for {told} of the frames, of which {right} are right; {absent} of the frames "
-        f"have their own class called absent. Of {of} malignant frames {called} are called another class, of "
-        f"{neoplasms} neoplasms {missed} a normal ovary. "
+        f"have their own class called absent. Of {of} malignant frames {called} are called another class. An "
+        f"ovary is never called normal: of {normal['frames']} such answers {interval(normal['right'])} would "
+        f"be right, and {normal['malignant']} of the frames are malignant. "
         f"Likeliest class: calibration error {calibration['ece']:.3f}, Brier {calibration['brier']:.3f}, "
         f"slope {interval(calibration['slope'])}, intercept {interval(calibration['intercept'])}."
     )
     yield ""
+    by_class = [
+        [name, str(row["frames"]), interval(row["right"])] for name, row in answers["by_class"].items()
+    ]
+    yield from markdown_table(("called", "frames", "right"), by_class)
     rows = [
         [f"{row['coverage']:.0%}", f"{row['least_probability']:.2f}", interval(row["right"])]
         for row in found["risk_coverage"]

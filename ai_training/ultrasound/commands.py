@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
     from ai_pipeline.burnin.annotation.pixels import Mask, Picture
-    from ai_pipeline.burnin.fill.inpainters import Inpainter
     from ai_pipeline.burnin.tools import Tools
     from ai_training.progress import Report
 
@@ -207,10 +206,10 @@ def evaluate_inpaint(
         from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
         from ai_training.ultrasound.inpaint import report as inpaintreport
         from ai_training.ultrasound.inpaint import scores as inpaintscores
-        from ai_training.ultrasound.inpaint.compared import cards_with_compared
+        from ai_training.ultrasound.inpaint.compared import cards_with_compared, inpainters
 
         known = cards_with_compared(models_dir)
-        ways, planned = _inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
+        ways, planned = inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
         result = inpaintscores.evaluate_inpaint(
             data, ways, planned, pictures=pictures, split=split, report=report
         )
@@ -300,15 +299,3 @@ def _planned(
 
     tools = shared_tools(models_dir)
     return lambda picture: node_mask(picture, tools, policy)
-
-
-def _inpainters(known: dict[str, registry.Card], threads: int) -> list[Inpainter]:
-    from ai_pipeline.burnin.fill.inpainters import Classical, Learned, on_onnx
-    from ai_training.ultrasound.inpaint.export import file_id
-
-    ways: list[Inpainter] = []
-    for name in ("unet", "vae", "oci-gan"):
-        card = known.get(file_id(name))
-        if card is not None:
-            ways.append(Learned(name, on_onnx(registry.read(card.file("inpainter")), threads)))
-    return [*ways, Classical("telea"), Classical("navier-stokes")]

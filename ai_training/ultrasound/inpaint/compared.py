@@ -1,12 +1,18 @@
-"""Networks that the study compares and that no pipeline runs: cards with their weights beside them."""
+"""The ways of filling that studies compare: the network that ships, those that no pipeline runs (their cards
+and weights lie beside this file), and the classical ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from ai_pipeline.burnin.fill.inpainters import Classical, Inpainter, Learned, on_onnx
+from ai_pipeline.models import registry
 from ai_pipeline.models.card import Card
-from ai_pipeline.models.registry import cards
+from ai_training.ultrasound.inpaint.export import file_id
 
+NETWORKS = ("unet", "vae", "oci-gan")
+CLASSICAL = ("telea", "navier-stokes")
 COMPARED = Path(__file__).parent / "compared"
 
 
@@ -15,5 +21,15 @@ def cards_with_compared(models_dir: Path | None = None) -> dict[str, Card]:
 
     A card in ``models_dir`` replaces one of the same id. Raises CardError on one that cannot be read.
     """
-    known = {card.id: card for folder in (COMPARED, models_dir) for card in cards(folder)}
+    known = {card.id: card for folder in (COMPARED, models_dir) for card in registry.cards(folder)}
     return dict(sorted(known.items()))
+
+
+def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
+    """All of :data:`NETWORKS` whose cards are ``known``, and :data:`CLASSICAL`. Raises CardError."""
+    ways: list[Inpainter] = []
+    for name in NETWORKS:
+        card = known.get(file_id(name))
+        if card is not None:
+            ways.append(Learned(name, on_onnx(registry.read(card.file("inpainter")), threads)))
+    return [*ways, *map(Classical, CLASSICAL)]

@@ -16,7 +16,11 @@ import torch
 from torch.export import Dim
 
 from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.models.registry import find
+from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_training.errors import DataMissing
+from ai_training.evaluation.plots import differences
 from ai_training.networks.ovarian import CystEnsemble
 from ai_training.onnx_file import export, store_in_half
 from ai_training.ovarian import (
@@ -107,6 +111,29 @@ def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
     assert list(table) == [study.ORIGINAL, *study.CLEANED]
     assert table[study.CLEANED[0]]["difference"] == [0, 0, 0]
     assert study_figures.trained_on_cleaned(made, tmp_path) == {}
+
+
+def test_another_network_is_compared_with_one_seed_of_what_ships(data: Path, tmp_path: Path) -> None:
+    frames = ovarian_frames(data)
+    fold = np.arange(len(frames)) // len(LABELS) % 2
+    truth = np.array([frame.label for frame in frames])
+    right = held_out(data, 4.0 * np.eye(len(LABELS))[truth], fold)
+    predictions.write(held_out(data, np.zeros((len(frames), len(LABELS))), fold), tmp_path)
+    (tmp_path / predictions.TABLE).rename(tmp_path / "convnext_atto.csv")
+    rows = study_figures.other_networks(right, tmp_path)["rows"]
+    assert list(rows) == [fit.NAME, "convnext_atto"]
+    assert rows["convnext_atto"]["difference"][0] == -0.5
+    assert study_figures.other_networks(right, data) == {}
+
+
+def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
+    recipe = fit.recipe(architecture="convnext_atto")
+    assert (recipe.frozen, recipe.copies) == (0, 0)
+    logits, features = fit.cyst_classifier(recipe.architecture, 64, 0, len(LABELS))(torch.zeros(2, 3, 64, 64))
+    assert logits.shape == (2, len(LABELS))
+    assert features.shape == (2, 320, 2, 2)
+    with pytest.raises(CannotAdapt, match="knows no network"):
+        fit.cyst_classifier("resnet_of_nobody", 64, 0, len(LABELS))
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +250,33 @@ def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
     rows = [
         (gate.FRAMES, str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())
     ]
-    gate.write(
-        [*rows, ("others", "a", 0, 3.0), ("others", "a", 1, 0.5), ("others", "a", 2, 2.0)], tmp_path / "g.csv"
-    )
-    found = gate.figures(tmp_path / "g.csv", 1.0)
+    gate.write([*rows, ("others", "a", 0, 3.0)], tmp_path / "g.csv")
     assert gate.threshold(tmp_path / "g.csv") <= max(row[3] for row in rows)
-    assert found[gate.FRAMES]["pictures"] == 40
-    assert found["others"]["passed"][0] == 0.0
+
+
+def test_the_gate_that_ships_is_judged_on_other_pictures(tmp_path: Path) -> None:
+    classifier = OvarianClassifier(find("ovarian-efficientnet-lite0"))
+    assert classifier.card.gate is not None
+    limit = classifier.card.gate.threshold
+    gate.write([(gate.FRAMES, "a", 0, limit - 0.01), (gate.FRAMES, "b", 1, limit + 0.01)], tmp_path / "g.csv")
+    folder = tmp_path / "us_breast"
+    (folder / "images").mkdir(parents=True)
+    cv2.imwrite(str(folder / "images" / "0.png"), np.full((200, 300, 3), 128, np.uint8))
+    (folder / "manifest.csv").write_text("file,split\nimages/0.png,test\n")
+    found = gate.figures(tmp_path / "g.csv", classifier, tmp_path)
+    assert found[gate.FRAMES]["passed"][0] == 0.5
+    assert found["us_breast"]["pictures"] == 1
+    assert found["us_breast"]["passed"][0] == 0.0
+
+
+def test_a_normal_ovary_is_never_called(data: Path) -> None:
+    truth = np.array([frame.label for frame in ovarian_frames(data)])
+    fold = np.arange(len(truth)) // len(LABELS) % 2
+    found = figures.answered(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold), 0.5, 0.01)
+    assert set(found["by_class"]) == set(LABELS) - {"Ovary_Normal", "High-grade_Serous_Cystadenoma"}
+    assert all(row["right"][0] == 1.0 for row in found["by_class"].values())
+    assert found["would_be_normal"]["frames"] == (truth == LABELS.index("Ovary_Normal")).sum()
+    assert found["answered"][0] == 0.75
 
 
 def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Path) -> None:
@@ -250,6 +297,13 @@ def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Pa
     assert table["rows"]["marks only"]["difference"][0] == -0.5
     assert table["rows"][study.ORIGINAL]["activation_in_lesion"] == 0.25
     assert study_figures.figures(held_out(data, logits[0], fold), data) == {}
+
+    result = {"study": found, "trained_on_cleaned": {}}
+    drawn = study_figures.compared(result)
+    assert list(drawn["tested on"]) == list(study.CLEANED)
+    assert list(drawn["no yellow marks"]) == [study.MARKED, study.MARKED_CLEANED]
+    plot = cv2.imread(str(differences(tmp_path / "study.png", drawn, found["margin"])))
+    assert (plot == (178, 114, 0)).all(-1).any()  # blue: the first table's intervals
 
 
 def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
