@@ -31,9 +31,8 @@ class Code:
 
 # No concept of DCM or SCT says it: (113101, DCM, Clean Pixel Data Option) names a de-identification profile.
 BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
-"""The code of findings that say nothing of the patient: annotation that the policy wants gone."""
-# LOINC 59074-5 and 59076-0 are fetal; DCM, SCT and RadLex have no ratio of an adult's heart.
-CARDIOTHORACIC_RATIO = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")
+"""Of findings that say nothing of the patient: annotation that the policy wants gone."""
+CARDIOTHORACIC_RATIO = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")  # none in LOINC, SCT
 
 
 class Decision(StrEnum):
@@ -125,8 +124,8 @@ class Finding:
 
     ``probability`` 0 to 1, None where there is none; ``frame`` 1-based as in DICOM, None in a still;
     ``tracking_uid`` is set by ``results``; ``site``: PS3.16 CID 4031 or SNOMED CT; ``side``: that of the
-    patient on which all regions lie; ``reliability``: how many of such calls are right. The node neither
-    sends nor shows what is ``research_only``."""
+    patient on which all regions lie; ``reliability``: how many of such calls are right. What is
+    ``research_only`` is not shown; nor may it be told from the others where ``exclusive`` ones sum to 1."""
 
     label: str
     code: Code
@@ -143,6 +142,7 @@ class Finding:
     tracking_uid: str = ""
     reliability: str = ""
     research_only: bool = False
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:

@@ -25,6 +25,7 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.images.render import annotate, heatmap_overlay
+from ai_pipeline.shown import without_research
 
 Record = dict[str, Any]
 
@@ -37,7 +38,9 @@ class Folder:
     _stems: dict[str, int] = field(default_factory=dict)
 
     def pictures(self, file: Path, image: SourceImage, result: PipelineResult) -> list[Record]:
-        """Write all pictures of one input and return their entries for the record."""
+        """Write all pictures of one input and return their entries for the record. No finding that is for
+        research only is drawn."""
+        result = without_research(result)
         self.path.mkdir(parents=True, exist_ok=True)
         stem = self._stem(file)
         written = [self._derived(stem, number, derived) for number, derived in enumerate(result.images)]

@@ -223,7 +223,7 @@ def _print_record(record: Record) -> None:
         (
             finding["label"],
             "" if finding["probability"] is None else f"{finding['probability']:.2f}",
-            finding["decision"],
+            finding["decision"] + (" (research only)" if finding["research_only"] else ""),
             "; ".join(_place(region["points"]) for region in finding["regions"]),
         )
         for finding in record["findings"]

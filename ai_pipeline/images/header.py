@@ -19,7 +19,7 @@ AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
 COPIED = (
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions",
-    "PatientOrientation", "PatientSex", "PixelSpacing", "PixelSpacingCalibrationType",
+    "PatientOrientation", "PatientSex", "PregnancyStatus", "PixelSpacing", "PixelSpacingCalibrationType",
     "ImagerPixelSpacing", "PixelAspectRatio", "ConversionType", "PresentationLUTShape",
     "SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription",
     "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",

@@ -39,20 +39,26 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.render import UNSURE
 from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian import intended_use
-from ai_pipeline.ovarian.classifier import OvarianAnalysis, OvarianClassifier, decisions, heatmap
+from ai_pipeline.ovarian.classifier import NORMAL, OvarianAnalysis, OvarianClassifier, decisions, heatmap
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 
 MODEL = "ovarian-efficientnet-lite0"
 NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
-UNSURE_NOTE = "The model does not know which class this is: no class is called present."
-NOT_ASSESSED = (
-    "whether a lesion is malignant (research only), size, blood flow, the other ovary, uterus, free fluid, "
-    "and every kind of lesion that is none of the classes"
+UNSURE_NOTE = (
+    "no class is called present: the model is unsure, sees a normal ovary, or what it does not report; "
+    "nothing is excluded"
 )
+FILLED_NOTE = "no class is called present: {:.0%} of what was outlined was filled or blacked out"
+CHANGED_NOTE = "no class is given: the cleaned picture does not look like an ultrasound frame of an ovary"
+NO_CANCER_EXCLUDED = "whether a lesion is benign; no answer excludes cancer"
+NOT_ASSESSED = (
+    "size, blood flow, the other ovary, uterus, free fluid, and every kind of lesion that is no class of it"
+)
+MOST_FILLED = 0.1
+"""Share of the outline that may be filled: calipers and their lines take less."""
 LESION = Code("52988006", "SCT", "Lesion")  # PS3.16 CID 7151
 OVARY = Code("15497006", "SCT", "Ovary")  # PS3.16 CID 7151
-NORMAL = "Ovary_Normal"
 REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
 
@@ -72,7 +78,7 @@ class Ovarian:
     """
 
     name = "ovarian"
-    version = "1.0"
+    version = "1.1"
     options: Mapping[str, type] = MappingProxyType(
         {"pelvis": bool, "malignancy": bool, "outlines": bool, "heatmaps": bool}
     )
@@ -135,17 +141,18 @@ class Ovarian:
                 continue
             seen = time.perf_counter()
             seconds["clean"] += seen - start
-            analysis, outline = self._of_cleaned(image, cleaned)
+            analysis, outline, filled = self._of_cleaned(image, cleaned)
             seconds["model"] += time.perf_counter() - seen
-            found = self._findings(image, analysis, outline, options)
+            found = self._findings(image, analysis, outline, options, lesion_is_there=filled <= MOST_FILLED)
             findings += found
             pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, outline, options)]
-            notes += [*cleaned.notes, *_notes(image, found, outline)]
+            notes += [*cleaned.notes, *_notes(image, found, outline, filled)]
             readings += cleaned.readings
             values = zip(self._card().labels, analysis.probabilities.tolist(), strict=True)
             scores.append(Scores(image.uid, self._card().ref, {label.name: value for label, value in values}))
         if failures and len(failures) == len(images):
             raise failures[0]
+        notes.append(QualityNote("not assessed", f"{NO_CANCER_EXCLUDED}.", on_faces=True))
         notes.append(QualityNote("not assessed", f"{NOT_ASSESSED}."))
         report(1.0, "ovary")
         seconds["total"] = time.perf_counter() - began
@@ -183,12 +190,21 @@ class Ovarian:
 
     def _of_cleaned(
         self, image: SourceImage, cleaned: CleaningResult
-    ) -> tuple[OvarianAnalysis, LesionOutline]:
-        """What the networks say of the cleaned picture; where nothing was filled that is the picture."""
-        analysis = self._analyse(image)
-        if np.any(cleaned.mask.frames):
-            analysis = self._models()[0].analyse(image.show(cleaned.image.frames[0]))
-        return analysis, self._models()[1].outline(analysis)
+    ) -> tuple[OvarianAnalysis, LesionOutline, float]:
+        """What the networks say of the cleaned picture, and the share of the lesion, as outlined before or
+        after cleaning, that was filled. Where nothing was filled the picture is the cleaned one."""
+        classifier, outliner = self._models()
+        before = self._analyse(image)
+        outline = outliner.outline(before)
+        removed = np.asarray(cleaned.mask.frames[0]) > 0
+        if not removed.any():
+            return before, outline, 0.0
+        analysis = classifier.analyse(image.show(cleaned.image.frames[0]))
+        outlines = outline, outliner.outline(analysis)
+        filled = max(
+            (float(removed[one.mask].mean()) for one in outlines if one.mask is not None), default=0.0
+        )
+        return analysis, outlines[1], filled
 
     def _findings(
         self,
@@ -196,10 +212,17 @@ class Ovarian:
         analysis: OvarianAnalysis,
         outline: LesionOutline,
         options: Mapping[str, object],
+        *,
+        lesion_is_there: bool,
     ) -> list[Finding]:
-        """One for each class; the likeliest one that is shown bears the outline and the heat map."""
+        """One for each class; the likeliest one bears the outline, and if it is present the heat map. None
+        where the cleaned picture is no longer what the model was made for."""
+        if not self._models()[0].in_domain(analysis):
+            return []
         card, hidden = self._card(), not options.get("malignancy", False)
         decided = decisions(analysis.probabilities, card.labels, hidden=hidden)
+        if not lesion_is_there:
+            decided = (Decision.INDETERMINATE,) * len(card.labels)
         found = [
             Finding(
                 label=label.name,
@@ -211,12 +234,12 @@ class Ovarian:
                 model=card.ref,
                 site=label.site,
                 research_only=hidden and not label.supported,
+                exclusive=True,
             )
             for label, value, decision in zip(card.labels, analysis.probabilities, decided, strict=True)
         ]
-        shown = [index for index, finding in enumerate(found) if not finding.research_only]
-        best = max(shown, key=lambda index: found[index].probability or 0.0)
-        if outline.region is not None and found[best].decision is not Decision.ABSENT:
+        best = int(np.argmax(analysis.probabilities))
+        if outline.region is not None and lesion_is_there:
             found[best] = replace(found[best], regions=(outline.region,))
         if options.get("heatmaps", False) and found[best].decision is Decision.PRESENT:
             found[best] = replace(found[best], evidence=heatmap(analysis, best))
@@ -229,12 +252,12 @@ class Ovarian:
         outline: LesionOutline,
         options: Mapping[str, object],
     ) -> list[DerivedImage]:
-        if outline.mask is None or not options.get("outlines", True):
+        outlined = next((one for one in found if one.regions and not one.research_only), None)
+        if outline.mask is None or outlined is None or not options.get("outlines", True):
             return []
-        normal = any(one.label == NORMAL and one.decision is Decision.PRESENT for one in found)
         frames = np.where(outline.mask, np.uint8(255), np.uint8(0))[None]
         what = "outlined by AI, not for diagnostic use"
-        models, structures = (self._card().ref,), (OVARY if normal else LESION,)
+        models, structures = (self._card().ref,), (OVARY if outlined.label == NORMAL else LESION,)
         return [
             DerivedImage(
                 ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=models, organs=structures
@@ -242,10 +265,13 @@ class Ovarian:
         ]
 
 
-def _notes(image: SourceImage, found: Sequence[Finding], outline: LesionOutline) -> list[QualityNote]:
+def _notes(
+    image: SourceImage, found: Sequence[Finding], outline: LesionOutline, filled: float
+) -> list[QualityNote]:
     present = any(finding.decision is Decision.PRESENT for finding in found)
+    told = FILLED_NOTE.format(filled) if filled > MOST_FILLED else UNSURE_NOTE if found else CHANGED_NOTE
     notes = (
-        (not present, UNSURE, UNSURE_NOTE, True),
+        (not present, UNSURE, f"{told}.", True),
         (bool(outline.fault), "no_outline", f"{outline.fault}: none is drawn.", False),
         (image.header.lossy, "lossy", "The image was compressed with loss.", False),
     )

@@ -20,13 +20,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ai_pipeline.contract import Accept, Pipeline, Progress
+from ai_pipeline.shown import without_research
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.errors import JobStopped, TimeLimitReached, WorkerSpent
 from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import StudyFacts, decide
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.images import device_rules_of, opened, shape_sha256
-from dicom_node.jobs.worker.kept_analyses import Analyses, for_the_site, key_of
+from dicom_node.jobs.worker.kept_analyses import Analyses, key_of
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import StudyState
@@ -139,7 +140,7 @@ class Ahead:
             with self._at_work.at(path.name), self.watched(leave) as progress:
                 if isinstance(pipeline.accepts([source], rule.options), Accept):
                     result = pipeline.run([source], progress, rule.options)
-                    shown = for_the_site(result)
+                    shown = without_research(result)
                     kept = self._readings.take(pipeline, rule.options, [source.uid], shown)
                     self._analyses.put(key, kept)
         except _GiveWay:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import DicomImage
+from ai_pipeline.shown import without_research
 from dicom_node.errors import WorkerSpent
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
-from dicom_node.jobs.worker.kept_analyses import Analyses, for_the_site, key_of, merged
+from dicom_node.jobs.worker.kept_analyses import Analyses, key_of, merged
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.results import SourceObject
 
@@ -126,7 +127,7 @@ class ImageAnalysis:
     ) -> PipelineResult:
         result = pipeline.run([source.image for source in sources], report, options)
         uids = [source.image.uid for source in sources]
-        return self.readings.take(pipeline, options, uids, for_the_site(result))
+        return self.readings.take(pipeline, options, uids, without_research(result))
 
 
 def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:

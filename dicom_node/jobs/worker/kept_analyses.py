@@ -37,12 +37,6 @@ def key_of(pipeline: Pipeline, options: Mapping[str, object], spool_name: str, p
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def for_the_site(result: PipelineResult) -> PipelineResult:
-    """The result without findings that are for research only: they neither leave the worker nor are kept."""
-    shown = tuple(finding for finding in result.findings if not finding.research_only)
-    return replace(result, findings=shown)
-
-
 def merged(results: Sequence[PipelineResult]) -> PipelineResult:
     """The results of single images as one; seconds are added up."""
     timings: dict[str, float] = {}

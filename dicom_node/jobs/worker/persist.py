@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision, ModelRef, Pipeline, PipelineResult, Refusal
+from ai_pipeline.shown import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
@@ -342,7 +343,7 @@ class ResultWriter:
 
 
 def _present(result: PipelineResult) -> frozenset[str]:
-    shown = (one for one in result.findings if not one.research_only)
+    shown = without_research(result).findings
     return frozenset(one.code.meaning[:64] for one in shown if one.decision is Decision.PRESENT)  # as reports
 
 

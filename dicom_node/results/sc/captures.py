@@ -11,7 +11,6 @@ from highdicom.sc import SCImage
 from pydicom.dataset import Dataset
 
 from ai_pipeline.contract import Decision, DerivedImage, Finding, Measurement, QualityNote
-from ai_pipeline.errors import PixelError
 from ai_pipeline.images.render import (
     annotate,
     caption,
@@ -107,11 +106,9 @@ def build_heatmap(
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
-    """The image (black if it does not decode) with the text that the AI did not run, and the reason."""
-    try:
-        display = source.stored.image.display(0)
-    except PixelError:
-        display = np.zeros((source.rows, source.columns), np.uint8)
+    """A black picture of the image's size with the text that the AI did not run, and the reason: the image
+    may not decode, and what is burned in was not removed."""
+    display = np.zeros((source.rows, source.columns), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
     return _picture(
         context, source, _Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid

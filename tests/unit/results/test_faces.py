@@ -187,6 +187,12 @@ def test_a_failure_says_so_with_its_reason_even_where_pixels_do_not_decode(tmp_p
     assert picture.pixel_array.max() > 0
 
 
+def test_a_failure_shows_no_pixel_of_the_image(tmp_path: Path) -> None:
+    bright = source(write_image(tmp_path / "cr.dcm", CR, np.full((600, 600), 200, np.uint8)))
+    failed = results.build_failure(context(kinds=[ResultKind.SC]), [bright], "text may be left")
+    assert np.median(read(failed[0]).pixel_array) == 0
+
+
 def test_times_are_those_of_the_analysis_in_the_zone_of_the_source(cr: SourceObject) -> None:
     made = results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX)))
     assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC} <= {built.kind for built in made}

@@ -9,12 +9,12 @@ import pytest
 from ai_pipeline.contract import Code, Decision
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.registry import Label
-from ai_pipeline.ovarian.classifier import decisions, grey_of, in_source, probabilities
+from ai_pipeline.ovarian.classifier import NORMAL, decisions, grey_of, in_source, probabilities
 from ai_pipeline.ovarian.outline import dice, of_mask
 
 LABELS = tuple(
     Label(name, Code(name, "99TEST", name), "test", None, name != "Malignant", 0.6, 0.05, 1.5, intercept)
-    for name, intercept in (("Cyst", 0.0), ("Teratoma", 0.5), ("Malignant", -1.0))
+    for name, intercept in (("Cyst", 0.0), ("Teratoma", 0.5), ("Malignant", -1.0), (NORMAL, 0.0))
 )
 PRESENT, ABSENT, UNCLEAR = Decision.PRESENT, Decision.ABSENT, Decision.INDETERMINATE
 
@@ -22,10 +22,12 @@ PRESENT, ABSENT, UNCLEAR = Decision.PRESENT, Decision.ABSENT, Decision.INDETERMI
 @pytest.mark.parametrize(
     ("found", "hidden", "wanted"),
     [
-        ((0.90, 0.08, 0.02), True, (PRESENT, UNCLEAR, ABSENT)),
-        ((0.50, 0.46, 0.04), True, (UNCLEAR, UNCLEAR, ABSENT)),
-        ((0.10, 0.03, 0.87), True, (UNCLEAR, ABSENT, UNCLEAR)),  # likeliest is hidden: nothing is said
-        ((0.10, 0.03, 0.87), False, (UNCLEAR, ABSENT, PRESENT)),
+        ((0.88, 0.08, 0.02, 0.02), True, (PRESENT, UNCLEAR, UNCLEAR, ABSENT)),
+        ((0.48, 0.46, 0.04, 0.02), True, (UNCLEAR, UNCLEAR, UNCLEAR, ABSENT)),
+        ((0.10, 0.02, 0.86, 0.02), True, (UNCLEAR, UNCLEAR, UNCLEAR, UNCLEAR)),  # hidden: nothing is said
+        ((0.10, 0.02, 0.86, 0.02), False, (UNCLEAR, ABSENT, PRESENT, ABSENT)),
+        ((0.90, 0.08, 0.01, 0.01), False, (PRESENT, UNCLEAR, UNCLEAR, ABSENT)),  # no cancer is excluded
+        ((0.02, 0.06, 0.02, 0.90), True, (ABSENT, UNCLEAR, UNCLEAR, UNCLEAR)),  # no ovary is called normal
     ],
 )
 def test_one_class_is_present_or_none(
@@ -36,7 +38,7 @@ def test_one_class_is_present_or_none(
 
 def test_probabilities_are_the_scaled_softmax() -> None:
     logits = np.array([[2.0, 1.0, -3.0], [800.0, -800.0, 0.0]], np.float32)
-    found = probabilities(logits, LABELS)
+    found = probabilities(logits, LABELS[:3])
     odds = np.exp(np.array([3.0, 2.0, -5.5]))
     assert np.allclose(found[0], odds / odds.sum(), atol=1e-6)
     assert np.allclose(found.sum(1), 1.0)

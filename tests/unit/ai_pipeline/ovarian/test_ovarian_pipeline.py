@@ -19,6 +19,7 @@ from ai_pipeline.images.header import GivenAttributes
 from ai_pipeline.ovarian import pipeline as module
 from ai_pipeline.ovarian.pipeline import Ovarian
 from ai_pipeline.pipelines import PIPELINES, pipeline_class
+from ai_pipeline.shown import without_research
 from tests.unit.ai_pipeline.ovarian.test_intended_use import PELVIS
 
 HIDDEN = "High-grade_Serous_Cystadenoma"
@@ -127,6 +128,31 @@ def test_a_frame_is_cleaned_classified_and_outlined(ovarian: Ovarian, frame: Pat
         left, top, right, bottom = one.regions[0].bounds
         assert 0 <= left < right <= image.header.columns and 0 <= top < bottom <= image.header.rows
     assert "not assessed" in {note.name for note in result.quality}
+
+
+@pytest.mark.data
+def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
+    ovarian: Ovarian, frame: Path
+) -> None:
+    image = open_image(frame, "US", AS_PELVIS)
+    header = image.header
+    box = (header.columns // 4, header.rows // 4, header.columns * 3 // 4, header.rows * 3 // 4)
+    hidden = Frame(image.display(), replace(header, removed_by_hand=(box,)))
+    result = ovarian.run([hidden], quiet, {"heatmaps": True})
+    assert all(one.decision is Decision.INDETERMINATE for one in result.findings)
+    assert not any(one.regions or one.evidence for one in result.findings)
+    assert not any(one.kind is ImageKind.ORGANS for one in result.images)
+    told = next(note for note in result.quality if note.name == "unsure")
+    assert told.on_faces and ("blacked out" in told.text or "does not look like" in told.text)
+
+
+@pytest.mark.data
+def test_what_a_site_gets_does_not_tell_the_malignant_class(ovarian: Ovarian, frame: Path) -> None:
+    found = ovarian.run([open_image(frame, "US", AS_PELVIS)], quiet, {})
+    shown = without_research(found).findings
+    assert {one.label for one in found.findings} - {one.label for one in shown} == {HIDDEN}
+    for one in shown:
+        assert (one.probability is None) == (one.decision is not Decision.PRESENT)
 
 
 @pytest.mark.data
