@@ -175,6 +175,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ai_pipeline.burnin.devices.rules",
         "ai_pipeline.burnin.tools",
         "ai_pipeline.chest.domain_gate",
+        "ai_pipeline.fetal_head.outline",
     ),
     "ai_pipeline.programs": (
         "ai_pipeline.errors",

@@ -42,9 +42,9 @@ from ai_pipeline.ovarian import intended_use
 from ai_pipeline.ovarian.classifier import NORMAL, OvarianAnalysis, OvarianClassifier, decisions, heatmap
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import LesionOutline, Outliner
+from ai_pipeline.ovarian.pixel_gate import PixelGate
 
 MODEL = "ovarian-efficientnet-lite0"
-NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
 UNSURE_NOTE = (
     "no class is called present: the model is unsure, sees a normal ovary, or what it does not report; "
     "nothing is excluded"
@@ -92,7 +92,7 @@ class Ovarian:
     ) -> None:
         """``card``: of another model than the shipped one."""
         self._models_dir, self._device_rules, self._given = models_dir, device_rules, card
-        self._networks: tuple[OvarianClassifier, Outliner] | None = None
+        self._networks: tuple[OvarianClassifier, Outliner, PixelGate] | None = None
         self._analysed: deque[_AnalysedFrame] = deque(maxlen=REMEMBERED)
 
     def warm_up(self) -> None:
@@ -112,7 +112,7 @@ class Ovarian:
         return accept(
             images,
             lambda image: refused_by_header(image.header, rule_says_pelvis=pelvis),
-            lambda image: None if self._models()[0].in_domain(self._analyse(image)) else NOT_LIKE,
+            lambda image: self._models()[2].refused(image.display(), self._analyse(image)),
             lambda: self._card().ref,
         )
 
@@ -170,10 +170,11 @@ class Ovarian:
     def _card(self) -> Card:
         return self._given or (self._networks[0].card if self._networks else find(MODEL, self._models_dir))
 
-    def _models(self) -> tuple[OvarianClassifier, Outliner]:
+    def _models(self) -> tuple[OvarianClassifier, Outliner, PixelGate]:
         if self._networks is None:
             card = self._card()
-            self._networks = OvarianClassifier(card), Outliner(card)
+            classifier = OvarianClassifier(card)
+            self._networks = classifier, Outliner(card), PixelGate(classifier, self._models_dir)
         return self._networks
 
     def _analyse(self, image: SourceImage) -> OvarianAnalysis:
@@ -193,7 +194,7 @@ class Ovarian:
     ) -> tuple[OvarianAnalysis, LesionOutline, float]:
         """What the networks say of the cleaned picture, and the share of the lesion, as outlined before or
         after cleaning, that was filled. Where nothing was filled the picture is the cleaned one."""
-        classifier, outliner = self._models()
+        classifier, outliner, _ = self._models()
         before = self._analyse(image)
         outline = outliner.outline(before)
         removed = np.asarray(cleaned.mask.frames[0]) > 0

@@ -20,6 +20,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.orientation import UPRIGHT
 from ai_pipeline.ovarian.classifier import OvarianClassifier
+from ai_pipeline.ovarian.pixel_gate import PixelGate
 from ai_training.chest.gate_images import listed, some
 from ai_training.chest.gates import directions_of, linear_head
 from ai_training.metrics import Interval, exact_at_the_ends
@@ -88,15 +89,15 @@ def threshold(path: Path) -> float:
 
 def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Report = silent) -> dict[str, Any]:
     """Share of the pictures of each set that passes, with its exact interval over pictures: frames by the
-    gates of the folds that have not seen them, all else of the test splits by the gate that ships. Raises
+    gates of the folds that have not seen them, all else of the test splits by what ships. Raises
     DataMissing."""
     limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
     frames = [distance <= limit for (distance,) in _distances(path)[FRAMES].values()]
-    others = other_pictures(data, "test")
+    others, gate = other_pictures(data, "test"), PixelGate(classifier)
     passed = {FRAMES: np.array(frames)}
     for number, (name, pictures) in enumerate(others.items()):
         report(number / len(others), f"the gate on {name}")
-        passed[name] = np.array([classifier.in_domain(classifier.analyse(one)) for _, one in pictures])
+        passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for _, one in pictures])
     return {
         name: {"pictures": len(found), "passed": _share(found).as_list()} for name, found in passed.items()
     }

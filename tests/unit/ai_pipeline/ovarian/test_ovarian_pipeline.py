@@ -18,6 +18,7 @@ from ai_pipeline.images.decode import open_image
 from ai_pipeline.images.header import GivenAttributes
 from ai_pipeline.ovarian import pipeline as module
 from ai_pipeline.ovarian.pipeline import Ovarian
+from ai_pipeline.ovarian.pixel_gate import NOT_LIKE
 from ai_pipeline.pipelines import PIPELINES, pipeline_class
 from ai_pipeline.shown import without_research
 from tests.unit.ai_pipeline.ovarian.test_intended_use import PELVIS
@@ -84,7 +85,7 @@ def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: Ovarian, pic
         pixels[:] = np.random.default_rng(0).integers(0, 256, (480, 640, 1))
     answer = ovarian.accepts([Frame(pixels)])
     assert isinstance(answer, Refuse)
-    assert answer.reason == module.NOT_LIKE
+    assert answer.reason == NOT_LIKE
     assert [one.by.value for one in answer.refused] == ["pixels"]
 
 
@@ -171,6 +172,19 @@ def test_fetal_heads_are_not_classified(ovarian: Ovarian, request: pytest.Fixtur
         pytest.skip(f"{folder} is not there: the public image sets are fetched apart (--data)")
     answers = [ovarian.accepts([open_image(file, "US", AS_PELVIS)]) for file in files]
     assert all(isinstance(answer, Refuse) for answer in answers)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["019_HC.jpg", "019_2HC.jpg"])
+def test_a_head_that_looks_like_a_cyst_is_not_classified(
+    ovarian: Ovarian, request: pytest.FixtureRequest, name: str
+) -> None:
+    found = sorted((Path(request.config.getoption("--data")) / "us_fetal_head").rglob(name))
+    if not found:
+        pytest.skip(f"us_fetal_head/{name} is not there: the public image sets are fetched apart (--data)")
+    answer = ovarian.accepts([open_image(found[0], "US", AS_PELVIS)])
+    assert isinstance(answer, Refuse)
+    assert "fetal head" in answer.reason
 
 
 @pytest.mark.data
