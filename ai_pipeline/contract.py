@@ -32,7 +32,7 @@ class Code:
 # No concept of DCM or SCT says it: (113101, DCM, Clean Pixel Data Option) names a de-identification profile.
 BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 """Of findings that say nothing of the patient: annotation that the policy wants gone."""
-CARDIOTHORACIC_RATIO = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")  # none in LOINC, SCT
+CARDIOTHORACIC_RATIO = Code("CARDIOTHORACIC", BURNED_IN.scheme, "Cardiothoracic ratio")  # LOINC: fetal ones
 
 
 class Decision(StrEnum):

@@ -19,7 +19,8 @@ UNDECIDED = frozenset({"", "ABDOMEN", "ABDOMENPELVIS", "UTERUS"})
 """Values that leave it to region and descriptions: devices call a pelvis an abdomen, a pregnancy a uterus."""
 REGIONS = frozenset({"15497006", "816092008", "12921003"})
 """Anatomic Region Sequence (0008,2218), SNOMED CT: ovary; pelvis and its former code (CID 4031)."""
-NOT_TISSUE = {2: "an M-mode trace", 3: "a Doppler spectrum"}
+A_SPECTRUM = "a Doppler spectrum"
+NOT_TISSUE = {2: "an M-mode trace", 3: A_SPECTRUM}
 """Region Spatial Format (0018,6012) of what is no picture of tissue (PS3.3 C.8.5.5.1.1)."""
 SPECTRA = frozenset({3, 4})
 """Region Data Type (0018,6014): spectra by pulsed and by continuous waves (PS3.3 C.8.5.5.1.2)."""
@@ -42,7 +43,7 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
     """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
     words = _words(header)
     traces = {
-        NOT_TISSUE[3 if part.data_type in SPECTRA else part.spatial_format]
+        A_SPECTRUM if part.data_type in SPECTRA else NOT_TISSUE[part.spatial_format]
         for part in header.ultrasound_regions
         if part.spatial_format in NOT_TISSUE or part.data_type in SPECTRA
     }

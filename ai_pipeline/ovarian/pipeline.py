@@ -64,8 +64,25 @@ REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedFrame:
+    """An image as it came; ``refused``: why its pixels forbid an answer."""
+
     image: SourceImage
     analysis: OvarianAnalysis
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CleanedFrame:
+    """What the networks say of a cleaned picture. ``filled``: the share of the lesion, as outlined before or
+    after cleaning, that was filled."""
+
+    analysis: OvarianAnalysis
+    outline: LesionOutline
+    filled: float
+
+    @property
+    def lesion_is_there(self) -> bool:
+        return self.filled <= MOST_FILLED
 
 
 class Ovarian:
@@ -112,7 +129,7 @@ class Ovarian:
         return accept(
             images,
             lambda image: refused_by_header(image.header, rule_says_pelvis=pelvis),
-            lambda image: self._models()[2].refused(image.display(), self._analyse(image)),
+            lambda image: self._analyse(image).refused,
             lambda: self._card().ref,
         )
 
@@ -141,14 +158,14 @@ class Ovarian:
                 continue
             seen = time.perf_counter()
             seconds["clean"] += seen - start
-            analysis, outline, filled = self._of_cleaned(image, cleaned)
+            frame = self._of_cleaned(image, cleaned)
             seconds["model"] += time.perf_counter() - seen
-            found = self._findings(image, analysis, outline, options, lesion_is_there=filled <= MOST_FILLED)
+            found = self._findings(image, frame, options)
             findings += found
-            pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, outline, options)]
-            notes += [*cleaned.notes, *_notes(image, found, outline, filled)]
+            pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, frame.outline, options)]
+            notes += [*cleaned.notes, *_notes(image, found, frame)]
             readings += cleaned.readings
-            values = zip(self._card().labels, analysis.probabilities.tolist(), strict=True)
+            values = zip(self._card().labels, frame.analysis.probabilities.tolist(), strict=True)
             scores.append(Scores(image.uid, self._card().ref, {label.name: value for label, value in values}))
         if failures and len(failures) == len(images):
             raise failures[0]
@@ -177,52 +194,43 @@ class Ovarian:
             self._networks = classifier, Outliner(card), PixelGate(classifier, self._models_dir)
         return self._networks
 
-    def _analyse(self, image: SourceImage) -> OvarianAnalysis:
+    def _analyse(self, image: SourceImage) -> _AnalysedFrame:
         """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
         for seen in self._analysed:
             if seen.image is image:
-                return seen.analysis
-        analysis = self._models()[0].analyse(image.display())
-        self._analysed.append(_AnalysedFrame(image, analysis))
-        return analysis
+                return seen
+        classifier, _, gate = self._models()
+        picture = image.display()
+        analysis = classifier.analyse(picture)
+        self._analysed.append(_AnalysedFrame(image, analysis, gate.refused(picture, analysis)))
+        return self._analysed[-1]
 
     def _tools(self) -> Tools:
         return shared_tools(self._models_dir, self._device_rules)
 
-    def _of_cleaned(
-        self, image: SourceImage, cleaned: CleaningResult
-    ) -> tuple[OvarianAnalysis, LesionOutline, float]:
-        """What the networks say of the cleaned picture, and the share of the lesion, as outlined before or
-        after cleaning, that was filled. Where nothing was filled the picture is the cleaned one."""
+    def _of_cleaned(self, image: SourceImage, cleaned: CleaningResult) -> _CleanedFrame:
+        """Where nothing was filled the picture is the cleaned one."""
         classifier, outliner, _ = self._models()
-        before = self._analyse(image)
-        outline = outliner.outline(before)
+        analysis = self._analyse(image).analysis
+        before = outline = outliner.outline(analysis)
         removed = np.asarray(cleaned.mask.frames[0]) > 0
-        if not removed.any():
-            return before, outline, 0.0
-        analysis = classifier.analyse(image.show(cleaned.image.frames[0]))
-        outlines = outline, outliner.outline(analysis)
-        filled = max(
-            (float(removed[one.mask].mean()) for one in outlines if one.mask is not None), default=0.0
-        )
-        return analysis, outlines[1], filled
+        if removed.any():
+            analysis = classifier.analyse(image.show(cleaned.image.frames[0]))
+            outline = outliner.outline(analysis)
+        shares = [float(removed[one.mask].mean()) for one in (before, outline) if one.mask is not None]
+        return _CleanedFrame(analysis, outline, max(shares, default=0.0))
 
     def _findings(
-        self,
-        image: SourceImage,
-        analysis: OvarianAnalysis,
-        outline: LesionOutline,
-        options: Mapping[str, object],
-        *,
-        lesion_is_there: bool,
+        self, image: SourceImage, frame: _CleanedFrame, options: Mapping[str, object]
     ) -> list[Finding]:
         """One for each class; the likeliest one bears the outline, and if it is present the heat map. None
         where the cleaned picture is no longer what the model was made for."""
+        analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
             return []
         card, hidden = self._card(), not options.get("malignancy", False)
         decided = decisions(analysis.probabilities, card.labels, hidden=hidden)
-        if not lesion_is_there:
+        if not frame.lesion_is_there:
             decided = (Decision.INDETERMINATE,) * len(card.labels)
         found = [
             Finding(
@@ -240,7 +248,7 @@ class Ovarian:
             for label, value, decision in zip(card.labels, analysis.probabilities, decided, strict=True)
         ]
         best = int(np.argmax(analysis.probabilities))
-        if outline.region is not None and lesion_is_there:
+        if outline.region is not None and frame.lesion_is_there:
             found[best] = replace(found[best], regions=(outline.region,))
         if options.get("heatmaps", False) and found[best].decision is Decision.PRESENT:
             found[best] = replace(found[best], evidence=heatmap(analysis, best))
@@ -266,14 +274,15 @@ class Ovarian:
         ]
 
 
-def _notes(
-    image: SourceImage, found: Sequence[Finding], outline: LesionOutline, filled: float
-) -> list[QualityNote]:
+def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -> list[QualityNote]:
     present = any(finding.decision is Decision.PRESENT for finding in found)
-    told = FILLED_NOTE.format(filled) if filled > MOST_FILLED else UNSURE_NOTE if found else CHANGED_NOTE
+    told = UNSURE_NOTE if found else CHANGED_NOTE
+    if not frame.lesion_is_there:
+        told = FILLED_NOTE.format(frame.filled)
+    fault = frame.outline.fault
     notes = (
         (not present, UNSURE, f"{told}.", True),
-        (bool(outline.fault), "no_outline", f"{outline.fault}: none is drawn.", False),
+        (bool(fault), "no_outline", f"{fault}: none is drawn.", False),
         (image.header.lossy, "lossy", "The image was compressed with loss.", False),
     )
     return [QualityNote(name, text, image.uid, faces) for applies, name, text, faces in notes if applies]

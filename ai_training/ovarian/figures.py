@@ -98,7 +98,7 @@ def answered(held_out: HeldOut, threshold: float, absent_below: float) -> dict[s
     normal = sure & (best == LABELS.index(NORMAL))
     return {
         "answered": mean_interval(told.astype(np.float64), weights).as_list(),
-        "right": interval(float(right.sum() / told.sum()), (weights @ right) / (weights @ told)).as_list(),
+        "right": _right_of(told, right, weights)["right"],
         "own_class_called_absent": mean_interval((own < absent_below) * 1.0, weights).as_list(),
         "malignant_called_another_class": [int((told & malignant).sum()), int(malignant.sum())],
         "by_class": {

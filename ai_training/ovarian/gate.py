@@ -1,7 +1,7 @@
 """The gate of the ovarian model: fitted to what its trunk makes of training frames and of other pictures.
 
-Of each fold a gate is fitted with the fold's network and judged on the frames and pictures that neither has
-seen; what ships is fitted in the same way with the network that saw all frames.
+Of each fold a gate is fitted with the fold's network and judged on the frames that neither has seen; what
+ships is fitted in the same way with the network that saw all frames, and judged on other pictures.
 """
 
 from __future__ import annotations
@@ -83,8 +83,7 @@ def write(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
 
 def threshold(path: Path) -> float:
     """The distance up to which :data:`TRUE_POSITIVE_RATE` of the held-out frames lie."""
-    frames = [distance for (distance,) in _distances(path)[FRAMES].values()]
-    return float(np.quantile(frames, TRUE_POSITIVE_RATE))
+    return float(np.quantile(_distances(path), TRUE_POSITIVE_RATE))
 
 
 def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Report = silent) -> dict[str, Any]:
@@ -92,9 +91,8 @@ def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Repor
     gates of the folds that have not seen them, all else of the test splits by what ships. Raises
     DataMissing."""
     limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
-    frames = [distance <= limit for (distance,) in _distances(path)[FRAMES].values()]
     others, gate = other_pictures(data, "test"), PixelGate(classifier)
-    passed = {FRAMES: np.array(frames)}
+    passed = {FRAMES: _distances(path) <= limit}
     for number, (name, pictures) in enumerate(others.items()):
         report(number / len(others), f"the gate on {name}")
         passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for _, one in pictures])
@@ -103,12 +101,10 @@ def figures(path: Path, classifier: OvarianClassifier, data: Path, report: Repor
     }
 
 
-def _distances(path: Path) -> dict[str, dict[str, list[float]]]:
-    found: dict[str, dict[str, list[float]]] = {}
+def _distances(path: Path) -> npt.NDArray[np.float64]:
+    """Of the held-out frames."""
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["set"], {}).setdefault(row["file"], []).append(float(row["distance"]))
-    return found
+        return np.array([float(row["distance"]) for row in csv.DictReader(file) if row["set"] == FRAMES])
 
 
 def _share(passed: npt.NDArray[np.bool_]) -> Interval:

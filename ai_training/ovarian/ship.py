@@ -205,19 +205,15 @@ def _gates(
     held_out: HeldOut,
     report: Report,
 ) -> None:
-    """The gate of each fold, judged on what it has not seen, and the one that ships."""
+    """The gate of each fold, judged on the frames that it has not seen, and the one that ships."""
     pixels = reduced([frame.rgb() for frame in frames])
-    lessons, exam = gate.other_pictures(data, "train"), gate.other_pictures(data, "test")
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
     below = ensemble(out, recipe, seeds[:1], ALL)
     seen = lower_of(below, pixels, recipe.size)
-    shown, asked = (
-        {
-            name: lower_of(below, reduced([one for _, one in named]), recipe.size)
-            for name, named in sets.items()
-        }
-        for sets in (lessons, exam)
-    )
+    shown = {
+        name: lower_of(below, reduced([one for _, one in named]), recipe.size)
+        for name, named in gate.other_pictures(data, "train").items()
+    }
     rows: list[tuple[str, str, int, float]] = []
     for name in (*map(str, range(FOLDS)), ALL):
         report(0.0, f"gate, {name}\n")
@@ -232,12 +228,6 @@ def _gates(
         distances = made.distance(features[outside])
         names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
         rows += [(gate.FRAMES, *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
-        for key, lower in asked.items():
-            found = made.distance(outputs_above(network, lower)[1])
-            rows += [
-                (key, file, int(name), value)
-                for (file, _), value in zip(exam[key], found.tolist(), strict=True)
-            ]
     gate.write(rows, out / predictions.FOLDER.name / predictions.GATE)
 
 
